@@ -1,0 +1,383 @@
+"""Offline data as OGBench collects it: its scripted oracles, many processes, one file that `ogbench` itself loads.
+
+The procedure is that of OGBench's data generation (arXiv 2410.20092, appendix; the scripts are not in its wheel). Every
+episode is seeded by (seed, split, index), so that the number of workers changes nothing, and is written to its own
+file first, so that an interrupted run goes on where it stopped.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from tqdm import tqdm
+
+from envs.ogbench import make_raw
+from envs.tasks import dataset_name, is_manipulation, is_user_env, world_name
+from utils.errors import UserError
+
+_STACKING = {"single": (0, 0), "double": (0, 0.25), "triple": (0.05, 0.35), "quadruple": (0.1, 0.5)}
+_ROW_TYPES = {"observations": np.float32, "actions": np.float32, "terminals": bool}
+_ROW_TYPES |= {"qpos": np.float32, "qvel": np.float32, "button_states": np.int64}
+
+
+class _Random:
+    """Uniform random actions, for any environment."""
+
+    def __init__(self, env: gymnasium.Env, dataset: str):
+        self.env = env
+
+    def options(self) -> dict | None:
+        """What `reset` is given."""
+        return None
+
+    def begin(self, observation: np.ndarray, info: dict) -> None:
+        """Called once after `reset`."""
+
+    def act(self, observation: np.ndarray, info: dict) -> np.ndarray:
+        return np.random.uniform(-1, 1, self.env.action_space.shape)
+
+    def after(self, info: dict) -> None:
+        """Called after every step, where a new goal may be due."""
+
+    def accepts(self, qpos: np.ndarray) -> bool:
+        """Whether the finished episode's positions [R, nq] are fit to keep."""
+        return True
+
+
+class _ArmOracle(_Random):
+    """OGBench's scripted arm: 'play' follows noisy plans, 'noisy' a Markov policy with Gaussian action noise."""
+
+    def __init__(self, env: gymnasium.Env, dataset: str):
+        super().__init__(env, dataset)
+        self.world, _, kind = dataset.rpartition("-")
+        self.noisy = kind == "noisy"
+        self.oracles = (_markov_oracles if self.noisy else _plan_oracles)(env, self.world)
+
+    def begin(self, observation: np.ndarray, info: dict) -> None:
+        low, high = _STACKING.get(self.world.removeprefix("cube-"), (0.5, 0.5))
+        self.p_stack = np.random.uniform(low, high)
+        self.noise = np.random.uniform(0, 0.1) * np.array([1, 1, 1, 3, 10]) if self.noisy else None
+        self._pursue(observation, info)
+
+    def _pursue(self, observation: np.ndarray, info: dict) -> None:
+        self.oracle = self.oracles[info["privileged/target_task"]]
+        self.oracle.reset(observation, info)
+
+    def act(self, observation: np.ndarray, info: dict) -> np.ndarray:
+        action = np.asarray(self.oracle.select_action(observation, info))
+        return action + np.random.normal(0, self.noise) if self.noisy else action
+
+    def after(self, info: dict) -> None:
+        if self.oracle.done:
+            self._pursue(*self.env.unwrapped.set_new_target(p_stack=self.p_stack))
+
+    def accepts(self, qpos: np.ndarray) -> bool:
+        if self.world != "scene":
+            return True
+        _, y, z = qpos[:, 14:17].T  # the cube must stay in view, or lie in the drawer
+        return not (np.any(y >= 0.29) or np.any((y <= -0.3) & ((z < 0.06) | (z > 0.08))))
+
+
+def _plan_oracles(env: gymnasium.Env, world: str) -> dict:
+    from ogbench.manipspace.oracles.plan import button_plan, cube_plan, drawer_plan, window_plan
+
+    common = {"env": env, "noise": 0.1, "noise_smoothing": 0.5}
+    closed = world.startswith("puzzle")
+    return {
+        "cube": cube_plan.CubePlanOracle(**common),
+        "button": button_plan.ButtonPlanOracle(gripper_always_closed=closed, **common),
+        "drawer": drawer_plan.DrawerPlanOracle(**common),
+        "window": window_plan.WindowPlanOracle(**common),
+    }
+
+
+def _markov_oracles(env: gymnasium.Env, world: str) -> dict:
+    from ogbench.manipspace.oracles.markov import button_markov, cube_markov, drawer_markov, window_markov
+
+    common = {"env": env, "min_norm": 0.4}
+    closed = world.startswith("puzzle")
+    return {
+        "cube": cube_markov.CubeMarkovOracle(max_step=100 if world == "scene" else 200, **common),
+        "button": button_markov.ButtonMarkovOracle(gripper_always_closed=closed, **common),
+        "drawer": drawer_markov.DrawerMarkovOracle(**common),
+        "window": window_markov.WindowMarkovOracle(**common),
+    }
+
+
+class _PointOracle(_Random):
+    """Shortest-path directions through the maze plus Gaussian noise; a new goal whenever one is reached."""
+
+    def __init__(self, env: gymnasium.Env, dataset: str):
+        super().__init__(env, dataset)
+        self.maze = env.unwrapped
+        free = self.maze.maze_map == 0
+        self.cells = np.argwhere(free)
+        self.goals = [ij for ij in self.cells if not self._is_corridor(free, *ij)]
+
+    @staticmethod
+    def _is_corridor(free: np.ndarray, i: int, j: int) -> bool:
+        across, along = (free[i, j - 1], free[i, j + 1]), (free[i - 1, j], free[i + 1, j])
+        return (all(across) and not any(along)) or (all(along) and not any(across))
+
+    def _goal(self) -> np.ndarray:
+        return self.goals[np.random.randint(len(self.goals))]
+
+    def options(self) -> dict:
+        start = self.cells[np.random.randint(len(self.cells))]
+        return {"task_info": {"init_ij": start, "goal_ij": self._goal()}}
+
+    def act(self, observation: np.ndarray, info: dict) -> np.ndarray:
+        position = self.maze.get_xy()
+        subgoal, _ = self.maze.get_oracle_subgoal(position, self.maze.cur_goal_xy)
+        direction = (subgoal - position) / (np.linalg.norm(subgoal - position) + 1e-6)
+        return direction + np.random.normal(0, 0.5, direction.shape)
+
+    def after(self, info: dict) -> None:
+        if info["success"]:
+            self.maze.set_goal(goal_xy=self.maze.add_noise(self.maze.ij_to_xy(self._goal())))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What, together with the simulator's version, determines every episode."""
+
+    dataset: str
+    behaviour: str
+    episode_steps: int
+    seed: int
+
+
+def _run_episode(env: gymnasium.Env, behaviour: _Random, seed: int, steps: int) -> dict[str, np.ndarray]:
+    """One episode of `steps` transitions: `steps` + 1 rows, the last of them terminal."""
+    np.random.seed(seed)  # the oracles and the mazes draw from NumPy's global generator
+    env.action_space.seed(seed)
+    reset_seed = seed
+    while True:
+        observation, info = env.reset(seed=reset_seed, options=behaviour.options())
+        reset_seed = None
+        behaviour.begin(observation, info)
+        rows: dict[str, list] = {name: [] for name in _ROW_TYPES}
+        for t in range(steps + 1):
+            action = np.clip(behaviour.act(observation, info), -1, 1)
+            rows["observations"].append(observation)
+            rows["actions"].append(action)
+            rows["terminals"].append(t == steps)
+            observation, _, _, _, info = env.step(action)
+            for name in ("qpos", "qvel", "button_states"):
+                if f"prev_{name}" in info:
+                    rows[name].append(info[f"prev_{name}"])
+            behaviour.after(info)
+        if behaviour.accepts(np.array(rows["qpos"])):
+            return {name: np.array(values, _ROW_TYPES[name]) for name, values in rows.items() if values}
+
+
+_worker: tuple[_Job, gymnasium.Env, _Random]
+
+
+def _start_worker(job: _Job) -> None:
+    """Make this process's environment once."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    kwargs: dict = {"terminate_at_goal": False, "max_episode_steps": job.episode_steps + 1}
+    if is_manipulation(job.dataset):
+        kwargs["mode"] = "data_collection"
+    env = make_raw(f"{world_name(job.dataset)}-v0", **kwargs)
+    behaviours = {"random": _Random, "navigate": _PointOracle, "play": _ArmOracle, "noisy": _ArmOracle}
+    _worker = job, env, behaviours[job.behaviour](env, job.dataset)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _write_part(part: Path, split: int, index: int, steps: int) -> int:
+    """Collect one episode into `part`, atomically; returns its number of transitions."""
+    job, env, behaviour = _worker
+    seed = int(np.random.SeedSequence([job.seed, split, index]).generate_state(1)[0])
+    temporary = part.with_suffix(f".{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.savez(file, **_run_episode(env, behaviour, seed, steps))
+    os.replace(temporary, part)
+    return steps
+
+
+def _episode_lengths(transitions: int, episode_steps: int) -> list[int]:
+    full, rest = divmod(transitions, episode_steps)
+    return [episode_steps] * full + [rest] * (rest > 0)
+
+
+def _merge(parts: list[Path], path: Path, settings: dict) -> None:
+    """Concatenate episode files into one npz, atomically and without holding more than one of them in memory."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shapes: dict[str, tuple] = {}
+    rows = 0
+    for part in parts:
+        with np.load(part) as episode:
+            shapes = {name: episode[name].shape[1:] for name in episode.files}
+            rows += len(episode["terminals"])
+    with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
+        for name, shape in shapes.items():
+            header = np.lib.format.header_data_from_array_1_0(np.empty((0, *shape), _ROW_TYPES[name]))
+            header["shape"] = (rows, *shape)
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(member, header)
+                for part in parts:
+                    with np.load(part) as episode:
+                        member.write(episode[name].tobytes())
+        with archive.open(zipfile.ZipInfo("collection.npy"), "w") as member:
+            np.lib.format.write_array(member, np.array(json.dumps(settings)), allow_pickle=False)
+    os.replace(temporary, path)
+
+
+def collection_settings(path: Path) -> dict | None:
+    """How `collect` or `random_data` made this file; None for a file from elsewhere."""
+    try:
+        with np.load(path) as file:
+            return json.loads(str(file["collection"])) if "collection" in file else None
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Wait until no other process collects the same data."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _run_workers(job: _Job, missing: list[tuple[Path, int, int, int]], workers: int, bar: tqdm) -> None:
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (job,))
+    try:
+        for future in as_completed([pool.submit(_write_part, *task) for task in missing]):
+            bar.update(future.result())
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process died (often for lack of memory: try fewer --workers); the finished episodes are kept, "
+            "run the same command again to go on"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _collect(
+    job: _Job, folder: Path, transitions: int, workers: int, progress: bool, overwrite: bool
+) -> Path:
+    versions = {name: importlib.metadata.version(name) for name in ("mujoco", "ogbench")}
+    settings = asdict(job) | {"transitions": transitions} | versions
+    path = folder / f"{job.dataset}-v0.npz"
+    outputs = (path, folder / f"{job.dataset}-v0-val.npz")
+    name = hashlib.sha256(json.dumps(asdict(job) | versions).encode()).hexdigest()[:8]
+    parts = folder / f".{job.dataset}-v0-{name}"
+    parts.mkdir(parents=True, exist_ok=True)
+    with _alone(folder / f".{job.dataset}-v0.lock"):
+        if all(output.exists() for output in outputs) and not overwrite:
+            if all(collection_settings(output) == settings for output in outputs):
+                shutil.rmtree(parts, ignore_errors=True)
+                return path
+            parts.rmdir()
+            raise UserError(
+                f"{path} is there already, from elsewhere or with other settings; give another folder with "
+                "--ogbench_dataset_dir, or --overwrite"
+            )
+        plans = [_episode_lengths(n, job.episode_steps) for n in (transitions, max(1, transitions // 10))]
+        tasks = [
+            (parts / f"{split}-{index}-{steps}.npz", split, index, steps)
+            for split, lengths in enumerate(plans)
+            for index, steps in enumerate(lengths)
+        ]
+        missing = [task for task in tasks if not task[0].exists()]
+        total = sum(steps for *_, steps in tasks)
+        done = total - sum(steps for *_, steps in missing)
+        unit = {"unit": " transitions", "unit_scale": True, "desc": job.dataset}
+        with tqdm(total=total, initial=done, disable=not progress, **unit) as bar:
+            if missing:
+                _run_workers(job, missing, workers, bar)
+        for split, output in reversed(
+            list(enumerate(outputs))
+        ):  # the training file last: it says that all is there
+            _merge([task[0] for task in tasks if task[1] == split], output, settings)
+        shutil.rmtree(parts)
+    return path
+
+
+def _checked(job: _Job, folder: Path | str, transitions: int, workers: int | None, **kwargs) -> Path:
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    for flag, value in (("transitions", transitions), ("workers", workers)):
+        if value <= 0:
+            raise UserError(f"--{flag} must be positive, not {value}")
+    if job.seed < 0:
+        raise UserError(f"--seed must not be negative, it is {job.seed}")
+    folder = Path(folder).expanduser()
+    try:
+        return _collect(job, folder, transitions, workers, **kwargs)
+    except OSError as error:
+        raise UserError(
+            f"--ogbench_dataset_dir: cannot write to {folder} ({error.strerror or error})"
+        ) from error
+
+
+def collect(
+    env_name: str,
+    path_dir: Path | str,
+    transitions: int = 1_000_000,
+    workers: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    overwrite: bool = False,
+) -> Path:
+    """Collect a dataset with OGBench's oracles into '<path_dir>/<dataset>-v0.npz', and a tenth as much into '-val.npz'.
+
+    `env_name` is a task, a domain or a dataset name; its last part ('play', 'noisy', 'navigate') chooses the oracle.
+    `workers` processes (default: one per core) share the episodes; the result depends on `seed` alone. A file made
+    with the same settings is kept. Raises UserError where OGBench has no oracle, the folder cannot be written, another
+    file is in the way or a worker dies (the same call then goes on).
+    """
+    if is_user_env(env_name):
+        raise UserError(
+            f"--env_name: only OGBench has oracles; give the data of {env_name} with --dataset=FILE.npz"
+        )
+    dataset = dataset_name(env_name)
+    kind = dataset.rpartition("-")[2]
+    if not (is_manipulation(dataset) or (dataset.startswith("pointmaze") and kind == "navigate")):
+        raise UserError(
+            f"--env_name: {dataset} cannot be made here, it needs OGBench's expert policies; download {dataset}-v0.npz "
+            "and give its folder as --ogbench_dataset_dir"
+        )
+    job = _Job(dataset, kind, 2000 if dataset.startswith("pointmaze-giant") else 1000, seed)
+    return _checked(job, path_dir, transitions, workers, progress=progress, overwrite=overwrite)
+
+
+def random_data(
+    env_name: str,
+    path_dir: Path | str,
+    transitions: int,
+    seed: int = 0,
+    episode_steps: int = 100,
+    workers: int = 1,
+    progress: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write files of the same format from uniform random actions, for any OGBench environment: to try programs only."""
+    job = _Job(dataset_name(env_name), "random", episode_steps, seed)
+    return _checked(job, path_dir, transitions, workers, progress=progress, overwrite=overwrite)

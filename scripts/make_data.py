@@ -1,0 +1,64 @@
+"""Make an offline dataset with OGBench's own scripted oracles.
+
+    python scripts/make_data.py --env_name=scene-play --transitions=1_000_000 --workers=16
+
+The file lies where training looks for it, and `ogbench` itself loads it. An interrupted run goes on when started again.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from envs.collect import collect  # noqa: E402
+from utils.errors import UserError  # noqa: E402
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("env_name", None, "a dataset, domain or task: cube-double-play, puzzle-4x4, scene-noisy")
+flags.DEFINE_integer(
+    "transitions", 1_000_000, "transitions in the training file; the validation file has a tenth"
+)
+flags.DEFINE_integer("workers", None, "processes (default: one per core)")
+flags.DEFINE_integer("seed", 0, "decides the data, whatever the number of workers")
+flags.DEFINE_string("ogbench_dataset_dir", "~/.ogbench/data", "folder to write to")
+flags.DEFINE_bool("overwrite", False, "replace a dataset that is there already")
+flags.mark_flag_as_required("env_name")
+
+
+def main(_: list[str]) -> None:
+    """Collect and say where the file is."""
+    path = collect(
+        FLAGS.env_name,
+        FLAGS.ogbench_dataset_dir,
+        FLAGS.transitions,
+        workers=FLAGS.workers,
+        seed=FLAGS.seed,
+        overwrite=FLAGS.overwrite,
+    )
+    print(path)
+
+
+def _fail(error: Exception) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        _fail(error)
+        raise
+
+
+def _run(arguments: list[str]) -> None:
+    try:
+        main(arguments)
+    except UserError as error:
+        _fail(error)
+
+
+if __name__ == "__main__":
+    app.run(_run, flags_parser=_parse)
