@@ -1,12 +1,10 @@
-"""Offline data as OGBench collects it: its scripted oracles, many processes, one file that `ogbench` itself loads.
+"""Offline data as OGBench collects it: scripted oracles, many processes, a file that `ogbench` itself loads.
 
-The procedure is that of OGBench's data generation (arXiv 2410.20092, appendix; the scripts are not in its wheel). Every
-episode is seeded by (seed, split, index), so that the number of workers changes nothing, and is written to its own
-file first, so that an interrupted run goes on where it stopped.
+The procedure is that of OGBench's data generation (arXiv 2410.20092; the scripts are not in its wheel).
+Every episode is seeded by (seed, split, index), so that the number of workers changes nothing, and is written
+to its own file first, so that an interrupted run goes on where it stopped.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -16,7 +14,6 @@ import shutil
 import signal
 import threading
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -26,6 +23,7 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
+from envs.files import alone
 from envs.ogbench import make_raw
 from envs.tasks import dataset_name, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
@@ -60,7 +58,7 @@ class _Random:
 
 
 class _ArmOracle(_Random):
-    """OGBench's scripted arm: 'play' follows noisy plans, 'noisy' a Markov policy with Gaussian action noise."""
+    """OGBench's scripted arm: 'play' follows noisy plans, 'noisy' a Markov policy with Gaussian noise."""
 
     def __init__(self, env: gymnasium.Env, dataset: str):
         super().__init__(env, dataset)
@@ -226,8 +224,8 @@ def _episode_lengths(transitions: int, episode_steps: int) -> list[int]:
 
 
 def _merge(parts: list[Path], path: Path, settings: dict) -> None:
-    """Concatenate episode files into one npz, atomically and without holding more than one of them in memory."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Concatenate episode files into one npz, atomically, with one of them in memory at a time."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shapes: dict[str, tuple] = {}
     rows = 0
     for part in parts:
@@ -257,14 +255,6 @@ def collection_settings(path: Path) -> dict | None:
         return None
 
 
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Wait until no other process collects the same data."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _run_workers(job: _Job, missing: list[tuple[Path, int, int, int]], workers: int, bar: tqdm) -> None:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (job,))
@@ -273,11 +263,23 @@ def _run_workers(job: _Job, missing: list[tuple[Path, int, int, int]], workers: 
             bar.update(future.result())
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process died (often for lack of memory: try fewer --workers); the finished episodes are kept, "
-            "run the same command again to go on"
+            "a worker process died (often for lack of memory: try fewer --workers); the finished episodes "
+            "are kept, run the same command again to go on"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _is_there(outputs: tuple[Path, Path], settings: dict) -> bool:
+    """Whether these settings made both files already. Raises UserError if another file is in their place."""
+    present = [output for output in outputs if output.exists()]
+    for output in present:
+        if collection_settings(output) != settings:
+            raise UserError(
+                f"--ogbench_dataset_dir: {output} is there already, from elsewhere or with other settings; "
+                "give another folder, or --overwrite"
+            )
+    return len(present) == len(outputs)
 
 
 def _collect(
@@ -289,17 +291,13 @@ def _collect(
     outputs = (path, folder / f"{job.dataset}-v0-val.npz")
     name = hashlib.sha256(json.dumps(asdict(job) | versions).encode()).hexdigest()[:8]
     parts = folder / f".{job.dataset}-v0-{name}"
+    if not overwrite and _is_there(outputs, settings):
+        return path
     parts.mkdir(parents=True, exist_ok=True)
-    with _alone(folder / f".{job.dataset}-v0.lock"):
-        if all(output.exists() for output in outputs) and not overwrite:
-            if all(collection_settings(output) == settings for output in outputs):
-                shutil.rmtree(parts, ignore_errors=True)
-                return path
-            parts.rmdir()
-            raise UserError(
-                f"{path} is there already, from elsewhere or with other settings; give another folder with "
-                "--ogbench_dataset_dir, or --overwrite"
-            )
+    with alone(parts):
+        if not overwrite and _is_there(outputs, settings):  # another process was faster
+            return path
+        parts.mkdir(exist_ok=True)
         plans = [_episode_lengths(n, job.episode_steps) for n in (transitions, max(1, transitions // 10))]
         tasks = [
             (parts / f"{split}-{index}-{steps}.npz", split, index, steps)
@@ -323,7 +321,8 @@ def _collect(
 
 def _checked(job: _Job, folder: Path | str, transitions: int, workers: int | None, **kwargs) -> Path:
     workers = (os.cpu_count() or 1) if workers is None else workers
-    for flag, value in (("transitions", transitions), ("workers", workers)):
+    counts = {"transitions": transitions, "workers": workers, "episode_steps": job.episode_steps}
+    for flag, value in counts.items():
         if value <= 0:
             raise UserError(f"--{flag} must be positive, not {value}")
     if job.seed < 0:
@@ -345,13 +344,14 @@ def collect(
     seed: int = 0,
     progress: bool = True,
     overwrite: bool = False,
+    episode_steps: int | None = None,
 ) -> Path:
-    """Collect a dataset with OGBench's oracles into '<path_dir>/<dataset>-v0.npz', and a tenth as much into '-val.npz'.
+    """Collect '<path_dir>/<dataset>-v0.npz' with OGBench's oracles, and a tenth as much into '-val.npz'.
 
-    `env_name` is a task, a domain or a dataset name; its last part ('play', 'noisy', 'navigate') chooses the oracle.
-    `workers` processes (default: one per core) share the episodes; the result depends on `seed` alone. A file made
-    with the same settings is kept. Raises UserError where OGBench has no oracle, the folder cannot be written, another
-    file is in the way or a worker dies (the same call then goes on).
+    `env_name` is a task, a domain or a dataset name; its last part ('play', 'noisy', 'navigate') chooses
+    the oracle. `workers` processes (default: one per core) share the episodes; the result depends on `seed`
+    alone. A file made with the same settings is kept. Raises UserError where OGBench has no oracle, the
+    folder cannot be written, another file is in the way or a worker dies (the same call then goes on).
     """
     if is_user_env(env_name):
         raise UserError(
@@ -361,10 +361,12 @@ def collect(
     kind = dataset.rpartition("-")[2]
     if not (is_manipulation(dataset) or (dataset.startswith("pointmaze") and kind == "navigate")):
         raise UserError(
-            f"--env_name: {dataset} cannot be made here, it needs OGBench's expert policies; download {dataset}-v0.npz "
-            "and give its folder as --ogbench_dataset_dir"
+            f"--env_name: {dataset} cannot be made here, it needs OGBench's expert policies; download "
+            f"{dataset}-v0.npz and give its folder as --ogbench_dataset_dir"
         )
-    job = _Job(dataset, kind, 2000 if dataset.startswith("pointmaze-giant") else 1000, seed)
+    if episode_steps is None:
+        episode_steps = 2000 if dataset.startswith("pointmaze-giant") else 1000  # as OGBench's own datasets
+    job = _Job(dataset, kind, episode_steps, seed)
     return _checked(job, path_dir, transitions, workers, progress=progress, overwrite=overwrite)
 
 
@@ -378,6 +380,6 @@ def random_data(
     progress: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Write files of the same format from uniform random actions, for any OGBench environment: to try programs only."""
+    """The same files from random actions, for any OGBench environment: to try programs, not to learn."""
     job = _Job(dataset_name(env_name), "random", episode_steps, seed)
     return _checked(job, path_dir, transitions, workers, progress=progress, overwrite=overwrite)

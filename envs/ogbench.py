@@ -36,10 +36,10 @@ def _fresh_state() -> tuple:
 class SeededEnv(gymnasium.Wrapper):
     """An environment that `reset(seed)` and the actions since determine to the bit.
 
-    OGBench draws from three generators: the environment's, its action space's and NumPy's global one. `reset(seed)`
-    seeds all three, and the global one is this environment's own copy while it runs, so that other environments
-    and callers in the process neither disturb it nor are disturbed. Observations are float32 [O]; actions
-    [A] are clipped to the action space.
+    OGBench draws from three generators: the environment's, its action space's and NumPy's global one.
+    `reset(seed)` seeds all three, and the global one is this environment's own copy while it runs, so that
+    other environments and callers in the process neither disturb it nor are disturbed. Observations are
+    float32 [O]; actions [A] are clipped to the action space.
     """
 
     def __init__(self, env: gymnasium.Env):
@@ -86,8 +86,8 @@ def _import_simulator(film: bool) -> None:
             del os.environ["MUJOCO_GL"]
         else:
             os.environ["MUJOCO_GL"] = users
-    # OGBench builds a new action space, seeded by the operating system, at each access, and samples it inside reset.
-    # Building it once per environment makes it seedable.
+    # OGBench builds a new action space, seeded by the operating system, at each access, and samples it inside
+    # reset. Building it once per environment makes it seedable.
     space = manipspace.ManipSpaceEnv.__dict__["action_space"]
     if isinstance(space, property):
         cached = functools.cached_property(space.fget)
@@ -133,8 +133,8 @@ def _make_users(env_name: str, film: bool) -> gymnasium.Env:
 def make_env(env_name: str, film: bool = False) -> SeededEnv:
     """Make one single task, or a user's 'module:EnvId'.
 
-    `film` says that `render()` will be called: OpenGL then comes from MUJOCO_GL, or else EGL. Raises UserError if
-    the name is unknown or the environment cannot be made.
+    `film` says that `render()` will be called: OpenGL then comes from MUJOCO_GL, or else EGL. Raises
+    UserError if the name is unknown or the environment cannot be made.
     """
     if is_user_env(env_name):
         return SeededEnv(_make_users(env_name, film))

@@ -5,7 +5,7 @@ import re
 
 from utils.errors import UserError
 
-# What OGBench registers: family -> (sizes, dataset types). The first dataset type is the one a shortcut means.
+# What OGBench registers: family -> (sizes, dataset types); a shortcut means the first dataset type.
 _FAMILIES = {
     "pointmaze": (("medium", "large", "giant", "teleport"), ("navigate", "stitch")),
     "antmaze": (("medium", "large", "giant", "teleport"), ("navigate", "stitch", "explore")),
@@ -66,7 +66,7 @@ def resolve_env_name(name: str) -> list[str]:
     """The single tasks that a value of --env_name stands for.
 
     Takes a full single-task name, a domain with or without its dataset type ('puzzle-4x4', 'puzzle-4x4-play':
-    five tasks), 'all50', or a user's 'module:EnvId'. Raises UserError, with the nearest name, for anything else.
+    five tasks), 'all50', or a user's 'module:EnvId'. Raises UserError with the nearest name otherwise.
     """
     if is_user_env(name):
         return [name]
@@ -83,7 +83,7 @@ def resolve_env_name(name: str) -> list[str]:
 
 
 def dataset_name(env_name: str) -> str:
-    """The dataset of a task, 'cube-single-play' (in OGBench 'cube-single-play-v0.npz'); a user's env keeps its name."""
+    """The dataset of a task: 'cube-single-play', without OGBench's '-v0'; a user's env keeps its name."""
     if is_user_env(env_name):
         return env_name
     match = _SINGLE_TASK.fullmatch(env_name)

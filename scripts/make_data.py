@@ -2,7 +2,8 @@
 
     python scripts/make_data.py --env_name=scene-play --transitions=1_000_000 --workers=16
 
-The file lies where training looks for it, and `ogbench` itself loads it. An interrupted run goes on when started again.
+The file lies where training looks for it, and `ogbench` itself loads it. An interrupted run goes on when
+started again.
 """
 
 import sys
