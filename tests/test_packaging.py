@@ -1,0 +1,234 @@
+"""The files that install, start and check the project agree with each other."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+RUNTIME = ["requirements.txt", "requirements-cuda12.txt"]
+PINNED = [*RUNTIME, "requirements-dev.txt"]
+FORBIDDEN = {
+    "d4rl",
+    "distrax",
+    "gym",
+    "moviepy",
+    "robomimic",
+    "tensorflow",
+    "tensorflow-probability",
+    "torch",
+    "wandb",
+}
+
+
+def read_pins(name: str) -> dict[str, Requirement]:
+    lines = (ROOT / name).read_text().splitlines()
+    requirements = [Requirement(line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return {canonicalize_name(requirement.name): requirement for requirement in requirements}
+
+
+def version(pin: Requirement) -> str:
+    (specifier,) = pin.specifier
+    return specifier.version
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_requirements_are_exact_and_hold_no_address(name):
+    for pin in read_pins(name).values():
+        assert pin.url is None and re.fullmatch(r"==[\w.]+", str(pin.specifier)), str(pin)
+    assert not re.search(r"://|/|\\|@|^\s*--", (ROOT / name).read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_no_forbidden_requirement(name):
+    assert not FORBIDDEN & set(read_pins(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "ranges"),
+    [
+        ("requirements.txt", PROJECT["dependencies"]),
+        ("requirements-cuda12.txt", PROJECT["dependencies"] + EXTRAS["cuda12"]),
+        ("requirements-dev.txt", EXTRAS["dev"]),
+    ],
+)
+def test_pins_lie_in_the_ranges_of_pyproject(name, ranges):
+    pins = read_pins(name)
+    for requirement in map(Requirement, ranges):
+        assert requirement.specifier.contains(version(pins[canonicalize_name(requirement.name)])), requirement
+
+
+@pytest.mark.parametrize("name", ["requirements-cuda12.txt", "requirements-dev.txt"])
+def test_pins_agree_between_files(name):
+    base, other = read_pins("requirements.txt"), read_pins(name)
+    assert {key: version(base[key]) for key in base.keys() & other.keys()} == {
+        key: version(other[key]) for key in base.keys() & other.keys()
+    }
+
+
+def test_only_the_cuda_file_brings_cuda():
+    assert "jax-cuda12-plugin" in read_pins("requirements-cuda12.txt")
+    assert not [key for key in read_pins("requirements.txt") if "cuda" in key or "nvidia" in key]
+
+
+def test_ranges_keep_the_physics_and_python_of_the_published_tables():
+    ranges = {
+        requirement.name: requirement.specifier for requirement in map(Requirement, PROJECT["dependencies"])
+    }
+    assert "3.4.0" in ranges["mujoco"] and "3.5.0" not in ranges["mujoco"]
+    supported = SpecifierSet(PROJECT["requires-python"])
+    assert [minor for minor in range(9, 16) if f"3.{minor}.1" in supported] == [11, 12]
+
+
+def test_everything_pyproject_names_exists():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "scripts"}
+    assert sorted(setuptools["packages"]) == sorted(packages)
+    files = (
+        [f"{module}.py" for module in setuptools["py-modules"]]
+        + PROJECT["license-files"]
+        + [PROJECT["readme"]]
+    )
+    assert [name for name in files if not (ROOT / name).is_file()] == []
+
+
+def write_program(path: Path, body: str) -> None:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+
+
+def fake_python(path: Path, minor: int) -> None:
+    """An interpreter that runs `-c CODE` and says it is Python 3.`minor`."""
+    pretend = f"import sys; sys.version_info = (3, {minor}, 0); exec(sys.argv[1])"
+    write_program(path, f'exec "{sys.executable}" -c "{pretend}" "$2"')
+
+
+def make(*args: str, path: str) -> subprocess.CompletedProcess:
+    """Runs the project's Makefile as a new shell would: this test itself may run inside `make test`."""
+    outer = {"MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "VENV", "PYTHON", "PYTEST_ARGS"}
+    env = {key: value for key, value in os.environ.items() if key not in outer} | {"PATH": path}
+    command = [shutil.which("make"), "--no-print-directory", *args]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"), [("exit 0", "requirements-cuda12.txt"), ("exit 9", "requirements.txt")]
+)
+def test_make_picks_the_build_of_jax_by_nvidia_smi(tmp_path, answer, expected):
+    write_program(tmp_path / "nvidia-smi", answer)
+    fake_python(tmp_path / "python3", 12)
+    done = make("-n", "quickstart", f"VENV={tmp_path}/venv", path=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"pip install .*-r (\S+)", done.stdout) == [expected]
+
+
+def test_make_installs_again_only_when_the_requirements_changed(tmp_path):
+    fake_python(tmp_path / "python3", 12)
+    stamp = tmp_path / "venv" / ".requirements.txt"
+    stamp.parent.mkdir()
+    stamp.touch()
+    changed = (ROOT / "requirements.txt").stat().st_mtime
+    installs = []
+    for age in (1, -1):
+        os.utime(stamp, (changed + age, changed + age))
+        done = make("-n", "quickstart", f"VENV={tmp_path}/venv", path=str(tmp_path))
+        installs.append("pip install" in done.stdout)
+    assert installs == [False, True]
+
+
+def test_make_passes_seed_and_arguments_on(tmp_path):
+    fake_python(tmp_path / "python3", 12)
+    call = ["-n", "quickstart", "SEED=1", "ARGS=--eval_episodes=100 --x=2", f"VENV={tmp_path}/venv"]
+    last = make(*call, path=str(tmp_path)).stdout.splitlines()[-1]
+    assert last == f"{tmp_path}/venv/bin/python scripts/quickstart.py --seed=1 --eval_episodes=100 --x=2"
+
+
+@pytest.mark.parametrize(
+    ("pythons", "chosen"),
+    [
+        ({"python3": 12}, "python3"),
+        ({"python3": 11}, "python3"),
+        ({"python3": 13, "python3.11": 11}, "python3.11"),
+        ({"python3.12": 12, "python3.11": 11}, "python3.12"),
+        ({"python3": 10, "python": 12}, "python"),
+    ],
+)
+def test_make_finds_a_supported_python(tmp_path, pythons, chosen):
+    for name, minor in pythons.items():
+        fake_python(tmp_path / name, minor)
+    done = make("-n", "quickstart", f"VENV={tmp_path}/venv", path=str(tmp_path))
+    assert re.findall(r'^"(\S+)" -m venv', done.stdout, re.MULTILINE) == [chosen]
+
+
+@pytest.mark.parametrize("minor", [None, 10, 13])
+def test_make_says_in_one_line_which_python_is_needed(tmp_path, minor):
+    if minor is not None:
+        fake_python(tmp_path / "python3", minor)
+    done = make("quickstart", f"VENV={tmp_path}/venv", path=str(tmp_path))
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "Python 3.11 or 3.12" in line and "labmaze, which has no wheel for 3.13" in line
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize(("broken", "code"), [("nothing", 0), ("test", 1), ("lint", 1), ("test-slow", 1)])
+def test_ci_runs_every_step_and_tells_a_failure(tmp_path, broken, code):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    step = '[ "$1" = --no-print-directory ] && shift; echo "ran $1 $VENV"'
+    write_program(programs / "make", f'{step}; [ "$1" != {broken} ]')
+    write_program(programs / "ldconfig", "echo libEGL_mesa.so.0")
+    (tmp_path / ".ci").mkdir()
+    script = shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    (tmp_path / ".venv-ci").mkdir()
+    env = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    done = subprocess.run([script], env=env, capture_output=True, text=True, timeout=60, check=False)
+    ran = re.findall(r"^ran (.*)", done.stdout, re.MULTILINE)
+    assert done.returncode == code
+    assert ran == ["test .venv-ci", "lint .venv-ci", "test-slow .venv-ci"]
+    assert not (tmp_path / ".venv-ci").exists()
+
+
+def test_the_workflow_runs_the_same_script_on_every_supported_python():
+    (job,) = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"].values()
+    assert "bash .ci/run" in [step.get("run") for step in job["steps"]]
+    prefix = "Programming Language :: Python :: "
+    classified = [line.removeprefix(prefix) for line in PROJECT["classifiers"] if line.startswith(prefix)]
+    assert job["strategy"]["matrix"]["python"] == classified == ["3.11", "3.12"]
+
+
+def test_the_hooks_run_targets_of_the_makefile():
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert [hook["entry"] for hook in repo["hooks"]] == ["make lint", "make test"]
+    assert {"lint", "test", "test-slow", "quickstart"} <= set(targets)
+
+
+def test_the_citation_names_the_papers():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    papers = [reference["identifiers"][0]["value"] for reference in citation["references"]]
+    numbers = ["2605.27079", "2601.14234", "2610.10437", "2410.20092", "2502.02538"]
+    assert papers == [f"arXiv:{number}" for number in numbers]
+    assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
+
+
+def test_jax_is_strict_under_test():
+    with pytest.raises(ValueError, match="rank_promotion"):
+        jnp.ones((2, 3)) + jnp.ones(3)
+    key = jax.random.key(0)
+    jax.random.normal(key)
+    with pytest.raises(jax.errors.KeyReuseError):
+        jax.random.normal(key)
