@@ -1,6 +1,6 @@
 """Makes every test, and every process a test starts, strict and free of a GPU and of OpenGL.
 
-Environment variables rather than `jax.config`: programs under test inherit them, and jax need not be imported.
+Environment variables rather than `jax.config`: programs under test inherit them, and jax stays unloaded here.
 """
 
 import os
