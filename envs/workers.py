@@ -1,0 +1,284 @@
+"""Environments in spawned processes that never import jax: fixed slots, whole chunks, all workers at once."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import connection
+from typing import Any, NamedTuple, Self
+
+import gymnasium
+import numpy as np
+
+from utils.errors import UserError
+
+SLOTS = 8
+MakeEnv = Callable[[str], gymnasium.Env]
+
+# Read when numpy and mujoco are first imported, so they have to be there before the process starts. Without
+# GL nothing here needs a driver or a display; with one thread each, W workers use W cores.
+_ENVIRON = {
+    "MUJOCO_GL": "disabled",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+_environ_lock = threading.Lock()
+
+
+def make_ogbench_env(env_name: str) -> gymnasium.Env:
+    """envs.ogbench.make_env, imported in the process that makes the environment and in no other."""
+    from envs.ogbench import make_env
+
+    return make_env(env_name)
+
+
+class WorkerError(RuntimeError):
+    """An environment's process failed or died; `summary` says it in one line, str() adds the traceback."""
+
+    def __init__(self, summary: str, details: str = ""):
+        super().__init__(f"{summary}\n{details}".strip())
+        self.summary = summary
+
+
+class ChunkResult(NamedTuple):
+    """What one chunk did, up to L <= H steps: an episode's end cuts the chunk short."""
+
+    observations: np.ndarray  # [L,O] float32, after each step
+    rewards: np.ndarray  # [L] float64
+    terminated: bool  # after the last step
+    truncated: bool
+    success: float  # info["success"] of the last step, 0 where the environment has none
+
+    @property
+    def done(self) -> bool:
+        return self.terminated or self.truncated
+
+    @property
+    def length(self) -> int:
+        return len(self.rewards)
+
+
+def default_workers(episodes: int = SLOTS, slots: int = SLOTS) -> int:
+    """As many processes as there are cores to run on, at most one per slot and per episode."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min(cores, slots, episodes))
+
+
+class EnvWorkers:
+    """S environments ("slots") in W processes, slot s in process s % W; a context manager.
+
+    Every environment is made in its own process at its first reset, so W are made at a time. One caller at a
+    time; after any exception the processes are gone and further calls raise WorkerError.
+
+    Args:
+        env_name: what `make_env` is called with.
+        slots: S. It fixes which slot an episode runs in, so results do not depend on W.
+        workers: W; default_workers(slots=S) if None.
+        make_env: a module-level function; it travels to the processes by name.
+        environ: environment variables of the processes, over the defaults (no GL, one thread).
+        timeout: seconds that an answer may take, the first one including imports and making environments.
+    """
+
+    def __init__(
+        self,
+        env_name: str,
+        slots: int = SLOTS,
+        workers: int | None = None,
+        make_env: MakeEnv = make_ogbench_env,
+        environ: Mapping[str, str] | None = None,
+        timeout: float = 600.0,
+    ):
+        self.env_name = env_name
+        self.slots = slots
+        self.workers = default_workers(slots=slots) if workers is None else min(workers, slots)
+        if self.workers < 1:
+            raise ValueError(f"need at least one slot and one worker, got {slots} and {workers}")
+        self.timeout = timeout
+        self._processes: list[Any] = []
+        self._pipes: list[connection.Connection] = []
+        self._closed = False
+        context = multiprocessing.get_context("spawn")
+        try:
+            with _patched_environ({**_ENVIRON, **(environ or {})}):
+                for worker in range(self.workers):
+                    pipe, theirs = context.Pipe()
+                    self._pipes.append(pipe)
+                    # daemon: an interpreter that exits without close() ends them too.
+                    process = context.Process(
+                        target=_serve,
+                        args=(theirs, env_name, make_env),
+                        name=f"env-{worker}",
+                        daemon=True,
+                    )
+                    process.start()
+                    theirs.close()  # else the death of the process would not show as the end of the pipe
+                    self._processes.append(process)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._processes]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+        """Starts a seeded episode in each of the slots -> observations [len(slots),O] float32.
+
+        Raises WorkerError; UserError where making the environment raised one.
+        """
+        return np.stack(self._ask("reset", slots, [int(seed) for seed in seeds]))
+
+    def run_chunks(self, slots: Sequence[int], chunks: np.ndarray) -> list[ChunkResult]:
+        """Runs chunks [len(slots),H,A] open loop, each at most to its episode's end. Raises WorkerError."""
+        return self._ask("run", slots, list(np.asarray(chunks, np.float32)))
+
+    def close(self) -> None:
+        """Ends every process; may be called twice."""
+        self._closed = True
+        for pipe in self._pipes:
+            pipe.close()
+        deadline = time.monotonic() + 5
+        for process in self._processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    def _ask(self, command: str, slots: Sequence[int], arguments: list) -> list:
+        if self._closed:
+            raise WorkerError(f"the environment workers of {self.env_name} are closed")
+        if any(not 0 <= slot < self.slots for slot in slots):
+            raise ValueError(f"slots {list(slots)} are not all in 0..{self.slots - 1}")
+        requests: dict[int, list] = {}
+        for slot, argument in zip(slots, arguments, strict=True):
+            requests.setdefault(slot % self.workers, []).append((slot, argument))
+        try:
+            # Every request leaves before any answer is awaited: the workers run side by side.
+            for worker, request in requests.items():
+                self._send(worker, (command, request))
+            answers = self._receive(set(requests))
+        except BaseException:
+            self.close()  # also on Ctrl-C: an answer left in a pipe would be taken for the next one
+            raise
+        return [answers[slot] for slot in slots]
+
+    def _send(self, worker: int, message: tuple) -> None:
+        try:
+            self._pipes[worker].send(message)
+        except OSError as error:
+            raise self._death(worker) from error
+
+    def _receive(self, waiting: set[int]) -> dict[int, Any]:
+        answers: dict[int, Any] = {}
+        while waiting:
+            pipes = [self._pipes[worker] for worker in waiting]
+            sentinels = [self._processes[worker].sentinel for worker in waiting]
+            if not connection.wait(pipes + sentinels, self.timeout):
+                raise WorkerError(
+                    f"the environment workers of {self.env_name} gave no answer in {self.timeout:g} s"
+                )
+            for worker in list(waiting):
+                if self._pipes[worker].poll() or not self._processes[worker].is_alive():
+                    answers.update(self._answer(worker))
+                    waiting.remove(worker)
+        return answers
+
+    def _answer(self, worker: int) -> dict[int, Any]:
+        try:
+            kind, content = self._pipes[worker].recv()
+        except (EOFError, OSError) as error:
+            raise self._death(worker) from error
+        if kind == "user error":
+            raise UserError(content)
+        if kind == "error":
+            slot, summary, details = content
+            raise WorkerError(
+                f"environment {self.env_name} (slot {slot}, worker {worker}): {summary}", details
+            )
+        return content
+
+    def _death(self, worker: int) -> WorkerError:
+        process = self._processes[worker]
+        process.join(5)
+        code = process.exitcode
+        how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        return WorkerError(f"environment worker {worker} of {self.env_name} died ({how})")
+
+
+@contextlib.contextmanager
+def _patched_environ(values: Mapping[str, str]):
+    """A spawned process inherits the environment of its start, and offers no other way to set it."""
+    with _environ_lock:
+        before = {name: os.environ.get(name) for name in values}
+        os.environ.update(values)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+def _serve(pipe: connection.Connection, env_name: str, make_env: MakeEnv) -> None:
+    """A worker's life: answers requests until the pipe ends, be it by close() or by the parent's death."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
+    envs: dict[int, gymnasium.Env] = {}
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            command, requests = pipe.recv()
+            slot = None
+            try:
+                answers = {}
+                for slot, argument in requests:
+                    if command == "reset":
+                        answers[slot] = _reset(envs, slot, argument, env_name, make_env)
+                    else:
+                        answers[slot] = _run(envs[slot], argument)
+            except UserError as error:
+                pipe.send(("user error", str(error)))
+                break
+            except Exception as error:
+                summary = " ".join(f"{type(error).__name__}: {error}".split())
+                pipe.send(("error", (slot, summary, traceback.format_exc())))
+                break
+            pipe.send(("answers", answers))
+    for env in envs.values():
+        env.close()
+
+
+def _reset(envs: dict, slot: int, seed: int, env_name: str, make_env: MakeEnv) -> np.ndarray:
+    if slot not in envs:
+        envs[slot] = make_env(env_name)
+    observation, _ = envs[slot].reset(seed=seed)
+    return np.asarray(observation, np.float32)
+
+
+def _run(env: gymnasium.Env, chunk: np.ndarray) -> ChunkResult:
+    observations, rewards = [], []
+    for action in chunk:
+        observation, reward, terminated, truncated, info = env.step(action)
+        observations.append(np.asarray(observation, np.float32))
+        rewards.append(float(reward))
+        if terminated or truncated:
+            break
+    return ChunkResult(
+        np.stack(observations),
+        np.asarray(rewards),
+        bool(terminated),
+        bool(truncated),
+        float(info.get("success", 0.0)),
+    )

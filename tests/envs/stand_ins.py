@@ -1,0 +1,95 @@
+"""Small environments for the tests of workers, evaluation and filming; made by name in other processes."""
+
+import os
+import signal
+import sys
+import time
+
+import gymnasium
+import numpy as np
+
+from utils.errors import UserError
+
+
+class Counter(gymnasium.Env):
+    """Observation: seed-drawn start, steps so far, process id, jax loaded, no GL, one thread.
+
+    The reward is the first action; an episode ends after `length` steps, with success where start > 0.
+    """
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (6,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, length: int = 7):
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.start, self.steps = self.np_random.normal(), 0
+        return self._observation(), {}
+
+    def step(self, action):
+        self.steps += 1
+        truncated = self.steps == self.length
+        info = {"success": truncated and self.start > 0}
+        return self._observation(), float(action[0]), False, truncated, info
+
+    def render(self):
+        return np.full((257, 301, 3), 20 * self.steps, np.uint8)  # odd on purpose: h264 wants even sizes
+
+    def _observation(self):
+        settings = (
+            "jax" in sys.modules,
+            os.environ["MUJOCO_GL"] == "disabled",
+            os.environ["OMP_NUM_THREADS"] == "1",
+        )
+        return np.array([self.start, self.steps, os.getpid(), *settings], np.float64)
+
+
+class Trouble(Counter):
+    """Breaks at the step that is asked for, in the way that the name says."""
+
+    def __init__(self, how: str):
+        super().__init__(1000)
+        self.how = how
+
+    def step(self, action):
+        if self.steps == 2:
+            if self.how == "raises":
+                raise ValueError("the cube\nmelted")
+            if self.how == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.how == "exits":
+                os._exit(3)
+            time.sleep(60)
+        return super().step(action)
+
+
+class Walk(gymnasium.Env):
+    """A seeded random walk with drift along the action; terminates beyond 2, so that lengths differ."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.steps = self.np_random.normal(size=2), 0
+        return self.place, {}
+
+    def step(self, action):
+        assert np.abs(action).max() <= 1
+        self.steps += 1
+        self.place = self.place + 0.3 * action + 0.1 * self.np_random.normal(size=2)
+        outside = bool(np.abs(self.place).max() > 2)
+        return self.place, -self.place[0], outside, self.steps == 40, {"success": bool(self.place[0] > 1)}
+
+    def render(self):
+        return np.full((256, 256, 3), min(255, int(50 * np.abs(self.place).max())), np.uint8)
+
+
+def make(name: str) -> gymnasium.Env:
+    if name == "walk":
+        return Walk()
+    if name == "no-such-env":
+        raise UserError("--env_name=no-such-env: did you mean walk?")
+    return Counter() if name == "counter" else Trouble(name)

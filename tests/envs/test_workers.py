@@ -1,0 +1,171 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from envs.workers import EnvWorkers, WorkerError, default_workers
+from tests.envs.stand_ins import make
+from utils.errors import UserError
+
+
+def gone(pid: int) -> bool:
+    """True for a process that ended, also if nobody has reaped it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def wait_until_gone(pids, seconds=10.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if all(gone(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def start(name, **kwargs):
+    return EnvWorkers(name, **{"slots": 3, "workers": 2, "make_env": make, **kwargs})
+
+
+def test_slots_live_in_their_process_without_jax_gl_or_threads():
+    with start("counter") as workers:
+        observations = workers.reset([0, 1, 2], [0, 1, 2])
+        assert observations.shape == (3, 6) and observations.dtype == np.float32
+        assert list(observations[:, 2]) == [workers.pids[0], workers.pids[1], workers.pids[0]]
+        assert os.getpid() not in observations[:, 2]
+        np.testing.assert_array_equal(observations[:, 3:], [[0, 1, 1]] * 3)
+
+
+def test_the_parents_environment_is_untouched(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with start("counter", slots=1) as workers:
+        assert workers.reset([0], [0])[0, 4] == 1
+    assert os.environ["MUJOCO_GL"] == "osmesa" and "OMP_NUM_THREADS" not in os.environ
+
+
+def test_chunks_run_open_loop_and_stop_at_the_end_of_the_episode():
+    with start("counter") as workers:
+        first = workers.reset([2, 0], [5, 6])
+        np.testing.assert_array_equal(workers.reset([0, 2], [6, 5])[:, 0], first[::-1, 0])  # seeds decide
+        chunks = np.arange(20, dtype=np.float32).reshape(2, 5, 2) / 20
+        a, b = workers.run_chunks([2, 0], chunks)
+        assert (a.length, a.done, a.success) == (5, False, 0.0)
+        np.testing.assert_array_equal(a.observations[:, 1], [1, 2, 3, 4, 5])
+        np.testing.assert_array_equal(a.observations[:, 0], np.repeat(first[0, 0], 5))
+        np.testing.assert_array_equal(b.rewards, chunks[1, :, 0].astype(np.float64))
+        (end,) = workers.run_chunks([2], chunks[:1])
+        assert (end.length, end.truncated, end.terminated, end.done) == (2, True, False, True)
+        assert end.success == float(first[0, 0] > 0)
+
+
+def test_one_slot_serves_online_collection_step_by_step():
+    with start("counter", slots=1, workers=None) as workers:
+        assert len(workers.pids) == 1
+        workers.reset([0], [3])
+        for step in range(1, 8):
+            (result,) = workers.run_chunks([0], np.full((1, 1, 2), 0.5))
+            assert result.observations.shape == (1, 6) and result.observations[0, 1] == step
+            assert result.rewards.tolist() == [0.5] and result.truncated == (step == 7)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("raises", r"environment raises \(slot 1, worker 1\): ValueError: the cube melted"),
+        ("dies", r"environment worker [01] of dies died \(killed by signal 9\)"),
+        ("exits", r"environment worker [01] of exits died \(exit code 3\)"),
+        ("sleeps", r"the environment workers of sleeps gave no answer in 0.5 s"),
+    ],
+)
+def test_a_broken_environment_is_a_clear_error_and_nothing_stays(name, message):
+    begin = time.monotonic()
+    with start(name, slots=2) as workers:
+        pids = workers.pids
+        workers.reset([0, 1], [0, 0])
+        workers.timeout = 0.5 if name == "sleeps" else 60.0
+        slots = [1] if name == "raises" else [0, 1]
+        with pytest.raises(WorkerError, match=message) as caught:
+            workers.run_chunks(slots, np.zeros((len(slots), 5, 2)))
+        assert "\n" not in caught.value.summary
+        assert ("melted" in str(caught.value)) == (name == "raises")
+        with pytest.raises(WorkerError, match=f"the environment workers of {name} are closed"):
+            workers.reset([0], [0])
+    assert wait_until_gone(pids) and time.monotonic() - begin < 30
+
+
+def test_a_killed_worker_is_noticed_while_others_work():
+    with start("counter", slots=2) as workers:
+        workers.reset([0, 1], [0, 0])
+        os.kill(workers.pids[1], signal.SIGKILL)
+        with pytest.raises(WorkerError, match=r"worker 1 of counter died \(killed by signal 9\)"):
+            workers.run_chunks([0, 1], np.zeros((2, 5, 2)))
+
+
+def test_a_users_mistake_in_the_worker_is_one_in_the_parent():
+    with (
+        start("no-such-env") as workers,
+        pytest.raises(UserError, match="^--env_name=no-such-env: did you mean"),
+    ):
+        workers.reset([0], [0])
+
+
+def test_close_ends_the_processes_also_after_an_exception():
+    with pytest.raises(KeyError), start("counter") as workers:
+        workers.reset([0, 1], [0, 1])
+        raise KeyError
+    assert all(gone(pid) for pid in workers.pids)
+    workers.close()
+
+
+def test_slots_out_of_range_are_refused():
+    with start("counter") as workers, pytest.raises(ValueError, match=r"slots \[3\] are not all in 0..2"):
+        workers.reset([3], [0])
+
+
+@pytest.mark.parametrize("end", ["kill", "exit", "raise"])
+def test_workers_do_not_outlive_their_parent(end):
+    script = (
+        "import sys, time\n"
+        "from envs.workers import EnvWorkers\n"
+        "from tests.envs.stand_ins import make\n"
+        "workers = EnvWorkers('counter', slots=2, workers=2, make_env=make)\n"
+        "workers.reset([0, 1], [0, 1])\n"
+        "print(*workers.pids, flush=True)\n"
+        f"if {end!r} == 'raise': raise SystemError\n"
+        f"time.sleep(60 if {end!r} == 'kill' else 0)\n"
+    )
+    root = Path(__file__).parents[2]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 2
+        if end == "kill":
+            assert not any(gone(pid) for pid in pids)
+            parent.kill()
+        parent.wait(20)
+        assert wait_until_gone(pids)
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+
+
+def test_default_workers_stay_within_cores_slots_and_episodes(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert default_workers() == 8
+    assert default_workers(episodes=3) == 3
+    assert default_workers(episodes=50, slots=20) == 16
+    assert default_workers(episodes=0) == 1
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert default_workers() == 2

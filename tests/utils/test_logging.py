@@ -1,0 +1,252 @@
+import io
+import math
+import os
+import re
+import sys
+import types
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils.errors import UserError
+from utils.logging import CsvLog, ProgressBar, RunLogger, check_backends
+
+numbers = st.integers(-(10**20), 10**20) | st.floats(allow_nan=False)
+row_lists = st.lists(st.dictionaries(st.sampled_from("abcde"), numbers, max_size=4), max_size=6).map(
+    lambda rows: [{"step": 10 * i, **row} for i, row in enumerate(rows, 1)]
+)
+
+
+def fresh(tmp_path_factory):
+    return tmp_path_factory.mktemp("log") / "train.csv"
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows=row_lists)
+def test_numbers_round_trip_with_their_type(rows, tmp_path_factory):
+    log = CsvLog(fresh(tmp_path_factory))
+    for row in rows:
+        log.write(row)
+    for read in (log.rows(), CsvLog(log.path).rows()):
+        assert read == rows
+        assert [[type(v) for v in row.values()] for row in read] == [
+            [type(row[key]) for key in seen] for row, seen in zip(rows, read, strict=True)
+        ]
+
+
+@settings(deadline=None, max_examples=60)
+@given(rows=row_lists, kept=st.integers(0, 6), torn=st.integers(0, 30))
+def test_a_cut_and_resumed_file_has_the_bytes_of_one_never_killed(rows, kept, torn, tmp_path_factory):
+    whole, killed = CsvLog(fresh(tmp_path_factory)), CsvLog(fresh(tmp_path_factory))
+    for row in rows:
+        whole.write(row)
+        killed.write(row)
+    if rows:  # the kill came in the middle of writing the last line
+        content = killed.path.read_bytes()
+        last = len(content) - content[:-1].rfind(b"\n") - 1
+        killed.path.write_bytes(content[: len(content) - min(torn, last)])
+    killed = CsvLog(killed.path)
+    step = 10 * min(kept, max(0, len(rows) - 1))
+    killed.cut(step)
+    assert all(row["step"] <= step for row in killed.rows())
+    for row in rows:
+        if row["step"] > step:
+            killed.write(row)
+    if rows:
+        assert killed.path.read_bytes() == whole.path.read_bytes()
+        assert os.listdir(killed.path.parent) == ["train.csv"]
+
+
+def test_the_header_grows_and_earlier_rows_have_empty_cells(tmp_path):
+    log = CsvLog(tmp_path / "a.csv")
+    log.write({"step": 1, "loss": 0.5})
+    log.write({"step": 2, "loss": 0.25, "kl": 0.1})
+    log.write({"kl": 0.2, "step": 3})
+    assert log.path.read_text() == "step,loss,kl\n1,0.5,\n2,0.25,0.1\n3,,0.2\n"
+    assert log.rows() == [
+        {"step": 1, "loss": 0.5},
+        {"step": 2, "loss": 0.25, "kl": 0.1},
+        {"step": 3, "kl": 0.2},
+    ]
+
+
+def test_arrays_flags_absent_values_and_text(tmp_path):
+    log = CsvLog(tmp_path / "a.csv")
+    third = np.float32(1) / 3
+    log.write({"step": np.int64(7), "x": third, "y": np.array(2.0), "z": None, "ok": True, "phase": 'a, "b"'})
+    (row,) = log.rows()
+    assert row == {"step": 7, "x": float(third), "y": 2.0, "ok": 1, "phase": 'a, "b"'}
+    assert np.float32(row["x"]) == third and "z" not in log.path.read_text()
+    log.write({"step": 8, "x": math.nan, "y": math.inf})
+    assert math.isnan(log.rows()[1]["x"]) and log.rows()[1]["y"] == math.inf
+
+
+def test_each_row_is_on_disk_at_once(tmp_path):
+    log = CsvLog(tmp_path / "a.csv")
+    for step in range(3):
+        log.write({"step": step})
+        assert CsvLog(log.path).rows()[-1] == {"step": step}
+
+
+def test_a_torn_last_line_is_dropped_on_opening(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("step,loss\n1,0.5\n2,0.12")
+    log = CsvLog(path)
+    assert log.rows() == [{"step": 1, "loss": 0.5}]
+    log.write({"step": 2, "loss": 0.125})
+    assert path.read_text() == "step,loss\n1,0.5\n2,0.125\n"
+    path.write_text("step,lo")
+    log = CsvLog(path)
+    log.write({"step": 1, "loss": 0.5})
+    assert path.read_text() == "step,loss\n1,0.5\n"
+
+
+def test_a_cut_replaces_the_file_in_one_step(tmp_path, monkeypatch):
+    log = CsvLog(tmp_path / "a.csv")
+    for step in range(4):
+        log.write({"step": step})
+    before = log.path.read_bytes()
+
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        log.cut(1)
+    assert log.path.read_bytes() == before
+    CsvLog(log.path).cut(1)
+    assert [row["step"] for row in CsvLog(log.path).rows()] == [0, 1]
+
+
+def test_a_run_has_three_files_and_wall_times_in_one(tmp_path):
+    with RunLogger(tmp_path / "run") as logger:
+        logger.train(5, {"loss": 1.0})
+        logger.train(10, {"loss": 0.5})
+        logger.eval(10, {"success": 0.25})
+        logger.timing(10, {"updates_per_second": 123.0})
+        assert sorted(os.listdir(tmp_path / "run")) == ["eval.csv", "timing.csv", "train.csv"]
+        assert logger["train"].rows() == [{"step": 5, "loss": 1.0}, {"step": 10, "loss": 0.5}]
+        logger.cut(5)
+    with RunLogger(tmp_path / "run") as logger:
+        assert logger["train"].rows() == [{"step": 5, "loss": 1.0}]
+        assert logger["eval"].rows() == logger["timing"].rows() == []
+
+
+def fake_module(monkeypatch, name, **attributes):
+    module = types.ModuleType(name)
+    vars(module).update(attributes)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_tensorboard_gets_the_numbers_and_forgets_what_a_resume_cuts(tmp_path, monkeypatch):
+    calls = []
+
+    class SummaryWriter:
+        def __init__(self, logdir, purge_step):
+            calls.append((logdir, purge_step))
+
+        def add_scalar(self, *arguments):
+            calls.append(arguments)
+
+        def close(self):
+            calls.append("closed")
+
+    fake_module(monkeypatch, "tensorboardX", SummaryWriter=SummaryWriter)
+    with RunLogger(tmp_path, ("csv", "tensorboard")) as logger:
+        logger.cut(5)
+        logger.train(6, {"loss": np.float32(0.5), "kl": None, "phase": "offline"})
+        logger.eval(6, {"success": 1})
+    folder = str(tmp_path / "tensorboard")
+    assert calls == [(folder, 6), ("train/loss", 0.5, 6), ("eval/success", 1.0, 6), "closed"]
+
+
+def test_wandb_continues_the_run_of_the_folder(tmp_path, monkeypatch):
+    calls = []
+
+    def init(**arguments):
+        calls.append(arguments)
+        return types.SimpleNamespace(
+            log=lambda numbers, step: calls.append((numbers, step)), finish=lambda: calls.append("finished")
+        )
+
+    fake_module(monkeypatch, "wandb", init=init)
+    for _ in range(2):
+        with RunLogger(tmp_path / "a", ("wandb",), wandb={"group": "g", "project": "p"}) as logger:
+            logger.train(1, {"loss": 0.5})
+    with RunLogger(tmp_path / "b", ("wandb",)) as logger:
+        logger.train(1, {"loss": 0.5})
+    first, second, third = (call for call in calls if isinstance(call, dict))
+    assert first == second and first["resume"] == "allow"
+    assert (first["group"], first["project"], first["name"]) == ("g", "p", "a")
+    assert (
+        third["project"] == "trqam" and third["id"] != first["id"] and "mode" not in first
+    )  # WANDB_MODE rules
+    assert calls[1:3] == [({"train/loss": 0.5}, 1), "finished"]
+
+
+def test_backends_are_imported_only_when_asked_for(tmp_path, monkeypatch):
+    for name in ("tensorboardX", "wandb"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing them fails
+    with RunLogger(tmp_path) as logger:
+        logger.train(1, {"loss": 0.5})
+    with pytest.raises(UserError) as caught:
+        RunLogger(tmp_path / "new", ("csv", "tensorboard"))
+    assert str(caught.value) == (
+        "--logger=tensorboard needs tensorboardX: pip install '.[tensorboard]', or leave tensorboard out"
+    )
+    with pytest.raises(UserError, match=r"--logger=wandb needs wandb: pip install '\.\[wandb\]'"):
+        check_backends(["wandb"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_unknown_backend_names_the_nearest(tmp_path):
+    message = "--logger=tensorbord: no such logger; did you mean tensorboard? (csv, tensorboard, wandb)"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        RunLogger(tmp_path / "new", ("csv", "tensorbord"))
+    with pytest.raises(UserError, match="--logger=: no such logger"):
+        check_backends([""])
+    assert not (tmp_path / "new").exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_bar_shows_rate_time_left_and_status():
+    file = Terminal()
+    with ProgressBar(1000, "TRQAM", initial=200, file=file) as bar:
+        bar.status(success=0.426, path_kl=0.3141, kl_budget=0.5, lam=12.345)
+        bar.update(300)
+        bar.refresh()
+        text = file.getvalue().split("\r")[-1]
+    assert text.startswith("TRQAM:  50%") and "500/1000" in text
+    assert re.search(r"\[\d\d:\d\d<(\d\d:\d\d|\?), ", text) and "updates/s" in text
+    assert "success=43%, KL=0.314/0.5, lam=12.3" in text
+
+
+def test_away_from_a_terminal_the_bar_is_a_few_plain_lines():
+    file = io.StringIO()
+    with ProgressBar(1000, "BC", file=file) as bar:
+        for _ in range(1000):
+            bar.update()
+            bar.status(lam=1.0)
+    lines = file.getvalue().splitlines()
+    assert len(lines) == 2 and lines[0].startswith("BC:   0%") and lines[1].startswith("BC: 100%")
+    assert "\r" not in file.getvalue() and "lam=1" in lines[1] and file.getvalue().isascii()
+    assert bar.mininterval == 30
+
+
+def test_away_from_a_terminal_lines_come_in_time():
+    file = io.StringIO()
+    with ProgressBar(100, "BC", file=file, quiet_seconds=0.0) as bar:
+        for _ in range(3):
+            bar.update()
+    assert [line.split("|")[0] for line in file.getvalue().splitlines()][:4] == [
+        "BC:   0%",
+        "BC:   1%",
+        "BC:   2%",
+        "BC:   3%",
+    ]

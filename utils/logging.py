@@ -1,0 +1,262 @@
+"""Run logs: CSV files that survive kills and resumes, optional TensorBoard and W&B, and the progress bar."""
+
+import csv
+import difflib
+import hashlib
+import importlib
+import io
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from tqdm import tqdm
+
+from utils.errors import UserError
+
+BACKENDS = {"csv": None, "tensorboard": "tensorboardX", "wandb": "wandb"}
+
+
+class CsvLog:
+    """An append-only CSV whose bytes are a function of the rows written, kills and `cut` notwithstanding.
+
+    The header is every key in order of first appearance; a row with a new key rewrites the file, atomically,
+    and earlier rows have empty cells there. None is an absent value. A line that a kill left unfinished is
+    dropped on opening.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            content = self.path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                with self.path.open("r+b") as file:
+                    file.truncate(whole)
+        self._header = list(self._table()[0])
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Appends a row of numbers (Python's, or 0-d arrays) and strings of one line, and flushes it."""
+        cells = {key: _cell(value) for key, value in row.items() if value is not None}
+        new = [key for key in cells if key not in self._header]
+        if new:
+            _, lines = self._table()
+            self._rewrite(self._header + new, [*lines, cells])
+        else:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                file.write(_lines([[cells.get(key, "") for key in self._header]]))
+
+    def rows(self) -> list[dict[str, int | float | str]]:
+        """What was written, absent values left out; cells that read as numbers are numbers again."""
+        return [{key: _value(cell) for key, cell in line.items()} for line in self._table()[1]]
+
+    def cut(self, step: int, key: str = "step") -> None:
+        """Removes the rows later than `step`, and the columns that only they had, atomically."""
+        _, lines = self._table()
+        kept = [line for line in lines if int(line.get(key, step)) <= step]
+        if len(kept) < len(lines):
+            self._rewrite([name for name in self._header if any(name in line for line in kept)], kept)
+
+    def _table(self) -> tuple[list[str], list[dict[str, str]]]:
+        if not self.path.exists():
+            return [], []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            lines = [{key: cell for key, cell in line.items() if cell} for line in reader]
+            return list(reader.fieldnames or []), lines
+
+    def _rewrite(self, header: list[str], lines: Iterable[Mapping[str, str]]) -> None:
+        part = self.path.with_name(f".{self.path.name}.part")
+        with part.open("w", newline="", encoding="utf-8") as file:
+            if header:
+                file.write(_lines([header, *([line.get(key, "") for key in header] for line in lines)]))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self.path)
+        self._header = header
+
+
+def _cell(value: Any) -> str:
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, str):
+        return " ".join(value.split())
+    return str(int(value)) if isinstance(value, bool) else repr(value)
+
+
+def _value(cell: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            pass
+    return cell
+
+
+def _lines(table: list[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(table)
+    return text.getvalue()
+
+
+def check_backends(backends: Sequence[str]) -> None:
+    """Raises UserError for a logger that does not exist or is not installed; touches no file."""
+    for name in backends:
+        if name not in BACKENDS:
+            nearest = difflib.get_close_matches(name, BACKENDS, 1, 0.0)[0]
+            raise UserError(
+                f"--logger={name}: no such logger; did you mean {nearest}? ({', '.join(BACKENDS)})"
+            )
+        module = BACKENDS[name]
+        try:
+            importlib.import_module(module or "csv")
+        except ImportError as error:
+            raise UserError(
+                f"--logger={name} needs {module}: pip install '.[{name}]', or leave {name} out"
+            ) from error
+
+
+class RunLogger:
+    """train.csv, eval.csv and timing.csv of a run folder, and the same numbers to the backends asked for.
+
+    Rows of train and eval are deterministic; wall times and throughput belong into timing.
+
+    Args:
+        folder: the run folder.
+        backends: of csv (always on), tensorboard, wandb.
+        wandb: arguments of wandb.init (project, group, tags, config, ...); WANDB_MODE is wandb's to honour.
+
+    Raises:
+        UserError: an unknown backend, or one that is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        backends: Sequence[str] = ("csv",),
+        wandb: Mapping[str, Any] | None = None,
+    ):
+        check_backends(backends)
+        self.folder = Path(folder)
+        self._files = {name: CsvLog(self.folder / f"{name}.csv") for name in ("train", "eval", "timing")}
+        self._backends = set(backends)
+        self._wandb_arguments = dict(wandb or {})
+        self._purge_step: int | None = None
+        self._tensorboard: Any = None
+        self._wandb: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def __getitem__(self, name: str) -> CsvLog:
+        """The CSV file "train", "eval" or "timing"."""
+        return self._files[name]
+
+    def train(self, step: int, row: Mapping[str, Any]) -> None:
+        self._write("train", step, row)
+
+    def eval(self, step: int, row: Mapping[str, Any]) -> None:
+        self._write("eval", step, row)
+
+    def timing(self, step: int, row: Mapping[str, Any]) -> None:
+        self._write("timing", step, row)
+
+    def cut(self, step: int) -> None:
+        """Takes every file back to `step`, the checkpoint that a resumed run continues from."""
+        self._purge_step = step + 1
+        for file in self._files.values():
+            file.cut(step)
+
+    def close(self) -> None:
+        """Flushes and ends the optional backends."""
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+        self._tensorboard = self._wandb = None
+
+    def _write(self, name: str, step: int, row: Mapping[str, Any]) -> None:
+        self._files[name].write({"step": step, **row})
+        numbers = {f"{name}/{key}": float(value) for key, value in row.items() if _is_number(value)}
+        if "tensorboard" in self._backends:
+            self._tensorboard = self._tensorboard or self._open_tensorboard()
+            for key, value in numbers.items():
+                self._tensorboard.add_scalar(key, value, step)
+        if "wandb" in self._backends:
+            self._wandb = self._wandb or self._open_wandb()
+            self._wandb.log(numbers, step=step)
+
+    def _open_tensorboard(self) -> Any:
+        tensorboard = importlib.import_module("tensorboardX")
+        return tensorboard.SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._purge_step)
+
+    def _open_wandb(self) -> Any:
+        # The id follows from the folder, so that a resumed run goes on in the same place.
+        run_id = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:16]
+        defaults = {"project": "trqam", "name": self.folder.name, "dir": str(self.folder), "id": run_id}
+        return importlib.import_module("wandb").init(resume="allow", **{**defaults, **self._wandb_arguments})
+
+
+def _is_number(value: Any) -> bool:
+    return value is not None and not isinstance(value, str)
+
+
+class ProgressBar(tqdm):
+    """tqdm with a status; away from a terminal one line every `quiet_seconds` instead of a moving bar."""
+
+    def __init__(self, total: int, desc: str, initial: int = 0, *, file=None, quiet_seconds: float = 30.0):
+        file = file or sys.stderr
+        moving = file.isatty()
+        interval = 0.1 if moving else quiet_seconds
+        super().__init__(
+            total=total,
+            desc=desc,
+            initial=initial,
+            unit=" updates",
+            file=file if moving else _Lines(file),
+            mininterval=interval,
+            maxinterval=max(10.0, interval),
+            dynamic_ncols=moving,
+            ncols=None if moving else 110,
+        )
+
+    def status(
+        self,
+        success: float | None = None,
+        path_kl: float | None = None,
+        kl_budget: float | None = None,
+        lam: float | None = None,
+    ) -> None:
+        """Shows success rate, path KL / budget and lambda with the next refresh; None leaves one out."""
+        parts = {}
+        if success is not None:
+            parts["success"] = f"{success:.0%}"
+        if path_kl is not None:
+            parts["KL"] = f"{path_kl:.3g}" if kl_budget is None else f"{path_kl:.3g}/{kl_budget:.3g}"
+        if lam is not None:
+            parts["lam"] = f"{lam:.3g}"
+        self.set_postfix(parts, refresh=False)
+
+
+def progress_bar(total: int, desc: str, initial: int = 0) -> ProgressBar:
+    """A bar over updates: rate, time left and status; `initial` is where a resumed run starts."""
+    return ProgressBar(total, desc, initial)
+
+
+class _Lines:
+    """tqdm redraws with carriage returns; in a log file each drawing is a line."""
+
+    def __init__(self, file):
+        self._file = file
+
+    def write(self, text: str) -> None:
+        for line in text.splitlines():
+            if line.strip():
+                self._file.write(line.rstrip() + "\n")
+
+    def flush(self) -> None:
+        self._file.flush()
