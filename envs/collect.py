@@ -225,7 +225,7 @@ def _episode_lengths(transitions: int, episode_steps: int) -> list[int]:
 
 def _merge(parts: list[Path], path: Path, settings: dict) -> None:
     """Concatenate episode files into one npz, atomically, with one of them in memory at a time."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = parts[0].with_name("merged.tmp")
     shapes: dict[str, tuple] = {}
     rows = 0
     for part in parts:
@@ -292,6 +292,7 @@ def _collect(
     name = hashlib.sha256(json.dumps(asdict(job) | versions).encode()).hexdigest()[:8]
     parts = folder / f".{job.dataset}-v0-{name}"
     if not overwrite and _is_there(outputs, settings):
+        shutil.rmtree(parts, ignore_errors=True)
         return path
     parts.mkdir(parents=True, exist_ok=True)
     with alone(parts):
@@ -311,10 +312,8 @@ def _collect(
         with tqdm(total=total, initial=done, disable=not progress, **unit) as bar:
             if missing:
                 _run_workers(job, missing, workers, bar)
-        for split, output in reversed(
-            list(enumerate(outputs))
-        ):  # the training file last: it says that all is there
-            _merge([task[0] for task in tasks if task[1] == split], output, settings)
+        for split in (1, 0):
+            _merge([task[0] for task in tasks if task[1] == split], outputs[split], settings)
         shutil.rmtree(parts)
     return path
 

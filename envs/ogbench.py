@@ -111,7 +111,7 @@ def make_raw(env_id: str, film: bool = False, **kwargs) -> gymnasium.Env:
 def _make_users(env_name: str, film: bool) -> gymnasium.Env:
     """A user's 'module:EnvId', checked to fit: flat boxes, actions in [-1, 1]."""
     try:
-        env = gymnasium.make(env_name, render_mode="rgb_array" if film else None)
+        env = gymnasium.make(env_name, **({"render_mode": "rgb_array"} if film else {}))
     except Exception as error:  # whatever the user's module raises is the user's to read
         reason = str(error).partition("\n")[0]
         raise UserError(

@@ -1,0 +1,277 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from envs.collect import _ArmOracle, _PointOracle, collect, collection_settings, random_data
+from envs.ogbench import make_raw
+from utils.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files if key != "collection"}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("dataset", ["scene-noisy", "puzzle-3x3-play"])
+def test_the_workers_change_nothing(dataset, tmp_path):
+    """Two workers and one give the same bytes; the file has OGBench's keys, shapes and types."""
+    kwargs = {"transitions": 90, "episode_steps": 40, "seed": 3, "progress": False}
+    path = collect(dataset, tmp_path / "two", workers=2, **kwargs)
+    collect(dataset, tmp_path / "one", workers=1, **kwargs)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert set(files(tmp_path / "one")) == {f"{dataset}-v0.npz", f"{dataset}-v0-val.npz"}
+
+    data = load(path)
+    assert {key: value.dtype.name for key, value in data.items()} == {
+        "observations": "float32",
+        "actions": "float32",
+        "terminals": "bool",
+        "qpos": "float32",
+        "qvel": "float32",
+        "button_states": "int64",
+    }
+    # 40 + 40 + 10 transitions; every episode has one row more, its final state
+    assert {len(value) for value in data.values()} == {93}
+    np.testing.assert_array_equal(np.flatnonzero(data["terminals"]), [40, 81, 92])
+    assert np.max(np.abs(data["actions"])) <= 1
+    assert not np.array_equal(data["observations"][:41], data["observations"][41:82])
+    assert len(load(tmp_path / "one" / f"{dataset}-v0-val.npz")["terminals"]) == 10
+
+
+def test_rows_belong_together(tmp_path):
+    """A row's qpos is the one its observation was made of, and its action leads to the next row."""
+    data = load(collect("pointmaze-medium", tmp_path, 300, 1, episode_steps=150, progress=False))
+    np.testing.assert_array_equal(data["observations"], data["qpos"])
+    moved = np.diff(data["observations"], axis=0)[:149]
+    free = np.all(np.abs(moved - 0.2 * data["actions"][:149]) < 1e-4, axis=1)
+    assert np.mean(free) > 0.8  # the rest slide along walls
+
+
+def test_the_seed_changes_the_data(tmp_path):
+    one = load(collect("pointmaze-medium", tmp_path / "1", 50, 1, seed=1, progress=False))
+    two = load(collect("pointmaze-medium", tmp_path / "2", 50, 1, seed=2, progress=False))
+    assert not np.array_equal(one["observations"], two["observations"])
+
+
+def test_ogbench_itself_loads_the_files(cube_data):
+    import ogbench
+
+    name, path = "cube-single-play-singletask-task2-v0", cube_data / "cube-single-play-v0.npz"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # OGBench's own
+        env, train, val = ogbench.make_env_and_datasets(name, dataset_dir=str(cube_data))
+        same, _ = ogbench.make_env_and_datasets(name, dataset_path=str(path), dataset_only=True, cur_env=env)
+    assert train["observations"].shape == (200, *env.observation_space.shape)
+    assert len(val["rewards"]) == 20 and set(train) >= {"rewards", "masks", "next_observations"}
+    for key, value in train.items():
+        np.testing.assert_array_equal(value, same[key])
+    np.testing.assert_array_equal(train["next_observations"][:59], train["observations"][1:60])
+
+
+def test_the_oracle_lifts_the_cube(cube_data):
+    """The scripted arm does what it is for: within an episode the cube leaves the table."""
+    heights = load(cube_data / "cube-single-play-v0.npz")["qpos"][:, 16]
+    assert np.max(heights) > 0.06
+
+
+def test_the_point_reaches_goals_and_gets_new_ones():
+    env = make_raw("pointmaze-medium-v0", terminate_at_goal=False)
+    oracle = _PointOracle(env, "pointmaze-medium-navigate")
+    maze = env.unwrapped.maze_map
+    corridors = [
+        (i, j)
+        for i, j in np.argwhere(maze == 0)
+        if (maze[i - 1, j], maze[i + 1, j], maze[i, j - 1], maze[i, j + 1]) in ((0, 0, 1, 1), (1, 1, 0, 0))
+    ]
+    assert len(oracle.cells) == np.sum(maze == 0)
+    assert {tuple(ij) for ij in oracle.goals} == {tuple(ij) for ij in oracle.cells} - set(corridors)
+    assert corridors
+    np.random.seed(0)
+    observation, info = env.reset(seed=0, options=oracle.options())
+    goals = {tuple(env.unwrapped.cur_goal_xy)}
+    for _ in range(400):
+        observation, *_, info = env.step(np.clip(oracle.act(observation, info), -1, 1))
+        oracle.after(info)
+        goals.add(tuple(env.unwrapped.cur_goal_xy))
+    assert len(goals) > 2
+
+
+def test_scene_rejects_episodes_with_the_cube_out_of_view():
+    oracle = object.__new__(_ArmOracle)
+    oracle.world = "scene"
+
+    def accepts(y, z):
+        qpos = np.zeros((3, 24))
+        qpos[1, 15:17] = y, z
+        return bool(oracle.accepts(qpos))
+
+    assert accepts(0.28, 0.02) and not accepts(0.29, 0.02)
+    assert accepts(-0.29, 0.02) and not accepts(-0.3, 0.02)
+    assert accepts(-0.35, 0.07) and not accepts(-0.35, 0.09)  # between 0.06 and 0.08 it lies in the drawer
+    oracle.world = "cube-single"
+    assert accepts(0.5, 0.02)
+
+
+@pytest.mark.parametrize("dataset", ["humanoidmaze-medium-navigate", "antmaze-giant-navigate"])
+def test_random_data_for_any_environment(dataset, tmp_path):
+    path = random_data(f"{dataset}-singletask-task1-v0", tmp_path, 30, episode_steps=10)
+    data = load(path)
+    assert path.name == f"{dataset}-v0.npz" and np.sum(data["terminals"]) == 3 and len(data["qpos"]) == 33
+    settings = collection_settings(path)
+    assert settings["behaviour"] == "random" and settings["transitions"] == 30
+
+
+def test_a_finished_file_is_kept_and_another_one_never_replaced(tmp_path):
+    kwargs = {"workers": 1, "episode_steps": 20, "progress": False}
+    path = collect("pointmaze-medium", tmp_path, 20, **kwargs)
+    made = path.stat().st_mtime_ns
+    assert collect("pointmaze-medium", tmp_path, 20, **kwargs).stat().st_mtime_ns == made
+    with pytest.raises(UserError, match="is there already, from elsewhere or with other settings"):
+        collect("pointmaze-medium", tmp_path, 40, **kwargs)
+    np.savez(path, observations=np.zeros(3))  # someone's own file
+    with pytest.raises(UserError, match="--overwrite"):
+        collect("pointmaze-medium", tmp_path, 20, **kwargs)
+    collect("pointmaze-medium", tmp_path, 40, overwrite=True, **kwargs)
+    assert collection_settings(path)["transitions"] == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        (
+            "antmaze-large",
+            {},
+            "antmaze-large-navigate cannot be made here, it needs OGBench's expert policies",
+        ),
+        ("humanoidmaze-medium-navigate", {}, "expert policies"),
+        ("pointmaze-medium-stitch", {}, "expert policies"),
+        ("cube-doubel", {}, "the nearest name is 'cube-double'"),
+        ("module:Env-v0", {}, "give the data of module:Env-v0 with --dataset"),
+        ("scene", {"transitions": 0}, "--transitions must be positive, not 0"),
+        ("scene", {"workers": -1}, "--workers must be positive, not -1"),
+        ("scene", {"seed": -1}, "--seed must not be negative"),
+    ],
+)
+def test_wrong_input(name, kwargs, message, tmp_path):
+    with pytest.raises(UserError, match=message) as error:
+        collect(name, tmp_path / "data", **kwargs)
+    assert "\n" not in str(error.value) and not (tmp_path / "data").exists()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--ogbench_dataset_dir: cannot write to .*file"):
+        collect("scene", tmp_path / "file", 10)
+
+
+# Killing: a program of its own, so that its death is not the test's.
+
+COMMAND = [sys.executable, "scripts/make_data.py", "--env_name=pointmaze-medium", "--transitions=12_000"]
+
+
+def children(pid: int) -> list[int]:
+    """Worker processes of `pid`."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(c) for c in found if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def start(folder: Path) -> subprocess.Popen:
+    """The program, collecting with two workers, two episodes further than before and more to do."""
+    before = len(list(folder.glob(".*/*.npz")))
+    process = subprocess.Popen(
+        [*COMMAND, "--workers=2", f"--ogbench_dataset_dir={folder}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: process.poll() is not None or len(list(folder.glob(".*/*.npz"))) >= before + 2)
+    assert process.poll() is None, process.communicate()
+    return process
+
+
+def finish(folder: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*COMMAND, f"--ogbench_dataset_dir={folder}"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+
+def test_killed_and_started_again(tmp_path):
+    """Whatever is killed, the next run goes on with the episodes that are there, and the file is the same."""
+    folder = tmp_path / "killed"
+    process = start(folder)
+    workers = children(process.pid)
+    assert len(workers) == 2
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(alive(pid) for pid in workers), 20)  # nobody is left behind
+    kept = {part: part.stat().st_mtime_ns for part in folder.glob(".*/*.npz")}
+    assert kept and not (folder / "pointmaze-medium-navigate-v0.npz").exists()
+
+    process = start(folder)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Traceback" not in stderr
+    assert "error: a worker process died" in stderr and "run the same command again" in stderr
+    assert all(part.stat().st_mtime_ns == made for part, made in kept.items())  # none was made twice
+
+    finish(folder)
+    finish(tmp_path / "whole")
+    assert files(folder) == files(tmp_path / "whole")
+    assert len(files(folder)) == 2  # the episodes' own files are gone
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env_name=scene", "--transitions=ten"], "--transitions=ten"),
+        (["--env_name=antmaze-large"], "expert policies"),
+        (["--env_name=scene", "--worker=3"], "worker"),
+        ([], "env_name"),
+    ],
+)
+def test_the_programs_errors_are_one_line(arguments, message, tmp_path):
+    run = subprocess.run(
+        [sys.executable, "scripts/make_data.py", f"--ogbench_dataset_dir={tmp_path}", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2 and message in run.stderr
+    assert len(run.stderr.strip().splitlines()) == 1 and not any(tmp_path.iterdir())
+
+
+def test_workers_never_import_jax():
+    code = (
+        "import sys, envs.collect, envs.datasets, envs.download; sys.argv=['x']; "
+        "import scripts.make_data; print('jax' in sys.modules)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "False"

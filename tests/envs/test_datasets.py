@@ -1,0 +1,400 @@
+import shutil
+import warnings
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from envs import datasets, download
+from envs.collect import collect, random_data
+from envs.datasets import find_dataset, load_dataset
+from utils.errors import UserError
+
+CUBE = "cube-single-play-singletask-task2-v0"
+MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
+FILE = "pointmaze-medium-navigate-v0.npz"
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Every host refuses; the tests of downloading run their own."""
+    monkeypatch.setattr(download, "HOSTS", ("http://127.0.0.1:9",))
+    monkeypatch.setattr(datasets, "HOSTS", ("http://127.0.0.1:9",))
+    monkeypatch.setattr(download, "HUGGING_FACE", "http://127.0.0.1:9")
+
+
+def maze_rows(lengths=(3, 4), seed=0) -> dict[str, np.ndarray]:
+    """Rows of pointmaze-medium: trajectories of these many states around the start of task 1."""
+    rng = np.random.default_rng(seed)
+    rows = sum(lengths)
+    positions = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
+    terminals = np.zeros(rows, bool)
+    terminals[np.cumsum(lengths) - 1] = True
+    actions = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
+    return {"observations": positions, "actions": actions, "terminals": terminals, "qpos": positions}
+
+
+@pytest.fixture
+def maze_data(tmp_path) -> Path:
+    np.savez(tmp_path / FILE, **maze_rows())
+    return tmp_path
+
+
+def ogbench_layout(name: str, folder: Path) -> dict[str, np.ndarray]:
+    import ogbench
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ogbench.make_env_and_datasets(name, dataset_dir=str(folder))[1]
+
+
+def assert_same_transitions(compact: dict[str, np.ndarray], regular: dict[str, np.ndarray]):
+    rows = compact["rows"]
+    for key in ("observations", "rewards", "masks", "terminals"):
+        np.testing.assert_array_equal(compact[key][rows], regular[key])
+    np.testing.assert_array_equal(compact["observations"][rows + 1], regular["next_observations"])
+    np.testing.assert_array_equal(compact["actions"][rows], np.clip(regular["actions"], -1 + 1e-5, 1 - 1e-5))
+
+
+@pytest.mark.parametrize("task", range(1, 6))
+def test_cubes_as_ogbench_gives_them(cube_data, task):
+    name = f"cube-single-play-singletask-task{task}-v0"
+    data = load_dataset(name, cube_data)
+    assert_same_transitions(data, ogbench_layout(name, cube_data))
+    types = {key: (value.dtype.name, len(value)) for key, value in data.items()}
+    assert types.pop("rows") == ("int32", 200)
+    assert set(types.values()) == {("float32", 204)}  # four episodes, one final state each
+    assert np.max(np.abs(data["actions"])) <= 1 - 1e-5
+
+
+def test_a_maze_as_ogbench_gives_it(tmp_path):
+    name = "antmaze-large-navigate-singletask-task1-v0"
+    random_data(name, tmp_path, 60, episode_steps=20)
+    assert_same_transitions(load_dataset(name, tmp_path), ogbench_layout(name, tmp_path))
+
+
+def test_a_scene_as_ogbench_gives_it_and_sparse(tmp_path):
+    """The scene's reward counts what is unfinished; `sparse` makes that -1."""
+    name = "scene-play-singletask-task3-v0"
+    random_data(name, tmp_path, 60, episode_steps=20)
+    dense, sparse = load_dataset(name, tmp_path), load_dataset(name, tmp_path, sparse=True)
+    assert_same_transitions(dense, ogbench_layout(name, tmp_path))
+    assert np.min(dense["rewards"]) < -1
+    np.testing.assert_array_equal(sparse["rewards"], np.where(dense["rewards"] == 0, 0, -1))
+    np.testing.assert_array_equal(sparse["masks"], dense["masks"])
+
+
+def test_successes_are_labelled(tmp_path):
+    """Task 1 of the medium maze ends at (20, 20), within 1: reward 0 and mask 0 there, -1 and 1 elsewhere."""
+    rows = maze_rows((5,))
+    rows["qpos"] = np.array([[0, 0], [20, 20], [20, 20.9], [20, 21.1], [20, 20]], np.float32)
+    np.savez(tmp_path / FILE, **rows)
+    data = load_dataset(MAZE, tmp_path)
+    np.testing.assert_array_equal(data["rewards"], [-1, 0, 0, -1, 0])
+    np.testing.assert_array_equal(data["masks"], [1, 0, 0, 1, 0])
+
+
+def test_the_compact_layout(maze_data):
+    data = load_dataset(MAZE, maze_data)
+    np.testing.assert_array_equal(data["rows"], [0, 1, 3, 4, 5])
+    np.testing.assert_array_equal(data["terminals"], [0, 1, 1, 0, 0, 1, 1])
+    np.testing.assert_array_equal(data["observations"], maze_rows()["observations"])
+
+
+def test_a_trajectory_cut_by_the_end_of_the_file(tmp_path):
+    rows = maze_rows((3, 4))
+    rows["terminals"][-1] = False
+    np.savez(tmp_path / FILE, **rows)
+    data = load_dataset(MAZE, tmp_path)
+    np.testing.assert_array_equal(data["rows"], [0, 1, 3, 4, 5])
+    np.testing.assert_array_equal(data["terminals"][data["rows"]], [0, 1, 0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("proportion", "rows", "ends"),
+    [(1.0, [0, 1, 3, 4, 5], [0, 1, 0, 0, 1]), (0.8, [0, 1, 3, 4], [0, 1, 0, 1]), (0.4, [0, 1], [0, 1])],
+)
+def test_a_share_of_the_data(maze_data, proportion, rows, ends):
+    data = load_dataset(MAZE, maze_data, proportion=proportion)
+    np.testing.assert_array_equal(data["rows"], rows)
+    np.testing.assert_array_equal(data["terminals"][data["rows"]], ends)
+    assert {len(value) for key, value in data.items() if key != "rows"} == {rows[-1] + 2}
+
+
+def test_the_validation_file(cube_data):
+    data = load_dataset(CUBE, cube_data, split="val")
+    assert len(data["rows"]) == 20 and "val" not in find_dataset(CUBE, cube_data).name
+
+
+def test_tilde_is_home(maze_data, monkeypatch):
+    monkeypatch.setenv("HOME", str(maze_data))
+    assert find_dataset(MAZE, "~") == maze_data / FILE
+    assert len(load_dataset(MAZE, dataset_path=f"~/{FILE}")["rows"]) == 5
+
+
+# Shards
+
+
+@pytest.fixture
+def shards(tmp_path, monkeypatch) -> Path:
+    """Three shards of seven rows, of which two are used; the first one's last trajectory is cut."""
+    monkeypatch.setitem(datasets.SHARDS, "pointmaze-medium-navigate", 2)
+    folder = tmp_path / "pointmaze-medium-navigate-100m-v0"
+    folder.mkdir()
+    for index in range(3):
+        rows = maze_rows(seed=index)
+        rows["terminals"][-1] = index != 0
+        np.savez(folder / f"pointmaze-medium-navigate-v0-{index:03d}.npz", **rows)
+        np.savez(folder / f"pointmaze-medium-navigate-v0-{index:03d}-val.npz", **maze_rows((2,), seed=9))
+    return tmp_path
+
+
+def test_shards_are_mapped_one_after_the_other(shards):
+    data = load_dataset(MAZE, shards)
+    expected = np.concatenate([maze_rows(seed=0)["observations"], maze_rows(seed=1)["observations"]])
+    np.testing.assert_array_equal(data["observations"], expected)
+    np.testing.assert_array_equal(data["rows"], [0, 1, 3, 4, 5, 7, 8, 10, 11, 12])
+    np.testing.assert_array_equal(data["terminals"][data["rows"]], [0, 1, 0, 0, 1, 0, 1, 0, 0, 1])
+    assert isinstance(data["observations"], np.memmap) and isinstance(data["actions"], np.memmap)
+    assert len(load_dataset(MAZE, shards, split="val")["rows"]) == 1
+
+
+def test_shards_are_converted_once_until_they_change(shards):
+    load_dataset(MAZE, shards)
+    folder = shards / "pointmaze-medium-navigate-100m-v0"
+    (arrays,) = folder.glob("arrays-*")
+    converted = (arrays / "observations.npy").stat().st_mtime_ns
+    load_dataset(MAZE, shards, proportion=0.5)
+    assert (arrays / "observations.npy").stat().st_mtime_ns == converted
+
+    changed = maze_rows((8, 8), seed=5)
+    np.savez(folder / "pointmaze-medium-navigate-v0-001.npz", **changed)
+    np.testing.assert_array_equal(load_dataset(MAZE, shards)["observations"][7:], changed["observations"])
+
+
+def test_a_conversion_that_breaks_off_leaves_nothing_to_trust(shards, monkeypatch):
+    folder = shards / "pointmaze-medium-navigate-100m-v0"
+    whole = (folder / "pointmaze-medium-navigate-v0-001.npz").read_bytes()
+    (folder / "pointmaze-medium-navigate-v0-001.npz").write_bytes(whole[:-100])
+    with pytest.raises(UserError, match="v0-001.npz is truncated"):
+        load_dataset(MAZE, shards)
+    assert not list(folder.glob("arrays-*"))
+    (folder / "pointmaze-medium-navigate-v0-001.npz").write_bytes(whole)
+    assert len(load_dataset(MAZE, shards)["rows"]) == 10
+
+
+def test_the_folder_of_shards_itself_may_be_given(shards):
+    folder = shards / "pointmaze-medium-navigate-100m-v0"
+    assert find_dataset(MAZE, folder) == folder
+    assert len(load_dataset(MAZE, folder)["rows"]) == 10
+    assert len(load_dataset(MAZE, dataset_path=folder)["rows"]) == 15  # named outright: all of it
+
+
+def test_shards_among_other_datasets(shards):
+    for path in (shards / "pointmaze-medium-navigate-100m-v0").glob("*.npz"):
+        shutil.move(path, shards / path.name)
+    np.savez(shards / "scene-play-v0-000.npz", observations=np.zeros(1))
+    assert find_dataset(MAZE, shards) == shards and len(load_dataset(MAZE, shards)["rows"]) == 10
+
+
+def test_too_few_shards_are_not_the_dataset(shards):
+    (shards / "pointmaze-medium-navigate-100m-v0" / "pointmaze-medium-navigate-v0-001.npz").unlink()
+    (shards / "pointmaze-medium-navigate-100m-v0" / "pointmaze-medium-navigate-v0-002.npz").unlink()
+    with pytest.raises(UserError, match="v0-001.npz could not be downloaded"):
+        load_dataset(MAZE, shards)
+
+
+# Downloading
+
+
+def test_what_is_asked_for(tmp_path, monkeypatch):
+    asked = []
+
+    def fake(name, destination, hosts=None):
+        asked.append((name, destination.relative_to(tmp_path), hosts))
+        destination.parent.mkdir(exist_ok=True)
+        destination.touch()
+        return destination
+
+    monkeypatch.setattr(datasets, "download", fake)
+    monkeypatch.setattr(
+        datasets, "repository_files", lambda repository: ["data/part-0.npz", "data/part-1.npz"]
+    )
+
+    assert find_dataset("cube-double", tmp_path) == tmp_path / "cube-double-play-v0.npz"
+    names = [name for name, _, hosts in asked if hosts is None]
+    assert names == ["cube-double-play-v0-val.npz", "cube-double-play-v0.npz"]
+
+    asked.clear()
+    folder = find_dataset("cube-triple", tmp_path)
+    assert folder == tmp_path / "cube-triple-play-100m-v0"
+    wanted = [f"cube-triple-play-100m-v0/cube-triple-play-v0-{i:03d}.npz" for i in range(10)]
+    assert [name for name, *_ in asked] == wanted == [str(path) for _, path, _ in asked]
+    assert find_dataset("cube-triple", tmp_path) == folder and len(asked) == 10
+
+    asked.clear()
+    folder = find_dataset("antmaze-giant", tmp_path)
+    assert [str(path.relative_to(folder.name)) for _, path, _ in asked] == ["part-0.npz", "part-1.npz"]
+    assert asked[0][2][0].endswith("yonghoon96/antmaze-giant-navigate-10m-v0/resolve/main")
+    assert find_dataset("antmaze-giant", tmp_path) == folder and len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "scene",
+            "make it: python scripts/make_data.py --env_name=scene-play --ogbench_dataset_dir={folder}",
+        ),
+        (MAZE, "python scripts/make_data.py --env_name=pointmaze-medium-navigate"),
+        ("cube-quadruple", "python scripts/make_data.py --env_name=cube-quadruple-play"),
+        ("antmaze-large", "scripts/make_data.py cannot make it"),
+        ("antmaze-giant", "yonghoon96/antmaze-giant-navigate-10m-v0 elsewhere and put it there"),
+    ],
+)
+def test_a_dataset_that_is_not_to_be_had(name, message, tmp_path):
+    with pytest.raises(UserError) as error:
+        find_dataset(name, tmp_path / "none")
+    text = str(error.value)
+    assert text.startswith("--ogbench_dataset_dir: ") and "\n" not in text and "refused" in text
+    assert message.format(folder=tmp_path / "none") in text
+    assert not (tmp_path / "none").exists() or not any((tmp_path / "none").iterdir())
+
+
+# Wrong files
+
+
+def without(*keys):
+    return lambda rows: {key: value for key, value in rows.items() if key not in keys}
+
+
+def changed(**values):
+    return lambda rows: rows | {key: value(rows[key]) for key, value in values.items()}
+
+
+def nan(value):
+    value = value.copy()
+    value[2] = np.nan
+    return value
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("actions", "qpos"), "lacks actions, qpos; it holds observations, terminals"),
+        (changed(actions=lambda a: a[:-1]), r"holds actions of shape \(6, 2\)"),
+        (changed(observations=lambda o: o[:, 0]), r"holds observations of shape \(7,\)"),
+        (changed(terminals=lambda t: t[:, None]), r"holds terminals of shape \(7, 1\)"),
+        (changed(observations=lambda o: o.astype(str)), "and type <U"),
+        (changed(observations=nan), "holds NaN or infinite numbers in observations"),
+        (changed(actions=nan), "holds NaN or infinite numbers in actions"),
+        (changed(terminals=np.ones_like), "holds no transition"),
+        (
+            changed(observations=lambda o: np.tile(o, 2)),
+            "another environment: its observations have 4 columns",
+        ),
+        (changed(actions=lambda a: np.tile(a, 3)), "another environment: its actions have 6 columns"),
+        (changed(qpos=lambda q: np.tile(q, 2)), "another environment: its qpos have 4 columns"),
+        (
+            changed(qpos=lambda q: q + [8, 0]),
+            "another maze: its positions lie in the walls of pointmaze-medium",
+        ),
+        (changed(qpos=lambda q: q + [900, 0]), "another maze"),
+        (changed(observations=lambda o: np.array([{}] * 7, object)), "truncated or no npz file"),
+    ],
+)
+def test_wrong_contents(change, message, tmp_path):
+    np.savez(tmp_path / FILE, **change(maze_rows()))
+    with pytest.raises(UserError, match=message) as error:
+        load_dataset(MAZE, tmp_path)
+    assert str(error.value).startswith(f"--ogbench_dataset_dir: {tmp_path / FILE} ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", "half"], ids=["empty", "text", "truncated"])
+def test_broken_files(content, maze_data):
+    whole = (maze_data / FILE).read_bytes()
+    (maze_data / FILE).write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    with pytest.raises(
+        UserError, match="is truncated or no npz file .*; delete it and fetch or make it again"
+    ):
+        load_dataset(MAZE, maze_data)
+
+
+def test_a_dataset_of_another_robot(cube_data):
+    with pytest.raises(UserError, match="lacks button_states"):
+        load_dataset("scene-play-singletask-task1-v0", dataset_path=cube_data / "cube-single-play-v0.npz")
+    with pytest.raises(UserError, match=r"--dataset: .* its observations have 28 columns, those of .* 37"):
+        load_dataset(
+            "cube-double-play-singletask-task1-v0", dataset_path=cube_data / "cube-single-play-v0.npz"
+        )
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"proportion": 0.0}, "--dataset_proportion must lie in"),
+        ({"proportion": 1.5}, "--dataset_proportion"),
+        ({"dataset_path": "/no/such/file.npz"}, "--dataset: /no/such/file.npz does not exist"),
+        ({"split": "val"}, "pointmaze-medium-navigate-v0-val.npz does not exist"),
+    ],
+)
+def test_wrong_arguments(maze_data, kwargs, message):
+    with pytest.raises(UserError, match=message):
+        load_dataset(MAZE, maze_data, **kwargs)
+
+
+def test_a_file_given_as_the_folder(maze_data):
+    with pytest.raises(UserError, match="is a file; give its folder, or --dataset="):
+        load_dataset(MAZE, maze_data / FILE)
+
+
+# A user's own environment and data
+
+
+class UsersEnv(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (3,))
+    action_space = gymnasium.spaces.Box(-1, 1, (2,))
+
+
+@pytest.fixture
+def users_file(tmp_path) -> Path:
+    gymnasium.register("Users-v0", UsersEnv, disable_env_checker=True)
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "mine.npz",
+        observations=rng.normal(size=(7, 3)),
+        actions=np.full((7, 2), -1.0),
+        terminals=np.array([0, 0, 1, 0, 0, 0, 1]),
+        rewards=np.arange(7.0),
+    )
+    yield tmp_path / "mine.npz"
+    gymnasium.registry.pop("Users-v0")
+
+
+def test_a_users_data(users_file):
+    data = load_dataset(f"{__name__}:Users-v0", dataset_path=users_file)
+    np.testing.assert_array_equal(data["rows"], [0, 1, 3, 4, 5])
+    np.testing.assert_array_equal(data["rewards"], np.arange(7))
+    np.testing.assert_array_equal(data["masks"], np.ones(7))
+    assert np.all(data["actions"] == np.float32(-1 + 1e-5)) and data["observations"].dtype == np.float32
+
+    with np.load(users_file) as file:
+        content = dict(file)
+    np.savez(users_file, **content, masks=np.array([1, 0, 1, 1, 1, 1, 1]))
+    assert load_dataset(f"{__name__}:Users-v0", dataset_path=users_file)["masks"][1] == 0
+    np.savez(users_file, **content, next_observations=content["observations"])
+    with pytest.raises(UserError, match="holds next_observations; store every trajectory's states in order"):
+        load_dataset(f"{__name__}:Users-v0", dataset_path=users_file)
+
+
+def test_a_users_environment_needs_a_file(users_file):
+    with pytest.raises(UserError, match="needs its data as --dataset=FILE.npz"):
+        load_dataset(f"{__name__}:Users-v0")
+
+
+def test_collected_data_of_a_maze_loads(tmp_path):
+    collect("pointmaze-teleport", tmp_path, 200, 1, progress=False)
+    data = load_dataset("pointmaze-teleport-navigate-singletask-task4-v0", tmp_path)
+    assert len(data["rows"]) == 200 and np.sum(data["terminals"][data["rows"]]) == 1

@@ -1,0 +1,209 @@
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+from envs import tasks
+from envs.ogbench import SeededEnv, make_env
+from envs.tasks import ALL_TASKS, resolve_env_name, world_name
+from utils.errors import UserError
+
+KINDS = {
+    "cube-double-play-singletask-task2-v0": (37, 5),
+    "scene-play-singletask-task1-v0": (40, 5),
+    "puzzle-3x3-play-singletask-task4-v0": (55, 5),
+    "antmaze-large-navigate-singletask-task1-v0": (29, 8),
+    "humanoidmaze-medium-navigate-singletask-task5-v0": (69, 21),
+    "pointmaze-teleport-navigate-singletask-task3-v0": (2, 2),
+}
+
+
+def episode(env: SeededEnv, seed: int, between=lambda: None) -> tuple[np.ndarray, np.ndarray]:
+    """Observations [26, O] and rewards [25] under actions that the seed fixes."""
+    actions = np.random.default_rng(seed).uniform(-1.3, 1.3, (25, *env.action_space.shape))
+    observations, rewards = [env.reset(seed=seed)[0]], []
+    for action in actions:
+        between()
+        observation, reward, *_ = env.step(action)
+        observations.append(observation)
+        rewards.append(reward)
+    return np.array(observations), np.array(rewards)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_seed_repeats_an_episode_to_the_bit(name):
+    env, other, disturber = make_env(name), make_env(name), make_env(name)
+    first, rewards = episode(env, 5)
+    assert first.dtype == np.float32 and first.shape[1:] == env.observation_space.shape == KINDS[name][:1]
+    assert env.action_space.shape == KINDS[name][1:]
+
+    disturber.reset()
+    episode(other, 1)  # what was before must not matter, nor what others do in between
+
+    def disturb():
+        np.random.uniform(size=3)
+        disturber.step(disturber.action_space.sample())
+
+    again, rewards_again = episode(other, 5, disturb)
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(rewards, rewards_again)
+    assert not np.array_equal(first, episode(env, 6)[0])
+    # An episode started without a seed goes on with this environment's own streams.
+    np.testing.assert_array_equal(
+        env.reset(seed=2) and env.reset()[0], other.reset(seed=2) and other.reset()[0]
+    )
+
+
+def test_teleports_follow_the_seed():
+    """Where a portal leads is drawn from NumPy's global generator."""
+    env = make_env("pointmaze-teleport-navigate-singletask-task3-v0")
+    maze = env.unwrapped
+
+    def exits(seed):
+        env.reset(seed=seed)
+        out = []
+        for _ in range(12):
+            np.random.seed(0)  # a stranger's seeding
+            maze.set_xy(np.array(maze._teleport_info["teleport_in_xys"][0]))
+            env.step(np.zeros(2))
+            out.append(tuple(maze.get_xy()))
+        return out
+
+    assert exits(1) == exits(1) and len(set(exits(1))) == 3
+    assert exits(1) != exits(2)
+
+
+def test_the_callers_random_numbers_stay_untouched():
+    np.random.seed(3)
+    expected = np.random.uniform(size=4)
+    np.random.seed(3)
+    env = make_env("pointmaze-medium-navigate-singletask-task1-v0")
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    np.testing.assert_array_equal(np.random.uniform(size=4), expected)
+
+
+def test_actions_are_clipped():
+    env = make_env("pointmaze-medium-navigate-singletask-task1-v0")
+    env.reset(seed=0)
+    far = env.step(np.array([50.0, -50.0]))[0]
+    env.reset(seed=0)
+    np.testing.assert_array_equal(far, env.step(np.array([1.0, -1.0]))[0])
+
+
+def test_mazes_leave_no_files_behind():
+    before = set(Path(tempfile.gettempdir()).glob("*.xml"))
+    make_env("antmaze-large-navigate-singletask-task1-v0").reset(seed=0)
+    assert set(Path(tempfile.gettempdir()).glob("*.xml")) <= before
+
+
+def test_the_users_gl_setting_survives_and_nothing_is_printed():
+    """Without filming no GL library is loaded, whatever MUJOCO_GL says; a child that films still sees it."""
+    code = (
+        "import os, sys\nfrom envs.ogbench import make_env\n"
+        "make_env('cube-single-play-singletask-task1-v0').reset(seed=0)\n"
+        "print(os.environ['MUJOCO_GL'], 'OpenGL' in sys.modules, 'jax' in sys.modules)"
+    )
+    environ = os.environ | {"MUJOCO_GL": "egl"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "egl False False" and run.stderr == ""
+
+
+USERS = """
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+
+class Env(gymnasium.Env):
+    def __init__(self, observations=Box(-1, 1, (3,)), actions=Box(-1, 1, (2,))):
+        self.observation_space, self.action_space = observations, actions
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.uniform(size=3) + np.random.uniform(), {}
+
+    def step(self, action):
+        assert np.all(np.abs(action) <= 1)
+        return np.ones(3) * np.random.uniform(), np.float64(1), np.bool_(False), False, {}
+
+
+def broken():
+    raise RuntimeError("no licence\\nsecond line")
+
+
+gymnasium.register("Good-v0", Env, disable_env_checker=True)
+gymnasium.register("Discrete-v0", Env, kwargs={"actions": Discrete(3)}, disable_env_checker=True)
+gymnasium.register("Image-v0", Env, kwargs={"observations": Box(0, 1, (4, 4))}, disable_env_checker=True)
+gymnasium.register("Wide-v0", Env, kwargs={"actions": Box(-2, 2, (2,))}, disable_env_checker=True)
+gymnasium.register("Broken-v0", broken, disable_env_checker=True)
+"""
+
+
+@pytest.fixture
+def users_module(tmp_path, monkeypatch):
+    (tmp_path / "users_envs.py").write_text(USERS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("users_envs", None)
+    for name in ("Good", "Discrete", "Image", "Wide", "Broken"):
+        gymnasium.registry.pop(f"{name}-v0", None)
+
+
+def test_a_users_environment(users_module):
+    a, b = make_env("users_envs:Good-v0"), make_env("users_envs:Good-v0")
+    np.testing.assert_array_equal(a.reset(seed=1)[0], b.reset(seed=1)[0])
+    observation, reward, terminated, truncated, _ = a.step(np.array([9.0, 0.0]))
+    np.testing.assert_array_equal(observation, b.step(np.array([9.0, 0.0]))[0])
+    assert observation.dtype == np.float32 and reward == 1.0
+    assert type(terminated) is bool and type(truncated) is bool
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("Discrete-v0", "users_envs:Discrete-v0 has the action space Discrete"),
+        ("Image-v0", "has the observation space"),
+        ("Wide-v0", "are not bounded by -1 and 1"),
+        ("Broken-v0", r"cannot be made \(RuntimeError: no licence\)"),
+        ("Missing-v0", "cannot be made"),
+    ],
+)
+def test_a_users_environment_that_does_not_fit(users_module, env_id, message):
+    with pytest.raises(UserError, match=message) as error:
+        make_env(f"users_envs:{env_id}")
+    assert "--env_name" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_users_module_that_is_not_there():
+    with pytest.raises(UserError, match="--env_name: no_such_module:Env-v0 cannot be made .*no_such_module"):
+        make_env("no_such_module:Env-v0")
+
+
+def test_the_table_of_names_is_what_ogbench_registers():
+    make_env("pointmaze-medium-navigate-singletask-task1-v0")  # imports ogbench
+    worlds = {
+        env_id.removesuffix("-singletask-task1-v0")
+        for env_id in gymnasium.registry
+        if env_id.endswith("-singletask-task1-v0") and not env_id.startswith("visual-")
+    }
+    assert worlds == {world_name(task) for world in tasks._DATASETS for task in resolve_env_name(world)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL_TASKS)
+def test_every_task_is_made_and_stepped(name):
+    env = make_env(name)
+    observation, _ = env.reset(seed=0)
+    assert observation.shape == env.observation_space.shape and np.all(np.isfinite(observation))
+    for _ in range(3):
+        observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        assert np.all(np.isfinite(observation)) and reward <= 0
+        assert not (terminated or truncated) and info["success"] in (0.0, 1.0)

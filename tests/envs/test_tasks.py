@@ -1,0 +1,81 @@
+import subprocess
+import sys
+
+import pytest
+
+from envs.tasks import ALL_TASKS, DOMAINS, dataset_name, is_manipulation, resolve_env_name, world_name
+from utils.errors import UserError
+
+
+def test_fifty_tasks():
+    assert len(DOMAINS) == 10 and len(set(ALL_TASKS)) == 50
+    assert resolve_env_name("all50") == list(ALL_TASKS)
+    assert ALL_TASKS[0] == "antmaze-large-navigate-singletask-task1-v0"
+
+
+@pytest.mark.parametrize("shortcut", ["puzzle-4x4", "puzzle-4x4-play"])
+def test_a_domain_is_its_five_tasks(shortcut):
+    assert resolve_env_name(shortcut) == [f"puzzle-4x4-play-singletask-task{i}-v0" for i in range(1, 6)]
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_every_domain_has_a_shortcut(domain):
+    world = domain.rpartition("-")[0]
+    assert resolve_env_name(world) == resolve_env_name(domain)
+    assert set(resolve_env_name(domain)) <= set(ALL_TASKS)
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset"),
+    [
+        ("cube-single-play-singletask-task1-v0", "cube-single-play"),
+        ("cube-single-play-singletask-v0", "cube-single-play"),
+        ("scene-noisy-singletask-task5-v0", "scene-noisy"),
+        ("pointmaze-medium-navigate-singletask-task1-v0", "pointmaze-medium-navigate"),
+        ("antmaze-teleport-explore-singletask-task2-v0", "antmaze-teleport-explore"),
+        ("my_module:MyEnv-v0", "my_module:MyEnv-v0"),
+    ],
+)
+def test_single_tasks(name, dataset):
+    assert resolve_env_name(name) == [name]
+    assert dataset_name(name) == dataset
+
+
+def test_datasets_of_shortcuts():
+    assert dataset_name("scene") == "scene-play"
+    assert dataset_name("cube-double-noisy") == "cube-double-noisy"
+    assert world_name("antmaze-large-navigate-singletask-task1-v0") == "antmaze-large"
+    assert is_manipulation("scene-play") and not is_manipulation("antmaze-large-navigate")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("puzle-4x4", "puzzle-4x4"),
+        ("cube-doubel-play", "cube-double-play"),
+        ("cube-double-play-singletask-task6-v0", "cube-double-play-singletask-task5-v0"),
+        ("cube-double-play-singletask-task1", "cube-double-play-singletask-task1-v0"),
+        ("visual-cube-single-play", "cube-single-play"),
+        ("all5", "all50"),
+        ("", None),
+    ],
+)
+def test_unknown_names_get_the_nearest_one(name, nearest):
+    with pytest.raises(UserError) as error:
+        resolve_env_name(name)
+    message = str(error.value)
+    assert "\n" not in message and message.startswith(f"--env_name: no environment is called '{name}'")
+    assert nearest is None or message.endswith(f"'{nearest}'")
+
+
+@pytest.mark.parametrize("name", ["all50", "nothing", "cube-double-play-v0"])
+def test_only_one_dataset_can_be_meant(name):
+    with pytest.raises(UserError, match="--env_name"):
+        dataset_name(name)
+
+
+def test_names_need_no_simulator():
+    code = (
+        "import sys, envs.tasks; print(sorted({'ogbench', 'mujoco', 'gymnasium', 'jax'} & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
