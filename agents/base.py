@@ -1,0 +1,230 @@
+"""What all agents share, written once: state, optimiser, critic target, target networks, best-of-n, the update.
+
+An agent file defines a subclass of `Agent`, names it `AGENT`, and gives its defaults in `get_config()`. The subclass
+fills in the hooks `draw_noise`, `fixed_quantities`, `loss` and, where it has state of its own, `after_step`.
+"""
+
+import abc
+from typing import Any, Self
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from agents.flow import euler_sample, velocity_field
+from utils.errors import UserError
+from utils.networks import MLP, apply_ensemble, init_ensemble, init_mlp
+
+Batch = dict[str, jax.Array]
+"""Chunked batch: observations [B, O], actions [B, H, A], rewards, masks, valid [B, H], next_observations [B, H, O]."""
+
+
+def common_config() -> ml_collections.ConfigDict:
+    """The settings every agent reads, with the published defaults."""
+    return ml_collections.ConfigDict(
+        dict(
+            lr=3e-4,
+            batch_size=256,
+            actor_hidden_dims=(512, 512, 512, 512),
+            actor_layer_norm=False,
+            horizon_length=5,  # H; the flag --horizon_length sets it
+            action_chunking=False,  # every domain with H > 1 switches it on
+            flow_steps=10,  # K
+            discount=0.995,  # also accumulates rewards inside a chunk
+        )
+    )
+
+
+def critic_config() -> ml_collections.ConfigDict:
+    """`common_config` and what an agent with a critic reads besides."""
+    config = common_config()
+    config.update(
+        dict(
+            value_hidden_dims=(512, 512, 512, 512),
+            value_layer_norm=True,
+            num_qs=10,  # E
+            rho=0.5,  # pessimism of the critic target, in standard deviations over the ensemble
+            tau=0.005,  # step of the exponential moving averages
+            best_of_n=1,
+            clip_grad=True,  # one global-norm clip at 1.0 over all networks
+        )
+    )
+    return config
+
+
+class Agent(flax.struct.PyTreeNode, abc.ABC):
+    """State of an agent and its pure update. Frozen; every method returns a new agent.
+
+    params: trained networks by name; target_params: their moving averages, outside the optimiser; step: updates done.
+    D = action_dim * H with action chunking, else action_dim.
+    """
+
+    params: dict[str, Any]
+    target_params: dict[str, Any]
+    opt_state: optax.OptState
+    step: jax.Array
+    config: ml_collections.FrozenConfigDict = flax.struct.field(pytree_node=False)
+
+    NETWORKS = ("critic", "policy", "base")
+    TARGETS = ("critic", "base")
+    ACTOR = "policy"  # the velocity field that acts
+    STARTS_FROM_BASE = True  # whether behaviour cloning comes first
+
+    # ---------------------------------------------------------------- construction
+
+    @classmethod
+    def create(
+        cls, key: jax.Array, observation_dim: int, action_dim: int, config: ml_collections.ConfigDict
+    ) -> Self:
+        """A fresh agent; observation_dim is O, action_dim is A of one environment step."""
+        config = ml_collections.FrozenConfigDict(config)
+        flat = action_dim * (config.horizon_length if config.action_chunking else 1)
+        keys = dict(zip(cls.NETWORKS, jax.random.split(key, len(cls.NETWORKS)), strict=True))
+        params = {
+            name: cls.init_network(name, keys[name], observation_dim, flat, config) for name in cls.NETWORKS
+        }
+        if "policy" in params:
+            params["policy"] = params["base"]
+        return cls(
+            # Copies, because the training loop donates buffers and a buffer can be donated only once.
+            params=jax.tree.map(jnp.array, params),
+            target_params=jax.tree.map(jnp.array, {name: params[name] for name in cls.TARGETS}),
+            opt_state=cls.optimiser(config).init(params),
+            step=jnp.zeros((), jnp.int32),
+            config=config,
+            **cls.init_state(config),
+        )
+
+    @classmethod
+    def init_network(
+        cls, name: str, key: jax.Array, observation_dim: int, flat_action_dim: int, config: Any
+    ) -> dict:
+        """Fresh parameters of one network: a critic ensemble on concat(s, a), or a velocity field on concat(s, x, t)."""
+        inputs = observation_dim + flat_action_dim
+        if name == "critic":
+            mlp = MLP(config.value_hidden_dims, 1, config.value_layer_norm)
+            return init_ensemble(key, mlp, inputs, config.num_qs)
+        return init_mlp(
+            key, MLP(config.actor_hidden_dims, flat_action_dim, config.actor_layer_norm), inputs + 1
+        )
+
+    @classmethod
+    def init_state(cls, config: Any) -> dict[str, Any]:
+        """Hook: further fields of the agent's state."""
+        return {}
+
+    @classmethod
+    def optimiser(cls, config: Any) -> optax.GradientTransformation:
+        """One Adam over all networks with, where the agent has `clip_grad`, one global-norm clip over their sum."""
+        adam = optax.adam(config.lr)
+        return optax.chain(optax.clip_by_global_norm(1.0), adam) if config.get("clip_grad", False) else adam
+
+    def with_base(self, base: dict) -> Self:
+        """The agent with every actor started from a behaviour-cloned base; the optimiser stays fresh."""
+        starts = {name: jax.tree.map(jnp.array, base) for name in ("policy", "base") if name in self.params}
+        targets = {"base": jax.tree.map(jnp.array, base)} if "base" in self.target_params else {}
+        return self.replace(params=self.params | starts, target_params=self.target_params | targets)
+
+    def with_kl_budget(self, kl_budget: float) -> Self:
+        """The agent with another KL budget; only agents with a trust region have one."""
+        raise UserError(f"--kl_budget_online={kl_budget}: this agent has no KL budget; leave the flag out")
+
+    # ---------------------------------------------------------------- acting
+
+    @property
+    def flat_action_dim(self) -> int:
+        """D."""
+        return self.params[self.ACTOR][f"Dense_{len(self.config.actor_hidden_dims)}"]["bias"].shape[-1]
+
+    @property
+    def samples(self) -> int:
+        """n: how many actions are drawn for each one taken."""
+        return self.config.get("best_of_n", 1)
+
+    def act(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
+        """Actions [B, D] in [-1, 1] at observations [B, O] from Gaussian noise x0 [n, B, D].
+
+        With n > 1 the best by the mean of the online critic; with n = 1 the critic is not called.
+        """
+        velocity = velocity_field(self.params[self.ACTOR], observations)
+        actions = jnp.clip(euler_sample(velocity, x0, self.config.flow_steps), -1.0, 1.0)
+        if actions.shape[0] == 1:
+            return actions[0]
+        s = jnp.broadcast_to(observations, (*actions.shape[:-1], observations.shape[-1]))
+        best = jnp.argmax(q_values(self.params["critic"], s, actions).mean(axis=0), axis=0)
+        return jnp.take_along_axis(actions, best[None, :, None], axis=0)[0]
+
+    # ---------------------------------------------------------------- learning
+
+    @abc.abstractmethod
+    def draw_noise(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
+        """Hook: every random draw of one update, by name, so that an update is a function of batch and noise alone."""
+
+    @abc.abstractmethod
+    def fixed_quantities(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Hook: what the loss treats as constant (targets, rollouts), computed from the state before the update."""
+
+    @abc.abstractmethod
+    def loss(
+        self, params: dict, batch: Batch, noise: dict, fixed: dict
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Hook: the sum that one optimiser step descends, and the metrics on the way."""
+
+    def after_step(self, metrics: dict[str, jax.Array]) -> tuple[Self, dict[str, jax.Array]]:
+        """Hook: update of the agent's own state from this update's metrics."""
+        return self, metrics
+
+    def update(self, batch: Batch, key: jax.Array) -> tuple[Self, dict[str, jax.Array]]:
+        """One update on a batch, with all randomness from `key`; metrics are scalars."""
+        agent, metrics, _ = self.update_with_noise(
+            batch, self.draw_noise(key, batch["observations"].shape[0])
+        )
+        return agent, metrics
+
+    def update_with_noise(self, batch: Batch, noise: dict[str, jax.Array]) -> tuple[Self, dict, dict]:
+        """One update with the random draws given; also returns the fixed quantities, which parity tests compare."""
+        fixed = self.fixed_quantities(batch, noise)
+        grads, metrics = jax.grad(self.loss, has_aux=True)(self.params, batch, noise, fixed)
+        updates, opt_state = self.optimiser(self.config).update(grads, self.opt_state, self.params)
+        agent = self.replace(
+            params=optax.apply_updates(self.params, updates),
+            # The averages move towards the parameters from before the Adam step, as published.
+            target_params=optax.incremental_update(
+                {name: self.params[name] for name in self.TARGETS},
+                self.target_params,
+                self.config.get("tau", 0.0),
+            ),
+            opt_state=opt_state,
+            step=self.step + 1,
+        )
+        agent, metrics = agent.after_step(metrics | {"grad_norm": optax.global_norm(grads)})
+        return agent, metrics, fixed
+
+    # ---------------------------------------------------------------- shared pieces of losses
+
+    def flat_actions(self, batch: Batch) -> jax.Array:
+        """The batch's actions as [B, D]: the whole chunk, or its first action without action chunking."""
+        actions = batch["actions"]
+        return actions.reshape(actions.shape[0], -1) if self.config.action_chunking else actions[:, 0]
+
+    def td_target(self, batch: Batch, next_actions: jax.Array) -> jax.Array:
+        """y = R + gamma^H m (mean_e Q'_e(s', a') - rho std_e Q'_e(s', a')) of shape [B], Q' the target critic."""
+        next_q = q_values(self.target_params["critic"], batch["next_observations"][:, -1], next_actions)
+        pessimistic = next_q.mean(axis=0) - self.config.rho * next_q.std(axis=0)
+        discount = self.config.discount**self.config.horizon_length
+        return batch["rewards"][:, -1] + discount * batch["masks"][:, -1] * pessimistic
+
+    def critic_loss(
+        self, critic: dict, batch: Batch, td_target: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """mean_{E,B} (Q_e(s, a) - y)^2 valid, and its metrics."""
+        q = q_values(critic, batch["observations"], self.flat_actions(batch))
+        loss = jnp.mean((q - td_target) ** 2 * batch["valid"][:, -1])
+        return loss, {"critic/loss": loss, "critic/q_mean": q.mean(), "critic/target_mean": td_target.mean()}
+
+
+def q_values(critic: dict, observations: jax.Array, actions: jax.Array) -> jax.Array:
+    """Q_e(s, a) of shape [E, ...] for s [..., O] and a [..., D]."""
+    return apply_ensemble(critic, jnp.concatenate([observations, actions], axis=-1))

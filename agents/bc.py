@@ -1,0 +1,53 @@
+"""Behaviour cloning by flow matching: the base that every other agent starts from, and the first row of the table.
+
+    repeat:  a ~ data, x0 ~ N(0, I), t ~ U[0, 1);  descend  || v(s, (1-t) x0 + t a, t) - (a - x0) ||^2
+    act:     integrate dx = v(s, x, t) dt from x0 ~ N(0, I), clip
+
+Run it alone:  python main.py --env_name=cube-double --agent=agents/bc.py --offline_steps=300_000
+"""
+
+import jax
+import ml_collections
+
+from agents.base import Agent, Batch, common_config
+from agents.flow import flow_matching_loss, velocity_field
+
+
+class BC(Agent):
+    """One velocity field, the base; no critic and no target go through the optimiser."""
+
+    NETWORKS = ("base",)
+    TARGETS = ()
+    ACTOR = "base"
+    STARTS_FROM_BASE = False
+
+    def draw_noise(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
+        """flow_x0 [B, D] and flow_t [B, 1]."""
+        key_x0, key_t = jax.random.split(key)
+        return {
+            "flow_x0": jax.random.normal(key_x0, (batch_size, self.flat_action_dim)),
+            "flow_t": jax.random.uniform(key_t, (batch_size, 1)),
+        }
+
+    def fixed_quantities(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Nothing: the loss reads batch and noise alone."""
+        return {}
+
+    def loss(
+        self, params: dict, batch: Batch, noise: dict, fixed: dict
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The flow-matching loss of the base."""
+        velocity = velocity_field(params["base"], batch["observations"])
+        valid = batch["valid"][:, -1]
+        loss = flow_matching_loss(
+            velocity, self.flat_actions(batch), noise["flow_x0"], noise["flow_t"], valid
+        )
+        return loss, {"flow/loss": loss}
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The published defaults."""
+    return common_config()
+
+
+AGENT = BC

@@ -1,0 +1,54 @@
+"""Flow matching, written once: the interpolation, its loss and the Euler sampler. Shapes as in `trqam.py`."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from utils.networks import apply_mlp
+
+Velocity = Callable[[jax.Array, jax.Array], jax.Array]
+"""(x [..., B, D], t broadcastable to [..., B, 1]) -> velocity [..., B, D], with the observations inside."""
+
+
+def velocity_field(params: dict, observations: jax.Array) -> Velocity:
+    """The velocity v(s, x, t) of the network `params` at fixed observations s [B, O]; the network reads concat(s, x, t)."""
+
+    def velocity(x: jax.Array, t: jax.Array) -> jax.Array:
+        lead = x.shape[:-1]
+        s = jnp.broadcast_to(observations, (*lead, observations.shape[-1]))
+        return apply_mlp(params, jnp.concatenate([s, x, jnp.broadcast_to(t, (*lead, 1))], axis=-1))
+
+    return velocity
+
+
+def time_grid(flow_steps: int) -> jax.Array:
+    """t_k = k / K for k = 0..K-1, shape [K]."""
+    return jnp.arange(flow_steps, dtype=jnp.float32) / flow_steps
+
+
+def unrolled(flow_steps: int) -> bool:
+    """Whether a loop over the flow steps is unrolled: XLA fuses across steps; long grids keep the loop to compile fast."""
+    return flow_steps <= 20
+
+
+def flow_matching_loss(
+    velocity: Velocity, actions: jax.Array, x0: jax.Array, t: jax.Array, valid: jax.Array
+) -> jax.Array:
+    """Conditional flow matching, weighted by row: mean_B( mean_D (v(x_t, t) - (a - x0))^2 * valid ).
+
+    actions, x0 [B, D]; t [B, 1] in [0, 1); valid [B]. x_t = (1 - t) x0 + t a. Source: FQL (arXiv 2502.02538), eq. 1.
+    """
+    x_t = (1.0 - t) * x0 + t * actions
+    error = velocity(x_t, t) - (actions - x0)
+    return jnp.mean(jnp.mean(error**2, axis=-1) * valid)
+
+
+def euler_sample(velocity: Velocity, x0: jax.Array, flow_steps: int) -> jax.Array:
+    """Integrate dx = v(x, t) dt from x0 [..., B, D] at t = 0 to t = 1 in `flow_steps` Euler steps; not clipped."""
+
+    def step(x: jax.Array, t: jax.Array) -> tuple[jax.Array, None]:
+        return x + velocity(x, t[None]) / flow_steps, None
+
+    x, _ = jax.lax.scan(step, x0, time_grid(flow_steps), unroll=unrolled(flow_steps))
+    return x

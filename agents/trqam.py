@@ -1,0 +1,290 @@
+"""Trust Region Q-Adjoint Matching (arXiv 2605.27079): fine-tune a flow policy with a critic, on a KL budget.
+
+Notation
+    s, a, x          observation [B, O], action (chunk) [B, D], point of the flow [B, D]
+    K, h, t_k        flow steps, step size 1/K, time grid k/K for k = 0..K-1
+    v_th(s, x, t)    policy velocity, trained               v_b(s, x, t)   base velocity: its moving average, constant
+    Q_e(s, a)        critic ensemble, E members             Q'_e           its moving average
+    g_k              noise of the memoryless process        D_k            v_th - v_b at (x_k, t_k)
+    lambda           trust-region parameter, lam_scale * lam; lam is the adapted state
+    epsilon          kl_budget, nats per environment action
+
+One update
+    a' ~ policy(s');  y = R + gamma^H m (mean_e Q'_e(s', a') - rho std_e Q'_e(s', a'))              td_target
+    x_0..x_K ~ memoryless process of v_th, no gradient                                             memoryless_rollout
+    adj_K = -grad_a mean_e Q'_e(s, clip x_K)                                                       terminal_gradient
+    adj_k = adj_{k+1} + h d/dx(2 v_b - x/(t_k+h))^T adj_{k+1}                                      lean_adjoint
+    descend  critic loss + flow-matching loss of the base
+             + mean_B sum_k || 2 D_k / sigma_k + sigma_k adj_k ||^2,  sigma_k = g_k / sqrt(lambda)  adjoint_matching_loss
+    KL = (1/H) mean_B sum_k (2h / g_k^2) ||D_k||^2                                                 path_kl
+    lam <- clip(lam + eta (ema(min(KL, c epsilon)) - epsilon))                                     descend_dual
+
+The policy so trained samples from  p(a|s) ~ base(a|s) exp(mean_e Q(s, a) / lambda)  while KL stays on epsilon.
+A fork overrides one method of `TRQAM`: see `trqam_fixed_lambda.py`.
+
+    python main.py --env_name=puzzle-4x4 --agent=agents/trqam.py --agent.kl_budget=0.5
+"""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from agents.base import Agent, Batch, critic_config, q_values
+from agents.flow import Velocity, flow_matching_loss, time_grid, unrolled, velocity_field
+from utils.errors import UserError
+
+# -------------------------------------------------------------------------------------------------- equations
+
+
+def memoryless_noise(t: jax.Array, h: float) -> jax.Array:
+    """g(t) with g^2 = 2 (1 - t + h) / (t + h): the noise under which x_0 and x_K are independent. Shape of t."""
+    return jnp.sqrt(2.0 * (1.0 - t + h) / (t + h))
+
+
+def memoryless_rollout(
+    policy: Velocity, base: Velocity, x0: jax.Array, noise: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Simulate the controlled process; returns x_0..x_{K-1} as [K, B, D] and the final x_K [B, D], not clipped.
+
+    x_{k+1} = x_k + h (2 v_th(x_k, t_k) - x_k / (t_k + h)) + sqrt(h) g_k eps_k,   k = 0..K-2
+    x_K     = x_{K-1} + h v_b(x_{K-1}, t_{K-1})                                   without noise, with the base, as published
+
+    x0 [B, D]; noise eps [K, B, D], whose last row is unused. The paper writes the diffusion as sqrt(lambda) sigma with
+    sigma = g / sqrt(lambda): the same process, so lambda is not here but in the loss.
+    """
+    flow_steps = noise.shape[0]
+    h, ts = 1.0 / flow_steps, time_grid(flow_steps)
+
+    def step(x: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        t, eps = inputs
+        drift = 2.0 * policy(x, t[None]) - x / (t + h)
+        return x + h * drift + jnp.sqrt(h) * memoryless_noise(t, h) * eps, x
+
+    x, xs = jax.lax.scan(step, x0, (ts[:-1], noise[:-1]), unroll=unrolled(flow_steps))
+    return jnp.concatenate([xs, x[None]]), x + h * base(x, ts[-1:])
+
+
+def terminal_gradient(q_mean: Callable[[jax.Array], jax.Array], x: jax.Array, clip: bool = True) -> jax.Array:
+    """adj_K = -grad_x q(clip(x, -1, 1)) of shape [B, D]; q_mean maps actions [B, D] to mean_e Q'_e, shape [B].
+
+    Without `clip` the gradient is that of q at x itself, for theory with unbounded actions.
+    """
+    return -jax.grad(lambda a: q_mean(jnp.clip(a, -1.0, 1.0) if clip else a).sum())(x)
+
+
+def lean_adjoint(base: Velocity, xs: jax.Array, adjoint: jax.Array) -> jax.Array:
+    """Carry the terminal adjoint [B, D] back along xs [K, B, D]; returns adj_0..adj_{K-1} as [K, B, D].
+
+    adj_k = adj_{k+1} + h [d/dx (2 v_b(x, t_k + h) - x / (t_k + h))]^T adj_{k+1}  at x_k.
+    The velocity is read at t_k + h here and at t_k in the loss, as published. Source: Adjoint Matching (arXiv 2409.08861).
+    """
+    flow_steps = xs.shape[0]
+    h = 1.0 / flow_steps
+
+    def step(adjoint: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        t, x = inputs
+        _, transpose = jax.vjp(lambda x: 2.0 * base(x, t[None] + h) - x / (t + h), x)
+        adjoint = adjoint + h * transpose(adjoint)[0]
+        return adjoint, adjoint
+
+    _, adjoints = jax.lax.scan(
+        step, adjoint, (time_grid(flow_steps), xs), reverse=True, unroll=unrolled(flow_steps)
+    )
+    return adjoints
+
+
+def adjoint_matching_loss(delta: jax.Array, adjoints: jax.Array, lam: jax.Array | float) -> jax.Array:
+    """mean_B sum_k || 2 D_k / sigma_k + sigma_k adj_k ||^2 with sigma_k = g_k / sqrt(lam).
+
+    delta [K, B, D] is D_k with the gradient to the policy; adjoints [K, B, D] are constants; lam is floored at 1e-8.
+    Minimised by D_k = -(g_k^2 / 2 lam) E[adj_k | x_k].
+    """
+    flow_steps = delta.shape[0]
+    sigma = memoryless_noise(time_grid(flow_steps), 1.0 / flow_steps) / jnp.sqrt(jnp.maximum(lam, 1e-8))
+    sigma = sigma[:, None, None]
+    return jnp.mean(jnp.sum((2.0 * delta / sigma + sigma * adjoints) ** 2, axis=(0, 2)))
+
+
+def path_kl(delta: jax.Array) -> jax.Array:
+    """KL between the path measures of policy and base (Girsanov): mean_B sum_k (2h / g_k^2) ||D_k||^2, in nats.
+
+    delta [K, B, D]. Exact for k <= K-2; the last, noise-free step's term is kept as published.
+    """
+    flow_steps = delta.shape[0]
+    h = 1.0 / flow_steps
+    weight = 2.0 * h / memoryless_noise(time_grid(flow_steps), h) ** 2
+    return jnp.mean(jnp.sum(weight[:, None, None] * delta**2, axis=(0, 2)))
+
+
+def path_kl_bound(adjoints: jax.Array, lam: jax.Array | float) -> jax.Array:
+    """S / (2 lam^2), S = mean_B sum_k h g_k^2 ||adj_k||^2: the most the path KL is at the loss's minimiser (Jensen).
+
+    adjoints [K, B, D]; in nats. A measured path KL above it says that the policy lags behind lambda.
+    """
+    flow_steps = adjoints.shape[0]
+    h = 1.0 / flow_steps
+    weight = h * memoryless_noise(time_grid(flow_steps), h) ** 2
+    return jnp.mean(jnp.sum(weight[:, None, None] * adjoints**2, axis=(0, 2))) / (2.0 * lam**2)
+
+
+class Dual(flax.struct.PyTreeNode):
+    """State of the trust region: lam, the moving average of the path KL, and the budget (traced, so it may change)."""
+
+    lam: jax.Array
+    kl_ema: jax.Array
+    kl_budget: jax.Array
+
+
+def average_kl(dual: Dual, kl: jax.Array, kl_clip_coef: float, kl_ema_coef: float) -> jax.Array:
+    """kl_ema <- (1 - kappa) kl_ema + kappa min(KL, c epsilon)."""
+    clipped = jnp.minimum(kl, kl_clip_coef * dual.kl_budget)
+    return (1.0 - kl_ema_coef) * dual.kl_ema + kl_ema_coef * clipped
+
+
+def descend_dual(dual: Dual, kl: jax.Array, config: Any) -> Dual:
+    """The paper's dual descent: lam <- clip(lam + eta (kl_ema - epsilon), lambda_min, lambda_max)."""
+    kl_ema = average_kl(dual, kl, config.kl_clip_coef, config.kl_ema_coef)
+    lam = jnp.clip(
+        dual.lam + config.eta_lambda * (kl_ema - dual.kl_budget), config.lambda_min, config.lambda_max
+    )
+    return dual.replace(lam=lam, kl_ema=kl_ema)
+
+
+def rescale_dual(dual: Dual, kl: jax.Array, config: Any) -> Dual:
+    """Ours, `dual_mode=closed_form`: for given adjoints KL ~ lam^-2, so lam <- clip(lam (kl_ema / epsilon)^(gain/2)).
+
+    The ratio is clipped to [1/c, c]. Scale-free, where the additive step needs eta tuned to the size of lambda. The
+    gain is small because the adjoints move with lambda and the policy lags behind it.
+    """
+    kl_ema = average_kl(dual, kl, config.kl_clip_coef, config.kl_ema_coef)
+    ratio = jnp.clip(kl_ema / dual.kl_budget, 1.0 / config.kl_clip_coef, config.kl_clip_coef)
+    lam = jnp.clip(dual.lam * ratio ** (0.5 * config.dual_gain), config.lambda_min, config.lambda_max)
+    return dual.replace(lam=lam, kl_ema=kl_ema)
+
+
+DUAL_STEPS = {"descent": descend_dual, "closed_form": rescale_dual}
+
+# -------------------------------------------------------------------------------------------------- the agent
+
+
+class TRQAM(Agent):
+    """Critic, policy and base under one Adam; the dual state beside them."""
+
+    dual: Dual | None
+
+    @classmethod
+    def init_state(cls, config: Any) -> dict[str, Any]:
+        """lam starts at 1; the KL average at 0 for descent, at the budget for the closed form (policy = base at first)."""
+        if config.dual_mode not in DUAL_STEPS:
+            raise UserError(f"--agent.dual_mode={config.dual_mode}: use one of {', '.join(DUAL_STEPS)}")
+        kl_ema = 0.0 if config.dual_mode == "descent" else config.kl_budget
+        return {"dual": Dual(*(jnp.array(value, jnp.float32) for value in (1.0, kl_ema, config.kl_budget)))}
+
+    def with_kl_budget(self, kl_budget: float) -> Self:
+        """The agent with another KL budget; nothing is compiled again. Without a dual state: the base class's error."""
+        if self.dual is None:
+            return super().with_kl_budget(kl_budget)
+        return self.replace(dual=self.dual.replace(kl_budget=jnp.array(kl_budget, jnp.float32)))
+
+    def draw_noise(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
+        """next_action [n, B, D], flow_x0 [B, D], flow_t [B, 1], sde_x0 [B, D], sde_noise [K, B, D]."""
+        keys = jax.random.split(key, 5)
+        shape = (batch_size, self.flat_action_dim)
+        return {
+            "next_action": jax.random.normal(keys[0], (self.samples, *shape)),
+            "flow_x0": jax.random.normal(keys[1], shape),
+            "flow_t": jax.random.uniform(keys[2], (batch_size, 1)),
+            "sde_x0": jax.random.normal(keys[3], shape),
+            "sde_noise": jax.random.normal(keys[4], (self.config.flow_steps, *shape)),
+        }
+
+    def fixed_quantities(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """The critic target, the memoryless rollout xs and its adjoints, both [K, B, D]."""
+        s = batch["observations"]
+        policy = velocity_field(self.params["policy"], s)
+        base = velocity_field(self.target_params["base"], s)
+        next_actions = self.act(batch["next_observations"][:, -1], noise["next_action"])
+        xs, x_final = memoryless_rollout(policy, base, noise["sde_x0"], noise["sde_noise"])
+        terminal = self.terminal_scale() * terminal_gradient(
+            lambda a: q_values(self.target_params["critic"], s, a).mean(axis=0), x_final, self.config.clip_adj
+        )
+        return {
+            "next_actions": next_actions,
+            "td_target": self.td_target(batch, next_actions),
+            "xs": xs,
+            "adjoints": lean_adjoint(base, xs, terminal),
+            "clipped": jnp.mean(jnp.abs(x_final) > 1.0),
+        }
+
+    def loss(
+        self, params: dict, batch: Batch, noise: dict, fixed: dict
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """critic_loss + flow_loss + adj_loss; each network is reached by one of them."""
+        s = batch["observations"]
+        critic_loss, metrics = self.critic_loss(params["critic"], batch, fixed["td_target"])
+        flow_loss = flow_matching_loss(
+            velocity_field(params["base"], s), self.flat_actions(batch), noise["flow_x0"], noise["flow_t"],
+            batch["valid"][:, -1],
+        )  # fmt: skip
+        ts = time_grid(self.config.flow_steps)[:, None, None]
+        delta = velocity_field(params["policy"], s)(fixed["xs"], ts) - velocity_field(
+            self.target_params["base"], s
+        )(fixed["xs"], ts)
+        lam = self.trust_region()
+        adj_loss = adjoint_matching_loss(delta, fixed["adjoints"], lam)
+        per_action = self.config.horizon_length if self.config.action_chunking else 1
+        return critic_loss + flow_loss + adj_loss, metrics | {
+            "flow/loss": flow_loss,
+            "adjoint/loss": adj_loss,
+            "adjoint/clipped": fixed["clipped"],
+            "dual/path_kl": path_kl(delta) / per_action,
+            "dual/kl_bound": path_kl_bound(fixed["adjoints"], lam) / per_action,
+        }
+
+    def trust_region(self) -> jax.Array | float:
+        """Hook: lambda in the adjoint-matching loss."""
+        return self.config.lam_scale * self.dual.lam
+
+    def terminal_scale(self) -> float:
+        """Hook: factor of the terminal adjoint."""
+        return 1.0
+
+    def dual_step(self, kl: jax.Array) -> Dual:
+        """Hook: the next dual state from this update's path KL."""
+        return DUAL_STEPS[self.config.dual_mode](self.dual, kl, self.config)
+
+    def after_step(self, metrics: dict[str, jax.Array]) -> tuple[Self, dict[str, jax.Array]]:
+        """The dual step, with the path KL measured on the way of this update."""
+        agent = self.replace(dual=self.dual_step(metrics["dual/path_kl"]))
+        return agent, metrics | {
+            "dual/lam": agent.dual.lam,
+            "dual/kl_ema": agent.dual.kl_ema,
+            "dual/kl_budget": agent.dual.kl_budget,
+        }
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The published defaults (arXiv 2605.27079 and its code); `dual_mode` and `dual_gain` are ours."""
+    config = critic_config()
+    config.update(
+        dict(
+            clip_adj=True,  # clip x_K to the action range inside the terminal gradient
+            lam_scale=3.0,  # lambda = lam_scale * lam
+            kl_budget=1.0,  # epsilon, nats per environment action
+            dual_mode="descent",  # or closed_form
+            eta_lambda=0.01,  # step of descent
+            dual_gain=0.03,  # step of closed_form
+            kl_ema_coef=0.1,  # kappa
+            kl_clip_coef=2.0,  # c
+            lambda_min=0.01,
+            lambda_max=100.0,
+        )
+    )
+    return config
+
+
+AGENT = TRQAM

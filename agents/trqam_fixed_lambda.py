@@ -1,0 +1,40 @@
+"""A worked fork: TRQAM with lambda frozen, the ablation "no dual step".
+
+Copy this file, override one hook of `TRQAM` (here `dual_step`), give the new settings their defaults in `get_config`, and
+train it by its path; nothing else has to be edited:
+
+    python main.py --env_name=cube-double --agent=agents/trqam_fixed_lambda.py --agent.lam=0.3
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from agents import trqam
+
+
+class FixedLambdaTRQAM(trqam.TRQAM):
+    """lambda = lam_scale * lam for the whole run; the path KL is averaged and logged, never acted on."""
+
+    @classmethod
+    def init_state(cls, config: Any) -> dict[str, Any]:
+        """TRQAM's dual state, started at the `lam` that the run keeps."""
+        dual = super().init_state(config)["dual"]
+        return {"dual": dual.replace(lam=jnp.array(config.lam, jnp.float32))}
+
+    def dual_step(self, kl: jax.Array) -> trqam.Dual:
+        """The hook: lam stays, only the average of the path KL moves."""
+        kl_ema = trqam.average_kl(self.dual, kl, self.config.kl_clip_coef, self.config.kl_ema_coef)
+        return self.dual.replace(kl_ema=kl_ema)
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """TRQAM's settings and `lam`."""
+    config = trqam.get_config()
+    config.lam = 1.0
+    return config
+
+
+AGENT = FixedLambdaTRQAM

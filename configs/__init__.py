@@ -1,0 +1,1 @@
+"""What each domain and each preset sets, and how settings are resolved."""

@@ -1,0 +1,169 @@
+"""The command line: every flag with its published default, and parsing that answers a mistake in one line."""
+
+import difflib
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from configs.presets import PRESETS
+from utils.errors import UserError
+
+AGENTS = Path(__file__).resolve().parents[1] / "agents"
+NOT_AGENTS = {"__init__", "base", "flow"}
+IGNORED = (
+    "buffer_size",
+    "dataset_replace_interval",
+    "save_all_online_states",
+    "save_last_checkpoint",
+    "save_replay_buffer",
+)
+
+
+def define_flags() -> flags.FlagValues:
+    """All flags of main.py, in a set of their own."""
+    fv = flags.FlagValues()
+
+    def text(name: str, default: str | None, doc: str) -> None:
+        flags.DEFINE_string(name, default, doc, flag_values=fv)
+
+    def count(name: str, default: int, doc: str, least: int = 0) -> None:
+        flags.DEFINE_integer(name, default, doc, lower_bound=least, flag_values=fv)
+
+    def switch(name: str, doc: str) -> None:
+        flags.DEFINE_boolean(name, False, doc, flag_values=fv)
+
+    text(
+        "env_name",
+        None,
+        "an OGBench single task, a domain (its five tasks), all50, or module:EnvId of your own",
+    )
+    config_flags.DEFINE_config_file(
+        "agent", "agents/trqam.py", "agent file; --agent.KEY=VALUE overrides", flag_values=fv
+    )
+    flags.DEFINE_enum(
+        "preset", None, list(PRESETS), "settings for a purpose; they make their own data", flag_values=fv
+    )
+    count("seed", 0, "random seed")
+    count("num_seeds", 1, "run seeds seed .. seed + num_seeds - 1", least=1)
+
+    count(
+        "bc_steps",
+        300_000,
+        "behaviour-cloning updates of the base before fine-tuning, cached; 0 starts untrained",
+    )
+    count("offline_steps", 1_000_000, "offline updates")
+    count("online_steps", 500_000, "online environment steps")
+    switch("bc_only", "train the base alone, for offline_steps")
+    text(
+        "pretrained_actor_path",
+        None,
+        "start from this base instead of training one: a run folder of agents/bc.py",
+    )
+    count("start_training", 5_000, "online environment steps before the first online update")
+    count("utd_ratio", 1, "updates per online environment step", least=1)
+    switch(
+        "balanced_sampling",
+        "online: half of each batch from the dataset, half online; act at random until start_training",
+    )
+    flags.DEFINE_float(
+        "kl_budget_online",
+        None,
+        "the KL budget from the first online step on",
+        flag_values=fv,
+        lower_bound=0.0,
+    )
+
+    count("horizon_length", 5, "H: environment steps of a chunk, and of the critic's backup", least=1)
+    switch("sparse", "reward -1 wherever it is not 0")
+    flags.DEFINE_float("dataset_proportion", 1.0, "share of the dataset used, from its start", flag_values=fv)
+    text(
+        "ogbench_dataset_dir",
+        "~/.ogbench/data",
+        "folder of OGBench's npz files (downloaded here when missing)",
+    )
+    text("dataset", None, "npz file of your own data, for --env_name=module:EnvId")
+
+    count("log_interval", 5_000, "steps between rows of train.csv; 0: never")
+    count("eval_interval", 50_000, "steps between evaluations; 0: only before and after each phase")
+    count("save_interval", 50_000, "steps between checkpoints; 0: only at the end of each phase")
+    count("eval_episodes", 50, "episodes of an evaluation; 0: none")
+    count("eval_workers", 0, "environment processes; 0: as many as there are cores")
+    count("video_episodes", 0, "episodes filmed when the run ends")
+    count("video_frame_skip", 3, "environment steps per frame", least=1)
+
+    text("save_dir", "exp/", "where runs are stored")
+    text("run_group", "Debug", "folder of the run below save_dir")
+    text("tags", "", "comma-separated tags for Weights & Biases")
+    text("logger", "csv", "csv, and tensorboard or wandb besides: --logger=csv,wandb")
+    switch("dry_run", "print the resolved runs and settings, train nothing")
+    switch("overwrite", "delete what is stored of this run and start again")
+    switch("debug", "show the traceback of a mistake")
+    for name in IGNORED:
+        text(name, None, "accepted and ignored")
+    return fv
+
+
+def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
+    """Parse a command line; raises UserError, in one line, for anything wrong in it."""
+    fv = define_flags()
+    check_agent_file(argv)
+    try:
+        rest = fv(argv)
+    except AttributeError as error:  # how config_flags reports an unknown --agent.KEY
+        raise unknown_agent_key(argv, fv) from error
+    except flags.Error as error:
+        raise UserError(str(error).replace("\n", " ")) from error
+    if len(rest) > 1:
+        raise UserError(f"'{rest[1]}' is not a flag; flags are written --name=value")
+    if not 0.0 < fv.dataset_proportion <= 1.0:
+        raise UserError(f"--dataset_proportion={fv.dataset_proportion}: give a share above 0 and at most 1")
+    for name in IGNORED:
+        if fv[name].present:
+            print(f"note: --{name} is accepted for compatibility and has no effect here", file=sys.stderr)
+    return fv
+
+
+def check_agent_file(argv: Sequence[str]) -> None:
+    """Raise UserError, with the nearest agent, where the last --agent names no file."""
+    values = [word.split("=", 1)[1] for word in argv if word.startswith(("--agent=", "-agent="))]
+    values += [value for word, value in zip(argv, argv[1:], strict=False) if word in ("--agent", "-agent")]
+    for value in values:
+        if not Path(value).is_file():
+            names = sorted(path.stem for path in AGENTS.glob("*.py") if path.stem not in NOT_AGENTS)
+            nearest = difflib.get_close_matches(Path(value).stem, names, n=1, cutoff=0.0)[0]
+            raise UserError(
+                f"--agent={value}: there is no such file; the nearest agent is agents/{nearest}.py"
+            )
+
+
+def unknown_agent_key(argv: Sequence[str], fv: flags.FlagValues) -> UserError:
+    """The error for the first --agent.KEY that the agent's configuration lacks, with the nearest key it has."""
+    known = list(fv.agent.keys())
+    given = [
+        word.lstrip("-").split("=")[0].removeprefix("agent.")
+        for word in argv
+        if word.startswith(("--agent.", "-agent."))
+    ]
+    key = next((key for key in given if key not in known), "?")
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+    agent = config_flags.get_config_filename(fv["agent"])
+    return UserError(f"--agent.{key}: {agent} has no such setting; the nearest is --agent.{nearest}")
+
+
+def check_agent_values(agent: dict) -> None:
+    """Raise UserError for agent settings that no run can use."""
+    for key in ("lr", "batch_size", "flow_steps", "num_qs", "best_of_n", "kl_budget", "inv_temp"):
+        if key in agent and not (agent[key] > 0 and math.isfinite(agent[key])):
+            raise UserError(f"--agent.{key}={agent[key]}: give a positive number")
+    for key in ("discount", "tau", "kl_ema_coef"):
+        if key in agent and not 0.0 < agent[key] <= 1.0:
+            raise UserError(f"--agent.{key}={agent[key]}: give a number above 0 and at most 1")
+    for key in ("actor_hidden_dims", "value_hidden_dims"):
+        if key in agent and not (
+            agent[key] and all(isinstance(width, int) and width > 0 for width in agent[key])
+        ):
+            raise UserError(f"--agent.{key}={agent[key]}: give positive layer widths, such as '(512,512)'")

@@ -1,0 +1,59 @@
+"""Presets: sets of settings for a purpose, above the domain's and below the command line (`--preset=NAME`)."""
+
+from typing import Any, NamedTuple
+
+
+class Preset(NamedTuple):
+    """Flag values, agent settings (each taken by the agents that have it), and how much data to make where none is."""
+
+    flags: dict[str, Any]
+    agent: dict[str, Any]
+    transitions: int
+
+
+PRESETS = {
+    # `make quickstart`: BC, then TRQAM, on data of OGBench's own oracle; two CPU cores, minutes.
+    "quickstart": Preset(
+        flags={
+            "env_name": "cube-single-play-singletask-task1-v0",
+            "run_group": "quickstart",
+            "bc_steps": 8_000,
+            "offline_steps": 4_000,
+            "online_steps": 0,
+            "log_interval": 200,
+            "eval_interval": 4_000,
+            "save_interval": 4_000,
+            "video_episodes": 1,
+        },
+        agent={
+            "actor_hidden_dims": (256,) * 4,
+            "value_hidden_dims": (256,) * 4,
+            "num_qs": 4,
+            "discount": 0.99,
+            "kl_budget": 0.3,
+        },
+        transitions=80_000,
+    ),
+    # Every line of the program once, on tiny networks: python main.py --env_name=puzzle-4x4 --preset=smoke
+    "smoke": Preset(
+        flags={
+            "run_group": "smoke",
+            "bc_steps": 20,
+            "offline_steps": 20,
+            "online_steps": 40,
+            "start_training": 20,
+            "log_interval": 10,
+            "eval_interval": 20,
+            "save_interval": 20,
+            "eval_episodes": 2,
+        },
+        agent={
+            "actor_hidden_dims": (32, 32),
+            "value_hidden_dims": (32, 32),
+            "num_qs": 2,
+            "flow_steps": 3,
+            "batch_size": 32,
+        },
+        transitions=2_000,
+    ),
+}

@@ -1,0 +1,74 @@
+"""Train agents on OGBench tasks.
+
+    python main.py --env_name=puzzle-4x4 --agent=agents/trqam.py        # the five tasks of a domain
+    python main.py --env_name=all50 --agent=agents/qam.py --num_seeds=8  # the table
+    python main.py --env_name=puzzle-4x4 --preset=smoke                  # everything once, on tiny networks
+    python main.py --env_name=scene-play-singletask-task1-v0 --dry_run   # what would run, with which settings
+
+Settings: agent defaults < the domain's (configs/domains.py) < --preset < the command line. A run lives in
+<save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>; started again it goes on, and a finished one is skipped.
+"""
+
+import os
+import sys
+
+from utils.errors import UserError
+
+
+def plan(fv) -> list:
+    """The runs that the flags ask for, in order; raises UserError where there is nothing to run."""
+    from configs.settings import resolve
+    from envs.tasks import dataset_name, resolve_env_name
+    from utils.runs import Run, bc_only
+
+    env_name = fv.env_name or resolve(fv, "").flags["env_name"]
+    if not env_name:
+        raise UserError("--env_name is missing: give a task, a domain such as puzzle-4x4, or all50")
+    tasks = resolve_env_name(env_name)
+    settings = {dataset: resolve(fv, dataset) for dataset in dict.fromkeys(map(dataset_name, tasks))}
+    if fv.bc_only:
+        settings = {dataset: bc_only(resolved) for dataset, resolved in settings.items()}
+    flags = next(iter(settings.values())).flags
+    if not any(flags[name] for name in ("bc_steps", "offline_steps", "online_steps")):
+        raise UserError("nothing to do: --bc_steps, --offline_steps and --online_steps are all 0")
+    return [
+        Run.of_task(task, seed, settings[dataset_name(task)])
+        for task in tasks
+        for seed in range(flags["seed"], flags["seed"] + flags["num_seeds"])
+    ]
+
+
+def show(runs: list) -> None:
+    """Print one line per run, and each distinct set of settings with where every value came from."""
+    for run in runs:
+        print(f"{run.env_name}  {run.agent_name}  seed {run.seed}  {run.folder}")
+    for settings in {id(run.settings): run.settings for run in runs}.values():
+        names = [run.env_name for run in runs if run.settings is settings]
+        print(f"\nsettings of {names[0]}{' and its like' if len(names) > 1 else ''}:\n{settings.describe()}")
+
+
+def main(argv: list[str]) -> int:
+    """Parse, plan, and train one run after the other; returns the exit code."""
+    debug = "--debug" in argv
+    try:
+        from configs.flags import parse_flags
+
+        fv = parse_flags(argv)
+        runs = plan(fv)
+        show(runs)
+        if not fv.dry_run:
+            from utils.training import train
+
+            for run in runs:
+                train(run, fv.overwrite)
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main(sys.argv))

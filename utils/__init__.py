@@ -1,0 +1,1 @@
+"""What every agent needs around it: networks, chunks, training, evaluation, checkpoints, logging."""

@@ -1,0 +1,72 @@
+"""A trained agent as a function of observations: for evaluation, for films, and for use elsewhere."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+
+from agents.base import Agent
+from utils.checkpoints import Checkpoints, restore_agent
+from utils.errors import UserError
+from utils.evaluation import Policy
+from utils.runs import load_agent, read_json
+
+
+@jax.jit
+def act_by_row(agent: Agent, observations: jax.Array, seeds: jax.Array) -> jax.Array:
+    """Actions [S, D] at observations [S, O]; the noise of a row follows from its own seeds [S, 3] alone."""
+
+    def noise(row: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(row[0]), row[1]), row[2])
+        return jax.random.normal(key, (agent.samples, agent.flat_action_dim))
+
+    return agent.act(observations, jax.vmap(noise, out_axes=1)(seeds))
+
+
+def evaluation_policy(agent: Agent) -> Policy:
+    """The agent as `utils.evaluation.evaluate` wants it."""
+    return lambda observations, seeds: np.asarray(act_by_row(agent, observations, seeds))
+
+
+def load_policy(run_dir: str | os.PathLike, seed: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+    """The policy of a run folder: observations [O] or [B, O] -> action chunks [H, A] or [B, H, A] in [-1, 1].
+
+    Every call draws fresh noise from `seed`. Raises UserError where the folder holds no checkpoint of a run.
+    """
+    folder = Path(run_dir).expanduser()
+    stored = read_json(folder / "config.json")
+    if stored is None:
+        raise UserError(f"{folder} is not the folder of a run: it has no config.json")
+    config = ml_collections.ConfigDict(
+        {k: tuple(v) if isinstance(v, list) else v for k, v in stored["agent"].items()}
+    )
+    observation_dim, action_dim = stored["observation_dim"], stored["action_dim"]
+    agent = load_agent(stored["agent_file"]).AGENT.create(
+        jax.random.key(0), observation_dim, action_dim, config
+    )
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        if checkpoints.latest() is None:
+            raise UserError(f"{folder} holds no checkpoint yet")
+        agent = restore_agent(checkpoints, checkpoints.latest(), agent)
+    act = partial(jax.jit(type(agent).act), agent)
+    keys = iter_keys(seed)
+
+    def policy(observations: np.ndarray) -> np.ndarray:
+        batch = np.atleast_2d(observations)
+        x0 = jax.random.normal(next(keys), (agent.samples, len(batch), agent.flat_action_dim))
+        chunks = np.asarray(act(batch, x0)).reshape(len(batch), -1, action_dim)
+        return chunks if np.ndim(observations) > 1 else chunks[0]
+
+    return policy
+
+
+def iter_keys(seed: int):
+    """Fresh keys without end."""
+    key = jax.random.key(seed)
+    while True:
+        key, fresh = jax.random.split(key)
+        yield fresh

@@ -1,0 +1,210 @@
+"""Run folders: where a run lives, what it is made of, and whether it is finished.
+
+    <save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>/
+        config.json  train.csv  eval.csv  timing.csv  checkpoints/  videos/  done.json
+
+The hash covers what the command line sets besides steps, intervals, logging and place; the rest is compared with
+config.json.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self
+
+from configs.settings import Settings
+from envs.tasks import dataset_name
+from utils.errors import UserError
+
+STEPS = ("bc_steps", "offline_steps", "online_steps")
+LOGGING = (
+    "log_interval",
+    "eval_interval",
+    "save_interval",
+    "eval_workers",
+    "video_episodes",
+    "video_frame_skip",
+)
+PLACE = ("save_dir", "run_group", "tags", "logger", "env_name", "seed", "num_seeds", "ogbench_dataset_dir")
+UNHASHED = {*STEPS, *LOGGING, *PLACE}
+BC_FILE = Path(__file__).resolve().parents[1] / "agents" / "bc.py"
+MAY_CHANGE = {"offline_steps", "online_steps", *LOGGING, *PLACE}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One task (for a base: one dataset), one agent, one seed, and the folder of it all."""
+
+    env_name: str
+    seed: int
+    settings: Settings
+    identity: dict[str, Any]
+    """What the hash in the folder's name covers."""
+
+    @classmethod
+    def of_task(cls, env_name: str, seed: int, settings: Settings) -> Self:
+        """The run of a task; what the command line sets makes its identity."""
+        identity = {name: value for name, value in settings.given().items() if name not in UNHASHED}
+        return cls(env_name, seed, settings, identity)
+
+    def of_base(self) -> Self:
+        """The behaviour-cloning run whose base this run starts from, shared by all runs that would train the same one."""
+        settings = bc_only(self.settings)
+        changed = {
+            "run_group": "bc",
+            "offline_steps": self.settings.flags["bc_steps"],
+            "eval_episodes": 0,
+            "video_episodes": 0,
+            "sparse": False,
+        }
+        settings = dataclasses.replace(settings, flags=settings.flags | changed)
+        data = {
+            name: settings.flags[name] for name in ("ogbench_dataset_dir", "dataset", "dataset_proportion")
+        }
+        identity = {**settings.agent.to_dict(), **data, "steps": settings.flags["offline_steps"]}
+        return Run(dataset_name(self.env_name), self.seed, settings, identity)
+
+    @property
+    def agent_name(self) -> str:
+        """The agent file's name: trqam for agents/trqam.py."""
+        return Path(self.settings.agent_file).stem
+
+    @property
+    def name(self) -> str:
+        """What the progress bar and messages call the run."""
+        return f"{self.agent_name} {self.env_name.removesuffix('-v0')} seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is stored."""
+        flags = self.settings.flags
+        name = f"{self.agent_name}_s{self.seed}_{digest(self.identity)}"
+        return (
+            Path(flags["save_dir"]).expanduser() / flags["run_group"] / self.env_name.replace(":", "_") / name
+        )
+
+    def is_done(self) -> bool:
+        """Whether the run has finished at least the steps now asked for."""
+        done = read_json(self.folder / "done.json")
+        return done is not None and all(done[name] >= self.settings.flags[name] for name in STEPS[1:])
+
+    def config(self) -> dict[str, Any]:
+        """What config.json holds of the run itself: the settings, their sources, the versions."""
+        flags = self.settings.flags | {"env_name": self.env_name, "seed": self.seed}
+        return {
+            "agent_file": self.settings.agent_file,
+            "flags": flags,
+            "agent": self.settings.agent.to_dict(),
+            "sources": self.settings.sources,
+            "versions": {
+                name: importlib.metadata.version(name) for name in ("jax", "mujoco", "ogbench", "numpy")
+            },
+            "commit": git_commit(),
+        }
+
+    def check_folder(self) -> None:
+        """Raise UserError where the folder holds a run with other settings, showing the first differences."""
+        stored = read_json(self.folder / "config.json")
+        if stored is None:
+            return
+        ours = json.loads(json.dumps(self.config()))
+        differences = [
+            f"{prefix}{name}: stored {stored[part].get(name)}, now {ours[part].get(name)}"
+            for part, prefix in (("flags", "--"), ("agent", "--agent."))
+            for name in sorted(set(stored[part]) | set(ours[part]))
+            if name not in MAY_CHANGE and stored[part].get(name) != ours[part].get(name)
+        ]
+        if differences:
+            raise UserError(
+                f"{self.folder} holds a run with other settings ({'; '.join(differences[:4])}); "
+                "give another --run_group, or --overwrite to delete it"
+            )
+
+    def prepare(self, overwrite: bool, found: dict[str, Any]) -> None:
+        """Make the folder and write config.json, with what was `found` besides; raises UserError where that cannot be."""
+        try:
+            if overwrite and self.folder.exists():
+                shutil.rmtree(self.folder)
+            self.check_folder()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "config.json", self.config() | found)
+        except OSError as error:
+            raise UserError(
+                f"--save_dir={self.settings.flags['save_dir']}: cannot write there: {error.strerror}"
+            ) from error
+
+    @contextlib.contextmanager
+    def locked(self, wait: bool = False) -> Iterator[None]:
+        """Hold the run's lock, so that two processes never write one folder; raises UserError where another holds it."""
+        path = self.folder.with_name(f".{self.folder.name}.lock")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a")
+        except OSError as error:
+            raise UserError(
+                f"--save_dir={self.settings.flags['save_dir']}: cannot write there: {error.strerror}"
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise UserError(
+                    f"{self.folder} is being written by another process; wait for it to end"
+                ) from None
+            yield
+
+
+def bc_only(settings: Settings) -> Settings:
+    """The same settings for the base alone: agents/bc.py for offline_steps."""
+    config = load_agent(BC_FILE).get_config()
+    config.update({key: settings.agent[key] for key in config})
+    flags = settings.flags | {"bc_steps": 0, "online_steps": 0}
+    return dataclasses.replace(settings, agent_file=str(BC_FILE), flags=flags, agent=config)
+
+
+def load_agent(path: str | os.PathLike) -> ModuleType:
+    """The module of an agent file anywhere on disk; it defines `AGENT` and `get_config`."""
+    spec = importlib.util.spec_from_file_location(f"agent_{Path(path).stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "AGENT"):
+        raise UserError(
+            f"--agent={path}: the file defines no AGENT; name your subclass of agents.base.Agent so"
+        )
+    return module
+
+
+def digest(value: Any) -> str:
+    """Eight hexadecimal digits of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is no such file."""
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, indent=1, default=str) + "\n")
+    os.replace(part, path)
+
+
+def git_commit() -> str | None:
+    """The commit of this checkout; None outside one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
