@@ -184,6 +184,16 @@ def _run_episode(env: gymnasium.Env, behaviour: _Random, seed: int, steps: int) 
             return {name: np.array(values, _ROW_TYPES[name]) for name, values in rows.items() if values}
 
 
+def _make_world(job: _Job) -> tuple[gymnasium.Env, _Random]:
+    """The environment data is collected in, and who acts in it."""
+    kwargs: dict = {"terminate_at_goal": False, "max_episode_steps": job.episode_steps + 1}
+    if is_manipulation(job.dataset):
+        kwargs["mode"] = "data_collection"
+    env = make_raw(f"{world_name(job.dataset)}-v0", **kwargs)
+    behaviours = {"random": _Random, "navigate": _PointOracle, "play": _ArmOracle, "noisy": _ArmOracle}
+    return env, behaviours[job.behaviour](env, job.dataset)
+
+
 _worker: tuple[_Job, gymnasium.Env, _Random]
 
 
@@ -192,12 +202,7 @@ def _start_worker(job: _Job) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    kwargs: dict = {"terminate_at_goal": False, "max_episode_steps": job.episode_steps + 1}
-    if is_manipulation(job.dataset):
-        kwargs["mode"] = "data_collection"
-    env = make_raw(f"{world_name(job.dataset)}-v0", **kwargs)
-    behaviours = {"random": _Random, "navigate": _PointOracle, "play": _ArmOracle, "noisy": _ArmOracle}
-    _worker = job, env, behaviours[job.behaviour](env, job.dataset)
+    _worker = job, *_make_world(job)
 
 
 def _die_with_parent() -> None:
@@ -282,9 +287,7 @@ def _is_there(outputs: tuple[Path, Path], settings: dict) -> bool:
     return len(present) == len(outputs)
 
 
-def _collect(
-    job: _Job, folder: Path, transitions: int, workers: int, progress: bool, overwrite: bool
-) -> Path:
+def _collect(job: _Job, folder: Path, transitions: int, workers: int, progress: bool, overwrite: bool) -> Path:
     versions = {name: importlib.metadata.version(name) for name in ("mujoco", "ogbench")}
     settings = asdict(job) | {"transitions": transitions} | versions
     path = folder / f"{job.dataset}-v0.npz"
@@ -330,9 +333,7 @@ def _checked(job: _Job, folder: Path | str, transitions: int, workers: int | Non
     try:
         return _collect(job, folder, transitions, workers, **kwargs)
     except OSError as error:
-        raise UserError(
-            f"--ogbench_dataset_dir: cannot write to {folder} ({error.strerror or error})"
-        ) from error
+        raise UserError(f"--ogbench_dataset_dir: cannot write to {folder} ({error.strerror or error})") from error
 
 
 def collect(
@@ -353,9 +354,7 @@ def collect(
     folder cannot be written, another file is in the way or a worker dies (the same call then goes on).
     """
     if is_user_env(env_name):
-        raise UserError(
-            f"--env_name: only OGBench has oracles; give the data of {env_name} with --dataset=FILE.npz"
-        )
+        raise UserError(f"--env_name: only OGBench has oracles; give the data of {env_name} with --dataset=FILE.npz")
     dataset = dataset_name(env_name)
     kind = dataset.rpartition("-")[2]
     if not (is_manipulation(dataset) or (dataset.startswith("pointmaze") and kind == "navigate")):

@@ -12,7 +12,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from envs.tasks import dataset_name, is_user_env, world_name
+from envs.tasks import dataset_name, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
 
 
@@ -73,31 +73,38 @@ class SeededEnv(gymnasium.Wrapper):
         return np.asarray(observation, np.float32), float(reward), bool(terminated), bool(truncated), info
 
 
-def _import_simulator(film: bool) -> None:
+def _import_simulator(film: bool, arm: bool) -> None:
     """Import MuJoCo and OGBench; without filming no OpenGL library is touched, so none needs to work."""
     users = os.environ.get("MUJOCO_GL")
     os.environ["MUJOCO_GL"] = (users or "egl") if film else "disabled"
     try:
         importlib.import_module("ogbench")
-        importlib.import_module("dm_control.mjcf")
-        manipspace = importlib.import_module("ogbench.manipspace.envs.manipspace_env")
+        importlib.import_module("ogbench.manipspace.envs.manipspace_env" if arm else "ogbench.locomaze.maze")
     finally:  # MuJoCo reads the variable at import; a child process that films must see the user's own value
         if users is None:
             del os.environ["MUJOCO_GL"]
         else:
             os.environ["MUJOCO_GL"] = users
-    # OGBench builds a new action space, seeded by the operating system, at each access, and samples it inside
-    # reset. Building it once per environment makes it seedable.
-    space = manipspace.ManipSpaceEnv.__dict__["action_space"]
+
+
+def _cache_action_space() -> None:
+    """Make the arm seedable: OGBench builds a new action space, seeded by the operating system, at each access,
+    and samples it inside reset. Build it once per environment."""
+    from ogbench.manipspace.envs.manipspace_env import ManipSpaceEnv
+
+    space = ManipSpaceEnv.__dict__["action_space"]
     if isinstance(space, property):
         cached = functools.cached_property(space.fget)
-        cached.__set_name__(manipspace.ManipSpaceEnv, "action_space")
-        manipspace.ManipSpaceEnv.action_space = cached
+        cached.__set_name__(ManipSpaceEnv, "action_space")
+        ManipSpaceEnv.action_space = cached
 
 
 def make_raw(env_id: str, film: bool = False, **kwargs) -> gymnasium.Env:
     """An OGBench environment by its Gymnasium id, quiet and seedable, without the `SeededEnv` around it."""
-    _import_simulator(film)
+    arm = is_manipulation(env_id)
+    _import_simulator(film, arm)
+    if arm:
+        _cache_action_space()
     with _numpy_state(_fresh_state()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*precision lowered by casting")
         env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
@@ -114,9 +121,7 @@ def _make_users(env_name: str, film: bool) -> gymnasium.Env:
         env = gymnasium.make(env_name, **({"render_mode": "rgb_array"} if film else {}))
     except Exception as error:  # whatever the user's module raises is the user's to read
         reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"--env_name: {env_name} cannot be made ({type(error).__name__}: {reason})"
-        ) from error
+        raise UserError(f"--env_name: {env_name} cannot be made ({type(error).__name__}: {reason})") from error
     for kind, space in (("observation", env.observation_space), ("action", env.action_space)):
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             raise UserError(

@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.collect import _ArmOracle, _PointOracle, collect, collection_settings, random_data
+from envs.collect import (
+    _ArmOracle,
+    _Job,
+    _make_world,
+    _PointOracle,
+    _run_episode,
+    collect,
+    collection_settings,
+    random_data,
+)
 from envs.ogbench import make_raw
 from utils.errors import UserError
 
@@ -25,10 +34,10 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("dataset", ["scene-noisy", "puzzle-3x3-play"])
-def test_the_workers_change_nothing(dataset, tmp_path):
+def test_the_workers_change_nothing(tmp_path):
     """Two workers and one give the same bytes; the file has OGBench's keys, shapes and types."""
     kwargs = {"transitions": 90, "episode_steps": 40, "seed": 3, "progress": False}
+    dataset = "scene-noisy"
     path = collect(dataset, tmp_path / "two", workers=2, **kwargs)
     collect(dataset, tmp_path / "one", workers=1, **kwargs)
     assert files(tmp_path / "one") == files(tmp_path / "two")
@@ -49,6 +58,22 @@ def test_the_workers_change_nothing(dataset, tmp_path):
     assert np.max(np.abs(data["actions"])) <= 1
     assert not np.array_equal(data["observations"][:41], data["observations"][41:82])
     assert len(load(tmp_path / "one" / f"{dataset}-v0-val.npz")["terminals"]) == 10
+
+
+@pytest.mark.parametrize(
+    "dataset", ["cube-double-noisy", "scene-play", "puzzle-3x3-play", "puzzle-3x3-noisy"]
+)
+def test_an_episode_depends_on_its_seed_alone(dataset):
+    """Not on the episodes before it in the same process; and the oracle gets something done."""
+    env, oracle = _make_world(_Job(dataset, dataset.rpartition("-")[2], 80, 0))
+    first, other, again = (_run_episode(env, oracle, seed, 80) for seed in (1, 2, 1))
+    for key, value in first.items():
+        np.testing.assert_array_equal(value, again[key])
+        assert key == "terminals" or key == "button_states" or not np.array_equal(value, other[key])
+    # The arm has 14 positions; those after it are the objects'.
+    assert np.max(np.abs(first["qpos"][:, 14:] - first["qpos"][0, 14:])) > 0.01
+    if dataset.startswith("puzzle"):
+        assert np.any(first["button_states"] != first["button_states"][0])
 
 
 def test_rows_belong_together(tmp_path):
@@ -179,7 +204,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 # Killing: a program of its own, so that its death is not the test's.
 
-COMMAND = [sys.executable, "scripts/make_data.py", "--env_name=pointmaze-medium", "--transitions=12_000"]
+COMMAND = [sys.executable, "scripts/make_data.py", "--env_name=pointmaze-medium", "--transitions=8_000"]
 
 
 def children(pid: int) -> list[int]:
