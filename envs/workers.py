@@ -186,9 +186,7 @@ class EnvWorkers:
             pipes = [self._pipes[worker] for worker in waiting]
             sentinels = [self._processes[worker].sentinel for worker in waiting]
             if not connection.wait(pipes + sentinels, self.timeout):
-                raise WorkerError(
-                    f"the environment workers of {self.env_name} gave no answer in {self.timeout:g} s"
-                )
+                raise WorkerError(f"the environment workers of {self.env_name} gave no answer in {self.timeout:g} s")
             for worker in list(waiting):
                 if self._pipes[worker].poll() or not self._processes[worker].is_alive():
                     answers.update(self._answer(worker))
@@ -204,9 +202,7 @@ class EnvWorkers:
             raise UserError(content)
         if kind == "error":
             slot, summary, details = content
-            raise WorkerError(
-                f"environment {self.env_name} (slot {slot}, worker {worker}): {summary}", details
-            )
+            raise WorkerError(f"environment {self.env_name} (slot {slot}, worker {worker}): {summary}", details)
         return content
 
     def _death(self, worker: int) -> WorkerError:
@@ -242,7 +238,7 @@ def _serve(pipe: connection.Connection, env_name: str, make_env: MakeEnv) -> Non
             command, requests = pipe.recv()
             slot = None
             try:
-                answers = {}
+                answers: dict[int, Any] = {}
                 for slot, argument in requests:
                     if command == "reset":
                         answers[slot] = _reset(envs, slot, argument, env_name, make_env)

@@ -82,9 +82,7 @@ def evaluate(
     start = time.perf_counter()
     rows = _Rows(workers, seed, range(first_episode, first_episode + episodes), discount)
     policy_calls = 0
-    with tqdm(
-        total=episodes, desc="evaluation", unit="ep", leave=False, disable=None if progress else True
-    ) as bar:
+    with tqdm(total=episodes, desc="evaluation", unit="ep", leave=False, disable=None if progress else True) as bar:
         while active := rows.start_episodes():
             # Copies: an asynchronous policy may still read them when the next round begins.
             actions = np.asarray(policy(rows.observations.copy(), rows.keys.copy()), np.float32)

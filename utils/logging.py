@@ -56,8 +56,9 @@ class CsvLog:
         """Removes the rows later than `step`, and the columns that only they had, atomically."""
         _, lines = self._table()
         kept = [line for line in lines if int(line.get(key, step)) <= step]
-        if len(kept) < len(lines):
-            self._rewrite([name for name in self._header if any(name in line for line in kept)], kept)
+        header = [name for name in self._header if any(name in line for line in kept)]
+        if header != self._header or len(kept) < len(lines):
+            self._rewrite(header, kept)
 
     def _table(self) -> tuple[list[str], list[dict[str, str]]]:
         if not self.path.exists():
@@ -105,16 +106,12 @@ def check_backends(backends: Sequence[str]) -> None:
     for name in backends:
         if name not in BACKENDS:
             nearest = difflib.get_close_matches(name, BACKENDS, 1, 0.0)[0]
-            raise UserError(
-                f"--logger={name}: no such logger; did you mean {nearest}? ({', '.join(BACKENDS)})"
-            )
+            raise UserError(f"--logger={name}: no such logger; did you mean {nearest}? ({', '.join(BACKENDS)})")
         module = BACKENDS[name]
         try:
             importlib.import_module(module or "csv")
         except ImportError as error:
-            raise UserError(
-                f"--logger={name} needs {module}: pip install '.[{name}]', or leave {name} out"
-            ) from error
+            raise UserError(f"--logger={name} needs {module}: pip install '.[{name}]', or leave {name} out") from error
 
 
 class RunLogger:

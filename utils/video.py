@@ -69,13 +69,9 @@ def film(
         _make_filmed, part=part, episodes=episodes, frame_skip=frame_skip, fps=fps, make_env=make_env
     )
     try:
-        with EnvWorkers(
-            env_name, slots, workers=1, make_env=make_filmed, environ={"MUJOCO_GL": gl}
-        ) as workers:
+        with EnvWorkers(env_name, slots, workers=1, make_env=make_filmed, environ={"MUJOCO_GL": gl}) as workers:
             for episode in range(episodes):
-                evaluate(
-                    policy, workers, 1, seed, chunk_length, action_dim, first_episode=episode, progress=False
-                )
+                evaluate(policy, workers, 1, seed, chunk_length, action_dim, first_episode=episode, progress=False)
         os.replace(part, path)
     except WorkerError as error:
         print(f"no video {path.name}, training is unaffected: {error.summary}", file=sys.stderr)

@@ -70,9 +70,7 @@ def test_numpy_policy_is_bit_identical_for_any_number_of_workers():
 
 def test_a_jax_policy_on_pointmaze_is_bit_identical_for_any_number_of_workers():
     keys = jax.random.split(jax.random.key(0), 3)
-    weights = [
-        jax.random.normal(k, shape) / 4 for k, shape in zip(keys, ((2, 64), (64, 64), (64, 50)), strict=True)
-    ]
+    weights = [jax.random.normal(k, shape) / 4 for k, shape in zip(keys, ((2, 64), (64, 64), (64, 50)), strict=True)]
 
     @jax.jit
     def network(observations, seeds):
@@ -84,9 +82,7 @@ def test_a_jax_policy_on_pointmaze_is_bit_identical_for_any_number_of_workers():
         return jnp.tanh(x @ weights[1]) @ weights[2] + jax.vmap(noise)(seeds)
 
     name = "pointmaze-medium-navigate-singletask-task1-v0"
-    short = [
-        run(network, workers, 5, 0, name, make_short_pointmaze, 25, progress=False) for workers in (1, 2, 3)
-    ]
+    short = [run(network, workers, 5, 0, name, make_short_pointmaze, 25, progress=False) for workers in (1, 2, 3)]
     assert (short[0].lengths == 50).all() and len(set(short[0].returns)) == 5
     assert short[0].policy_calls == 4  # five episodes of two chunks in four slots
     for other in short[1:]:

@@ -73,9 +73,7 @@ def make_short_film_env(name):
 def egl_renders() -> bool:
     code = "import mujoco; mujoco.GLContext(16, 16).make_current()"
     environ = {**os.environ, "MUJOCO_GL": "egl"}
-    return (
-        subprocess.run([sys.executable, "-c", code], env=environ, stderr=subprocess.DEVNULL).returncode == 0
-    )
+    return subprocess.run([sys.executable, "-c", code], env=environ, stderr=subprocess.DEVNULL).returncode == 0
 
 
 @pytest.mark.parametrize(
