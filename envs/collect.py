@@ -336,6 +336,12 @@ def _checked(job: _Job, folder: Path | str, transitions: int, workers: int | Non
         raise UserError(f"--ogbench_dataset_dir: cannot write to {folder} ({error.strerror or error})") from error
 
 
+def _ogbench_dataset(env_name: str) -> str:
+    if is_user_env(env_name):
+        raise UserError(f"--env_name: data can be made for OGBench alone; {env_name} needs --dataset=FILE.npz")
+    return dataset_name(env_name)
+
+
 def collect(
     env_name: str,
     path_dir: Path | str,
@@ -353,9 +359,7 @@ def collect(
     alone. A file made with the same settings is kept. Raises UserError where OGBench has no oracle, the
     folder cannot be written, another file is in the way or a worker dies (the same call then goes on).
     """
-    if is_user_env(env_name):
-        raise UserError(f"--env_name: only OGBench has oracles; give the data of {env_name} with --dataset=FILE.npz")
-    dataset = dataset_name(env_name)
+    dataset = _ogbench_dataset(env_name)
     kind = dataset.rpartition("-")[2]
     if not (is_manipulation(dataset) or (dataset.startswith("pointmaze") and kind == "navigate")):
         raise UserError(
@@ -379,5 +383,5 @@ def random_data(
     overwrite: bool = False,
 ) -> Path:
     """The same files from random actions, for any OGBench environment: to try programs, not to learn."""
-    job = _Job(dataset_name(env_name), "random", episode_steps, seed)
+    job = _Job(_ogbench_dataset(env_name), "random", episode_steps, seed)
     return _checked(job, path_dir, transitions, workers, progress=progress, overwrite=overwrite)

@@ -125,9 +125,7 @@ def load_dataset(
     return _compact(raw, proportion, f"{flag}: {path}")
 
 
-def _read(
-    source: Path, env_name: str, split: str, flag: str, named: bool
-) -> tuple[dict[str, np.ndarray], Path]:
+def _read(source: Path, env_name: str, split: str, flag: str, named: bool) -> tuple[dict[str, np.ndarray], Path]:
     """The arrays of a file or a folder of shards, and the path to name in complaints.
 
     A folder the user `named` is used whole; of one that was looked up, the shards that the paper uses.
@@ -151,6 +149,10 @@ def _read(
 
 
 def _read_file(path: Path, needed: list[str], flag: str) -> dict[str, np.ndarray]:
+    return _checked(_read_arrays(path, needed, flag), f"{flag}: {path}")
+
+
+def _read_arrays(path: Path, needed: list[str], flag: str) -> dict[str, np.ndarray]:
     where = f"{flag}: {path}"
     if not path.is_file():
         raise UserError(f"{where} does not exist")
@@ -167,12 +169,11 @@ def _read_file(path: Path, needed: list[str], flag: str) -> dict[str, np.ndarray
                     "the final one too, with terminals 1 in that last row"
                 )
             optional = [key for key in ("masks",) if "rewards" in needed and key in file]
-            raw = {key: file[key] for key in needed + optional}
+            return {key: file[key] for key in needed + optional}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{where} is truncated or no npz file ({error}); delete it and fetch or make it again"
         ) from error
-    return _checked(raw, where)
 
 
 def _checked(raw: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
@@ -188,9 +189,7 @@ def _checked(raw: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
         if not np.all(np.isfinite(value)):
             raise UserError(f"{where} holds NaN or infinite numbers in {key}; make or fetch it again")
     integers = ("button_states",)
-    raw = {
-        key: value if key in integers else value.astype(np.float32, copy=False) for key, value in raw.items()
-    }
+    raw = {key: value if key in integers else value.astype(np.float32, copy=False) for key, value in raw.items()}
     raw["actions"] = np.clip(raw["actions"], -_CLIP, _CLIP)
     return raw
 
@@ -205,7 +204,7 @@ def _map_shards(shards: list[Path], needed: list[str], flag: str) -> dict[str, n
                 _convert(shards, needed, folder, flag)
             except OSError as error:
                 raise UserError(f"{flag}: cannot write {folder} ({error.strerror or error})") from error
-    return {key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in needed}
+    return {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
 
 
 def _convert(shards: list[Path], needed: list[str], folder: Path, flag: str) -> None:
@@ -213,19 +212,21 @@ def _convert(shards: list[Path], needed: list[str], folder: Path, flag: str) -> 
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    total = sum(len(_read_file(path, needed, flag)["terminals"]) for path in shards)
+    total = sum(len(_read_arrays(path, ["terminals"], flag)["terminals"]) for path in shards)
     arrays: dict[str, np.ndarray] = {}
     row = 0
     for path in shards:
         raw = _read_file(path, needed, flag)
         raw["terminals"][-1] = 1  # a trajectory does not go on in the next file
-        for key, value in raw.items():
-            if key not in arrays:
-                shape = (total, *value.shape[1:])
-                arrays[key] = np.lib.format.open_memmap(temporary / f"{key}.npy", "w+", value.dtype, shape)
-            if value.shape[1:] != arrays[key].shape[1:]:
-                raise UserError(f"{flag}: {path} holds {key} of another width than {shards[0].name}")
-            arrays[key][row : row + len(value)] = value
+        if not arrays:
+            arrays = {
+                key: np.lib.format.open_memmap(temporary / f"{key}.npy", "w+", value.dtype, (total, *value.shape[1:]))
+                for key, value in raw.items()
+            }
+        for key in raw.keys() | arrays.keys():
+            if key not in raw or key not in arrays or raw[key].shape[1:] != arrays[key].shape[1:]:
+                raise UserError(f"{flag}: {path} and {shards[0].name} do not hold the same {key}")
+            arrays[key][row : row + len(raw[key])] = raw[key]
         row += len(raw["terminals"])
     for array in arrays.values():
         array.flush()
@@ -251,9 +252,7 @@ def _check_belongs(raw: dict[str, np.ndarray], env: SeededEnv, env_name: str, wh
         cells = np.array([maze.xy_to_ij(xy) for xy in raw["qpos"][:: max(1, len(raw["qpos"]) // 1000), :2]])
         inside = np.all((cells >= 0) & (cells < maze.maze_map.shape), axis=1)
         if not np.all(inside) or np.mean(maze.maze_map[tuple(cells.T)]) > 0.05:
-            raise UserError(
-                f"{where} is a dataset of another maze: its positions lie in the walls of {env_name}"
-            )
+            raise UserError(f"{where} is a dataset of another maze: its positions lie in the walls of {env_name}")
 
 
 def _label(env: SeededEnv, env_name: str, raw: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

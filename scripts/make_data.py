@@ -18,9 +18,7 @@ from utils.errors import UserError  # noqa: E402
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("env_name", None, "a dataset, domain or task: cube-double-play, puzzle-4x4, scene-noisy")
-flags.DEFINE_integer(
-    "transitions", 1_000_000, "transitions in the training file; the validation file has a tenth"
-)
+flags.DEFINE_integer("transitions", 1_000_000, "transitions in the training file; the validation file has a tenth")
 flags.DEFINE_integer("workers", None, "processes (default: one per core)")
 flags.DEFINE_integer("seed", 0, "decides the data, whatever the number of workers")
 flags.DEFINE_string("ogbench_dataset_dir", "~/.ogbench/data", "folder to write to")
@@ -59,6 +57,9 @@ def _run(arguments: list[str]) -> None:
         main(arguments)
     except UserError as error:
         _fail(error)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from envs import collect as module
 from envs.collect import (
     _ArmOracle,
     _Job,
@@ -60,9 +61,7 @@ def test_the_workers_change_nothing(tmp_path):
     assert len(load(tmp_path / "one" / f"{dataset}-v0-val.npz")["terminals"]) == 10
 
 
-@pytest.mark.parametrize(
-    "dataset", ["cube-double-noisy", "scene-play", "puzzle-3x3-play", "puzzle-3x3-noisy"]
-)
+@pytest.mark.parametrize("dataset", ["cube-double-noisy", "scene-play", "puzzle-3x3-play", "puzzle-3x3-noisy"])
 def test_an_episode_depends_on_its_seed_alone(dataset):
     """Not on the episodes before it in the same process; and the oracle gets something done."""
     env, oracle = _make_world(_Job(dataset, dataset.rpartition("-")[2], 80, 0))
@@ -150,6 +149,54 @@ def test_scene_rejects_episodes_with_the_cube_out_of_view():
     assert accepts(0.5, 0.02)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "low", "high"),
+    [
+        ("cube-single-play", 0, 0),
+        ("cube-double-play", 0, 0.25),
+        ("cube-triple-noisy", 0.05, 0.35),
+        ("cube-quadruple-play", 0.1, 0.5),
+        ("scene-play", 0.5, 0.5),
+        ("puzzle-4x4-noisy", 0.5, 0.5),
+    ],
+)
+def test_what_is_drawn_for_each_episode(dataset, low, high):
+    """The probability of stacking, and the noise of the Markov oracle: U(0, 0.1) times (1, 1, 1, 3, 10)."""
+    oracle = object.__new__(_ArmOracle)
+    oracle.world, _, kind = dataset.rpartition("-")
+    oracle.noisy = kind == "noisy"
+    oracle._pursue = lambda observation, info: None
+    np.random.seed(0)
+    stacking, noise = [], []
+    for _ in range(500):
+        oracle.begin(np.zeros(1), {})
+        stacking.append(oracle.p_stack)
+        noise.append(oracle.noise)
+    assert low <= min(stacking) <= low + 0.01 and high - 0.01 <= max(stacking) <= high
+    if oracle.noisy:
+        scales = np.array(noise)
+        np.testing.assert_allclose(scales / scales[:, :1], np.tile([1, 1, 1, 3, 10], (500, 1)))
+        assert 0 <= scales[:, 0].min() < 0.001 and 0.099 < scales[:, 0].max() <= 0.1
+    else:
+        assert set(noise) == {None}
+
+
+@pytest.mark.parametrize(
+    ("name", "job"),
+    [
+        ("pointmaze-giant", _Job("pointmaze-giant-navigate", "navigate", 2000, 4)),
+        ("pointmaze-large", _Job("pointmaze-large-navigate", "navigate", 1000, 4)),
+        ("cube-triple-noisy", _Job("cube-triple-noisy", "noisy", 1000, 4)),
+        ("puzzle-4x5-play-singletask-task1-v0", _Job("puzzle-4x5-play", "play", 1000, 4)),
+    ],
+)
+def test_episodes_are_as_long_as_ogbenchs(name, job, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "_collect", lambda job, *args, **kwargs: seen.append(job))
+    collect(name, tmp_path, 10, seed=4)
+    assert seen == [job]
+
+
 @pytest.mark.parametrize("dataset", ["humanoidmaze-medium-navigate", "antmaze-giant-navigate"])
 def test_random_data_for_any_environment(dataset, tmp_path):
     path = random_data(f"{dataset}-singletask-task1-v0", tmp_path, 30, episode_steps=10)
@@ -184,7 +231,7 @@ def test_a_finished_file_is_kept_and_another_one_never_replaced(tmp_path):
         ("humanoidmaze-medium-navigate", {}, "expert policies"),
         ("pointmaze-medium-stitch", {}, "expert policies"),
         ("cube-doubel", {}, "the nearest name is 'cube-double'"),
-        ("module:Env-v0", {}, "give the data of module:Env-v0 with --dataset"),
+        ("module:Env-v0", {}, "module:Env-v0 needs --dataset=FILE.npz"),
         ("scene", {"transitions": 0}, "--transitions must be positive, not 0"),
         ("scene", {"workers": -1}, "--workers must be positive, not -1"),
         ("scene", {"seed": -1}, "--seed must not be negative"),

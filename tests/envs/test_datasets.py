@@ -218,9 +218,7 @@ def test_what_is_asked_for(tmp_path, monkeypatch):
         return destination
 
     monkeypatch.setattr(datasets, "download", fake)
-    monkeypatch.setattr(
-        datasets, "repository_files", lambda repository: ["data/part-0.npz", "data/part-1.npz"]
-    )
+    monkeypatch.setattr(datasets, "repository_files", lambda repository: ["data/part-0.npz", "data/part-1.npz"])
 
     assert find_dataset("cube-double", tmp_path) == tmp_path / "cube-double-play-v0.npz"
     names = [name for name, _, hosts in asked if hosts is None]
@@ -316,9 +314,7 @@ def test_wrong_contents(change, message, tmp_path):
 def test_broken_files(content, maze_data):
     whole = (maze_data / FILE).read_bytes()
     (maze_data / FILE).write_bytes(whole[: len(whole) // 2] if content == "half" else content)
-    with pytest.raises(
-        UserError, match="is truncated or no npz file .*; delete it and fetch or make it again"
-    ):
+    with pytest.raises(UserError, match="is truncated or no npz file .*; delete it and fetch or make it again"):
         load_dataset(MAZE, maze_data)
 
 
@@ -326,9 +322,7 @@ def test_a_dataset_of_another_robot(cube_data):
     with pytest.raises(UserError, match="lacks button_states"):
         load_dataset("scene-play-singletask-task1-v0", dataset_path=cube_data / "cube-single-play-v0.npz")
     with pytest.raises(UserError, match=r"--dataset: .* its observations have 28 columns, those of .* 37"):
-        load_dataset(
-            "cube-double-play-singletask-task1-v0", dataset_path=cube_data / "cube-single-play-v0.npz"
-        )
+        load_dataset("cube-double-play-singletask-task1-v0", dataset_path=cube_data / "cube-single-play-v0.npz")
 
 
 @pytest.mark.parametrize(
@@ -387,6 +381,20 @@ def test_a_users_data(users_file):
     np.savez(users_file, **content, next_observations=content["observations"])
     with pytest.raises(UserError, match="holds next_observations; store every trajectory's states in order"):
         load_dataset(f"{__name__}:Users-v0", dataset_path=users_file)
+
+
+def test_a_users_shards(users_file):
+    with np.load(users_file) as file:
+        content = dict(file)
+    folder = users_file.parent / "shards"
+    folder.mkdir()
+    np.savez(folder / "a.npz", **content, masks=np.zeros(7))
+    np.savez(folder / "b.npz", **content, masks=np.ones(7))
+    data = load_dataset(f"{__name__}:Users-v0", dataset_path=folder)
+    np.testing.assert_array_equal(data["masks"], [0] * 7 + [1] * 7)
+    np.savez(folder / "b.npz", **content)
+    with pytest.raises(UserError, match="b.npz and a.npz do not hold the same masks"):
+        load_dataset(f"{__name__}:Users-v0", dataset_path=folder)
 
 
 def test_a_users_environment_needs_a_file(users_file):
