@@ -75,16 +75,12 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
     # ---------------------------------------------------------------- construction
 
     @classmethod
-    def create(
-        cls, key: jax.Array, observation_dim: int, action_dim: int, config: ml_collections.ConfigDict
-    ) -> Self:
+    def create(cls, key: jax.Array, observation_dim: int, action_dim: int, config: ml_collections.ConfigDict) -> Self:
         """A fresh agent; observation_dim is O, action_dim is A of one environment step."""
         config = ml_collections.FrozenConfigDict(config)
         flat = action_dim * (config.horizon_length if config.action_chunking else 1)
         keys = dict(zip(cls.NETWORKS, jax.random.split(key, len(cls.NETWORKS)), strict=True))
-        params = {
-            name: cls.init_network(name, keys[name], observation_dim, flat, config) for name in cls.NETWORKS
-        }
+        params = {name: cls.init_network(name, keys[name], observation_dim, flat, config) for name in cls.NETWORKS}
         if "policy" in params:
             params["policy"] = params["base"]
         return cls(
@@ -98,17 +94,13 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
         )
 
     @classmethod
-    def init_network(
-        cls, name: str, key: jax.Array, observation_dim: int, flat_action_dim: int, config: Any
-    ) -> dict:
+    def init_network(cls, name: str, key: jax.Array, observation_dim: int, flat_action_dim: int, config: Any) -> dict:
         """Fresh parameters of one network: a critic ensemble on concat(s, a), or a velocity field on concat(s, x, t)."""
         inputs = observation_dim + flat_action_dim
         if name == "critic":
             mlp = MLP(config.value_hidden_dims, 1, config.value_layer_norm)
             return init_ensemble(key, mlp, inputs, config.num_qs)
-        return init_mlp(
-            key, MLP(config.actor_hidden_dims, flat_action_dim, config.actor_layer_norm), inputs + 1
-        )
+        return init_mlp(key, MLP(config.actor_hidden_dims, flat_action_dim, config.actor_layer_norm), inputs + 1)
 
     @classmethod
     def init_state(cls, config: Any) -> dict[str, Any]:
@@ -167,9 +159,7 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
         """Hook: what the loss treats as constant (targets, rollouts), computed from the state before the update."""
 
     @abc.abstractmethod
-    def loss(
-        self, params: dict, batch: Batch, noise: dict, fixed: dict
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Hook: the sum that one optimiser step descends, and the metrics on the way."""
 
     def after_step(self, metrics: dict[str, jax.Array]) -> tuple[Self, dict[str, jax.Array]]:
@@ -178,9 +168,7 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
 
     def update(self, batch: Batch, key: jax.Array) -> tuple[Self, dict[str, jax.Array]]:
         """One update on a batch, with all randomness from `key`; metrics are scalars."""
-        agent, metrics, _ = self.update_with_noise(
-            batch, self.draw_noise(key, batch["observations"].shape[0])
-        )
+        agent, metrics, _ = self.update_with_noise(batch, self.draw_noise(key, batch["observations"].shape[0]))
         return agent, metrics
 
     def update_with_noise(self, batch: Batch, noise: dict[str, jax.Array]) -> tuple[Self, dict, dict]:
@@ -199,7 +187,7 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
             opt_state=opt_state,
             step=self.step + 1,
         )
-        agent, metrics = agent.after_step(metrics | {"grad_norm": optax.global_norm(grads)})
+        agent, metrics = agent.after_step(metrics | {"grad_norm": optax.tree.norm(grads)})
         return agent, metrics, fixed
 
     # ---------------------------------------------------------------- shared pieces of losses
@@ -216,12 +204,10 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
         discount = self.config.discount**self.config.horizon_length
         return batch["rewards"][:, -1] + discount * batch["masks"][:, -1] * pessimistic
 
-    def critic_loss(
-        self, critic: dict, batch: Batch, td_target: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def critic_loss(self, critic: dict, batch: Batch, td_target: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """mean_{E,B} (Q_e(s, a) - y)^2 valid, and its metrics."""
         q = q_values(critic, batch["observations"], self.flat_actions(batch))
-        loss = jnp.mean((q - td_target) ** 2 * batch["valid"][:, -1])
+        loss = jnp.mean((q - td_target[None]) ** 2 * batch["valid"][None, :, -1])
         return loss, {"critic/loss": loss, "critic/q_mean": q.mean(), "critic/target_mean": td_target.mean()}
 
 

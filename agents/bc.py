@@ -33,15 +33,11 @@ class BC(Agent):
         """Nothing: the loss reads batch and noise alone."""
         return {}
 
-    def loss(
-        self, params: dict, batch: Batch, noise: dict, fixed: dict
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The flow-matching loss of the base."""
         velocity = velocity_field(params["base"], batch["observations"])
         valid = batch["valid"][:, -1]
-        loss = flow_matching_loss(
-            velocity, self.flat_actions(batch), noise["flow_x0"], noise["flow_t"], valid
-        )
+        loss = flow_matching_loss(velocity, self.flat_actions(batch), noise["flow_x0"], noise["flow_t"], valid)
         return loss, {"flow/loss": loss}
 
 

@@ -48,7 +48,7 @@ def euler_sample(velocity: Velocity, x0: jax.Array, flow_steps: int) -> jax.Arra
     """Integrate dx = v(x, t) dt from x0 [..., B, D] at t = 0 to t = 1 in `flow_steps` Euler steps; not clipped."""
 
     def step(x: jax.Array, t: jax.Array) -> tuple[jax.Array, None]:
-        return x + velocity(x, t[None]) / flow_steps, None
+        return x + velocity(x, t) / flow_steps, None
 
     x, _ = jax.lax.scan(step, x0, time_grid(flow_steps), unroll=unrolled(flow_steps))
     return x

@@ -61,11 +61,11 @@ def memoryless_rollout(
 
     def step(x: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         t, eps = inputs
-        drift = 2.0 * policy(x, t[None]) - x / (t + h)
+        drift = 2.0 * policy(x, t) - x / (t + h)
         return x + h * drift + jnp.sqrt(h) * memoryless_noise(t, h) * eps, x
 
     x, xs = jax.lax.scan(step, x0, (ts[:-1], noise[:-1]), unroll=unrolled(flow_steps))
-    return jnp.concatenate([xs, x[None]]), x + h * base(x, ts[-1:])
+    return jnp.concatenate([xs, x[None]]), x + h * base(x, ts[-1])
 
 
 def terminal_gradient(q_mean: Callable[[jax.Array], jax.Array], x: jax.Array, clip: bool = True) -> jax.Array:
@@ -87,13 +87,11 @@ def lean_adjoint(base: Velocity, xs: jax.Array, adjoint: jax.Array) -> jax.Array
 
     def step(adjoint: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         t, x = inputs
-        _, transpose = jax.vjp(lambda x: 2.0 * base(x, t[None] + h) - x / (t + h), x)
+        _, transpose = jax.vjp(lambda x: 2.0 * base(x, t + h) - x / (t + h), x)
         adjoint = adjoint + h * transpose(adjoint)[0]
         return adjoint, adjoint
 
-    _, adjoints = jax.lax.scan(
-        step, adjoint, (time_grid(flow_steps), xs), reverse=True, unroll=unrolled(flow_steps)
-    )
+    _, adjoints = jax.lax.scan(step, adjoint, (time_grid(flow_steps), xs), reverse=True, unroll=unrolled(flow_steps))
     return adjoints
 
 
@@ -148,9 +146,7 @@ def average_kl(dual: Dual, kl: jax.Array, kl_clip_coef: float, kl_ema_coef: floa
 def descend_dual(dual: Dual, kl: jax.Array, config: Any) -> Dual:
     """The paper's dual descent: lam <- clip(lam + eta (kl_ema - epsilon), lambda_min, lambda_max)."""
     kl_ema = average_kl(dual, kl, config.kl_clip_coef, config.kl_ema_coef)
-    lam = jnp.clip(
-        dual.lam + config.eta_lambda * (kl_ema - dual.kl_budget), config.lambda_min, config.lambda_max
-    )
+    lam = jnp.clip(dual.lam + config.eta_lambda * (kl_ema - dual.kl_budget), config.lambda_min, config.lambda_max)
     return dual.replace(lam=lam, kl_ema=kl_ema)
 
 
@@ -220,9 +216,7 @@ class TRQAM(Agent):
             "clipped": jnp.mean(jnp.abs(x_final) > 1.0),
         }
 
-    def loss(
-        self, params: dict, batch: Batch, noise: dict, fixed: dict
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
         """critic_loss + flow_loss + adj_loss; each network is reached by one of them."""
         s = batch["observations"]
         critic_loss, metrics = self.critic_loss(params["critic"], batch, fixed["td_target"])
@@ -231,9 +225,9 @@ class TRQAM(Agent):
             batch["valid"][:, -1],
         )  # fmt: skip
         ts = time_grid(self.config.flow_steps)[:, None, None]
-        delta = velocity_field(params["policy"], s)(fixed["xs"], ts) - velocity_field(
-            self.target_params["base"], s
-        )(fixed["xs"], ts)
+        delta = velocity_field(params["policy"], s)(fixed["xs"], ts) - velocity_field(self.target_params["base"], s)(
+            fixed["xs"], ts
+        )
         lam = self.trust_region()
         adj_loss = adjoint_matching_loss(delta, fixed["adjoints"], lam)
         per_action = self.config.horizon_length if self.config.action_chunking else 1

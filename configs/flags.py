@@ -44,9 +44,7 @@ def define_flags() -> flags.FlagValues:
     config_flags.DEFINE_config_file(
         "agent", "agents/trqam.py", "agent file; --agent.KEY=VALUE overrides", flag_values=fv
     )
-    flags.DEFINE_enum(
-        "preset", None, list(PRESETS), "settings for a purpose; they make their own data", flag_values=fv
-    )
+    flags.DEFINE_enum("preset", None, list(PRESETS), "settings for a purpose; they make their own data", flag_values=fv)
     count("seed", 0, "random seed")
     count("num_seeds", 1, "run seeds seed .. seed + num_seeds - 1", least=1)
 
@@ -135,9 +133,7 @@ def check_agent_file(argv: Sequence[str]) -> None:
         if not Path(value).is_file():
             names = sorted(path.stem for path in AGENTS.glob("*.py") if path.stem not in NOT_AGENTS)
             nearest = difflib.get_close_matches(Path(value).stem, names, n=1, cutoff=0.0)[0]
-            raise UserError(
-                f"--agent={value}: there is no such file; the nearest agent is agents/{nearest}.py"
-            )
+            raise UserError(f"--agent={value}: there is no such file; the nearest agent is agents/{nearest}.py")
 
 
 def unknown_agent_key(argv: Sequence[str], fv: flags.FlagValues) -> UserError:
@@ -163,7 +159,5 @@ def check_agent_values(agent: dict) -> None:
         if key in agent and not 0.0 < agent[key] <= 1.0:
             raise UserError(f"--agent.{key}={agent[key]}: give a number above 0 and at most 1")
     for key in ("actor_hidden_dims", "value_hidden_dims"):
-        if key in agent and not (
-            agent[key] and all(isinstance(width, int) and width > 0 for width in agent[key])
-        ):
+        if key in agent and not (agent[key] and all(isinstance(width, int) and width > 0 for width in agent[key])):
             raise UserError(f"--agent.{key}={agent[key]}: give positive layer widths, such as '(512,512)'")

@@ -40,9 +40,7 @@ class Settings:
         """One line per value: name, value, source."""
         values = self.flags | {f"agent.{key}": value for key, value in self.agent.items()}
         width = max(map(len, values))
-        return "\n".join(
-            f"  {name:{width}}  {value!s:24}  {self.sources[name]}" for name, value in values.items()
-        )
+        return "\n".join(f"  {name:{width}}  {value!s:24}  {self.sources[name]}" for name, value in values.items())
 
 
 def resolve(fv: flags.FlagValues, dataset: str) -> Settings:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from envs.files import alone
 from envs.ogbench import make_raw
-from envs.tasks import dataset_name, is_manipulation, is_user_env, world_name
+from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
 
 _STACKING = {"single": (0, 0), "double": (0, 0.25), "triple": (0.05, 0.35), "quadruple": (0.1, 0.5)}
@@ -361,7 +361,7 @@ def collect(
     """
     dataset = _ogbench_dataset(env_name)
     kind = dataset.rpartition("-")[2]
-    if not (is_manipulation(dataset) or (dataset.startswith("pointmaze") and kind == "navigate")):
+    if not has_oracle(dataset):
         raise UserError(
             f"--env_name: {dataset} cannot be made here, it needs OGBench's expert policies; download "
             f"{dataset}-v0.npz and give its folder as --ogbench_dataset_dir"

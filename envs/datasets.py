@@ -12,7 +12,7 @@ import numpy as np
 from envs.download import HOSTS, HUGGING_FACE, REPOSITORIES, download, repository_files
 from envs.files import alone
 from envs.ogbench import SeededEnv, make_env
-from envs.tasks import dataset_name, is_manipulation, is_user_env, world_name
+from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
 
 DATASET_DIR = "~/.ogbench/data"
@@ -60,7 +60,7 @@ def _shards(folder: Path, pattern: str, limit: int | None = None) -> list[Path]:
 
 def _how_to_get(name: str, folder: Path) -> str:
     missing = f"the data of {name} is neither in {folder} nor to be downloaded"
-    if is_manipulation(name) or name.startswith("pointmaze"):
+    if has_oracle(name):
         command = f"python scripts/make_data.py --env_name={name} --ogbench_dataset_dir={folder}"
         return f"{missing}; make it: {command}"
     source = f"{HUGGING_FACE}/datasets/{REPOSITORIES[name]}" if name in REPOSITORIES else HOSTS[0]

@@ -16,9 +16,7 @@ _FAMILIES = {
     "puzzle": (("3x3", "4x4", "4x5", "4x6"), ("play", "noisy")),
 }
 _DATASETS = {
-    (f"{family}-{size}" if size else family): kinds
-    for family, (sizes, kinds) in _FAMILIES.items()
-    for size in sizes
+    (f"{family}-{size}" if size else family): kinds for family, (sizes, kinds) in _FAMILIES.items() for size in sizes
 }
 
 DOMAINS = (
@@ -103,3 +101,9 @@ def world_name(env_name: str) -> str:
 def is_manipulation(env_name: str) -> bool:
     """True for the robot-arm environments (cube, scene, puzzle)."""
     return env_name.split("-")[0] in ("cube", "scene", "puzzle")
+
+
+def has_oracle(dataset: str) -> bool:
+    """Whether OGBench's package holds the scripted policy that collected a dataset such as 'scene-play'."""
+    return is_manipulation(dataset) or (dataset.startswith("pointmaze") and dataset.endswith("-navigate"))
+

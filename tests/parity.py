@@ -84,9 +84,7 @@ def build(golden: Golden):
         config.clip_grad = meta["grad_clip"] is not None
     unread = set(meta) - set(config) - ALIASES
     if unread:
-        raise SystemExit(
-            f"{meta['agent']}: settings of the file that the agent does not know: {sorted(unread)}"
-        )
+        raise SystemExit(f"{meta['agent']}: settings of the file that the agent does not know: {sorted(unread)}")
     agent = module.AGENT.create(jax.random.key(0), meta["O"], meta["A"], config)
     params = golden.tree("params")
     agent = agent.replace(
@@ -94,9 +92,7 @@ def build(golden: Golden):
         target_params={name: params.pop(f"target_{name}") for name in agent.target_params},
     )
     if params:
-        raise SystemExit(
-            f"{meta['agent']}: networks of the file that the agent does not have: {sorted(params)}"
-        )
+        raise SystemExit(f"{meta['agent']}: networks of the file that the agent does not have: {sorted(params)}")
     if "lam" in meta:
         dual = agent.dual.replace(lam=jnp.float32(meta["lam"]), kl_ema=jnp.float32(meta["kl_ema"]))
         agent = agent.replace(dual=dual)
@@ -110,9 +106,7 @@ def outputs(agent, metrics: dict, fixed: dict, flow_steps: int, batch_size: int)
         ours.pop("path_kl", None)  # a diagnostic of ours where nothing acts on it
     ours |= {name: fixed[name] for name in ("xs", "adjoints", "next_actions") if name in fixed}
     if "xs" in fixed:
-        ours["ts"] = np.broadcast_to(
-            (np.arange(flow_steps) / flow_steps)[:, None, None], (flow_steps, batch_size, 1)
-        )
+        ours["ts"] = np.broadcast_to((np.arange(flow_steps) / flow_steps)[:, None, None], (flow_steps, batch_size, 1))
     networks = agent.params | {f"target_{name}": params for name, params in agent.target_params.items()}
     flat = {f"params_after/{name}": value for name, value in flatten_dict(networks, sep="/").items()}
     return {name: np.asarray(value) for name, value in (ours | flat).items()}
@@ -125,9 +119,7 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
     worst: dict[str, float] = {}
     stems = ("params/", *(f"update{u}/{part}/" for u in range(meta["n_updates"]) for part in PARTS))
     problems = [
-        f"{name} is in the file and belongs to no update"
-        for name in golden.arrays
-        if not name.startswith(stems)
+        f"{name} is in the file and belongs to no update" for name in golden.arrays if not name.startswith(stems)
     ]
     update = jax.jit(type(agent).update_with_noise)
     for u in range(meta["n_updates"]):
@@ -143,12 +135,10 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
             if name.startswith((prefix + "out/", prefix + "params_after/"))
         }
         problems += [
-            f"update {u}: {name} is in the file and not computed here"
-            for name in sorted(set(theirs) - set(ours))
+            f"update {u}: {name} is in the file and not computed here" for name in sorted(set(theirs) - set(ours))
         ]
         problems += [
-            f"update {u}: {name} is computed here and not in the file"
-            for name in sorted(set(ours) - set(theirs))
+            f"update {u}: {name} is computed here and not in the file" for name in sorted(set(ours) - set(theirs))
         ]
         for name in sorted(set(theirs) & set(ours)):
             quantity = "/".join(name.split("/")[:2]) if name.startswith("params_after/") else name

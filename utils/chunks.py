@@ -62,13 +62,12 @@ class Transitions(flax.struct.PyTreeNode):
         Column j holds the j-th action, the discounted reward sum, the mask and the next observation up to there; behind the
         end of a trajectory `valid` is 0 and sum, mask and next observation stay what they were at the end.
         """
-        rows = self.rows[starts[:, None] + jnp.arange(horizon)]
+        steps = jnp.arange(horizon)[None]
+        rows = self.rows[starts[:, None] + steps]
         ended = jnp.cumsum(self.terminals[rows], axis=1) > 0
-        valid = 1.0 - jnp.concatenate([jnp.zeros_like(ended[:, :1]), ended[:, :-1]], axis=1).astype(
-            jnp.float32
-        )
-        last_valid = jax.lax.cummax(jnp.where(valid > 0, jnp.arange(horizon), 0), axis=1)
-        powers = discount ** jnp.arange(horizon, dtype=jnp.float32)
+        valid = 1.0 - jnp.concatenate([jnp.zeros_like(ended[:, :1]), ended[:, :-1]], axis=1).astype(jnp.float32)
+        last_valid = jax.lax.cummax(jnp.where(valid > 0, steps, 0), axis=1)
+        powers = discount ** steps.astype(jnp.float32)
         return {
             "observations": self.observations[rows[:, 0]],
             "actions": self.actions[rows],

@@ -41,13 +41,9 @@ def load_policy(run_dir: str | os.PathLike, seed: int = 0) -> Callable[[np.ndarr
     stored = read_json(folder / "config.json")
     if stored is None:
         raise UserError(f"{folder} is not the folder of a run: it has no config.json")
-    config = ml_collections.ConfigDict(
-        {k: tuple(v) if isinstance(v, list) else v for k, v in stored["agent"].items()}
-    )
+    config = ml_collections.ConfigDict({k: tuple(v) if isinstance(v, list) else v for k, v in stored["agent"].items()})
     observation_dim, action_dim = stored["observation_dim"], stored["action_dim"]
-    agent = load_agent(stored["agent_file"]).AGENT.create(
-        jax.random.key(0), observation_dim, action_dim, config
-    )
+    agent = load_agent(stored["agent_file"]).AGENT.create(jax.random.key(0), observation_dim, action_dim, config)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         if checkpoints.latest() is None:
             raise UserError(f"{folder} holds no checkpoint yet")

@@ -10,6 +10,7 @@ config.json.
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -68,9 +69,7 @@ class Run:
             "sparse": False,
         }
         settings = dataclasses.replace(settings, flags=settings.flags | changed)
-        data = {
-            name: settings.flags[name] for name in ("ogbench_dataset_dir", "dataset", "dataset_proportion")
-        }
+        data = {name: settings.flags[name] for name in ("ogbench_dataset_dir", "dataset", "dataset_proportion")}
         identity = {**settings.agent.to_dict(), **data, "steps": settings.flags["offline_steps"]}
         return Run(dataset_name(self.env_name), self.seed, settings, identity)
 
@@ -89,9 +88,7 @@ class Run:
         """Where the run is stored."""
         flags = self.settings.flags
         name = f"{self.agent_name}_s{self.seed}_{digest(self.identity)}"
-        return (
-            Path(flags["save_dir"]).expanduser() / flags["run_group"] / self.env_name.replace(":", "_") / name
-        )
+        return Path(flags["save_dir"]).expanduser() / flags["run_group"] / self.env_name.replace(":", "_") / name
 
     def is_done(self) -> bool:
         """Whether the run has finished at least the steps now asked for."""
@@ -106,14 +103,17 @@ class Run:
             "flags": flags,
             "agent": self.settings.agent.to_dict(),
             "sources": self.settings.sources,
-            "versions": {
-                name: importlib.metadata.version(name) for name in ("jax", "mujoco", "ogbench", "numpy")
-            },
+            "versions": {name: importlib.metadata.version(name) for name in ("jax", "mujoco", "ogbench", "numpy")},
             "commit": git_commit(),
         }
 
     def check_folder(self) -> None:
-        """Raise UserError where the folder holds a run with other settings, showing the first differences."""
+        """Raise UserError where the folder cannot be written, or holds a run with other settings (the first are shown)."""
+        place = self.folder
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise UserError(f"--save_dir={self.settings.flags['save_dir']}: cannot write to {place}; give another folder")
         stored = read_json(self.folder / "config.json")
         if stored is None:
             return
@@ -131,36 +131,22 @@ class Run:
             )
 
     def prepare(self, overwrite: bool, found: dict[str, Any]) -> None:
-        """Make the folder and write config.json, with what was `found` besides; raises UserError where that cannot be."""
-        try:
-            if overwrite and self.folder.exists():
-                shutil.rmtree(self.folder)
-            self.check_folder()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "config.json", self.config() | found)
-        except OSError as error:
-            raise UserError(
-                f"--save_dir={self.settings.flags['save_dir']}: cannot write there: {error.strerror}"
-            ) from error
+        """Make the folder, after --overwrite an empty one, and write config.json with what was `found` besides."""
+        if overwrite and self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "config.json", self.config() | found)
 
     @contextlib.contextmanager
     def locked(self, wait: bool = False) -> Iterator[None]:
         """Hold the run's lock, so that two processes never write one folder; raises UserError where another holds it."""
         path = self.folder.with_name(f".{self.folder.name}.lock")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a")
-        except OSError as error:
-            raise UserError(
-                f"--save_dir={self.settings.flags['save_dir']}: cannot write there: {error.strerror}"
-            ) from error
-        with file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
-                raise UserError(
-                    f"{self.folder} is being written by another process; wait for it to end"
-                ) from None
+                raise UserError(f"{self.folder} is being written by another process; wait for it to end") from None
             yield
 
 
@@ -172,15 +158,14 @@ def bc_only(settings: Settings) -> Settings:
     return dataclasses.replace(settings, agent_file=str(BC_FILE), flags=flags, agent=config)
 
 
+@functools.cache  # one class for each file, so that what is compiled for it is compiled once
 def load_agent(path: str | os.PathLike) -> ModuleType:
     """The module of an agent file anywhere on disk; it defines `AGENT` and `get_config`."""
     spec = importlib.util.spec_from_file_location(f"agent_{Path(path).stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "AGENT"):
-        raise UserError(
-            f"--agent={path}: the file defines no AGENT; name your subclass of agents.base.Agent so"
-        )
+        raise UserError(f"--agent={path}: the file defines no AGENT; name your subclass of agents.base.Agent so")
     return module
 
 

@@ -20,13 +20,13 @@ from agents.base import Agent
 from envs.collect import collect, random_data
 from envs.datasets import load_dataset
 from envs.ogbench import make_env
-from envs.tasks import dataset_name, is_manipulation, is_user_env
+from envs.tasks import dataset_name, has_oracle, is_user_env
 from envs.workers import EnvWorkers, default_workers
 from utils.checkpoints import Checkpoints, check_base, load_base, restore_agent, save_agent
 from utils.chunks import Replay
 from utils.errors import UserError
 from utils.evaluation import evaluate, reset_seed
-from utils.logging import RunLogger, progress_bar
+from utils.logging import RunLogger, check_backends, progress_bar
 from utils.policy import act_by_row, evaluation_policy
 from utils.runs import STEPS, Run, load_agent, write_json
 from utils.video import film
@@ -45,9 +45,7 @@ class TrainingError(RuntimeError):
 # -------------------------------------------------------------------------------------------------- compiled calls
 
 
-def run_updates(
-    agent: Agent, replay: Replay, key: jax.Array, updates: int
-) -> tuple[Agent, dict[str, jax.Array]]:
+def run_updates(agent: Agent, replay: Replay, key: jax.Array, updates: int) -> tuple[Agent, dict[str, jax.Array]]:
     """`updates` updates, and the mean of their metrics."""
     config = agent.config
 
@@ -61,9 +59,7 @@ def run_updates(
 
 
 @partial(jax.jit, static_argnames="updates", donate_argnames="agent")
-def offline_call(
-    agent: Agent, replay: Replay, key: jax.Array, updates: int
-) -> tuple[Agent, dict[str, jax.Array]]:
+def offline_call(agent: Agent, replay: Replay, key: jax.Array, updates: int) -> tuple[Agent, dict[str, jax.Array]]:
     """`updates` updates on a fixed replay in one call."""
     return run_updates(agent, replay, key, updates)
 
@@ -90,19 +86,24 @@ def prepare_data(run: Run) -> dict[str, np.ndarray]:
     folder, env_name = flags["ogbench_dataset_dir"], run.env_name
     missing = not (Path(folder).expanduser() / f"{dataset_name(env_name)}-v0.npz").exists()
     if transitions and missing and not flags["dataset"] and not is_user_env(env_name):
-        make = collect if is_manipulation(env_name) else random_data
+        make = collect if has_oracle(dataset_name(env_name)) else random_data
         make(env_name, folder, transitions, progress=True)
     return load_dataset(env_name, folder, flags["dataset"], flags["dataset_proportion"], flags["sparse"])
 
 
 def train(run: Run, overwrite: bool = False) -> None:
-    """Bring a run to its end, from wherever its folder stands; says in one line what it skips or resumes."""
+    """Bring a run to its end, from wherever its folder stands; what a user may have to mend is found out first."""
     if run.is_done() and not overwrite:
         print(f"finished already: {run.folder}")
         return
+    check_backends(run.settings.flags["logger"].split(","))
+    if not overwrite:
+        run.check_folder()
     dataset = prepare_data(run)
     agent = new_agent(run, dataset)
-    agent = with_base(run, agent, dataset, overwrite)
+    if run.settings.flags["kl_budget_online"] is not None:
+        agent.with_kl_budget(run.settings.flags["kl_budget_online"])
+    agent = with_base(run, agent, dataset)
     with run.locked():
         finish(run, agent, dataset, overwrite)
 
@@ -116,7 +117,7 @@ def new_agent(run: Run, dataset: dict[str, np.ndarray]) -> Agent:
     return load_agent(run.settings.agent_file).AGENT.create(key, *dims_of(dataset), run.settings.agent)
 
 
-def with_base(run: Run, agent: Agent, dataset: dict[str, np.ndarray], overwrite: bool) -> Agent:
+def with_base(run: Run, agent: Agent, dataset: dict[str, np.ndarray]) -> Agent:
     """The agent started from its behaviour-cloned base: a given one, a stored one, or one trained now."""
     flags = run.settings.flags
     if not agent.STARTS_FROM_BASE:
@@ -193,6 +194,7 @@ class Trainer:
         if newest is not None:
             self.agent = restore_agent(self.checkpoints, newest, self.agent)
             self.step = self.evaluated_at = newest
+            self.success = next((row["success"] for row in reversed(self.logger["eval"].rows())), None)
             print(f"resumed at step {newest}: {self.run.folder}")
 
     def offline(self, dataset: dict[str, np.ndarray]) -> None:
@@ -230,9 +232,7 @@ class Trainer:
                 chunk = partial(self.chunk, online_step)
                 replay = store(replay, *episodes.advance(online_step, chunk))
                 if online_step >= start:
-                    self.agent, metrics = offline_call(
-                        self.agent, replay, self.key_updates, flags["utd_ratio"]
-                    )
+                    self.agent, metrics = offline_call(self.agent, replay, self.key_updates, flags["utd_ratio"])
                     self.count(metrics, flags["utd_ratio"])
                 self.step += 1
                 bar.update(1)
@@ -259,9 +259,7 @@ class Trainer:
     def chunk(self, online_step: int, observation: np.ndarray) -> np.ndarray:
         """The policy's next actions [H, A] at an observation [O] of the online phase."""
         seeds = jax.random.bits(jax.random.fold_in(self.key_actions, online_step), (1, 3))
-        return np.asarray(act_by_row(self.agent, observation[None], seeds)).reshape(
-            self.chunk_length, self.action_dim
-        )
+        return np.asarray(act_by_row(self.agent, observation[None], seeds)).reshape(self.chunk_length, self.action_dim)
 
     def count(self, metrics: dict[str, jax.Array], updates: int) -> None:
         """Keep a call's metrics, on the device, for the next log."""
@@ -323,13 +321,9 @@ class Trainer:
         self.window_start += seconds  # the log's updates per second are of training alone
         self.success, self.evaluated_at = result.success, self.step
         self.logger.eval(self.step, {"episodes": episodes, **result.row()})
-        self.logger.timing(
-            self.step, {"eval_seconds": seconds, "eval_steps_per_s": result.env_steps / seconds}
-        )
+        self.logger.timing(self.step, {"eval_seconds": seconds, "eval_steps_per_s": result.env_steps / seconds})
         if bar is None:
-            print(
-                f"{self.run.name}: success {result.success:.0%} over {episodes} episodes before the first update"
-            )
+            print(f"{self.run.name}: success {result.success:.0%} over {episodes} episodes before the first update")
 
 
 class OnlineEpisodes:
@@ -356,9 +350,7 @@ class OnlineEpisodes:
             self.queue = list(ask(self.observation))
         action = self.queue.pop(0)
         if step < self.at_random_until:
-            action = (
-                np.random.default_rng([self.seed, step]).uniform(-1, 1, self.action_dim).astype(np.float32)
-            )
+            action = np.random.default_rng([self.seed, step]).uniform(-1, 1, self.action_dim).astype(np.float32)
         observation, reward, terminated, truncated, _ = self.env.step(action)
         transition = {
             "observations": self.observation,

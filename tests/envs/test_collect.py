@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import subprocess
@@ -274,7 +275,18 @@ def wait_for(condition, seconds=60):
         time.sleep(0.02)
 
 
-def start(folder: Path) -> subprocess.Popen:
+@pytest.fixture
+def started():
+    """Programs that a test started; none outlives it."""
+    processes: list[subprocess.Popen] = []
+    yield processes
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def start(folder: Path, started: list[subprocess.Popen]) -> subprocess.Popen:
     """The program, collecting with two workers, two episodes further than before and more to do."""
     before = len(list(folder.glob(".*/*.npz")))
     process = subprocess.Popen(
@@ -285,6 +297,7 @@ def start(folder: Path) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
+    started.append(process)
     wait_for(lambda: process.poll() is not None or len(list(folder.glob(".*/*.npz"))) >= before + 2)
     assert process.poll() is None, process.communicate()
     return process
@@ -296,19 +309,19 @@ def finish(folder: Path) -> subprocess.CompletedProcess:
     )
 
 
-def test_killed_and_started_again(tmp_path):
+def test_killed_and_started_again(tmp_path, started):
     """Whatever is killed, the next run goes on with the episodes that are there, and the file is the same."""
     folder = tmp_path / "killed"
-    process = start(folder)
+    process = start(folder, started)
     workers = children(process.pid)
     assert len(workers) == 2
     process.kill()
-    process.communicate()
+    process.wait()
     wait_for(lambda: not any(alive(pid) for pid in workers), 20)  # nobody is left behind
     kept = {part: part.stat().st_mtime_ns for part in folder.glob(".*/*.npz")}
     assert kept and not (folder / "pointmaze-medium-navigate-v0.npz").exists()
 
-    process = start(folder)
+    process = start(folder, started)
     os.kill(children(process.pid)[0], signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2 and "Traceback" not in stderr

@@ -53,10 +53,12 @@ def test_a_seed_repeats_an_episode_to_the_bit(name):
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(rewards, rewards_again)
     assert not np.array_equal(first, episode(env, 6)[0])
+    # OGBench finds the goal's observation by acting at random, and samples of the action space follow the seed.
+    goals = [env.reset(seed=7)[1]["goal"], other.reset(seed=7)[1]["goal"]]
+    np.testing.assert_array_equal(*goals)
+    np.testing.assert_array_equal(env.action_space.sample(), other.action_space.sample())
     # An episode started without a seed goes on with this environment's own streams.
-    np.testing.assert_array_equal(
-        env.reset(seed=2) and env.reset()[0], other.reset(seed=2) and other.reset()[0]
-    )
+    np.testing.assert_array_equal(env.reset(seed=2) and env.reset()[0], other.reset(seed=2) and other.reset()[0])
 
 
 def test_teleports_follow_the_seed():
@@ -110,9 +112,7 @@ def test_the_users_gl_setting_survives_and_nothing_is_printed():
         "print(os.environ['MUJOCO_GL'], 'OpenGL' in sys.modules, 'jax' in sys.modules)"
     )
     environ = os.environ | {"MUJOCO_GL": "egl"}
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "egl False False" and run.stderr == ""
 
 

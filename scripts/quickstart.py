@@ -1,0 +1,112 @@
+"""The whole path on a laptop: data of OGBench's own oracle, behaviour cloning, TRQAM, a film, a table.
+
+    make quickstart SEED=1 ARGS="--eval_episodes=100"
+
+Runs `main.py --preset=quickstart` with the flags given (every flag of main.py works), then writes learning_curve.png and
+summary.json beside the run's CSV files and says where they are. Started again it goes on, or only shows the result.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+START = time.perf_counter()
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import main as program  # noqa: E402  (children of this process import it too: it stays free of jax)
+
+
+def summarise(run, transitions: int, seconds: float) -> dict:
+    """The run in numbers; path KL is the mean over the last tenth of the updates, lambda that of the last log."""
+    from utils.logging import CsvLog
+
+    evaluations, logs = (CsvLog(run.folder / f"{name}.csv").rows() for name in ("eval", "train"))
+    last = [row for row in logs if row["step"] > 0.9 * logs[-1]["step"]]
+    return {
+        "env_name": run.env_name,
+        "seed": run.seed,
+        "transitions": transitions,
+        "episodes": evaluations[-1]["episodes"],
+        "success_bc": evaluations[0]["success"],
+        "success_trqam": evaluations[-1]["success"],
+        "path_kl": sum(row["dual/path_kl"] for row in last) / len(last),
+        "kl_budget": logs[-1]["dual/kl_budget"],
+        "lambda": run.settings.agent.lam_scale * logs[-1]["dual/lam"],
+        "seconds_after_install": seconds,
+    }
+
+
+def draw(run, path: Path) -> None:
+    """Success, path KL against its budget, and lambda, over the updates."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    from utils.logging import CsvLog
+
+    evaluations, logs = (CsvLog(run.folder / f"{name}.csv").rows() for name in ("eval", "train"))
+    steps = [row["step"] for row in logs]
+    figure, (success, kl, lam) = pyplot.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
+    success.plot([row["step"] for row in evaluations], [100 * row["success"] for row in evaluations], marker="o")
+    success.set(title="success (%)", ylim=(0, 100))
+    kl.plot(steps, [row["dual/path_kl"] for row in logs], label="path KL")
+    kl.plot(steps, [row["dual/kl_budget"] for row in logs], "k--", label="budget")
+    kl.set(title="path KL to the base (nats per action)", ylim=(0, None))
+    kl.legend()
+    lam.plot(steps, [run.settings.agent.lam_scale * row["dual/lam"] for row in logs])
+    lam.set(title=r"$\lambda$", ylim=(0, None))
+    for axes in (success, kl, lam):
+        axes.set_xlabel("updates (0: behaviour cloning)")
+    figure.suptitle(run.name)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def show(run, summary: dict) -> None:
+    """Print the table and the places of the files."""
+    print(f"""
+{run.env_name}, seed {run.seed}: {summary["transitions"]:,} transitions, {summary["episodes"]} evaluation episodes
+
+            success   path KL / budget   lambda
+  BC        {summary["success_bc"]:6.0%}
+  TRQAM     {summary["success_trqam"]:6.0%}    {summary["path_kl"]:7.3f} / {summary["kl_budget"]:.3g}    {summary["lambda"]:8.3f}
+
+{summary["seconds_after_install"]:.0f} s after the installation; the files are""")
+    films = sorted((run.folder / "videos").glob("*.mp4"))
+    for path in [*(run.folder / name for name in ("summary.json", "learning_curve.png", "train.csv", "eval.csv")), *films]:
+        print(f"  {path}")
+
+
+def main(argv: list[str]) -> int:
+    """Train, then summarise every run the flags ask for; returns the exit code."""
+    arguments = [argv[0], "--preset=quickstart", *argv[1:]]
+    code = program.main(arguments)
+    if code:
+        return code
+    from configs.flags import parse_flags
+
+    fv = parse_flags(arguments)
+    if fv.dry_run:
+        return 0
+    import numpy as np
+
+    from envs.tasks import dataset_name
+    from utils.runs import read_json, write_json
+
+    for run in program.plan(fv):
+        folder = Path(run.settings.flags["ogbench_dataset_dir"]).expanduser()
+        with np.load(folder / f"{dataset_name(run.env_name)}-v0.npz") as file:
+            transitions = int((~file["terminals"].astype(bool)).sum())
+        path = run.folder / "summary.json"
+        earlier = read_json(path) or {}  # a run shown again keeps the time it took
+        seconds = earlier.get("seconds_after_install", time.perf_counter() - START)
+        summary = summarise(run, transitions, seconds)
+        draw(run, run.folder / "learning_curve.png")
+        write_json(path, summary)
+        show(run, summary)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

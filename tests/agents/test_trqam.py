@@ -1,0 +1,207 @@
+"""The equations of agents/trqam.py against dense algebra, finite differences and each other; QAM and the fork."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents import bc, qam, trqam, trqam_fixed_lambda
+from agents.flow import time_grid, velocity_field
+from utils.errors import UserError
+from utils.networks import MLP, init_mlp
+
+B, O, A, H, K = 6, 4, 2, 3, 5
+D = A * H
+
+
+def tiny(module, **settings):
+    config = module.get_config()
+    config.update(dict(actor_hidden_dims=(16, 16), horizon_length=H, action_chunking=True, flow_steps=K, batch_size=B))
+    if "num_qs" in config:
+        config.update(dict(value_hidden_dims=(16, 16), num_qs=3))
+    config.update(settings)
+    return module.AGENT.create(jax.random.key(0), O, A, config)
+
+
+def random_batch(seed=0):
+    rng = np.random.default_rng(seed)
+    batch = {
+        "observations": rng.normal(size=(B, O)),
+        "actions": rng.uniform(-1, 1, (B, H, A)),
+        "rewards": -rng.uniform(size=(B, H)),
+        "masks": np.ones((B, H)),
+        "valid": np.ones((B, H)),
+        "next_observations": rng.normal(size=(B, H, O)),
+    }
+    return {name: jnp.asarray(value, jnp.float32) for name, value in batch.items()}
+
+
+@pytest.fixture
+def field():
+    """A nonlinear velocity field at fixed observations, and a batch of flow states."""
+    params = init_mlp(jax.random.key(1), MLP((16, 16), D, layer_norm=True), O + D + 1)
+    observations = jax.random.normal(jax.random.key(2), (B, O))
+    return velocity_field(params, observations), jax.random.normal(jax.random.key(3), (K, B, D))
+
+
+def test_lean_adjoint_is_the_dense_product_of_transposed_jacobians(field):
+    velocity, xs = field
+    terminal = jax.random.normal(jax.random.key(4), (B, D))
+    adjoints = trqam.lean_adjoint(velocity, xs, terminal)
+    h = 1 / K
+    expected = np.asarray(terminal, np.float64)
+    for k in reversed(range(K)):
+        t = k * h
+        jacobian = jax.jacrev(lambda x, t=t: 2 * velocity(x, t + h) - x / (t + h))(xs[k])  # [B, D, B, D]
+        jacobian = np.einsum("bibj->bij", np.asarray(jacobian, np.float64))
+        expected = expected + h * np.einsum("bij,bi->bj", jacobian, expected)
+        np.testing.assert_allclose(adjoints[k], expected, rtol=2e-4, atol=2e-5)
+
+
+def test_lean_adjoint_is_the_gradient_of_the_base_process_by_finite_differences(field):
+    """Along a noise-free base path adj_0 is d/dx_0 of a'x_K, where each step moves by h (2 v(x, t+h) - x / (t+h))."""
+    velocity, _ = field
+    h, terminal = 1 / K, jax.random.normal(jax.random.key(4), (B, D))
+
+    def path(x):
+        xs = []
+        for k in range(K):
+            xs.append(x)
+            x = x + h * (2 * velocity(x, k * h + h) - x / (k * h + h))
+        return jnp.stack(xs), x
+
+    with jax.enable_x64(True):
+        x0 = jax.random.normal(jax.random.key(5), (B, D), jnp.float64)
+        xs, _ = path(x0)
+        adjoint = np.asarray(trqam.lean_adjoint(velocity, xs, terminal.astype(jnp.float64))[0])
+        eps = 1e-5
+        for d in range(D):
+            step = jnp.zeros((B, D)).at[:, d].set(eps)
+            change = ((path(x0 + step)[1] - path(x0 - step)[1]) * terminal).sum(axis=1) / (2 * eps)
+            np.testing.assert_allclose(adjoint[:, d], np.asarray(change), rtol=1e-3, atol=1e-5)
+
+
+def test_terminal_gradient_by_hand():
+    x = jnp.array([[0.5, 2.0], [-0.25, -3.0]])
+    q = lambda a: jnp.sum(a**2, axis=-1)  # noqa: E731
+    np.testing.assert_allclose(trqam.terminal_gradient(q, x), [[-1.0, 0.0], [0.5, 0.0]])  # flat where clipped
+    np.testing.assert_allclose(trqam.terminal_gradient(q, x, clip=False), -2 * x)
+
+
+def test_rollout_by_hand():
+    """K = 2 with constant fields: x1 = x0 + .5 (2 v - x0 / .5) + sqrt(.5) g0 eps0, g0^2 = 6; x2 = x1 + .5 v_b."""
+    policy, base = (lambda x, t: jnp.full_like(x, 1.0)), (lambda x, t: jnp.full_like(x, -2.0))
+    xs, x_final = trqam.memoryless_rollout(policy, base, jnp.array([[0.3]]), jnp.array([[[0.1]], [[9.0]]]))
+    x1 = 1.0 + 3**0.5 * 0.1
+    np.testing.assert_allclose(xs[:, 0, 0], [0.3, x1], rtol=1e-6)
+    np.testing.assert_allclose(x_final[0, 0], x1 - 1.0, rtol=1e-6)
+
+
+def test_loss_and_path_kl_by_hand():
+    """K = 2: g^2 = 6 and 2; with D = 1, adj = 1, lam = 1 the terms are (2 / g + g)^2 = 4 / g^2 + 4 + g^2."""
+    ones = jnp.ones((2, 1, 1))
+    expected = (4 / 6 + 4 + 6) + (4 / 2 + 4 + 2)
+    np.testing.assert_allclose(trqam.adjoint_matching_loss(ones, ones, 1.0), expected, rtol=1e-6)
+    np.testing.assert_allclose(trqam.path_kl(ones), 2 * 0.5 * (1 / 6 + 1 / 2), rtol=1e-6)
+    np.testing.assert_allclose(trqam.path_kl_bound(ones, 2.0), 0.5 * (6 + 2) / (2 * 4), rtol=1e-6)
+
+
+def test_path_kl_at_the_minimiser_equals_the_bound():
+    """Where the adjoint is known exactly at each state, D = -g^2 adj / (2 lam) minimises the loss and meets the bound."""
+    adjoints, lam = jax.random.normal(jax.random.key(0), (K, B, D)), 0.7
+    g = trqam.memoryless_noise(time_grid(K), 1 / K)[:, None, None]
+    delta = -(g**2) * adjoints / (2 * lam)
+    np.testing.assert_allclose(jax.grad(trqam.adjoint_matching_loss)(delta, adjoints, lam), 0.0, atol=1e-5)
+    np.testing.assert_allclose(trqam.path_kl(delta), trqam.path_kl_bound(adjoints, lam), rtol=1e-5)
+
+
+@pytest.mark.parametrize("lam", [0.2, 1.0, 4.0])
+def test_trqam_loss_at_lambda_is_lambda_times_qam_loss_at_its_inverse(lam):
+    batch = random_batch()
+    ours, theirs = tiny(trqam, lam_scale=lam), tiny(qam, inv_temp=1 / lam)
+    policy = init_mlp(jax.random.key(7), MLP((16, 16), D, layer_norm=False), O + D + 1)
+    ours = ours.replace(params=ours.params | {"policy": policy})
+    theirs = theirs.replace(params=ours.params, target_params=ours.target_params)
+    noise = ours.draw_noise(jax.random.key(8), B)
+    losses = []
+    for agent in (ours, theirs):
+        fixed = agent.fixed_quantities(batch, noise)
+        losses.append(agent.loss(agent.params, batch, noise, fixed)[1]["adjoint/loss"])
+    np.testing.assert_allclose(losses[0], lam * losses[1], rtol=1e-5)
+
+
+def dual(lam=1.0, kl_ema=0.0, kl_budget=0.5):
+    return trqam.Dual(*(jnp.array(value, jnp.float32) for value in (lam, kl_ema, kl_budget)))
+
+
+def test_dual_steps_by_hand():
+    config = trqam.get_config()
+    stepped = trqam.descend_dual(dual(kl_ema=0.2), jnp.array(7.0), config)  # clipped at c epsilon = 1
+    np.testing.assert_allclose(stepped.kl_ema, 0.9 * 0.2 + 0.1 * 1.0, rtol=1e-6)
+    np.testing.assert_allclose(stepped.lam, 1.0 + 0.01 * (0.28 - 0.5), rtol=1e-6)
+    stepped = trqam.rescale_dual(dual(kl_ema=0.5), jnp.array(1.0), config)
+    np.testing.assert_allclose(stepped.lam, (0.55 / 0.5) ** 0.015, rtol=1e-6)
+    stepped = trqam.rescale_dual(dual(kl_ema=0.0), jnp.array(0.0), config)  # the ratio is clipped at 1/2
+    np.testing.assert_allclose(stepped.lam, 0.5**0.015, rtol=1e-6)
+
+
+@pytest.mark.parametrize("step", trqam.DUAL_STEPS.values())
+def test_lambda_stays_inside_its_bounds(step):
+    config = trqam.get_config()
+    assert step(dual(lam=100.0, kl_ema=5.0), jnp.array(5.0), config).lam == 100.0
+    np.testing.assert_allclose(step(dual(lam=0.01), jnp.array(0.0), config).lam, 0.01)
+
+
+def test_kl_average_starts_where_the_mode_needs_it():
+    assert tiny(trqam).dual.kl_ema == 0.0
+    assert tiny(trqam, dual_mode="closed_form", kl_budget=0.3).dual.kl_ema == pytest.approx(0.3)
+    with pytest.raises(UserError, match="--agent.dual_mode=ascent: use one of descent, closed_form"):
+        tiny(trqam, dual_mode="ascent")
+
+
+def test_budget_changes_without_a_recompile():
+    update = jax.jit(trqam.TRQAM.update)
+    agent = tiny(trqam)
+    agent, _ = update(agent, random_batch(), jax.random.key(0))
+    agent, metrics = update(agent.with_kl_budget(0.25), random_batch(), jax.random.key(1))
+    assert metrics["dual/kl_budget"] == 0.25
+    assert update._cache_size() == 1
+
+
+def test_only_a_trust_region_has_a_budget():
+    for module in (qam, bc):
+        with pytest.raises(UserError, match="--kl_budget_online=0.5: this agent has no KL budget"):
+            tiny(module).with_kl_budget(0.5)
+
+
+def test_fork_freezes_lambda_and_nothing_else():
+    fork, ours = tiny(trqam_fixed_lambda, lam=1.0), tiny(trqam)
+    for u in range(3):
+        fork, fork_metrics = fork.update(random_batch(u), jax.random.key(u))
+        ours, metrics = ours.update(random_batch(u), jax.random.key(u))
+        if u == 0:  # the same losses until the first dual step has changed lambda
+            assert fork_metrics["adjoint/loss"] == metrics["adjoint/loss"]
+    assert fork.dual.lam == 1.0
+    assert ours.dual.lam != 1.0
+    assert fork.dual.kl_ema > 0.0
+
+
+def test_first_update_has_zero_path_kl_and_moves_the_policy():
+    agent, metrics = tiny(trqam).update(random_batch(), jax.random.key(0))
+    assert metrics["dual/path_kl"] == 0.0
+    kernels = agent.params["policy"]["Dense_0"]["kernel"] - tiny(trqam).params["policy"]["Dense_0"]["kernel"]
+    assert jnp.abs(kernels).max() > 0.0
+
+
+def test_path_kl_is_per_environment_action():
+    agent = tiny(trqam)
+    policy = init_mlp(jax.random.key(7), MLP((16, 16), D, layer_norm=False), O + D + 1)
+    agent = agent.replace(params=agent.params | {"policy": policy})
+    noise = agent.draw_noise(jax.random.key(0), B)
+    batch = random_batch()
+    fixed = agent.fixed_quantities(batch, noise)
+    _, metrics = agent.loss(agent.params, batch, noise, fixed)
+    ts = time_grid(K)[:, None, None]
+    s = batch["observations"]
+    delta = velocity_field(policy, s)(fixed["xs"], ts) - velocity_field(agent.target_params["base"], s)(fixed["xs"], ts)
+    np.testing.assert_allclose(metrics["dual/path_kl"], trqam.path_kl(delta) / H, rtol=1e-5)
