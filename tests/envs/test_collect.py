@@ -59,7 +59,9 @@ def test_the_workers_change_nothing(tmp_path):
     np.testing.assert_array_equal(np.flatnonzero(data["terminals"]), [40, 81, 92])
     assert np.max(np.abs(data["actions"])) <= 1
     assert not np.array_equal(data["observations"][:41], data["observations"][41:82])
-    assert len(load(tmp_path / "one" / f"{dataset}-v0-val.npz")["terminals"]) == 10
+    validation = load(tmp_path / "one" / f"{dataset}-v0-val.npz")
+    assert len(validation["terminals"]) == 10  # 9 transitions
+    assert not np.array_equal(validation["observations"], data["observations"][:10])
 
 
 @pytest.mark.parametrize("dataset", ["cube-double-noisy", "scene-play", "puzzle-3x3-play", "puzzle-3x3-noisy"])
