@@ -29,7 +29,7 @@ from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, w
 from utils.errors import UserError
 
 _STACKING = {"single": (0, 0), "double": (0, 0.25), "triple": (0.05, 0.35), "quadruple": (0.1, 0.5)}
-_ROW_TYPES = {"observations": np.float32, "actions": np.float32, "terminals": bool}
+_ROW_TYPES: dict[str, type] = {"observations": np.float32, "actions": np.float32, "terminals": bool}
 _ROW_TYPES |= {"qpos": np.float32, "qvel": np.float32, "button_states": np.int64}
 
 
@@ -69,7 +69,7 @@ class _ArmOracle(_Random):
     def begin(self, observation: np.ndarray, info: dict) -> None:
         low, high = _STACKING.get(self.world.removeprefix("cube-"), (0.5, 0.5))
         self.p_stack = np.random.uniform(low, high)
-        self.noise = np.random.uniform(0, 0.1) * np.array([1, 1, 1, 3, 10]) if self.noisy else None
+        self.noise = np.random.uniform(0, 0.1) * np.array([1, 1, 1, 3, 10])
         self._pursue(observation, info)
 
     def _pursue(self, observation: np.ndarray, info: dict) -> None:
@@ -164,7 +164,7 @@ def _run_episode(env: gymnasium.Env, behaviour: _Random, seed: int, steps: int) 
     """One episode of `steps` transitions: `steps` + 1 rows, the last of them terminal."""
     np.random.seed(seed)  # the oracles and the mazes draw from NumPy's global generator
     env.action_space.seed(seed)
-    reset_seed = seed
+    reset_seed: int | None = seed
     while True:
         observation, info = env.reset(seed=reset_seed, options=behaviour.options())
         reset_seed = None
@@ -218,7 +218,7 @@ def _write_part(part: Path, split: int, index: int, steps: int) -> int:
     seed = int(np.random.SeedSequence([job.seed, split, index]).generate_state(1)[0])
     temporary = part.with_suffix(f".{os.getpid()}.tmp")
     with temporary.open("wb") as file:
-        np.savez(file, **_run_episode(env, behaviour, seed, steps))
+        np.savez(file, **_run_episode(env, behaviour, seed, steps))  # type: ignore[arg-type]
     os.replace(temporary, part)
     return steps
 

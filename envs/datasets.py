@@ -210,27 +210,29 @@ def _map_shards(shards: list[Path], needed: list[str], flag: str) -> dict[str, n
 def _convert(shards: list[Path], needed: list[str], folder: Path, flag: str) -> None:
     """Write the shards' rows one after the other into one .npy per key, one shard in memory at a time."""
     temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     temporary.mkdir()
-    total = sum(len(_read_arrays(path, ["terminals"], flag)["terminals"]) for path in shards)
-    arrays: dict[str, np.ndarray] = {}
-    row = 0
-    for path in shards:
-        raw = _read_file(path, needed, flag)
-        raw["terminals"][-1] = 1  # a trajectory does not go on in the next file
-        if not arrays:
-            arrays = {
-                key: np.lib.format.open_memmap(temporary / f"{key}.npy", "w+", value.dtype, (total, *value.shape[1:]))
-                for key, value in raw.items()
-            }
-        for key in raw.keys() | arrays.keys():
-            if key not in raw or key not in arrays or raw[key].shape[1:] != arrays[key].shape[1:]:
-                raise UserError(f"{flag}: {path} and {shards[0].name} do not hold the same {key}")
-            arrays[key][row : row + len(raw[key])] = raw[key]
-        row += len(raw["terminals"])
-    for array in arrays.values():
-        array.flush()
-    os.replace(temporary, folder)
+    try:
+        rows = sum(len(_read_arrays(path, ["terminals"], flag)["terminals"]) for path in shards)
+        arrays: dict[str, np.memmap] = {}
+        row = 0
+        for path in shards:
+            raw = _read_file(path, needed, flag)
+            raw["terminals"][-1] = 1  # a trajectory does not go on in the next file
+            if not arrays:
+                for key, value in raw.items():
+                    shape = (rows, *value.shape[1:])
+                    arrays[key] = np.lib.format.open_memmap(temporary / f"{key}.npy", "w+", value.dtype, shape)
+            for key in raw.keys() | arrays.keys():
+                if key not in raw or key not in arrays or raw[key].shape[1:] != arrays[key].shape[1:]:
+                    raise UserError(f"{flag}: {path} and {shards[0].name} do not hold the same {key}")
+                arrays[key][row : row + len(raw[key])] = raw[key]
+            row += len(raw["terminals"])
+        for array in arrays.values():
+            array.flush()
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_belongs(raw: dict[str, np.ndarray], env: SeededEnv, env_name: str, where: str) -> None:
@@ -261,7 +263,9 @@ def _label(env: SeededEnv, env_name: str, raw: dict[str, np.ndarray]) -> tuple[n
 
     labels = []
     for start in range(0, len(raw["terminals"]), _BLOCK):
-        block = {key: raw[key][start : start + _BLOCK] for key in ("qpos", "button_states") if key in raw}
+        block: dict[str, np.ndarray] = {
+            key: raw[key][start : start + _BLOCK] for key in ("qpos", "button_states") if key in raw
+        }
         relabel_dataset(world_name(env_name), env, block)
         labels.append((block["rewards"], block["masks"]))
     rewards, masks = zip(*labels, strict=True)

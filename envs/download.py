@@ -103,8 +103,7 @@ def _continue(url: str, part: Path, start: int, progress: bool, label: str) -> P
     except urllib.error.HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
-        total = error.headers.get("Content-Range", "").rpartition("/")[2]
-        if total == str(start):
+        if error.headers.get("Content-Range", "").rpartition("/")[2] == str(start):
             return part  # it was complete
         part.unlink()
         return _continue(url, part, 0, progress, label)

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -15,9 +16,11 @@ import numpy as np
 from envs.tasks import dataset_name, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
 
+_State = dict[str, Any] | tuple[Any, ...]  # of NumPy's legacy generators
+
 
 @contextlib.contextmanager
-def _numpy_state(state: tuple) -> Iterator[list[tuple]]:
+def _numpy_state(state: _State) -> Iterator[list[_State]]:
     """Run with this state in NumPy's global generator; yields a list that holds the state after the block."""
     outer = np.random.get_state()
     np.random.set_state(state)
@@ -29,7 +32,7 @@ def _numpy_state(state: tuple) -> Iterator[list[tuple]]:
         np.random.set_state(outer)
 
 
-def _fresh_state() -> tuple:
+def _fresh_state() -> _State:
     return np.random.RandomState().get_state()
 
 
@@ -44,7 +47,7 @@ class SeededEnv(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env):
         super().__init__(env)
-        self._state = _fresh_state()
+        self._state: _State = _fresh_state()
         with self._own_numpy_state():
             space = env.observation_space  # OGBench's arm resets itself to answer this
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, space.shape, np.float32)
@@ -94,7 +97,7 @@ def _cache_action_space() -> None:
 
     space = ManipSpaceEnv.__dict__["action_space"]
     if isinstance(space, property):
-        cached = functools.cached_property(space.fget)
+        cached: functools.cached_property = functools.cached_property(lambda env: space.__get__(env))
         cached.__set_name__(ManipSpaceEnv, "action_space")
         ManipSpaceEnv.action_space = cached
 

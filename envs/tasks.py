@@ -106,4 +106,3 @@ def is_manipulation(env_name: str) -> bool:
 def has_oracle(dataset: str) -> bool:
     """Whether OGBench's package holds the scripted policy that collected a dataset such as 'scene-play'."""
     return is_manipulation(dataset) or (dataset.startswith("pointmaze") and dataset.endswith("-navigate"))
-

@@ -176,12 +176,9 @@ def test_what_is_drawn_for_each_episode(dataset, low, high):
         stacking.append(oracle.p_stack)
         noise.append(oracle.noise)
     assert low <= min(stacking) <= low + 0.01 and high - 0.01 <= max(stacking) <= high
-    if oracle.noisy:
-        scales = np.array(noise)
-        np.testing.assert_allclose(scales / scales[:, :1], np.tile([1, 1, 1, 3, 10], (500, 1)))
-        assert 0 <= scales[:, 0].min() < 0.001 and 0.099 < scales[:, 0].max() <= 0.1
-    else:
-        assert set(noise) == {None}
+    scales = np.array(noise)
+    np.testing.assert_allclose(scales / scales[:, :1], np.tile([1, 1, 1, 3, 10], (500, 1)))
+    assert 0 <= scales[:, 0].min() < 0.001 and 0.099 < scales[:, 0].max() <= 0.1
 
 
 @pytest.mark.parametrize(

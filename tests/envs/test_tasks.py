@@ -75,7 +75,5 @@ def test_only_one_dataset_can_be_meant(name):
 
 
 def test_names_need_no_simulator():
-    code = (
-        "import sys, envs.tasks; print(sorted({'ogbench', 'mujoco', 'gymnasium', 'jax'} & set(sys.modules)))"
-    )
+    code = "import sys, envs.tasks; print(sorted({'ogbench', 'mujoco', 'gymnasium', 'jax'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
