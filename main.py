@@ -12,7 +12,7 @@ Settings: agent defaults < the domain's (configs/domains.py) < --preset < the co
 import os
 import sys
 
-from utils.errors import UserError
+from utils.errors import RunError, UserError
 
 
 def plan(fv) -> list:
@@ -61,11 +61,11 @@ def main(argv: list[str]) -> int:
 
             for run in runs:
                 train(run, fv.overwrite)
-    except UserError as error:
+    except (UserError, RunError) as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        print("error:", str(error).partition("\n")[0], file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
     return 0
 
 

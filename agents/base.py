@@ -5,7 +5,7 @@ fills in the hooks `draw_noise`, `fixed_quantities`, `loss` and, where it has st
 """
 
 import abc
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import flax.struct
 import jax
@@ -67,8 +67,8 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
     step: jax.Array
     config: ml_collections.FrozenConfigDict = flax.struct.field(pytree_node=False)
 
-    NETWORKS = ("critic", "policy", "base")
-    TARGETS = ("critic", "base")
+    NETWORKS: ClassVar[tuple[str, ...]] = ("critic", "policy", "base")
+    TARGETS: ClassVar[tuple[str, ...]] = ("critic", "base")
     ACTOR = "policy"  # the velocity field that acts
     STARTS_FROM_BASE = True  # whether behaviour cloning comes first
 
@@ -95,7 +95,7 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
 
     @classmethod
     def init_network(cls, name: str, key: jax.Array, observation_dim: int, flat_action_dim: int, config: Any) -> dict:
-        """Fresh parameters of one network: a critic ensemble on concat(s, a), or a velocity field on concat(s, x, t)."""
+        """Fresh parameters of one network: a critic ensemble on concat(s, a), or a velocity on concat(s, x, t)."""
         inputs = observation_dim + flat_action_dim
         if name == "critic":
             mlp = MLP(config.value_hidden_dims, 1, config.value_layer_norm)

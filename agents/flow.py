@@ -12,7 +12,7 @@ Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def velocity_field(params: dict, observations: jax.Array) -> Velocity:
-    """The velocity v(s, x, t) of the network `params` at fixed observations s [B, O]; the network reads concat(s, x, t)."""
+    """The velocity v(s, x, t) of the network `params`, which reads concat(s, x, t), at fixed observations s [B, O]."""
 
     def velocity(x: jax.Array, t: jax.Array) -> jax.Array:
         lead = x.shape[:-1]
@@ -28,13 +28,11 @@ def time_grid(flow_steps: int) -> jax.Array:
 
 
 def unrolled(flow_steps: int) -> bool:
-    """Whether a loop over the flow steps is unrolled: XLA fuses across steps; long grids keep the loop to compile fast."""
+    """Whether a loop over the flow steps is unrolled: XLA fuses across steps; long grids compile faster as loops."""
     return flow_steps <= 20
 
 
-def flow_matching_loss(
-    velocity: Velocity, actions: jax.Array, x0: jax.Array, t: jax.Array, valid: jax.Array
-) -> jax.Array:
+def flow_matching_loss(velocity: Velocity, actions: jax.Array, x0: jax.Array, t: jax.Array, valid: jax.Array) -> jax.Array:
     """Conditional flow matching, weighted by row: mean_B( mean_D (v(x_t, t) - (a - x0))^2 * valid ).
 
     actions, x0 [B, D]; t [B, 1] in [0, 1); valid [B]. x_t = (1 - t) x0 + t a. Source: FQL (arXiv 2502.02538), eq. 1.

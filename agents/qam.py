@@ -3,8 +3,8 @@
     adj_K = -inv_temp grad_a mean_e Q'_e(s, clip x_K)                         sigma_k = g_k, that is lambda = 1
     descend  critic loss + flow-matching loss + mean_B sum_k || 2 D_k / g_k + g_k adj_k ||^2;  no dual step
 
-The policy so trained samples from  p(a|s) ~ base(a|s) exp(inv_temp mean_e Q(s, a)). Per sample, TRQAM's adjoint-matching
-loss at lambda is lambda times this one at inv_temp = 1 / lambda. The path KL is logged all the same.
+The policy so trained samples from  p(a|s) ~ base(a|s) exp(inv_temp mean_e Q(s, a)). TRQAM's adjoint-matching loss at
+lambda is lambda times this one at inv_temp = 1 / lambda. The path KL is logged all the same.
 
     python main.py --env_name=cube-triple --agent=agents/qam.py --agent.inv_temp=3
 """

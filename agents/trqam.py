@@ -15,7 +15,7 @@ One update
     adj_K = -grad_a mean_e Q'_e(s, clip x_K)                                                       terminal_gradient
     adj_k = adj_{k+1} + h d/dx(2 v_b - x/(t_k+h))^T adj_{k+1}                                      lean_adjoint
     descend  critic loss + flow-matching loss of the base
-             + mean_B sum_k || 2 D_k / sigma_k + sigma_k adj_k ||^2,  sigma_k = g_k / sqrt(lambda)  adjoint_matching_loss
+             + mean_B sum_k || 2 D_k / sigma_k + sigma_k adj_k ||^2,  sigma_k = g_k / sqrt(lambda) adjoint_matching_loss
     KL = (1/H) mean_B sum_k (2h / g_k^2) ||D_k||^2                                                 path_kl
     lam <- clip(lam + eta (ema(min(KL, c epsilon)) - epsilon))                                     descend_dual
 
@@ -45,13 +45,11 @@ def memoryless_noise(t: jax.Array, h: float) -> jax.Array:
     return jnp.sqrt(2.0 * (1.0 - t + h) / (t + h))
 
 
-def memoryless_rollout(
-    policy: Velocity, base: Velocity, x0: jax.Array, noise: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def memoryless_rollout(policy: Velocity, base: Velocity, x0: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Simulate the controlled process; returns x_0..x_{K-1} as [K, B, D] and the final x_K [B, D], not clipped.
 
     x_{k+1} = x_k + h (2 v_th(x_k, t_k) - x_k / (t_k + h)) + sqrt(h) g_k eps_k,   k = 0..K-2
-    x_K     = x_{K-1} + h v_b(x_{K-1}, t_{K-1})                                   without noise, with the base, as published
+    x_K     = x_{K-1} + h v_b(x_{K-1}, t_{K-1})                                   no noise, and the base, as published
 
     x0 [B, D]; noise eps [K, B, D], whose last row is unused. The paper writes the diffusion as sqrt(lambda) sigma with
     sigma = g / sqrt(lambda): the same process, so lambda is not here but in the loss.
@@ -80,7 +78,7 @@ def lean_adjoint(base: Velocity, xs: jax.Array, adjoint: jax.Array) -> jax.Array
     """Carry the terminal adjoint [B, D] back along xs [K, B, D]; returns adj_0..adj_{K-1} as [K, B, D].
 
     adj_k = adj_{k+1} + h [d/dx (2 v_b(x, t_k + h) - x / (t_k + h))]^T adj_{k+1}  at x_k.
-    The velocity is read at t_k + h here and at t_k in the loss, as published. Source: Adjoint Matching (arXiv 2409.08861).
+    The velocity is read at t_k + h here and at t_k in the loss, as published. Source: arXiv 2409.08861.
     """
     flow_steps = xs.shape[0]
     h = 1.0 / flow_steps
@@ -170,11 +168,12 @@ DUAL_STEPS = {"descent": descend_dual, "closed_form": rescale_dual}
 class TRQAM(Agent):
     """Critic, policy and base under one Adam; the dual state beside them."""
 
-    dual: Dual | None
+    dual: Any
+    """A Dual; None in a subclass that adapts nothing."""
 
     @classmethod
     def init_state(cls, config: Any) -> dict[str, Any]:
-        """lam starts at 1; the KL average at 0 for descent, at the budget for the closed form (policy = base at first)."""
+        """lam starts at 1; the KL average at 0 for descent, at the budget for the closed form (policy = base, KL 0)."""
         if config.dual_mode not in DUAL_STEPS:
             raise UserError(f"--agent.dual_mode={config.dual_mode}: use one of {', '.join(DUAL_STEPS)}")
         kl_ema = 0.0 if config.dual_mode == "descent" else config.kl_budget

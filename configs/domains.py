@@ -17,7 +17,7 @@ class Setting(NamedTuple):
 
 
 class Domain(NamedTuple):
-    """The row of one domain: network width (four layers), LayerNorm in the actor, H, discount, rho, further settings."""
+    """The row of one domain: network width (four layers), LayerNorm in the actor, H, discount, rho, further ones."""
 
     width: int
     actor_layer_norm: bool
@@ -38,9 +38,7 @@ DOMAINS = {
     "puzzle-3x3-play": Domain(512, False, 5, 0.995, 0.5, {"inv_temp": Setting(3.0, QAM_SPARSE)}),
     "puzzle-4x4-play": Domain(1024, True, 5, 0.995, 0.5, {"inv_temp": Setting(30.0, QAM_SPARSE)}),
     "cube-double-play": Domain(512, False, 5, 0.995, 0.5, {"inv_temp": Setting(1.0, QAM)}),
-    "cube-triple-play": Domain(
-        1024, True, 5, 0.995, 0.5, {"inv_temp": Setting(3.0, QAM), "kl_budget": Setting(0.5, COMMANDS)}
-    ),
+    "cube-triple-play": Domain(1024, True, 5, 0.995, 0.5, {"inv_temp": Setting(3.0, QAM), "kl_budget": Setting(0.5, COMMANDS)}),
     "cube-quadruple-play": Domain(1024, True, 5, 0.995, 0.5, {"inv_temp": Setting(1.0, QAM)}),
 }
 
@@ -62,7 +60,7 @@ NEAREST = {
 def nearest_domain(dataset: str) -> str:
     """The domain whose settings a dataset takes: its own, else the nearest in body and size.
 
-    A user's own environment ('module:EnvId') takes those of cube-double-play, which are the agents' defaults with chunks.
+    A user's own environment ('module:EnvId') takes those of cube-double-play, the agents' defaults with chunks.
     """
     if ":" in dataset:
         return "cube-double-play"

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +24,8 @@ IGNORED = (
 )
 
 
-def define_flags() -> flags.FlagValues:
-    """All flags of main.py, in a set of their own."""
+def define_flags(argv: Sequence[str]) -> flags.FlagValues:
+    """All flags of main.py, in a set of their own; `argv` decides which agent's settings are flags."""
     fv = flags.FlagValues()
 
     def text(name: str, default: str | None, doc: str) -> None:
@@ -41,9 +42,8 @@ def define_flags() -> flags.FlagValues:
         None,
         "an OGBench single task, a domain (its five tasks), all50, or module:EnvId of your own",
     )
-    config_flags.DEFINE_config_file(
-        "agent", "agents/trqam.py", "agent file; --agent.KEY=VALUE overrides", flag_values=fv
-    )
+    doc = "agent file; --agent.KEY=VALUE overrides; agents/trqam.py unless given"
+    config_flags.DEFINE_config_file("agent", None, doc, flag_values=fv, sys_argv=list(argv))
     flags.DEFINE_enum("preset", None, list(PRESETS), "settings for a purpose; they make their own data", flag_values=fv)
     count("seed", 0, "random seed")
     count("num_seeds", 1, "run seeds seed .. seed + num_seeds - 1", least=1)
@@ -107,12 +107,14 @@ def define_flags() -> flags.FlagValues:
 
 def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
     """Parse a command line; raises UserError, in one line, for anything wrong in it."""
-    fv = define_flags()
-    check_agent_file(argv)
+    agent, rest = take_agent(argv)
+    check_agent_file(agent)
+    argv = [argv[0], f"--agent={agent}", *rest]  # first, because the flags --agent.KEY follow from it
+    fv = define_flags(argv)
     try:
         rest = fv(argv)
     except AttributeError as error:  # how config_flags reports an unknown --agent.KEY
-        raise unknown_agent_key(argv, fv) from error
+        raise unknown_agent_key(argv, agent) from error
     except flags.Error as error:
         raise UserError(str(error).replace("\n", " ")) from error
     if len(rest) > 1:
@@ -125,28 +127,34 @@ def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
     return fv
 
 
-def check_agent_file(argv: Sequence[str]) -> None:
-    """Raise UserError, with the nearest agent, where the last --agent names no file."""
-    values = [word.split("=", 1)[1] for word in argv if word.startswith(("--agent=", "-agent="))]
-    values += [value for word, value in zip(argv, argv[1:], strict=False) if word in ("--agent", "-agent")]
-    for value in values:
-        if not Path(value).is_file():
-            names = sorted(path.stem for path in AGENTS.glob("*.py") if path.stem not in NOT_AGENTS)
-            nearest = difflib.get_close_matches(Path(value).stem, names, n=1, cutoff=0.0)[0]
-            raise UserError(f"--agent={value}: there is no such file; the nearest agent is agents/{nearest}.py")
+def take_agent(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The agent file that a command line names last, agents/trqam.py where it names none, and the words besides."""
+    agent = "agents/trqam.py" if Path("agents/trqam.py").is_file() else str(AGENTS / "trqam.py")
+    rest, words = [], iter(argv[1:])
+    for word in words:
+        if word in ("--agent", "-agent"):
+            agent = next(words, "")
+        elif word.startswith(("--agent=", "-agent=")):
+            agent = word.split("=", 1)[1]
+        else:
+            rest.append(word)
+    return agent, rest
 
 
-def unknown_agent_key(argv: Sequence[str], fv: flags.FlagValues) -> UserError:
+def check_agent_file(value: str) -> None:
+    """Raise UserError, with the nearest agent, where --agent names no file."""
+    if not Path(value).is_file():
+        names = sorted(path.stem for path in AGENTS.glob("*.py") if path.stem not in NOT_AGENTS)
+        nearest = difflib.get_close_matches(Path(value).stem, names, n=1, cutoff=0.0)[0]
+        raise UserError(f"--agent={value}: there is no such file; the nearest agent is agents/{nearest}.py")
+
+
+def unknown_agent_key(argv: Sequence[str], agent: str) -> UserError:
     """The error for the first --agent.KEY that the agent's configuration lacks, with the nearest key it has."""
-    known = list(fv.agent.keys())
-    given = [
-        word.lstrip("-").split("=")[0].removeprefix("agent.")
-        for word in argv
-        if word.startswith(("--agent.", "-agent."))
-    ]
+    known = list(runpy.run_path(agent)["get_config"]().keys())
+    given = [word.lstrip("-").split("=")[0].removeprefix("agent.") for word in argv if word.lstrip("-").startswith("agent.")]
     key = next((key for key in given if key not in known), "?")
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-    agent = config_flags.get_config_filename(fv["agent"])
     return UserError(f"--agent.{key}: {agent} has no such setting; the nearest is --agent.{nearest}")
 
 

@@ -85,4 +85,4 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
 
 def is_builtin(fv: flags.FlagValues, name: str) -> bool:
     """Whether a flag is absl's own (help and the like)."""
-    return fv.find_module_defining_flag(name).startswith("absl")
+    return str(fv.find_module_defining_flag(name)).startswith("absl")

@@ -171,9 +171,7 @@ def _read_arrays(path: Path, needed: list[str], flag: str) -> dict[str, np.ndarr
             optional = [key for key in ("masks",) if "rewards" in needed and key in file]
             return {key: file[key] for key in needed + optional}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"{where} is truncated or no npz file ({error}); delete it and fetch or make it again"
-        ) from error
+        raise UserError(f"{where} is truncated or no npz file ({error}); delete it and fetch or make it again") from error
 
 
 def _checked(raw: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:

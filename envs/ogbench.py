@@ -127,9 +127,7 @@ def _make_users(env_name: str, film: bool) -> gymnasium.Env:
         raise UserError(f"--env_name: {env_name} cannot be made ({type(error).__name__}: {reason})") from error
     for kind, space in (("observation", env.observation_space), ("action", env.action_space)):
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-            raise UserError(
-                f"--env_name: {env_name} has the {kind} space {space}; only one-dimensional Box spaces work"
-            )
+            raise UserError(f"--env_name: {env_name} has the {kind} space {space}; only one-dimensional Box spaces work")
     if not (np.all(env.action_space.low == -1) and np.all(env.action_space.high == 1)):
         raise UserError(
             f"--env_name: the actions of {env_name} are not bounded by -1 and 1; register it with "

@@ -7,6 +7,7 @@ Use them like any environment of your own: --env_name=envs.probe:ProbeReward-v0 
 """
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -80,5 +81,7 @@ def write_dataset(env_name: str, path: Path | str, transitions: int, seed: int =
         if done:  # the final observation has a row of its own
             for name, value in zip(rows, (observation, action, 0.0, 1.0, True), strict=True):
                 rows[name].append(value)
-    np.savez(path, **{name: np.array(values, bool if name == "terminals" else np.float32) for name, values in rows.items()})
+    types = {"terminals": bool}
+    arrays: dict[str, Any] = {name: np.array(values, types.get(name, np.float32)) for name, values in rows.items()}
+    np.savez(path, **arrays)
     return Path(path)

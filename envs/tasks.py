@@ -15,9 +15,7 @@ _FAMILIES = {
     "scene": (("",), ("play", "noisy")),
     "puzzle": (("3x3", "4x4", "4x5", "4x6"), ("play", "noisy")),
 }
-_DATASETS = {
-    (f"{family}-{size}" if size else family): kinds for family, (sizes, kinds) in _FAMILIES.items() for size in sizes
-}
+_DATASETS = {(f"{family}-{size}" if size else family): kinds for family, (sizes, kinds) in _FAMILIES.items() for size in sizes}
 
 DOMAINS = (
     "antmaze-large-navigate",

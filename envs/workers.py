@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import gymnasium
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import RunError, UserError
 
 SLOTS = 8
 MakeEnv = Callable[[str], gymnasium.Env]
@@ -37,7 +37,7 @@ def make_ogbench_env(env_name: str) -> gymnasium.Env:
     return make_env(env_name)
 
 
-class WorkerError(RuntimeError):
+class WorkerError(RunError):
     """An environment's process failed or died; `summary` says it in one line, str() adds the traceback."""
 
     def __init__(self, summary: str, details: str = ""):

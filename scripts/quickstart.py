@@ -9,6 +9,7 @@ summary.json beside the run's CSV files and says where they are. Started again i
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 START = time.perf_counter()
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -16,11 +17,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import main as program  # noqa: E402  (children of this process import it too: it stays free of jax)
 
 
-def summarise(run, transitions: int, seconds: float) -> dict:
-    """The run in numbers; path KL is the mean over the last tenth of the updates, lambda that of the last log."""
+def read_logs(run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of eval.csv and of train.csv."""
     from utils.logging import CsvLog
 
-    evaluations, logs = (CsvLog(run.folder / f"{name}.csv").rows() for name in ("eval", "train"))
+    return CsvLog(run.folder / "eval.csv").rows(), CsvLog(run.folder / "train.csv").rows()
+
+
+def summarise(run, transitions: int, seconds: float) -> dict[str, Any]:
+    """The run in numbers; path KL is the mean over the last tenth of the updates, lambda that of the last log."""
+    evaluations, logs = read_logs(run)
     last = [row for row in logs if row["step"] > 0.9 * logs[-1]["step"]]
     return {
         "env_name": run.env_name,
@@ -43,9 +49,7 @@ def draw(run, path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    from utils.logging import CsvLog
-
-    evaluations, logs = (CsvLog(run.folder / f"{name}.csv").rows() for name in ("eval", "train"))
+    evaluations, logs = read_logs(run)
     steps = [row["step"] for row in logs]
     figure, (success, kl, lam) = pyplot.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
     success.plot([row["step"] for row in evaluations], [100 * row["success"] for row in evaluations], marker="o")
@@ -74,7 +78,10 @@ def show(run, summary: dict) -> None:
 
 {summary["seconds_after_install"]:.0f} s after the installation; the files are""")
     films = sorted((run.folder / "videos").glob("*.mp4"))
-    for path in [*(run.folder / name for name in ("summary.json", "learning_curve.png", "train.csv", "eval.csv")), *films]:
+    for path in [
+        *(run.folder / name for name in ("summary.json", "learning_curve.png", "train.csv", "eval.csv")),
+        *films,
+    ]:
         print(f"  {path}")
 
 

@@ -118,9 +118,7 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
     agent, meta = build(golden), golden.meta
     worst: dict[str, float] = {}
     stems = ("params/", *(f"update{u}/{part}/" for u in range(meta["n_updates"]) for part in PARTS))
-    problems = [
-        f"{name} is in the file and belongs to no update" for name in golden.arrays if not name.startswith(stems)
-    ]
+    problems = [f"{name} is in the file and belongs to no update" for name in golden.arrays if not name.startswith(stems)]
     update = jax.jit(type(agent).update_with_noise)
     for u in range(meta["n_updates"]):
         noise = golden.tree(f"update{u}/noise")
@@ -134,12 +132,8 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
             for name, value in golden.arrays.items()
             if name.startswith((prefix + "out/", prefix + "params_after/"))
         }
-        problems += [
-            f"update {u}: {name} is in the file and not computed here" for name in sorted(set(theirs) - set(ours))
-        ]
-        problems += [
-            f"update {u}: {name} is computed here and not in the file" for name in sorted(set(ours) - set(theirs))
-        ]
+        problems += [f"update {u}: {name} is in the file and not computed here" for name in sorted(set(theirs) - set(ours))]
+        problems += [f"update {u}: {name} is computed here and not in the file" for name in sorted(set(ours) - set(theirs))]
         for name in sorted(set(theirs) & set(ours)):
             quantity = "/".join(name.split("/")[:2]) if name.startswith("params_after/") else name
             error = distance(quantity, ours[name], theirs[name])

@@ -85,9 +85,7 @@ def test_only_the_cuda_file_brings_cuda():
 
 
 def test_ranges_keep_the_physics_and_python_of_the_published_tables():
-    ranges = {
-        requirement.name: requirement.specifier for requirement in map(Requirement, PROJECT["dependencies"])
-    }
+    ranges = {requirement.name: requirement.specifier for requirement in map(Requirement, PROJECT["dependencies"])}
     assert "3.4.0" in ranges["mujoco"] and "3.5.0" not in ranges["mujoco"]
     supported = SpecifierSet(PROJECT["requires-python"])
     assert [minor for minor in range(9, 16) if f"3.{minor}.1" in supported] == [11, 12]
@@ -97,11 +95,7 @@ def test_everything_pyproject_names_exists():
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "scripts"}
     assert sorted(setuptools["packages"]) == sorted(packages)
-    files = (
-        [f"{module}.py" for module in setuptools["py-modules"]]
-        + PROJECT["license-files"]
-        + [PROJECT["readme"]]
-    )
+    files = [f"{module}.py" for module in setuptools["py-modules"]] + PROJECT["license-files"] + [PROJECT["readme"]]
     assert [name for name in files if not (ROOT / name).is_file()] == []
 
 
@@ -124,9 +118,7 @@ def make(*args: str, path: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected"), [("exit 0", "requirements-cuda12.txt"), ("exit 9", "requirements.txt")]
-)
+@pytest.mark.parametrize(("answer", "expected"), [("exit 0", "requirements-cuda12.txt"), ("exit 9", "requirements.txt")])
 def test_make_picks_the_build_of_jax_by_nvidia_smi(tmp_path, answer, expected):
     write_program(tmp_path / "nvidia-smi", answer)
     fake_python(tmp_path / "python3", 12)

@@ -39,10 +39,19 @@ def scale(name):
     [
         (scale("update2/out/path_kl"), "path_kl: error"),
         (scale("update0/params_after/critic/Dense_1/kernel"), "params_after/critic: error"),
-        (lambda arrays: arrays.update({"update1/out/surprise": np.zeros(3)}), "surprise is in the file and not computed"),
-        (lambda arrays: arrays.update({"update7/out/lam": np.zeros(())}), "update7/out/lam is in the file and belongs to no"),
+        (
+            lambda arrays: arrays.update({"update1/out/surprise": np.zeros(3)}),
+            "surprise is in the file and not computed",
+        ),
+        (
+            lambda arrays: arrays.update({"update7/out/lam": np.zeros(())}),
+            "update7/out/lam is in the file and belongs to no",
+        ),
         (lambda arrays: arrays.pop("update1/out/xs"), "xs is computed here and not in the file"),
-        (lambda arrays: arrays.pop("update0/params_after/policy/Dense_0/bias"), "params_after/policy/Dense_0/bias is computed"),
+        (
+            lambda arrays: arrays.pop("update0/params_after/policy/Dense_0/bias"),
+            "params_after/policy/Dense_0/bias is computed",
+        ),
     ],
 )
 def test_wrong_file_is_noticed(tmp_path, capsys, change, message):

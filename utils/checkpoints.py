@@ -67,8 +67,7 @@ def load_base(path: str | os.PathLike) -> dict:
 def check_base(base: dict, expected: dict, path: str | os.PathLike) -> None:
     """Raise UserError, naming both sides, where a base does not have the shapes of the agent's own."""
     ours, theirs = (
-        {jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (expected, base)
+        {jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(tree)} for tree in (expected, base)
     )
     wrong = sorted(set(ours.items()) ^ set(theirs.items()))
     if wrong:

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake."""
+"""The exceptions that `main.py` and the scripts answer with one line instead of a traceback."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     `main.py` and the scripts print it without a traceback and exit with code 2.
     """
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, through nobody's mistake on the command line: what happened and what is left; exit code 1."""

@@ -41,7 +41,7 @@ def apply_mlp(params: dict, x: jax.Array) -> jax.Array:
     dense = sorted((name for name in params if name.startswith("Dense_")), key=lambda name: int(name[6:]))
     widths = [params[name]["kernel"].shape[-1] for name in dense]
     mlp = MLP(tuple(widths[:-1]), widths[-1], layer_norm="LayerNorm_0" in params)
-    return mlp.apply({"params": params}, x)
+    return jnp.asarray(mlp.apply({"params": params}, x))
 
 
 def apply_ensemble(params: dict, x: jax.Array) -> jax.Array:

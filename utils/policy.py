@@ -45,9 +45,10 @@ def load_policy(run_dir: str | os.PathLike, seed: int = 0) -> Callable[[np.ndarr
     observation_dim, action_dim = stored["observation_dim"], stored["action_dim"]
     agent = load_agent(stored["agent_file"]).AGENT.create(jax.random.key(0), observation_dim, action_dim, config)
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        if checkpoints.latest() is None:
+        newest = checkpoints.latest()
+        if newest is None:
             raise UserError(f"{folder} holds no checkpoint yet")
-        agent = restore_agent(checkpoints, checkpoints.latest(), agent)
+        agent = restore_agent(checkpoints, newest, agent)
     act = partial(jax.jit(type(agent).act), agent)
     keys = iter_keys(seed)
 

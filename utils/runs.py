@@ -12,8 +12,8 @@ import dataclasses
 import fcntl
 import functools
 import hashlib
+import importlib.machinery
 import importlib.metadata
-import importlib.util
 import json
 import os
 import shutil
@@ -21,7 +21,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self
+from typing import Any
 
 from configs.settings import Settings
 from envs.tasks import dataset_name
@@ -53,12 +53,12 @@ class Run:
     """What the hash in the folder's name covers."""
 
     @classmethod
-    def of_task(cls, env_name: str, seed: int, settings: Settings) -> Self:
+    def of_task(cls, env_name: str, seed: int, settings: Settings) -> "Run":
         """The run of a task; what the command line sets makes its identity."""
         identity = {name: value for name, value in settings.given().items() if name not in UNHASHED}
         return cls(env_name, seed, settings, identity)
 
-    def of_base(self) -> Self:
+    def of_base(self) -> "Run":
         """The behaviour-cloning run whose base this run starts from, shared by all runs that would train the same one."""
         settings = bc_only(self.settings)
         changed = {
@@ -155,15 +155,17 @@ def bc_only(settings: Settings) -> Settings:
     config = load_agent(BC_FILE).get_config()
     config.update({key: settings.agent[key] for key in config})
     flags = settings.flags | {"bc_steps": 0, "online_steps": 0}
-    return dataclasses.replace(settings, agent_file=str(BC_FILE), flags=flags, agent=config)
+    known = {*flags, *(f"agent.{key}" for key in config)}
+    sources = {name: source for name, source in settings.sources.items() if name in known}
+    return dataclasses.replace(settings, agent_file=str(BC_FILE), flags=flags, agent=config, sources=sources)
 
 
 @functools.cache  # one class for each file, so that what is compiled for it is compiled once
 def load_agent(path: str | os.PathLike) -> ModuleType:
     """The module of an agent file anywhere on disk; it defines `AGENT` and `get_config`."""
-    spec = importlib.util.spec_from_file_location(f"agent_{Path(path).stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader = importlib.machinery.SourceFileLoader(f"agent_{Path(path).stem}", str(path))
+    module = ModuleType(loader.name)
+    loader.exec_module(module)
     if not hasattr(module, "AGENT"):
         raise UserError(f"--agent={path}: the file defines no AGENT; name your subclass of agents.base.Agent so")
     return module

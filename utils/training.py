@@ -24,7 +24,7 @@ from envs.tasks import dataset_name, has_oracle, is_user_env
 from envs.workers import EnvWorkers, default_workers
 from utils.checkpoints import Checkpoints, check_base, load_base, restore_agent, save_agent
 from utils.chunks import Replay
-from utils.errors import UserError
+from utils.errors import RunError, UserError
 from utils.evaluation import evaluate, reset_seed
 from utils.logging import RunLogger, check_backends, progress_bar
 from utils.policy import act_by_row, evaluation_policy
@@ -36,10 +36,6 @@ MOST_UPDATES_PER_CALL_ON_ACCELERATOR = 100
 
 
 ONLINE_SEEDS = 1 << 20  # keeps the resets of the online phase apart from those of evaluations
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on: what happened, at which step, and what is left."""
 
 
 # -------------------------------------------------------------------------------------------------- compiled calls
@@ -194,7 +190,8 @@ class Trainer:
         if newest is not None:
             self.agent = restore_agent(self.checkpoints, newest, self.agent)
             self.step = self.evaluated_at = newest
-            self.success = next((row["success"] for row in reversed(self.logger["eval"].rows())), None)
+            evaluations = self.logger["eval"].rows()
+            self.success = float(evaluations[-1]["success"]) if evaluations else None
             print(f"resumed at step {newest}: {self.run.folder}")
 
     def offline(self, dataset: dict[str, np.ndarray]) -> None:
@@ -289,7 +286,7 @@ class Trainer:
             means = {name: float(np.mean([row[name] for row in rows], dtype=np.float64)) for name in rows[0]}
             for name, value in means.items():
                 if not math.isfinite(value):
-                    raise TrainingError(
+                    raise RunError(
                         f"{name} is {value} at step {self.step} of {self.run.folder}; "
                         f"the last checkpoint is that of step {self.checkpoints.latest()}"
                     )
@@ -343,7 +340,7 @@ class OnlineEpisodes:
         `ask` maps an observation [O] to the next actions [H, A]; it is called when the queue of actions is empty.
         """
         first = self.observation is None
-        if first:
+        if self.observation is None:
             self.episode += 1
             self.observation, _ = self.env.reset(seed=reset_seed(self.seed + ONLINE_SEEDS, self.episode))
         if not self.queue:

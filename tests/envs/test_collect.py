@@ -303,9 +303,7 @@ def start(folder: Path, started: list[subprocess.Popen]) -> subprocess.Popen:
 
 
 def finish(folder: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [*COMMAND, f"--ogbench_dataset_dir={folder}"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    return subprocess.run([*COMMAND, f"--ogbench_dataset_dir={folder}"], cwd=ROOT, capture_output=True, text=True, check=True)
 
 
 def test_killed_and_started_again(tmp_path, started):

@@ -71,7 +71,9 @@ def test_every_chunk_is_the_naive_one(lengths, horizon):
 def test_starts_are_uniform_over_the_transitions():
     dataset = make_dataset([4, 2, 5])
     batch = Transitions.create(dataset).sample(jax.random.key(0), 90_000, 3, GAMMA)
-    starts = [int(np.flatnonzero((dataset["observations"] == row).all(axis=1))[0]) for row in np.unique(batch["observations"], axis=0)]
+    starts = [
+        int(np.flatnonzero((dataset["observations"] == row).all(axis=1))[0]) for row in np.unique(batch["observations"], axis=0)
+    ]
     assert sorted(starts) == list(dataset["rows"][:9])  # 0 .. N - H, never a final state
     counts = np.unique(np.asarray(batch["observations"])[:, 0], return_counts=True)[1]
     assert abs(counts / 10_000 - 1).max() < 0.05  # 5 standard deviations

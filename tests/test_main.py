@@ -1,0 +1,367 @@
+"""The command line: what it resolves, what it refuses, and whole runs on a real environment with tiny networks."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import main as program
+from configs.domains import DOMAINS
+from envs import download
+from envs.collect import random_data
+from envs.tasks import ALL_TASKS
+from utils.logging import CsvLog
+
+ROOT = Path(__file__).resolve().parents[1]
+TASK = "pointmaze-medium-navigate-singletask-task1-v0"
+TINY = [
+    "--agent.actor_hidden_dims=(8,8)",
+    "--agent.value_hidden_dims=(8,8)",
+    "--agent.num_qs=2",
+    "--agent.flow_steps=2",
+    "--agent.batch_size=8",
+]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Downloads meet a closed port of this machine at once."""
+    monkeypatch.setattr(download, "HOSTS", ("http://127.0.0.1:9",))
+    monkeypatch.setattr("envs.datasets.HOSTS", ("http://127.0.0.1:9",))
+    monkeypatch.chdir(ROOT)
+
+
+def run(*flags):
+    return program.main(["main.py", *map(str, flags)])
+
+
+# ---------------------------------------------------------------- what it resolves
+
+
+def test_all50_dry_run_lists_fifty_runs_and_trains_nothing(tmp_path, capsys):
+    assert run("--env_name=all50", "--dry_run", f"--save_dir={tmp_path}/exp") == 0
+    lines = capsys.readouterr().out.splitlines()
+    listed = [line.split() for line in lines if "-singletask-" in line and line.endswith(tuple("0123456789abcdef"))]
+    assert sorted(words[0] for words in listed) == sorted(ALL_TASKS)
+    assert all(words[1:4] == ["trqam", "seed", "0"] and words[4].startswith(f"{tmp_path}/exp/Debug/") for words in listed)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_domain_with_seeds(tmp_path, capsys):
+    flags = ["--env_name=puzzle-4x4", "--num_seeds=2", "--seed=3", "--dry_run", f"--save_dir={tmp_path}"]
+    assert run(*flags) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "  trqam  seed " in line]
+    names = [f"puzzle-4x4-play-singletask-task{i}-v0" for i in range(1, 6)]
+    assert [(words[0], words[3]) for words in lines] == [(name, seed) for name in names for seed in "34"]
+    assert len({words[4] for words in lines}) == 10
+
+
+def resolved(*flags):
+    from configs.flags import parse_flags
+
+    return program.plan(parse_flags(["main.py", *flags]))[0].settings
+
+
+def test_precedence_and_provenance():
+    """Agent default < domain < preset < command line, each with its source."""
+    plain = resolved("--env_name=cube-triple", "--agent=agents/trqam.py")
+    assert plain.agent.actor_hidden_dims == (1024,) * 4
+    assert plain.agent.kl_budget == 0.5
+    assert plain.sources["agent.kl_budget"] == "the published TRQAM commands"
+    assert plain.sources["agent.actor_hidden_dims"].startswith("TRQAM paper (arXiv 2605.27079)")
+    assert (plain.agent.lr, plain.sources["agent.lr"]) == (3e-4, "default")
+    smoke = resolved("--env_name=cube-triple", "--agent=agents/trqam.py", "--preset=smoke")
+    assert smoke.agent.actor_hidden_dims == (32, 32)
+    assert smoke.sources["agent.actor_hidden_dims"] == "preset smoke"
+    given = resolved(
+        "--env_name=cube-triple", "--agent=agents/trqam.py", "--preset=smoke", "--agent.actor_hidden_dims=(7,)",
+        "--offline_steps=9",
+    )  # fmt: skip
+    assert given.agent.actor_hidden_dims == (7,)
+    assert given.sources["agent.actor_hidden_dims"] == given.sources["offline_steps"] == "command line"
+    assert given.flags["offline_steps"] == 9
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_domain_table(domain):
+    settings = resolved(f"--env_name={domain}", "--agent=agents/qam.py")
+    chunked = domain.startswith(("scene", "puzzle", "cube"))
+    big = domain in ("antmaze-giant-navigate", "puzzle-4x4-play", "cube-triple-play", "cube-quadruple-play")
+    humanoid = domain.startswith("humanoid")
+    agent = settings.agent
+    assert (agent.horizon_length, agent.action_chunking) == ((5, True) if chunked else (1, False))
+    assert settings.flags["horizon_length"] == agent.horizon_length
+    assert agent.actor_hidden_dims == agent.value_hidden_dims == ((1024,) * 4 if big else (512,) * 4)
+    assert agent.actor_layer_norm == big
+    assert (agent.discount, agent.rho) == ((0.999, 0.0) if humanoid else (0.995, 0.5))
+    assert settings.sources["agent.inv_temp"].startswith("QAM paper")
+
+
+def test_the_horizon_flag_sets_the_agents_horizon():
+    settings = resolved("--env_name=cube-double", "--agent=agents/trqam.py", "--horizon_length=3")
+    assert settings.agent.horizon_length == settings.flags["horizon_length"] == 3
+    assert settings.sources["agent.horizon_length"] == "command line"
+
+
+def test_an_environment_outside_the_table_says_whose_settings_it_takes():
+    settings = resolved("--env_name=cube-single", "--agent=agents/trqam.py")
+    assert settings.sources["agent.discount"].startswith("nearest domain cube-double-play: ")
+
+
+def test_published_command_line_runs_unchanged(tmp_path, capsys):
+    """A published command, flag by flag, with the flags that have no effect here."""
+    assert run(
+        "--run_group=reproduce", "--agent=agents/trqam.py", "--agent.action_chunking=True", "--agent.kl_budget=0.5",
+        "--tags=TRQAM", "--seed=10001", "--env_name=cube-triple-play-singletask-task2-v0", "--sparse=False",
+        "--horizon_length=5", "--agent.actor_hidden_dims=(1024,1024,1024,1024)", "--agent.actor_layer_norm=True",
+        "--dataset_replace_interval=1000", "--buffer_size=3000000", "--save_replay_buffer=False", "--offline_steps=1000000",
+        "--dataset_proportion=1.0", "--utd_ratio=1", "--start_training=5000", "--balanced_sampling=0", "--dry_run",
+        f"--save_dir={tmp_path}",
+    ) == 0  # fmt: skip
+    output = capsys.readouterr()
+    assert "reproduce/cube-triple-play-singletask-task2-v0/trqam_s10001_" in output.out
+    assert "--dataset_replace_interval is accepted for compatibility and has no effect here" in output.err
+
+
+def test_the_folder_depends_on_settings_and_not_on_steps_or_places():
+    def name(*flags):
+        from configs.flags import parse_flags
+
+        return program.plan(parse_flags(["main.py", "--env_name=scene", "--agent=agents/trqam.py", *flags]))[0].folder.name
+
+    assert name() == name("--offline_steps=7") == name("--log_interval=3") == name("--save_dir=/elsewhere")
+    assert name() != name("--agent.kl_budget=0.7") != name("--sparse")
+
+
+# ---------------------------------------------------------------- what it refuses
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A small dataset of TASK, and broken relatives of it, each in a folder of its own."""
+    root = tmp_path_factory.mktemp("data")
+    good = random_data(TASK, root / "good", 300)
+    for name in ("truncated", "shapes", "other"):
+        shutil.copytree(root / "good", root / name)
+    content = good.read_bytes()
+    (root / "truncated" / good.name).write_bytes(content[: len(content) // 2])
+    with np.load(good) as file:
+        arrays = dict(file)
+    np.savez(root / "shapes" / good.name, **(arrays | {"actions": arrays["actions"][:-5]}))
+    wide = np.concatenate([arrays["observations"]] * 2, axis=1)
+    np.savez(root / "other" / good.name, **(arrays | {"observations": wide}))
+    (root / "empty").mkdir()
+    return root
+
+
+MISTAKES = {
+    "unknown environment": (["--env_name=puzle-4x4"], "--env_name", "puzzle-4x4"),
+    "unknown task": (["--env_name=cube-double-play-singletask-task6-v0"], "--env_name", "cube-double-play-singletask-task"),
+    "no environment": ([], "--env_name is missing", "all50"),
+    "no such user environment": (["--env_name=nowhere:Env-v0", "--dataset={data}/good/x.npz"], "--env_name", "nowhere"),
+    "unknown agent": (["--env_name=scene", "--agent=agents/trqm.py"], "--agent=agents/trqm.py", "agents/trqam.py"),
+    "unknown setting": (["--env_name=scene", "--agent.kl_bugdet=1"], "--agent.kl_bugdet", "--agent.kl_budget"),
+    "setting of another type": (["--env_name=scene", "--agent.kl_budget=much"], "--agent.kl_budget=much", "float"),
+    "impossible setting": (["--env_name=scene", "--agent.discount=1.5"], "--agent.discount=1.5", "at most 1"),
+    "negative setting": (["--env_name=scene", "--agent.kl_budget=-1"], "--agent.kl_budget=-1.0", "positive"),
+    "no layers": (["--env_name=scene", "--agent.actor_hidden_dims=()"], "--agent.actor_hidden_dims", "widths"),
+    "two horizons": (["--env_name=scene", "--agent.horizon_length=3"], "--agent.horizon_length", "--horizon_length"),
+    "unknown flag": (["--env_name=scene", "--offline_step=1"], "offline_step", "offline_steps"),
+    "not a flag": (["--env_name=scene", "seed=1"], "seed=1", "--name=value"),
+    "negative number": (["--env_name=scene", "--offline_steps=-1"], "--offline_steps=-1", "non-negative"),
+    "not a number": (["--env_name=scene", "--seed=one"], "--seed=one", "int"),
+    "no seeds": (["--env_name=scene", "--num_seeds=0"], "--num_seeds=0", "positive"),
+    "impossible share": (["--env_name=scene", "--dataset_proportion=0"], "--dataset_proportion=0.0", "share"),
+    "unknown preset": (["--env_name=scene", "--preset=quick"], "--preset", "quickstart"),
+    "nothing to do": (
+        ["--env_name=scene", "--bc_steps=0", "--offline_steps=0", "--online_steps=0"], "nothing to do", "--offline_steps",
+    ),
+    "unknown logger": ([f"--env_name={TASK}", "--logger=csv,wand"], "--logger=wand", "wandb"),
+    "missing dataset": ([f"--env_name={TASK}", "--ogbench_dataset_dir={data}/empty"], "pointmaze", "scripts/make_data.py"),
+    "truncated dataset": ([f"--env_name={TASK}", "--ogbench_dataset_dir={data}/truncated"], "pointmaze-medium-navigate-v0.npz", ""),
+    "dataset of wrong shapes": ([f"--env_name={TASK}", "--ogbench_dataset_dir={data}/shapes"], "pointmaze-medium-navigate-v0.npz", ""),
+    "dataset of another environment": (
+        [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/other"], "pointmaze-medium-navigate-v0.npz", "observations",
+    ),
+    "chunk longer than the data": (
+        [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/good", "--horizon_length=301"], "--horizon_length=301", "300",
+    ),
+    "unwritable folder": (
+        [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/good", "--save_dir={data}/good/pointmaze-medium-navigate-v0.npz"],
+        "--save_dir", "cannot write",
+    ),
+    "budget for an agent without one": (
+        [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/good", "--agent=agents/qam.py", "--kl_budget_online=1"],
+        "--kl_budget_online=1.0", "no KL budget",
+    ),
+    "no pretrained actor": (
+        [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/good", "--pretrained_actor_path={data}/empty"],
+        "--pretrained_actor_path", "no run folder",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing(mistake, data, tmp_path, capsys):
+    flags, named, hint = MISTAKES[mistake]
+    flags = [flag.format(data=data) for flag in flags]
+    place = [] if any(flag.startswith("--save_dir") for flag in flags) else [f"--save_dir={tmp_path}/exp"]
+    assert run(*flags, *place) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert named in lines[0]
+    assert hint in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_from_the_shell(tmp_path):
+    """The same through a process: exit code 2, one line, and the traceback only with --debug."""
+    command = [sys.executable, "main.py", "--env_name=puzle-4x4", f"--save_dir={tmp_path}"]
+    plain = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (plain.returncode, plain.stdout) == (2, "")
+    assert plain.stderr.count("\n") == 1
+    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, cwd=ROOT)
+    assert debug.returncode != 0
+    assert "Traceback" in debug.stderr
+
+
+# ---------------------------------------------------------------- whole runs
+
+
+def train(data, exp, *flags):
+    defaults = [
+        f"--env_name={TASK}", f"--ogbench_dataset_dir={data}/good", f"--save_dir={exp}", "--bc_steps=4", "--offline_steps=8",
+        "--online_steps=12", "--start_training=4", "--log_interval=4", "--eval_interval=8", "--save_interval=4",
+        "--eval_episodes=1", "--eval_workers=1", *TINY,
+    ]  # fmt: skip
+    return run(*defaults, *flags)
+
+
+def only_run(exp):
+    (config,) = exp.glob(f"Debug/{TASK}/*/config.json")
+    return config.parent
+
+
+def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, capsys):
+    assert (
+        train(
+            data,
+            tmp_path,
+            "--kl_budget_online=0.125",
+            "--utd_ratio=2",
+            "--horizon_length=2",
+            "--agent.action_chunking=True",
+        )
+        == 0
+    )
+    folder = only_run(tmp_path)
+    rows = CsvLog(folder / "train.csv").rows()
+    assert [(row["step"], row["phase"]) for row in rows] == [
+        (4, "offline"), (8, "offline"), (16, "online"), (20, "online"),
+    ]  # fmt: skip
+    assert [row["dual/kl_budget"] for row in rows] == [1.0, 1.0, 0.125, 0.125]
+    assert {"critic/loss", "flow/loss", "adjoint/loss", "dual/path_kl", "dual/lam", "dual/kl_bound"} <= set(rows[-1])
+    evaluations = CsvLog(folder / "eval.csv").rows()
+    assert [row["step"] for row in evaluations] == [0, 8, 16, 20]
+    assert json.loads((folder / "done.json").read_text())["online_steps"] == 12
+    config = json.loads((folder / "config.json").read_text())
+    assert config["sources"]["agent.num_qs"] == "command line"
+    assert {"jax", "mujoco", "ogbench", "numpy"} == set(config["versions"])
+    assert (folder / "checkpoints" / "20").is_dir()
+    (base,) = tmp_path.glob("bc/pointmaze-medium-navigate/*/done.json")
+    assert not (base.parent / "eval.csv").exists()
+    # Started again it is skipped; another agent of the same shape finds the base in place.
+    capsys.readouterr()
+    assert (
+        train(
+            data,
+            tmp_path,
+            "--kl_budget_online=0.125",
+            "--utd_ratio=2",
+            "--horizon_length=2",
+            "--agent.action_chunking=True",
+        )
+        == 0
+    )
+    assert f"finished already: {folder}" in capsys.readouterr().out
+    before = base.stat().st_mtime_ns
+    assert train(data, tmp_path, "--agent=agents/qam.py", "--horizon_length=2", "--agent.action_chunking=True", *TINY) == 0
+    assert base.stat().st_mtime_ns == before
+
+
+def test_a_run_cut_short_goes_on_as_if_it_never_was(data, tmp_path, monkeypatch):
+    from utils import training
+
+    assert train(data, tmp_path / "whole", "--online_steps=0") == 0
+    calls = iter(range(3))
+    real = training.offline_call
+
+    def failing(*args, **kwargs):
+        if args[0].config.get("num_qs") and next(calls, None) is None:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(training, "updates_per_call", lambda *counts: 2)
+    monkeypatch.setattr(training, "offline_call", failing)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "cut", "--online_steps=0")
+    assert not (only_run(tmp_path / "cut") / "done.json").exists()
+    monkeypatch.undo()
+    assert train(data, tmp_path / "cut", "--online_steps=0") == 0
+    for name in ("train.csv", "eval.csv"):
+        ours, theirs = (CsvLog(only_run(tmp_path / which) / name).rows() for which in ("cut", "whole"))
+        assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+        for a, b in zip(ours, theirs, strict=True):
+            assert a == pytest.approx(b, rel=1e-3) if name == "eval.csv" else a.keys() == b.keys()
+
+
+def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):
+    assert train(data, tmp_path, "--online_steps=0") == 0
+    folder = only_run(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["agent"]["lr"] = 0.5
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "done.json").unlink()
+    assert train(data, tmp_path, "--online_steps=0") == 2
+    assert "--agent.lr: stored 0.5, now 0.0003" in capsys.readouterr().err
+    assert train(data, tmp_path, "--online_steps=0", "--overwrite") == 0
+
+
+def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(data, tmp_path, capsys):
+    assert train(data, tmp_path, "--bc_only") == 0
+    folder = only_run(tmp_path)
+    assert folder.name.startswith("bc_s0_")
+    assert [row["step"] for row in CsvLog(folder / "eval.csv").rows()] == [0, 8]
+    assert train(data, tmp_path / "tuned", f"--pretrained_actor_path={folder}", "--online_steps=0") == 0
+    assert not (tmp_path / "tuned" / "bc").exists()
+    capsys.readouterr()
+    other = ["--agent.actor_layer_norm=True"]
+    assert train(data, tmp_path / "wider", f"--pretrained_actor_path={folder}", "--online_steps=0", *other) == 2
+    assert "['LayerNorm_0']['bias'] is missing there and (8,) here" in capsys.readouterr().err
+
+
+def test_balanced_sampling_acts_at_random_first(data, tmp_path):
+    flags = ["--balanced_sampling", "--agent=agents/trqam.py", *TINY, "--eval_episodes=0"]
+    assert train(data, tmp_path, *flags) == 0
+    assert CsvLog(only_run(tmp_path) / "train.csv").rows()[-1]["step"] == 20
+
+
+def test_nan_stops_the_run_with_its_name_and_the_last_checkpoint(data, tmp_path, monkeypatch, capsys):
+    from utils import training
+
+    real = training.load_dataset
+
+    def poisoned(*args, **kwargs):
+        dataset = real(*args, **kwargs)
+        return dataset | {"rewards": np.where(dataset["rewards"] < 0, np.nan, dataset["rewards"])}
+
+    monkeypatch.setattr(training, "load_dataset", poisoned)
+    assert train(data, tmp_path, "--eval_episodes=0") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"error: [\w/]+ is nan at step 4 of \S+; the last checkpoint is that of step None", error)
