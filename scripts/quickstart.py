@@ -69,12 +69,14 @@ def draw(run, path: Path) -> None:
 
 def show(run, summary: dict) -> None:
     """Print the table and the places of the files."""
+    bc, trqam = f"{summary['success_bc']:6.0%}", f"{summary['success_trqam']:6.0%}"
+    spent, budget, lam = f"{summary['path_kl']:7.3f}", f"{summary['kl_budget']:.3g}", f"{summary['lambda']:8.3f}"
     print(f"""
 {run.env_name}, seed {run.seed}: {summary["transitions"]:,} transitions, {summary["episodes"]} evaluation episodes
 
             success   path KL / budget   lambda
-  BC        {summary["success_bc"]:6.0%}
-  TRQAM     {summary["success_trqam"]:6.0%}    {summary["path_kl"]:7.3f} / {summary["kl_budget"]:.3g}    {summary["lambda"]:8.3f}
+  BC        {bc}
+  TRQAM     {trqam}    {spent} / {budget}    {lam}
 
 {summary["seconds_after_install"]:.0f} s after the installation; the files are""")
     films = sorted((run.folder / "videos").glob("*.mp4"))

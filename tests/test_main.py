@@ -18,6 +18,7 @@ from envs.tasks import ALL_TASKS
 from utils.logging import CsvLog
 
 ROOT = Path(__file__).resolve().parents[1]
+FILE = "pointmaze-medium-navigate-v0.npz"
 TASK = "pointmaze-medium-navigate-singletask-task1-v0"
 TINY = [
     "--agent.actor_hidden_dims=(8,8)",
@@ -183,16 +184,16 @@ MISTAKES = {
     ),
     "unknown logger": ([f"--env_name={TASK}", "--logger=csv,wand"], "--logger=wand", "wandb"),
     "missing dataset": ([f"--env_name={TASK}", "--ogbench_dataset_dir={data}/empty"], "pointmaze", "scripts/make_data.py"),
-    "truncated dataset": ([f"--env_name={TASK}", "--ogbench_dataset_dir={data}/truncated"], "pointmaze-medium-navigate-v0.npz", ""),
-    "dataset of wrong shapes": ([f"--env_name={TASK}", "--ogbench_dataset_dir={data}/shapes"], "pointmaze-medium-navigate-v0.npz", ""),
+    "truncated dataset": ([f"--env_name={TASK}", "--ogbench_dataset_dir={data}/truncated"], FILE, ""),
+    "dataset of wrong shapes": ([f"--env_name={TASK}", "--ogbench_dataset_dir={data}/shapes"], FILE, ""),
     "dataset of another environment": (
-        [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/other"], "pointmaze-medium-navigate-v0.npz", "observations",
+        [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/other"], FILE, "observations",
     ),
     "chunk longer than the data": (
         [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/good", "--horizon_length=301"], "--horizon_length=301", "300",
     ),
     "unwritable folder": (
-        [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/good", "--save_dir={data}/good/pointmaze-medium-navigate-v0.npz"],
+        [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/good", "--save_dir={data}/good/" + FILE],
         "--save_dir", "cannot write",
     ),
     "budget for an agent without one": (

@@ -10,7 +10,7 @@ from agents.flow import time_grid, velocity_field
 from utils.errors import UserError
 from utils.networks import MLP, init_mlp
 
-B, O, A, H, K = 6, 4, 2, 3, 5
+B, OBS, A, H, K = 6, 4, 2, 3, 5
 D = A * H
 
 
@@ -20,18 +20,18 @@ def tiny(module, **settings):
     if "num_qs" in config:
         config.update(dict(value_hidden_dims=(16, 16), num_qs=3))
     config.update(settings)
-    return module.AGENT.create(jax.random.key(0), O, A, config)
+    return module.AGENT.create(jax.random.key(0), OBS, A, config)
 
 
 def random_batch(seed=0):
     rng = np.random.default_rng(seed)
     batch = {
-        "observations": rng.normal(size=(B, O)),
+        "observations": rng.normal(size=(B, OBS)),
         "actions": rng.uniform(-1, 1, (B, H, A)),
         "rewards": -rng.uniform(size=(B, H)),
         "masks": np.ones((B, H)),
         "valid": np.ones((B, H)),
-        "next_observations": rng.normal(size=(B, H, O)),
+        "next_observations": rng.normal(size=(B, H, OBS)),
     }
     return {name: jnp.asarray(value, jnp.float32) for name, value in batch.items()}
 
@@ -39,8 +39,8 @@ def random_batch(seed=0):
 @pytest.fixture
 def field():
     """A nonlinear velocity field at fixed observations, and a batch of flow states."""
-    params = init_mlp(jax.random.key(1), MLP((16, 16), D, layer_norm=True), O + D + 1)
-    observations = jax.random.normal(jax.random.key(2), (B, O))
+    params = init_mlp(jax.random.key(1), MLP((16, 16), D, layer_norm=True), OBS + D + 1)
+    observations = jax.random.normal(jax.random.key(2), (B, OBS))
     return velocity_field(params, observations), jax.random.normal(jax.random.key(3), (K, B, D))
 
 
@@ -119,7 +119,7 @@ def test_path_kl_at_the_minimiser_equals_the_bound():
 def test_trqam_loss_at_lambda_is_lambda_times_qam_loss_at_its_inverse(lam):
     batch = random_batch()
     ours, theirs = tiny(trqam, lam_scale=lam), tiny(qam, inv_temp=1 / lam)
-    policy = init_mlp(jax.random.key(7), MLP((16, 16), D, layer_norm=False), O + D + 1)
+    policy = init_mlp(jax.random.key(7), MLP((16, 16), D, layer_norm=False), OBS + D + 1)
     ours = ours.replace(params=ours.params | {"policy": policy})
     theirs = theirs.replace(params=ours.params, target_params=ours.target_params)
     noise = ours.draw_noise(jax.random.key(8), B)
@@ -195,7 +195,7 @@ def test_first_update_has_zero_path_kl_and_moves_the_policy():
 
 def test_path_kl_is_per_environment_action():
     agent = tiny(trqam)
-    policy = init_mlp(jax.random.key(7), MLP((16, 16), D, layer_norm=False), O + D + 1)
+    policy = init_mlp(jax.random.key(7), MLP((16, 16), D, layer_norm=False), OBS + D + 1)
     agent = agent.replace(params=agent.params | {"policy": policy})
     noise = agent.draw_noise(jax.random.key(0), B)
     batch = random_batch()
