@@ -51,8 +51,11 @@ def main(argv: list[str]) -> int:
     """Parse, plan, and train one run after the other; returns the exit code."""
     debug = "--debug" in argv
     try:
-        from configs.flags import parse_flags
+        from configs.flags import define_flags, parse_flags
 
+        if {"--help", "-help", "-h"} & set(argv):
+            print(__doc__, define_flags(argv).get_help(), sep="\n")
+            return 0
         fv = parse_flags(argv)
         runs = plan(fv)
         show(runs)

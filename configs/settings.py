@@ -47,7 +47,7 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
     """Settings of the runs on one dataset; raises UserError for values that no run can use."""
     own = {"agent", "preset", "dry_run", "debug", "overwrite", *IGNORED}
     defined = [name for name in fv if name not in own and not name.startswith("agent.")]
-    values = {name: Setting(fv[name].default, DEFAULT) for name in defined if not is_builtin(fv, name)}
+    values = {name: Setting(fv[name].default, DEFAULT) for name in defined}
     agent = {key: Setting(value, DEFAULT) for key, value in fv.agent.items()}
 
     def take(settings: dict[str, Setting], layer: dict[str, Setting]) -> None:
@@ -81,8 +81,3 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
         sources=sources | {f"agent.{key}": setting.source for key, setting in agent.items()},
         transitions=preset.transitions if preset else None,
     )
-
-
-def is_builtin(fv: flags.FlagValues, name: str) -> bool:
-    """Whether a flag is absl's own (help and the like)."""
-    return str(fv.find_module_defining_flag(name)).startswith("absl")

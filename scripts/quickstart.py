@@ -24,9 +24,12 @@ def read_logs(run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return CsvLog(run.folder / "eval.csv").rows(), CsvLog(run.folder / "train.csv").rows()
 
 
-def summarise(run, transitions: int, seconds: float) -> dict[str, Any]:
+def summarise(run, transitions: int, seconds: float, command: list[str]) -> dict[str, Any]:
     """The run in numbers; path KL is the mean over the last tenth of the updates, lambda that of the last log."""
+    from utils.runs import read_json
+
     evaluations, logs = read_logs(run)
+    config = read_json(run.folder / "config.json") or {}
     last = [row for row in logs if row["step"] > 0.9 * logs[-1]["step"]]
     return {
         "env_name": run.env_name,
@@ -39,6 +42,8 @@ def summarise(run, transitions: int, seconds: float) -> dict[str, Any]:
         "kl_budget": logs[-1]["dual/kl_budget"],
         "lambda": run.settings.agent.lam_scale * logs[-1]["dual/lam"],
         "seconds_after_install": seconds,
+        "command": " ".join(["python", *command]),
+        **{name: config[name] for name in ("device", "versions", "commit")},
     }
 
 
@@ -110,7 +115,7 @@ def main(argv: list[str]) -> int:
         path = run.folder / "summary.json"
         earlier = read_json(path) or {}  # a run shown again keeps the time it took
         seconds = earlier.get("seconds_after_install", time.perf_counter() - START)
-        summary = summarise(run, transitions, seconds)
+        summary = summarise(run, transitions, seconds, argv)
         draw(run, run.folder / "learning_curve.png")
         write_json(path, summary)
         show(run, summary)

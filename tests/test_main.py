@@ -1,6 +1,7 @@
 """The command line: what it resolves, what it refuses, and whole runs on a real environment with tiny networks."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from configs.domains import DOMAINS
 from envs import download
 from envs.collect import random_data
 from envs.tasks import ALL_TASKS
+from utils.errors import UserError
 from utils.logging import CsvLog
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -296,30 +298,28 @@ def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, cap
     assert base.stat().st_mtime_ns == before
 
 
-def test_a_run_cut_short_goes_on_as_if_it_never_was(data, tmp_path, monkeypatch):
+def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monkeypatch):
     from utils import training
 
+    monkeypatch.setattr(training, "updates_per_call", lambda *counts: 2)
     assert train(data, tmp_path / "whole", "--online_steps=0") == 0
     calls = iter(range(3))
     real = training.offline_call
 
     def failing(*args, **kwargs):
-        if args[0].config.get("num_qs") and next(calls, None) is None:
+        if "num_qs" in args[0].config and next(calls, None) is None:
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(training, "updates_per_call", lambda *counts: 2)
-    monkeypatch.setattr(training, "offline_call", failing)
-    with pytest.raises(KeyboardInterrupt):
-        train(data, tmp_path / "cut", "--online_steps=0")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "offline_call", failing)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "cut", "--online_steps=0")
     assert not (only_run(tmp_path / "cut") / "done.json").exists()
-    monkeypatch.undo()
     assert train(data, tmp_path / "cut", "--online_steps=0") == 0
     for name in ("train.csv", "eval.csv"):
-        ours, theirs = (CsvLog(only_run(tmp_path / which) / name).rows() for which in ("cut", "whole"))
-        assert [row["step"] for row in ours] == [row["step"] for row in theirs]
-        for a, b in zip(ours, theirs, strict=True):
-            assert a == pytest.approx(b, rel=1e-3) if name == "eval.csv" else a.keys() == b.keys()
+        cut, whole = ((only_run(tmp_path / which) / name).read_text() for which in ("cut", "whole"))
+        assert cut == whole
 
 
 def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):
@@ -366,3 +366,92 @@ def test_nan_stops_the_run_with_its_name_and_the_last_checkpoint(data, tmp_path,
     assert train(data, tmp_path, "--eval_episodes=0") == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert re.fullmatch(r"error: [\w/]+ is nan at step 4 of \S+; the last checkpoint is that of step None", error)
+
+
+def test_load_policy_gives_chunks_of_the_trained_agent(data, tmp_path):
+    from utils.policy import load_policy
+
+    flags = ["--horizon_length=3", "--agent.action_chunking=True", "--online_steps=0", "--eval_episodes=0"]
+    assert train(data, tmp_path, *flags) == 0
+    policy = load_policy(only_run(tmp_path))
+    one, many = policy(np.zeros(2, np.float32)), policy(np.zeros((5, 2), np.float32))
+    assert (one.shape, many.shape) == ((3, 2), (5, 3, 2))
+    assert np.abs(many).max() <= 1.0
+    assert np.unique(many, axis=0).shape == many.shape  # fresh noise in every row
+    with pytest.raises(UserError, match="is not the folder of a run"):
+        load_policy(tmp_path)
+
+
+def test_an_environment_and_an_agent_file_of_ones_own(tmp_path, capsys):
+    """--env_name=module:EnvId with --dataset=FILE, trained by an agent file outside agents/."""
+    from envs.probe import write_dataset
+
+    dataset = write_dataset("envs.probe:ProbeReward-v0", tmp_path / "mine.npz", 200)
+    agent = tmp_path / "my_agent.py"
+    shutil.copy(ROOT / "agents" / "trqam_fixed_lambda.py", agent)
+    flags = [
+        "--env_name=envs.probe:ProbeReward-v0", f"--dataset={dataset}", f"--agent={agent}", "--agent.lam=0.5",
+        f"--save_dir={tmp_path}/exp", "--bc_steps=4", "--offline_steps=4", "--online_steps=6", "--start_training=3",
+        "--eval_episodes=2", "--eval_workers=1", *TINY,
+    ]  # fmt: skip
+    assert run(*flags) == 0
+    assert "nearest domain cube-double-play" in capsys.readouterr().out
+    (log,) = (tmp_path / "exp").glob("Debug/envs.probe_ProbeReward-v0/my_agent_s0_*/train.csv")
+    assert [row["dual/lam"] for row in CsvLog(log).rows()] == [0.5, 0.5]
+
+
+# ---------------------------------------------------------------- the presets, as the README has them
+
+
+@pytest.mark.slow
+def test_smoke_preset_trains_a_domain_with_one_base(tmp_path):
+    command = [sys.executable, "main.py", "--env_name=puzzle-4x4", "--agent=agents/trqam.py", "--preset=smoke"]
+    done = subprocess.run([*command, f"--save_dir={tmp_path}"], capture_output=True, text=True, cwd=ROOT, env=lenient())
+    assert done.returncode == 0, done.stderr
+    finished = sorted(path.parent.parent.name for path in tmp_path.glob("smoke/*/trqam_s0_*/done.json"))
+    assert finished == [f"puzzle-4x4-play-singletask-task{i}-v0" for i in range(1, 6)]
+    assert len(list(tmp_path.glob("bc/*/*/done.json"))) == 1
+    for log in tmp_path.glob("smoke/*/trqam_s0_*/train.csv"):
+        assert {row["phase"] for row in CsvLog(log).rows()} == {"offline", "online"}
+
+
+@pytest.mark.slow
+def test_smoke_preset_where_no_oracle_made_the_data(tmp_path):
+    assert run("--env_name=antmaze-large-navigate-singletask-task1-v0", "--preset=smoke", f"--save_dir={tmp_path}") == 0
+    assert len(list(tmp_path.glob("smoke/*/trqam_s0_*/done.json"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gl", ["egl", "nonsense"])
+def test_quickstart_summarises_and_films_where_it_can(tmp_path, monkeypatch, capsys, gl):
+    from configs.presets import PRESETS
+    from scripts import quickstart
+
+    monkeypatch.setitem(PRESETS, "quickstart", PRESETS["quickstart"]._replace(transitions=1000))
+    monkeypatch.setenv("MUJOCO_GL", gl)
+    flags = ["--bc_steps=4", "--offline_steps=8", "--log_interval=4", "--eval_episodes=2", f"--save_dir={tmp_path}", *TINY]
+    assert quickstart.main(["quickstart.py", *flags]) == 0
+    output = capsys.readouterr()
+    (path,) = tmp_path.glob("quickstart/*/*/summary.json")
+    summary = json.loads(path.read_text())
+    assert summary["transitions"] == 1000
+    assert summary["kl_budget"] == 0.3
+    keys = {"success_bc", "success_trqam", "path_kl", "lambda", "seconds_after_install"}
+    assert keys <= set(summary)
+    assert (path.parent / "learning_curve.png").stat().st_size > 1000
+    assert "BC" in output.out and "TRQAM" in output.out and str(path) in output.out
+    if gl == "nonsense":
+        assert not list(path.parent.glob("videos/*.mp4"))
+        assert "MUJOCO_GL=nonsense does not render here" in output.err
+
+
+def lenient():
+    """The environment as a user has it, without the strictness that tests add."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("JAX_") or name == "JAX_PLATFORMS"}
+
+
+def test_help_names_every_flag(capsys):
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    assert "python main.py --env_name=puzzle-4x4" in text
+    assert all(f"--{name}" in text for name in ("env_name", "agent", "kl_budget_online", "[no]dry_run"))

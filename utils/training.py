@@ -6,6 +6,7 @@ updates follows from (seed, number of the update), so that it does not depend on
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -104,9 +105,15 @@ def train(run: Run, overwrite: bool = False) -> None:
         finish(run, agent, dataset, overwrite)
 
 
+def keys_of(run: Run) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Three keys of a run, for its parameters, updates and actions; those of a base differ from those of its heirs."""
+    starts_from_base = load_agent(run.settings.agent_file).AGENT.STARTS_FROM_BASE
+    return tuple(jax.random.split(jax.random.fold_in(jax.random.key(run.seed), int(starts_from_base)), 3))
+
+
 def new_agent(run: Run, dataset: dict[str, np.ndarray]) -> Agent:
     """A fresh agent for the dataset's dimensions."""
-    key, *_ = jax.random.split(jax.random.key(run.seed), 3)
+    key, *_ = keys_of(run)
     horizon, transitions = run.settings.agent.horizon_length, len(dataset["rows"])
     if transitions < horizon:
         raise UserError(f"--horizon_length={horizon}: the dataset has only {transitions} transitions")
@@ -134,7 +141,7 @@ def with_base(run: Run, agent: Agent, dataset: dict[str, np.ndarray]) -> Agent:
 def finish(run: Run, agent: Agent, dataset: dict[str, np.ndarray], overwrite: bool) -> None:
     """Train, from the newest checkpoint on, and write done.json."""
     observation_dim, action_dim = dims_of(dataset)
-    device = jax.devices()[0].device_kind
+    device = f"{jax.devices()[0].device_kind} ({os.cpu_count()} CPU cores)"
     run.prepare(overwrite, {"observation_dim": observation_dim, "action_dim": action_dim, "device": device})
     with contextlib.ExitStack() as stack:
         trainer = Trainer(run, agent, stack)
@@ -165,7 +172,7 @@ class Trainer:
         wandb = {"group": self.flags["run_group"], "tags": tags, "config": run.config()}
         self.logger = stack.enter_context(RunLogger(run.folder, self.flags["logger"].split(","), wandb))
         self.checkpoints = stack.enter_context(Checkpoints(run.folder / "checkpoints"))
-        _, self.key_updates, self.key_actions = jax.random.split(jax.random.key(run.seed), 3)
+        _, self.key_updates, self.key_actions = keys_of(run)
         self.window: list[dict[str, jax.Array]] = []  # metrics since the last log
         self.window_updates, self.window_start = 0, time.perf_counter()
         self.workers: EnvWorkers | None = None
