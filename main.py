@@ -19,7 +19,7 @@ def plan(fv) -> list:
     """The runs that the flags ask for, in order; raises UserError where there is nothing to run."""
     from configs.settings import resolve
     from envs.tasks import dataset_name, resolve_env_name
-    from utils.runs import Run, bc_only
+    from utils.runs import Run, bc_only, load_agent
 
     env_name = fv.env_name or resolve(fv, "").flags["env_name"]
     if not env_name:
@@ -28,8 +28,11 @@ def plan(fv) -> list:
     settings = {dataset: resolve(fv, dataset) for dataset in dict.fromkeys(map(dataset_name, tasks))}
     if fv.bc_only:
         settings = {dataset: bc_only(resolved) for dataset, resolved in settings.items()}
-    flags = next(iter(settings.values())).flags
-    if not any(flags[name] for name in ("bc_steps", "offline_steps", "online_steps")):
+    one = next(iter(settings.values()))
+    agent, flags = load_agent(one.agent_file).AGENT, one.flags
+    for resolved in settings.values():
+        agent.init_state(resolved.agent)  # raises UserError for settings that the agent cannot start with
+    if not (agent.STARTS_FROM_BASE and flags["bc_steps"] or flags["offline_steps"] or flags["online_steps"]):
         raise UserError("nothing to do: --bc_steps, --offline_steps and --online_steps are all 0")
     return [
         Run.of_task(task, seed, settings[dataset_name(task)])
@@ -62,13 +65,24 @@ def main(argv: list[str]) -> int:
         if not fv.dry_run:
             from utils.training import train
 
-            for run in runs:
-                train(run, fv.overwrite)
-    except (UserError, RunError) as error:
+            return max(train_one(train, run, fv) for run in runs)
+    except UserError as error:
         if debug:
             raise
         print("error:", str(error).partition("\n")[0], file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return 2
+    return 0
+
+
+def train_one(train, run, fv) -> int:
+    """Train one run; where it cannot go on, say so and return 1, so that the runs behind it have their turn."""
+    try:
+        train(run, fv.overwrite)
+    except RunError as error:
+        if fv.debug:
+            raise
+        print("error:", str(error).partition("\n")[0], file=sys.stderr)
+        return 1
     return 0
 
 

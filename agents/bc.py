@@ -3,7 +3,7 @@
     repeat:  a ~ data, x0 ~ N(0, I), t ~ U[0, 1);  descend  || v(s, (1-t) x0 + t a, t) - (a - x0) ||^2
     act:     integrate dx = v(s, x, t) dt from x0 ~ N(0, I), clip
 
-Run it alone:  python main.py --env_name=cube-double --agent=agents/bc.py --offline_steps=300_000
+Run it alone:  python main.py --env_name=cube-double --bc_only --offline_steps=300_000
 """
 
 import jax

@@ -15,13 +15,9 @@ from utils.errors import UserError
 
 AGENTS = Path(__file__).resolve().parents[1] / "agents"
 NOT_AGENTS = {"__init__", "base", "flow"}
-IGNORED = (
-    "buffer_size",
-    "dataset_replace_interval",
-    "save_all_online_states",
-    "save_last_checkpoint",
-    "save_replay_buffer",
-)
+IGNORED_VALUES = ("buffer_size", "dataset_replace_interval")
+IGNORED_SWITCHES = ("save_all_online_states", "save_last_checkpoint", "save_replay_buffer")
+IGNORED = (*IGNORED_VALUES, *IGNORED_SWITCHES)
 
 
 def define_flags(argv: Sequence[str]) -> flags.FlagValues:
@@ -85,7 +81,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     )
     text("dataset", None, "npz file of your own data, for --env_name=module:EnvId")
 
-    count("log_interval", 5_000, "steps between rows of train.csv; 0: never")
+    count("log_interval", 5_000, "steps between rows of train.csv; 0: only at checkpoints")
     count("eval_interval", 50_000, "steps between evaluations; 0: only before and after each phase")
     count("save_interval", 50_000, "steps between checkpoints; 0: only at the end of each phase")
     count("eval_episodes", 50, "episodes of an evaluation; 0: none")
@@ -100,27 +96,32 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     switch("dry_run", "print the resolved runs and settings, train nothing")
     switch("overwrite", "delete what is stored of this run and start again")
     switch("debug", "show the traceback of a mistake")
-    for name in IGNORED:
+    for name in IGNORED_VALUES:
         text(name, None, "accepted and ignored")
+    for name in IGNORED_SWITCHES:
+        switch(name, "accepted and ignored")
     return fv
 
 
 def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
     """Parse a command line; raises UserError, in one line, for anything wrong in it."""
     agent, rest = take_agent(argv)
-    check_agent_file(agent)
+    known = agent_settings(agent)
     argv = [argv[0], f"--agent={agent}", *rest]  # first, because the flags --agent.KEY follow from it
     fv = define_flags(argv)
     try:
         rest = fv(argv)
     except AttributeError as error:  # how config_flags reports an unknown --agent.KEY
-        raise unknown_agent_key(argv, agent) from error
+        raise unknown_agent_key(argv, agent, known) from error
     except flags.Error as error:
         raise UserError(str(error).replace("\n", " ")) from error
     if len(rest) > 1:
         raise UserError(f"'{rest[1]}' is not a flag; flags are written --name=value")
     if not 0.0 < fv.dataset_proportion <= 1.0:
         raise UserError(f"--dataset_proportion={fv.dataset_proportion}: give a share above 0 and at most 1")
+    budget = fv.kl_budget_online
+    if budget is not None and not (budget > 0 and math.isfinite(budget)):
+        raise UserError(f"--kl_budget_online={budget}: give a positive number")
     for name in IGNORED:
         if fv[name].present:
             print(f"note: --{name} is accepted for compatibility and has no effect here", file=sys.stderr)
@@ -141,26 +142,34 @@ def take_agent(argv: Sequence[str]) -> tuple[str, list[str]]:
     return agent, rest
 
 
-def check_agent_file(value: str) -> None:
-    """Raise UserError, with the nearest agent, where --agent names no file."""
-    if not Path(value).is_file():
+def agent_settings(path: str) -> list[str]:
+    """The settings that an agent file knows; raises UserError, with the nearest agent, where there is no such file."""
+    if not Path(path).is_file():
         names = sorted(path.stem for path in AGENTS.glob("*.py") if path.stem not in NOT_AGENTS)
-        nearest = difflib.get_close_matches(Path(value).stem, names, n=1, cutoff=0.0)[0]
-        raise UserError(f"--agent={value}: there is no such file; the nearest agent is agents/{nearest}.py")
+        nearest = difflib.get_close_matches(Path(path).stem, names, n=1, cutoff=0.0)[0]
+        raise UserError(f"--agent={path}: there is no such file; the nearest agent is agents/{nearest}.py")
+    try:
+        defined = runpy.run_path(path)
+    except Exception as error:  # whatever a user's file raises is the user's to read
+        raise UserError(f"--agent={path}: the file does not run ({type(error).__name__}: {error})") from error
+    if not {"AGENT", "get_config"} <= set(defined):
+        raise UserError(f"--agent={path}: the file defines no AGENT and get_config; see agents/trqam_fixed_lambda.py")
+    return list(defined["get_config"]().keys())
 
 
-def unknown_agent_key(argv: Sequence[str], agent: str) -> UserError:
+def unknown_agent_key(argv: Sequence[str], agent: str, known: list[str]) -> UserError:
     """The error for the first --agent.KEY that the agent's configuration lacks, with the nearest key it has."""
-    known = list(runpy.run_path(agent)["get_config"]().keys())
-    given = [word.lstrip("-").split("=")[0].removeprefix("agent.") for word in argv if word.lstrip("-").startswith("agent.")]
-    key = next((key for key in given if key not in known), "?")
+    words = [word.lstrip("-").split("=")[0] for word in argv if word.startswith("-")]
+    given = [word.removeprefix("agent.") for word in words if word.startswith("agent.")]
+    key = next(key for key in given if key not in known)
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
     return UserError(f"--agent.{key}: {agent} has no such setting; the nearest is --agent.{nearest}")
 
 
 def check_agent_values(agent: dict) -> None:
     """Raise UserError for agent settings that no run can use."""
-    for key in ("lr", "batch_size", "flow_steps", "num_qs", "best_of_n", "kl_budget", "inv_temp"):
+    positive = "lr batch_size flow_steps num_qs best_of_n inv_temp kl_budget lam_scale eta_lambda dual_gain kl_clip_coef"
+    for key in (*positive.split(), "lambda_min", "lambda_max"):
         if key in agent and not (agent[key] > 0 and math.isfinite(agent[key])):
             raise UserError(f"--agent.{key}={agent[key]}: give a positive number")
     for key in ("discount", "tau", "kl_ema_coef"):

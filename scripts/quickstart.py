@@ -2,7 +2,7 @@
 
     make quickstart SEED=1 ARGS="--eval_episodes=100"
 
-Runs `main.py --preset=quickstart` with the flags given (every flag of main.py works), then writes learning_curve.png and
+Runs `main.py --preset=quickstart` with the flags given, then writes learning_curve.png and
 summary.json beside the run's CSV files and says where they are. Started again it goes on, or only shows the result.
 """
 
@@ -15,6 +15,18 @@ START = time.perf_counter()
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import main as program  # noqa: E402  (children of this process import it too: it stays free of jax)
+from utils.runs import read_json, write_json  # noqa: E402
+
+
+def count_transitions(run) -> int:
+    """How many transitions the run's dataset holds."""
+    import numpy as np
+
+    from envs.tasks import dataset_name
+
+    folder = Path(run.settings.flags["ogbench_dataset_dir"]).expanduser()
+    with np.load(folder / f"{dataset_name(run.env_name)}-v0.npz") as file:
+        return int((~file["terminals"].astype(bool)).sum())
 
 
 def read_logs(run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -26,8 +38,6 @@ def read_logs(run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 def summarise(run, transitions: int, seconds: float, command: list[str]) -> dict[str, Any]:
     """The run in numbers; path KL is the mean over the last tenth of the updates, lambda that of the last log."""
-    from utils.runs import read_json
-
     evaluations, logs = read_logs(run)
     config = read_json(run.folder / "config.json") or {}
     last = [row for row in logs if row["step"] > 0.9 * logs[-1]["step"]]
@@ -94,28 +104,29 @@ def show(run, summary: dict) -> None:
 
 def main(argv: list[str]) -> int:
     """Train, then summarise every run the flags ask for; returns the exit code."""
-    arguments = [argv[0], "--preset=quickstart", *argv[1:]]
-    code = program.main(arguments)
-    if code:
-        return code
     from configs.flags import parse_flags
+    from utils.errors import UserError
 
-    fv = parse_flags(arguments)
-    if fv.dry_run:
-        return 0
-    import numpy as np
-
-    from envs.tasks import dataset_name
-    from utils.runs import read_json, write_json
-
-    for run in program.plan(fv):
-        folder = Path(run.settings.flags["ogbench_dataset_dir"]).expanduser()
-        with np.load(folder / f"{dataset_name(run.env_name)}-v0.npz") as file:
-            transitions = int((~file["terminals"].astype(bool)).sum())
+    arguments = [argv[0], "--preset=quickstart", *argv[1:]]
+    try:
+        fv = parse_flags(arguments)
+        runs = program.plan(fv)
+    except UserError:
+        return program.main(arguments)  # which says what is wrong
+    flags, agent = runs[0].settings.flags, runs[0].settings.agent
+    if not (flags["eval_episodes"] and flags["offline_steps"] and flags["bc_steps"] and "kl_budget" in agent):
+        message = "error: quickstart compares BC with an agent that has a KL budget; use main.py for anything else"
+        print(message, file=sys.stderr)
+        return 2
+    finished = [run.is_done() for run in runs]  # a run shown again keeps the time it took
+    code = program.main(arguments)
+    if code or fv.dry_run:
+        return code
+    for run, shown_again in zip(runs, finished, strict=True):
         path = run.folder / "summary.json"
-        earlier = read_json(path) or {}  # a run shown again keeps the time it took
+        earlier = (read_json(path) if shown_again else None) or {}
         seconds = earlier.get("seconds_after_install", time.perf_counter() - START)
-        summary = summarise(run, transitions, seconds, argv)
+        summary = summarise(run, count_transitions(run), seconds, argv)
         draw(run, run.folder / "learning_curve.png")
         write_json(path, summary)
         show(run, summary)

@@ -113,7 +113,7 @@ def outputs(agent, metrics: dict, fixed: dict, flow_steps: int, batch_size: int)
 
 
 def compare(path: str) -> tuple[dict[str, float], list[str]]:
-    """Largest error by quantity, in units of its tolerance, over all updates of the file; and what went wrong."""
+    """Largest error by quantity over all updates of the file; and what went wrong."""
     golden = Golden(path)
     agent, meta = build(golden), golden.meta
     worst: dict[str, float] = {}

@@ -16,7 +16,7 @@ from configs.domains import DOMAINS
 from envs import download
 from envs.collect import random_data
 from envs.tasks import ALL_TASKS
-from utils.errors import UserError
+from utils.errors import RunError, UserError
 from utils.logging import CsvLog
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,7 +122,8 @@ def test_published_command_line_runs_unchanged(tmp_path, capsys):
         "--run_group=reproduce", "--agent=agents/trqam.py", "--agent.action_chunking=True", "--agent.kl_budget=0.5",
         "--tags=TRQAM", "--seed=10001", "--env_name=cube-triple-play-singletask-task2-v0", "--sparse=False",
         "--horizon_length=5", "--agent.actor_hidden_dims=(1024,1024,1024,1024)", "--agent.actor_layer_norm=True",
-        "--dataset_replace_interval=1000", "--buffer_size=3000000", "--save_replay_buffer=False", "--offline_steps=1000000",
+        "--dataset_replace_interval=1000", "--buffer_size=3000000", "--save_replay_buffer=False",
+        "--save_all_online_states", "--offline_steps=1000000",
         "--dataset_proportion=1.0", "--utd_ratio=1", "--start_training=5000", "--balanced_sampling=0", "--dry_run",
         f"--save_dir={tmp_path}",
     ) == 0  # fmt: skip
@@ -168,6 +169,10 @@ MISTAKES = {
     "no environment": ([], "--env_name is missing", "all50"),
     "no such user environment": (["--env_name=nowhere:Env-v0", "--dataset={data}/good/x.npz"], "--env_name", "nowhere"),
     "unknown agent": (["--env_name=scene", "--agent=agents/trqm.py"], "--agent=agents/trqm.py", "agents/trqam.py"),
+    "file that is no agent": (["--env_name=scene", "--agent=agents/flow.py"], "--agent=agents/flow.py", "no AGENT"),
+    "file that does not run": (["--env_name=scene", "--agent=README.md"], "--agent=README.md", "does not run"),
+    "unknown dual mode": (["--env_name=scene", "--agent.dual_mode=ascent"], "--agent.dual_mode=ascent", "closed_form"),
+    "impossible budget": (["--env_name=scene", "--kl_budget_online=nan"], "--kl_budget_online=nan", "positive"),
     "unknown setting": (["--env_name=scene", "--agent.kl_bugdet=1"], "--agent.kl_bugdet", "--agent.kl_budget"),
     "setting of another type": (["--env_name=scene", "--agent.kl_budget=much"], "--agent.kl_budget=much", "float"),
     "impossible setting": (["--env_name=scene", "--agent.discount=1.5"], "--agent.discount=1.5", "at most 1"),
@@ -332,6 +337,56 @@ def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):
     assert train(data, tmp_path, "--online_steps=0") == 2
     assert "--agent.lr: stored 0.5, now 0.0003" in capsys.readouterr().err
     assert train(data, tmp_path, "--online_steps=0", "--overwrite") == 0
+
+
+def test_steps_may_grow_and_only_grow_where_that_means_something(data, tmp_path, capsys):
+    """Online steps extend a finished run; offline steps, once it is past them, are an error that says so."""
+    flags = ["--eval_episodes=0"]
+    assert train(data, tmp_path / "short", *flags) == 0
+    assert train(data, tmp_path / "short", *flags, "--online_steps=16") == 0
+    assert train(data, tmp_path / "long", *flags, "--online_steps=16") == 0
+    short, long = ((only_run(tmp_path / which) / "train.csv").read_text() for which in ("short", "long"))
+    assert short == long
+    capsys.readouterr()
+    assert train(data, tmp_path / "short", *flags, "--online_steps=16", "--offline_steps=12") == 2
+    assert "--offline_steps: stored 8, now 12" in capsys.readouterr().err
+
+
+def test_a_fork_of_the_same_name_and_other_data_have_folders_of_their_own(tmp_path):
+    def folder(*flags):
+        from configs.flags import parse_flags
+
+        return program.plan(parse_flags(["main.py", "--env_name=scene", *flags]))[0].folder
+
+    copy = tmp_path / "trqam.py"
+    shutil.copy(ROOT / "agents" / "trqam.py", copy)
+    plain = folder("--agent=agents/trqam.py")
+    assert plain == folder()
+    assert len({plain, folder(f"--agent={copy}"), folder("--ogbench_dataset_dir=/a"), folder("--ogbench_dataset_dir=/b")}) == 4
+
+
+def test_presets_make_no_data_in_a_folder_of_the_users(tmp_path, capsys):
+    folder = tmp_path / "mine"
+    flags = ["--preset=smoke", f"--env_name={TASK}", f"--save_dir={tmp_path}/exp", f"--ogbench_dataset_dir={folder}"]
+    assert run(*flags) == 2
+    assert "scripts/make_data.py" in capsys.readouterr().err
+    assert not list(folder.glob("*.npz"))
+
+
+def test_one_run_that_cannot_go_on_leaves_the_others_their_turn(data, tmp_path, monkeypatch, capsys):
+    from utils import training
+
+    real = training.train
+
+    def failing(run, overwrite):
+        if run.seed == 0:
+            raise RunError("seed 0 cannot go on\nwith details")
+        real(run, overwrite)
+
+    monkeypatch.setattr(training, "train", failing)
+    assert train(data, tmp_path, "--num_seeds=2", "--online_steps=0", "--eval_episodes=0") == 1
+    assert "error: seed 0 cannot go on\n" in capsys.readouterr().err
+    assert "_s1_" in only_run(tmp_path).name
 
 
 def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(data, tmp_path, capsys):

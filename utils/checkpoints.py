@@ -29,6 +29,10 @@ class Checkpoints:
         """The step of the newest checkpoint; None where there is none."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints."""
+        return list(self._manager.all_steps())
+
     def save(self, step: int, tree: Any) -> None:
         """Write a tree of arrays; returns once they are copied and goes on writing in the background."""
         if self.latest() != step:
@@ -55,13 +59,19 @@ def load_base(path: str | os.PathLike) -> dict:
     folder = Path(path).expanduser() / "checkpoints"
     if not folder.is_dir():
         raise UserError(f"--pretrained_actor_path={path}: no run folder of agents/bc.py is there")
-    with ocp.CheckpointManager(folder.absolute()) as manager:
-        if manager.latest_step() is None:
+    with ocp.CheckpointManager(folder.absolute(), item_handlers=ocp.StandardCheckpointHandler()) as manager:
+        step = manager.latest_step()
+        if step is None:
             raise UserError(f"--pretrained_actor_path={path}: the run has no checkpoint yet")
-        agent = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore())["agent"]
-    if "base" not in agent["params"]:
+        # Onto this machine's device, whatever the device that it was saved from.
+        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        abstract = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), manager.item_metadata(step).tree
+        )
+        params = manager.restore(step, args=ocp.args.StandardRestore(abstract))["agent"]["params"]
+    if "base" not in params:
         raise UserError(f"--pretrained_actor_path={path}: its agent has no base; give a run of agents/bc.py")
-    return agent["params"]["base"]
+    return params["base"]
 
 
 def check_base(base: dict, expected: dict, path: str | os.PathLike) -> None:

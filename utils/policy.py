@@ -1,6 +1,8 @@
 """A trained agent as a function of observations: for evaluation, for films, and for use elsewhere."""
 
+import itertools
 import os
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,12 +18,18 @@ from utils.evaluation import Policy
 from utils.runs import load_agent, read_json
 
 
+def stream(key: jax.Array, name: str) -> jax.Array:
+    """A key for one use, by name: small numbers folded in, or a split, would meet the keys of other uses."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
 @jax.jit
 def act_by_row(agent: Agent, observations: jax.Array, seeds: jax.Array) -> jax.Array:
     """Actions [S, D] at observations [S, O]; the noise of a row follows from its own seeds [S, 3] alone."""
 
     def noise(row: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(row[0]), row[1]), row[2])
+        key = stream(jax.random.key(row[0]), "evaluation")
+        key = jax.random.fold_in(jax.random.fold_in(key, row[1]), row[2])
         return jax.random.normal(key, (agent.samples, agent.flat_action_dim))
 
     return agent.act(observations, jax.vmap(noise, out_axes=1)(seeds))
@@ -50,20 +58,12 @@ def load_policy(run_dir: str | os.PathLike, seed: int = 0) -> Callable[[np.ndarr
             raise UserError(f"{folder} holds no checkpoint yet")
         agent = restore_agent(checkpoints, newest, agent)
     act = partial(jax.jit(type(agent).act), agent)
-    keys = iter_keys(seed)
+    key, count = stream(jax.random.key(seed), "policy"), itertools.count()
 
     def policy(observations: np.ndarray) -> np.ndarray:
         batch = np.atleast_2d(observations)
-        x0 = jax.random.normal(next(keys), (agent.samples, len(batch), agent.flat_action_dim))
+        x0 = jax.random.normal(jax.random.fold_in(key, next(count)), (agent.samples, len(batch), agent.flat_action_dim))
         chunks = np.asarray(act(batch, x0)).reshape(len(batch), -1, action_dim)
         return chunks if np.ndim(observations) > 1 else chunks[0]
 
     return policy
-
-
-def iter_keys(seed: int):
-    """Fresh keys without end."""
-    key = jax.random.key(seed)
-    while True:
-        key, fresh = jax.random.split(key)
-        yield fresh

@@ -25,7 +25,7 @@ from typing import Any
 
 from configs.settings import Settings
 from envs.tasks import dataset_name
-from utils.errors import UserError
+from utils.errors import RunError, UserError
 
 STEPS = ("bc_steps", "offline_steps", "online_steps")
 LOGGING = (
@@ -36,10 +36,13 @@ LOGGING = (
     "video_episodes",
     "video_frame_skip",
 )
-PLACE = ("save_dir", "run_group", "tags", "logger", "env_name", "seed", "num_seeds", "ogbench_dataset_dir")
+PLACE = ("save_dir", "run_group", "tags", "logger", "env_name", "seed", "num_seeds")
 UNHASHED = {*STEPS, *LOGGING, *PLACE}
-BC_FILE = Path(__file__).resolve().parents[1] / "agents" / "bc.py"
-MAY_CHANGE = {"offline_steps", "online_steps", *LOGGING, *PLACE}
+ROOT = Path(__file__).resolve().parents[1]
+AGENTS = ROOT / "agents"
+BC_FILE = AGENTS / "bc.py"
+BASE_SETTINGS = ("horizon_length", "action_chunking", "actor_hidden_dims", "actor_layer_norm", "lr", "batch_size")
+MAY_CHANGE = {"offline_steps", "online_steps", "ogbench_dataset_dir", *LOGGING, *PLACE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,9 @@ class Run:
     def of_task(cls, env_name: str, seed: int, settings: Settings) -> "Run":
         """The run of a task; what the command line sets makes its identity."""
         identity = {name: value for name, value in settings.given().items() if name not in UNHASHED}
+        agent_file = Path(settings.agent_file).resolve()
+        if agent_file.parent != AGENTS:  # two files of one name are two agents
+            identity["agent_file"] = str(agent_file)
         return cls(env_name, seed, settings, identity)
 
     def of_base(self) -> "Run":
@@ -69,8 +75,9 @@ class Run:
             "sparse": False,
         }
         settings = dataclasses.replace(settings, flags=settings.flags | changed)
-        data = {name: settings.flags[name] for name in ("ogbench_dataset_dir", "dataset", "dataset_proportion")}
-        identity = {**settings.agent.to_dict(), **data, "steps": settings.flags["offline_steps"]}
+        identity = {name: settings.agent[name] for name in BASE_SETTINGS}
+        identity |= {name: settings.flags[name] for name in ("dataset", "dataset_proportion", "offline_steps")}
+        identity["ogbench_dataset_dir"] = str(Path(settings.flags["ogbench_dataset_dir"]).expanduser())
         return Run(dataset_name(self.env_name), self.seed, settings, identity)
 
     @property
@@ -124,11 +131,18 @@ class Run:
             for name in sorted(set(stored[part]) | set(ours[part]))
             if name not in MAY_CHANGE and stored[part].get(name) != ours[part].get(name)
         ]
+        steps, now = stored["flags"]["offline_steps"], ours["flags"]["offline_steps"]
+        if steps != now and self.newest_checkpoint() > min(steps, now):
+            differences.append(f"--offline_steps: stored {steps}, now {now}, and the run is past the smaller of them")
         if differences:
             raise UserError(
                 f"{self.folder} holds a run with other settings ({'; '.join(differences[:4])}); "
                 "give another --run_group, or --overwrite to delete it"
             )
+
+    def newest_checkpoint(self) -> int:
+        """The step of the newest checkpoint in the folder; -1 where there is none."""
+        return max((int(path.name) for path in self.folder.glob("checkpoints/*") if path.name.isdigit()), default=-1)
 
     def prepare(self, overwrite: bool, found: dict[str, Any]) -> None:
         """Make the folder, after --overwrite an empty one, and write config.json with what was `found` besides."""
@@ -139,14 +153,14 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self, wait: bool = False) -> Iterator[None]:
-        """Hold the run's lock, so that two processes never write one folder; raises UserError where another holds it."""
+        """Hold the run's lock, so that two processes never write one folder; raises RunError where another holds it."""
         path = self.folder.with_name(f".{self.folder.name}.lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
-                raise UserError(f"{self.folder} is being written by another process; wait for it to end") from None
+                raise RunError(f"{self.folder} is being written by another process; wait for it to end") from None
             yield
 
 
@@ -163,11 +177,10 @@ def bc_only(settings: Settings) -> Settings:
 @functools.cache  # one class for each file, so that what is compiled for it is compiled once
 def load_agent(path: str | os.PathLike) -> ModuleType:
     """The module of an agent file anywhere on disk; it defines `AGENT` and `get_config`."""
-    loader = importlib.machinery.SourceFileLoader(f"agent_{Path(path).stem}", str(path))
+    path = Path(path) if Path(path).is_file() else ROOT / path  # config.json may name it as seen from the project's root
+    loader = importlib.machinery.SourceFileLoader(f"agent_{path.stem}", str(path))
     module = ModuleType(loader.name)
     loader.exec_module(module)
-    if not hasattr(module, "AGENT"):
-        raise UserError(f"--agent={path}: the file defines no AGENT; name your subclass of agents.base.Agent so")
     return module
 
 

@@ -28,7 +28,7 @@ from utils.chunks import Replay
 from utils.errors import RunError, UserError
 from utils.evaluation import evaluate, reset_seed
 from utils.logging import RunLogger, check_backends, progress_bar
-from utils.policy import act_by_row, evaluation_policy
+from utils.policy import act_by_row, evaluation_policy, stream
 from utils.runs import STEPS, Run, load_agent, write_json
 from utils.video import film
 
@@ -81,8 +81,10 @@ def prepare_data(run: Run) -> dict[str, np.ndarray]:
     """The run's dataset; with a preset it is made first where it is missing."""
     flags, transitions = run.settings.flags, run.settings.transitions
     folder, env_name = flags["ogbench_dataset_dir"], run.env_name
-    missing = not (Path(folder).expanduser() / f"{dataset_name(env_name)}-v0.npz").exists()
-    if transitions and missing and not flags["dataset"] and not is_user_env(env_name):
+    # Never in a folder of the user's own: there it would pass for the real dataset.
+    ours = run.settings.sources["ogbench_dataset_dir"] not in ("default", "command line")
+    missing = not (Path(folder) / f"{dataset_name(env_name)}-v0.npz").exists()
+    if transitions and ours and missing and not flags["dataset"] and not is_user_env(env_name):
         make = collect if has_oracle(dataset_name(env_name)) else random_data
         make(env_name, folder, transitions, progress=True)
     return load_dataset(env_name, folder, flags["dataset"], flags["dataset_proportion"], flags["sparse"])
@@ -90,25 +92,29 @@ def prepare_data(run: Run) -> dict[str, np.ndarray]:
 
 def train(run: Run, overwrite: bool = False) -> None:
     """Bring a run to its end, from wherever its folder stands; what a user may have to mend is found out first."""
-    if run.is_done() and not overwrite:
-        print(f"finished already: {run.folder}")
-        return
-    check_backends(run.settings.flags["logger"].split(","))
+    flags = run.settings.flags
+    check_backends(flags["logger"].split(","))
     if not overwrite:
         run.check_folder()
+        if run.is_done():
+            print(f"finished already: {run.folder}")
+            return
+    given = flags["pretrained_actor_path"] and load_base(flags["pretrained_actor_path"])
     dataset = prepare_data(run)
     agent = new_agent(run, dataset)
-    if run.settings.flags["kl_budget_online"] is not None:
-        agent.with_kl_budget(run.settings.flags["kl_budget_online"])
-    agent = with_base(run, agent, dataset)
+    if flags["kl_budget_online"] is not None:
+        agent.with_kl_budget(flags["kl_budget_online"])
+    if agent.STARTS_FROM_BASE and (overwrite or run.newest_checkpoint() < 0):
+        agent = with_base(run, agent, dataset, given)
     with run.locked():
         finish(run, agent, dataset, overwrite)
 
 
 def keys_of(run: Run) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Three keys of a run, for its parameters, updates and actions; those of a base differ from those of its heirs."""
-    starts_from_base = load_agent(run.settings.agent_file).AGENT.STARTS_FROM_BASE
-    return tuple(jax.random.split(jax.random.fold_in(jax.random.key(run.seed), int(starts_from_base)), 3))
+    role = "heir" if load_agent(run.settings.agent_file).AGENT.STARTS_FROM_BASE else "base"
+    root = jax.random.key(run.seed)
+    return stream(root, f"{role} parameters"), stream(root, f"{role} updates"), stream(root, f"{role} actions")
 
 
 def new_agent(run: Run, dataset: dict[str, np.ndarray]) -> Agent:
@@ -120,16 +126,12 @@ def new_agent(run: Run, dataset: dict[str, np.ndarray]) -> Agent:
     return load_agent(run.settings.agent_file).AGENT.create(key, *dims_of(dataset), run.settings.agent)
 
 
-def with_base(run: Run, agent: Agent, dataset: dict[str, np.ndarray]) -> Agent:
+def with_base(run: Run, agent: Agent, dataset: dict[str, np.ndarray], given: dict | None) -> Agent:
     """The agent started from its behaviour-cloned base: a given one, a stored one, or one trained now."""
-    flags = run.settings.flags
-    if not agent.STARTS_FROM_BASE:
-        return agent
-    if flags["pretrained_actor_path"]:
-        base = load_base(flags["pretrained_actor_path"])
-        check_base(base, agent.params["base"], flags["pretrained_actor_path"])
-        return agent.with_base(base)
-    if not flags["bc_steps"]:
+    if given:
+        check_base(given, agent.params["base"], run.settings.flags["pretrained_actor_path"])
+        return agent.with_base(given)
+    if not run.settings.flags["bc_steps"]:
         return agent
     base_run = run.of_base()
     with base_run.locked(wait=True):  # another task of the domain may be training the same base
@@ -148,6 +150,8 @@ def finish(run: Run, agent: Agent, dataset: dict[str, np.ndarray], overwrite: bo
         trainer.resume()
         trainer.offline(dataset)
         trainer.online(dataset)
+        if trainer.checkpoints.latest() is None:  # a run of behaviour cloning alone
+            save_agent(trainer.checkpoints, trainer.step, trainer.agent)
         trainer.film()
     done = {name: run.settings.flags[name] for name in STEPS} | {"success": trainer.success}
     write_json(run.folder / "done.json", done)
@@ -192,7 +196,9 @@ class Trainer:
 
     def resume(self) -> None:
         """Go back to the newest checkpoint, and the logs with it."""
-        newest = self.checkpoints.latest()
+        # The online phase has a checkpoint at its end alone: when it is extended, it is run again from its start.
+        before, end = self.flags["offline_steps"], self.flags["offline_steps"] + self.flags["online_steps"]
+        newest = max((step for step in self.checkpoints.steps() if step <= before or step == end), default=None)
         self.logger.cut(-1 if newest is None else newest)
         if newest is not None:
             self.agent = restore_agent(self.checkpoints, newest, self.agent)
@@ -267,6 +273,8 @@ class Trainer:
 
     def count(self, metrics: dict[str, jax.Array], updates: int) -> None:
         """Keep a call's metrics, on the device, for the next log."""
+        if not self.flags["log_interval"]:
+            self.window.clear()  # nobody asked for means; keep the newest alone, to be checked
         self.window.append(metrics)
         self.window_updates += updates
 
@@ -277,26 +285,33 @@ class Trainer:
             interval = self.flags[f"{name}_interval"]
             return last or bool(interval) and self.step % interval == 0
 
-        if due("log"):
+        if due("log") or due("save"):  # a window never crosses a checkpoint, so that a resumed run writes the same rows
             self.log(phase, bar)
+        elif due("eval"):
+            self.means()
         if due("eval"):
             self.evaluate(bar)
         # The online phase is resumed from its start: its environment and replay are not in the checkpoint.
         if due("save") and (phase == "offline" or last):
             save_agent(self.checkpoints, self.step, self.agent)
 
+    def means(self) -> dict[str, float]:
+        """The means of the window; raises RunError where one of them is not finite."""
+        rows = jax.device_get(self.window)
+        means = {name: float(np.mean([row[name] for row in rows], dtype=np.float64)) for name in (rows[0] if rows else ())}
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise RunError(
+                    f"{name} is {value} at step {self.step} of {self.run.folder}; "
+                    f"the last checkpoint is that of step {self.checkpoints.latest()}"
+                )
+        return means
+
     def log(self, phase: str, bar: Any) -> None:
-        """Write the window's means and start another; stops the run where one of them is not finite."""
-        if self.window:
-            rows = jax.device_get(self.window)
+        """Write the window's means and start another."""
+        means = self.means()
+        if means:
             seconds = time.perf_counter() - self.window_start
-            means = {name: float(np.mean([row[name] for row in rows], dtype=np.float64)) for name in rows[0]}
-            for name, value in means.items():
-                if not math.isfinite(value):
-                    raise RunError(
-                        f"{name} is {value} at step {self.step} of {self.run.folder}; "
-                        f"the last checkpoint is that of step {self.checkpoints.latest()}"
-                    )
             self.logger.train(self.step, {"phase": phase, **means})
             self.logger.timing(self.step, {"updates_per_s": self.window_updates / seconds})
             bar.status(self.success, *(means.get(f"dual/{name}") for name in ("path_kl", "kl_budget", "lam")))
