@@ -2,7 +2,7 @@
 VENV ?= .venv
 SEED ?= 0
 ARGS ?=
-PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile --timeout 900
+PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist worksteal --timeout 900
 UV ?= uv
 
 REQUIREMENTS := $(if $(shell nvidia-smi >/dev/null 2>&1 && echo yes),requirements-cuda12.txt,requirements.txt)
