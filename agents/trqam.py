@@ -219,14 +219,11 @@ class TRQAM(Agent):
         """critic_loss + flow_loss + adj_loss; each network is reached by one of them."""
         s = batch["observations"]
         critic_loss, metrics = self.critic_loss(params["critic"], batch, fixed["td_target"])
-        flow_loss = flow_matching_loss(
-            velocity_field(params["base"], s), self.flat_actions(batch), noise["flow_x0"], noise["flow_t"],
-            batch["valid"][:, -1],
-        )  # fmt: skip
-        ts = time_grid(self.config.flow_steps)[:, None, None]
-        delta = velocity_field(params["policy"], s)(fixed["xs"], ts) - velocity_field(self.target_params["base"], s)(
-            fixed["xs"], ts
-        )
+        trained_base, actions, valid = velocity_field(params["base"], s), self.flat_actions(batch), batch["valid"][:, -1]
+        flow_loss = flow_matching_loss(trained_base, actions, noise["flow_x0"], noise["flow_t"], valid)
+        policy, base = velocity_field(params["policy"], s), velocity_field(self.target_params["base"], s)
+        xs, ts = fixed["xs"], time_grid(self.config.flow_steps)[:, None, None]
+        delta = policy(xs, ts) - base(xs, ts)
         lam = self.trust_region()
         adj_loss = adjoint_matching_loss(delta, fixed["adjoints"], lam)
         per_action = self.config.horizon_length if self.config.action_chunking else 1

@@ -257,17 +257,9 @@ def only_run(exp):
 
 
 def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, capsys):
-    assert (
-        train(
-            data,
-            tmp_path,
-            "--kl_budget_online=0.125",
-            "--utd_ratio=2",
-            "--horizon_length=2",
-            "--agent.action_chunking=True",
-        )
-        == 0
-    )
+    chunked = ["--horizon_length=2", "--agent.action_chunking=True"]
+    flags = [*chunked, "--kl_budget_online=0.125", "--utd_ratio=2"]
+    assert train(data, tmp_path, *flags) == 0
     folder = only_run(tmp_path)
     rows = CsvLog(folder / "train.csv").rows()
     assert [(row["step"], row["phase"]) for row in rows] == [
@@ -286,21 +278,11 @@ def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, cap
     assert not (base.parent / "eval.csv").exists()
     # Started again it is skipped; another agent of the same shape finds the base in place.
     capsys.readouterr()
-    assert (
-        train(
-            data,
-            tmp_path,
-            "--kl_budget_online=0.125",
-            "--utd_ratio=2",
-            "--horizon_length=2",
-            "--agent.action_chunking=True",
-        )
-        == 0
-    )
+    assert train(data, tmp_path, *flags) == 0
     assert f"finished already: {folder}" in capsys.readouterr().out
-    before = base.stat().st_mtime_ns
-    assert train(data, tmp_path, "--agent=agents/qam.py", "--horizon_length=2", "--agent.action_chunking=True", *TINY) == 0
-    assert base.stat().st_mtime_ns == before
+    assert train(data, tmp_path, "--agent=agents/qam.py", "--online_steps=0", *chunked) == 0
+    assert list(tmp_path.glob("bc/pointmaze-medium-navigate/*/done.json")) == [base]
+    assert len(list(tmp_path.glob(f"Debug/{TASK}/qam_s0_*/done.json"))) == 1
 
 
 def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monkeypatch):
@@ -403,7 +385,7 @@ def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(data, tmp_
 
 
 def test_balanced_sampling_acts_at_random_first(data, tmp_path):
-    flags = ["--balanced_sampling", "--agent=agents/trqam.py", *TINY, "--eval_episodes=0"]
+    flags = ["--balanced_sampling", "--eval_episodes=0"]
     assert train(data, tmp_path, *flags) == 0
     assert CsvLog(only_run(tmp_path) / "train.csv").rows()[-1]["step"] == 20
 
