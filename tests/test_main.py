@@ -371,6 +371,17 @@ def test_one_run_that_cannot_go_on_leaves_the_others_their_turn(data, tmp_path, 
     assert "_s1_" in only_run(tmp_path).name
 
 
+def test_two_processes_never_write_one_run(data, tmp_path, capsys):
+    from configs.flags import parse_flags
+
+    flags = [f"--env_name={TASK}", f"--ogbench_dataset_dir={data}/good", f"--save_dir={tmp_path}", "--bc_steps=0"]
+    (planned,) = program.plan(parse_flags(["main.py", *flags, *TINY]))
+    with planned.locked():
+        assert run(*flags, *TINY) == 1
+    assert f"{planned.folder} is being written by another process" in capsys.readouterr().err
+    assert not planned.folder.exists()
+
+
 def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(data, tmp_path, capsys):
     assert train(data, tmp_path, "--bc_only") == 0
     folder = only_run(tmp_path)

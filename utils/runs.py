@@ -158,9 +158,12 @@ class Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RunError(f"{self.folder} is being written by another process; wait for it to end") from None
+                if not wait:
+                    raise RunError(f"{self.folder} is being written by another process; wait for it to end") from None
+                print(f"waiting for the process that is training {self.folder}")
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 
