@@ -49,7 +49,7 @@ def summarise(run, transitions: int, seconds: float, command: list[str]) -> dict
         "success_bc": evaluations[0]["success"],
         "success_trqam": evaluations[-1]["success"],
         "path_kl": sum(row["dual/path_kl"] for row in last) / len(last),
-        "kl_budget": logs[-1]["dual/kl_budget"],
+        "kl_budget": run.settings.agent.kl_budget,
         "lambda": run.settings.agent.lam_scale * logs[-1]["dual/lam"],
         "seconds_after_install": seconds,
         "command": " ".join(["python", *command]),
