@@ -13,6 +13,7 @@ import os
 import sys
 
 from utils.errors import RunError, UserError
+from utils.preemption import Preempted, handled
 
 
 def plan(fv) -> list:
@@ -52,6 +53,16 @@ def show(runs: list) -> None:
 
 def main(argv: list[str]) -> int:
     """Parse, plan, and train one run after the other; returns the exit code."""
+    try:
+        with handled():
+            return run_all(argv)
+    except Preempted as signal:
+        print(f"stopped by {signal}; the same command goes on", file=sys.stderr)
+        return signal.exit_code
+
+
+def run_all(argv: list[str]) -> int:
+    """What `main` does, but for signals."""
     debug = "--debug" in argv
     try:
         from configs.flags import define_flags, parse_flags
@@ -78,10 +89,11 @@ def train_one(train, run, fv) -> int:
     """Train one run; where it cannot go on, say so and return 1, so that the runs behind it have their turn."""
     try:
         train(run, fv.overwrite)
-    except RunError as error:
+    except (RunError, OSError) as error:
         if fv.debug:
             raise
-        print("error:", str(error).partition("\n")[0], file=sys.stderr)
+        place = f" ({run.folder}: what is stored there is whole)" if isinstance(error, OSError) else ""
+        print("error:", str(error).partition("\n")[0] + place, file=sys.stderr)
         return 1
     return 0
 

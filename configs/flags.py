@@ -81,9 +81,10 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     )
     text("dataset", None, "npz file of your own data, for --env_name=module:EnvId")
 
-    count("log_interval", 5_000, "steps between rows of train.csv; 0: only at checkpoints")
+    count("log_interval", 5_000, "steps between rows of train.csv; 0: only at the end of each phase")
     count("eval_interval", 50_000, "steps between evaluations; 0: only before and after each phase")
     count("save_interval", 50_000, "steps between checkpoints; 0: only at the end of each phase")
+    count("keep_checkpoints", 2, "how many of the newest checkpoints stay, besides the best by success rate", least=1)
     count("eval_episodes", 50, "episodes of an evaluation; 0: none")
     count("eval_workers", 0, "environment processes; 0: as many as there are cores")
     count("video_episodes", 0, "episodes filmed when the run ends")

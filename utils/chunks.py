@@ -32,12 +32,19 @@ class Transitions(flax.struct.PyTreeNode):
     size: jax.Array
 
     @classmethod
-    def create(cls, dataset: dict[str, np.ndarray], room: int = 0) -> Self:
-        """Put a compact dataset (`envs.datasets.load_dataset`) on the device, with room for `room` more transitions."""
+    def create(cls, dataset: dict[str, np.ndarray], room: int = 0, online: dict[str, np.ndarray] | None = None) -> Self:
+        """Put a compact dataset (`envs.datasets.load_dataset`) on the device, with room for `room` more transitions.
+
+        `online`, another compact dataset, is what that room already holds: the same arrays as if it had been appended.
+        """
+        before = {name: dataset[name] for name in (*FIELDS, "rows")}
+        more = online or {name: array[:0] for name, array in before.items()}
+        more = more | {"rows": more["rows"] + len(before["observations"])}
         # An online transition takes one row, and each online trajectory one more for its final observation.
-        fields = {name: jnp.asarray(pad(dataset[name], 2 * room)) for name in FIELDS}
-        rows = jnp.asarray(pad(dataset["rows"].astype(np.int32), room))
-        return cls(**fields, rows=rows, size=jnp.array(len(dataset["rows"]), jnp.int32))
+        capacity = {name: len(before[name]) + (room if name == "rows" else 2 * room) for name in before}
+        fields = {name: jnp.asarray(joined(before[name], more[name], capacity[name])) for name in before}
+        fields["rows"] = fields["rows"].astype(jnp.int32)
+        return cls(**fields, size=jnp.array(len(before["rows"]) + len(more["rows"]), jnp.int32))
 
     def append(self, transition: dict[str, jax.Array], starts_trajectory: jax.Array) -> Self:
         """Store one transition behind the last one, and its next observation in the row after it.
@@ -89,12 +96,18 @@ class Replay(flax.struct.PyTreeNode):
     online: Transitions | None = None
 
     @classmethod
-    def create(cls, dataset: dict[str, np.ndarray], room: int = 0, balanced: bool = False) -> Self:
-        """The dataset, with room for `room` online transitions."""
+    def create(
+        cls,
+        dataset: dict[str, np.ndarray],
+        room: int = 0,
+        balanced: bool = False,
+        online: dict[str, np.ndarray] | None = None,
+    ) -> Self:
+        """The dataset, with room for `room` online transitions, of which `online`, a compact dataset, is there already."""
         if not balanced:
-            return cls(Transitions.create(dataset, room))
+            return cls(Transitions.create(dataset, room, online))
         empty = {name: dataset[name][:0] for name in (*FIELDS, "rows")}
-        return cls(Transitions.create(dataset), Transitions.create(empty, room))
+        return cls(Transitions.create(dataset), Transitions.create(empty, room, online))
 
     def append(self, transition: dict[str, jax.Array], starts_trajectory: jax.Array) -> Self:
         """Store one online transition."""
@@ -113,6 +126,9 @@ class Replay(flax.struct.PyTreeNode):
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), stored, online)
 
 
-def pad(array: np.ndarray, extra: int) -> np.ndarray:
-    """The array with `extra` rows of zeros behind it."""
-    return np.concatenate([array, np.zeros((extra, *array.shape[1:]), array.dtype)]) if extra else array
+def joined(array: np.ndarray, more: np.ndarray, capacity: int) -> np.ndarray:
+    """Both arrays, one behind the other, and rows of zeros up to `capacity`."""
+    if len(array) == capacity:
+        return array
+    zeros = np.zeros((capacity - len(array) - len(more), *array.shape[1:]), array.dtype)
+    return np.concatenate([array, more, zeros])
