@@ -291,7 +291,7 @@ def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monk
     monkeypatch.setattr(training, "updates_per_call", lambda *counts: 2)
     assert train(data, tmp_path / "whole", "--online_steps=0") == 0
     calls = iter(range(3))
-    real = training.offline_call
+    real = training.train_block
 
     def failing(*args, **kwargs):
         if "num_qs" in args[0].config and next(calls, None) is None:
@@ -299,7 +299,7 @@ def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monk
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "offline_call", failing)
+        patch.setattr(training, "train_block", failing)
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "cut", "--online_steps=0")
     assert not (only_run(tmp_path / "cut") / "done.json").exists()
@@ -413,7 +413,7 @@ def test_nan_stops_the_run_with_its_name_and_the_last_checkpoint(data, tmp_path,
     monkeypatch.setattr(training, "load_dataset", poisoned)
     assert train(data, tmp_path, "--eval_episodes=0") == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(r"error: [\w/]+ is nan at step 4 of \S+; the last checkpoint is that of step None", error)
+    assert re.fullmatch(r"error: [\w/]+ is not finite since update 1, seen at step 4 of \S+; there is no checkpoint yet", error)
 
 
 def test_load_policy_gives_chunks_of_the_trained_agent(data, tmp_path):

@@ -43,7 +43,8 @@ class Checkpoints:
     def _open(self) -> ocp.CheckpointManager:
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every step it takes
         if self._keep is None:
-            return ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(read_only=True, create=False))
+            options = ocp.CheckpointManagerOptions(best_fn=_success, read_only=True, create=False)
+            return ocp.CheckpointManager(self.folder, options=options)
         best = BestN(n=1, get_metric_fn=_success, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             best_fn=_success,
