@@ -4,9 +4,11 @@ A checkpoint is a tree of arrays and a record (a JSON object). Beside the record
 and a CRC-32 of all that: what is read is what was written, or it is refused.
 """
 
+import functools
 import json
 import logging
 import os
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,7 +43,7 @@ class Checkpoints:
             self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every step it takes
+        _quiet_orbax()
         if self._keep is None:
             options = ocp.CheckpointManagerOptions(best_fn=_success, read_only=True, create=False)
             return ocp.CheckpointManager(self.folder, options=options)
@@ -168,6 +170,15 @@ class Checkpoints:
     def best(self) -> int | None:
         """The step with the highest success rate of those that are kept; None where none was evaluated."""
         return self._manager.best_step()
+
+
+@functools.cache
+def _quiet_orbax() -> None:
+    """It tells of every step it takes; and where one array cannot be read, all others then being read print tracebacks."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: None if str(unraisable.exc_value) == "Event loop is closed" else hook(unraisable)
 
 
 def _success(metrics: dict[str, float]) -> float:
