@@ -22,6 +22,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from agents.base import Agent
 from utils.errors import RunError, UserError
+from utils.published import load_published, published_file
 
 
 class CheckpointError(RunError):
@@ -218,26 +219,14 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 def load_base(path: str | os.PathLike) -> dict:
     """The base of a behaviour-cloning run, from its folder: {Dense_i: {kernel, bias}, LayerNorm_i: {scale, bias}}."""
+    if file := published_file(path):
+        return load_published(file, f"--pretrained_actor_path={file}")
     folder = Path(path).expanduser() / "checkpoints"
     if not folder.is_dir():
-        raise UserError(f"--pretrained_actor_path={path}: no run folder of agents/bc.py is there")
+        raise UserError(f"--pretrained_actor_path={path}: no run folder of agents/bc.py and no published params_*.pkl is there")
     tree = next((tree for _, tree, _ in Checkpoints(folder).readable()), None)
     if tree is None:
         raise UserError(f"--pretrained_actor_path={path}: the run has no checkpoint that can be read")
     if "base" not in tree["agent"]["params"]:
         raise UserError(f"--pretrained_actor_path={path}: its agent has no base; give a run of agents/bc.py")
     return tree["agent"]["params"]["base"]
-
-
-def check_base(base: dict, expected: dict, path: str | os.PathLike) -> None:
-    """Raise UserError, naming both sides, where a base does not have the shapes of the agent's own."""
-    ours, theirs = (
-        {jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(tree)} for tree in (expected, base)
-    )
-    wrong = sorted(set(ours.items()) ^ set(theirs.items()))
-    if wrong:
-        name = wrong[0][0]
-        raise UserError(
-            f"--pretrained_actor_path={path}: {name} is {theirs.get(name, 'missing')} there and "
-            f"{ours.get(name, 'missing')} here; match --agent.actor_hidden_dims, --agent.actor_layer_norm and --horizon_length"
-        )

@@ -26,13 +26,14 @@ from envs.datasets import load_dataset
 from envs.tasks import dataset_name, has_oracle, is_user_env
 from envs.workers import EnvWorkers, WorkerError, default_workers
 from utils import preemption
-from utils.checkpoints import CheckpointError, Checkpoints, agent_from, agent_tree, check_base, load_base
+from utils.checkpoints import CheckpointError, Checkpoints, agent_from, agent_tree, load_base
 from utils.chunks import Replay
 from utils.errors import RunError, UserError
 from utils.evaluation import evaluate
 from utils.logging import ProgressBar, RunLogger, check_backends, progress_bar, warn
 from utils.online import OnlineEpisodes, ReplayFile, as_dataset
 from utils.policy import act_by_row, evaluation_policy, stream
+from utils.published import check_base
 from utils.runs import STEPS, Run, load_agent, write_json
 from utils.video import film
 
@@ -149,7 +150,7 @@ def new_agent(run: Run, dataset: dict[str, np.ndarray]) -> Agent:
 def with_base(run: Run, agent: Agent, dataset: dict[str, np.ndarray], given: dict | None) -> Agent:
     """The agent started from its behaviour-cloned base: a given one, a stored one, or one trained now."""
     if given:
-        check_base(given, agent.params["base"], run.settings.flags["pretrained_actor_path"])
+        check_base(given, agent.params["base"], f"--pretrained_actor_path={run.settings.flags['pretrained_actor_path']}")
         return agent.with_base(given)
     if not run.settings.flags["bc_steps"]:
         return agent
