@@ -9,6 +9,7 @@ Settings: agent defaults < the domain's (configs/domains.py) < --preset < the co
 <save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>; started again it goes on, and a finished one is skipped.
 """
 
+import itertools
 import os
 import sys
 
@@ -76,7 +77,8 @@ def run_all(argv: list[str]) -> int:
         if not fv.dry_run:
             from utils.training import train
 
-            return max(train_one(train, run, fv) for run in runs)
+            seeds_of_tasks = itertools.groupby(runs, key=lambda run: run.env_name)
+            return max(train_one(train, list(seeds), fv) for _, seeds in seeds_of_tasks)
     except UserError as error:
         if debug:
             raise
@@ -85,14 +87,14 @@ def run_all(argv: list[str]) -> int:
     return 0
 
 
-def train_one(train, run, fv) -> int:
-    """Train one run; where it cannot go on, say so and return 1, so that the runs behind it have their turn."""
+def train_one(train, runs: list, fv) -> int:
+    """Train the seeds of one task; where they cannot go on, say so and return 1, so that the tasks behind have their turn."""
     try:
-        train(run, fv.overwrite)
+        train(runs, fv.overwrite)
     except (RunError, OSError) as error:
         if fv.debug:
             raise
-        place = f" ({run.folder}: what is stored there is whole)" if isinstance(error, OSError) else ""
+        place = f" ({runs[0].folder.parent}: what is stored there is whole)" if isinstance(error, OSError) else ""
         print("error:", str(error).partition("\n")[0] + place, file=sys.stderr)
         return 1
     return 0

@@ -2,7 +2,6 @@
 
 import os
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +27,22 @@ class OnlineEpisodes:
         self.observation: np.ndarray | None = None  # None between episodes
         self.queue: list[np.ndarray] = []
 
-    def advance(self, step: int, ask: Callable[[np.ndarray], np.ndarray]) -> tuple[dict[str, Any], bool]:
-        """Take environment step number `step`; returns the transition and whether it is the first of its episode.
-
-        `ask` maps an observation [O] to the next actions [H, A]; it is called when the queue of actions is empty.
-        """
-        first = self.observation is None
+    def wants(self) -> np.ndarray | None:
+        """The observation [O] at which the next actions are wanted, of a new episode if need be; None while some are queued."""
         if self.observation is None:
             self.episode += 1
             self.length = 0
             self.observation = self._reset()
-        if not self.queue:
-            self.queue = list(ask(self.observation))
-        action = self.queue.pop(0)
+        return None if self.queue else self.observation
+
+    def advance(self, step: int, chunk: np.ndarray | None) -> tuple[dict[str, Any], bool]:
+        """Take environment step number `step`; returns the transition and whether it is the first of its episode.
+
+        chunk: the next actions [H, A], where `wants` asked for them.
+        """
+        assert self.observation is not None, "call wants() first"
+        self.queue.extend([] if chunk is None else chunk)
+        first, action = self.length == 0, self.queue.pop(0)
         if step < self.at_random_until:
             action = np.random.default_rng([self.seed, step]).uniform(-1, 1, self.action_dim).astype(np.float32)
         observation, reward, terminated, truncated, _ = self.env.step(action)

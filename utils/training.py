@@ -4,7 +4,6 @@ Steps of a run are offline updates 1..offline_steps and, behind them, online env
 updates follows from (seed, number of the update), so that it does not depend on how the steps are cut into calls.
 """
 
-import collections
 import contextlib
 import math
 import os
@@ -19,6 +18,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from agents.base import Agent
 from envs.collect import collect, random_data
@@ -26,15 +26,17 @@ from envs.datasets import load_dataset
 from envs.tasks import dataset_name, has_oracle, is_user_env
 from envs.workers import EnvWorkers, WorkerError, default_workers
 from utils import preemption
-from utils.checkpoints import CheckpointError, Checkpoints, agent_from, agent_tree, load_base
-from utils.chunks import Replay
+from utils.checkpoints import Checkpoints, agent_from, agent_tree, load_base
+from utils.chunks import FIELDS, Replay, Transitions
 from utils.errors import RunError, UserError
-from utils.evaluation import evaluate
-from utils.logging import ProgressBar, RunLogger, check_backends, progress_bar, warn
-from utils.online import OnlineEpisodes, ReplayFile, as_dataset
-from utils.policy import act_by_row, evaluation_policy, stream
+from utils.evaluation import EvalResult, evaluate
+from utils.journal import Journal
+from utils.logging import ProgressBar, check_backends, progress_bar, warn
+from utils.online import OnlineEpisodes, as_dataset
+from utils.policy import evaluation_policy, stream
 from utils.published import check_base
 from utils.runs import STEPS, Run, load_agent, write_json
+from utils.seeds import for_each_seed, mesh_for, share, stack_seeds, take
 from utils.video import film
 
 MOST_UPDATES_PER_CALL = {"cpu": 4}  # elsewhere:
@@ -70,22 +72,44 @@ def one_update(agent: Agent, replay: Replay, key: jax.Array) -> tuple[Agent, dic
     return agent.update(batch, key_update)
 
 
-@partial(jax.jit, static_argnames="updates", donate_argnames=("agent", "window"))
-def train_block(agent: Agent, window: Window, replay: Replay, key: jax.Array, updates: int) -> tuple[Agent, Window, jax.Array]:
-    """`updates` updates in one call; the last result is there to wait for, since the others are given to the next call."""
+@partial(jax.jit, static_argnames=("updates", "mesh"), donate_argnames=("agents", "windows"))
+def train_block(
+    agents: Agent, windows: Window, replay: Replay, keys: jax.Array, updates: int, mesh: Mesh | None = None
+) -> tuple[Agent, Window, jax.Array]:
+    """`updates` updates of every seed in one call; agents, windows, online transitions and keys are stacked along [S].
 
-    def one(carry: tuple[Agent, Window], _: None) -> tuple[tuple[Agent, Window], None]:
-        agent, metrics = one_update(carry[0], replay, key)
-        return (agent, carry[1].add(metrics, agent.step)), None
+    The last result is there to wait for, since the others are given to the next call.
+    """
 
-    (agent, window), _ = jax.lax.scan(one, (agent, window), length=updates)
-    return agent, window, agent.step + 0
+    def block(
+        agent: Agent, window: Window, key: jax.Array, online: Transitions | None, stored: Transitions
+    ) -> tuple[Agent, Window, jax.Array]:
+        def one(carry: tuple[Agent, Window], _: None) -> tuple[tuple[Agent, Window], None]:
+            agent, metrics = one_update(carry[0], replay.replace(stored=stored, online=online), key)
+            return (agent, carry[1].add(metrics, agent.step)), None
+
+        (agent, window), _ = jax.lax.scan(one, (agent, window), length=updates)
+        return agent, window, agent.step + 0
+
+    mapped = for_each_seed(block, (0, 0, 0, 0, None), mesh)
+    return mapped(agents, windows, keys, replay.online, replay.stored)
 
 
-@partial(jax.jit, donate_argnames="replay")
-def store(replay: Replay, transition: dict[str, jax.Array], first: jax.Array) -> Replay:
-    """Store one online transition, `first` of its episode or not."""
-    return replay.append(transition, first)
+@partial(jax.jit, static_argnames="mesh", donate_argnames="online")
+def store(online: Transitions, transitions: dict[str, jax.Array], first: jax.Array, mesh: Mesh | None = None) -> Transitions:
+    """Store one online transition of every seed, `first` [S] of its episode or not."""
+    return for_each_seed(Transitions.append, (0, 0, 0), mesh)(online, transitions, first)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def act_online(agents: Agent, observations: jax.Array, keys: jax.Array, step: jax.Array, mesh: Mesh | None = None) -> jax.Array:
+    """Actions [S, D] of every seed's policy at its observation [S, O] in online step number `step`."""
+
+    def act(agent: Agent, observation: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
+        noise = jax.random.normal(jax.random.fold_in(key, step), (agent.samples, 1, agent.flat_action_dim))
+        return agent.act(observation[None], noise)[0]
+
+    return for_each_seed(act, (0, 0, 0, None), mesh)(agents, observations, keys, step)
 
 
 def updates_per_call(*counts: int) -> int:
@@ -111,24 +135,34 @@ def prepare_data(run: Run) -> dict[str, np.ndarray]:
     return load_dataset(env_name, folder, flags["dataset"], flags["dataset_proportion"], flags["sparse"])
 
 
-def train(run: Run, overwrite: bool = False) -> None:
-    """Bring a run to its end, from wherever its folder stands; what a user may have to mend is found out first."""
-    flags = run.settings.flags
+def train(runs: list[Run], overwrite: bool = False) -> None:
+    """Bring the seeds of one task to their ends, from wherever their folders stand, together where they stand together.
+
+    What a user may have to mend is found out first. Raises RunError, once the others are finished, for a seed that broke.
+    """
+    flags = runs[0].settings.flags
     check_backends(flags["logger"].split(","))
     if not overwrite:
-        run.check_folder()
-        if run.is_done():
+        for run in runs:
+            run.check_folder()
+        for run in (done := [run for run in runs if run.is_done()]):
             print(f"finished already: {run.folder}")
-            return
+        runs = [run for run in runs if run not in done]
+    if not runs:
+        return
     given = flags["pretrained_actor_path"] and load_base(flags["pretrained_actor_path"])
-    dataset = prepare_data(run)
-    agent = new_agent(run, dataset)
+    dataset = prepare_data(runs[0])
+    agents = [new_agent(run, dataset) for run in runs]
     if flags["kl_budget_online"] is not None:
-        agent.with_kl_budget(flags["kl_budget_online"])
-    if agent.STARTS_FROM_BASE and (overwrite or run.newest_checkpoint() < 0):
-        agent = with_base(run, agent, dataset, given)
-    with run.locked():
-        finish(run, agent, dataset, overwrite)
+        agents[0].with_kl_budget(flags["kl_budget_online"])
+    if agents[0].STARTS_FROM_BASE:
+        fresh = [i for i, run in enumerate(runs) if overwrite or run.newest_checkpoint() < 0]
+        for i, base in zip(fresh, bases([runs[i] for i in fresh], agents[0], dataset, given), strict=True):
+            agents[i] = agents[i].with_base(base) if base else agents[i]
+    with contextlib.ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(run.locked())
+        finish(runs, agents, dataset, overwrite)
 
 
 def keys_of(run: Run) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -147,40 +181,56 @@ def new_agent(run: Run, dataset: dict[str, np.ndarray]) -> Agent:
     return load_agent(run.settings.agent_file).AGENT.create(key, *dims_of(dataset), run.settings.agent)
 
 
-def with_base(run: Run, agent: Agent, dataset: dict[str, np.ndarray], given: dict | None) -> Agent:
-    """The agent started from its behaviour-cloned base: a given one, a stored one, or one trained now."""
-    if given:
-        check_base(given, agent.params["base"], f"--pretrained_actor_path={run.settings.flags['pretrained_actor_path']}")
-        return agent.with_base(given)
-    if not run.settings.flags["bc_steps"]:
-        return agent
-    base_run = run.of_base()
-    with base_run.locked(wait=True):  # another task of the domain may be training the same base
-        step = base_run.settings.flags["offline_steps"]
-        if not (base_run.is_done() and Checkpoints(base_run.folder / "checkpoints").holds(step)):
-            finish(base_run, new_agent(base_run, dataset), dataset, overwrite=False)
-        return agent.with_base(load_base(base_run.folder))
+def bases(runs: list[Run], like: Agent, dataset: dict[str, np.ndarray], given: dict | None) -> list[dict | None]:
+    """The behaviour-cloned base of each run: the given one, a stored one, or one trained now; None where none is wanted."""
+    if not runs or given:
+        if given:
+            check_base(given, like.params["base"], f"--pretrained_actor_path={runs[0].settings.flags['pretrained_actor_path']}")
+        return [given for _ in runs]
+    if not runs[0].settings.flags["bc_steps"]:
+        return [None for _ in runs]
+    base_runs = [run.of_base() for run in runs]
+    with contextlib.ExitStack() as stack:
+        for base_run in base_runs:  # another task of the domain may be training the same base
+            stack.enter_context(base_run.locked(wait=True))
+        step = base_runs[0].settings.flags["offline_steps"]
+        missing = [run for run in base_runs if not (run.is_done() and Checkpoints(run.folder / "checkpoints").holds(step))]
+        if missing:
+            finish(missing, [new_agent(run, dataset) for run in missing], dataset, overwrite=False)
+        return [load_base(run.folder) for run in base_runs]
 
 
-def finish(run: Run, agent: Agent, dataset: dict[str, np.ndarray], overwrite: bool) -> None:
-    """Train, from the newest checkpoint on, and write done.json."""
+def finish(runs: list[Run], agents: list[Agent], dataset: dict[str, np.ndarray], overwrite: bool) -> None:
+    """Train, from the newest checkpoints on, and write each run's done.json."""
     observation_dim, action_dim = dims_of(dataset)
     device = f"{jax.devices()[0].device_kind} ({os.cpu_count()} CPU cores)"
     found = {"observation_dim": observation_dim, "action_dim": action_dim, "dataset": fingerprint(dataset), "device": device}
-    run.prepare(overwrite, found)
+    for run in runs:
+        run.prepare(overwrite, found)
     with contextlib.ExitStack() as stack:
-        trainer = Trainer(run, agent, stack, observation_dim, action_dim)
-        trainer.resume()
-        with preemption.deferred():
-            trainer.catch_up()
-            trainer.offline(dataset)
-            trainer.online(dataset)
-        if trainer.checkpoints.latest() is None:  # a run of behaviour cloning alone
-            trainer.save("offline")
-        trainer.film()
-    done = {name: run.settings.flags[name] for name in STEPS} | {"success": trainer.success}
-    write_json(run.folder / "done.json", done)
-    print(f"finished: {run.folder}")
+        journals = [Journal(run, stack, observation_dim, action_dim) for run in runs]
+        errors = []
+        for step, members in standing_together(journals):
+            try:
+                Trainer([journals[i] for i in members], [agents[i] for i in members], step, action_dim, stack).run(dataset)
+            except RunError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+
+def standing_together(journals: list[Journal]) -> list[tuple[int, list[int]]]:
+    """Which of the runs go on from which step; those of one step are trained in one program.
+
+    A process that is killed between two of its checkpoints leaves one seed a checkpoint ahead of another: it goes back to
+    the one they share.
+    """
+    newest = [journal.newest() for journal in journals]
+    groups: dict[int, list[int]] = {}
+    for i, step in enumerate(newest):
+        previous = journals[i].previous(step)
+        groups.setdefault(previous if previous >= 0 and previous in newest else step, []).append(i)
+    return sorted(groups.items())
 
 
 def dims_of(dataset: dict[str, np.ndarray]) -> tuple[int, int]:
@@ -200,111 +250,63 @@ def fingerprint(dataset: dict[str, np.ndarray]) -> dict[str, int]:
 
 
 class Trainer:
-    """The moving parts of one run while it trains."""
+    """The moving parts of runs that differ in their seeds alone, while they train in one program."""
 
-    def __init__(self, run: Run, agent: Agent, stack: contextlib.ExitStack, observation_dim: int, action_dim: int):
-        self.run, self.agent, self.stack = run, agent, stack
-        self.flags = run.settings.flags
-        self.action_dim = action_dim
-        self.step = 0
-        self.success: float | None = None
-        self.evaluated_at = -1
-        tags = [tag for tag in self.flags["tags"].split(",") if tag]
-        wandb = {"group": self.flags["run_group"], "tags": tags, "config": run.config()}
-        self.logger = stack.enter_context(RunLogger(run.folder, self.flags["logger"].split(","), wandb))
-        self.checkpoints = stack.enter_context(Checkpoints(run.folder / "checkpoints", self.flags["keep_checkpoints"]))
-        _, self.key_updates, self.key_actions = keys_of(run)
+    def __init__(self, journals: list[Journal], agents: list[Agent], step: int, action_dim: int, stack: contextlib.ExitStack):
+        self.journals, self.stack, self.action_dim = journals, stack, action_dim
+        self.task, self.flags = journals[0].run, journals[0].run.settings.flags
+        self.name = self.task.name if len(journals) == 1 else f"{self.task.name}..{journals[-1].run.seed}"
+        keys = [keys_of(journal.run)[1:] for journal in journals]
+        self.records: list[dict[str, Any]] = []  # of the checkpoints that the runs go on from
+        for i, journal in enumerate(journals):
+            tree, record = journal.go_back(step)
+            self.records.append(record)
+            if tree:
+                agents[i] = agent_from(tree["agent"], agents[i], journal.run.folder)
+                keys[i] = tuple(jax.random.wrap_key_data(tree["keys"][name]) for name in ("updates", "actions"))
+        self.step = max(0, step)
+        self.mesh = mesh_for(len(journals))
+        self.agents = stack_seeds(agents, self.mesh)
+        self.key_updates, self.key_actions = (stack_seeds(of_kind, self.mesh) for of_kind in zip(*keys, strict=True))
         self.metrics: list[str] = []  # names, known with the first update
-        self.window: Window | None = None  # of the updates since the last log; None where there were none
-        self.window_updates, self.window_start, self.save_seconds = 0, time.perf_counter(), 0.0
+        self.windows: Window | None = None  # of the updates since the last log; None where there were none
+        self.window_updates, self.window_start = 0, time.perf_counter()
+        if step >= 0 and (updates := self.records[0]["window"]["updates"]):
+            self.window_updates = updates
+            self.windows = stack_seeds([Window.create(record["window"]["sums"]) for record in self.records], self.mesh)
         self.ahead: jax.Array | None = None  # of the newest call
-        self.recent: collections.deque[dict[str, Any]] = collections.deque(maxlen=Agent.PATIENCE)  # rows of train.csv
-        self.warned: list[str] = []
+        self.broken: dict[int, RunError] = {}  # seeds that must not go on, by their place
         self.workers: EnvWorkers | None = None
-        self.replay_file = ReplayFile(run.folder / "replay.bin", observation_dim, action_dim)
-        stack.callback(self.replay_file.close)
-        self.episodes: OnlineEpisodes | None = None
-        self.resumed: dict[str, Any] = {}  # the record of the checkpoint that this run goes on from
+        self.episodes: list[OnlineEpisodes] = []
+
+    @property
+    def going(self) -> list[tuple[int, Journal]]:
+        """The seeds that can go on, with their places."""
+        return [(i, journal) for i, journal in enumerate(self.journals) if i not in self.broken]
 
     @property
     def chunk_length(self) -> int:
         """Environment steps for which the policy is asked at a time."""
-        config = self.agent.config
+        config = self.agents.config
         return config.horizon_length if config.action_chunking else 1
 
-    # ---------------------------------------------------------------- checkpoints
-
-    def save(self, phase: str) -> None:
-        """Write everything that the run needs to go on from here as if it had not been interrupted."""
-        if self.checkpoints.latest() == self.step:
-            return
-        self.means()
-        start = time.perf_counter()
-        window = jax.tree.map(float, self.window.sums) if self.window else {}
-        keys = {"updates": self.key_updates, "actions": self.key_actions}
-        tree = {"agent": agent_tree(self.agent), "keys": jax.tree.map(jax.random.key_data, keys)}
-        record = {
-            "step": self.step,
-            "phase": phase,
-            "success": self.success,
-            "evaluated_at": self.evaluated_at,
-            "warned": self.warned,
-            "rows": self.logger.position(),
-            "window": {"updates": self.window_updates, "sums": window},
-            "replay": self.replay_file.position(),
-            "episode": self.episodes and self.episodes.record(),
-        }
-        self.checkpoints.save(self.step, tree, record, self.success if self.evaluated_at == self.step else None)
-        seconds = time.perf_counter() - start
-        self.window_start += seconds  # the log's updates per second are of training alone
-        self.save_seconds += seconds
-
-    def resume(self) -> None:
-        """Go back to the newest checkpoint that can be read, and logs and online transitions with it."""
-        newest = None
-        for step, tree, record in self.checkpoints.readable():
-            try:
-                self.replay_file.read(record["replay"])
-            except CheckpointError as error:
-                print(f"{error}; falling back to the checkpoint before that of step {step}")
-                continue
-            newest = step, tree, record
-            break
-        steps = self.checkpoints.steps()
-        if newest is None:
-            if steps:
-                raise RunError(
-                    f"no checkpoint of {self.run.folder} can be read; --overwrite deletes the run and starts it again"
-                )
-            self.logger.cut(-1, dict.fromkeys(self.logger.position(), 0))
-            self.replay_file.resume({"rows": 0, "crc": 0})
-            return
-        self.step, tree, record = newest
-        self.agent = agent_from(tree["agent"], self.agent, self.run.folder)
-        self.key_updates, self.key_actions = (jax.random.wrap_key_data(tree["keys"][name]) for name in ("updates", "actions"))
-        self.checkpoints.set_aside([step for step in steps if step > self.step])
-        self.logger.cut(self.step, record["rows"])
-        self.replay_file.resume(record["replay"])
-        self.success, self.evaluated_at, self.warned = record["success"], record["evaluated_at"], record["warned"]
-        self.window_updates = record["window"]["updates"]
-        self.window = Window.create(record["window"]["sums"]) if self.window_updates else None
-        self.recent.extend(self.logger["train"].rows()[-Agent.PATIENCE :])
-        self.resumed = record
-        print(f"resumed at step {self.step}: {self.run.folder}")
-
-    def stop_if_asked(self, phase: str) -> None:
-        """After a SIGTERM or Ctrl-C: save, say so, and leave."""
-        if preemption.received():
-            self.save(phase)
-            self.checkpoints.wait()
-            print(f"saved at step {self.step}: {self.run.folder}", file=sys.stderr)
-            preemption.leave_if_asked()
-
-    def catch_up(self) -> None:
-        """What was due at the step of the checkpoint and a signal kept from being done."""
-        if self.resumed:
-            before, steps = self.flags["offline_steps"], self.flags["online_steps"]
-            self.at_intervals(self.resumed["phase"], None, last=self.step in (before, before + steps))
+    def run(self, dataset: dict[str, np.ndarray]) -> None:
+        """From where the runs stand to their ends; raises RunError at the end for a seed that broke on the way."""
+        with preemption.deferred():
+            if self.step:  # what was due at the step of the checkpoint and a signal kept from being done
+                before, steps = self.flags["offline_steps"], self.flags["online_steps"]
+                self.at_intervals(self.records[0]["phase"], None, last=self.step in (before, before + steps))
+            self.offline(dataset)
+            self.online(dataset)
+        if self.step == 0:
+            self.save("offline")  # a run of behaviour cloning alone
+        self.film()
+        for _, journal in self.going:
+            done = {name: self.flags[name] for name in STEPS} | {"success": journal.success}
+            write_json(journal.run.folder / "done.json", done)
+            print(f"finished: {journal.run.folder}")
+        for error in self.broken.values():
+            raise error
 
     # ---------------------------------------------------------------- phases
 
@@ -315,10 +317,10 @@ class Trainer:
             self.evaluate("offline")
         if self.step >= steps:
             return
-        replay = Replay.create(dataset)
+        replay = share(Replay.create(dataset), self.mesh)
         intervals = [self.flags[f"{name}_interval"] for name in ("log", "eval", "save")]
         updates = updates_per_call(steps, self.step, *intervals)
-        with progress_bar(steps, self.run.name, self.step) as bar:
+        with progress_bar(steps, self.name, self.step) as bar:
             while self.step < steps:
                 self.update(replay, updates)
                 self.step += updates
@@ -332,67 +334,74 @@ class Trainer:
         if self.step >= before + steps:
             return
         if flags["kl_budget_online"] is not None:
-            self.agent = self.agent.with_kl_budget(flags["kl_budget_online"])
-        start = max(flags["start_training"], self.agent.config.horizon_length)
-        self.episodes = OnlineEpisodes(self.run, self.action_dim, start if flags["balanced_sampling"] else 0)
-        self.stack.callback(self.episodes.env.close)
-        replay = Replay.create(dataset, steps, flags["balanced_sampling"], self.resume_episode())
-        with progress_bar(steps, f"{self.run.name} online", self.step - before) as bar:
+            budgets = [take(self.agents, i).with_kl_budget(flags["kl_budget_online"]) for i in range(len(self.journals))]
+            self.agents = stack_seeds(budgets, self.mesh)
+        start = max(flags["start_training"], self.agents.config.horizon_length)
+        replay = self.start_episodes(dataset, start if flags["balanced_sampling"] else 0)
+        with progress_bar(steps, f"{self.name} online", self.step - before) as bar:
             for online_step in range(self.step - before, steps):
-                chunk = partial(self.chunk, online_step)
-                transition, first = self.episodes.advance(online_step, chunk)
-                self.replay_file.append(transition)
-                replay = store(replay, transition, first)
+                transitions, first = self.advance(online_step)
+                replay = replay.replace(online=store(replay.online, transitions, first, self.mesh))
                 if online_step >= start:
                     self.update(replay, flags["utd_ratio"])
                 self.step += 1
                 bar.update(1)
                 self.at_intervals("online", bar, last=online_step == steps - 1)
 
-    def resume_episode(self) -> dict[str, np.ndarray] | None:
-        """Repeat the running episode of the checkpoint; returns what the replay file holds, as a dataset."""
-        record = self.resumed.get("episode")
-        if not record or self.episodes is None:
-            return None
-        rows = self.replay_file.read(self.resumed["replay"])
-        actions = rows["actions"][len(rows) - record["length"] :]
-        if not self.episodes.resume(record, actions):
-            warn(f"{self.run.env_name} does not repeat its running episode (another mujoco or ogbench?): it starts a new one")
-            self.replay_file.end_trajectory(record["observation"])
-            rows = self.replay_file.read(self.replay_file.position())
-        return as_dataset(rows, self.episodes.observation)
+    def start_episodes(self, dataset: dict[str, np.ndarray], at_random_until: int) -> Replay:
+        """Start every seed's episodes, or repeat those that were running -> the dataset and what was stored online."""
+        steps, balanced = self.flags["online_steps"], self.flags["balanced_sampling"]
+        stored = []
+        for journal, record in zip(self.journals, self.records, strict=True):
+            episodes = OnlineEpisodes(journal.run, self.action_dim, at_random_until)
+            self.stack.callback(episodes.env.close)
+            self.episodes.append(episodes)
+            running = record.get("episode")
+            rows = resumed_rows(journal, episodes, running, record["replay"]) if running else None
+            empty = {name: dataset[name][:0] for name in (*FIELDS, "rows")}
+            stored.append(Transitions.create(rows or empty, steps))
+        shared = share(Transitions.create(dataset), self.mesh)
+        return Replay(shared, stack_seeds(stored, self.mesh), balanced)
+
+    def advance(self, online_step: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """One environment step of every seed -> the transitions and whether each is the first of its episode, along [S]."""
+        wanted = [episodes.wants() for episodes in self.episodes]
+        chunks: list[np.ndarray | None] = [None for _ in wanted]
+        if any(observation is not None for observation in wanted):
+            some = next(observation for observation in wanted if observation is not None)
+            observations = np.stack([np.zeros_like(some) if observation is None else observation for observation in wanted])
+            actions = np.asarray(act_online(self.agents, observations, self.key_actions, online_step, self.mesh))
+            shape = (self.chunk_length, self.action_dim)
+            chunks = [None if o is None else a.reshape(shape) for o, a in zip(wanted, actions, strict=True)]
+        steps = [episodes.advance(online_step, chunk) for episodes, chunk in zip(self.episodes, chunks, strict=True)]
+        for journal, (transition, _) in zip(self.journals, steps, strict=True):
+            journal.replay_file.append(transition)
+        transitions, first = zip(*steps, strict=True)
+        return {name: np.stack([t[name] for t in transitions]).astype(np.float32) for name in transitions[0]}, np.array(first)
 
     def film(self) -> None:
-        """Film the trained policy where asked."""
-        episodes, path = self.flags["video_episodes"], self.run.folder / "videos" / f"step_{self.step}.mp4"
-        if episodes and not path.exists():
-            policy, skip = evaluation_policy(self.agent), self.flags["video_frame_skip"]
-            film(
-                self.run.env_name,
-                policy,
-                path,
-                episodes,
-                self.run.seed,
-                self.chunk_length,
-                self.action_dim,
-                skip,
-            )
+        """Film the trained policies where asked."""
+        for i, journal in self.going:
+            episodes, path = self.flags["video_episodes"], journal.run.folder / "videos" / f"step_{self.step}.mp4"
+            if episodes and not path.exists():
+                policy, skip = evaluation_policy(take(self.agents, i)), self.flags["video_frame_skip"]
+                film(self.task.env_name, policy, path, episodes, journal.run.seed, self.chunk_length, self.action_dim, skip)
 
-    # ---------------------------------------------------------------- acting, and what happens between updates
-
-    def chunk(self, online_step: int, observation: np.ndarray) -> np.ndarray:
-        """The policy's next actions [H, A] at an observation [O] of the online phase."""
-        seeds = jax.random.bits(jax.random.fold_in(self.key_actions, online_step), (1, 3))
-        return np.asarray(act_by_row(self.agent, observation[None], seeds)).reshape(self.chunk_length, self.action_dim)
+    # ---------------------------------------------------------------- updates, and what happens between them
 
     def update(self, replay: Replay, updates: int) -> None:
         """One call of `updates` updates, at most one call ahead of the device."""
         if not self.metrics:
-            self.metrics = list(jax.eval_shape(one_update, self.agent, replay, self.key_updates)[1])
-        if self.window is None:
-            self.window = Window.create(dict.fromkeys(self.metrics, 0.0))
+            one = replay.replace(online=jax.tree.map(lambda leaf: leaf[0], replay.online))
+            agent = jax.tree.map(lambda leaf: leaf[0], self.agents)
+            self.metrics = list(jax.eval_shape(one_update, agent, one, self.key_updates[0])[1])
+        if self.windows is None:
+            zeros = dict.fromkeys(self.metrics, 0.0)
+            self.windows = stack_seeds([Window.create(zeros) for _ in self.journals], self.mesh)
         before = self.ahead
-        self.agent, self.window, self.ahead = train_block(self.agent, self.window, replay, self.key_updates, updates)
+        self.agents, self.windows, self.ahead = train_block(
+            self.agents, self.windows, replay, self.key_updates, updates, self.mesh
+        )
         self.window_updates += updates
         if before is not None:
             before.block_until_ready()  # else a signal, the bar and the clock would run ahead of the training
@@ -411,69 +420,94 @@ class Trainer:
             self.evaluate(phase)
         if due("save"):
             self.save(phase)
-        self.stop_if_asked(phase)
+        if preemption.received():
+            self.save(phase)
+            for _, journal in self.going:
+                journal.checkpoints.wait()
+                print(f"saved at step {self.step}: {journal.run.folder}", file=sys.stderr)
+            preemption.leave_if_asked()
 
-    def means(self) -> dict[str, float]:
-        """The means of the window; raises RunError where a metric was not finite."""
-        if self.window is None:
+    def means(self) -> dict[int, dict[str, float]]:
+        """The means of each seed's window; one in which a metric is not finite breaks, and with the last one the training."""
+        if self.windows is None:
             return {}
-        window = jax.device_get(self.window)
-        broken = {int(update): name for name, update in sorted(window.broken.items(), reverse=True) if update >= 0}
-        if broken:
-            update = min(broken)
-            raise RunError(
-                f"{broken[update]} is not finite since update {update}, seen at step {self.step} of {self.run.folder}; "
-                f"{self.checkpoints.last_good()}"
-            )
-        return {name: float(total) / self.window_updates for name, total in window.sums.items()}
+        means = {}
+        windows = jax.device_get(self.windows)
+        for i, _ in self.going:
+            window = jax.tree.map(lambda leaf, i=i: leaf[i], windows)
+            broken = {int(update): name for name, update in sorted(window.broken.items(), reverse=True) if update >= 0}
+            if broken:
+                self.breaks(i, f"{broken[min(broken)]} is not finite since update {min(broken)}, seen at step {self.step}")
+                continue
+            means[i] = {name: float(total) / self.window_updates for name, total in window.sums.items()}
+        return means
+
+    def breaks(self, place: int, why: str) -> None:
+        """A seed cannot go on: with others beside it, it is left as it stands; alone, it raises RunError."""
+        journal = self.journals[place]
+        self.broken[place] = RunError(f"{why} of {journal.run.folder}; {journal.checkpoints.last_good()}")
+        if not self.going:
+            raise self.broken[place]
+        warn(f"{self.broken[place]}; the other seeds go on")
 
     def log(self, phase: str, bar: ProgressBar | None) -> None:
-        """Write the window's means and start another."""
+        """Write each window's means and start another."""
         means = self.means()
-        if means:
-            self.checkpoints.check()
-            seconds = time.perf_counter() - self.window_start
-            self.logger.train(self.step, {"phase": phase, **means})
-            rate = self.window_updates / seconds
-            self.logger.timing(self.step, {"updates_per_s": rate, "save_seconds": self.save_seconds})
-            if bar is not None:
-                bar.status(self.success, *(means.get(f"dual/{name}") for name in ("path_kl", "kl_budget", "lam")))
-            self.recent.append(means)
-            for concern, text in self.agent.concerns(list(self.recent)).items():
-                if concern not in self.warned:
-                    self.warned.append(concern)
-                    warn(f"{self.run.name}, step {self.step}: {text}")
-        self.window, self.window_updates, self.window_start, self.save_seconds = None, 0, time.perf_counter(), 0.0
+        for i, journal in self.going if means else ():
+            journal.checkpoints.check()
+            rate = self.window_updates / (time.perf_counter() - self.window_start)
+            journal.log(self.step, {"phase": phase, **means[i]}, rate, self.agents)
+        if means and bar is not None:
+            place, journal = self.going[0]
+            bar.status(journal.success, *(means[place].get(f"dual/{name}") for name in ("path_kl", "kl_budget", "lam")))
+        self.windows, self.window_updates, self.window_start = None, 0, time.perf_counter()
+
+    def save(self, phase: str) -> None:
+        """Write everything that the runs need to go on from here as if they had not been interrupted."""
+        self.means()
+        start = time.perf_counter()
+        keys = {"updates": self.key_updates, "actions": self.key_actions}
+        host = jax.device_get({"agent": agent_tree(self.agents), "keys": jax.tree.map(jax.random.key_data, keys)})
+        sums = jax.device_get(self.windows.sums) if self.windows else {}
+        for i, journal in self.going:
+            if journal.checkpoints.latest() != self.step:
+                window = {"updates": self.window_updates, "sums": {name: float(value[i]) for name, value in sums.items()}}
+                episode = self.episodes[i].record() if self.episodes else None
+                tree = jax.tree.map(lambda leaf, i=i: leaf[i], host)
+                journal.save(self.step, tree, {"phase": phase, "window": window, "episode": episode})
+        self.window_start += time.perf_counter() - start  # the log's updates per second are of training alone
 
     def evaluate(self, phase: str) -> None:
-        """Run the evaluation episodes, the same ones each time, and write their means."""
-        episodes = self.flags["eval_episodes"]
-        if not episodes or self.evaluated_at == self.step:
-            return
-        policy, discount = evaluation_policy(self.agent), self.agent.config.discount
-        start = time.perf_counter()
+        """Run the evaluation episodes of each seed, the same ones each time, and write their means."""
+        episodes, start = self.flags["eval_episodes"], time.perf_counter()
+        for i, journal in self.going if episodes else ():
+            if journal.evaluated_at != self.step:
+                journal.evaluated(self.step, self.evaluation(phase, take(self.agents, i), journal.run.seed, episodes))
+        self.window_start += time.perf_counter() - start
+
+    def evaluation(self, phase: str, agent: Agent, seed: int, episodes: int) -> EvalResult:
+        """Evaluate one policy; what was trained is saved first if that is cut short."""
         try:
             with preemption.at_once():
                 if self.workers is None:
                     count = self.flags["eval_workers"] or default_workers(episodes)
-                    self.workers = self.stack.enter_context(EnvWorkers(self.run.env_name, workers=count))
-                result = evaluate(
-                    policy,
-                    self.workers,
-                    episodes,
-                    self.run.seed,
-                    self.chunk_length,
-                    self.action_dim,
-                    discount=discount,
-                )
+                    self.workers = self.stack.enter_context(EnvWorkers(self.task.env_name, workers=count))
+                policy, discount = evaluation_policy(agent), agent.config.discount
+                return evaluate(policy, self.workers, episodes, seed, self.chunk_length, self.action_dim, discount=discount)
         except (preemption.Preempted, WorkerError):
             if self.step:
-                self.save(phase)  # the training so far; the evaluation is done again
+                self.save(phase)  # the evaluation is done again
             raise
-        seconds = time.perf_counter() - start
-        self.window_start += seconds
-        self.success, self.evaluated_at = result.success, self.step
-        self.logger.eval(self.step, {"episodes": episodes, **result.row()})
-        self.logger.timing(self.step, {"eval_seconds": seconds, "eval_steps_per_s": result.env_steps / seconds})
-        if self.step == 0:
-            print(f"{self.run.name}: success {result.success:.0%} over {episodes} episodes before the first update")
+
+
+def resumed_rows(
+    journal: Journal, episodes: OnlineEpisodes, running: dict[str, Any], position: dict[str, int]
+) -> dict[str, np.ndarray]:
+    """Repeat the running episode of a checkpoint -> what its replay file holds, as a dataset."""
+    rows = journal.replay_file.read(position)
+    if not episodes.resume(running, rows["actions"][len(rows) - running["length"] :]):
+        name = journal.run.env_name
+        warn(f"{name} does not repeat its running episode (another mujoco or ogbench?): it starts a new one")
+        journal.replay_file.end_trajectory(running["observation"])
+        rows = journal.replay_file.read(journal.replay_file.position())
+    return as_dataset(rows, episodes.observation)
