@@ -122,6 +122,14 @@ def updates_per_call(*counts: int) -> int:
 # -------------------------------------------------------------------------------------------------- a run
 
 
+def configure_jax(flags: dict[str, Any]) -> None:
+    """What the flags set of JAX itself; before anything is computed."""
+    if flags["matmul_precision"] != "default":
+        jax.config.update("jax_default_matmul_precision", flags["matmul_precision"])
+    if flags["compilation_cache_dir"] and not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(Path(flags["compilation_cache_dir"]).expanduser()))
+
+
 def prepare_data(run: Run) -> dict[str, np.ndarray]:
     """The run's dataset; with a preset it is made first where it is missing."""
     flags, transitions = run.settings.flags, run.settings.transitions
