@@ -4,6 +4,7 @@ A checkpoint is a tree of arrays and a record (a JSON object). Beside the record
 and a CRC-32 of all that: what is read is what was written, or it is refused.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -114,7 +115,9 @@ class Checkpoints:
             raise self._unwritten(error) from error
 
     def last_good(self) -> str:
-        """Half a sentence on what a run can go on from."""
+        """Half a sentence on what a run can go on from, once what is being written is there."""
+        with contextlib.suppress(Exception):  # of many types; told where it matters
+            self._manager.wait_until_finished()
         steps = self.steps()
         return f"the last good checkpoint is that of step {steps[-1]}" if steps else "there is no checkpoint yet"
 

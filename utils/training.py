@@ -341,6 +341,7 @@ class Trainer:
             for online_step in range(self.step - before, steps):
                 chunk = partial(self.chunk, online_step)
                 transition, first = self.episodes.advance(online_step, chunk)
+                self.require_finite(**transition)
                 self.replay_file.append(transition)
                 replay = store(replay, transition, first)
                 if online_step >= start:
@@ -383,7 +384,19 @@ class Trainer:
     def chunk(self, online_step: int, observation: np.ndarray) -> np.ndarray:
         """The policy's next actions [H, A] at an observation [O] of the online phase."""
         seeds = jax.random.bits(jax.random.fold_in(self.key_actions, online_step), (1, 3))
-        return np.asarray(act_by_row(self.agent, observation[None], seeds)).reshape(self.chunk_length, self.action_dim)
+        actions = np.asarray(act_by_row(self.agent, observation[None], seeds)).reshape(self.chunk_length, self.action_dim)
+        self.require_finite(actions=actions)
+        return actions
+
+    def require_finite(self, **values: Any) -> None:
+        """Raise RunError where a value that goes to the environment or to the replay is not finite."""
+        for name, value in values.items():
+            if not np.isfinite(value).all():
+                self.means()  # names the update that did it, if it was one
+                raise RunError(
+                    f"{name} of the environment step after step {self.step} of {self.run.folder} is not finite; "
+                    f"{self.checkpoints.last_good()}"
+                )
 
     def update(self, replay: Replay, updates: int) -> None:
         """One call of `updates` updates, at most one call ahead of the device."""
