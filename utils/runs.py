@@ -149,8 +149,9 @@ class Run:
         """Make the folder, after --overwrite an empty one, and write config.json with what was `found` besides."""
         stored = read_json(self.folder / "config.json") or {}
         if not overwrite and stored.get("dataset", found["dataset"]) != found["dataset"]:
+            flag = "--dataset" if self.settings.flags["dataset"] else "--ogbench_dataset_dir"
             raise UserError(
-                f"--ogbench_dataset_dir: the data is not what {self.folder} began with ({stored['dataset']['transitions']} "
+                f"{flag}: the data is not what {self.folder} began with ({stored['dataset']['transitions']} "
                 f"transitions then, {found['dataset']['transitions']} now); bring it back, or give another --run_group"
             )
         if overwrite and self.folder.exists():
