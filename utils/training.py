@@ -76,7 +76,7 @@ def one_update(agent: Agent, replay: Replay, key: jax.Array) -> tuple[Agent, dic
 def train_block(
     agents: Agent, windows: Window, replay: Replay, keys: jax.Array, updates: int, mesh: Mesh | None = None
 ) -> tuple[Agent, Window, jax.Array]:
-    """`updates` updates of every seed in one call; agents, windows, online transitions and keys are stacked along [S].
+    """`updates` updates of every seed in one call; agents, windows, online transitions and keys (their data) are stacked [S].
 
     The last result is there to wait for, since the others are given to the next call.
     """
@@ -85,7 +85,8 @@ def train_block(
         agent: Agent, window: Window, key: jax.Array, online: Transitions | None, stored: Transitions
     ) -> tuple[Agent, Window, jax.Array]:
         def one(carry: tuple[Agent, Window], _: None) -> tuple[tuple[Agent, Window], None]:
-            agent, metrics = one_update(carry[0], replay.replace(stored=stored, online=online), key)
+            source = replay.replace(stored=stored, online=online)
+            agent, metrics = one_update(carry[0], source, jax.random.wrap_key_data(key))
             return (agent, carry[1].add(metrics, agent.step)), None
 
         (agent, window), _ = jax.lax.scan(one, (agent, window), length=updates)
@@ -106,7 +107,8 @@ def act_online(agents: Agent, observations: jax.Array, keys: jax.Array, step: ja
     """Actions [S, D] of every seed's policy at its observation [S, O] in online step number `step`."""
 
     def act(agent: Agent, observation: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
-        noise = jax.random.normal(jax.random.fold_in(key, step), (agent.samples, 1, agent.flat_action_dim))
+        key = jax.random.fold_in(jax.random.wrap_key_data(key), step)
+        noise = jax.random.normal(key, (agent.samples, 1, agent.flat_action_dim))
         return agent.act(observation[None], noise)[0]
 
     return for_each_seed(act, (0, 0, 0, None), mesh)(agents, observations, keys, step)
@@ -264,18 +266,18 @@ class Trainer:
         self.journals, self.stack, self.action_dim = journals, stack, action_dim
         self.task, self.flags = journals[0].run, journals[0].run.settings.flags
         self.name = self.task.name if len(journals) == 1 else f"{self.task.name}..{journals[-1].run.seed}"
-        keys = [keys_of(journal.run)[1:] for journal in journals]
+        keys = [dict(zip(("updates", "actions"), map(jax.random.key_data, keys_of(j.run)[1:]), strict=True)) for j in journals]
         self.records: list[dict[str, Any]] = []  # of the checkpoints that the runs go on from
         for i, journal in enumerate(journals):
             tree, record = journal.go_back(step)
             self.records.append(record)
             if tree:
                 agents[i] = agent_from(tree["agent"], agents[i], journal.run.folder)
-                keys[i] = tuple(jax.random.wrap_key_data(tree["keys"][name]) for name in ("updates", "actions"))
+                keys[i] = tree["keys"]
         self.step = max(0, step)
         self.mesh = mesh_for(len(journals))
         self.agents = stack_seeds(agents, self.mesh)
-        self.key_updates, self.key_actions = (stack_seeds(of_kind, self.mesh) for of_kind in zip(*keys, strict=True))
+        self.keys = stack_seeds(keys, self.mesh)
         self.metrics: list[str] = []  # names, known with the first update
         self.windows: Window | None = None  # of the updates since the last log; None where there were none
         self.window_updates, self.window_start = 0, time.perf_counter()
@@ -378,7 +380,7 @@ class Trainer:
         if any(observation is not None for observation in wanted):
             some = next(observation for observation in wanted if observation is not None)
             observations = np.stack([np.zeros_like(some) if observation is None else observation for observation in wanted])
-            actions = np.asarray(act_online(self.agents, observations, self.key_actions, online_step, self.mesh))
+            actions = np.asarray(act_online(self.agents, observations, self.keys["actions"], online_step, self.mesh))
             shape = (self.chunk_length, self.action_dim)
             chunks = [None if o is None else a.reshape(shape) for o, a in zip(wanted, actions, strict=True)]
         self.require_finite({i: {"actions": chunk} for i, chunk in enumerate(chunks) if chunk is not None})
@@ -415,13 +417,13 @@ class Trainer:
         if not self.metrics:
             one = replay.replace(online=jax.tree.map(lambda leaf: leaf[0], replay.online))
             agent = jax.tree.map(lambda leaf: leaf[0], self.agents)
-            self.metrics = list(jax.eval_shape(one_update, agent, one, self.key_updates[0])[1])
+            self.metrics = list(jax.eval_shape(one_update, agent, one, jax.random.wrap_key_data(self.keys["updates"][0]))[1])
         if self.windows is None:
             zeros = dict.fromkeys(self.metrics, 0.0)
             self.windows = stack_seeds([Window.create(zeros) for _ in self.journals], self.mesh)
         before = self.ahead
         self.agents, self.windows, self.ahead = train_block(
-            self.agents, self.windows, replay, self.key_updates, updates, self.mesh
+            self.agents, self.windows, replay, self.keys["updates"], updates, self.mesh
         )
         self.window_updates += updates
         if before is not None:
@@ -487,8 +489,7 @@ class Trainer:
         """Write everything that the runs need to go on from here as if they had not been interrupted."""
         self.means()
         start = time.perf_counter()
-        keys = {"updates": self.key_updates, "actions": self.key_actions}
-        host = jax.device_get({"agent": agent_tree(self.agents), "keys": jax.tree.map(jax.random.key_data, keys)})
+        host = jax.device_get({"agent": agent_tree(self.agents), "keys": self.keys})
         sums = jax.device_get(self.windows.sums) if self.windows else {}
         for i, journal in self.going:
             if journal.checkpoints.latest() != self.step:

@@ -10,6 +10,7 @@ from envs.datasets import load_dataset
 from envs.ogbench import make_env
 from envs.probe import LENGTH, ProbeChain, ProbeReward, write_dataset
 from utils.chunks import Replay
+from utils.seeds import stack_seeds, take
 from utils.training import Window, one_update, train_block
 
 
@@ -28,8 +29,10 @@ def test_trqam_learns_the_known_q(tmp_path, probe, horizon):
     agent = trqam.TRQAM.create(jax.random.key(0), 1, 1, config)
     replay, key = Replay.create(dataset), jax.random.key(1)
     window = Window.create(dict.fromkeys(jax.eval_shape(one_update, agent, replay, key)[1], 0.0))
+    agents, windows = stack_seeds([agent], None), stack_seeds([window], None)
     for _ in range(30):
-        agent, window, _ = train_block(agent, window, replay, key, updates=50)
+        agents, windows, _ = train_block(agents, windows, replay, jax.random.key_data(key)[None], updates=50)
+    agent, window = take(agents, 0), take(windows, 0)
     rng = np.random.default_rng(0)
     s = rng.uniform(-1, 1, (200, 1)) if probe is ProbeReward else rng.integers(0, LENGTH, (200, 1)) / LENGTH
     a = rng.uniform(-1, 1, (200, agent.flat_action_dim))
