@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import os
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -128,8 +129,9 @@ class Checkpoints:
         )
 
     def _reason(self, error: Exception) -> str:
-        """What an error of Orbax's says, in one line; the cause stands at its end, behind many paths."""
+        """What an error of Orbax's says, in one line; the cause stands at its end, behind many paths and before its details."""
         text = " ".join(f"{type(error).__name__}: {error}".replace(f"{self.folder}/", "").split())
+        text = re.split(r" \[(?:tensorstore_spec|source locations)=", text)[0]
         return text if len(text) <= 300 else f"{text[:100]} ... {text[-200:]}"
 
     def set_aside(self, steps: list[int]) -> None:

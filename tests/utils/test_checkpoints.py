@@ -126,8 +126,10 @@ def test_a_reader_disturbs_no_writer(tmp_path):
     (unfinished / "state").mkdir(parents=True)
     assert [step for step, *_ in Checkpoints(tmp_path / "checkpoints").readable()] == [1]
     assert unfinished.exists()
-    with kept(tmp_path, 1) as checkpoints:  # the next writer takes away what a killed one left
-        assert (checkpoints.latest(), unfinished.exists()) == (1, False)
+    with kept(tmp_path, 1) as checkpoints:  # the next writer takes away what a killed one left, before it saves itself
+        assert checkpoints.latest() == 1
+        checkpoints.save(2, TREE, {})
+    assert (checkpoints.steps(), unfinished.exists()) == ([2], False)
 
 
 def test_an_agent_comes_back_whole_and_another_one_is_refused():
