@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -355,20 +357,74 @@ def test_presets_make_no_data_in_a_folder_of_the_users(tmp_path, capsys):
     assert not list(folder.glob("*.npz"))
 
 
-def test_one_run_that_cannot_go_on_leaves_the_others_their_turn(data, tmp_path, monkeypatch, capsys):
+def test_one_task_that_cannot_go_on_leaves_the_others_their_turn(monkeypatch, tmp_path, capsys):
     from utils import training
 
-    real = training.train
+    trained = []
 
-    def failing(run, overwrite):
-        if run.seed == 0:
-            raise RunError("seed 0 cannot go on\nwith details")
-        real(run, overwrite)
+    def failing(runs, overwrite):
+        if "task1" in runs[0].env_name:
+            raise RunError("task 1 cannot go on\nwith details")
+        trained.append((runs[0].env_name, [run.seed for run in runs]))
 
     monkeypatch.setattr(training, "train", failing)
-    assert train(data, tmp_path, "--num_seeds=2", "--online_steps=0", "--eval_episodes=0") == 1
-    assert "error: seed 0 cannot go on\n" in capsys.readouterr().err
-    assert "_s1_" in only_run(tmp_path).name
+    assert run("--env_name=scene", "--num_seeds=2", f"--save_dir={tmp_path}") == 1
+    assert "error: task 1 cannot go on\n" in capsys.readouterr().err
+    assert trained == [(f"scene-play-singletask-task{i}-v0", [0, 1]) for i in range(2, 6)]
+
+
+def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(data, tmp_path, monkeypatch, capsys):
+    """Seed 0 of two has a base that is not finite: the other one is what it is alone, and the end says which one broke."""
+    from utils import training
+
+    real, flags = training.new_agent, ["--bc_steps=0", "--num_seeds=2"]
+
+    def poisoned(run, dataset):
+        agent = real(run, dataset)
+        return agent if run.seed else agent.replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, agent.params))
+
+    monkeypatch.setattr(training, "new_agent", poisoned)
+    assert train(data, tmp_path / "both", *flags, "--eval_episodes=0") == 1
+    error = capsys.readouterr().err
+    assert re.search(
+        r"warning: [\w/]+ is not finite since update 1, .*_s0_\w+; there is no checkpoint yet; the other seeds go on", error
+    )
+    assert re.search(r"error: [\w/]+ is not finite since update 1, seen at step 4 of \S+_s0_", error.splitlines()[-1])
+    assert train(data, tmp_path / "alone", "--bc_steps=0", "--seed=1", "--eval_episodes=0") == 0
+    ours, alone = (next((tmp_path / which).glob(f"Debug/{TASK}/trqam_s1_*")) for which in ("both", "alone"))
+    assert (ours / "done.json").exists() and not list(ours.parent.glob("*_s0_*/done.json"))
+    for one, other in zip(CsvLog(ours / "train.csv").rows(), CsvLog(alone / "train.csv").rows(), strict=True):
+        assert one.pop("phase") == other.pop("phase")
+        assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_seeds_together_have_folders_of_their_own_and_go_on_together(data, tmp_path, monkeypatch, capsys):
+    """Two of three seeds are a checkpoint ahead, as after a kill between two saves: all go back to the one they share."""
+    from utils import training
+
+    flags = ["--num_seeds=3", "--eval_episodes=1"]
+    assert train(data, tmp_path / "whole", *flags) == 0
+    real, calls = training.Trainer.update, iter(range(7))
+
+    def failing(trainer, *args):
+        if trainer.flags["eval_episodes"] and next(calls, None) is None:  # not the base
+            raise KeyboardInterrupt
+        real(trainer, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.Trainer, "update", failing)
+        train(data, tmp_path / "cut", *flags)
+    folders = sorted((tmp_path / "cut").glob(f"Debug/{TASK}/trqam_s*"))
+    assert [path.name[:8] for path in folders] == ["trqam_s0", "trqam_s1", "trqam_s2"]
+    newest = max(int(path.name) for path in (folders[1] / "checkpoints").iterdir())
+    shutil.rmtree(folders[1] / "checkpoints" / str(newest))
+    capsys.readouterr()
+    assert train(data, tmp_path / "cut", *flags) == 0
+    assert capsys.readouterr().out.count(f"resumed at step {newest - 4}:") == 3
+    for folder in folders:
+        for name in ("train.csv", "eval.csv", "replay.bin"):
+            whole = next((tmp_path / "whole").glob(f"Debug/{TASK}/{folder.name}/{name}"))
+            assert (folder / name).read_bytes() == whole.read_bytes()
 
 
 def test_two_processes_never_write_one_run(data, tmp_path, capsys):

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import zlib
 from collections.abc import Iterator
@@ -141,7 +142,16 @@ class Checkpoints:
             aside.mkdir(exist_ok=True)
             taken = sum(path.name.partition("_")[0] == str(step) for path in aside.iterdir())
             os.replace(self.folder / str(step), aside / (f"{step}_{taken}" if taken else str(step)))
-        if steps:
+        self._reopen(steps)
+
+    def remove(self, steps: list[int]) -> None:
+        """Delete checkpoints that training will write again."""
+        for step in steps:
+            shutil.rmtree(self.folder / str(step))
+        self._reopen(steps)
+
+    def _reopen(self, changed: list[int]) -> None:
+        if changed:
             self._manager.close()
             self._manager = self._open()
 

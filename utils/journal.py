@@ -31,6 +31,7 @@ class Journal:
         self.recent: collections.deque[dict[str, Any]] = collections.deque(maxlen=Agent.PATIENCE)  # rows of train.csv
         self.warned: list[str] = []
         self.save_seconds = 0.0
+        self.unreadable: list[int] = []  # checkpoints that turned out to be
 
     # ---------------------------------------------------------------- going back
 
@@ -39,9 +40,11 @@ class Journal:
         for step, _, record in self.checkpoints.readable():
             try:
                 self.replay_file.read(record["replay"])
-                return step
             except CheckpointError as error:
                 print(f"{error}; falling back to the checkpoint before that of step {step}")
+                continue
+            self.unreadable = [other for other in self.checkpoints.steps() if other > step]
+            return step
         if self.checkpoints.steps():
             raise RunError(f"no checkpoint of {self.run.folder} can be read; --overwrite deletes the run and begins again")
         return -1
@@ -57,7 +60,8 @@ class Journal:
             self.replay_file.resume({"rows": 0, "crc": 0})
             return {}, {}
         tree, record = self.checkpoints.read(step)
-        self.checkpoints.set_aside([other for other in self.checkpoints.steps() if other > step])
+        self.checkpoints.set_aside(self.unreadable)
+        self.checkpoints.remove([other for other in self.checkpoints.steps() if other > step])
         self.logger.cut(step, record["rows"])
         self.replay_file.resume(record["replay"])
         self.success, self.evaluated_at, self.warned = record["success"], record["evaluated_at"], record["warned"]
