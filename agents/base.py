@@ -5,6 +5,7 @@ fills in the hooks `draw_noise`, `fixed_quantities`, `loss` and, where it has st
 """
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import flax.struct
@@ -13,9 +14,9 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from agents.flow import euler_sample, velocity_field
+from agents.flow import VelocityField, euler_sample
 from utils.errors import UserError
-from utils.networks import MLP, apply_ensemble, init_ensemble, init_mlp
+from utils.networks import MLP, apply_ensemble, condition, init_ensemble, init_mlp
 
 Batch = dict[str, jax.Array]
 """Chunked batch: observations [B, O], actions [B, H, A], rewards, masks, valid [B, H], next_observations [B, H, O]."""
@@ -141,12 +142,15 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
 
         With n > 1 the best by the mean of the online critic; with n = 1 the critic is not called.
         """
-        velocity = velocity_field(self.params[self.ACTOR], observations)
-        actions = jnp.clip(euler_sample(velocity, x0, self.config.flow_steps), -1.0, 1.0)
-        if actions.shape[0] == 1:
+        velocity = VelocityField(self.params[self.ACTOR], observations)
+        return self.best_of_n(observations, euler_sample(velocity, x0, self.config.flow_steps))
+
+    def best_of_n(self, observations: jax.Array, samples: jax.Array) -> jax.Array:
+        """Of samples [n, B, D] at observations [B, O], clipped, the best by the mean of the online critic; [B, D]."""
+        actions = jnp.clip(samples, -1.0, 1.0)
+        if len(actions) == 1:
             return actions[0]
-        s = jnp.broadcast_to(observations, (*actions.shape[:-1], observations.shape[-1]))
-        best = jnp.argmax(q_values(self.params["critic"], s, actions).mean(axis=0), axis=0)
+        best = jnp.argmax(action_values(self.params["critic"], observations)(actions).mean(axis=0), axis=0)
         return jnp.take_along_axis(actions, best[None, :, None], axis=0)[0]
 
     # ---------------------------------------------------------------- learning
@@ -219,3 +223,9 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
 def q_values(critic: dict, observations: jax.Array, actions: jax.Array) -> jax.Array:
     """Q_e(s, a) of shape [E, ...] for s [..., O] and a [..., D]."""
     return apply_ensemble(critic, jnp.concatenate([observations, actions], axis=-1))
+
+
+def action_values(critic: dict, observations: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """The function a [..., B, D] -> Q_e(s, a) [E, ..., B] at fixed s [B, O], whose share of the work is done once."""
+    conditioned = jax.vmap(condition, in_axes=(0, None))(critic, observations)
+    return lambda actions: apply_ensemble(conditioned, actions)

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 
 from agents.base import Agent, Batch, common_config
-from agents.flow import flow_matching_loss, velocity_field
+from agents.flow import VelocityField, flow_matching_loss
 
 
 class BC(Agent):
@@ -35,7 +35,7 @@ class BC(Agent):
 
     def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The flow-matching loss of the base."""
-        velocity = velocity_field(params["base"], batch["observations"])
+        velocity = VelocityField(params["base"], batch["observations"])
         valid = batch["valid"][:, -1]
         loss = flow_matching_loss(velocity, self.flat_actions(batch), noise["flow_x0"], noise["flow_t"], valid)
         return loss, {"flow/loss": loss}

@@ -1,25 +1,41 @@
-"""Flow matching, written once: the interpolation, its loss and the Euler sampler. Shapes as in `trqam.py`."""
+"""Flow matching, written once: velocity fields, the interpolation and its loss, the Euler sampler. Shapes as in `trqam.py`."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from utils.networks import apply_mlp
+from utils.networks import Layers, condition, mlp_layers
 
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 """(x [..., B, D], t broadcastable to [..., B, 1]) -> velocity [..., B, D], with the observations inside."""
 
 
-def velocity_field(params: dict, observations: jax.Array) -> Velocity:
-    """The velocity v(s, x, t) of the network `params`, which reads concat(s, x, t), at fixed observations s [B, O]."""
+class VelocityField:
+    """The velocity v(s, x, t) of the network `params`, which reads concat(s, x, t), at fixed observations s [..., B, O].
 
-    def velocity(x: jax.Array, t: jax.Array) -> jax.Array:
-        lead = x.shape[:-1]
-        s = jnp.broadcast_to(observations, (*lead, observations.shape[-1]))
-        return apply_mlp(params, jnp.concatenate([s, x, jnp.broadcast_to(t, (*lead, 1))], axis=-1))
+    What depends on s alone is computed once, however often the field is called.
+    """
 
-    return velocity
+    def __init__(self, params: dict, observations: jax.Array):
+        self.params = condition(params, observations)
+
+    def __call__(self, x: jax.Array, t: jax.Array) -> jax.Array:
+        return self.layers(x, t)[-1]
+
+    def layers(self, x: jax.Array, t: jax.Array, known: Layers | None = None) -> Layers:
+        """The layers of the network, the last of which is the velocity; see `mlp_layers`."""
+        return mlp_layers(self.params, jnp.concatenate([x, jnp.broadcast_to(t, (*x.shape[:-1], 1))], axis=-1), known)
+
+
+def evaluate(velocity: Velocity, x: jax.Array, t: jax.Array) -> Layers:
+    """The velocity at (x, t), as the last entry, behind what `recall` needs besides."""
+    return velocity.layers(x, t) if isinstance(velocity, VelocityField) else (velocity(x, t),)
+
+
+def recall(velocity: Velocity, x: jax.Array, t: jax.Array, known: Layers) -> jax.Array:
+    """The velocity at (x, t), where it has been evaluated before: a network computes what derivatives need and no more."""
+    return velocity.layers(x, t, known)[-1] if isinstance(velocity, VelocityField) else velocity(x, t)
 
 
 def time_grid(flow_steps: int) -> jax.Array:
@@ -42,11 +58,16 @@ def flow_matching_loss(velocity: Velocity, actions: jax.Array, x0: jax.Array, t:
     return jnp.mean(jnp.mean(error**2, axis=-1) * valid)
 
 
+def euler_step(x: jax.Array, velocity: jax.Array, flow_steps: int) -> jax.Array:
+    """x + h v."""
+    return x + velocity / flow_steps
+
+
 def euler_sample(velocity: Velocity, x0: jax.Array, flow_steps: int) -> jax.Array:
     """Integrate dx = v(x, t) dt from x0 [..., B, D] at t = 0 to t = 1 in `flow_steps` Euler steps; not clipped."""
 
     def step(x: jax.Array, t: jax.Array) -> tuple[jax.Array, None]:
-        return x + velocity(x, t) / flow_steps, None
+        return euler_step(x, velocity(x, t), flow_steps), None
 
     x, _ = jax.lax.scan(step, x0, time_grid(flow_steps), unroll=unrolled(flow_steps))
     return x

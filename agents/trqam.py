@@ -26,16 +26,17 @@ A fork overrides one method of `TRQAM`: see `trqam_fixed_lambda.py`.
 """
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Agent, Batch, critic_config, q_values
-from agents.flow import Velocity, flow_matching_loss, time_grid, unrolled, velocity_field
+from agents.base import Agent, Batch, action_values, critic_config
+from agents.flow import Velocity, VelocityField, euler_step, evaluate, flow_matching_loss, recall, time_grid, unrolled
 from utils.errors import UserError
+from utils.networks import Layers
 
 # -------------------------------------------------------------------------------------------------- equations
 
@@ -45,25 +46,50 @@ def memoryless_noise(t: jax.Array, h: float) -> jax.Array:
     return jnp.sqrt(2.0 * (1.0 - t + h) / (t + h))
 
 
-def memoryless_rollout(policy: Velocity, base: Velocity, x0: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Simulate the controlled process; returns x_0..x_{K-1} as [K, B, D] and the final x_K [B, D], not clipped.
+class Rollout(NamedTuple):
+    """A memoryless rollout, and what was computed on its way and need not be computed again."""
+
+    xs: jax.Array
+    """x_0..x_{K-1}, [K, B, D]."""
+    x_final: jax.Array
+    """x_K [B, D], not clipped."""
+    policy: Layers
+    """v_th(x_k, t_k) [K, B, D], as the last entry, behind what `recall` needs besides."""
+    base: jax.Array
+    """v_b(x_k, t_k), [K, B, D]."""
+    samples: jax.Array
+    """Euler samples of the policy [n, B, D], not clipped."""
+
+
+def memoryless_rollout(
+    policy: Velocity, base: Velocity, x0: jax.Array, noise: jax.Array, samples_x0: jax.Array | None = None
+) -> Rollout:
+    """Simulate the controlled process.
 
     x_{k+1} = x_k + h (2 v_th(x_k, t_k) - x_k / (t_k + h)) + sqrt(h) g_k eps_k,   k = 0..K-2
     x_K     = x_{K-1} + h v_b(x_{K-1}, t_{K-1})                                   no noise, and the base, as published
 
     x0 [B, D]; noise eps [K, B, D], whose last row is unused. The paper writes the diffusion as sqrt(lambda) sigma with
     sigma = g / sqrt(lambda): the same process, so lambda is not here but in the loss.
+
+    The policy is called at [n + 1, B, D]: its ordinary Euler samples from `samples_x0` [n, B, D] (none by default) take
+    the first n rows along, at observations of their own if the policy has such.
     """
     flow_steps = noise.shape[0]
     h, ts = 1.0 / flow_steps, time_grid(flow_steps)
+    samples_x0 = jnp.zeros((0, *x0.shape)) if samples_x0 is None else samples_x0
 
-    def step(x: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        t, eps = inputs
-        drift = 2.0 * policy(x, t) - x / (t + h)
-        return x + h * drift + jnp.sqrt(h) * memoryless_noise(t, h) * eps, x
+    def step(carry: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, jax.Array]) -> tuple[tuple, tuple]:
+        (samples, x), (t, eps) = carry, inputs
+        layers = evaluate(policy, jnp.concatenate([samples, x[None]]), t)
+        samples = euler_step(samples, layers[-1][:-1], flow_steps)
+        layers = tuple(layer[-1] for layer in layers)
+        drift = 2.0 * layers[-1] - x / (t + h)
+        return (samples, x + h * drift + jnp.sqrt(h) * memoryless_noise(t, h) * eps), (x, layers)
 
-    x, xs = jax.lax.scan(step, x0, (ts[:-1], noise[:-1]), unroll=unrolled(flow_steps))
-    return jnp.concatenate([xs, x[None]]), x + h * base(x, ts[-1])
+    (samples, _), (xs, layers) = jax.lax.scan(step, (samples_x0, x0), (ts, noise), unroll=unrolled(flow_steps))
+    velocities = base(xs, ts[:, None, None])
+    return Rollout(xs, euler_step(xs[-1], velocities[-1], flow_steps), layers, velocities, samples)
 
 
 def terminal_gradient(q_mean: Callable[[jax.Array], jax.Array], x: jax.Array, clip: bool = True) -> jax.Array:
@@ -81,15 +107,16 @@ def lean_adjoint(base: Velocity, xs: jax.Array, adjoint: jax.Array) -> jax.Array
     The velocity is read at t_k + h here and at t_k in the loss, as published. Source: arXiv 2409.08861.
     """
     flow_steps = xs.shape[0]
-    h = 1.0 / flow_steps
+    h, ts = 1.0 / flow_steps, time_grid(flow_steps)
+    layers = evaluate(base, xs, ts[:, None, None] + h)  # all steps at once; only the recursion has to wait
 
-    def step(adjoint: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        t, x = inputs
-        _, transpose = jax.vjp(lambda x: 2.0 * base(x, t + h) - x / (t + h), x)
+    def step(adjoint: jax.Array, inputs: tuple[jax.Array, jax.Array, Layers]) -> tuple[jax.Array, jax.Array]:
+        t, x, known = inputs
+        _, transpose = jax.vjp(lambda x: 2.0 * recall(base, x, t + h, known) - x / (t + h), x)
         adjoint = adjoint + h * transpose(adjoint)[0]
         return adjoint, adjoint
 
-    _, adjoints = jax.lax.scan(step, adjoint, (time_grid(flow_steps), xs), reverse=True, unroll=unrolled(flow_steps))
+    _, adjoints = jax.lax.scan(step, adjoint, (ts, xs, layers), reverse=True, unroll=unrolled(flow_steps))
     return adjoints
 
 
@@ -197,33 +224,34 @@ class TRQAM(Agent):
             "sde_noise": jax.random.normal(keys[4], (self.config.flow_steps, *shape)),
         }
 
-    def fixed_quantities(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """The critic target, the memoryless rollout xs and its adjoints, both [K, B, D]."""
-        s = batch["observations"]
-        policy = velocity_field(self.params["policy"], s)
-        base = velocity_field(self.target_params["base"], s)
-        next_actions = self.act(batch["next_observations"][:, -1], noise["next_action"])
-        xs, x_final = memoryless_rollout(policy, base, noise["sde_x0"], noise["sde_noise"])
-        terminal = self.terminal_scale() * terminal_gradient(
-            lambda a: q_values(self.target_params["critic"], s, a).mean(axis=0), x_final, self.config.clip_adj
-        )
+    def fixed_quantities(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, Any]:
+        """The critic target, the memoryless rollout xs and its adjoints, both [K, B, D], and the rollout's velocities."""
+        s, s_next = batch["observations"], batch["next_observations"][:, -1]
+        # The samples a' at s' and the rollout at s take the same steps in time, hence one call of the policy for both.
+        policy = VelocityField(self.params["policy"], jnp.stack([s_next] * self.samples + [s]))
+        base = VelocityField(self.target_params["base"], s)
+        rollout = memoryless_rollout(policy, base, noise["sde_x0"], noise["sde_noise"], noise["next_action"])
+        q = action_values(self.target_params["critic"], s)
+        terminal = terminal_gradient(lambda a: q(a).mean(axis=0), rollout.x_final, self.config.clip_adj)
+        next_actions = self.best_of_n(s_next, rollout.samples)
         return {
             "next_actions": next_actions,
             "td_target": self.td_target(batch, next_actions),
-            "xs": xs,
-            "adjoints": lean_adjoint(base, xs, terminal),
-            "clipped": jnp.mean(jnp.abs(x_final) > 1.0),
+            "xs": rollout.xs,
+            "adjoints": lean_adjoint(base, rollout.xs, self.terminal_scale() * terminal),
+            "policy": rollout.policy,
+            "base": rollout.base,
+            "clipped": jnp.mean(jnp.abs(rollout.x_final) > 1.0),
         }
 
     def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
         """critic_loss + flow_loss + adj_loss; each network is reached by one of them."""
         s = batch["observations"]
         critic_loss, metrics = self.critic_loss(params["critic"], batch, fixed["td_target"])
-        trained_base, actions, valid = velocity_field(params["base"], s), self.flat_actions(batch), batch["valid"][:, -1]
+        trained_base, actions, valid = VelocityField(params["base"], s), self.flat_actions(batch), batch["valid"][:, -1]
         flow_loss = flow_matching_loss(trained_base, actions, noise["flow_x0"], noise["flow_t"], valid)
-        policy, base = velocity_field(params["policy"], s), velocity_field(self.target_params["base"], s)
-        xs, ts = fixed["xs"], time_grid(self.config.flow_steps)[:, None, None]
-        delta = policy(xs, ts) - base(xs, ts)
+        policy, ts = VelocityField(params["policy"], s), time_grid(self.config.flow_steps)[:, None, None]
+        delta = recall(policy, fixed["xs"], ts, fixed["policy"]) - fixed["base"]
         lam = self.trust_region()
         adj_loss = adjoint_matching_loss(delta, fixed["adjoints"], lam)
         per_action = self.config.horizon_length if self.config.action_chunking else 1

@@ -1,34 +1,39 @@
-"""The multilayer perceptron behind every velocity field and critic, and ensembles of it."""
+"""The multilayer perceptron behind every velocity field and critic, ensembles of it, and what spares them repeated work.
 
+Parameters are nested dictionaries named as in the published checkpoints: Dense_i of a kernel and a bias, LayerNorm_i of
+a scale and a bias.
+"""
+
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+Layers = tuple[jax.Array, ...]
+"""The outputs of all dense layers of an MLP at some input, before their activation; the last one is its value."""
 
-class MLP(nn.Module):
-    """`hidden_dims` gelu layers, each followed by LayerNorm where asked, and a linear output layer.
 
-    Inputs [..., N], outputs [..., out_dim]. Parameters are named Dense_i and LayerNorm_i, as in the published checkpoints.
-    """
+class MLP(NamedTuple):
+    """The shape of a network: gelu layers, each followed by LayerNorm where asked, and a linear output layer."""
 
     hidden_dims: Sequence[int]
     out_dim: int
     layer_norm: bool
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for width in self.hidden_dims:
-            x = nn.gelu(nn.Dense(width, kernel_init=nn.initializers.xavier_uniform())(x))
-            if self.layer_norm:
-                x = nn.LayerNorm()(x)
-        return nn.Dense(self.out_dim, kernel_init=nn.initializers.xavier_uniform())(x)
-
 
 def init_mlp(key: jax.Array, mlp: MLP, in_dim: int) -> dict:
-    """Fresh parameters of one MLP with `in_dim` inputs."""
-    return mlp.init(key, jnp.zeros((1, in_dim)))["params"]
+    """Fresh parameters of one MLP with `in_dim` inputs: Xavier-uniform kernels, no biases, neutral LayerNorms."""
+    widths = [in_dim, *mlp.hidden_dims, mlp.out_dim]
+    params = {}
+    for i, layer_key in enumerate(jax.random.split(key, len(widths) - 1)):
+        kernel = jax.nn.initializers.xavier_uniform()(layer_key, (widths[i], widths[i + 1]))
+        params[f"Dense_{i}"] = {"kernel": kernel, "bias": jnp.zeros(widths[i + 1])}
+        if mlp.layer_norm and i < len(mlp.hidden_dims):
+            params[f"LayerNorm_{i}"] = {"scale": jnp.ones(widths[i + 1]), "bias": jnp.zeros(widths[i + 1])}
+    return params
 
 
 def init_ensemble(key: jax.Array, mlp: MLP, in_dim: int, size: int) -> dict:
@@ -37,13 +42,92 @@ def init_ensemble(key: jax.Array, mlp: MLP, in_dim: int, size: int) -> dict:
 
 
 def apply_mlp(params: dict, x: jax.Array) -> jax.Array:
-    """Value [..., out_dim] of the MLP whose parameters are `params`, at x [..., N]; its shape is read off the parameters."""
-    dense = sorted((name for name in params if name.startswith("Dense_")), key=lambda name: int(name[6:]))
-    widths = [params[name]["kernel"].shape[-1] for name in dense]
-    mlp = MLP(tuple(widths[:-1]), widths[-1], layer_norm="LayerNorm_0" in params)
-    return jnp.asarray(mlp.apply({"params": params}, x))
+    """Value [..., out_dim] of the MLP whose parameters are `params`, at x [..., N]."""
+    return mlp_layers(params, x)[-1]
 
 
 def apply_ensemble(params: dict, x: jax.Array) -> jax.Array:
     """Values [E, ...] of an ensemble of scalar MLPs at the same x [..., N]."""
     return jax.vmap(apply_mlp, in_axes=(0, None))(params, x)[..., 0]
+
+
+def mlp_layers(params: dict, x: jax.Array, known: Layers | None = None) -> Layers:
+    """All layers [..., width] of the MLP at x [..., N].
+
+    `known`, these same layers from an earlier call, spares their computation: nothing is multiplied but what derivatives
+    with respect to x and params need.
+    """
+    layers: list[jax.Array] = []
+    for i in range(sum(name.startswith("Dense_") for name in params)):
+        if i > 0:
+            x = gelu(layers[-1])
+            if f"LayerNorm_{i - 1}" in params:
+                x = layer_norm(x, **params[f"LayerNorm_{i - 1}"])
+        dense = params[f"Dense_{i}"]
+        layers.append(affine(x, **dense) if known is None else known_affine(x, dense["kernel"], dense["bias"], known[i]))
+    return tuple(layers)
+
+
+@jax.custom_jvp
+def gelu(x: jax.Array) -> jax.Array:
+    """x Phi(x) by its tanh approximation, as in the published code."""
+    return nn.gelu(x)
+
+
+def gelu_slope(x: jax.Array) -> jax.Array:
+    """The derivative of `gelu`. Written out it is one pass over x, where differentiating the code takes several."""
+    c = math.sqrt(2.0 / math.pi)
+    tanh = jnp.tanh(c * x * (1.0 + 0.044715 * x * x))
+    return 0.5 * (1.0 + tanh) + 0.5 * c * x * (1.0 - tanh * tanh) * (1.0 + 3.0 * 0.044715 * x * x)
+
+
+gelu.defjvps(lambda tangent, _, x: gelu_slope(x) * tangent)
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """x [..., width] shifted and scaled to mean 0 and variance 1 along its last axis, then by scale and bias [width].
+
+    Flax's LayerNorm to rounding, in an order of operations that spares XLA arrays of x's shape.
+    """
+    mean, mean_of_squares = x.mean(axis=-1, keepdims=True), (x * x).mean(axis=-1, keepdims=True)
+    normal = (x - mean) * jax.lax.rsqrt(jnp.maximum(mean_of_squares - mean * mean, 0.0) + 1e-6)
+    return normal * jnp.broadcast_to(scale, x.shape) + jnp.broadcast_to(bias, x.shape)
+
+
+def condition(params: dict, s: jax.Array) -> dict:
+    """The MLP on concat(s, x) as an MLP on x alone, at fixed s [..., S].
+
+    What s adds to the first layer is computed here, once for all x, and becomes that layer's bias [..., width].
+    """
+    kernel, bias = params["Dense_0"]["kernel"], params["Dense_0"]["bias"]
+    rows = s.shape[-1]
+    return params | {"Dense_0": {"kernel": kernel[rows:], "bias": affine(s, kernel[:rows], bias)}}
+
+
+def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """x kernel + bias, for x [..., N] and bias [width] or, from `condition`, [B, width]."""
+    y = x @ kernel
+    return y + jnp.broadcast_to(bias, y.shape)
+
+
+@jax.custom_vjp
+def known_affine(x: jax.Array, kernel: jax.Array, bias: jax.Array, result: jax.Array) -> jax.Array:
+    """`affine(x, kernel, bias)` with its derivatives, where the result is known already."""
+    return result
+
+
+def known_affine_transposed(primals: tuple[jax.Array, ...], cotangent: jax.Array) -> tuple[jax.Array | None, ...]:
+    """The cotangents of `known_affine`'s arguments."""
+    x, kernel, bias = primals
+    _, transpose = jax.vjp(jnp.matmul, x.reshape(-1, x.shape[-1]), kernel)
+    x_cotangent, kernel_cotangent = transpose(cotangent.reshape(-1, cotangent.shape[-1]))
+    rows = cotangent.reshape(-1, *bias.shape)
+    # Their sum as a product: XLA on a CPU takes a hundred times as long to sum over a leading axis.
+    bias_cotangent = jnp.tensordot(jnp.ones(len(rows)), rows, 1).astype(bias.dtype)
+    return x_cotangent.reshape(x.shape), kernel_cotangent, bias_cotangent, None
+
+
+known_affine.defvjp(
+    lambda x, kernel, bias, result: (result, (x, kernel, bias)),
+    known_affine_transposed,
+)

@@ -7,7 +7,7 @@ import pytest
 
 from agents import bc, trqam
 from agents.base import q_values
-from agents.flow import euler_sample, flow_matching_loss, velocity_field
+from agents.flow import VelocityField, euler_sample, flow_matching_loss
 from tests.agents.test_trqam import OBS, A, B, D, H, random_batch, tiny
 
 
@@ -96,4 +96,4 @@ def test_without_chunking_the_first_action_counts():
     agent = tiny(trqam, action_chunking=False)
     assert agent.flat_action_dim == A
     np.testing.assert_array_equal(agent.flat_actions(random_batch()), random_batch()["actions"][:, 0])
-    assert velocity_field(agent.params["policy"], jnp.zeros((B, OBS)))(jnp.zeros((B, A)), 0.0).shape == (B, A)
+    assert VelocityField(agent.params["policy"], jnp.zeros((B, OBS)))(jnp.zeros((B, A)), 0.0).shape == (B, A)

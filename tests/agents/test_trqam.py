@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agents import bc, qam, trqam, trqam_fixed_lambda
-from agents.flow import time_grid, velocity_field
+from agents.flow import VelocityField, time_grid
 from utils.errors import UserError
 from utils.networks import MLP, init_mlp
 
@@ -41,7 +41,7 @@ def field():
     """A nonlinear velocity field at fixed observations, and a batch of flow states."""
     params = init_mlp(jax.random.key(1), MLP((16, 16), D, layer_norm=True), OBS + D + 1)
     observations = jax.random.normal(jax.random.key(2), (B, OBS))
-    return velocity_field(params, observations), jax.random.normal(jax.random.key(3), (K, B, D))
+    return VelocityField(params, observations), jax.random.normal(jax.random.key(3), (K, B, D))
 
 
 def test_lean_adjoint_is_the_dense_product_of_transposed_jacobians(field):
@@ -91,7 +91,7 @@ def test_terminal_gradient_by_hand():
 def test_rollout_by_hand():
     """K = 2 with constant fields: x1 = x0 + .5 (2 v - x0 / .5) + sqrt(.5) g0 eps0, g0^2 = 6; x2 = x1 + .5 v_b."""
     policy, base = (lambda x, t: jnp.full_like(x, 1.0)), (lambda x, t: jnp.full_like(x, -2.0))
-    xs, x_final = trqam.memoryless_rollout(policy, base, jnp.array([[0.3]]), jnp.array([[[0.1]], [[9.0]]]))
+    xs, x_final, *_ = trqam.memoryless_rollout(policy, base, jnp.array([[0.3]]), jnp.array([[[0.1]], [[9.0]]]))
     x1 = 1.0 + 3**0.5 * 0.1
     np.testing.assert_allclose(xs[:, 0, 0], [0.3, x1], rtol=1e-6)
     np.testing.assert_allclose(x_final[0, 0], x1 - 1.0, rtol=1e-6)
@@ -188,7 +188,7 @@ def test_fork_freezes_lambda_and_nothing_else():
 
 def test_first_update_has_zero_path_kl_and_moves_the_policy():
     agent, metrics = tiny(trqam).update(random_batch(), jax.random.key(0))
-    assert metrics["dual/path_kl"] == 0.0
+    assert metrics["dual/path_kl"] < 1e-10  # not 0: the two fields are computed in batches of different sizes
     kernels = agent.params["policy"]["Dense_0"]["kernel"] - tiny(trqam).params["policy"]["Dense_0"]["kernel"]
     assert jnp.abs(kernels).max() > 0.0
 
@@ -203,5 +203,5 @@ def test_path_kl_is_per_environment_action():
     _, metrics = agent.loss(agent.params, batch, noise, fixed)
     ts = time_grid(K)[:, None, None]
     s = batch["observations"]
-    delta = velocity_field(policy, s)(fixed["xs"], ts) - velocity_field(agent.target_params["base"], s)(fixed["xs"], ts)
+    delta = VelocityField(policy, s)(fixed["xs"], ts) - VelocityField(agent.target_params["base"], s)(fixed["xs"], ts)
     np.testing.assert_allclose(metrics["dual/path_kl"], trqam.path_kl(delta) / H, rtol=1e-5)

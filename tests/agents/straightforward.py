@@ -1,0 +1,135 @@
+"""One update of TRQAM and its relatives written straight from the equations, every quantity computed where it stands.
+
+The oracle of agents/trqam.py, for its numbers and for the work it saves: nothing here is shared, reused or batched
+beyond what the equations say. Of the agent under test it takes the state, the settings and the hooks that make QAM and
+the forks; everything else is written again, networks included.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+
+class MLP(nn.Module):
+    """gelu layers, each followed by LayerNorm where asked, and a linear output layer."""
+
+    widths: tuple[int, ...]
+    layer_norm: bool
+
+    @nn.compact
+    def __call__(self, x):
+        for width in self.widths[:-1]:
+            x = nn.gelu(nn.Dense(width)(x))
+            if self.layer_norm:
+                x = nn.LayerNorm()(x)
+        return nn.Dense(self.widths[-1])(x)
+
+
+def network(params, *inputs):
+    """The MLP with these parameters at concat(inputs), whose leading axes are broadcast to those of the second."""
+    lead = inputs[1].shape[:-1]
+    x = jnp.concatenate([jnp.broadcast_to(part, (*lead, part.shape[-1])) for part in inputs], axis=-1)
+    dense = sorted(name for name in params if name.startswith("Dense_"))
+    mlp = MLP(tuple(params[name]["kernel"].shape[-1] for name in dense), "LayerNorm_0" in params)
+    return mlp.apply({"params": params}, x)
+
+
+def velocity(params, s, x, t):
+    return network(params, s, x, jnp.broadcast_to(t, (*x.shape[:-1], 1)))
+
+
+def q_values(critic, s, a):
+    return jax.vmap(lambda member: network(member, s, a)[..., 0])(critic)
+
+
+def act(agent, s, x0):
+    """x <- x + h v(s, x, t_k), clipped; the best of n by the mean of the online critic."""
+    flow_steps, x = agent.config.flow_steps, x0
+    for k in range(flow_steps):
+        x = x + velocity(agent.params["policy"], s, x, k / flow_steps) / flow_steps
+    actions = jnp.clip(x, -1, 1)
+    if len(actions) == 1:
+        return actions[0]
+    best = q_values(agent.params["critic"], s, actions).mean(axis=0).argmax(axis=0)
+    return jnp.take_along_axis(actions, best[None, :, None], axis=0)[0]
+
+
+def fixed_quantities(agent, batch, noise):
+    """What the losses treat as constant."""
+    config, s, s_next = agent.config, batch["observations"], batch["next_observations"][:, -1]
+    policy, base, critic = agent.params["policy"], agent.target_params["base"], agent.target_params["critic"]
+    flow_steps, h = config.flow_steps, 1 / config.flow_steps
+    next_actions = act(agent, s_next, noise["next_action"])
+    next_q = q_values(critic, s_next, next_actions)
+    backup = batch["masks"][:, -1] * (next_q.mean(axis=0) - config.rho * next_q.std(axis=0))
+    x, xs = noise["sde_x0"], []
+    for k in range(flow_steps - 1):
+        t = k * h
+        xs.append(x)
+        drift = 2 * velocity(policy, s, x, t) - x / (t + h)
+        x = x + h * drift + jnp.sqrt(h * 2 * (1 - t + h) / (t + h)) * noise["sde_noise"][k]
+    xs.append(x)
+    x = x + h * velocity(base, s, x, 1 - h)
+    squash = (lambda a: jnp.clip(a, -1, 1)) if config.clip_adj else (lambda a: a)
+    adjoint = -agent.terminal_scale() * jax.grad(lambda x: q_values(critic, s, squash(x)).mean(axis=0).sum())(x)
+    adjoints = []
+    for k in reversed(range(flow_steps)):
+        t = (k + 1) * h
+        _, transpose = jax.vjp(lambda x, t=t: 2 * velocity(base, s, x, t) - x / t, xs[k])
+        adjoint = adjoint + h * transpose(adjoint)[0]
+        adjoints.append(adjoint)
+    return {
+        "next_actions": next_actions,
+        "td_target": batch["rewards"][:, -1] + config.discount**config.horizon_length * backup,
+        "xs": jnp.stack(xs),
+        "adjoints": jnp.stack(adjoints[::-1]),
+        "clipped": jnp.mean(jnp.abs(x) > 1),
+    }
+
+
+def loss(params, agent, batch, noise, fixed):
+    """critic_loss + flow_loss + adj_loss, and the metrics."""
+    config, s, valid = agent.config, batch["observations"], batch["valid"][:, -1]
+    chunk = batch["actions"] if config.action_chunking else batch["actions"][:, :1]
+    a = chunk.reshape(len(s), -1)
+    q = q_values(params["critic"], s, a)
+    critic_loss = jnp.mean((q - fixed["td_target"][None]) ** 2 * valid[None])
+    x0, t = noise["flow_x0"], noise["flow_t"]
+    error = velocity(params["base"], s, (1 - t) * x0 + t * a, t) - (a - x0)
+    flow_loss = jnp.mean(jnp.mean(error**2, axis=-1) * valid)
+    h, lam = 1 / config.flow_steps, agent.trust_region()
+    ts = jnp.arange(config.flow_steps)[:, None, None] * h
+    xs, adjoints = fixed["xs"], fixed["adjoints"]
+    delta = velocity(params["policy"], s, xs, ts) - velocity(agent.target_params["base"], s, xs, ts)
+    g_squared = 2 * (1 - ts + h) / (ts + h)
+    sigma = jnp.sqrt(g_squared / lam)
+    adj_loss = ((2 * delta / sigma + sigma * adjoints) ** 2).sum(axis=(0, 2)).mean()
+    per_action = chunk.shape[1]
+    return critic_loss + flow_loss + adj_loss, {
+        "critic/loss": critic_loss,
+        "critic/q_mean": q.mean(),
+        "critic/target_mean": fixed["td_target"].mean(),
+        "flow/loss": flow_loss,
+        "adjoint/loss": adj_loss,
+        "adjoint/clipped": fixed["clipped"],
+        "dual/path_kl": (2 * h / g_squared * delta**2).sum(axis=(0, 2)).mean() / per_action,
+        "dual/kl_bound": (h * g_squared * adjoints**2).sum(axis=(0, 2)).mean() / (2 * lam**2) / per_action,
+    }
+
+
+def update_with_noise(agent, batch, noise):
+    """One update; the agent after it, the metrics, and the constants of the losses."""
+    fixed = fixed_quantities(agent, batch, noise)
+    grads, metrics = jax.grad(loss, has_aux=True)(agent.params, agent, batch, noise, fixed)
+    adam = optax.adam(agent.config.lr)
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), adam) if agent.config.clip_grad else adam
+    updates, opt_state = optimiser.update(grads, agent.opt_state, agent.params)
+    tau = agent.config.tau
+    targets = {name: jax.tree.map(lambda p, t: tau * p + (1 - tau) * t, agent.params[name], agent.target_params[name])
+               for name in agent.target_params}  # fmt: skip
+    agent = agent.replace(
+        params=optax.apply_updates(agent.params, updates), target_params=targets, opt_state=opt_state, step=agent.step + 1
+    )
+    agent, metrics = agent.after_step(metrics | {"grad_norm": optax.tree.norm(grads)})
+    return agent, metrics, fixed
