@@ -44,7 +44,7 @@ PLACE = ("flags/save_dir",)  # where the settings of the two runs differ
 class Work(NamedTuple):
     """Length of the phases, what happens how often, and for how many seeds.
 
-    Saves fall into log windows and, unless they are multiples of the horizon, into chunks that are being executed.
+    Saves fall into log windows and into chunks that are being executed: the intervals have few divisors in common.
     """
 
     bc: int = 92
@@ -53,7 +53,7 @@ class Work(NamedTuple):
     log: int = 20
     eval: int = 160
     save: int = 68
-    episodes: int = 2
+    episodes: int = 2  # of an evaluation
     num_seeds: int = 1
 
     def flags(self) -> list[str]:
@@ -64,7 +64,7 @@ class Work(NamedTuple):
 
 
 WHOLE = Work()
-QUICK = Work(bc=12, offline=24, online=200, log=8, eval=224, save=28, episodes=1)
+QUICK = Work(bc=24, offline=48, online=200, log=20, eval=248, save=28, episodes=1)
 TINY = [
     "--agent=agents/trqam.py",
     "--horizon_length=5",
@@ -74,7 +74,7 @@ TINY = [
     "--agent.num_qs=2",
     "--agent.flow_steps=3",
     "--agent.batch_size=16",
-    "--start_training=20",
+    "--start_training=5",
 ]
 
 
@@ -385,7 +385,10 @@ class Report:
 
 
 def kill_and_resume(life_of: Any, kills: Iterable[Kill], report: Report, most_lost: int) -> None:
-    """Start the run for every kill, and once more to its end; `life_of()` starts a process."""
+    """Start the run for every kill, and once more to its end; `life_of()` starts a process.
+
+    Raises Failure where one resumes more than `most_lost` steps before the place where the last one was killed.
+    """
     reached: tuple[Path, int] | None = None  # where a run stood that has not been resumed since
     for kill in [*kills, None]:
         with life_of() as process:
@@ -398,10 +401,10 @@ def kill_and_resume(life_of: Any, kills: Iterable[Kill], report: Report, most_lo
         report.resumes += bool(resumed)
         if reached and (watch.active or reached[0] in resumed):
             folder, step = reached
-            lost = step - resumed.get(folder, 0)
-            report.lost, reached = max(report.lost, lost), None
-            if lost > most_lost:
-                raise process.failure(f"{lost} steps lost: {folder.name} was at step {step} at least, see where it went on")
+            start = resumed.get(folder, 0)
+            report.lost, reached = max(report.lost, step - start), None
+            if step - start > most_lost:
+                raise process.failure(f"{folder.name} was at step {step} at least and went on from step {start}")
         if kill and watch.active and not (watch.active / "done.json").exists():
             reached = watch.active, watch.step(watch.active)
 

@@ -17,10 +17,10 @@ from utils.checkpoints import Checkpoints
 
 
 def test_two_kills(tmp_path):
-    report = script.check(tmp_path, kills=2, work=QUICK)
+    report = script.check(tmp_path, kills=2, seed=1, work=QUICK)
     assert report.differences == []
     assert report.signals == {"SIGKILL": 2}
-    assert report.rows >= 2 + 25 + 3  # of the base, of the run, evaluations
+    assert report.rows == 2 + 14 + 3  # of the base, of the run, evaluations
     assert report.arrays > 50 and report.replay_bytes > 200 * 4 * (29 + 8)
 
 
@@ -209,11 +209,11 @@ def test_lost_work_is_noticed(tmp_path):
         time.sleep(0.3)
     time.sleep(60)"""
     kills = [Kill(signal.SIGKILL, "training", position=100, delay=0)] * 2
-    with pytest.raises(Failure, match="160 steps lost: trqam_s0_12345678 was at step 160"):
+    with pytest.raises(Failure, match="trqam_s0_12345678 was at step 160 at least and went on from step 0"):
         script.kill_and_resume(lambda: life_of(tmp_path, program), kills, Report(), most_lost=56)
 
 
-def test_a_damaged_process_group_is_seen():
+def test_processes_of_a_group_are_found():
     assert any(str(os.getpid()) in line for line in script.group(os.getpgid(0)))
 
 
