@@ -87,11 +87,12 @@ gelu.defjvps(lambda tangent, _, x: gelu_slope(x) * tangent)
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     """x [..., width] shifted and scaled to mean 0 and variance 1 along its last axis, then by scale and bias [width].
 
-    Flax's LayerNorm to rounding, in an order of operations that spares XLA arrays of x's shape.
+    Flax's LayerNorm to rounding. As x r - m r with m r a number per row, because for (x - m) r XLA on a CPU writes x - m
+    to memory, to read it again in the derivative.
     """
-    mean, mean_of_squares = x.mean(axis=-1, keepdims=True), (x * x).mean(axis=-1, keepdims=True)
-    normal = (x - mean) * jax.lax.rsqrt(jnp.maximum(mean_of_squares - mean * mean, 0.0) + 1e-6)
-    return normal * jnp.broadcast_to(scale, x.shape) + jnp.broadcast_to(bias, x.shape)
+    m, mean_of_squares = x.mean(axis=-1, keepdims=True), (x * x).mean(axis=-1, keepdims=True)
+    r = jax.lax.rsqrt(jnp.maximum(mean_of_squares - m * m, 0.0) + 1e-6)
+    return (x * r - m * r) * jnp.broadcast_to(scale, x.shape) + jnp.broadcast_to(bias, x.shape)
 
 
 def condition(params: dict, s: jax.Array) -> dict:
