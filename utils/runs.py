@@ -37,7 +37,7 @@ LOGGING = (
     "video_episodes",
     "video_frame_skip",
 )
-PLACE = ("save_dir", "run_group", "tags", "logger", "env_name", "seed", "num_seeds")
+PLACE = ("save_dir", "run_group", "tags", "logger", "env_name", "seed", "num_seeds", "device_data_gb")
 UNHASHED = {*STEPS, *LOGGING, *PLACE}
 ROOT = Path(__file__).resolve().parents[1]
 AGENTS = ROOT / "agents"
