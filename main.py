@@ -75,8 +75,9 @@ def run_all(argv: list[str]) -> int:
         runs = plan(fv)
         show(runs)
         if not fv.dry_run:
-            from utils.training import train
+            from utils.training import configure_jax, train
 
+            configure_jax(runs[0].settings.flags)
             seeds_of_tasks = itertools.groupby(runs, key=lambda run: run.env_name)
             return max(train_one(train, list(seeds), fv) for _, seeds in seeds_of_tasks)
     except UserError as error:

@@ -92,6 +92,11 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     count("video_episodes", 0, "episodes filmed when the run ends")
     count("video_frame_skip", 3, "environment steps per frame", least=1)
 
+    doc = "of matrix products: the device's default, highest (parity), or bfloat16 (faster, coarser)"
+    flags.DEFINE_enum("matmul_precision", "default", ["default", "highest", "high", "bfloat16"], doc, flag_values=fv)
+    doc = "where compiled programs are kept (JAX_COMPILATION_CACHE_DIR comes first); empty: nowhere"
+    text("compilation_cache_dir", "~/.cache/trqam/jax", doc)
+
     text("save_dir", "exp/", "where runs are stored")
     text("run_group", "Debug", "folder of the run below save_dir")
     text("tags", "", "comma-separated tags for Weights & Biases")

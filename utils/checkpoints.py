@@ -4,6 +4,7 @@ A checkpoint is a tree of arrays and a record (a JSON object). Beside the record
 and a CRC-32 of all that: what is read is what was written, or it is refused.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -53,6 +54,8 @@ class Checkpoints:
             best_fn=_success,
             preservation_policy=AnyPreservationPolicy([LatestN(self._keep), best]),
             cleanup_tmp_directories=True,  # of a process that was killed while it wrote
+            # Where they cannot be made in the background, Orbax's threads wait for them until a timeout ends the process.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         return ocp.CheckpointManager(self.folder, options=options)
 
@@ -112,16 +115,22 @@ class Checkpoints:
             raise self._unwritten(error) from error
 
     def last_good(self) -> str:
-        """Half a sentence on what a run can go on from."""
+        """Half a sentence on what a run can go on from, once what is being written is there."""
+        with contextlib.suppress(Exception):  # of many types; told where it matters
+            self._manager.wait_until_finished()
         steps = self.steps()
         return f"the last good checkpoint is that of step {steps[-1]}" if steps else "there is no checkpoint yet"
 
     def _unwritten(self, error: Exception) -> RunError:
-        reason = " ".join(str(error).split())[:300]
         return RunError(
-            f"cannot write a checkpoint in {self.folder} ({reason}); {self.last_good()}: "
+            f"cannot write a checkpoint in {self.folder} ({self._reason(error)}); {self.last_good()}: "
             "make room or mend it, and give the same command again"
         )
+
+    def _reason(self, error: Exception) -> str:
+        """What an error of Orbax's says, in one line; the cause stands at its end, behind many paths."""
+        text = " ".join(f"{type(error).__name__}: {error}".replace(f"{self.folder}/", "").split())
+        return text if len(text) <= 300 else f"{text[:100]} ... {text[-200:]}"
 
     def set_aside(self, steps: list[int]) -> None:
         """Move checkpoints to <folder>.unreadable, where they are in nobody's way."""
@@ -152,8 +161,7 @@ class Checkpoints:
             if content["arrays"]:
                 raise ValueError(f"{next(iter(content['arrays']))} is missing")
         except Exception as error:  # of many types, by what is damaged below Orbax
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise CheckpointError(f"checkpoint {self.folder / str(step)} cannot be read ({reason})") from error
+            raise CheckpointError(f"checkpoint {self.folder / str(step)} cannot be read ({self._reason(error)})") from error
         return tree, content["record"]
 
     def readable(self) -> Iterator[tuple[int, dict, dict[str, Any]]]:
@@ -176,7 +184,7 @@ class Checkpoints:
 @functools.cache
 def _quiet_orbax() -> None:
     """It tells of every step it takes; and where one array cannot be read, all others then being read print tracebacks."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     hook = sys.unraisablehook
     sys.unraisablehook = lambda unraisable: None if str(unraisable.exc_value) == "Event loop is closed" else hook(unraisable)

@@ -37,7 +37,7 @@ LOGGING = (
     "video_episodes",
     "video_frame_skip",
 )
-PLACE = ("save_dir", "run_group", "tags", "logger", "env_name", "seed", "num_seeds", "device_data_gb")
+PLACE = ("compilation_cache_dir", "device_data_gb", "save_dir", "run_group", "tags", "logger", "env_name", "seed", "num_seeds")
 UNHASHED = {*STEPS, *LOGGING, *PLACE}
 ROOT = Path(__file__).resolve().parents[1]
 AGENTS = ROOT / "agents"
@@ -149,8 +149,9 @@ class Run:
         """Make the folder, after --overwrite an empty one, and write config.json with what was `found` besides."""
         stored = read_json(self.folder / "config.json") or {}
         if not overwrite and stored.get("dataset", found["dataset"]) != found["dataset"]:
+            flag = "--dataset" if self.settings.flags["dataset"] else "--ogbench_dataset_dir"
             raise UserError(
-                f"--ogbench_dataset_dir: the data is not what {self.folder} began with ({stored['dataset']['transitions']} "
+                f"{flag}: the data is not what {self.folder} began with ({stored['dataset']['transitions']} "
                 f"transitions then, {found['dataset']['transitions']} now); bring it back, or give another --run_group"
             )
         if overwrite and self.folder.exists():

@@ -137,6 +137,14 @@ def updates_per_call(*counts: int) -> int:
 # -------------------------------------------------------------------------------------------------- a run
 
 
+def configure_jax(flags: dict[str, Any]) -> None:
+    """What the flags set of JAX itself; before anything is computed."""
+    if flags["matmul_precision"] != "default":
+        jax.config.update("jax_default_matmul_precision", flags["matmul_precision"])
+    if flags["compilation_cache_dir"] and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(Path(flags["compilation_cache_dir"]).expanduser()))
+
+
 def prepare_data(run: Run) -> dict[str, np.ndarray]:
     """The run's dataset; with a preset it is made first where it is missing."""
     flags, transitions = run.settings.flags, run.settings.transitions
@@ -400,11 +408,24 @@ class Trainer:
             actions = np.asarray(act_online(self.agents, observations, self.key_actions, online_step, self.mesh))
             shape = (self.chunk_length, self.action_dim)
             chunks = [None if o is None else a.reshape(shape) for o, a in zip(wanted, actions, strict=True)]
+        self.require_finite({i: {"actions": chunk} for i, chunk in enumerate(chunks) if chunk is not None})
+        for i in self.broken:
+            chunks[i] = None if chunks[i] is None else np.zeros_like(chunks[i])  # their environments idle
         steps = [episodes.advance(online_step, chunk) for episodes, chunk in zip(self.episodes, chunks, strict=True)]
-        for journal, (transition, _) in zip(self.journals, steps, strict=True):
-            journal.replay_file.append(transition)
+        self.require_finite({i: transition for i, (transition, _) in enumerate(steps)})
+        for i, journal in self.going:
+            journal.replay_file.append(steps[i][0])
         transitions, first = zip(*steps, strict=True)
         return {name: np.stack([t[name] for t in transitions]).astype(np.float32) for name in transitions[0]}, np.array(first)
+
+    def require_finite(self, values: dict[int, dict[str, Any]]) -> None:
+        """Break the seeds, by place, in which a value that goes to the environment or to the replay is not finite."""
+        for i, named in values.items():
+            bad = [name for name, value in named.items() if not np.isfinite(value).all()]
+            if bad and i not in self.broken:
+                self.means()  # names the update that did it, if it was one
+            if bad and i not in self.broken:
+                self.breaks(i, f"{bad[0]} of the environment step is not finite after step {self.step}")
 
     def film(self) -> None:
         """Film the trained policies where asked."""
