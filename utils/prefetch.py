@@ -13,8 +13,10 @@ the device would draw, since those follow from the key and the number of the upd
 import collections
 import contextlib
 import itertools
+import math
 import mmap
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,7 +33,7 @@ from utils.chunks import FIELDS, Fed, Replay, Rows, Transitions, update_keys
 from utils.errors import RunError
 from utils.seeds import share, spread
 
-READERS = 16  # threads that wait for the disk at a time; what is in memory needs two
+READERS = 16  # threads, most of which wait for the disk; what is in memory needs four
 UPDATES_AHEAD = 32  # at the least, and at the least two blocks
 
 
@@ -54,10 +56,15 @@ def device_budget(device: jax.Device) -> float:
     """Bytes of a device that a dataset may take: half of what is free, on a CPU of the memory that is available."""
     if stats := device.memory_stats():
         return (stats["bytes_limit"] - stats["bytes_in_use"]) / 2
+    return available_memory() / 2
+
+
+def available_memory() -> float:
+    """Bytes that the host can give, what it only caches included; where it does not say, all that it has."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")) / 2
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class OnDevice:
@@ -78,6 +85,7 @@ class OnHost:
 
     def __init__(self, dataset: dict[str, np.ndarray], mesh: Mesh | None):
         self.dataset, self.mesh = {name: np.asarray(array) for name, array in dataset.items()}, mesh
+        self.files = [Path(a.filename) for a in dataset.values() if isinstance(a, np.memmap) and a.filename]
         for array in dataset.values():
             expect_random_reads(array)
         self.stored: Transitions | Fed = share(Fed(jnp.array(len(dataset["rows"]), jnp.int32)), mesh)
@@ -86,11 +94,21 @@ class OnHost:
         """The dataset's rows [S, U, B, ...] for each block, along [S] as the keys [S] of the seeds."""
         return Prefetch(self, replay, keys, config, blocks)
 
+    def read_ahead(self, stop: threading.Event) -> None:
+        """Read the files from start to end, where memory can keep them: single pages then need not come from the disk."""
+        if sum(file.stat().st_size for file in self.files) > available_memory() / 2:
+            return
+        buffer = bytearray(1 << 24)
+        for path in self.files:
+            with path.open("rb", buffering=0) as file:
+                while not stop.is_set() and file.readinto(buffer):
+                    pass
+
     def empty(self, batch_size: int, horizon: int) -> Any:
         """Room for `Rows` of NumPy arrays [B, ...]."""
         steps = {"observations": horizon + 1}
         shapes = {name: (batch_size, steps.get(name, horizon), *self.dataset[name].shape[1:]) for name in FIELDS}
-        arrays: dict[str, Any] = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+        arrays: dict[str, Any] = {name: aligned(shape) for name, shape in shapes.items()}
         return Rows(**arrays)
 
     def look_up(self, starts: np.ndarray, rows: Any) -> None:
@@ -120,7 +138,9 @@ class Prefetch:
         self.keys = jax.device_put(keys, jax.devices("cpu")[0])
         self.pieces, self.waited = readers, 0.0
         self.builder = ThreadPoolExecutor(1, "prefetch")
-        self.readers = ThreadPoolExecutor(readers, "prefetch-reader")
+        self.readers = ThreadPoolExecutor(readers + 1, "prefetch-reader")
+        self.stop = threading.Event()
+        self.readers.submit(data.read_ahead, self.stop)
         self.coming: collections.deque[tuple[Block, Future[Rows]]] = collections.deque()
         self._order()
 
@@ -128,6 +148,7 @@ class Prefetch:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop.set()
         # The readers first: without them the builder does not go on.
         self.readers.shutdown(cancel_futures=True)
         self.builder.shutdown(cancel_futures=True)
@@ -186,6 +207,14 @@ def starts_of(
         return replay.stored_starts(update_keys(key, update)[0], batch_size, horizon)
 
     return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(keys, updates)
+
+
+def aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """An empty array whose memory a CPU device can take as it is, without a copy."""
+    size = 4 * math.prod(shape)
+    room = np.empty(size + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + size].view(np.float32).reshape(shape)
 
 
 def expect_random_reads(array: np.ndarray) -> None:

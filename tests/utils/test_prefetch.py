@@ -195,6 +195,20 @@ def test_no_thread_is_left_behind():
     assert threads() == []
 
 
+def test_reading_ahead_ends_with_the_training(tmp_path, monkeypatch):
+    dataset = mapped(make_dataset([9]), tmp_path)
+    data, stop = OnHost(dataset, None), threading.Event()
+    assert sorted(path.name for path in data.files) == ["actions.npy", "observations.npy"]
+    data.read_ahead(stop)
+    data.files = [Path("/dev/zero")]  # has no end
+    with endless(data) as feed:
+        next(feed)
+        assert [thread for thread in threads() if thread.is_alive()]
+    assert threads() == []
+    monkeypatch.setattr(prefetch, "available_memory", lambda: -1)
+    data.read_ahead(stop)  # what memory cannot keep is not read at all
+
+
 def test_it_stays_ahead_and_no_further():
     with endless(OnHost(make_dataset([9]), None)) as feed:
         for _ in range(3):
