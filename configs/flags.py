@@ -80,6 +80,8 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "folder of OGBench's npz files (downloaded here when missing)",
     )
     text("dataset", None, "npz file of your own data, for --env_name=module:EnvId")
+    doc = "GB a dataset may take on the device, larger ones stay on the host; 0: always; unset: half of the free memory"
+    flags.DEFINE_float("device_data_gb", None, doc, flag_values=fv, lower_bound=0.0)
 
     count("log_interval", 5_000, "steps between rows of train.csv; 0: only at the end of each phase")
     count("eval_interval", 50_000, "steps between evaluations; 0: only before and after each phase")

@@ -121,7 +121,7 @@ def load_dataset(
     finally:
         env.close()
     if sparse:
-        raw["rewards"] = np.where(raw["rewards"] == 0, raw["rewards"], -1).astype(np.float32)
+        raw["rewards"] = np.where(raw["rewards"] == 0, np.float32(0), np.float32(-1))
     return _compact(raw, proportion, f"{flag}: {path}")
 
 
@@ -259,34 +259,35 @@ def _label(env: SeededEnv, env_name: str, raw: dict[str, np.ndarray]) -> tuple[n
     """Rewards [R] and masks [R] of the task, by OGBench's own function."""
     from ogbench.relabel_utils import relabel_dataset
 
-    labels = []
-    for start in range(0, len(raw["terminals"]), _BLOCK):
+    size = len(raw["terminals"])
+    rewards, masks = np.empty(size, np.float32), np.empty(size, np.float32)
+    for start in range(0, size, _BLOCK):
         block: dict[str, np.ndarray] = {
             key: raw[key][start : start + _BLOCK] for key in ("qpos", "button_states") if key in raw
         }
         relabel_dataset(world_name(env_name), env, block)
-        labels.append((block["rewards"], block["masks"]))
-    rewards, masks = zip(*labels, strict=True)
-    return np.concatenate(rewards), np.concatenate(masks)
+        rewards[start : start + _BLOCK], masks[start : start + _BLOCK] = block["rewards"], block["masks"]
+    return rewards, masks
 
 
 def _compact(raw: dict[str, np.ndarray], proportion: float, where: str) -> dict[str, np.ndarray]:
-    final = np.array(raw["terminals"]) > 0
+    """The layout that `load_dataset` returns; observations and actions are the arrays given, or views of them."""
+    final = np.asarray(raw["terminals"]) > 0
     final[-1:] = True
     rows = np.flatnonzero(~final)
-    rows = rows[: max(1, int(len(rows) * proportion))]
+    rows = rows[: max(1, int(len(rows) * proportion))].astype(np.int32 if len(final) < 2**31 else np.int64)
     if len(rows) == 0:
         raise UserError(f"{where} holds no transition: every row ends a trajectory")
     kept = int(rows[-1]) + 2
-    terminals = final[:kept].astype(np.float32)
-    terminals[:-1] = np.maximum(terminals[:-1], terminals[1:])
-    terminals[rows[-1] :] = 1  # where the share ends, a trajectory ends
+    ends = final[:kept]
+    ends[:-1] |= final[1:kept]
+    ends[rows[-1] :] = True  # where the share ends, a trajectory ends
     masks = raw["masks"] if "masks" in raw else np.ones(len(final), np.float32)
     return {
         "observations": raw["observations"][:kept],
         "actions": raw["actions"][:kept],
         "rewards": raw["rewards"][:kept],
         "masks": masks[:kept],
-        "terminals": terminals,
-        "rows": rows.astype(np.int32 if kept < 2**31 else np.int64),
+        "terminals": ends.astype(np.float32),
+        "rows": rows,
     }

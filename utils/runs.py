@@ -37,7 +37,7 @@ LOGGING = (
     "video_episodes",
     "video_frame_skip",
 )
-PLACE = ("compilation_cache_dir", "save_dir", "run_group", "tags", "logger", "env_name", "seed", "num_seeds")
+PLACE = ("compilation_cache_dir", "device_data_gb", "save_dir", "run_group", "tags", "logger", "env_name", "seed", "num_seeds")
 UNHASHED = {*STEPS, *LOGGING, *PLACE}
 ROOT = Path(__file__).resolve().parents[1]
 AGENTS = ROOT / "agents"

@@ -20,8 +20,12 @@ def mesh_for(seeds: int) -> Mesh | None:
 
 def stack_seeds(trees: Sequence[Any], mesh: Mesh | None) -> Any:
     """One tree of arrays [S, ...] from a tree for each seed."""
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-    return stacked if mesh is None else jax.device_put(stacked, NamedSharding(mesh, SEED))
+    return spread(jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees), mesh)
+
+
+def spread(stacked: Any, mesh: Mesh | None) -> Any:
+    """A tree of arrays [S, ...] put on the devices of the seeds."""
+    return jax.device_put(stacked, None if mesh is None else NamedSharding(mesh, SEED))
 
 
 def share(tree: Any, mesh: Mesh | None) -> Any:

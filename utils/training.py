@@ -27,16 +27,17 @@ from envs.tasks import dataset_name, has_oracle, is_user_env
 from envs.workers import EnvWorkers, WorkerError, default_workers
 from utils import preemption
 from utils.checkpoints import Checkpoints, agent_from, agent_tree, load_base
-from utils.chunks import FIELDS, Replay, Transitions
+from utils.chunks import FIELDS, Fed, Replay, Rows, Transitions, update_keys
 from utils.errors import RunError, UserError
 from utils.evaluation import EvalResult, evaluate
 from utils.journal import Journal
 from utils.logging import ProgressBar, check_backends, progress_bar, warn
 from utils.online import OnlineEpisodes, as_dataset
 from utils.policy import evaluation_policy, stream
+from utils.prefetch import Block, place
 from utils.published import check_base
 from utils.runs import STEPS, Run, load_agent, write_json
-from utils.seeds import for_each_seed, mesh_for, share, stack_seeds, take
+from utils.seeds import for_each_seed, mesh_for, stack_seeds, take
 from utils.video import film
 
 MOST_UPDATES_PER_CALL = {"cpu": 4}  # elsewhere:
@@ -67,33 +68,46 @@ class Window(flax.struct.PyTreeNode):
 def one_update(agent: Agent, replay: Replay, key: jax.Array) -> tuple[Agent, dict[str, jax.Array]]:
     """The update that follows from `key` and the number of updates that the agent has had."""
     config = agent.config
-    key_batch, key_update = jax.random.split(jax.random.fold_in(key, agent.step))
+    key_batch, key_update = update_keys(key, agent.step)
     batch = replay.sample(key_batch, config.batch_size, config.horizon_length, config.discount)
     return agent.update(batch, key_update)
 
 
 @partial(jax.jit, static_argnames=("updates", "mesh"), donate_argnames=("agents", "windows"))
 def train_block(
-    agents: Agent, windows: Window, replay: Replay, keys: jax.Array, updates: int, mesh: Mesh | None = None
+    agents: Agent,
+    windows: Window,
+    replay: Replay,
+    keys: jax.Array,
+    updates: int,
+    rows: Rows | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[Agent, Window, jax.Array]:
     """`updates` updates of every seed in one call; agents, windows, online transitions and keys (their data) are stacked [S].
 
+    rows: those of a dataset on the host, for each seed and update [S, U, B, ...]; see utils/prefetch.py.
     The last result is there to wait for, since the others are given to the next call.
     """
 
     def block(
-        agent: Agent, window: Window, key: jax.Array, online: Transitions | None, stored: Transitions
+        agent: Agent,
+        window: Window,
+        key: jax.Array,
+        online: Transitions | None,
+        rows: Rows | None,
+        stored: Transitions | Fed,
     ) -> tuple[Agent, Window, jax.Array]:
-        def one(carry: tuple[Agent, Window], _: None) -> tuple[tuple[Agent, Window], None]:
-            source = replay.replace(stored=stored, online=online)
-            agent, metrics = one_update(carry[0], source, jax.random.wrap_key_data(key))
+        seeds_replay = replay.replace(stored=stored, online=online)
+
+        def one(carry: tuple[Agent, Window], rows: Rows | None) -> tuple[tuple[Agent, Window], None]:
+            agent, metrics = one_update(carry[0], seeds_replay.feed(rows), jax.random.wrap_key_data(key))
             return (agent, carry[1].add(metrics, agent.step)), None
 
-        (agent, window), _ = jax.lax.scan(one, (agent, window), length=updates)
+        (agent, window), _ = jax.lax.scan(one, (agent, window), rows, length=updates)
         return agent, window, agent.step + 0
 
-    mapped = for_each_seed(block, (0, 0, 0, 0, None), mesh)
-    return mapped(agents, windows, keys, replay.online, replay.stored)
+    mapped = for_each_seed(block, (0, 0, 0, 0, 0, None), mesh)
+    return mapped(agents, windows, keys, replay.online, rows, replay.stored)
 
 
 @partial(jax.jit, static_argnames="mesh", donate_argnames="online")
@@ -327,12 +341,17 @@ class Trainer:
             self.evaluate("offline")
         if self.step >= steps:
             return
-        replay = share(Replay.create(dataset), self.mesh)
+        data = place(dataset, self.flags["device_data_gb"], self.mesh)
+        replay = Replay(data.stored)
         intervals = [self.flags[f"{name}_interval"] for name in ("log", "eval", "save")]
         updates = updates_per_call(steps, self.step, *intervals)
-        with progress_bar(steps, self.name, self.step) as bar:
-            while self.step < steps:
-                self.update(replay, updates)
+        done = int(self.agents.step[0]) - self.step
+        blocks = (Block(done + step, updates) for step in range(self.step, steps, updates))
+        with contextlib.ExitStack() as stack:
+            feed = stack.enter_context(data.feed(replay, self.keys["updates"], self.agents.config, blocks))
+            bar = stack.enter_context(progress_bar(steps, self.name, self.step))
+            for rows in feed:
+                self.update(replay, updates, rows)
                 self.step += updates
                 bar.update(updates)
                 self.at_intervals("offline", bar, last=self.step == steps)
@@ -347,20 +366,28 @@ class Trainer:
             budgets = [take(self.agents, i).with_kl_budget(flags["kl_budget_online"]) for i in range(len(self.journals))]
             self.agents = stack_seeds(budgets, self.mesh)
         start = max(flags["start_training"], self.agents.config.horizon_length)
-        replay = self.start_episodes(dataset, start if flags["balanced_sampling"] else 0)
-        with progress_bar(steps, f"{self.name} online", self.step - before) as bar:
+        data = place(dataset, flags["device_data_gb"], self.mesh)
+        balanced, utd = flags["balanced_sampling"], flags["utd_ratio"]
+        online = self.start_episodes(dataset, start if balanced else 0)
+        replay = Replay(data.stored, online, balanced)
+        learning = range(max(start, self.step - before), steps)  # the steps that are followed by updates
+        done = int(self.agents.step[0])
+        blocks = (Block(done + i * utd, utd, online_step + 1) for i, online_step in enumerate(learning))
+        with contextlib.ExitStack() as stack:
+            feed = stack.enter_context(data.feed(replay, self.keys["updates"], self.agents.config, blocks))
+            bar = stack.enter_context(progress_bar(steps, f"{self.name} online", self.step - before))
             for online_step in range(self.step - before, steps):
                 transitions, first = self.advance(online_step)
-                replay = replay.replace(online=store(replay.online, transitions, first, self.mesh))
-                if online_step >= start:
-                    self.update(replay, flags["utd_ratio"])
+                online = store(online, transitions, first, self.mesh)
+                if online_step in learning:
+                    self.update(Replay(data.stored, online, balanced), utd, next(feed))
                 self.step += 1
                 bar.update(1)
                 self.at_intervals("online", bar, last=online_step == steps - 1)
 
-    def start_episodes(self, dataset: dict[str, np.ndarray], at_random_until: int) -> Replay:
-        """Start every seed's episodes, or repeat those that were running -> the dataset and what was stored online."""
-        steps, balanced = self.flags["online_steps"], self.flags["balanced_sampling"]
+    def start_episodes(self, dataset: dict[str, np.ndarray], at_random_until: int) -> Transitions:
+        """Start every seed's episodes, or repeat those that were running -> what was stored online."""
+        steps = self.flags["online_steps"]
         stored = []
         for journal, record in zip(self.journals, self.records, strict=True):
             episodes = OnlineEpisodes(journal.run, self.action_dim, at_random_until)
@@ -370,8 +397,7 @@ class Trainer:
             rows = resumed_rows(journal, episodes, running, record["replay"]) if running else None
             empty = {name: dataset[name][:0] for name in (*FIELDS, "rows")}
             stored.append(Transitions.create(rows or empty, steps))
-        shared = share(Transitions.create(dataset), self.mesh)
-        return Replay(shared, stack_seeds(stored, self.mesh), balanced)
+        return stack_seeds(stored, self.mesh)
 
     def advance(self, online_step: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """One environment step of every seed -> the transitions and whether each is the first of its episode, along [S]."""
@@ -412,18 +438,18 @@ class Trainer:
 
     # ---------------------------------------------------------------- updates, and what happens between them
 
-    def update(self, replay: Replay, updates: int) -> None:
+    def update(self, replay: Replay, updates: int, rows: Rows | None) -> None:
         """One call of `updates` updates, at most one call ahead of the device."""
         if not self.metrics:
-            one = replay.replace(online=jax.tree.map(lambda leaf: leaf[0], replay.online))
-            agent = jax.tree.map(lambda leaf: leaf[0], self.agents)
+            agent, online = jax.tree.map(lambda leaf: leaf[0], (self.agents, replay.online))
+            one = replay.replace(online=online).feed(jax.tree.map(lambda leaf: leaf[0, 0], rows))
             self.metrics = list(jax.eval_shape(one_update, agent, one, jax.random.wrap_key_data(self.keys["updates"][0]))[1])
         if self.windows is None:
             zeros = dict.fromkeys(self.metrics, 0.0)
             self.windows = stack_seeds([Window.create(zeros) for _ in self.journals], self.mesh)
         before = self.ahead
         self.agents, self.windows, self.ahead = train_block(
-            self.agents, self.windows, replay, self.keys["updates"], updates, self.mesh
+            self.agents, self.windows, replay, self.keys["updates"], updates, rows, self.mesh
         )
         self.window_updates += updates
         if before is not None:
