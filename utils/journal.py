@@ -55,15 +55,13 @@ class Journal:
 
     def go_back(self, step: int) -> tuple[dict, dict[str, Any]]:
         """Take every file back to the checkpoint of a step (-1: to nothing) -> its tree and its record."""
-        if step < 0:
-            self.logger.cut(step, dict.fromkeys(self.logger.position(), 0))
-            self.replay_file.resume({"rows": 0, "crc": 0})
-            return {}, {}
-        tree, record = self.checkpoints.read(step)
+        tree, record = self.checkpoints.read(step) if step >= 0 else ({}, {})
         self.checkpoints.set_aside(self.unreadable)
         self.checkpoints.remove([other for other in self.checkpoints.steps() if other > step])
-        self.logger.cut(step, record["rows"])
-        self.replay_file.resume(record["replay"])
+        self.logger.cut(step, record.get("rows", {}))
+        self.replay_file.resume(record.get("replay", {"rows": 0, "crc": 0}))
+        if not record:
+            return tree, record
         self.success, self.evaluated_at, self.warned = record["success"], record["evaluated_at"], record["warned"]
         self.recent.extend(self.logger["train"].rows()[-Agent.PATIENCE :])
         print(f"resumed at step {step}: {self.run.folder}")

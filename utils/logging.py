@@ -183,9 +183,10 @@ class RunLogger:
         """Takes every file back to where it was at `step`, the checkpoint that a resumed run continues from."""
         self._purge_step = step + 1
         for name, file in self._files.items():
-            if file.count < position[name]:
-                print(f"{file.path} has lost {position[name] - file.count} rows since the checkpoint of step {step}")
-            file.cut(position[name])
+            count = position.get(name, 0)
+            if file.count < count:
+                print(f"{file.path} has lost {count - file.count} rows since the checkpoint of step {step}")
+            file.cut(count)
 
     def close(self) -> None:
         """Flushes and ends the optional backends."""

@@ -180,7 +180,8 @@ def train(runs: list[Run], overwrite: bool = False) -> None:
     if flags["kl_budget_online"] is not None:
         agents[0].with_kl_budget(flags["kl_budget_online"])
     if agents[0].STARTS_FROM_BASE:
-        fresh = [i for i, run in enumerate(runs) if overwrite or run.newest_checkpoint() < 0]
+        # A single checkpoint may have to be given up for what another seed has, see `standing_together`.
+        fresh = [i for i, run in enumerate(runs) if overwrite or run.newest_checkpoint() <= flags["save_interval"]]
         for i, base in zip(fresh, bases([runs[i] for i in fresh], agents[0], dataset, given), strict=True):
             agents[i] = agents[i].with_base(base) if base else agents[i]
     with contextlib.ExitStack() as stack:
@@ -247,13 +248,14 @@ def standing_together(journals: list[Journal]) -> list[tuple[int, list[int]]]:
     """Which of the runs go on from which step; those of one step are trained in one program.
 
     A process that is killed between two of its checkpoints leaves one seed a checkpoint ahead of another: it goes back to
-    the one they share.
+    where the other one stands, if that is no more than a save interval.
     """
-    newest = [journal.newest() for journal in journals]
+    newest, interval = [journal.newest() for journal in journals], journals[0].run.settings.flags["save_interval"]
     groups: dict[int, list[int]] = {}
     for i, step in enumerate(newest):
         previous = journals[i].previous(step)
-        groups.setdefault(previous if previous >= 0 and previous in newest else step, []).append(i)
+        near = previous in newest and step - max(0, previous) <= interval
+        groups.setdefault(previous if near else step, []).append(i)
     return sorted(groups.items())
 
 
