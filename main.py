@@ -9,10 +9,12 @@ Settings: agent defaults < the domain's (configs/domains.py) < --preset < the co
 <save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>; started again it goes on, and a finished one is skipped.
 """
 
+import itertools
 import os
 import sys
 
 from utils.errors import RunError, UserError
+from utils.preemption import Preempted, handled
 
 
 def plan(fv) -> list:
@@ -52,6 +54,16 @@ def show(runs: list) -> None:
 
 def main(argv: list[str]) -> int:
     """Parse, plan, and train one run after the other; returns the exit code."""
+    try:
+        with handled():
+            return run_all(argv)
+    except Preempted as signal:
+        print(f"stopped by {signal}; the same command goes on", file=sys.stderr)
+        return signal.exit_code
+
+
+def run_all(argv: list[str]) -> int:
+    """What `main` does, but for signals."""
     debug = "--debug" in argv
     try:
         from configs.flags import define_flags, parse_flags
@@ -63,9 +75,11 @@ def main(argv: list[str]) -> int:
         runs = plan(fv)
         show(runs)
         if not fv.dry_run:
-            from utils.training import train
+            from utils.training import configure_jax, train
 
-            return max(train_one(train, run, fv) for run in runs)
+            configure_jax(runs[0].settings.flags)
+            seeds_of_tasks = itertools.groupby(runs, key=lambda run: run.env_name)
+            return max(train_one(train, list(seeds), fv) for _, seeds in seeds_of_tasks)
     except UserError as error:
         if debug:
             raise
@@ -74,14 +88,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def train_one(train, run, fv) -> int:
-    """Train one run; where it cannot go on, say so and return 1, so that the runs behind it have their turn."""
+def train_one(train, runs: list, fv) -> int:
+    """Train the seeds of one task; where they cannot go on, say so and return 1, so that the tasks behind have their turn."""
     try:
-        train(run, fv.overwrite)
-    except RunError as error:
+        train(runs, fv.overwrite)
+    except (RunError, OSError) as error:
         if fv.debug:
             raise
-        print("error:", str(error).partition("\n")[0], file=sys.stderr)
+        place = f" ({runs[0].folder.parent}: what is stored there is whole)" if isinstance(error, OSError) else ""
+        print("error:", str(error).partition("\n")[0] + place, file=sys.stderr)
         return 1
     return 0
 

@@ -72,6 +72,7 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
     TARGETS: ClassVar[tuple[str, ...]] = ("critic", "base")
     ACTOR = "policy"  # the velocity field that acts
     STARTS_FROM_BASE = True  # whether behaviour cloning comes first
+    PATIENCE = 10  # rows of train.csv that `concerns` looks at
 
     # ---------------------------------------------------------------- construction
 
@@ -169,6 +170,10 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
     def after_step(self, metrics: dict[str, jax.Array]) -> tuple[Self, dict[str, jax.Array]]:
         """Hook: update of the agent's own state from this update's metrics."""
         return self, metrics
+
+    def concerns(self, rows: list[dict[str, Any]]) -> dict[str, str]:
+        """Hook: what a user should know about the newest PATIENCE rows of train.csv, by kind; each kind is told once."""
+        return {}
 
     def update(self, batch: Batch, key: jax.Array) -> tuple[Self, dict[str, jax.Array]]:
         """One update on a batch, with all randomness from `key`; metrics are scalars."""

@@ -271,6 +271,22 @@ class TRQAM(Agent):
         """Hook: factor of the terminal adjoint."""
         return 1.0
 
+    def concerns(self, rows: list[dict[str, Any]]) -> dict[str, str]:
+        """lambda on a bound in the newest row, and a path KL off its budget by half and more in PATIENCE rows."""
+        found = {}
+        if self.dual is not None:
+            lam, kl = rows[-1]["dual/lam"], [row["dual/path_kl"] / row["dual/kl_budget"] for row in rows]
+            if lam >= 0.999 * self.config.lambda_max:
+                found["lambda_max"] = f"lambda is at its upper bound {lam:.4g}: raise --agent.lambda_max or lam_scale"
+            if lam <= 1.001 * self.config.lambda_min:
+                found["lambda_min"] = f"lambda is at its lower bound {lam:.4g}: the policy does not use its KL budget"
+            if len(rows) >= self.PATIENCE and (min(kl) > 1.5 or max(kl) < 0.5):
+                found["path_kl"] = (
+                    f"for {len(rows)} rows of train.csv the path KL has been off its budget, now {kl[-1]:.2f} times it: "
+                    "lambda has not settled (--agent.eta_lambda, --agent.dual_mode=closed_form)"
+                )
+        return found
+
     def dual_step(self, kl: jax.Array) -> Dual:
         """Hook: the next dual state from this update's path KL."""
         return DUAL_STEPS[self.config.dual_mode](self.dual, kl, self.config)

@@ -24,6 +24,10 @@ class FixedLambdaTRQAM(trqam.TRQAM):
         dual = super().init_state(config)["dual"]
         return {"dual": dual.replace(lam=jnp.array(config.lam, jnp.float32))}
 
+    def concerns(self, rows: list[dict[str, Any]]) -> dict[str, str]:
+        """None: nothing here steers the path KL."""
+        return {}
+
     def dual_step(self, kl: jax.Array) -> trqam.Dual:
         """The hook: lam stays, only the average of the path KL moves."""
         kl_ema = trqam.average_kl(self.dual, kl, self.config.kl_clip_coef, self.config.kl_ema_coef)

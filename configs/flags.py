@@ -55,7 +55,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     text(
         "pretrained_actor_path",
         None,
-        "start from this base instead of training one: a run folder of agents/bc.py",
+        "start from this base instead of training one: a run folder of agents/bc.py, or a published params_*.pkl or its folder",
     )
     count("start_training", 5_000, "online environment steps before the first online update")
     count("utd_ratio", 1, "updates per online environment step", least=1)
@@ -81,13 +81,19 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     )
     text("dataset", None, "npz file of your own data, for --env_name=module:EnvId")
 
-    count("log_interval", 5_000, "steps between rows of train.csv; 0: only at checkpoints")
+    count("log_interval", 5_000, "steps between rows of train.csv; 0: only at the end of each phase")
     count("eval_interval", 50_000, "steps between evaluations; 0: only before and after each phase")
     count("save_interval", 50_000, "steps between checkpoints; 0: only at the end of each phase")
+    count("keep_checkpoints", 2, "how many of the newest checkpoints stay, besides the best by success rate", least=1)
     count("eval_episodes", 50, "episodes of an evaluation; 0: none")
     count("eval_workers", 0, "environment processes; 0: as many as there are cores")
     count("video_episodes", 0, "episodes filmed when the run ends")
     count("video_frame_skip", 3, "environment steps per frame", least=1)
+
+    doc = "of matrix products: the device's default, highest (parity), or bfloat16 (faster, coarser)"
+    flags.DEFINE_enum("matmul_precision", "default", ["default", "highest", "high", "bfloat16"], doc, flag_values=fv)
+    doc = "where compiled programs are kept (JAX_COMPILATION_CACHE_DIR comes first); empty: nowhere"
+    text("compilation_cache_dir", "~/.cache/trqam/jax", doc)
 
     text("save_dir", "exp/", "where runs are stored")
     text("run_group", "Debug", "folder of the run below save_dir")

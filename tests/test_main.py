@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -291,7 +293,7 @@ def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monk
     monkeypatch.setattr(training, "updates_per_call", lambda *counts: 2)
     assert train(data, tmp_path / "whole", "--online_steps=0") == 0
     calls = iter(range(3))
-    real = training.offline_call
+    real = training.train_block
 
     def failing(*args, **kwargs):
         if "num_qs" in args[0].config and next(calls, None) is None:
@@ -299,7 +301,7 @@ def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monk
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "offline_call", failing)
+        patch.setattr(training, "train_block", failing)
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "cut", "--online_steps=0")
     assert not (only_run(tmp_path / "cut") / "done.json").exists()
@@ -355,20 +357,74 @@ def test_presets_make_no_data_in_a_folder_of_the_users(tmp_path, capsys):
     assert not list(folder.glob("*.npz"))
 
 
-def test_one_run_that_cannot_go_on_leaves_the_others_their_turn(data, tmp_path, monkeypatch, capsys):
+def test_one_task_that_cannot_go_on_leaves_the_others_their_turn(monkeypatch, tmp_path, capsys):
     from utils import training
 
-    real = training.train
+    trained = []
 
-    def failing(run, overwrite):
-        if run.seed == 0:
-            raise RunError("seed 0 cannot go on\nwith details")
-        real(run, overwrite)
+    def failing(runs, overwrite):
+        if "task1" in runs[0].env_name:
+            raise RunError("task 1 cannot go on\nwith details")
+        trained.append((runs[0].env_name, [run.seed for run in runs]))
 
     monkeypatch.setattr(training, "train", failing)
-    assert train(data, tmp_path, "--num_seeds=2", "--online_steps=0", "--eval_episodes=0") == 1
-    assert "error: seed 0 cannot go on\n" in capsys.readouterr().err
-    assert "_s1_" in only_run(tmp_path).name
+    assert run("--env_name=scene", "--num_seeds=2", f"--save_dir={tmp_path}") == 1
+    assert "error: task 1 cannot go on\n" in capsys.readouterr().err
+    assert trained == [(f"scene-play-singletask-task{i}-v0", [0, 1]) for i in range(2, 6)]
+
+
+def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(data, tmp_path, monkeypatch, capsys):
+    """Seed 0 of two has a base that is not finite: the other one is what it is alone, and the end says which one broke."""
+    from utils import training
+
+    real, flags = training.new_agent, ["--bc_steps=0", "--num_seeds=2"]
+
+    def poisoned(run, dataset):
+        agent = real(run, dataset)
+        return agent if run.seed else agent.replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, agent.params))
+
+    monkeypatch.setattr(training, "new_agent", poisoned)
+    assert train(data, tmp_path / "both", *flags, "--eval_episodes=0") == 1
+    error = capsys.readouterr().err
+    assert re.search(
+        r"warning: [\w/]+ is not finite since update 1, .*_s0_\w+; there is no checkpoint yet; the other seeds go on", error
+    )
+    assert re.search(r"error: [\w/]+ is not finite since update 1, seen at step 4 of \S+_s0_", error.splitlines()[-1])
+    assert train(data, tmp_path / "alone", "--bc_steps=0", "--seed=1", "--eval_episodes=0") == 0
+    ours, alone = (next((tmp_path / which).glob(f"Debug/{TASK}/trqam_s1_*")) for which in ("both", "alone"))
+    assert (ours / "done.json").exists() and not list(ours.parent.glob("*_s0_*/done.json"))
+    for one, other in zip(CsvLog(ours / "train.csv").rows(), CsvLog(alone / "train.csv").rows(), strict=True):
+        assert one.pop("phase") == other.pop("phase")
+        assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_seeds_together_have_folders_of_their_own_and_go_on_together(data, tmp_path, monkeypatch, capsys):
+    """Two of three seeds are a checkpoint ahead, as after a kill between two saves: all go back to the one they share."""
+    from utils import training
+
+    flags = ["--num_seeds=3", "--eval_episodes=1"]
+    assert train(data, tmp_path / "whole", *flags) == 0
+    real, calls = training.Trainer.update, iter(range(7))
+
+    def failing(trainer, *args):
+        if trainer.flags["eval_episodes"] and next(calls, None) is None:  # not the base
+            raise KeyboardInterrupt
+        real(trainer, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.Trainer, "update", failing)
+        train(data, tmp_path / "cut", *flags)
+    folders = sorted((tmp_path / "cut").glob(f"Debug/{TASK}/trqam_s*"))
+    assert [path.name[:8] for path in folders] == ["trqam_s0", "trqam_s1", "trqam_s2"]
+    newest = max(int(path.name) for path in (folders[1] / "checkpoints").iterdir())
+    shutil.rmtree(folders[1] / "checkpoints" / str(newest))
+    capsys.readouterr()
+    assert train(data, tmp_path / "cut", *flags) == 0
+    assert capsys.readouterr().out.count(f"resumed at step {newest - 4}:") == 3
+    for folder in folders:
+        for name in ("train.csv", "eval.csv", "replay.bin"):
+            whole = next((tmp_path / "whole").glob(f"Debug/{TASK}/{folder.name}/{name}"))
+            assert (folder / name).read_bytes() == whole.read_bytes()
 
 
 def test_two_processes_never_write_one_run(data, tmp_path, capsys):
@@ -392,7 +448,7 @@ def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(data, tmp_
     capsys.readouterr()
     other = ["--agent.actor_layer_norm=True"]
     assert train(data, tmp_path / "wider", f"--pretrained_actor_path={folder}", "--online_steps=0", *other) == 2
-    assert "['LayerNorm_0']['bias'] is missing there and (8,) here" in capsys.readouterr().err
+    assert "layer norm off there and on here (--agent.actor_layer_norm)" in capsys.readouterr().err
 
 
 def test_balanced_sampling_acts_at_random_first(data, tmp_path):
@@ -413,7 +469,7 @@ def test_nan_stops_the_run_with_its_name_and_the_last_checkpoint(data, tmp_path,
     monkeypatch.setattr(training, "load_dataset", poisoned)
     assert train(data, tmp_path, "--eval_episodes=0") == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(r"error: [\w/]+ is nan at step 4 of \S+; the last checkpoint is that of step None", error)
+    assert re.fullmatch(r"error: [\w/]+ is not finite since update 1, seen at step 4 of \S+; there is no checkpoint yet", error)
 
 
 def test_load_policy_gives_chunks_of_the_trained_agent(data, tmp_path):

@@ -35,7 +35,10 @@ class CsvLog:
             if whole < len(content):
                 with self.path.open("r+b") as file:
                     file.truncate(whole)
-        self._header = list(self._table()[0])
+        header, lines = self._table()
+        self._header = list(header)
+        self.count = len(lines)
+        """How many rows there are."""
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends a row of numbers (Python's, or 0-d arrays) and strings of one line, and flushes it."""
@@ -47,18 +50,26 @@ class CsvLog:
         else:
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 file.write(_lines([[cells.get(key, "") for key in self._header]]))
+        self.count += 1
 
     def rows(self) -> list[dict[str, int | float | str]]:
         """What was written, absent values left out; cells that read as numbers are numbers again."""
         return [{key: _value(cell) for key, cell in line.items()} for line in self._table()[1]]
 
-    def cut(self, step: int, key: str = "step") -> None:
-        """Removes the rows later than `step`, and the columns that only they had, atomically."""
+    def sync(self) -> None:
+        """Returns when what was written is on disk."""
+        if self.path.exists():
+            with self.path.open("a") as file:
+                os.fsync(file.fileno())
+
+    def cut(self, count: int) -> None:
+        """Keeps the first `count` rows and the columns that they have, atomically."""
         _, lines = self._table()
-        kept = [line for line in lines if int(line.get(key, step)) <= step]
+        kept = lines[:count]
         header = [name for name in self._header if any(name in line for line in kept)]
         if header != self._header or len(kept) < len(lines):
             self._rewrite(header, kept)
+        self.count = len(kept)
 
     def _table(self) -> tuple[list[str], list[dict[str, str]]]:
         if not self.path.exists():
@@ -162,11 +173,19 @@ class RunLogger:
     def timing(self, step: int, row: Mapping[str, Any]) -> None:
         self._write("timing", step, row)
 
-    def cut(self, step: int) -> None:
-        """Takes every file back to `step`, the checkpoint that a resumed run continues from."""
-        self._purge_step = step + 1
+    def position(self) -> dict[str, int]:
+        """How many rows each file has, once they are on disk."""
         for file in self._files.values():
-            file.cut(step)
+            file.sync()
+        return {name: file.count for name, file in self._files.items()}
+
+    def cut(self, step: int, position: Mapping[str, int]) -> None:
+        """Takes every file back to where it was at `step`, the checkpoint that a resumed run continues from."""
+        self._purge_step = step + 1
+        for name, file in self._files.items():
+            if file.count < position[name]:
+                print(f"{file.path} has lost {position[name] - file.count} rows since the checkpoint of step {step}")
+            file.cut(position[name])
 
     def close(self) -> None:
         """Flushes and ends the optional backends."""
@@ -237,6 +256,11 @@ class ProgressBar(tqdm):
         if lam is not None:
             parts["lam"] = f"{lam:.3g}"
         self.set_postfix(parts, refresh=False)
+
+
+def warn(text: str) -> None:
+    """Print a warning on a line of its own, whatever bar is being shown."""
+    tqdm.write(f"warning: {text}", file=sys.stderr)
 
 
 def progress_bar(total: int, desc: str, initial: int = 0) -> ProgressBar:

@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from agents.base import Agent
-from utils.checkpoints import Checkpoints, restore_agent
+from utils.checkpoints import Checkpoints, agent_from
 from utils.errors import UserError
 from utils.evaluation import Policy
 from utils.runs import load_agent, read_json
@@ -40,10 +40,11 @@ def evaluation_policy(agent: Agent) -> Policy:
     return lambda observations, seeds: np.asarray(act_by_row(agent, observations, seeds))
 
 
-def load_policy(run_dir: str | os.PathLike, seed: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+def load_policy(run_dir: str | os.PathLike, seed: int = 0, best: bool = False) -> Callable[[np.ndarray], np.ndarray]:
     """The policy of a run folder: observations [O] or [B, O] -> action chunks [H, A] or [B, H, A] in [-1, 1].
 
-    Every call draws fresh noise from `seed`. Raises UserError where the folder holds no checkpoint of a run.
+    It is that of the newest checkpoint or, with `best`, of the one that did best in its evaluation. Every call draws fresh
+    noise from `seed`. Raises UserError where the folder holds no checkpoint of a run that can be read.
     """
     folder = Path(run_dir).expanduser()
     stored = read_json(folder / "config.json")
@@ -52,11 +53,12 @@ def load_policy(run_dir: str | os.PathLike, seed: int = 0) -> Callable[[np.ndarr
     config = ml_collections.ConfigDict({k: tuple(v) if isinstance(v, list) else v for k, v in stored["agent"].items()})
     observation_dim, action_dim = stored["observation_dim"], stored["action_dim"]
     agent = load_agent(stored["agent_file"]).AGENT.create(jax.random.key(0), observation_dim, action_dim, config)
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        newest = checkpoints.latest()
-        if newest is None:
-            raise UserError(f"{folder} holds no checkpoint yet")
-        agent = restore_agent(checkpoints, newest, agent)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    wanted = checkpoints.best() if best else None
+    tree = checkpoints.read(wanted)[0] if wanted is not None else next((tree for _, tree, _ in checkpoints.readable()), None)
+    if tree is None:
+        raise UserError(f"{folder} holds no checkpoint that can be read")
+    agent = agent_from(tree["agent"], agent, folder)
     act = partial(jax.jit(type(agent).act), agent)
     key, count = stream(jax.random.key(seed), "policy"), itertools.count()
 

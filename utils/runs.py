@@ -32,11 +32,12 @@ LOGGING = (
     "log_interval",
     "eval_interval",
     "save_interval",
+    "keep_checkpoints",
     "eval_workers",
     "video_episodes",
     "video_frame_skip",
 )
-PLACE = ("save_dir", "run_group", "tags", "logger", "env_name", "seed", "num_seeds")
+PLACE = ("compilation_cache_dir", "save_dir", "run_group", "tags", "logger", "env_name", "seed", "num_seeds")
 UNHASHED = {*STEPS, *LOGGING, *PLACE}
 ROOT = Path(__file__).resolve().parents[1]
 AGENTS = ROOT / "agents"
@@ -146,6 +147,13 @@ class Run:
 
     def prepare(self, overwrite: bool, found: dict[str, Any]) -> None:
         """Make the folder, after --overwrite an empty one, and write config.json with what was `found` besides."""
+        stored = read_json(self.folder / "config.json") or {}
+        if not overwrite and stored.get("dataset", found["dataset"]) != found["dataset"]:
+            flag = "--dataset" if self.settings.flags["dataset"] else "--ogbench_dataset_dir"
+            raise UserError(
+                f"{flag}: the data is not what {self.folder} began with ({stored['dataset']['transitions']} "
+                f"transitions then, {found['dataset']['transitions']} now); bring it back, or give another --run_group"
+            )
         if overwrite and self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -193,14 +201,25 @@ def digest(value: Any) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no such file."""
-    return json.loads(path.read_text()) if path.is_file() else None
+    """The object in a JSON file; None where there is no such file, RunError where there is no object in it."""
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); delete it, and the same command goes on with the run") from error
+    return value
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=1, default=str) + "\n")
+    with part.open("w") as file:
+        file.write(json.dumps(value, indent=1, default=str) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(part, path)
 
 

@@ -7,64 +7,111 @@ updates follows from (seed, number of the update), so that it does not depend on
 import contextlib
 import math
 import os
+import sys
 import time
-from collections.abc import Callable
+import zlib
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from agents.base import Agent
 from envs.collect import collect, random_data
 from envs.datasets import load_dataset
-from envs.ogbench import make_env
 from envs.tasks import dataset_name, has_oracle, is_user_env
-from envs.workers import EnvWorkers, default_workers
-from utils.checkpoints import Checkpoints, check_base, load_base, restore_agent, save_agent
-from utils.chunks import Replay
+from envs.workers import EnvWorkers, WorkerError, default_workers
+from utils import preemption
+from utils.checkpoints import Checkpoints, agent_from, agent_tree, load_base
+from utils.chunks import FIELDS, Replay, Transitions
 from utils.errors import RunError, UserError
-from utils.evaluation import evaluate, reset_seed
-from utils.logging import RunLogger, check_backends, progress_bar
-from utils.policy import act_by_row, evaluation_policy, stream
+from utils.evaluation import EvalResult, evaluate
+from utils.journal import Journal
+from utils.logging import ProgressBar, check_backends, progress_bar, warn
+from utils.online import OnlineEpisodes, as_dataset
+from utils.policy import evaluation_policy, stream
+from utils.published import check_base
 from utils.runs import STEPS, Run, load_agent, write_json
+from utils.seeds import for_each_seed, mesh_for, share, stack_seeds, take
 from utils.video import film
 
 MOST_UPDATES_PER_CALL = {"cpu": 4}  # elsewhere:
 MOST_UPDATES_PER_CALL_ON_ACCELERATOR = 100
 
 
-ONLINE_SEEDS = 1 << 20  # keeps the resets of the online phase apart from those of evaluations
-
-
 # -------------------------------------------------------------------------------------------------- compiled calls
 
 
-def run_updates(agent: Agent, replay: Replay, key: jax.Array, updates: int) -> tuple[Agent, dict[str, jax.Array]]:
-    """`updates` updates, and the mean of their metrics."""
+class Window(flax.struct.PyTreeNode):
+    """The metrics since the last row of train.csv: their sums, and the first update at which each was not finite (or -1)."""
+
+    sums: dict[str, jax.Array]
+    broken: dict[str, jax.Array]
+
+    @classmethod
+    def create(cls, sums: dict[str, Any]) -> Self:
+        """A window with these sums, all of them finite."""
+        return cls({k: jnp.array(v, jnp.float32) for k, v in sums.items()}, {k: jnp.array(-1, jnp.int32) for k in sums})
+
+    def add(self, metrics: dict[str, jax.Array], update: jax.Array) -> Self:
+        """The window with the metrics of one more update, whose number is `update`."""
+        sums = jax.tree.map(jnp.add, self.sums, metrics)
+        first = {k: (self.broken[k] < 0) & ~jnp.isfinite(v) for k, v in metrics.items()}
+        return self.replace(sums=sums, broken={k: jnp.where(first[k], update, v) for k, v in self.broken.items()})
+
+
+def one_update(agent: Agent, replay: Replay, key: jax.Array) -> tuple[Agent, dict[str, jax.Array]]:
+    """The update that follows from `key` and the number of updates that the agent has had."""
     config = agent.config
-
-    def one(agent: Agent, _: None) -> tuple[Agent, dict[str, jax.Array]]:
-        key_batch, key_update = jax.random.split(jax.random.fold_in(key, agent.step))
-        batch = replay.sample(key_batch, config.batch_size, config.horizon_length, config.discount)
-        return agent.update(batch, key_update)
-
-    agent, metrics = jax.lax.scan(one, agent, length=updates)
-    return agent, jax.tree.map(jnp.mean, metrics)
+    key_batch, key_update = jax.random.split(jax.random.fold_in(key, agent.step))
+    batch = replay.sample(key_batch, config.batch_size, config.horizon_length, config.discount)
+    return agent.update(batch, key_update)
 
 
-@partial(jax.jit, static_argnames="updates", donate_argnames="agent")
-def offline_call(agent: Agent, replay: Replay, key: jax.Array, updates: int) -> tuple[Agent, dict[str, jax.Array]]:
-    """`updates` updates on a fixed replay in one call."""
-    return run_updates(agent, replay, key, updates)
+@partial(jax.jit, static_argnames=("updates", "mesh"), donate_argnames=("agents", "windows"))
+def train_block(
+    agents: Agent, windows: Window, replay: Replay, keys: jax.Array, updates: int, mesh: Mesh | None = None
+) -> tuple[Agent, Window, jax.Array]:
+    """`updates` updates of every seed in one call; agents, windows, online transitions and keys (their data) are stacked [S].
+
+    The last result is there to wait for, since the others are given to the next call.
+    """
+
+    def block(
+        agent: Agent, window: Window, key: jax.Array, online: Transitions | None, stored: Transitions
+    ) -> tuple[Agent, Window, jax.Array]:
+        def one(carry: tuple[Agent, Window], _: None) -> tuple[tuple[Agent, Window], None]:
+            source = replay.replace(stored=stored, online=online)
+            agent, metrics = one_update(carry[0], source, jax.random.wrap_key_data(key))
+            return (agent, carry[1].add(metrics, agent.step)), None
+
+        (agent, window), _ = jax.lax.scan(one, (agent, window), length=updates)
+        return agent, window, agent.step + 0
+
+    mapped = for_each_seed(block, (0, 0, 0, 0, None), mesh)
+    return mapped(agents, windows, keys, replay.online, replay.stored)
 
 
-@partial(jax.jit, donate_argnames="replay")
-def store(replay: Replay, transition: dict[str, jax.Array], first: jax.Array) -> Replay:
-    """Store one online transition, `first` of its episode or not."""
-    return replay.append(transition, first)
+@partial(jax.jit, static_argnames="mesh", donate_argnames="online")
+def store(online: Transitions, transitions: dict[str, jax.Array], first: jax.Array, mesh: Mesh | None = None) -> Transitions:
+    """Store one online transition of every seed, `first` [S] of its episode or not."""
+    return for_each_seed(Transitions.append, (0, 0, 0), mesh)(online, transitions, first)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def act_online(agents: Agent, observations: jax.Array, keys: jax.Array, step: jax.Array, mesh: Mesh | None = None) -> jax.Array:
+    """Actions [S, D] of every seed's policy at its observation [S, O] in online step number `step`."""
+
+    def act(agent: Agent, observation: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
+        key = jax.random.fold_in(jax.random.wrap_key_data(key), step)
+        noise = jax.random.normal(key, (agent.samples, 1, agent.flat_action_dim))
+        return agent.act(observation[None], noise)[0]
+
+    return for_each_seed(act, (0, 0, 0, None), mesh)(agents, observations, keys, step)
 
 
 def updates_per_call(*counts: int) -> int:
@@ -75,6 +122,14 @@ def updates_per_call(*counts: int) -> int:
 
 
 # -------------------------------------------------------------------------------------------------- a run
+
+
+def configure_jax(flags: dict[str, Any]) -> None:
+    """What the flags set of JAX itself; before anything is computed."""
+    if flags["matmul_precision"] != "default":
+        jax.config.update("jax_default_matmul_precision", flags["matmul_precision"])
+    if flags["compilation_cache_dir"] and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(Path(flags["compilation_cache_dir"]).expanduser()))
 
 
 def prepare_data(run: Run) -> dict[str, np.ndarray]:
@@ -90,24 +145,34 @@ def prepare_data(run: Run) -> dict[str, np.ndarray]:
     return load_dataset(env_name, folder, flags["dataset"], flags["dataset_proportion"], flags["sparse"])
 
 
-def train(run: Run, overwrite: bool = False) -> None:
-    """Bring a run to its end, from wherever its folder stands; what a user may have to mend is found out first."""
-    flags = run.settings.flags
+def train(runs: list[Run], overwrite: bool = False) -> None:
+    """Bring the seeds of one task to their ends, from wherever their folders stand, together where they stand together.
+
+    What a user may have to mend is found out first. Raises RunError, once the others are finished, for a seed that broke.
+    """
+    flags = runs[0].settings.flags
     check_backends(flags["logger"].split(","))
     if not overwrite:
-        run.check_folder()
-        if run.is_done():
+        for run in runs:
+            run.check_folder()
+        for run in (done := [run for run in runs if run.is_done()]):
             print(f"finished already: {run.folder}")
-            return
+        runs = [run for run in runs if run not in done]
+    if not runs:
+        return
     given = flags["pretrained_actor_path"] and load_base(flags["pretrained_actor_path"])
-    dataset = prepare_data(run)
-    agent = new_agent(run, dataset)
+    dataset = prepare_data(runs[0])
+    agents = [new_agent(run, dataset) for run in runs]
     if flags["kl_budget_online"] is not None:
-        agent.with_kl_budget(flags["kl_budget_online"])
-    if agent.STARTS_FROM_BASE and (overwrite or run.newest_checkpoint() < 0):
-        agent = with_base(run, agent, dataset, given)
-    with run.locked():
-        finish(run, agent, dataset, overwrite)
+        agents[0].with_kl_budget(flags["kl_budget_online"])
+    if agents[0].STARTS_FROM_BASE:
+        fresh = [i for i, run in enumerate(runs) if overwrite or run.newest_checkpoint() < 0]
+        for i, base in zip(fresh, bases([runs[i] for i in fresh], agents[0], dataset, given), strict=True):
+            agents[i] = agents[i].with_base(base) if base else agents[i]
+    with contextlib.ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(run.locked())
+        finish(runs, agents, dataset, overwrite)
 
 
 def keys_of(run: Run) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -126,36 +191,56 @@ def new_agent(run: Run, dataset: dict[str, np.ndarray]) -> Agent:
     return load_agent(run.settings.agent_file).AGENT.create(key, *dims_of(dataset), run.settings.agent)
 
 
-def with_base(run: Run, agent: Agent, dataset: dict[str, np.ndarray], given: dict | None) -> Agent:
-    """The agent started from its behaviour-cloned base: a given one, a stored one, or one trained now."""
-    if given:
-        check_base(given, agent.params["base"], run.settings.flags["pretrained_actor_path"])
-        return agent.with_base(given)
-    if not run.settings.flags["bc_steps"]:
-        return agent
-    base_run = run.of_base()
-    with base_run.locked(wait=True):  # another task of the domain may be training the same base
-        if not base_run.is_done():
-            finish(base_run, new_agent(base_run, dataset), dataset, overwrite=False)
-    return agent.with_base(load_base(base_run.folder))
+def bases(runs: list[Run], like: Agent, dataset: dict[str, np.ndarray], given: dict | None) -> list[dict | None]:
+    """The behaviour-cloned base of each run: the given one, a stored one, or one trained now; None where none is wanted."""
+    if not runs or given:
+        if given:
+            check_base(given, like.params["base"], f"--pretrained_actor_path={runs[0].settings.flags['pretrained_actor_path']}")
+        return [given for _ in runs]
+    if not runs[0].settings.flags["bc_steps"]:
+        return [None for _ in runs]
+    base_runs = [run.of_base() for run in runs]
+    with contextlib.ExitStack() as stack:
+        for base_run in base_runs:  # another task of the domain may be training the same base
+            stack.enter_context(base_run.locked(wait=True))
+        step = base_runs[0].settings.flags["offline_steps"]
+        missing = [run for run in base_runs if not (run.is_done() and Checkpoints(run.folder / "checkpoints").holds(step))]
+        if missing:
+            finish(missing, [new_agent(run, dataset) for run in missing], dataset, overwrite=False)
+        return [load_base(run.folder) for run in base_runs]
 
 
-def finish(run: Run, agent: Agent, dataset: dict[str, np.ndarray], overwrite: bool) -> None:
-    """Train, from the newest checkpoint on, and write done.json."""
+def finish(runs: list[Run], agents: list[Agent], dataset: dict[str, np.ndarray], overwrite: bool) -> None:
+    """Train, from the newest checkpoints on, and write each run's done.json."""
     observation_dim, action_dim = dims_of(dataset)
     device = f"{jax.devices()[0].device_kind} ({os.cpu_count()} CPU cores)"
-    run.prepare(overwrite, {"observation_dim": observation_dim, "action_dim": action_dim, "device": device})
+    found = {"observation_dim": observation_dim, "action_dim": action_dim, "dataset": fingerprint(dataset), "device": device}
+    for run in runs:
+        run.prepare(overwrite, found)
     with contextlib.ExitStack() as stack:
-        trainer = Trainer(run, agent, stack)
-        trainer.resume()
-        trainer.offline(dataset)
-        trainer.online(dataset)
-        if trainer.checkpoints.latest() is None:  # a run of behaviour cloning alone
-            save_agent(trainer.checkpoints, trainer.step, trainer.agent)
-        trainer.film()
-    done = {name: run.settings.flags[name] for name in STEPS} | {"success": trainer.success}
-    write_json(run.folder / "done.json", done)
-    print(f"finished: {run.folder}")
+        journals = [Journal(run, stack, observation_dim, action_dim) for run in runs]
+        errors = []
+        for step, members in standing_together(journals):
+            try:
+                Trainer([journals[i] for i in members], [agents[i] for i in members], step, action_dim, stack).run(dataset)
+            except RunError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+
+def standing_together(journals: list[Journal]) -> list[tuple[int, list[int]]]:
+    """Which of the runs go on from which step; those of one step are trained in one program.
+
+    A process that is killed between two of its checkpoints leaves one seed a checkpoint ahead of another: it goes back to
+    the one they share.
+    """
+    newest = [journal.newest() for journal in journals]
+    groups: dict[int, list[int]] = {}
+    for i, step in enumerate(newest):
+        previous = journals[i].previous(step)
+        groups.setdefault(previous if previous >= 0 and previous in newest else step, []).append(i)
+    return sorted(groups.items())
 
 
 def dims_of(dataset: dict[str, np.ndarray]) -> tuple[int, int]:
@@ -163,64 +248,91 @@ def dims_of(dataset: dict[str, np.ndarray]) -> tuple[int, int]:
     return dataset["observations"].shape[1], dataset["actions"].shape[1]
 
 
-class Trainer:
-    """The moving parts of one run while it trains."""
+def fingerprint(dataset: dict[str, np.ndarray]) -> dict[str, int]:
+    """The number of transitions, and a CRC-32 over some 10,000 rows: a run goes on with the data it began with.
 
-    def __init__(self, run: Run, agent: Agent, stack: contextlib.ExitStack):
-        self.run, self.agent, self.stack = run, agent, stack
-        self.flags = run.settings.flags
-        self.step = 0
-        self.success: float | None = None
-        self.evaluated_at = -1
-        tags = [tag for tag in self.flags["tags"].split(",") if tag]
-        wandb = {"group": self.flags["run_group"], "tags": tags, "config": run.config()}
-        self.logger = stack.enter_context(RunLogger(run.folder, self.flags["logger"].split(","), wandb))
-        self.checkpoints = stack.enter_context(Checkpoints(run.folder / "checkpoints"))
-        _, self.key_updates, self.key_actions = keys_of(run)
-        self.window: list[dict[str, jax.Array]] = []  # metrics since the last log
+    Rewards and masks are left out, since tasks of one domain that share a base differ in them.
+    """
+    crc = 0
+    for name in ("observations", "actions", "terminals", "rows"):
+        crc = zlib.crc32(dataset[name][:: max(1, len(dataset[name]) // 10_000)].tobytes(), crc)
+    return {"transitions": len(dataset["rows"]), "crc": crc}
+
+
+class Trainer:
+    """The moving parts of runs that differ in their seeds alone, while they train in one program."""
+
+    def __init__(self, journals: list[Journal], agents: list[Agent], step: int, action_dim: int, stack: contextlib.ExitStack):
+        self.journals, self.stack, self.action_dim = journals, stack, action_dim
+        self.task, self.flags = journals[0].run, journals[0].run.settings.flags
+        self.name = self.task.name if len(journals) == 1 else f"{self.task.name}..{journals[-1].run.seed}"
+        keys = [dict(zip(("updates", "actions"), map(jax.random.key_data, keys_of(j.run)[1:]), strict=True)) for j in journals]
+        self.records: list[dict[str, Any]] = []  # of the checkpoints that the runs go on from
+        for i, journal in enumerate(journals):
+            tree, record = journal.go_back(step)
+            self.records.append(record)
+            if tree:
+                agents[i] = agent_from(tree["agent"], agents[i], journal.run.folder)
+                keys[i] = tree["keys"]
+        self.step = max(0, step)
+        self.mesh = mesh_for(len(journals))
+        self.agents = stack_seeds(agents, self.mesh)
+        self.keys = stack_seeds(keys, self.mesh)
+        self.metrics: list[str] = []  # names, known with the first update
+        self.windows: Window | None = None  # of the updates since the last log; None where there were none
         self.window_updates, self.window_start = 0, time.perf_counter()
+        if step >= 0 and (updates := self.records[0]["window"]["updates"]):
+            self.window_updates = updates
+            self.windows = stack_seeds([Window.create(record["window"]["sums"]) for record in self.records], self.mesh)
+        self.ahead: jax.Array | None = None  # of the newest call
+        self.broken: dict[int, RunError] = {}  # seeds that must not go on, by their place
         self.workers: EnvWorkers | None = None
+        self.episodes: list[OnlineEpisodes] = []
+
+    @property
+    def going(self) -> list[tuple[int, Journal]]:
+        """The seeds that can go on, with their places."""
+        return [(i, journal) for i, journal in enumerate(self.journals) if i not in self.broken]
 
     @property
     def chunk_length(self) -> int:
         """Environment steps for which the policy is asked at a time."""
-        config = self.agent.config
+        config = self.agents.config
         return config.horizon_length if config.action_chunking else 1
 
-    @property
-    def action_dim(self) -> int:
-        """A."""
-        return self.agent.flat_action_dim // self.chunk_length
+    def run(self, dataset: dict[str, np.ndarray]) -> None:
+        """From where the runs stand to their ends; raises RunError at the end for a seed that broke on the way."""
+        with preemption.deferred():
+            if self.step:  # what was due at the step of the checkpoint and a signal kept from being done
+                before, steps = self.flags["offline_steps"], self.flags["online_steps"]
+                self.at_intervals(self.records[0]["phase"], None, last=self.step in (before, before + steps))
+            self.offline(dataset)
+            self.online(dataset)
+        if self.step == 0:
+            self.save("offline")  # a run of behaviour cloning alone
+        self.film()
+        for _, journal in self.going:
+            done = {name: self.flags[name] for name in STEPS} | {"success": journal.success}
+            write_json(journal.run.folder / "done.json", done)
+            print(f"finished: {journal.run.folder}")
+        for error in self.broken.values():
+            raise error
 
     # ---------------------------------------------------------------- phases
-
-    def resume(self) -> None:
-        """Go back to the newest checkpoint, and the logs with it."""
-        # The online phase has a checkpoint at its end alone: when it is extended, it is run again from its start.
-        before, end = self.flags["offline_steps"], self.flags["offline_steps"] + self.flags["online_steps"]
-        newest = max((step for step in self.checkpoints.steps() if step <= before or step == end), default=None)
-        self.logger.cut(-1 if newest is None else newest)
-        if newest is not None:
-            self.agent = restore_agent(self.checkpoints, newest, self.agent)
-            self.step = self.evaluated_at = newest
-            evaluations = self.logger["eval"].rows()
-            self.success = float(evaluations[-1]["success"]) if evaluations else None
-            print(f"resumed at step {newest}: {self.run.folder}")
 
     def offline(self, dataset: dict[str, np.ndarray]) -> None:
         """Updates on the dataset, many in each call."""
         steps = self.flags["offline_steps"]
         if self.step == 0:
-            self.evaluate()
+            self.evaluate("offline")
         if self.step >= steps:
             return
-        replay = Replay.create(dataset)
+        replay = share(Replay.create(dataset), self.mesh)
         intervals = [self.flags[f"{name}_interval"] for name in ("log", "eval", "save")]
         updates = updates_per_call(steps, self.step, *intervals)
-        with progress_bar(steps, self.run.name, self.step) as bar:
+        with progress_bar(steps, self.name, self.step) as bar:
             while self.step < steps:
-                self.agent, metrics = offline_call(self.agent, replay, self.key_updates, updates)
-                self.count(metrics, updates)
+                self.update(replay, updates)
                 self.step += updates
                 bar.update(updates)
                 self.at_intervals("offline", bar, last=self.step == steps)
@@ -232,154 +344,192 @@ class Trainer:
         if self.step >= before + steps:
             return
         if flags["kl_budget_online"] is not None:
-            self.agent = self.agent.with_kl_budget(flags["kl_budget_online"])
-        replay = Replay.create(dataset, steps, flags["balanced_sampling"])
-        start = max(flags["start_training"], self.agent.config.horizon_length)
-        episodes = OnlineEpisodes(self.run, self.action_dim, start if flags["balanced_sampling"] else 0)
-        self.stack.callback(episodes.env.close)
-        with progress_bar(steps, f"{self.run.name} online", self.step - before) as bar:
+            budgets = [take(self.agents, i).with_kl_budget(flags["kl_budget_online"]) for i in range(len(self.journals))]
+            self.agents = stack_seeds(budgets, self.mesh)
+        start = max(flags["start_training"], self.agents.config.horizon_length)
+        replay = self.start_episodes(dataset, start if flags["balanced_sampling"] else 0)
+        with progress_bar(steps, f"{self.name} online", self.step - before) as bar:
             for online_step in range(self.step - before, steps):
-                chunk = partial(self.chunk, online_step)
-                replay = store(replay, *episodes.advance(online_step, chunk))
+                transitions, first = self.advance(online_step)
+                replay = replay.replace(online=store(replay.online, transitions, first, self.mesh))
                 if online_step >= start:
-                    self.agent, metrics = offline_call(self.agent, replay, self.key_updates, flags["utd_ratio"])
-                    self.count(metrics, flags["utd_ratio"])
+                    self.update(replay, flags["utd_ratio"])
                 self.step += 1
                 bar.update(1)
                 self.at_intervals("online", bar, last=online_step == steps - 1)
 
+    def start_episodes(self, dataset: dict[str, np.ndarray], at_random_until: int) -> Replay:
+        """Start every seed's episodes, or repeat those that were running -> the dataset and what was stored online."""
+        steps, balanced = self.flags["online_steps"], self.flags["balanced_sampling"]
+        stored = []
+        for journal, record in zip(self.journals, self.records, strict=True):
+            episodes = OnlineEpisodes(journal.run, self.action_dim, at_random_until)
+            self.stack.callback(episodes.env.close)
+            self.episodes.append(episodes)
+            running = record.get("episode")
+            rows = resumed_rows(journal, episodes, running, record["replay"]) if running else None
+            empty = {name: dataset[name][:0] for name in (*FIELDS, "rows")}
+            stored.append(Transitions.create(rows or empty, steps))
+        shared = share(Transitions.create(dataset), self.mesh)
+        return Replay(shared, stack_seeds(stored, self.mesh), balanced)
+
+    def advance(self, online_step: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """One environment step of every seed -> the transitions and whether each is the first of its episode, along [S]."""
+        wanted = [episodes.wants() for episodes in self.episodes]
+        chunks: list[np.ndarray | None] = [None for _ in wanted]
+        if any(observation is not None for observation in wanted):
+            some = next(observation for observation in wanted if observation is not None)
+            observations = np.stack([np.zeros_like(some) if observation is None else observation for observation in wanted])
+            actions = np.asarray(act_online(self.agents, observations, self.keys["actions"], online_step, self.mesh))
+            shape = (self.chunk_length, self.action_dim)
+            chunks = [None if o is None else a.reshape(shape) for o, a in zip(wanted, actions, strict=True)]
+        self.require_finite({i: {"actions": chunk} for i, chunk in enumerate(chunks) if chunk is not None})
+        for i in self.broken:
+            chunks[i] = None if chunks[i] is None else np.zeros_like(chunks[i])  # their environments idle
+        steps = [episodes.advance(online_step, chunk) for episodes, chunk in zip(self.episodes, chunks, strict=True)]
+        self.require_finite({i: transition for i, (transition, _) in enumerate(steps)})
+        for i, journal in self.going:
+            journal.replay_file.append(steps[i][0])
+        transitions, first = zip(*steps, strict=True)
+        return {name: np.stack([t[name] for t in transitions]).astype(np.float32) for name in transitions[0]}, np.array(first)
+
+    def require_finite(self, values: dict[int, dict[str, Any]]) -> None:
+        """Break the seeds, by place, in which a value that goes to the environment or to the replay is not finite."""
+        for i, named in values.items():
+            bad = [name for name, value in named.items() if not np.isfinite(value).all()]
+            if bad and i not in self.broken:
+                self.means()  # names the update that did it, if it was one
+            if bad and i not in self.broken:
+                self.breaks(i, f"{bad[0]} of the environment step is not finite after step {self.step}")
+
     def film(self) -> None:
-        """Film the trained policy where asked."""
-        episodes, path = self.flags["video_episodes"], self.run.folder / "videos" / f"step_{self.step}.mp4"
-        if episodes and not path.exists():
-            policy, skip = evaluation_policy(self.agent), self.flags["video_frame_skip"]
-            film(
-                self.run.env_name,
-                policy,
-                path,
-                episodes,
-                self.run.seed,
-                self.chunk_length,
-                self.action_dim,
-                skip,
-            )
+        """Film the trained policies where asked."""
+        for i, journal in self.going:
+            episodes, path = self.flags["video_episodes"], journal.run.folder / "videos" / f"step_{self.step}.mp4"
+            if episodes and not path.exists():
+                policy, skip = evaluation_policy(take(self.agents, i)), self.flags["video_frame_skip"]
+                film(self.task.env_name, policy, path, episodes, journal.run.seed, self.chunk_length, self.action_dim, skip)
 
-    # ---------------------------------------------------------------- acting, and what happens between updates
+    # ---------------------------------------------------------------- updates, and what happens between them
 
-    def chunk(self, online_step: int, observation: np.ndarray) -> np.ndarray:
-        """The policy's next actions [H, A] at an observation [O] of the online phase."""
-        seeds = jax.random.bits(jax.random.fold_in(self.key_actions, online_step), (1, 3))
-        return np.asarray(act_by_row(self.agent, observation[None], seeds)).reshape(self.chunk_length, self.action_dim)
-
-    def count(self, metrics: dict[str, jax.Array], updates: int) -> None:
-        """Keep a call's metrics, on the device, for the next log."""
-        if not self.flags["log_interval"]:
-            self.window.clear()  # nobody asked for means; keep the newest alone, to be checked
-        self.window.append(metrics)
+    def update(self, replay: Replay, updates: int) -> None:
+        """One call of `updates` updates, at most one call ahead of the device."""
+        if not self.metrics:
+            one = replay.replace(online=jax.tree.map(lambda leaf: leaf[0], replay.online))
+            agent = jax.tree.map(lambda leaf: leaf[0], self.agents)
+            self.metrics = list(jax.eval_shape(one_update, agent, one, jax.random.wrap_key_data(self.keys["updates"][0]))[1])
+        if self.windows is None:
+            zeros = dict.fromkeys(self.metrics, 0.0)
+            self.windows = stack_seeds([Window.create(zeros) for _ in self.journals], self.mesh)
+        before = self.ahead
+        self.agents, self.windows, self.ahead = train_block(
+            self.agents, self.windows, replay, self.keys["updates"], updates, self.mesh
+        )
         self.window_updates += updates
+        if before is not None:
+            before.block_until_ready()  # else a signal, the bar and the clock would run ahead of the training
 
-    def at_intervals(self, phase: str, bar: Any, last: bool) -> None:
+    def at_intervals(self, phase: str, bar: ProgressBar | None, last: bool) -> None:
         """Log, evaluate and save where this step asks for it; at the end of a phase all three."""
 
         def due(name: str) -> bool:
             interval = self.flags[f"{name}_interval"]
             return last or bool(interval) and self.step % interval == 0
 
-        if due("log") or due("save"):  # a window never crosses a checkpoint, so that a resumed run writes the same rows
+        if due("log"):
             self.log(phase, bar)
-        elif due("eval"):
-            self.means()
         if due("eval"):
-            self.evaluate(bar)
-        # The online phase is resumed from its start: its environment and replay are not in the checkpoint.
-        if due("save") and (phase == "offline" or last):
-            save_agent(self.checkpoints, self.step, self.agent)
+            self.means()
+            self.evaluate(phase)
+        if due("save"):
+            self.save(phase)
+        if preemption.received():
+            self.save(phase)
+            for _, journal in self.going:
+                journal.checkpoints.wait()
+                print(f"saved at step {self.step}: {journal.run.folder}", file=sys.stderr)
+            preemption.leave_if_asked()
 
-    def means(self) -> dict[str, float]:
-        """The means of the window; raises RunError where one of them is not finite."""
-        rows = jax.device_get(self.window)
-        means = {name: float(np.mean([row[name] for row in rows], dtype=np.float64)) for name in (rows[0] if rows else ())}
-        for name, value in means.items():
-            if not math.isfinite(value):
-                raise RunError(
-                    f"{name} is {value} at step {self.step} of {self.run.folder}; "
-                    f"the last checkpoint is that of step {self.checkpoints.latest()}"
-                )
+    def means(self) -> dict[int, dict[str, float]]:
+        """The means of each seed's window; one in which a metric is not finite breaks, and with the last one the training."""
+        if self.windows is None:
+            return {}
+        means = {}
+        windows = jax.device_get(self.windows)
+        for i, _ in self.going:
+            window = jax.tree.map(lambda leaf, i=i: leaf[i], windows)
+            broken = {int(update): name for name, update in sorted(window.broken.items(), reverse=True) if update >= 0}
+            if broken:
+                self.breaks(i, f"{broken[min(broken)]} is not finite since update {min(broken)}, seen at step {self.step}")
+                continue
+            means[i] = {name: float(total) / self.window_updates for name, total in window.sums.items()}
         return means
 
-    def log(self, phase: str, bar: Any) -> None:
-        """Write the window's means and start another."""
+    def breaks(self, place: int, why: str) -> None:
+        """A seed cannot go on: with others beside it, it is left as it stands; alone, it raises RunError."""
+        journal = self.journals[place]
+        self.broken[place] = RunError(f"{why} of {journal.run.folder}; {journal.checkpoints.last_good()}")
+        if not self.going:
+            raise self.broken[place]
+        warn(f"{self.broken[place]}; the other seeds go on")
+
+    def log(self, phase: str, bar: ProgressBar | None) -> None:
+        """Write each window's means and start another."""
         means = self.means()
-        if means:
-            seconds = time.perf_counter() - self.window_start
-            self.logger.train(self.step, {"phase": phase, **means})
-            self.logger.timing(self.step, {"updates_per_s": self.window_updates / seconds})
-            bar.status(self.success, *(means.get(f"dual/{name}") for name in ("path_kl", "kl_budget", "lam")))
-        self.window, self.window_updates, self.window_start = [], 0, time.perf_counter()
+        for i, journal in self.going if means else ():
+            journal.checkpoints.check()
+            rate = self.window_updates / (time.perf_counter() - self.window_start)
+            journal.log(self.step, {"phase": phase, **means[i]}, rate, self.agents)
+        if means and bar is not None:
+            place, journal = self.going[0]
+            bar.status(journal.success, *(means[place].get(f"dual/{name}") for name in ("path_kl", "kl_budget", "lam")))
+        self.windows, self.window_updates, self.window_start = None, 0, time.perf_counter()
 
-    def evaluate(self, bar: Any = None) -> None:
-        """Run the evaluation episodes, the same ones each time, and write their means."""
-        episodes = self.flags["eval_episodes"]
-        if not episodes or self.evaluated_at == self.step:
-            return
-        if self.workers is None:
-            count = self.flags["eval_workers"] or default_workers(episodes)
-            self.workers = self.stack.enter_context(EnvWorkers(self.run.env_name, workers=count))
-        policy, discount = evaluation_policy(self.agent), self.agent.config.discount
+    def save(self, phase: str) -> None:
+        """Write everything that the runs need to go on from here as if they had not been interrupted."""
+        self.means()
         start = time.perf_counter()
-        result = evaluate(
-            policy,
-            self.workers,
-            episodes,
-            self.run.seed,
-            self.chunk_length,
-            self.action_dim,
-            discount=discount,
-        )
-        seconds = time.perf_counter() - start
-        self.window_start += seconds  # the log's updates per second are of training alone
-        self.success, self.evaluated_at = result.success, self.step
-        self.logger.eval(self.step, {"episodes": episodes, **result.row()})
-        self.logger.timing(self.step, {"eval_seconds": seconds, "eval_steps_per_s": result.env_steps / seconds})
-        if bar is None:
-            print(f"{self.run.name}: success {result.success:.0%} over {episodes} episodes before the first update")
+        host = jax.device_get({"agent": agent_tree(self.agents), "keys": self.keys})
+        sums = jax.device_get(self.windows.sums) if self.windows else {}
+        for i, journal in self.going:
+            if journal.checkpoints.latest() != self.step:
+                window = {"updates": self.window_updates, "sums": {name: float(value[i]) for name, value in sums.items()}}
+                episode = self.episodes[i].record() if self.episodes else None
+                tree = jax.tree.map(lambda leaf, i=i: leaf[i], host)
+                journal.save(self.step, tree, {"phase": phase, "window": window, "episode": episode})
+        self.window_start += time.perf_counter() - start  # the log's updates per second are of training alone
+
+    def evaluate(self, phase: str) -> None:
+        """Run the evaluation episodes of each seed, the same ones each time, and write their means."""
+        episodes, start = self.flags["eval_episodes"], time.perf_counter()
+        for i, journal in self.going if episodes else ():
+            if journal.evaluated_at != self.step:
+                journal.evaluated(self.step, self.evaluation(phase, take(self.agents, i), journal.run.seed, episodes))
+        self.window_start += time.perf_counter() - start
+
+    def evaluation(self, phase: str, agent: Agent, seed: int, episodes: int) -> EvalResult:
+        """Evaluate one policy; what was trained is saved first if that is cut short."""
+        try:
+            with preemption.at_once():
+                if self.workers is None:
+                    count = self.flags["eval_workers"] or default_workers(episodes)
+                    self.workers = self.stack.enter_context(EnvWorkers(self.task.env_name, workers=count))
+                policy, discount = evaluation_policy(agent), agent.config.discount
+                return evaluate(policy, self.workers, episodes, seed, self.chunk_length, self.action_dim, discount=discount)
+        except (preemption.Preempted, WorkerError):
+            if self.step:
+                self.save(phase)  # the evaluation is done again
+            raise
 
 
-class OnlineEpisodes:
-    """Episodes of the online phase, one environment step at a time; chunks run open loop."""
-
-    def __init__(self, run: Run, action_dim: int, at_random_until: int):
-        self.env = make_env(run.env_name)
-        self.seed, self.sparse = run.seed, run.settings.flags["sparse"]
-        self.action_dim, self.at_random_until = action_dim, at_random_until
-        self.episode = -1
-        self.observation: np.ndarray | None = None  # None between episodes
-        self.queue: list[np.ndarray] = []
-
-    def advance(self, step: int, ask: Callable[[np.ndarray], np.ndarray]) -> tuple[dict[str, Any], bool]:
-        """Take environment step number `step`; returns the transition and whether it is the first of its episode.
-
-        `ask` maps an observation [O] to the next actions [H, A]; it is called when the queue of actions is empty.
-        """
-        first = self.observation is None
-        if self.observation is None:
-            self.episode += 1
-            self.observation, _ = self.env.reset(seed=reset_seed(self.seed + ONLINE_SEEDS, self.episode))
-        if not self.queue:
-            self.queue = list(ask(self.observation))
-        action = self.queue.pop(0)
-        if step < self.at_random_until:
-            action = np.random.default_rng([self.seed, step]).uniform(-1, 1, self.action_dim).astype(np.float32)
-        observation, reward, terminated, truncated, _ = self.env.step(action)
-        transition = {
-            "observations": self.observation,
-            "actions": action,
-            "rewards": -1.0 if self.sparse and reward != 0 else reward,
-            "terminals": float(terminated or truncated),
-            "masks": 1.0 - float(terminated),
-            "next_observations": observation,
-        }
-        self.observation = observation
-        if terminated or truncated:
-            self.observation, self.queue = None, []
-        return transition, first
+def resumed_rows(
+    journal: Journal, episodes: OnlineEpisodes, running: dict[str, Any], position: dict[str, int]
+) -> dict[str, np.ndarray]:
+    """Repeat the running episode of a checkpoint -> what its replay file holds, as a dataset."""
+    rows = journal.replay_file.read(position)
+    if not episodes.resume(running, rows["actions"][len(rows) - running["length"] :]):
+        name = journal.run.env_name
+        warn(f"{name} does not repeat its running episode (another mujoco or ogbench?): it starts a new one")
+        journal.replay_file.end_trajectory(running["observation"])
+        rows = journal.replay_file.read(journal.replay_file.position())
+    return as_dataset(rows, episodes.observation)

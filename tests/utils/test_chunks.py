@@ -3,11 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.chunks import Replay, Transitions
+from utils.chunks import Replay, Transitions, gather, sample
 
 GAMMA = 0.9
 
@@ -65,12 +64,12 @@ def test_every_chunk_is_the_naive_one(lengths, horizon):
         return
     dataset = make_dataset(lengths)
     starts = np.arange(sum(lengths) - horizon + 1)
-    assert_chunks(Transitions.create(dataset).gather(jnp.array(starts), horizon, GAMMA), dataset, starts, horizon)
+    assert_chunks(gather((Transitions.create(dataset),), jnp.array(starts), horizon, GAMMA), dataset, starts, horizon)
 
 
 def test_starts_are_uniform_over_the_transitions():
     dataset = make_dataset([4, 2, 5])
-    batch = Transitions.create(dataset).sample(jax.random.key(0), 90_000, 3, GAMMA)
+    batch = sample((Transitions.create(dataset),), jax.random.key(0), 90_000, 3, GAMMA)
     starts = [
         int(np.flatnonzero((dataset["observations"] == row).all(axis=1))[0]) for row in np.unique(batch["observations"], axis=0)
     ]
@@ -90,13 +89,12 @@ def online_transition(rng, observation, done, success=False):
     }
 
 
-@pytest.mark.parametrize("balanced", [False, True])
-def test_online_transitions_are_stored_in_time_order(balanced):
-    """After every append, every chunk that ends by then is the naive one; never across the write position."""
+def test_online_transitions_are_stored_in_time_order():
+    """After every append, every chunk that ends by then is the naive one, of the dataset and what is online behind it."""
     rng = np.random.default_rng(1)
     dataset = make_dataset([4, 3])
-    replay = Replay.create(dataset, room=9, balanced=balanced)
-    kept = {name: dataset[name][:0] if balanced else dataset[name] for name in dataset}
+    replay = Replay.create(dataset, room=9)
+    kept = dict(dataset)
     rows, first, observation = len(kept["actions"]), True, np.ones(3, np.float32)
     append = jax.jit(Replay.append)
     for step in range(9):
@@ -112,13 +110,13 @@ def test_online_transitions_are_stored_in_time_order(balanced):
         kept["rows"] = np.append(kept["rows"], rows)
         rows += 2
         first, observation = done, rng.normal(size=3).astype(np.float32) if done else transition["next_observations"]
-        stored = replay.online if balanced else replay.stored
-        assert stored.size == len(kept["rows"])
-        if stored.size >= 3:
-            starts = np.arange(int(stored.size) - 2)
-            assert_chunks(stored.gather(jnp.array(starts), 3, GAMMA), kept, starts, 3)
-            seen = stored.sample(jax.random.key(step), 500, 3, GAMMA)
-            assert np.isfinite(seen["next_observations"]).all()
+        count = int(replay.stored.size + replay.online.size)
+        assert count == len(kept["rows"])
+        starts = np.arange(count - 2)
+        assert_chunks(gather((replay.stored, replay.online), jnp.array(starts), 3, GAMMA), kept, starts, 3)
+        seen = replay.sample(jax.random.key(step), 500, 3, GAMMA)
+        assert np.isfinite(seen["next_observations"]).all()
+        assert len(np.unique(seen["observations"], axis=0)) == count - 2  # uniform over both
 
 
 def test_balanced_batches_are_half_online():

@@ -48,17 +48,16 @@ def test_a_cut_and_resumed_file_has_the_bytes_of_one_never_killed(rows, kept, to
         last = len(content) - content[:-1].rfind(b"\n") - 1
         killed.path.write_bytes(content[: len(content) - min(torn, last)])
     killed = CsvLog(killed.path)
-    step = 10 * min(kept, max(0, len(rows) - 1))
-    killed.cut(step)
-    for row in rows:
-        if row["step"] <= step:
-            short.write(row)
+    count = min(kept, max(0, len(rows) - 1))
+    killed.cut(count)
+    assert killed.count == count == CsvLog(killed.path).count
+    for row in rows[:count]:
+        short.write(row)
     assert killed.rows() == short.rows()
     if short.rows():
         assert killed.path.read_bytes() == short.path.read_bytes()
-    for row in rows:
-        if row["step"] > step:
-            killed.write(row)
+    for row in rows[count:]:
+        killed.write(row)
     if rows:
         assert killed.path.read_bytes() == whole.path.read_bytes()
         assert os.listdir(killed.path.parent) == ["train.csv"]
@@ -119,24 +118,28 @@ def test_a_cut_replaces_the_file_in_one_step(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "replace", killed)
-        log.cut(1)
+        log.cut(2)
     assert log.path.read_bytes() == before
-    CsvLog(log.path).cut(1)
+    CsvLog(log.path).cut(2)
     assert [row["step"] for row in CsvLog(log.path).rows()] == [0, 1]
 
 
-def test_a_run_has_three_files_and_wall_times_in_one(tmp_path):
+def test_a_run_has_three_files_and_wall_times_in_one(tmp_path, capsys):
     with RunLogger(tmp_path / "run") as logger:
         logger.train(5, {"loss": 1.0})
+        position = logger.position()
         logger.train(10, {"loss": 0.5})
         logger.eval(10, {"success": 0.25})
         logger.timing(10, {"updates_per_second": 123.0})
         assert sorted(os.listdir(tmp_path / "run")) == ["eval.csv", "timing.csv", "train.csv"]
         assert logger["train"].rows() == [{"step": 5, "loss": 1.0}, {"step": 10, "loss": 0.5}]
-        logger.cut(5)
+        logger.cut(5, position)
     with RunLogger(tmp_path / "run") as logger:
         assert logger["train"].rows() == [{"step": 5, "loss": 1.0}]
         assert logger["eval"].rows() == logger["timing"].rows() == []
+        assert capsys.readouterr().out == ""
+        logger.cut(5, position | {"train": 3})
+    assert f"{tmp_path}/run/train.csv has lost 2 rows since the checkpoint of step 5" in capsys.readouterr().out
 
 
 def fake_module(monkeypatch, name, **attributes):
@@ -160,7 +163,7 @@ def test_tensorboard_gets_the_numbers_and_forgets_what_a_resume_cuts(tmp_path, m
 
     fake_module(monkeypatch, "tensorboardX", SummaryWriter=SummaryWriter)
     with RunLogger(tmp_path, ("csv", "tensorboard")) as logger:
-        logger.cut(5)
+        logger.cut(5, logger.position())
         logger.train(6, {"loss": np.float32(0.5), "kl": None, "phase": "offline"})
         logger.eval(6, {"success": 1})
     folder = str(tmp_path / "tensorboard")

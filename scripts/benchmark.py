@@ -1,0 +1,308 @@
+"""How fast an agent trains on this machine, what of the machine that uses, and where the time goes.
+
+    python scripts/benchmark.py --agent=agents/trqam.py --seeds=1,2,4 --json
+    python scripts/benchmark.py --agent=agents/bc.py --evaluate --trace=/tmp/trace
+
+Measured at the size of the paper (puzzle-4x4: O 83, A 5, H 5; 512x4, 10 critics, K 10, batch 256; --agent.KEY changes it) on
+synthetic data. Timed blocks of updates take turns with the machine's own matrix product, (2560,512)x(512,512); the fraction of
+peak is the counted work times the updates per second over the best median of that product. XLA counts the work of one update
+compiled with its flow steps unrolled. With --json the last line is one JSON object.
+"""
+
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from configs.flags import check_agent_values, take_agent
+from utils.errors import UserError
+
+OBSERVATION_DIM, ACTION_DIM = 83, 5
+PEAK_ROWS, PEAK_WIDTH = 2560, 512
+
+
+def define(argv: Sequence[str]) -> flags.FlagValues:
+    """The flags of this script."""
+    fv = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "agent", None, "agent file; --agent.KEY=VALUE overrides", flag_values=fv, sys_argv=list(argv)
+    )
+    flags.DEFINE_list("seeds", ["1"], "numbers of seeds trained in one program, separated by commas", flag_values=fv)
+    flags.DEFINE_integer("blocks", 7, "timed blocks", lower_bound=5, flag_values=fv)
+    doc = "updates in each block (one call); 0: what training uses on this device"
+    flags.DEFINE_integer("updates", 0, doc, lower_bound=0, flag_values=fv)
+    flags.DEFINE_integer("transitions", 1_000_000, "size of the synthetic dataset", lower_bound=1_000, flag_values=fv)
+    doc = "of matrix products, as in main.py"
+    flags.DEFINE_enum("matmul_precision", "default", ["default", "highest", "high", "bfloat16"], doc, flag_values=fv)
+    flags.DEFINE_boolean("stages", False, "time the stages of an update one by one", flag_values=fv)
+    flags.DEFINE_boolean("evaluate", False, "time evaluations of puzzle-4x4 with 1, 2, 4, ... workers", flag_values=fv)
+    flags.DEFINE_integer("episodes", 8, "episodes of a timed evaluation", lower_bound=1, flag_values=fv)
+    flags.DEFINE_string("trace", None, "folder for a trace of one block by jax.profiler", flag_values=fv)
+    flags.DEFINE_boolean("json", False, "end with one JSON object on the last line", flag_values=fv)
+    return fv
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def synthetic(transitions: int) -> dict[str, np.ndarray]:
+    """A compact dataset of random trajectories of 1,000 transitions."""
+    rng = np.random.default_rng(0)
+    rows = transitions + -(-transitions // 1000)
+    final = np.arange(rows) % 1001 == 1000
+    final[-1] = True
+    return {
+        "observations": rng.standard_normal((rows, OBSERVATION_DIM), np.float32),
+        "actions": rng.uniform(-1, 1, (rows, ACTION_DIM)).astype(np.float32),
+        "rewards": -np.ones(rows, np.float32),
+        "masks": np.ones(rows, np.float32),
+        "terminals": np.append(final[1:], True).astype(np.float32),
+        "rows": np.flatnonzero(~final).astype(np.int32),
+    }
+
+
+def gflop_per_update(agent: Any) -> float:
+    """XLA's count for one update on a batch; a loop in it, of more than 20 flow steps, is counted once."""
+    import jax
+    import jax.numpy as jnp
+
+    batch, horizon = agent.config.batch_size, agent.config.horizon_length
+    shapes = dict.fromkeys(("rewards", "masks", "terminals", "valid"), (batch, horizon)) | {
+        "observations": (batch, OBSERVATION_DIM),
+        "actions": (batch, horizon, ACTION_DIM),
+        "next_observations": (batch, horizon, OBSERVATION_DIM),
+    }
+    arguments = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    noise = jax.eval_shape(lambda: agent.draw_noise(jax.random.key(0), batch))
+    update = jax.jit(lambda agent, batch, noise: type(agent).update_with_noise(agent, batch, noise)[:2])
+    counted: Any = update.lower(agent, arguments, noise).compile().cost_analysis()
+    return counted["flops"] / 1e9
+
+
+def matrix_product() -> Callable[[], float]:
+    """A function that returns the GFLOP/s of (2560,512)x(512,512), the median over a third of a second."""
+    import jax
+
+    # An accelerator is not measured by how fast calls reach it: there many products make one call.
+    repeats = 1 if jax.default_backend() == "cpu" else 200
+    a, b = (jax.random.normal(jax.random.key(0), (rows, PEAK_WIDTH)) / 20 for rows in (PEAK_ROWS, PEAK_WIDTH))
+    product = jax.jit(lambda a, b: jax.lax.fori_loop(0, repeats, lambda _, x: x @ b, a) if repeats > 1 else a @ b)
+    product(a, b).block_until_ready()
+
+    def measure() -> float:
+        times, start = [], time.perf_counter()
+        while time.perf_counter() - start < 0.33:
+            times.append(seconds(lambda: product(a, b)))
+        return 2 * repeats * PEAK_ROWS * PEAK_WIDTH**2 / statistics.median(times) / 1e9
+
+    return measure
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """How long a call takes until its results are there."""
+    import jax
+
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+class Training:
+    """The training loop's own call, for some number of seeds, on a replay."""
+
+    def __init__(self, agents: list[Any], replay: Any, updates: int):
+        import jax
+
+        from utils.seeds import mesh_for, share, stack_seeds
+        from utils.training import Window, one_update, train_block
+
+        self.mesh = mesh_for(len(agents))
+        names = jax.eval_shape(one_update, agents[0], replay, jax.random.key(0))[1]
+        windows = [Window.create(dict.fromkeys(names, 0.0)) for _ in agents]
+        self.agents, self.windows = stack_seeds(agents, self.mesh), stack_seeds(windows, self.mesh)
+        self.keys = stack_seeds([jax.random.key_data(jax.random.key(i)) for i in range(len(agents))], self.mesh)
+        self.replay, self.updates, self.train_block = share(replay, self.mesh), updates, train_block
+        self.compile_seconds = seconds(self.block)
+
+    def block(self) -> Any:
+        """One call."""
+        self.agents, self.windows, done = self.train_block(
+            self.agents, self.windows, self.replay, self.keys, updates=self.updates, mesh=self.mesh
+        )
+        return done
+
+
+def stages(agent: Any, replay: Any, repeats: int = 5) -> dict[str, float]:
+    """Median seconds of the parts of an update, each compiled alone (together they share work, so the sum is larger)."""
+    import jax
+
+    config, kind = agent.config, type(agent)
+    key = jax.random.key(0)
+    pieces: dict[str, tuple[Callable, tuple]] = {}
+
+    def add(name: str, function: Callable, *arguments: Any) -> Any:
+        pieces[name] = jax.jit(function), arguments
+        return pieces[name][0](*arguments)
+
+    def draw(replay: Any, key: jax.Array) -> Any:
+        return replay.sample(key, config.batch_size, config.horizon_length, config.discount)
+
+    batch = add("sampling", draw, replay, key)
+    noise = add("noise", lambda agent, key: kind.draw_noise(agent, key, config.batch_size), agent, jax.random.key(1))
+    if hasattr(agent, "dual"):
+        from agents.flow import VelocityField
+        from agents.trqam import lean_adjoint, memoryless_rollout
+
+        s = batch["observations"]
+        add("backup", kind.act, agent, batch["next_observations"][:, -1], noise["next_action"])
+
+        def rollout(policy: dict, base: dict, s: jax.Array, noise: dict) -> Any:
+            fields = VelocityField(policy, s[None]), VelocityField(base, s)
+            return memoryless_rollout(*fields, noise["sde_x0"], noise["sde_noise"])
+
+        path = add("rollout", rollout, agent.params["policy"], agent.target_params["base"], s, noise)
+        add("adjoint", lambda base, s, xs, end: lean_adjoint(VelocityField(base, s), xs, end),
+            agent.target_params["base"], s, path.xs, path.x_final)  # fmt: skip
+    fixed = add("fixed quantities", kind.fixed_quantities, agent, batch, noise)
+    gradient = jax.grad(lambda params, agent, *rest: agent.loss(params, *rest)[0])
+    grads = add("losses and gradients", gradient, agent.params, agent, batch, noise, fixed)
+    add("optimiser", lambda agent, grads: agent.optimiser(config).update(grads, agent.opt_state, agent.params), agent, grads)
+    return {
+        name: statistics.median(seconds(lambda: function(*arguments)) for _ in range(repeats + 1))  # noqa: B023
+        for name, (function, arguments) in pieces.items()
+    }
+
+
+def evaluation_speed(agent: Any, episodes: int) -> list[dict[str, float]]:
+    """Evaluations of puzzle-4x4 by number of workers: environment steps per second, and calls of the policy per step."""
+    from envs.workers import SLOTS, EnvWorkers, default_workers
+    from utils.evaluation import evaluate
+    from utils.policy import evaluation_policy
+
+    policy, result = evaluation_policy(agent), []
+    length = agent.config.horizon_length if agent.config.action_chunking else 1
+    most = default_workers()
+    for workers in sorted({1, 2, 4, SLOTS, most} & set(range(1, most + 1))):
+        with EnvWorkers("puzzle-4x4-play-singletask-task1-v0", workers=workers) as processes:
+            evaluate(policy, processes, SLOTS, 1, length, ACTION_DIM, progress=False)  # makes the environments
+            done = evaluate(policy, processes, episodes, 0, length, ACTION_DIM, progress=False)
+        steps_per_s = done.env_steps / done.seconds
+        calls = done.policy_calls * min(SLOTS, episodes) / done.env_steps
+        result.append({"workers": workers, "steps_per_s": steps_per_s, "policy_rows_per_step": calls})
+    return result
+
+
+def peak_memory_bytes() -> int:
+    """The most memory used so far: of the device where it tells, else of this process."""
+    import jax
+
+    told = jax.devices()[0].memory_stats() or {}
+    return told.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# ---------------------------------------------------------------- the program
+
+
+def measure(fv: flags.FlagValues, agent_file: str) -> dict[str, Any]:
+    """Everything that the flags ask for, printed as it comes."""
+    import jax
+
+    from utils.chunks import Replay
+    from utils.runs import load_agent
+    from utils.training import configure_jax, updates_per_call
+
+    configure_jax({"matmul_precision": fv.matmul_precision, "compilation_cache_dir": ""})
+    config = fv.agent
+    if "action_chunking" not in config_flags.get_override_values(fv["agent"]):
+        config.action_chunking = True
+    check_agent_values(config.to_dict())
+    kind, updates = load_agent(agent_file).AGENT, fv.updates or updates_per_call(0)
+    replay = Replay.create(synthetic(fv.transitions))
+
+    def fresh(seed: int) -> Any:
+        return kind.create(jax.random.key(seed), OBSERVATION_DIM, ACTION_DIM, config)
+
+    gflop, product = gflop_per_update(fresh(0)), matrix_product()
+    result: dict[str, Any] = {
+        "agent": agent_file,
+        "device": f"{jax.devices()[0].device_kind} ({len(jax.devices())} device(s), {os.cpu_count()} CPU cores)",
+        "jax": jax.__version__,
+        "matmul_precision": fv.matmul_precision,
+        "updates_per_block": updates,
+        "gflop_per_update": gflop,
+    }
+    runs = {int(count): Training([fresh(seed) for seed in range(int(count))], replay, updates) for count in fv.seeds}
+    rates: dict[int, list[float]] = {count: [] for count in runs}
+    products = []
+    for _ in range(fv.blocks):
+        products.append(product())
+        for count, training in runs.items():
+            rates[count].append(updates / seconds(training.block))
+    peak = max(products)
+    print(f"{result['device']}, {gflop:.1f} GFLOP per update, blocks of {updates} updates, peak {peak:.0f} GFLOP/s")
+    result |= {"peak_gflops": peak, "by_seeds": []}
+    for count, training in runs.items():
+        rate = statistics.median(rates[count])
+        row = {
+            "seeds": count,
+            "updates_per_s": rate,
+            "seed_updates_per_s": count * rate,
+            "fraction_of_peak": count * gflop * rate / peak,
+            "compile_seconds": training.compile_seconds,
+        }
+        result["by_seeds"].append(row)
+        speed = f"{rate:9.2f} updates/s, {count * rate:9.2f} seed-updates/s, {row['fraction_of_peak']:.2f} of peak"
+        print(f"{count:3d} seeds: {speed}, first call {training.compile_seconds:.1f} s")
+    first = result["by_seeds"][0]
+    result |= {name: first[name] for name in ("updates_per_s", "seed_updates_per_s", "fraction_of_peak", "compile_seconds")}
+    if fv.trace:
+        with jax.profiler.trace(fv.trace):
+            seconds(next(iter(runs.values())).block)
+        print(f"trace of one block: {fv.trace}")
+    if fv.stages:
+        result["stage_seconds"] = stages(fresh(0), replay)
+        for name, duration in result["stage_seconds"].items():
+            print(f"{name:22s} {1e3 * duration:9.2f} ms")
+    if fv.evaluate:
+        result["evaluation"] = evaluation_speed(fresh(0), fv.episodes)
+        for row in result["evaluation"]:
+            print(f"evaluation with {row['workers']} workers: {row['steps_per_s']:.0f} steps/s")
+    result["peak_memory_bytes"] = peak_memory_bytes()
+    print(f"peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB")
+    return result
+
+
+def main(argv: list[str]) -> int:
+    """Parse, measure, print; returns the exit code."""
+    agent_file, rest = take_agent(argv)
+    words = [argv[0], f"--agent={agent_file}", *rest]
+    fv = define(words)
+    if {"--help", "-help", "-h"} & set(argv):
+        print(__doc__, fv.get_help(), sep="\n")
+        return 0
+    try:
+        fv(words)
+        result = measure(fv, agent_file)
+    except (UserError, flags.Error, AttributeError) as error:
+        if isinstance(error, AttributeError) and "agent" not in str(error):
+            raise
+        print("error:", str(error).partition("\n")[0], file=sys.stderr)
+        return 2
+    if fv.json:
+        print(json.dumps(result | {"command": " ".join(["python", *argv])}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,95 @@
+"""Turn a published BC checkpoint into a finished run of agents/bc.py.
+
+    python scripts/convert_checkpoint.py params_300000.pkl exp/bc_cube_double --env_name=cube-double
+
+`--pretrained_actor_path` and `utils.policy.load_policy` take the folder. Widths and LayerNorm are read off the file; O and A
+come from the environment and H from its domain's settings, which main.py's flags change (--horizon_length=1).
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.errors import RunError, UserError  # noqa: E402
+
+USAGE = "usage: python scripts/convert_checkpoint.py FILE.pkl NEW_FOLDER --env_name=NAME [--horizon_length=H]"
+
+
+def convert(source: str, out: Path, arguments: list[str]) -> None:
+    """Write the folder `out`, whole or not at all, for the run that main.py's `arguments` describe.
+
+    Raises UserError for a file that is no such checkpoint, one that does not fit the environment, and a folder in use.
+    """
+    from configs.flags import parse_flags
+    from main import plan
+    from utils.published import base_shape, load_published, published_file, published_step
+
+    file = published_file(source)
+    if file is None:
+        raise UserError(f"{source}: there is no such file, nor a folder of params_*.pkl")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already; give a new folder")
+    base, step = load_published(file), published_step(file)
+    shape = base_shape(base, str(file))
+    found = [f"--agent.actor_hidden_dims={shape.hidden_dims}", f"--agent.actor_layer_norm={shape.layer_norm}"]
+    run = plan(parse_flags(["convert_checkpoint.py", *arguments, *found, f"--bc_steps={step}"]))[0]
+    write_run(run, base, step, file, out)
+
+
+def write_run(run, base: dict, step: int, file: Path, out: Path) -> None:
+    """Write the run of agents/bc.py from which `run` would start, with this base for its result."""
+    import jax
+    import jax.numpy as jnp
+
+    from envs.ogbench import make_env
+    from utils.checkpoints import Checkpoints, agent_tree
+    from utils.published import check_base
+    from utils.runs import STEPS, load_agent, write_json
+
+    env = make_env(run.env_name)
+    (observation_dim,), (action_dim,) = env.observation_space.shape, env.action_space.shape
+    env.close()
+    run = run.of_base()
+    settings = run.settings
+    agent = load_agent(settings.agent_file).AGENT.create(jax.random.key(0), observation_dim, action_dim, settings.agent)
+    check_base(base, agent.params["base"], str(file))
+    agent = agent.with_base(base).replace(step=jnp.asarray(step, jnp.int32))
+    dims = {"observation_dim": observation_dim, "action_dim": action_dim}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as place:
+        part = Path(place) / "run"
+        with Checkpoints(part / "checkpoints", keep=1) as checkpoints:
+            checkpoints.save(step, {"agent": agent_tree(agent)}, record={})
+        config = run.config() | dims | {"converted_from": file.name}
+        config["sources"] |= dict.fromkeys(("offline_steps", "agent.actor_hidden_dims", "agent.actor_layer_norm"), file.name)
+        write_json(part / "config.json", config)
+        write_json(part / "done.json", {name: settings.flags[name] for name in STEPS} | {"success": None})
+        os.replace(part, out)
+
+
+def main(argv: list[str]) -> int:
+    """Convert, say where it is, and return the exit code."""
+    if {"--help", "-h"} & set(argv):
+        print(__doc__)
+        return 0
+    flags = [word for word in argv[1:] if word.startswith("--")]
+    places = [word for word in argv[1:] if not word.startswith("--")]
+    try:
+        if len(places) != 2 or not any(flag.startswith("--env_name=") for flag in flags):
+            raise UserError(USAGE)
+        if any(flag.startswith("--agent.actor_") for flag in flags):
+            raise UserError("--agent.actor_hidden_dims, --agent.actor_layer_norm: they are read off the file; leave them out")
+        out = Path(places[1]).expanduser()
+        convert(places[0], out, flags)
+    except (UserError, RunError, OSError) as error:
+        print("error:", str(error).partition("\n")[0], file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    print(out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

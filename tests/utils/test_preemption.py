@@ -1,0 +1,73 @@
+"""SIGTERM and Ctrl-C: at once, when asked for, and in any case in time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from utils import preemption
+from utils.preemption import Preempted
+
+
+def send(signum):
+    os.kill(os.getpid(), signum)
+    time.sleep(0.01)  # the handler runs between two instructions
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_raises_and_afterwards_everything_is_as_before(signum, code):
+    before = signal.getsignal(signum)
+    with pytest.raises(Preempted) as caught, preemption.handled():
+        send(signum)
+        raise AssertionError("not reached")
+    assert caught.value.exit_code == code
+    assert str(caught.value) == signum.name
+    assert signal.getsignal(signum) is before
+
+
+def test_a_signal_waits_in_a_training_loop_and_not_in_an_evaluation():
+    reached = []
+    with pytest.raises(Preempted), preemption.handled(), preemption.deferred():
+        assert not preemption.received()
+        send(signal.SIGTERM)
+        reached.append("loop")
+        assert preemption.received()
+        with preemption.at_once():
+            reached.append("evaluation")
+    assert reached == ["loop"]
+    with preemption.handled(), preemption.deferred():  # and the next time nothing is left of it
+        preemption.leave_if_asked()
+        with pytest.raises(Preempted), preemption.at_once():
+            send(signal.SIGTERM)
+            reached.append("evaluation")
+    assert reached == ["loop"]
+
+
+def test_a_second_signal_does_not_wait():
+    with pytest.raises(Preempted), preemption.handled(), preemption.deferred():
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        raise AssertionError("not reached")
+
+
+def test_a_process_that_cannot_answer_is_gone_all_the_same():
+    """A long call in C, such as a compilation, keeps Python's handlers from running."""
+    program = (
+        "import hashlib\n"
+        "from utils import preemption\n"
+        "preemption.GRACE_SECONDS = 0.5\n"
+        "with preemption.handled():\n"
+        "    print('ready', flush=True)\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(0.2)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 143
+        finally:
+            process.kill()

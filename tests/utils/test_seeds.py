@@ -1,0 +1,98 @@
+"""Several seeds in one program are the same seeds alone, on one device and on several, whatever becomes of one of them."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from agents import trqam
+from tests.utils.test_chunks import make_dataset
+from utils.chunks import Replay
+from utils.seeds import stack_seeds, take
+from utils.training import Window, one_update, train_block
+
+SEEDS = 4
+
+
+@functools.cache
+def tiny_agents():
+    config = trqam.get_config()
+    config.update(
+        dict(actor_hidden_dims=(16, 16), value_hidden_dims=(16, 16), num_qs=2, flow_steps=3, batch_size=16, horizon_length=2)
+    )
+    config.action_chunking = True
+    return [trqam.TRQAM.create(jax.random.key(seed), 3, 2, config) for seed in range(SEEDS)]
+
+
+def train(agents, keys, replay, calls, updates):
+    """-> the agents afterwards, and each one's mean metrics."""
+    names = jax.eval_shape(one_update, agents[0], replay, jax.random.key(0))[1]
+    windows = stack_seeds([Window.create(dict.fromkeys(names, 0.0)) for _ in agents], None)
+    stacked = stack_seeds(agents, None)
+    for _ in range(calls):
+        stacked, windows, _ = train_block(stacked, windows, replay, keys, updates=updates)
+    count = calls * updates
+    return [take(stacked, i) for i in range(len(agents))], [
+        {name: float(total) / count for name, total in take(windows, i).sums.items()} for i in range(len(agents))
+    ]
+
+
+def test_seeds_together_are_the_seeds_alone():
+    """Parameters to 1e-5 after one update, losses within 1 % over a hundred."""
+    replay = Replay.create({name: np.nan_to_num(value) for name, value in make_dataset([30, 20]).items()})
+    keys = np.random.default_rng(0).integers(0, 1 << 32, (SEEDS, 2), np.uint32)
+    together, _ = train(tiny_agents(), keys, replay, 1, 1)
+    _, means = train(tiny_agents(), keys, replay, 25, 4)
+    for i in range(SEEDS):
+        (alone,), _ = train([tiny_agents()[i]], keys[i : i + 1], replay, 1, 1)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), together[i].params, alone.params)
+        _, (mean,) = train([tiny_agents()[i]], keys[i : i + 1], replay, 25, 4)
+        assert mean == pytest.approx(means[i], rel=0.01)
+    different = jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), together[0].params, together[1].params))
+    assert max(different) > 0.1
+
+
+DEVICES = """
+import json, sys
+import jax, numpy as np
+sys.path.insert(0, {root!r})
+from tests.utils.test_seeds import tiny_agents, train, SEEDS
+from tests.utils.test_chunks import make_dataset
+from utils.chunks import Replay
+from utils.seeds import mesh_for, share, stack_seeds, take
+from utils.training import Window, one_update, train_block
+
+replay = Replay.create({{name: np.nan_to_num(value) for name, value in make_dataset([30, 20]).items()}})
+keys = np.random.default_rng(0).integers(0, 1 << 32, (SEEDS, 2), np.uint32)
+one_device, _ = train(tiny_agents(), keys, replay, 1, 1)
+mesh = mesh_for(SEEDS)
+names = jax.eval_shape(one_update, tiny_agents()[0], replay, jax.random.key(0))[1]
+windows = stack_seeds([Window.create(dict.fromkeys(names, 0.0)) for _ in range(SEEDS)], mesh)
+agents, _, _ = train_block(
+    stack_seeds(tiny_agents(), mesh), windows, share(replay, mesh), stack_seeds(list(keys), mesh), updates=1, mesh=mesh
+)
+leaf = jax.tree.leaves(agents.params)[0]
+difference = max(
+    float(np.abs(np.asarray(a) - np.asarray(b)).max())
+    for i in range(SEEDS)
+    for a, b in zip(jax.tree.leaves(take(agents, i).params), jax.tree.leaves(one_device[i].params))
+)
+print(json.dumps({{"devices": len(leaf.sharding.device_set), "shards": len(leaf.addressable_shards), "difference": difference,
+                  "meshes": [None if mesh_for(n) is None else mesh_for(n).size for n in (1, 2, 3, 8)]}}))
+"""
+
+
+def test_seeds_spread_over_four_devices_are_the_same():
+    environ = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    program = DEVICES.format(root=str(Path(__file__).resolve().parents[2]))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environ, timeout=300)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["devices"], result["shards"], result["meshes"]) == (4, 4, [None, 2, 3, 4])
+    assert result["difference"] < 1e-5
