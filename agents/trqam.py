@@ -20,7 +20,8 @@ One update
     lam <- clip(lam + eta (ema(min(KL, c epsilon)) - epsilon))                                     descend_dual
 
 The policy so trained samples from  p(a|s) ~ base(a|s) exp(mean_e Q(s, a) / lambda)  while KL stays on epsilon.
-A fork overrides one method of `TRQAM`: see `trqam_fixed_lambda.py`.
+A fork overrides one method of `TRQAM`: see `trqam_fixed_lambda.py`. What the rollout has computed, the loss does not
+compute again; the same update without any such care is tests/agents/straightforward.py, which the tests compare.
 
     python main.py --env_name=puzzle-4x4 --agent=agents/trqam.py --agent.kl_budget=0.5
 """
