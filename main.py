@@ -95,7 +95,8 @@ def train_one(train, runs: list, fv) -> int:
     except (RunError, OSError) as error:
         if fv.debug:
             raise
-        place = f" ({runs[0].folder.parent}: what is stored there is whole)" if isinstance(error, OSError) else ""
+        folder = runs[0].folder if len(runs) == 1 else runs[0].folder.parent
+        place = f" ({folder}: what is stored there is whole)" if isinstance(error, OSError) else ""
         print("error:", str(error).partition("\n")[0] + place, file=sys.stderr)
         return 1
     return 0

@@ -25,7 +25,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from configs.flags import check_agent_values, take_agent
+from configs.flags import agent_settings, check_agent_values, take_agent, unknown_agent_key
 from utils.errors import UserError
 
 OBSERVATION_DIM, ACTION_DIM = 83, 5
@@ -148,18 +148,17 @@ def stages(agent: Any, replay: Any, repeats: int = 5) -> dict[str, float]:
     import jax
 
     config, kind = agent.config, type(agent)
-    key = jax.random.key(0)
     pieces: dict[str, tuple[Callable, tuple]] = {}
 
     def add(name: str, function: Callable, *arguments: Any) -> Any:
         pieces[name] = jax.jit(function), arguments
         return pieces[name][0](*arguments)
 
-    def draw(replay: Any, key: jax.Array) -> Any:
-        return replay.sample(key, config.batch_size, config.horizon_length, config.discount)
+    def draw(replay: Any, seed: int) -> Any:
+        return replay.sample(jax.random.key(seed), config.batch_size, config.horizon_length, config.discount)
 
-    batch = add("sampling", draw, replay, key)
-    noise = add("noise", lambda agent, key: kind.draw_noise(agent, key, config.batch_size), agent, jax.random.key(1))
+    batch = add("sampling", draw, replay, 0)
+    noise = add("noise", lambda agent, seed: kind.draw_noise(agent, jax.random.key(seed), config.batch_size), agent, 1)
     if hasattr(agent, "dual"):
         from agents.flow import VelocityField
         from agents.trqam import lean_adjoint, memoryless_rollout
@@ -287,18 +286,22 @@ def main(argv: list[str]) -> int:
     """Parse, measure, print; returns the exit code."""
     agent_file, rest = take_agent(argv)
     words = [argv[0], f"--agent={agent_file}", *rest]
-    fv = define(words)
-    if {"--help", "-help", "-h"} & set(argv):
-        print(__doc__, fv.get_help(), sep="\n")
-        return 0
     try:
+        known = agent_settings(agent_file)
+        fv = define(words)
+        if {"--help", "-help", "-h"} & set(argv):
+            print(__doc__, fv.get_help(), sep="\n")
+            return 0
         fv(words)
-        result = measure(fv, agent_file)
-    except (UserError, flags.Error, AttributeError) as error:
-        if isinstance(error, AttributeError) and "agent" not in str(error):
+    except AttributeError:  # how config_flags reports an unknown --agent.KEY
+        if not any(word.startswith("--agent.") for word in words):
             raise
+        print("error:", unknown_agent_key(words, agent_file, known), file=sys.stderr)
+        return 2
+    except (UserError, flags.Error) as error:
         print("error:", str(error).partition("\n")[0], file=sys.stderr)
         return 2
+    result = measure(fv, agent_file)
     if fv.json:
         print(json.dumps(result | {"command": " ".join(["python", *argv])}))
     return 0

@@ -60,10 +60,10 @@ def before_updates(call, do):
     """Do something before a call of updates, the first of which has number 1; what it returns is the replay from then on."""
     calls, real = itertools.count(1), training.train_block
 
-    def block(agent, window, replay, key, updates):
+    def block(agent, window, replay, *rest):
         if agent.STARTS_FROM_BASE and (number := next(calls)) >= call:
             replay = do(replay) if number == call else block.replay(replay)
-        return real(agent, window, replay, key, updates)
+        return real(agent, window, replay, *rest)
 
     block.replay = lambda replay: replay
     with pytest.MonkeyPatch.context() as patch:

@@ -287,6 +287,7 @@ def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, cap
     assert len(list(tmp_path.glob(f"Debug/{TASK}/qam_s0_*/done.json"))) == 1
 
 
+@pytest.mark.slow
 def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monkeypatch):
     from utils import training
 
@@ -398,7 +399,8 @@ def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(data, tmp_path, 
         assert one == pytest.approx(other, rel=1e-3)
 
 
-@pytest.mark.parametrize(("calls", "newest", "shared"), [(7, 16, 12), pytest.param(1, 4, None, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("calls", "newest", "shared"), [(7, 16, 12), (1, 4, None)])
 def test_seeds_together_have_folders_of_their_own_and_go_on_together(
     data, tmp_path, monkeypatch, capsys, calls, newest, shared
 ):

@@ -20,7 +20,12 @@ def mesh_for(seeds: int) -> Mesh | None:
 
 def stack_seeds(trees: Sequence[Any], mesh: Mesh | None) -> Any:
     """One tree of arrays [S, ...] from a tree for each seed."""
-    return spread(jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees), mesh)
+    return spread(_stack(tuple(trees)), mesh)
+
+
+@jax.jit
+def _stack(trees: tuple) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def spread(stacked: Any, mesh: Mesh | None) -> Any:
@@ -35,7 +40,12 @@ def share(tree: Any, mesh: Mesh | None) -> Any:
 
 def take(stacked: Any, seed: int) -> Any:
     """The tree of seed number `seed`, on one device."""
-    return jax.device_put(jax.tree.map(lambda leaf: leaf[seed], stacked), jax.devices()[0])
+    return jax.device_put(_take(stacked, seed), jax.devices()[0])
+
+
+@jax.jit
+def _take(stacked: Any, seed: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[seed], stacked)
 
 
 def for_each_seed(function: Callable, axes: tuple[int | None, ...], mesh: Mesh | None) -> Callable:

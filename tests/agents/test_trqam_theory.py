@@ -113,7 +113,7 @@ def test_adjoint_matching_finds_the_tilted_gaussian():
     assert float(path_kl(delta_of(table, xs))) <= 1.01 * float(path_kl_bound(adjoints, lam))
 
 
-@pytest.mark.parametrize("mode", ["descent", "closed_form"])
+@pytest.mark.parametrize("mode", ["descent", pytest.param("closed_form", marks=pytest.mark.slow)])
 def test_dual_loop_spends_its_budget_at_the_analytic_lambda(mode):
     config = SimpleNamespace(
         eta_lambda=0.04, dual_gain=0.03, kl_ema_coef=0.1, kl_clip_coef=2.0, lambda_min=0.01, lambda_max=100.0

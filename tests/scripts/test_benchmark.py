@@ -17,10 +17,11 @@ TINY = [
 def test_the_last_line_is_one_json_object_with_every_figure(agent, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "PEAK_ROWS", 64)
     settings = TINY if agent == "trqam" else [word for word in TINY if "value" not in word and "num_qs" not in word]
-    flags = [f"--agent=agents/{agent}.py", "--seeds=1,2", "--stages", "--json"]
+    seeds = [1] if agent == "trqam" else [1, 2]
+    flags = [f"--agent=agents/{agent}.py", f"--seeds={','.join(map(str, seeds))}", "--stages", "--json"]
     assert benchmark.main(["scripts/benchmark.py", *flags, *settings]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [row["seeds"] for row in result["by_seeds"]] == [1, 2]
+    assert [row["seeds"] for row in result["by_seeds"]] == seeds
     for row in result["by_seeds"]:
         assert row["seed_updates_per_s"] == pytest.approx(row["seeds"] * row["updates_per_s"])
         expected = row["seed_updates_per_s"] * result["gflop_per_update"] / result["peak_gflops"]
@@ -42,5 +43,6 @@ def test_the_synthetic_data_is_a_compact_dataset():
 def test_a_mistake_is_one_line(capsys):
     assert benchmark.main(["scripts/benchmark.py", "--agent=agents/trqam.py", "--blocks=2"]) == 2
     assert benchmark.main(["scripts/benchmark.py", "--agent=agents/nothing.py"]) == 2
+    assert benchmark.main(["scripts/benchmark.py", "--agent=agents/bc.py", "--agent.num_q=3"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 2 and all(line.startswith("error: ") for line in errors)
+    assert len(errors) == 3 and all(line.startswith("error: ") for line in errors)

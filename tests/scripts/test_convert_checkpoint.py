@@ -52,13 +52,13 @@ def test_its_policy_acts(converted):
     import jax
     import jax.numpy as jnp
 
-    from agents.flow import euler_sample, velocity_field
+    from agents.flow import VelocityField, euler_sample
     from utils.policy import load_policy, stream
 
     observations = np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2)
     chunks = load_policy(converted, seed=4)(observations)
     x0 = jax.random.normal(jax.random.fold_in(stream(jax.random.key(4), "policy"), 0), (1, 3, 2))
-    actions = jnp.clip(euler_sample(velocity_field(load_published(PKL), jnp.asarray(observations)), x0, 10), -1, 1)[0]
+    actions = jnp.clip(euler_sample(VelocityField(load_published(PKL), jnp.asarray(observations)), x0, 10), -1, 1)[0]
     np.testing.assert_allclose(chunks[:, 0], actions, atol=1e-5)
     assert np.ptp(chunks) > 0.1
 

@@ -57,7 +57,7 @@ def assert_chunks(batch, dataset, starts, horizon):
             np.testing.assert_allclose(batch[name][i], value, rtol=1e-5, atol=1e-6, err_msg=f"{name} at {start}")
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(lengths=st.lists(st.integers(1, 7), min_size=2, max_size=6), horizon=st.integers(1, 5))
 def test_every_chunk_is_the_naive_one(lengths, horizon):
     if sum(lengths) < horizon:

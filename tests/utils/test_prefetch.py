@@ -81,7 +81,10 @@ def test_batches_from_the_host_are_those_of_the_device(mode, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-@pytest.mark.parametrize(("seeds", "mode"), [(1, "offline"), (2, "union"), (2, "balanced")])
+@pytest.mark.parametrize(
+    ("seeds", "mode"),
+    [(1, "offline"), pytest.param(2, "union", marks=pytest.mark.slow), pytest.param(2, "balanced", marks=pytest.mark.slow)],
+)
 def test_training_on_the_host_is_training_on_the_device(seeds, mode, tmp_path):
     """To the bit in blocks of one length, from any update on."""
     dataset = mapped(make_dataset([4, 1, 3, 2]), tmp_path)
@@ -246,7 +249,8 @@ def rows_of(run):
     return (run / "train.csv").read_text()
 
 
-@pytest.mark.parametrize("balanced", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("balanced", [False, True])
 def test_a_run_on_the_host_writes_the_same_rows_even_cut_short(balanced, data, tmp_path, monkeypatch, capsys):
     from utils import training
 
