@@ -328,6 +328,7 @@ class Trainer:
             self.save("offline")  # a run of behaviour cloning alone
         self.film()
         for _, journal in self.going:
+            journal.checkpoints.wait()  # a run without its last checkpoint is not finished
             done = {name: self.flags[name] for name in STEPS} | {"success": journal.success}
             write_json(journal.run.folder / "done.json", done)
             print(f"finished: {journal.run.folder}")
