@@ -13,7 +13,7 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("agent", ["trqam", "bc"])
+@pytest.mark.parametrize("agent", [pytest.param("trqam", marks=pytest.mark.slow), "bc"])
 def test_the_last_line_is_one_json_object_with_every_figure(agent, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "PEAK_ROWS", 64)
     settings = TINY if agent == "trqam" else [word for word in TINY if "value" not in word and "num_qs" not in word]
