@@ -9,8 +9,10 @@ peak is the counted work times the updates per second over the best median of th
 compiled with its flow steps unrolled. With --json the last line is one JSON object.
 """
 
+import collections
 import json
 import os
+import re
 import resource
 import statistics
 import sys
@@ -30,6 +32,7 @@ from utils.errors import UserError
 
 OBSERVATION_DIM, ACTION_DIM = 83, 5
 PEAK_ROWS, PEAK_WIDTH = 2560, 512
+EVALUATED = "puzzle-4x4-play-singletask-task1-v0"
 
 
 def define(argv: Sequence[str]) -> flags.FlagValues:
@@ -184,22 +187,76 @@ def stages(agent: Any, replay: Any, repeats: int = 5) -> dict[str, float]:
 
 
 def evaluation_speed(agent: Any, episodes: int) -> list[dict[str, float]]:
-    """Evaluations of puzzle-4x4 by number of workers: environment steps per second, and calls of the policy per step."""
+    """Evaluations of puzzle-4x4 by number of workers; 0 workers: `one_process_loop`."""
     from envs.workers import SLOTS, EnvWorkers, default_workers
     from utils.evaluation import evaluate
     from utils.policy import evaluation_policy
 
-    policy, result = evaluation_policy(agent), []
+    policy, result = evaluation_policy(agent), [one_process_loop(agent, episodes)]
     length = agent.config.horizon_length if agent.config.action_chunking else 1
     most = default_workers()
     for workers in sorted({1, 2, 4, SLOTS, most} & set(range(1, most + 1))):
-        with EnvWorkers("puzzle-4x4-play-singletask-task1-v0", workers=workers) as processes:
+        with EnvWorkers(EVALUATED, workers=workers) as processes:
             evaluate(policy, processes, SLOTS, 1, length, ACTION_DIM, progress=False)  # makes the environments
             done = evaluate(policy, processes, episodes, 0, length, ACTION_DIM, progress=False)
-        steps_per_s = done.env_steps / done.seconds
-        calls = done.policy_calls * min(SLOTS, episodes) / done.env_steps
-        result.append({"workers": workers, "steps_per_s": steps_per_s, "policy_rows_per_step": calls})
+        result.append(_evaluation_row(workers, done.env_steps, done.policy_rows, done.policy_calls, done.seconds))
     return result
+
+
+def one_process_loop(agent: Any, episodes: int) -> dict[str, float]:
+    """The loop of the published code: one environment in this process, and the policy called at every step, also while
+    actions of its last chunk are waiting."""
+    from envs.ogbench import make_env
+    from utils.evaluation import reset_seed
+    from utils.policy import evaluation_policy
+
+    env, policy, steps = make_env(EVALUATED), evaluation_policy(agent), 0
+    policy(np.zeros((1, OBSERVATION_DIM), np.float32), np.zeros((1, 3), np.uint32))  # compiles
+    start = time.perf_counter()
+    for episode in range(episodes):
+        observation, done, queue = env.reset(seed=reset_seed(0, episode))[0], False, []
+        while not done:
+            keys = np.array([[0, episode, steps]], np.uint32)
+            chunk = np.clip(policy(observation[None].astype(np.float32), keys), -1.0, 1.0).reshape(-1, ACTION_DIM)
+            queue = queue or list(chunk)
+            observation, _, terminated, truncated, _ = env.step(queue.pop(0))
+            steps, done = steps + 1, terminated or truncated
+    return _evaluation_row(0, steps, steps, steps, time.perf_counter() - start)
+
+
+def _evaluation_row(workers: int, steps: int, rows: int, calls: int, taken: float) -> dict[str, float]:
+    found = {"workers": workers, "env_steps": steps, "seconds": taken, "steps_per_s": steps / taken}
+    return found | {"policy_calls": calls, "policy_rows": rows}
+
+
+def profile(folder: str, call: Callable[[], Any]) -> dict[str, Any]:
+    """Trace a call by jax.profiler -> the share of its time in which the device is at work, and what takes the device's time.
+
+    On a CPU the device is XLA's thread pool; times are summed over its threads.
+    """
+    import jax
+
+    with jax.profiler.trace(folder):
+        seconds(call)
+    newest = max(Path(folder).rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    accelerator = jax.default_backend() != "cpu"
+    plane_name, line_name = ("/device:", "Stream") if accelerator else ("/host:CPU", "tf_XLAEigen")
+    events: list[tuple[float, float, str]] = []
+    for plane in jax.profiler.ProfileData.from_file(str(newest)).planes:
+        for line in plane.lines if plane.name.startswith(plane_name) else ():
+            if line.name.startswith(line_name):
+                own = (event for event in line.events if "::" not in event.name)  # not waiting for others
+                events += [(event.start_ns, event.duration_ns, event.name) for event in own]
+    busy, end, shares = 0.0, 0.0, collections.Counter[str]()
+    for start, duration, name in sorted(events):
+        busy += max(0.0, start + duration - max(start, end))
+        end = max(end, start + duration)
+        shares[re.sub(r"[._]?\d+$", "", name)] += duration  # fusion.12 and fusion.13 are of one kind
+    if not events:
+        raise RuntimeError(f"the trace in {folder} holds no events of the device")
+    total = shares.total()
+    top = {name: duration / total for name, duration in shares.most_common(12)}
+    return {"device_busy": busy / (end - min(events)[0]), "kernels": len(events), "shares": top}
 
 
 def peak_memory_bytes() -> int:
@@ -266,9 +323,10 @@ def measure(fv: flags.FlagValues, agent_file: str) -> dict[str, Any]:
     first = result["by_seeds"][0]
     result |= {name: first[name] for name in ("updates_per_s", "seed_updates_per_s", "fraction_of_peak", "compile_seconds")}
     if fv.trace:
-        with jax.profiler.trace(fv.trace):
-            seconds(next(iter(runs.values())).block)
-        print(f"trace of one block: {fv.trace}")
+        result["profile"] = profile(fv.trace, next(iter(runs.values())).block)
+        print(f"trace of one block: {fv.trace}; the device is at work {result['profile']['device_busy']:.1%} of the time")
+        for name, share in result["profile"]["shares"].items():
+            print(f"{share:7.1%}  {name}")
     if fv.stages:
         result["stage_seconds"] = stages(fresh(0), replay)
         for name, duration in result["stage_seconds"].items():
@@ -276,7 +334,8 @@ def measure(fv: flags.FlagValues, agent_file: str) -> dict[str, Any]:
     if fv.evaluate:
         result["evaluation"] = evaluation_speed(fresh(0), fv.episodes)
         for row in result["evaluation"]:
-            print(f"evaluation with {row['workers']} workers: {row['steps_per_s']:.0f} steps/s")
+            how = f"with {row['workers']} workers" if row["workers"] else "in one process, the policy called at every step"
+            print(f"evaluation {how}: {row['seconds']:.1f} s, {row['steps_per_s']:.0f} steps/s, {row['policy_rows']} policy rows")
     result["peak_memory_bytes"] = peak_memory_bytes()
     print(f"peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB")
     return result

@@ -23,6 +23,7 @@ class EvalResult:
     lengths: np.ndarray
     discounted_returns: np.ndarray
     policy_calls: int
+    policy_rows: int  # chunks asked for by running episodes, over all calls
     seconds: float
 
     @property
@@ -81,17 +82,18 @@ def evaluate(
         raise ValueError(f"nothing to evaluate: {episodes} episodes")
     start = time.perf_counter()
     rows = _Rows(workers, seed, range(first_episode, first_episode + episodes), discount)
-    policy_calls = 0
+    policy_calls = policy_rows = 0
     with tqdm(total=episodes, desc="evaluation", unit="ep", leave=False, disable=None if progress else True) as bar:
         while active := rows.start_episodes():
             # Copies: an asynchronous policy may still read them when the next round begins.
             actions = np.asarray(policy(rows.observations.copy(), rows.keys.copy()), np.float32)
-            policy_calls += 1
+            policy_calls, policy_rows = policy_calls + 1, policy_rows + len(active)
             chunks = actions.reshape(workers.slots, chunk_length, action_dim)[active]
             if not np.isfinite(chunks).all():
                 raise FloatingPointError("the policy returned actions that are not finite")
             bar.update(rows.run(active, np.clip(chunks, -1.0, 1.0)))
-    return EvalResult(**rows.outcome, policy_calls=policy_calls, seconds=time.perf_counter() - start)
+    taken = time.perf_counter() - start
+    return EvalResult(**rows.outcome, policy_calls=policy_calls, policy_rows=policy_rows, seconds=taken)
 
 
 class _Rows:
