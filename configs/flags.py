@@ -89,6 +89,8 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     count("keep_checkpoints", 2, "how many of the newest checkpoints stay, besides the best by success rate", least=1)
     count("eval_episodes", 50, "episodes of an evaluation; 0: none")
     count("eval_workers", 0, "environment processes; 0: as many as there are cores")
+    doc = "evaluate on the host's processor while training goes on; unset: where training has a device of its own"
+    flags.DEFINE_boolean("eval_async", None, doc, flag_values=fv)
     count("video_episodes", 0, "episodes filmed when the run ends")
     count("video_frame_skip", 3, "environment steps per frame", least=1)
 

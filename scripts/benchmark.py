@@ -335,7 +335,8 @@ def measure(fv: flags.FlagValues, agent_file: str) -> dict[str, Any]:
         result["evaluation"] = evaluation_speed(fresh(0), fv.episodes)
         for row in result["evaluation"]:
             how = f"with {row['workers']} workers" if row["workers"] else "in one process, the policy called at every step"
-            print(f"evaluation {how}: {row['seconds']:.1f} s, {row['steps_per_s']:.0f} steps/s, {row['policy_rows']} policy rows")
+            speed = f"{row['seconds']:.1f} s, {row['steps_per_s']:.0f} steps/s"
+            print(f"evaluation {how}: {speed}, {row['policy_calls']} calls of the policy with {row['policy_rows']} rows in use")
     result["peak_memory_bytes"] = peak_memory_bytes()
     print(f"peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB")
     return result

@@ -61,7 +61,8 @@ def measure(words: list[str], tiny: bool) -> dict[str, Any]:
     data = words[0].startswith("--rows")
     script = Path(__file__).with_name("benchmark_data.py" if data else "benchmark.py")
     if tiny:
-        words = [word for word in words if "hidden_dims" not in word] + (TINY_DATA if data else TINY + (TINY_CRITIC if TRQAM in words else []))
+        more = TINY_DATA if data else TINY + (TINY_CRITIC if TRQAM in words else [])
+        words = [word for word in words if "hidden_dims" not in word] + more
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(script), *(word.replace("FOLDER", folder) for word in words), "--json"]
         try:

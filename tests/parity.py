@@ -1,6 +1,8 @@
 """Compare an agent with the published code, number by number.
 
     python tests/parity.py FILE.npz...
+    python tests/parity.py --matmul_precision=bfloat16 FILE.npz...      # what that changes
+    JAX_PLATFORMS=cuda python tests/parity.py --matmul_precision=highest FILE.npz...
 
 Each file holds parameters, batches, every random draw and the results of a few consecutive updates of the published
 code. One line is printed per quantity with its largest error over the updates; the exit code is 1 beyond a tolerance,
@@ -157,8 +159,12 @@ def distance(quantity: str, ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(error if quantity.startswith("params_after/") else error / max(np.abs(theirs).max(), 1e-30))
 
 
-def main(paths: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Print the comparison of every file; 0 if all of it holds."""
+    option = "--matmul_precision="
+    paths = [word for word in arguments if not word.startswith(option)]
+    for word in set(arguments) - set(paths):
+        jax.config.update("jax_default_matmul_precision", word.removeprefix(option))
     if not paths:
         print(__doc__)
         return 2

@@ -1,11 +1,14 @@
 """The command line: what it resolves, what it refuses, and whole runs on a real environment with tiny networks."""
 
+import itertools
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -18,6 +21,8 @@ from configs.domains import DOMAINS
 from envs import download
 from envs.collect import random_data
 from envs.tasks import ALL_TASKS
+from envs.workers import EnvWorkers, WorkerError
+from utils.checkpoints import Checkpoints
 from utils.errors import RunError, UserError
 from utils.logging import CsvLog
 
@@ -312,6 +317,42 @@ def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monk
         assert cut == whole
 
 
+def test_evaluations_beside_the_training_change_nothing(data, tmp_path, monkeypatch, capsys):
+    """Not even where a signal cuts one short: it is done again, with the agent that its step had."""
+    from utils import evaluator, training
+
+    flags = ["--bc_steps=0", "--online_steps=8", "--eval_interval=3", "--save_interval=5", "--log_interval=1"]
+    assert train(data, tmp_path / "waiting", *flags, "--noeval_async") == 0
+    calls, real, update = itertools.count(), evaluator.evaluate, training.Trainer.update
+
+    def endless(policy, workers, *args, **kwargs):
+        if next(calls) < 2:  # at steps 0 and 3
+            return real(policy, workers, *args, **kwargs)
+        while not workers._closed:
+            time.sleep(0.01)
+        raise WorkerError("closed")
+
+    def stopping(trainer, *args):
+        update(trainer, *args)
+        if trainer.step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluator, "evaluate", endless)
+        patch.setattr(training.Trainer, "update", stopping)
+        assert train(data, tmp_path / "beside", *flags, "--eval_async") == 143
+    folder = only_run(tmp_path / "beside")
+    assert [row["step"] for row in CsvLog(folder / "eval.csv").rows()] == [0, 3]
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        tree, record = checkpoints.read(7)
+    assert record["evaluating"] == 6 and set(tree) == {"agent", "keys", "evaluating"}
+    assert train(data, tmp_path / "beside", *flags, "--eval_async") == 0
+    assert "resumed at step 7" in capsys.readouterr().out
+    for name in ("train.csv", "eval.csv"):
+        beside, waiting = ((only_run(tmp_path / which) / name).read_text() for which in ("beside", "waiting"))
+        assert beside == waiting
+
+
 def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):
     assert train(data, tmp_path, "--online_steps=0") == 0
     folder = only_run(tmp_path)
@@ -431,6 +472,27 @@ def test_seeds_together_have_folders_of_their_own_and_go_on_together(
         for name in ("train.csv", "eval.csv", "replay.bin"):
             whole = next((tmp_path / "whole").glob(f"Debug/{TASK}/{folder.name}/{name}"))
             assert (folder / name).read_bytes() == whole.read_bytes()
+
+
+def test_seeds_step_side_by_side_and_a_killed_environment_loses_nothing(data, tmp_path, monkeypatch, capsys):
+    flags = ["--num_seeds=2", "--bc_steps=0", "--offline_steps=0", "--eval_episodes=0", "--save_interval=8"]
+    assert train(data, tmp_path / "whole", *flags) == 0
+    real, calls = EnvWorkers.run_chunks, itertools.count(1)
+
+    def run_chunks(workers, *args):
+        if next(calls) == 6:
+            os.kill(workers.pids[-1], signal.SIGKILL)
+        return real(workers, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EnvWorkers, "run_chunks", run_chunks)
+        assert train(data, tmp_path / "cut", *flags) == 1
+    assert "died (killed by signal 9)" in capsys.readouterr().err
+    assert train(data, tmp_path / "cut", *flags) == 0
+    assert capsys.readouterr().out.count("resumed at step 5: ") == 2
+    cut, whole = (sorted((tmp_path / which).glob(f"Debug/{TASK}/trqam_s*/*.*")) for which in ("cut", "whole"))
+    compared = [(a, b) for a, b in zip(cut, whole, strict=True) if a.name in ("train.csv", "replay.bin")]
+    assert len(compared) == 4 and all(a.read_bytes() == b.read_bytes() for a, b in compared)
 
 
 def test_two_processes_never_write_one_run(data, tmp_path, capsys):

@@ -107,8 +107,39 @@ def condition(params: dict, s: jax.Array) -> dict:
 
 def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """x kernel + bias, for x [..., N] and bias [width] or, from `condition`, [B, width]."""
-    y = x @ kernel
+    y = product(x, kernel)
     return y + jnp.broadcast_to(bias, y.shape)
+
+
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x kernel, for x [..., N] and kernel [N, width], in the matmul precision that JAX is set to.
+
+    At "bfloat16", which JAX leaves to the device (TF32 on an H100, float32 on a CPU), both factors are bfloat16 on any device,
+    in derivatives too; sums are in float32.
+    """
+    coarse = jax.config.jax_default_matmul_precision == "bfloat16"  # type: ignore[attr-defined]
+    return coarse_product(x, kernel) if coarse else x @ kernel
+
+
+@jax.custom_vjp
+def coarse_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x kernel of factors rounded to bfloat16, summed in float32; its derivatives likewise."""
+    return _coarse(x, kernel)[0]
+
+
+def _coarse(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32), (x, kernel)
+
+
+def _coarse_transposed(factors: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    (x, kernel), cotangent = factors, cotangent.astype(jnp.bfloat16)
+    rows, columns = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
+    x_cotangent = jnp.matmul(cotangent, kernel.T, preferred_element_type=jnp.float32)
+    return x_cotangent, jnp.matmul(rows.T, columns, preferred_element_type=jnp.float32)
+
+
+coarse_product.defvjp(_coarse, _coarse_transposed)
 
 
 @jax.custom_vjp
@@ -120,7 +151,7 @@ def known_affine(x: jax.Array, kernel: jax.Array, bias: jax.Array, result: jax.A
 def known_affine_transposed(primals: tuple[jax.Array, ...], cotangent: jax.Array) -> tuple[jax.Array | None, ...]:
     """The cotangents of `known_affine`'s arguments."""
     x, kernel, bias = primals
-    _, transpose = jax.vjp(jnp.matmul, x.reshape(-1, x.shape[-1]), kernel)
+    _, transpose = jax.vjp(product, x.reshape(-1, x.shape[-1]), kernel)
     x_cotangent, kernel_cotangent = transpose(cotangent.reshape(-1, cotangent.shape[-1]))
     rows = cotangent.reshape(-1, *bias.shape)
     # Their sum as a product: XLA on a CPU takes a hundred times as long to sum over a leading axis.

@@ -12,9 +12,10 @@ import ml_collections
 import numpy as np
 
 from agents.base import Agent
-from utils.checkpoints import Checkpoints, agent_from
+from utils.checkpoints import Checkpoints, agent_from, best_step
 from utils.errors import UserError
 from utils.evaluation import Policy
+from utils.logging import read_rows
 from utils.runs import load_agent, read_json
 
 
@@ -54,7 +55,7 @@ def load_policy(run_dir: str | os.PathLike, seed: int = 0, best: bool = False) -
     observation_dim, action_dim = stored["observation_dim"], stored["action_dim"]
     agent = load_agent(stored["agent_file"]).AGENT.create(jax.random.key(0), observation_dim, action_dim, config)
     checkpoints = Checkpoints(folder / "checkpoints")
-    wanted = checkpoints.best() if best else None
+    wanted = best_step(read_rows(folder / "eval.csv"), checkpoints.steps()) if best else None
     tree = checkpoints.read(wanted)[0] if wanted is not None else next((tree for _, tree, _ in checkpoints.readable()), None)
     if tree is None:
         raise UserError(f"{folder} holds no checkpoint that can be read")
