@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -21,8 +20,7 @@ from configs.domains import DOMAINS
 from envs import download
 from envs.collect import random_data
 from envs.tasks import ALL_TASKS
-from envs.workers import EnvWorkers, WorkerError
-from utils.checkpoints import Checkpoints
+from envs.workers import EnvWorkers
 from utils.errors import RunError, UserError
 from utils.logging import CsvLog
 
@@ -315,42 +313,6 @@ def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monk
     for name in ("train.csv", "eval.csv"):
         cut, whole = ((only_run(tmp_path / which) / name).read_text() for which in ("cut", "whole"))
         assert cut == whole
-
-
-def test_evaluations_beside_the_training_change_nothing(data, tmp_path, monkeypatch, capsys):
-    """Not even where a signal cuts one short: it is done again, with the agent that its step had."""
-    from utils import evaluator, training
-
-    flags = ["--bc_steps=0", "--online_steps=8", "--eval_interval=3", "--save_interval=5", "--log_interval=1"]
-    assert train(data, tmp_path / "waiting", *flags, "--noeval_async") == 0
-    calls, real, update = itertools.count(), evaluator.evaluate, training.Trainer.update
-
-    def endless(policy, workers, *args, **kwargs):
-        if next(calls) < 2:  # at steps 0 and 3
-            return real(policy, workers, *args, **kwargs)
-        while not workers._closed:
-            time.sleep(0.01)
-        raise WorkerError("closed")
-
-    def stopping(trainer, *args):
-        update(trainer, *args)
-        if trainer.step == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(evaluator, "evaluate", endless)
-        patch.setattr(training.Trainer, "update", stopping)
-        assert train(data, tmp_path / "beside", *flags, "--eval_async") == 143
-    folder = only_run(tmp_path / "beside")
-    assert [row["step"] for row in CsvLog(folder / "eval.csv").rows()] == [0, 3]
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        tree, record = checkpoints.read(7)
-    assert record["evaluating"] == 6 and set(tree) == {"agent", "keys", "evaluating"}
-    assert train(data, tmp_path / "beside", *flags, "--eval_async") == 0
-    assert "resumed at step 7" in capsys.readouterr().out
-    for name in ("train.csv", "eval.csv"):
-        beside, waiting = ((only_run(tmp_path / which) / name).read_text() for which in ("beside", "waiting"))
-        assert beside == waiting
 
 
 def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):

@@ -124,22 +124,26 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def coarse_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x kernel of factors rounded to bfloat16, summed in float32; its derivatives likewise."""
-    return _coarse(x, kernel)[0]
+    return _coarse(x, kernel)
 
 
-def _coarse(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
-    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32), (x, kernel)
+def _coarse(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def rounded(x: jax.Array, kernel: jax.Array) -> jax.Array:  # the same numbers, where XLA has no such product
+        return jax.lax.reduce_precision(x, 8, 7) @ jax.lax.reduce_precision(kernel, 8, 7)
+
+    def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.matmul(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+
+    return jax.lax.platform_dependent(x, kernel, cpu=rounded, default=native)
 
 
 def _coarse_transposed(factors: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    (x, kernel), cotangent = factors, cotangent.astype(jnp.bfloat16)
+    x, kernel = factors
     rows, columns = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
-    x_cotangent = jnp.matmul(cotangent, kernel.T, preferred_element_type=jnp.float32)
-    return x_cotangent, jnp.matmul(rows.T, columns, preferred_element_type=jnp.float32)
+    return _coarse(cotangent, kernel.T), _coarse(rows.T, columns)
 
 
-coarse_product.defvjp(_coarse, _coarse_transposed)
+coarse_product.defvjp(lambda x, kernel: (_coarse(x, kernel), (x, kernel)), _coarse_transposed)
 
 
 @jax.custom_vjp
