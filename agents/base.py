@@ -5,7 +5,7 @@ fills in the hooks `draw_noise`, `fixed_quantities`, `loss` and, where it has st
 """
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Self
 
 import flax.struct
@@ -218,6 +218,12 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
         q = q_values(critic, batch["observations"], self.flat_actions(batch))
         loss = jnp.mean((q - td_target[None]) ** 2 * batch["valid"][None, :, -1])
         return loss, {"critic/loss": loss, "critic/q_mean": q.mean(), "critic/target_mean": td_target.mean()}
+
+
+def check_choice(config: Any, key: str, choices: Collection[str]) -> None:
+    """Raise UserError where the agent has the setting `key` and its value is none of the choices."""
+    if key in config and config[key] not in choices:
+        raise UserError(f"--agent.{key}={config[key]}: use one of {', '.join(choices)}")
 
 
 def q_values(critic: dict, observations: jax.Array, actions: jax.Array) -> jax.Array:
