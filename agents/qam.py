@@ -42,7 +42,7 @@ class QAM(TRQAM):
 def get_config() -> ml_collections.ConfigDict:
     """The published defaults; the inverse temperature of a domain is in configs/domains.py."""
     config = critic_config()
-    config.update(dict(clip_adj=True, inv_temp=1.0))
+    config.update(dict(clip_grad=True, clip_adj=True, inv_temp=1.0))
     return config
 
 

@@ -307,6 +307,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = critic_config()
     config.update(
         dict(
+            clip_grad=True,  # one global-norm clip at 1.0 over all networks
             clip_adj=True,  # clip x_K to the action range inside the terminal gradient
             lam_scale=3.0,  # lambda = lam_scale * lam
             kl_budget=1.0,  # epsilon, nats per environment action
