@@ -35,8 +35,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Agent, Batch, action_values, check_choice, critic_config
-from agents.flow import Velocity, VelocityField, euler_step, evaluate, flow_matching_loss, recall, time_grid, unrolled
+from agents.base import Agent, Batch, action_values, check_choice, critic_config, draw
+from agents.flow import Velocity, VelocityField, euler_step, evaluate, recall, time_grid, unrolled
 from utils.networks import Layers
 
 # -------------------------------------------------------------------------------------------------- equations
@@ -126,7 +126,7 @@ def scalar_adjoint(ts: jax.Array, adjoint: jax.Array) -> jax.Array:
 
     What `lean_adjoint` gives where the base velocity does not depend on x. Source: SQAM (arXiv 2610.10437).
     """
-    return ts[:, None, None] * adjoint
+    return ts[:, None, None] * adjoint[None]
 
 
 def step_and_noise(flow_steps: int, ts: jax.Array | None = None) -> tuple[float, jax.Array]:
@@ -227,15 +227,15 @@ class TRQAM(Agent):
 
     def draw_noise(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
         """next_action [n, B, D], flow_x0 [B, D], flow_t [B, 1], sde_x0 [B, D], sde_noise [K, B, D]."""
-        keys = jax.random.split(key, 5)
         shape = (batch_size, self.flat_action_dim)
-        return {
-            "next_action": jax.random.normal(keys[0], (self.samples, *shape)),
-            "flow_x0": jax.random.normal(keys[1], shape),
-            "flow_t": jax.random.uniform(keys[2], (batch_size, 1)),
-            "sde_x0": jax.random.normal(keys[3], shape),
-            "sde_noise": jax.random.normal(keys[4], (len(self.times()), *shape)),
-        }
+        return draw(
+            key,
+            next_action=(self.samples, *shape),
+            flow_x0=shape,
+            flow_t=(batch_size, 1),
+            sde_x0=shape,
+            sde_noise=(len(self.times()), *shape),
+        )
 
     def fixed_quantities(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, Any]:
         """The critic target, the memoryless rollout xs and its adjoints, both [K, B, D], and the rollout's velocities."""
@@ -285,8 +285,7 @@ class TRQAM(Agent):
         """critic_loss + flow_loss + adj_loss; each network is reached by one of them."""
         s = batch["observations"]
         critic_loss, metrics = self.critic_loss(params["critic"], batch, fixed["td_target"])
-        trained_base, actions, valid = VelocityField(params["base"], s), self.flat_actions(batch), batch["valid"][:, -1]
-        flow_loss = flow_matching_loss(trained_base, actions, noise["flow_x0"], noise["flow_t"], valid)
+        flow_loss = self.flow_loss(params["base"], batch, noise)
         policy, ts, lam = VelocityField(params["policy"], s), self.times(), self.trust_region()
         delta = recall(policy, fixed["xs"], ts[:, None, None], fixed["policy"]) - fixed["base"]
         adj_loss = adjoint_matching_loss(delta, fixed["adjoints"], lam, ts)
@@ -342,6 +341,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = critic_config()
     config.update(
         dict(
+            clip_grad=True,  # one global-norm clip at 1.0 over all networks
             clip_adj=True,  # clip x_K to the action range inside the terminal gradient
             adjoint="lean",  # or scalar
             lam_scale=3.0,  # lambda = lam_scale * lam
