@@ -177,9 +177,12 @@ def unknown_agent_key(argv: Sequence[str], agent: str, known: list[str]) -> User
 def check_agent_values(agent: dict) -> None:
     """Raise UserError for agent settings that no run can use."""
     positive = "lr batch_size flow_steps num_qs best_of_n inv_temp kl_budget lam_scale eta_lambda dual_gain kl_clip_coef"
-    for key in (*positive.split(), "lambda_min", "lambda_max"):
+    for key in (*positive.split(), "lambda_min", "lambda_max", "n_bridge"):
         if key in agent and not (agent[key] > 0 and math.isfinite(agent[key])):
             raise UserError(f"--agent.{key}={agent[key]}: give a positive number")
+    for key in ("edit_scale", "fql_alpha", "gap_reg_coef"):
+        if key in agent and not (agent[key] >= 0 and math.isfinite(agent[key])):
+            raise UserError(f"--agent.{key}={agent[key]}: give 0 or a positive number")
     for key in ("discount", "tau", "kl_ema_coef"):
         if key in agent and not 0.0 < agent[key] <= 1.0:
             raise UserError(f"--agent.{key}={agent[key]}: give a number above 0 and at most 1")
