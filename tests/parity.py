@@ -35,6 +35,18 @@ METRICS = {
     "lam": "dual/lam",
     "kl_ema": "dual/kl_ema",
 }
+FEW = {name: METRICS[name] for name in ("critic_loss", "q_mean")}
+OWN_METRICS = {  # of agents whose files hold other quantities, or call ours by other names
+    "fql": FEW | {"actor_loss": "actor/loss", "bc_flow_loss": "flow/loss", "distill_loss": "actor/distill_loss"},
+    "ifql": {
+        "critic_loss": "critic/loss",
+        "q_mean": "critic/target_mean",
+        "actor_loss": "flow/loss",
+        "value_loss": "value/loss",
+        "v_mean": "value/mean",
+    },
+    "cgql": FEW | {"flow_loss": "flow/loss", "noisy_critic_loss": "critic/noisy_loss"},
+}
 PARTS = ("batch", "noise", "out", "params_after")
 ALIASES = {
     "layer_norm",
@@ -99,9 +111,10 @@ def build(golden: Golden):
     return agent
 
 
-def outputs(agent, metrics: dict, fixed: dict, flow_steps: int, batch_size: int) -> dict[str, np.ndarray]:
+def outputs(agent, metrics: dict, fixed: dict, meta: dict) -> dict[str, np.ndarray]:
     """Everything ours that a file may hold, under the file's names."""
-    ours = {name: metrics[key] for name, key in METRICS.items() if key in metrics}
+    names, flow_steps, batch_size = OWN_METRICS.get(meta["agent"], METRICS), meta["flow_steps"], meta["B"]
+    ours = {name: metrics[key] for name, key in names.items() if key in metrics}
     if "dual/lam" not in metrics:
         ours.pop("path_kl", None)  # a diagnostic of ours where nothing acts on it
     ours |= {name: fixed[name] for name in ("xs", "adjoints", "next_actions") if name in fixed}
@@ -125,7 +138,7 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
         if "next_action" in noise:
             noise["next_action"] = noise["next_action"].reshape(agent.samples, meta["B"], -1)
         agent, metrics, fixed = update(agent, golden.tree(f"update{u}/batch"), noise)
-        ours = outputs(agent, metrics, fixed, meta["flow_steps"], meta["B"])
+        ours = outputs(agent, metrics, fixed, meta)
         prefix = f"update{u}/"
         theirs = {
             name.removeprefix(prefix).removeprefix("out/"): value

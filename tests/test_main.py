@@ -510,6 +510,23 @@ def test_an_environment_and_an_agent_file_of_ones_own(tmp_path, capsys):
     assert [row["dual/lam"] for row in CsvLog(log).rows()] == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("agent", ["fql", "ifql", "dsrl", "cgql"])
+def test_the_other_agents_train_offline_and_online(tmp_path, agent):
+    from envs.probe import write_dataset
+
+    dataset = write_dataset("envs.probe:ProbeChain-v0", tmp_path / "probe.npz", 200)
+    flags = [
+        "--env_name=envs.probe:ProbeChain-v0", f"--dataset={dataset}", f"--agent=agents/{agent}.py", "--horizon_length=2",
+        f"--save_dir={tmp_path}/exp", "--bc_steps=4", "--offline_steps=4", "--online_steps=8", "--start_training=3",
+        "--eval_episodes=2", "--eval_workers=1", *TINY,
+    ]  # fmt: skip
+    assert run(*flags) == 0
+    (log,) = (tmp_path / "exp").glob(f"Debug/envs.probe_ProbeChain-v0/{agent}_s0_*/train.csv")
+    rows = CsvLog(log).rows()
+    assert {row["phase"] for row in rows} == {"offline", "online"}
+    assert all(np.isfinite(row["critic/loss"]) and np.isfinite(row["flow/loss"]) for row in rows)
+
+
 # ---------------------------------------------------------------- the presets, as the README has them
 
 
@@ -523,6 +540,16 @@ def test_smoke_preset_trains_a_domain_with_one_base(tmp_path):
     assert len(list(tmp_path.glob("bc/*/*/done.json"))) == 1
     for log in tmp_path.glob("smoke/*/trqam_s0_*/train.csv"):
         assert {row["phase"] for row in CsvLog(log).rows()} == {"offline", "online"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["fql", "ifql", "dsrl", "cgql"])
+def test_smoke_preset_of_the_other_agents(tmp_path, agent):
+    """A real OGBench environment, offline and online."""
+    task = "cube-double-play-singletask-task1-v0"
+    assert run(f"--env_name={task}", f"--agent=agents/{agent}.py", "--preset=smoke", f"--save_dir={tmp_path}") == 0
+    (log,) = tmp_path.glob(f"smoke/{task}/{agent}_s0_*/train.csv")
+    assert {row["phase"] for row in CsvLog(log).rows()} == {"offline", "online"}
 
 
 @pytest.mark.slow
