@@ -54,6 +54,12 @@ def critic_config() -> ml_collections.ConfigDict:
     return config
 
 
+def check_choice(config: Any, key: str, choices: Collection[str]) -> None:
+    """Raise UserError where the agent has the setting `key` and its value is none of the choices."""
+    if key in config and config[key] not in choices:
+        raise UserError(f"--agent.{key}={config[key]}: use one of {', '.join(choices)}")
+
+
 class Agent(flax.struct.PyTreeNode, abc.ABC):
     """State of an agent and its pure update. Frozen; every method returns a new agent.
 
@@ -147,15 +153,20 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
         """n: how many actions are drawn for each one taken."""
         return self.config.get("best_of_n", 1)
 
+    @property
+    def draws(self) -> int:
+        """Hook: how many rows of noise [draws, B, D] `act` takes: n, or more where a sample needs more than one."""
+        return self.samples
+
     def act(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
-        """Actions [B, D] in [-1, 1] at observations [B, O] from Gaussian noise x0 [n, B, D].
+        """Actions [B, D] in [-1, 1] at observations [B, O] from Gaussian noise x0 [draws, B, D].
 
         With n > 1 the best by the mean of the online critic; with n = 1 the critic is not called.
         """
         return self.best_of_n(observations, self.sample(observations, x0))
 
     def sample(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
-        """Hook: samples [n, B, D] of the policy at observations [B, O] from Gaussian noise x0 [n, B, D], not clipped."""
+        """Hook: samples [n, B, D] of the policy at observations [B, O] from Gaussian noise x0 [draws, B, D], not clipped."""
         return euler_sample(VelocityField(self.params[self.ACTOR], observations), x0, self.config.flow_steps)
 
     def best_of_n(self, observations: jax.Array, samples: jax.Array) -> jax.Array:
@@ -253,12 +264,6 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
         q = q_values(critic, batch["observations"], self.critic_input(self.flat_actions(batch)))
         loss = jnp.mean((q - td_target[None]) ** 2 * batch["valid"][None, :, -1])
         return loss, {"critic/loss": loss, "critic/q_mean": q.mean(), "critic/target_mean": td_target.mean()}
-
-
-def check_choice(config: Any, key: str, choices: Collection[str]) -> None:
-    """Raise UserError where the agent has the setting `key` and its value is none of the choices."""
-    if key in config and config[key] not in choices:
-        raise UserError(f"--agent.{key}={config[key]}: use one of {', '.join(choices)}")
 
 
 def draw(key: jax.Array, **shapes: tuple[int, ...]) -> dict[str, jax.Array]:

@@ -40,12 +40,12 @@ DOMAINS = {
     "cube-quadruple-play": Domain(1024, True, 5, 0.995, 0.5),
 }
 
-# What one agent uses, by the name of its class; agents that extend it inherit that, and may have a column of their own.
+# What one agent uses, by the name of its class, which those that extend it inherit, or by that of its file.
 KL_BUDGETS = {"humanoidmaze-medium-navigate": Setting(0.5, RERUN), "cube-triple-play": Setting(0.5, COMMANDS)}
 COLUMNS = {
     "QAM": ("inv_temp",),
-    "QAMEdit": ("inv_temp", "edit_scale"),  # an edit_scale of 0 is QAM
-    "QAMFQL": ("inv_temp", "fql_alpha"),  # and so is an fql_alpha of 0
+    "qam_edit": ("inv_temp", "edit_scale"),  # an edit_scale of 0 is QAM
+    "qam_fql": ("inv_temp", "fql_alpha"),  # and so is an fql_alpha of 0
     "FQL": ("alpha",),
     "IFQL": ("kappa",),
     "DSRL": ("noise_scale",),
@@ -94,7 +94,7 @@ def nearest_domain(dataset: str) -> str:
 
 
 def own_settings(domain: str) -> dict[str, dict[str, Setting]]:
-    """What the domain sets for one agent alone: by the name of the agent's class, then by key."""
+    """What the domain sets for one agent alone: by the name of the agent's class or file, then by key."""
     source = QAM_SPARSE if domain in SPARSE else QAM
     found = {"TRQAM": {"kl_budget": KL_BUDGETS[domain]} if domain in KL_BUDGETS else {}}
     for (kind, keys), values in zip(COLUMNS.items(), QAM_TABLE[domain], strict=True):
@@ -105,7 +105,8 @@ def own_settings(domain: str) -> dict[str, dict[str, Setting]]:
 def domain_settings(dataset: str, lineage: Sequence[str]) -> dict[str, Setting]:
     """Settings for a dataset such as 'puzzle-4x4-play', by key; an agent takes those it has.
 
-    lineage: the names of the agent's classes from its base class up. Two agents may give one key two meanings.
+    lineage: the names of the agent's classes from the base class up, and of its file; the later ones count. By them,
+    because one key means two things to two agents.
     """
     name = nearest_domain(dataset)
     domain = DOMAINS[name]

@@ -157,8 +157,11 @@ def agent_settings(path: str) -> list[str]:
 
 
 def agent_lineage(path: str) -> list[str]:
-    """The names of the classes of an agent file's agent, from the base class up; raises UserError where it is none."""
-    return [kind.__name__ for kind in reversed(run_agent_file(path)["AGENT"].__mro__)]
+    """The names of the classes of an agent file's agent, from the base class up, and of the file itself.
+
+    Raises UserError where it is no agent file.
+    """
+    return [*(kind.__name__ for kind in reversed(run_agent_file(path)["AGENT"].__mro__)), Path(path).stem]
 
 
 def run_agent_file(path: str) -> dict[str, Any]:
@@ -188,11 +191,11 @@ def unknown_agent_key(argv: Sequence[str], agent: str, known: list[str]) -> User
 def check_agent_values(agent: dict) -> None:
     """Raise UserError for agent settings that no run can use."""
     positive = "lr batch_size flow_steps num_qs best_of_n inv_temp kl_budget lam_scale eta_lambda dual_gain kl_clip_coef "
-    positive += "num_samples noise_scale isd_clip"
-    for key in (*positive.split(), "lambda_min", "lambda_max"):
+    positive += "lambda_min lambda_max n_bridge num_samples noise_scale isd_clip"
+    for key in positive.split():
         if key in agent and not (agent[key] > 0 and math.isfinite(agent[key])):
             raise UserError(f"--agent.{key}={agent[key]}: give a positive number")
-    for key in ("alpha", "guidance_coef", "noisy_coef"):
+    for key in ("edit_scale", "fql_alpha", "gap_reg_coef", "alpha", "guidance_coef", "noisy_coef"):
         if key in agent and not (agent[key] >= 0 and math.isfinite(agent[key])):
             raise UserError(f"--agent.{key}={agent[key]}: give 0 or a positive number")
     for key in ("discount", "tau", "kl_ema_coef", "kappa"):

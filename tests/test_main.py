@@ -174,6 +174,14 @@ MISTAKES = {
     "file that is no agent": (["--env_name=scene", "--agent=agents/flow.py"], "--agent=agents/flow.py", "no AGENT"),
     "file that does not run": (["--env_name=scene", "--agent=README.md"], "--agent=README.md", "does not run"),
     "unknown dual mode": (["--env_name=scene", "--agent.dual_mode=ascent"], "--agent.dual_mode=ascent", "closed_form"),
+    "unknown adjoint": (["--env_name=scene", "--agent.adjoint=skew"], "--agent.adjoint=skew", "lean, scalar"),
+    "two heads": (
+        ["--env_name=scene", "--agent=agents/qam.py", "--agent.edit_scale=0.1", "--agent.fql_alpha=3"],
+        "--agent.edit_scale=0.1 and --agent.fql_alpha=3.0", "set one to 0",
+    ),
+    "negative edit": (
+        ["--env_name=scene", "--agent=agents/qam.py", "--agent.edit_scale=-0.1"], "--agent.edit_scale=-0.1", "0 or a positive",
+    ),
     "impossible budget": (["--env_name=scene", "--kl_budget_online=nan"], "--kl_budget_online=nan", "positive"),
     "unknown setting": (["--env_name=scene", "--agent.kl_bugdet=1"], "--agent.kl_bugdet", "--agent.kl_budget"),
     "setting of another type": (["--env_name=scene", "--agent.kl_budget=much"], "--agent.kl_budget=much", "float"),
@@ -285,6 +293,39 @@ def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, cap
     assert train(data, tmp_path, "--agent=agents/qam.py", "--online_steps=0", *chunked) == 0
     assert list(tmp_path.glob("bc/pointmaze-medium-navigate/*/done.json")) == [base]
     assert len(list(tmp_path.glob(f"Debug/{TASK}/qam_s0_*/done.json"))) == 1
+
+
+SQAM = ["--agent=agents/sqam.py", "--kl_budget_online=0.125", "--agent.best_of_n=2"]
+QAM_E = ["--agent=agents/qam.py", "--agent.edit_scale=0.1", "--agent.best_of_n=2"]
+QAM_F = ["--agent=agents/qam.py", "--agent.fql_alpha=3"]
+EXTERNAL = ["--agent=agents/trqam_external_kl.py", "--kl_budget_online=0.125", "--agent.dual_mode=closed_form"]
+SCALAR = ["--agent.adjoint=scalar", "--kl_budget_online=0.125", "--bc_steps=0"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "quantity"),
+    [
+        (SQAM, "critic/value_gap"),
+        (QAM_E, "entropy/alpha"),
+        (QAM_F, "head/distill_loss"),
+        (["--agent=agents/fql.py"], "actor/distill_loss"),
+        (["--agent=agents/ifql.py"], "value/loss"),
+        (["--agent=agents/dsrl.py"], "entropy/alpha"),
+        (["--agent=agents/cgql.py"], "critic/noisy_loss"),
+        pytest.param(EXTERNAL, "adjoint/penalty", marks=pytest.mark.slow),
+        pytest.param(SCALAR, "dual/lam", marks=pytest.mark.slow),
+    ],
+)
+def test_every_other_agent_trains_offline_and_online(data, tmp_path, flags, quantity):
+    assert train(data, tmp_path, *flags) == 0
+    folder = only_run(tmp_path)
+    rows = CsvLog(folder / "train.csv").rows()
+    assert {row["phase"] for row in rows} == {"offline", "online"}
+    assert all(np.isfinite(row[quantity]) for row in rows)
+    assert rows[0][quantity] != rows[-1][quantity]
+    if "--kl_budget_online=0.125" in flags:
+        assert rows[0]["dual/kl_budget"] > rows[-1]["dual/kl_budget"] == 0.125
+    assert CsvLog(folder / "eval.csv").rows()[-1]["step"] == 20
 
 
 @pytest.mark.slow
@@ -508,23 +549,6 @@ def test_an_environment_and_an_agent_file_of_ones_own(tmp_path, capsys):
     assert "nearest domain cube-double-play" in capsys.readouterr().out
     (log,) = (tmp_path / "exp").glob("Debug/envs.probe_ProbeReward-v0/my_agent_s0_*/train.csv")
     assert [row["dual/lam"] for row in CsvLog(log).rows()] == [0.5, 0.5]
-
-
-@pytest.mark.parametrize("agent", ["fql", "ifql", "dsrl", "cgql"])
-def test_the_other_agents_train_offline_and_online(tmp_path, agent):
-    from envs.probe import write_dataset
-
-    dataset = write_dataset("envs.probe:ProbeChain-v0", tmp_path / "probe.npz", 200)
-    flags = [
-        "--env_name=envs.probe:ProbeChain-v0", f"--dataset={dataset}", f"--agent=agents/{agent}.py", "--horizon_length=2",
-        f"--save_dir={tmp_path}/exp", "--bc_steps=4", "--offline_steps=4", "--online_steps=8", "--start_training=3",
-        "--eval_episodes=2", "--eval_workers=1", *TINY,
-    ]  # fmt: skip
-    assert run(*flags) == 0
-    (log,) = (tmp_path / "exp").glob(f"Debug/envs.probe_ProbeChain-v0/{agent}_s0_*/train.csv")
-    rows = CsvLog(log).rows()
-    assert {row["phase"] for row in rows} == {"offline", "online"}
-    assert all(np.isfinite(row["critic/loss"]) and np.isfinite(row["flow/loss"]) for row in rows)
 
 
 # ---------------------------------------------------------------- the presets, as the README has them

@@ -10,7 +10,7 @@ from tests import parity
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.mark.parametrize("name", ["trqam_chunk5", "trqam_nochunk_ln", "qam_chunk5"])
+@pytest.mark.parametrize("name", ["trqam_chunk5", "trqam_nochunk_ln", "qam_chunk5", "sqam_chunk5"])
 def test_published_numbers(name):
     worst, problems = parity.compare(GOLDEN / f"{name}.npz")
     assert problems == []

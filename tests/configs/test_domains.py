@@ -27,6 +27,8 @@ def own(agent, domain, *keys):
     ("agent", "domain", "keys", "values"),
     [
         ("qam", "cube-quadruple", ("inv_temp",), (1.0,)),
+        ("qam_edit", "puzzle-4x4", ("inv_temp", "edit_scale"), (0.1, 0.9)),
+        ("qam_fql", "cube-triple", ("inv_temp", "fql_alpha"), (10.0, 300.0)),
         ("fql", "cube-quadruple", ("alpha",), (100.0,)),
         ("ifql", "humanoidmaze-medium", ("kappa",), (0.7,)),
         ("dsrl", "antmaze-giant", ("noise_scale",), (1.2,)),
@@ -48,6 +50,10 @@ def test_one_key_of_two_agents(domain):
     assert own("agents/qam.py", domain, "inv_temp")[0] == domain_settings(f"{domain}-x", ["TRQAM", "QAM"])["inv_temp"][:1]
 
 
+def test_plain_qam_has_no_head():
+    assert own("agents/qam.py", "puzzle-4x4", "edit_scale", "fql_alpha") == ((0.0, 0.0), {"default"})
+
+
 def test_a_fork_inherits_the_settings_of_what_it_extends(tmp_path):
     for parent, key, value in (("fql", "alpha", 300.0), ("qam", "inv_temp", 3.0), ("cgql", "inv_temp", 10.0)):
         fork = tmp_path / f"my_{parent}.py"
@@ -55,8 +61,8 @@ def test_a_fork_inherits_the_settings_of_what_it_extends(tmp_path):
         assert own(fork, "puzzle-3x3", key)[0] == (value,)
 
 
-def test_a_class_nearer_to_the_agent_comes_first():
-    settings = domain_settings("antmaze-giant-navigate", ["Agent", "TRQAM", "QAM", "QAMEdit"])
+def test_the_later_name_of_a_lineage_counts():
+    settings = domain_settings("antmaze-giant-navigate", ["Agent", "TRQAM", "QAM", "qam_edit"])
     assert (settings["inv_temp"].value, settings["edit_scale"].value) == (10.0, 0.1)
     assert "edit_scale" not in domain_settings("antmaze-giant-navigate", ["Agent", "TRQAM", "QAM"])
 
