@@ -174,7 +174,8 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
         actions = jnp.clip(samples, -1.0, 1.0)
         if len(actions) == 1:
             return actions[0]
-        best = jnp.argmax(action_values(self.params["critic"], observations)(actions).mean(axis=0), axis=0)
+        q = action_values(self.params["critic"], observations)(self.critic_input(actions))
+        best = jnp.argmax(q.mean(axis=0), axis=0)
         return jnp.take_along_axis(actions, best[None, :, None], axis=0)[0]
 
     # ---------------------------------------------------------------- learning
@@ -230,13 +231,22 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
         actions = batch["actions"]
         return actions.reshape(actions.shape[0], -1) if self.config.action_chunking else actions[:, 0]
 
+    def critic_input(self, actions: jax.Array) -> jax.Array:
+        """Hook: what the critic reads besides the observation, from actions [..., D]."""
+        return actions
+
+    def acting_target(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """next_actions [B, D] of the policy that acts, from next_action [n, B, D] of the noise, and their td_target [B]."""
+        next_actions = self.act(batch["next_observations"][:, -1], noise["next_action"])
+        return {"next_actions": next_actions, "td_target": self.td_target(batch, next_actions)}
+
     def td_target(self, batch: Batch, next_actions: jax.Array) -> jax.Array:
         """y = R + gamma^H m (mean_e Q'_e(s', a') - rho std_e Q'_e(s', a')) of shape [B], Q' the target critic."""
         return self.backup(batch, self.pessimistic_q(batch["next_observations"][:, -1], next_actions))
 
     def pessimistic_q(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
         """mean_e Q'_e(s, a) - rho std_e Q'_e(s, a) of shape [B], at s [B, O] and a [B, D]."""
-        q = q_values(self.target_params["critic"], observations, actions)
+        q = q_values(self.target_params["critic"], observations, self.critic_input(actions))
         return q.mean(axis=0) - self.config.rho * q.std(axis=0)
 
     def backup(self, batch: Batch, next_values: jax.Array) -> jax.Array:
@@ -251,7 +261,7 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
 
     def critic_loss(self, critic: dict, batch: Batch, td_target: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """mean_{E,B} (Q_e(s, a) - y)^2 valid, and its metrics."""
-        q = q_values(critic, batch["observations"], self.flat_actions(batch))
+        q = q_values(critic, batch["observations"], self.critic_input(self.flat_actions(batch)))
         loss = jnp.mean((q - td_target[None]) ** 2 * batch["valid"][None, :, -1])
         return loss, {"critic/loss": loss, "critic/q_mean": q.mean(), "critic/target_mean": td_target.mean()}
 

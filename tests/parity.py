@@ -37,6 +37,18 @@ METRICS = {
     "kl_ema": "dual/kl_ema",
     "value_gap": "critic/value_gap",
 }
+FEW = {name: METRICS[name] for name in ("critic_loss", "q_mean")}
+OWN_METRICS = {  # of agents whose files hold other quantities, or call ours by other names
+    "fql": FEW | {"actor_loss": "actor/loss", "bc_flow_loss": "flow/loss", "distill_loss": "actor/distill_loss"},
+    "ifql": {
+        "critic_loss": "critic/loss",
+        "q_mean": "critic/target_mean",
+        "actor_loss": "flow/loss",
+        "value_loss": "value/loss",
+        "v_mean": "value/mean",
+    },
+    "cgql": FEW | {"flow_loss": "flow/loss", "noisy_critic_loss": "critic/noisy_loss"},
+}
 FIXED = {"xs": "xs", "adjoints": "adjoints", "next_actions": "next_actions", "policy_actions": "x_final"}
 PARTS = ("batch", "noise", "out", "params_after")
 ALIASES = {
@@ -102,13 +114,13 @@ def build(golden: Golden):
     return agent
 
 
-def outputs(agent, metrics: dict, fixed: dict, batch_size: int) -> dict[str, np.ndarray]:
+def outputs(agent, metrics: dict, fixed: dict, meta: dict) -> dict[str, np.ndarray]:
     """Everything ours that a file may hold, under the file's names."""
-    ours = {name: metrics[key] for name, key in METRICS.items() if key in metrics}
+    ours = {name: metrics[key] for name, key in OWN_METRICS.get(meta["agent"], METRICS).items() if key in metrics}
     ours |= {name: fixed[key] for name, key in FIXED.items() if key in fixed}
     if "xs" in fixed:
         ts = agent.times()
-        ours["ts"] = jnp.broadcast_to(ts[:, None, None], (len(ts), batch_size, 1))
+        ours["ts"] = jnp.broadcast_to(ts[:, None, None], (len(ts), meta["B"], 1))
     networks = agent.params | {f"target_{name}": params for name, params in agent.target_params.items()}
     flat = {f"params_after/{name}": value for name, value in flatten_dict(networks, sep="/").items()}
     return {name: np.asarray(value) for name, value in (ours | flat).items()}
@@ -128,7 +140,7 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
         if "next_action" in noise:
             noise["next_action"] = noise["next_action"].reshape(agent.samples, meta["B"], -1)
         agent, metrics, fixed = update(agent, golden.tree(f"update{u}/batch"), noise)
-        ours = outputs(agent, metrics, fixed, meta["B"])
+        ours = outputs(agent, metrics, fixed, meta)
         if u == 0 and (absent := sorted(name for name in ours if "/" not in name and name not in held)):
             print(f"note: not in the file and not compared: {', '.join(absent)}")
         prefix = f"update{u}/"

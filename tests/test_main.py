@@ -308,11 +308,15 @@ SCALAR = ["--agent.adjoint=scalar", "--kl_budget_online=0.125", "--bc_steps=0"]
         (SQAM, "critic/value_gap"),
         (QAM_E, "entropy/alpha"),
         (QAM_F, "head/distill_loss"),
+        (["--agent=agents/fql.py"], "actor/distill_loss"),
+        (["--agent=agents/ifql.py"], "value/loss"),
+        (["--agent=agents/dsrl.py"], "entropy/alpha"),
+        (["--agent=agents/cgql.py"], "critic/noisy_loss"),
         pytest.param(EXTERNAL, "adjoint/penalty", marks=pytest.mark.slow),
         pytest.param(SCALAR, "dual/lam", marks=pytest.mark.slow),
     ],
 )
-def test_relatives_of_trqam_train_offline_and_online(data, tmp_path, flags, quantity):
+def test_every_other_agent_trains_offline_and_online(data, tmp_path, flags, quantity):
     assert train(data, tmp_path, *flags) == 0
     folder = only_run(tmp_path)
     rows = CsvLog(folder / "train.csv").rows()
@@ -560,6 +564,16 @@ def test_smoke_preset_trains_a_domain_with_one_base(tmp_path):
     assert len(list(tmp_path.glob("bc/*/*/done.json"))) == 1
     for log in tmp_path.glob("smoke/*/trqam_s0_*/train.csv"):
         assert {row["phase"] for row in CsvLog(log).rows()} == {"offline", "online"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["fql", "ifql", "dsrl", "cgql"])
+def test_smoke_preset_of_the_other_agents(tmp_path, agent):
+    """A real OGBench environment, offline and online."""
+    task = "cube-double-play-singletask-task1-v0"
+    assert run(f"--env_name={task}", f"--agent=agents/{agent}.py", "--preset=smoke", f"--save_dir={tmp_path}") == 0
+    (log,) = tmp_path.glob(f"smoke/{task}/{agent}_s0_*/train.csv")
+    assert {row["phase"] for row in CsvLog(log).rows()} == {"offline", "online"}
 
 
 @pytest.mark.slow
