@@ -12,7 +12,7 @@ QAM-E (edit_scale > 0)   a = clip(a_f + edit_scale e),  e ~ tanh-Gaussian editor
     descend also  -mean Q_e(s, a) + alpha mean log p(e) + alpha (H - H_target),  each alpha term with the other factor
                   constant,  H = -mean log p(e),  H_target = -D/2
 QAM-F (fql_alpha > 0)    a = clip mu(s, z)
-    descend also  -mean Q_e(s, a) + fql_alpha mean (mu(s, z) - flow_th(s, z))^2
+    descend also  -mean Q_e(s, a) + fql_alpha mean (mu(s, z) - clip flow_th(s, z))^2
 
     python main.py --env_name=cube-triple --agent=agents/qam.py --agent.inv_temp=3 --agent.edit_scale=0.1
 """
@@ -113,7 +113,7 @@ class QAM(TRQAM):
         s, flow_actions = batch["observations"], fixed["samples"][-1]
         if self.config.fql_alpha:
             actions = one_step_actions(params["one_step_actor"], s, noise["z"])
-            distill_loss = distillation_loss(actions, flow_actions)
+            distill_loss = distillation_loss(actions, jnp.clip(flow_actions, -1.0, 1.0))
             total, metrics = total + self.config.fql_alpha * distill_loss, metrics | {"head/distill_loss": distill_loss}
         else:
             actions, log_probs = self.edited(params, s, flow_actions, noise["edit"][-1])
