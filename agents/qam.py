@@ -12,7 +12,7 @@ QAM-E (edit_scale > 0)   a = clip(a_f + edit_scale e),  e ~ tanh-Gaussian editor
     descend also  -mean Q_e(s, a) + alpha mean log p(e) + alpha (H - H_target),  each alpha term with the other factor
                   constant,  H = -mean log p(e),  H_target = -D/2
 QAM-F (fql_alpha > 0)    a = clip mu(s, z)
-    descend also  -mean Q_e(s, a) + fql_alpha mean (mu(s, z) - flow_th(s, z))^2
+    descend also  -mean Q_e(s, a) + fql_alpha mean (mu(s, z) - clip flow_th(s, z))^2
 
     python main.py --env_name=cube-triple --agent=agents/qam.py --agent.inv_temp=3 --agent.edit_scale=0.1
 """
