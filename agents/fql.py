@@ -2,7 +2,7 @@
 
     a' = clip mu(s', z'), z' ~ N(0, I);  y = R + gamma^H m (mean_e Q'_e(s', a') - rho std_e Q'_e(s', a'))
     descend  critic loss + flow-matching loss of the base
-             + alpha mean (mu(s, z) - flow(s, z))^2 - mean_B mean_e Q_e(s, clip mu(s, z))
+             + alpha mean (mu(s, z) - clip flow(s, z))^2 - mean_B mean_e Q_e(s, clip mu(s, z))
     act:     clip mu(s, z)
 
 flow(s, z) integrates the base from z; it and the critic in the actor's loss are constants.
@@ -35,7 +35,7 @@ class FQL(Agent):
         return draw(key, next_action=(self.samples, *shape), flow_x0=shape, flow_t=(batch_size, 1), distill=shape)
 
     def fixed_quantities(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """The critic target, and flow(s, z) [B, D]."""
+        """The critic target, and flow(s, z) [B, D], not clipped."""
         base = VelocityField(self.params["base"], batch["observations"])
         flow_actions = euler_sample(base, noise["distill"], self.config.flow_steps)
         return self.acting_target(batch, noise) | {"flow_actions": flow_actions}

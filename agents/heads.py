@@ -29,11 +29,11 @@ def one_step_actions(params: dict, observations: jax.Array, z: jax.Array) -> jax
 
 
 def distillation_loss(actions: jax.Array, flow_actions: jax.Array) -> jax.Array:
-    """mean_{B,D} (mu - flow)^2 of the actor's actions and of the flow's from the same noise, both [B, D] and not clipped.
+    """mean_{B,D} (mu - clip flow)^2 of the actor's actions and of the flow's from the same noise, both [B, D].
 
-    Source: FQL (arXiv 2502.02538), eq. 8.
+    The flow's are clipped to [-1, 1] here and constant; the actor's are not clipped. Source: FQL (arXiv 2502.02538), eq. 8.
     """
-    return jnp.mean((actions - jax.lax.stop_gradient(flow_actions)) ** 2)
+    return jnp.mean((actions - jnp.clip(jax.lax.stop_gradient(flow_actions), -1.0, 1.0)) ** 2)
 
 
 # -------------------------------------------------------------------------------------------------- tanh-Gaussian

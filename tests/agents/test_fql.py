@@ -18,27 +18,12 @@ def test_loss_by_hand():
     noise["distill"] = 3.0 * noise["distill"]  # so that some actions are clipped
     _, metrics, _ = agent.update_with_noise(batch, noise)
     mu = apply_mlp(agent.params["one_step_actor"], jnp.concatenate([s, noise["distill"]], axis=-1))
-    assert (jnp.abs(mu) > 1).any()
     flow = euler_sample(VelocityField(agent.params["base"], s), noise["distill"], K)
-    imitation = jnp.mean((mu - flow) ** 2)
+    assert (jnp.abs(mu) > 1).any() and (jnp.abs(flow) > 1).any()
+    imitation = jnp.mean((mu - jnp.clip(flow, -1, 1)) ** 2)
     q = q_values(agent.params["critic"], s, jnp.clip(mu, -1, 1)).mean()
     np.testing.assert_allclose(metrics["actor/distill_loss"], imitation, rtol=1e-4)
     np.testing.assert_allclose(metrics["actor/loss"], metrics["flow/loss"] + 7.0 * imitation - q, rtol=1e-4)
-
-
-def test_gradient_of_the_actor_by_finite_differences():
-    with jax.enable_x64(True):
-        agent, batch = jax.tree.map(lambda x: x.astype(jnp.float64), (tiny(fql).replace(step=jnp.zeros(())), random_batch()))
-        noise = agent.draw_noise(jax.random.key(1), B)
-        fixed = agent.fixed_quantities(batch, noise)
-        actor = agent.params["one_step_actor"]
-        direction = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), actor)
-
-        def along(e):
-            moved = jax.tree.map(lambda p, d: p + e * d, actor, direction)
-            return agent.loss(agent.params | {"one_step_actor": moved}, batch, noise, fixed)[0]
-
-        np.testing.assert_allclose(jax.grad(along)(0.0), (along(1e-6) - along(-1e-6)) / 2e-6, rtol=1e-5)
 
 
 def test_the_one_step_actor_acts():
