@@ -162,12 +162,13 @@ def stages(agent: Any, replay: Any, repeats: int = 5) -> dict[str, float]:
 
     batch = add("sampling", draw, replay, 0)
     noise = add("noise", lambda agent, seed: kind.draw_noise(agent, jax.random.key(seed), config.batch_size), agent, 1)
-    if hasattr(agent, "dual"):
+    if "sde_noise" in noise:
         from agents.flow import VelocityField
         from agents.trqam import lean_adjoint, memoryless_rollout
 
         s = batch["observations"]
-        add("backup", kind.act, agent, batch["next_observations"][:, -1], noise["next_action"])
+        x0 = jax.random.normal(jax.random.key(2), (agent.draws, *noise["sde_x0"].shape))
+        add("backup", kind.act, agent, batch["next_observations"][:, -1], x0)
 
         def rollout(policy: dict, base: dict, s: jax.Array, noise: dict) -> Any:
             fields = VelocityField(policy, s[None]), VelocityField(base, s)

@@ -31,7 +31,7 @@ def act_by_row(agent: Agent, observations: jax.Array, seeds: jax.Array) -> jax.A
     def noise(row: jax.Array) -> jax.Array:
         key = stream(jax.random.key(row[0]), "evaluation")
         key = jax.random.fold_in(jax.random.fold_in(key, row[1]), row[2])
-        return jax.random.normal(key, (agent.samples, agent.flat_action_dim))
+        return jax.random.normal(key, (agent.draws, agent.flat_action_dim))
 
     return agent.act(observations, jax.vmap(noise, out_axes=1)(seeds))
 
@@ -65,7 +65,7 @@ def load_policy(run_dir: str | os.PathLike, seed: int = 0, best: bool = False) -
 
     def policy(observations: np.ndarray) -> np.ndarray:
         batch = np.atleast_2d(observations)
-        x0 = jax.random.normal(jax.random.fold_in(key, next(count)), (agent.samples, len(batch), agent.flat_action_dim))
+        x0 = jax.random.normal(jax.random.fold_in(key, next(count)), (agent.draws, len(batch), agent.flat_action_dim))
         chunks = np.asarray(act(batch, x0)).reshape(len(batch), -1, action_dim)
         return chunks if np.ndim(observations) > 1 else chunks[0]
 

@@ -123,7 +123,7 @@ def act_online(agents: Agent, observations: jax.Array, keys: jax.Array, step: ja
 
     def act(agent: Agent, observation: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.wrap_key_data(key), step)
-        noise = jax.random.normal(key, (agent.samples, 1, agent.flat_action_dim))
+        noise = jax.random.normal(key, (agent.draws, 1, agent.flat_action_dim))
         return agent.act(observation[None], noise)[0]
 
     return for_each_seed(act, (0, 0, 0, None), mesh)(agents, observations, keys, step)
