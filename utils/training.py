@@ -434,7 +434,8 @@ class Trainer:
             chunks[i] = None if chunks[i] is None else np.zeros_like(chunks[i])  # their environments idle
         actions = [episodes.action(online_step, chunk) for episodes, chunk in zip(self.episodes, chunks, strict=True)]
         results = self.envs.run_chunks(range(len(actions)), np.stack(actions)[:, None])
-        steps = [episodes.took(*pair) for episodes, *pair in zip(self.episodes, actions, results, strict=True)]
+        took = zip(self.episodes, actions, results, strict=True)
+        steps = [episodes.took(action, result) for episodes, action, result in took]
         self.require_finite({i: transition for i, (transition, _) in enumerate(steps)})
         for i, journal in self.going:
             journal.replay_file.append(steps[i][0])
@@ -473,7 +474,7 @@ class Trainer:
             zeros = dict.fromkeys(self.metrics, 0.0)
             self.windows = stack_seeds([Window.create(zeros) for _ in self.journals], self.mesh)
         before = self.ahead
-        if before is not None and before.is_ready():
+        if before is not None and before.is_ready():  # type: ignore[attr-defined]  # jax.Array lacks what its arrays have
             self.idle += time.perf_counter() - self.free_since
         self.agents, self.windows, self.ahead = train_block(
             self.agents, self.windows, replay, self.keys["updates"], updates, rows, self.mesh
