@@ -1,6 +1,7 @@
 """A report's numbers: one row for each method on a task, a domain or all tasks, method against method, and what to mind."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from envs.tasks import DOMAINS
+from utils.errors import UserError
 from utils.results import Published, Result, some
 from utils.statistics import REPLICATES, Interval, bootstrap, iqm, mean_and_half, probability_of_improvement
 
@@ -18,6 +20,7 @@ NEAR = 0.1  # of the budget
 DATA_TOLERANCE = 0.05
 
 Item = TypeVar("Item")
+Bootstrap = Callable[..., Interval]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +97,19 @@ class Point:
 
 
 def report(
-    results: list[Result], at: str, published: list[Published], notes: Iterable[str] = (), replicates=REPLICATES
+    results: list[Result],
+    at: str,
+    published: list[Published],
+    notes: Iterable[str] = (),
+    replicates: int = REPLICATES,
+    widen: bool = False,
 ) -> Report:
     """All of a report at the step `at`: a number, final (the end of each phase) or last (the last step that all runs share)."""
     notes = list(notes)
+    draw = functools.partial(bootstrap, replicates=replicates, widen=widen)
     points = choose_points(results, at, notes)
     methods = sorted({point.result.method for point in points})
+    ranked = sorted(methods, key=lambda method: -np.mean([p.success for p in points if p.result.method == method]))
     rows, improvements = [], []
     for phase in ("offline", "online"):
         now = [point for point in points if point.phase == phase]
@@ -107,12 +117,18 @@ def report(
             tables = {method: Table([p for p in inside if p.result.method == method]) for method in methods}
             tables = {method: table for method, table in tables.items() if table.points}
             for method, table in tables.items():
-                if row := row_of(phase, scope, name, method, table, replicates, notes):
+                if row := row_of(phase, scope, name, method, table, draw, notes):
                     rows.append(row)
-            improvements += compare(phase, name, tables, replicates)
-    check_groups(points, methods, notes)
+            improvements += compare(phase, name, {m: tables[m] for m in ranked if m in tables}, draw)
+    check_groups(points, methods, notes, widen)
     check_runs(points, notes)
-    return Report(results, methods, rows, improvements, place_beside(rows, published), list(dict.fromkeys(notes)))
+    beside = place_beside(rows, published)
+    if others := [entry for entry in beside if any(difference.startswith("DATA") for difference in entry.differences)]:
+        notes.append(
+            f"{len(others)} published figures are from another amount of data than ours (DATA): "
+            f"{some(f'{e.published.method} {e.row.name}' for e in others)}"
+        )
+    return Report(results, methods, rows, improvements, beside, list(dict.fromkeys(notes)))
 
 
 # -------------------------------------------------------------------------------------------------- which evaluations
@@ -133,6 +149,9 @@ def choose_points(results: list[Result], at: str, notes: list[str]) -> list[Poin
         return last_points(ordered, notes)
     step = int(at)
     found = [(result, result.success(step)) for result in ordered]
+    if all(success is None for _, success in found):
+        last = max(result.last_step for result in ordered)
+        raise UserError(f"--step={step}: no run has an evaluation there; the last ones are at step {last:,}")
     absent = [result.name for result, success in found if success is None]
     if absent:
         notes.append(f"{len(absent)} of {len(found)} runs have no evaluation at step {step:,} and are left out: {some(absent)}")
@@ -155,7 +174,7 @@ def final_points(results: list[Result], notes: list[str]) -> list[Point]:
 
 
 def last_points(results: list[Result], notes: list[str]) -> list[Point]:
-    """Every run of a task at the last step that all runs of the task were evaluated at."""
+    """Every run of a task at the last step that all runs of the task were evaluated at; UserError where no task has one."""
     points = []
     for env_name, members in itertools.groupby(results, key=lambda r: r.env_name):
         runs = list(members)
@@ -172,6 +191,8 @@ def last_points(results: list[Result], notes: list[str]) -> list[Point]:
             success = run.success(step)
             if success is not None:
                 points.append(Point(run, run.phase(step), step, success))
+    if not points:
+        raise UserError("--step=last: no task has a step that all of its runs were evaluated at; give --step=N")
     return points
 
 
@@ -205,10 +226,11 @@ class Table:
         self.seeds = sorted(set.intersection(*map(set, by_task.values()))) if by_task else []
         self.left_out = len(points) - len(self.tasks) * len(self.seeds)
         self.inside = [by_task[task][seed] for task in self.tasks for seed in self.seeds]
-        self.scores = 100 * np.array([p.success for p in self.inside]).reshape(len(self.tasks), len(self.seeds))
+        rates = np.array([point.success for point in self.inside]).reshape(len(self.tasks), len(self.seeds))
+        self.scores = np.round(100 * rates, 9)  # equal rates are ties, whatever they were computed from
 
 
-def row_of(phase: str, scope: str, name: str, method: str, table: Table, replicates: int, notes: list[str]) -> Row | None:
+def row_of(phase: str, scope: str, name: str, method: str, table: Table, draw: Bootstrap, notes: list[str]) -> Row | None:
     """The row of one method; None, with a note, where its tasks have no seed in common."""
     if not table.seeds:
         notes.append(f"{name}: the tasks of {method} have no seed in common, so there is no row over them")
@@ -232,7 +254,7 @@ def row_of(phase: str, scope: str, name: str, method: str, table: Table, replica
         seeds=len(table.seeds),
         mean=float(mean),
         half=float(half),
-        iqm=bootstrap(iqm, table.scores, replicates=replicates),
+        iqm=draw(iqm, table.scores),
         episodes=min(episodes_of(point) for point in table.inside),
         path_kl=path_kl,
         kl_budget=kl_budget,
@@ -263,7 +285,7 @@ def dual_of(point: Point) -> tuple[float, float, float, float] | None:
 # -------------------------------------------------------------------------------------------------- several methods
 
 
-def compare(phase: str, name: str, tables: dict[str, Table], replicates: int) -> list[Improvement]:
+def compare(phase: str, name: str, tables: dict[str, Table], draw: Bootstrap) -> list[Improvement]:
     """Every method against every other, on the tasks that both have."""
     found = []
     for (method, one), (other, two) in itertools.combinations(tables.items(), 2):
@@ -271,7 +293,7 @@ def compare(phase: str, name: str, tables: dict[str, Table], replicates: int) ->
         if not (shared and one.seeds and two.seeds):
             continue
         x, y = (table.scores[[table.tasks.index(task) for task in shared]] for table in (one, two))
-        interval = bootstrap(probability_of_improvement, x, y, replicates=replicates)
+        interval = draw(probability_of_improvement, x, y)
         found.append(Improvement(phase, name, method, other, len(shared), Interval(*(100 * value for value in interval))))
     return found
 
@@ -326,7 +348,7 @@ def size(transitions: int | None) -> str:
 # -------------------------------------------------------------------------------------------------- what to mind
 
 
-def check_groups(points: list[Point], methods: list[str], notes: list[str]) -> None:
+def check_groups(points: list[Point], methods: list[str], notes: list[str], widen: bool) -> None:
     """Methods that were not run on the same tasks, seeds that differ in number, and steps that differ."""
     tasks = {method: {p.result.env_name for p in points if p.result.method == method} for method in methods}
     if len({frozenset(names) for names in tasks.values()}) > 1:
@@ -342,10 +364,10 @@ def check_groups(points: list[Point], methods: list[str], notes: list[str]) -> N
             f"the number of seeds differs, from {seeds[fewest]} ({fewest[2]} on {fewest[1]}, {fewest[0]}) "
             f"to {max(seeds.values())}"
         )
-    if min(seeds.values(), default=FEW_SEEDS) < FEW_SEEDS:
+    if not widen and (fewest_seeds := min(seeds.values(), default=FEW_SEEDS)) < FEW_SEEDS:
         notes.append(
-            f"fewer than {FEW_SEEDS} seeds: the bootstrap's intervals are too narrow, by a factor near √(1 - 1/N) with N seeds"
-            "; Student's are not"
+            f"{fewest_seeds} seeds: the bootstrap's intervals, as rliable defines them, are narrower than 95 % by a factor near"
+            " √(1 - 1/N) with N seeds (--widen corrects it); Student's are not"
         )
     for phase in ("offline", "online"):
         steps = sorted({point.step for point in points if point.phase == phase})

@@ -13,7 +13,7 @@ from utils.report_text import BESIDE, CELLS, IMPROVEMENT, beside_cells, by_phase
 LIGHT = ("#2468c8", "#c2571a", "#1a8a5a", "#8a4fc0", "#a87b00", "#0b8494", "#c0354e", "#5f6875")
 DARK = ("#74a9f7", "#f0965c", "#53c795", "#bb97ee", "#d9b04b", "#4fc3d2", "#f0808f", "#a9b1bd")
 WIDTH, HEIGHT = 330, 190
-LEFT, RIGHT, TOP, BOTTOM = 40, 8, 24, 24
+LEFT, RIGHT, TOP, BOTTOM = 40, 14, 24, 24
 TICKS = 4
 
 
@@ -223,7 +223,7 @@ def style() -> str:
 nav{{position:sticky;top:0;height:100vh;overflow:auto;flex:0 0 230px;padding:20px 16px;border-right:1px solid var(--line);
 font-size:13px}}nav ul{{list-style:none;margin:6px 0;padding-left:0}}nav ul ul{{padding-left:14px;margin:0}}
 nav a{{color:var(--dim);text-decoration:none}}nav a:hover{{color:var(--fg);text-decoration:underline}}
-main{{flex:1;min-width:0;max-width:1180px;padding:20px 32px 80px}}h1{{font-size:24px;margin:0 0 12px}}
+main{{flex:1;min-width:0;max-width:1320px;padding:20px 32px 80px}}h1{{font-size:24px;margin:0 0 12px}}
 h2{{font-size:18px;margin:36px 0 10px;padding-top:6px}}h3{{font-size:15px;margin:26px 0 4px}}
 .box{{overflow-x:auto}}table{{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}}
 th{{text-align:left;color:var(--dim);font-weight:600;padding:4px 14px 4px 0;border-bottom:1px solid var(--fg);

@@ -22,7 +22,9 @@ def plus_minus(mean: float, half: float | None, digits: int = 1) -> str:
 
 
 def bracket(interval: Interval) -> str:
-    """64.1 [62.0, 66.0]."""
+    """64.1 [62.0, 66.0]; the value alone where there is no interval."""
+    if np.isnan(interval.low):
+        return f"{interval.value:.1f}"
     return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
 
 
@@ -44,7 +46,7 @@ CELLS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "success": ("success (%)", lambda row: plus_minus(row.mean, row.half)),
     "iqm": ("IQM [95 %]", lambda row: bracket(row.iqm)),
     "path_kl": ("path KL / budget", spent),
-    "within": ("logs within 10 % of it", lambda row: "" if np.isnan(row.within) else f"{row.within:.0f} %"),
+    "within": ("within 10 %", lambda row: "" if np.isnan(row.within) else f"{row.within:.0f} %"),
     "lam": ("λ", lambda row: "" if np.isnan(row.lam) else f"{row.lam:.3g}"),
     "data": ("data", lambda row: size(row.only(lambda r: r.transitions))),
     "episodes": ("episodes", lambda row: "" if np.isnan(row.episodes) else f"{row.episodes:.0f}"),

@@ -199,7 +199,7 @@ def read_pickle(path: Path, interval: int) -> tuple[list[Result], str]:
         arrays = {key: np.atleast_2d(np.asarray(value, np.float64).T).T for key, value in tasks.items()}
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: an array in it is not made of numbers ({error})") from error
-    if any(array.ndim != 2 for array in arrays.values()):
+    if any(array.ndim != 2 or not array.size for array in arrays.values()):
         raise UserError(f"{path}: arrays must be [seeds] or [seeds, evaluations]")
     scale = 100.0 if max(np.nanmax(array) for array in arrays.values()) > 1.0 else 1.0
     results = []

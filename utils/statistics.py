@@ -50,17 +50,28 @@ def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(
-    statistic: Callable[..., np.ndarray], *scores: np.ndarray, replicates: int = REPLICATES, seed: int = 0
+    statistic: Callable[..., np.ndarray],
+    *scores: np.ndarray,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    widen: bool = False,
 ) -> Interval:
-    """statistic(*scores) with its stratified bootstrap interval; several arrays are drawn independently of each other."""
+    """statistic(*scores) with its stratified bootstrap interval; several arrays are drawn independently of each other.
+
+    widen: by √(N/(N-1)), which the bootstrap of N seeds is short of; without it the interval is rliable's. One seed has none.
+    """
+    value, seeds = float(statistic(*scores)), min(array.shape[-1] for array in scores)
+    if seeds < 2:
+        return Interval(value, np.nan, np.nan)
     rng = np.random.default_rng(seed)
     most = max(1, CHUNK // (len(scores[0]) * math.prod(array.shape[-1] for array in scores)))
     estimates = []
     for first in range(0, replicates, most):
         count = min(most, replicates - first)
         estimates.append(statistic(*(_drawn(rng, array, count) for array in scores)))
-    low, high = np.percentile(np.concatenate(estimates), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return Interval(float(statistic(*scores)), float(low), float(high))
+    ends = np.percentile(np.concatenate(estimates), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    low, high = value + (ends - value) * (math.sqrt(seeds / (seeds - 1)) if widen else 1.0)
+    return Interval(value, float(low), float(high))
 
 
 def _drawn(rng: np.random.Generator, scores: np.ndarray, count: int) -> np.ndarray:
