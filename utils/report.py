@@ -38,6 +38,8 @@ class Row:
     half: float
     """Half of Student's 95 % interval over seeds; NaN for one seed."""
     iqm: Interval
+    start: float
+    """Mean success at step 0, of what the runs began with; NaN where it was not evaluated."""
     episodes: float
     path_kl: float
     """Mean over the last tenth of the logs."""
@@ -111,6 +113,7 @@ def report(
     methods = sorted({point.result.method for point in points})
     ranked = sorted(methods, key=lambda method: -np.mean([p.success for p in points if p.result.method == method]))
     rows, improvements = [], []
+    reduced: dict[str, dict[str, None]] = {}  # names in order, once each
     for phase in ("offline", "online"):
         now = [point for point in points if point.phase == phase]
         for scope, name, inside in groups(now, lambda point: point.result):
@@ -119,14 +122,18 @@ def report(
             for method, table in tables.items():
                 if row := row_of(phase, scope, name, method, table, draw, notes):
                     rows.append(row)
+                    if table.left_out:
+                        reduced.setdefault(method, {})[f"{name} {row.seeds}"] = None
             improvements += compare(phase, name, {m: tables[m] for m in ranked if m in tables}, draw)
+    for method, names in reduced.items():
+        notes.append(f"{method}: rows over several tasks count the seeds that each of the tasks has: {some(names)}")
     check_groups(points, methods, notes, widen)
     check_runs(points, notes)
     beside = place_beside(rows, published)
     if others := [entry for entry in beside if any(difference.startswith("DATA") for difference in entry.differences)]:
         notes.append(
             f"{len(others)} published figures are from another amount of data than ours (DATA): "
-            f"{some(f'{e.published.method} {e.row.name}' for e in others)}"
+            f"{some(f'{entry.row.method} {entry.row.name}' for entry in others)}"
         )
     return Report(results, methods, rows, improvements, beside, list(dict.fromkeys(notes)))
 
@@ -160,16 +167,17 @@ def choose_points(results: list[Result], at: str, notes: list[str]) -> list[Poin
 
 def final_points(results: list[Result], notes: list[str]) -> list[Point]:
     """Every run at the end of each of its phases."""
-    points, behind = [], []
+    points: list[Point] = []
+    behind: dict[str, str] = {}
     for result in results:
         for phase, end in result.ends().items():
             success = result.success(end)
             if success is not None:
                 points.append(Point(result, phase, end, success))
             else:
-                behind.append(f"{result.name} ({phase}, step {result.last_step:,} of {end:,})")
+                behind.setdefault(result.name, f"{result.name} ({phase}, step {result.last_step:,} of {end:,})")
     if behind:
-        notes.append(f"{len(behind)} runs have not reached the end of a phase and are left out there: {some(behind)}")
+        notes.append(f"{len(behind)} runs have not reached the end of a phase and are left out there: {some(behind.values())}")
     return points
 
 
@@ -235,13 +243,9 @@ def row_of(phase: str, scope: str, name: str, method: str, table: Table, draw: B
     if not table.seeds:
         notes.append(f"{name}: the tasks of {method} have no seed in common, so there is no row over them")
         return None
-    if table.left_out:
-        notes.append(
-            f"{name}: {method} has {len(table.seeds)} seeds in all of its {len(table.tasks)} tasks; "
-            f"{table.left_out} runs of other seeds count in the rows of their tasks alone"
-        )
     mean, half = mean_and_half(table.scores.mean(0))
     steps = sorted({point.step for point in table.inside})
+    starts = [point.result.success(0) for point in table.inside]
     duals = [dual_of(point) for point in table.inside]
     path_kl, kl_budget, within, lam = np.mean([dual for dual in duals if dual] or [(np.nan,) * 4], axis=0)
     return Row(
@@ -255,6 +259,7 @@ def row_of(phase: str, scope: str, name: str, method: str, table: Table, draw: B
         mean=float(mean),
         half=float(half),
         iqm=draw(iqm, table.scores),
+        start=float(np.mean([np.nan if start is None else 100 * start for start in starts])),
         episodes=min(episodes_of(point) for point in table.inside),
         path_kl=path_kl,
         kl_budget=kl_budget,
@@ -364,10 +369,11 @@ def check_groups(points: list[Point], methods: list[str], notes: list[str], wide
             f"the number of seeds differs, from {seeds[fewest]} ({fewest[2]} on {fewest[1]}, {fewest[0]}) "
             f"to {max(seeds.values())}"
         )
-    if not widen and (fewest_seeds := min(seeds.values(), default=FEW_SEEDS)) < FEW_SEEDS:
+    few = [count for count in seeds.values() if 1 < count < FEW_SEEDS]
+    if few and not widen:
         notes.append(
-            f"{fewest_seeds} seeds: the bootstrap's intervals, as rliable defines them, are narrower than 95 % by a factor near"
-            " √(1 - 1/N) with N seeds (--widen corrects it); Student's are not"
+            f"{min(few)} seeds: the bootstrap's intervals, as rliable defines them, are narrower than 95 % by a factor near "
+            "√(1 - 1/N) with N seeds (--widen corrects it); Student's are not"
         )
     for phase in ("offline", "online"):
         steps = sorted({point.step for point in points if point.phase == phase})
@@ -384,10 +390,10 @@ def check_runs(points: list[Point], notes: list[str]) -> None:
     mixed = [task for task, fingerprints in data.items() if len(fingerprints) > 1]
     if mixed:
         notes.append(f"the runs of a task were not all trained on the same data: {some(mixed)}")
-    concerns: dict[str, list[str]] = {}
+    concerns: dict[str, dict[str, None]] = {}  # names in order, once each
     for point in points:
         for concern in concerns_of(point):
-            concerns.setdefault(concern, []).append(point.result.name)
+            concerns.setdefault(concern, {})[point.result.name] = None
     notes += [f"{concern} in {len(names)} runs: {some(names)}" for concern, names in concerns.items()]
 
 

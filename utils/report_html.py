@@ -51,16 +51,17 @@ def summary(found: Report) -> str:
             [method, str(len(results)), str(tasks), str(seeds), "; ".join(overrides), ", ".join(made["device"]), commits]
         )
     return (
-        "<p>Success in percent over the evaluation episodes. ± is Student's 95 % interval over seeds, IQM the interquartile "
-        "mean with its 95 % bootstrap interval stratified by task (Agarwal et al. 2021). Bands in the figures are 95 % "
-        "intervals over seeds.</p>" + table(["method", "runs", "tasks", "seeds", "settings given", "device", "commit"], lines)
+        "<p>Success in percent over the evaluation episodes, at step 0 and at the step named. ± is Student's 95 % interval "
+        "over seeds, IQM the interquartile mean with its 95 % bootstrap interval stratified by task (Agarwal et al. 2021). Bands in "
+        "the figures are 95 % intervals over seeds.</p>"
+        + table(["method", "runs", "tasks", "seeds", "settings given", "device", "commit"], lines)
     )
 
 
 def tables(found: Report) -> list[tuple[str, str, str]]:
     """(key, title, body) of the sections with tables."""
     sections = []
-    columns = ["method", "seeds", "success", "iqm", "path_kl", "within", "lam", "data", "episodes", "step"]
+    columns = ["method", "seeds", "start", "success", "iqm", "path_kl", "within", "lam", "data", "episodes", "step"]
     for phase, rows in by_phase(found.rows, lambda row: row.phase):
         first = [row for row in rows if row.scope != "task"]
         sections += [(f"{phase}-{key}", f"{title}, {phase}", result_table(inside, columns)) for key, title, inside in (
@@ -220,14 +221,14 @@ def style() -> str:
 @media(prefers-color-scheme:dark){{:root{{--fg:#e3e7ec;--dim:#9aa4b0;--bg:#15181c;--line:#343b44;--grid:#272d34;--box:#1d2126}}
 {colours[1]}}}
 *{{box-sizing:border-box}}body{{margin:0;color:var(--fg);background:var(--bg);font:14px/1.5 system-ui,sans-serif;display:flex}}
-nav{{position:sticky;top:0;height:100vh;overflow:auto;flex:0 0 230px;padding:20px 16px;border-right:1px solid var(--line);
+nav{{position:sticky;top:0;height:100vh;overflow:auto;flex:0 0 205px;padding:20px 16px;border-right:1px solid var(--line);
 font-size:13px}}nav ul{{list-style:none;margin:6px 0;padding-left:0}}nav ul ul{{padding-left:14px;margin:0}}
 nav a{{color:var(--dim);text-decoration:none}}nav a:hover{{color:var(--fg);text-decoration:underline}}
-main{{flex:1;min-width:0;max-width:1320px;padding:20px 32px 80px}}h1{{font-size:24px;margin:0 0 12px}}
+main{{flex:1;min-width:0;max-width:1320px;padding:20px 26px 80px}}h1{{font-size:24px;margin:0 0 12px}}
 h2{{font-size:18px;margin:36px 0 10px;padding-top:6px}}h3{{font-size:15px;margin:26px 0 4px}}
 .box{{overflow-x:auto}}table{{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}}
-th{{text-align:left;color:var(--dim);font-weight:600;padding:4px 14px 4px 0;border-bottom:1px solid var(--fg);
-white-space:nowrap}}td{{padding:2px 14px 2px 0;vertical-align:top}}tr.first td{{border-top:1px solid var(--line)}}
+th{{text-align:left;color:var(--dim);font-weight:600;padding:4px 11px 4px 0;border-bottom:1px solid var(--fg);
+white-space:nowrap}}td{{padding:2px 11px 2px 0;vertical-align:top}}tr.first td{{border-top:1px solid var(--line)}}
 td:not(:last-child){{white-space:nowrap}}
 .row{{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:10px;margin-bottom:10px}}
 .chart{{width:100%;height:auto}}.chart text{{fill:var(--dim);font-size:10px}}.chart .title{{fill:var(--fg);font-size:11px}}

@@ -44,6 +44,7 @@ CELLS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "step": ("step", lambda row: row.step),
     "seeds": ("seeds", lambda row: str(row.seeds)),
     "success": ("success (%)", lambda row: plus_minus(row.mean, row.half)),
+    "start": ("at step 0", lambda row: "" if np.isnan(row.start) else f"{row.start:.1f}"),
     "iqm": ("IQM [95 %]", lambda row: bracket(row.iqm)),
     "path_kl": ("path KL / budget", spent),
     "within": ("within 10 %", lambda row: "" if np.isnan(row.within) else f"{row.within:.0f} %"),
@@ -92,7 +93,7 @@ def as_text(found: Report) -> str:
     """The report for a terminal."""
     parts = []
     for phase, rows in by_phase(found.rows, lambda row: row.phase):
-        names = ["name", "method", "seeds", "success", "iqm", "path_kl", "lam", "step"]
+        names = ["name", "method", "seeds", "start", "success", "iqm", "path_kl", "lam", "step"]
         if all(np.isnan(row.kl_budget) for row in rows):
             names = [name for name in names if name not in ("path_kl", "lam")]
         lines, before = [], None
@@ -123,7 +124,7 @@ def as_csv(found: Report) -> str:
     lines = []
     for row in found.rows:
         line = dict(kind="ours", phase=row.phase, scope=row.scope, name=row.name, method=row.method, tasks=row.tasks)
-        line |= dict(step=row.step.replace(",", ""), seeds=row.seeds, episodes=row.episodes, success=row.mean)
+        line |= dict(step=row.step.replace(",", ""), seeds=row.seeds, episodes=row.episodes, start=row.start, success=row.mean)
         line |= dict(ci95_half=row.half, iqm=row.iqm.value, low=row.iqm.low, high=row.iqm.high, path_kl=row.path_kl)
         line |= dict(kl_budget=row.kl_budget, within_tenth_pct=row.within, lam=row.lam)
         line |= {name: row.only(operator.attrgetter(name)) for name in ("transitions", "reward", "discount")}
@@ -136,7 +137,9 @@ def as_csv(found: Report) -> str:
         line = dict(kind="improvement", phase=better.phase, name=better.name, method=better.method, versus=better.other)
         probability, low, high = better.probability
         lines.append(line | dict(tasks=better.tasks, probability=probability, low=low, high=high))
-    columns = "kind phase scope name method versus step tasks seeds episodes success ci95_half std iqm probability low high"
+    columns = (
+        "kind phase scope name method versus step tasks seeds episodes start success ci95_half std iqm probability low high"
+    )
     columns += " path_kl kl_budget within_tenth_pct lam transitions reward discount source differences"
     text = io.StringIO()
     writer = csv.DictWriter(text, columns.split(), lineterminator="\n")

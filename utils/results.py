@@ -317,10 +317,12 @@ def export(results: list[Result], out: Path) -> int:
         folder = out / task / name
         folder.mkdir(parents=True, exist_ok=True)
         flags = {key: value for key, value in result.config["flags"].items() if key not in NOT_KEPT}
-        write_json(folder / "config.json", result.config | {"flags": flags, "command": command(result.config)})
-        for file in ("eval.csv", "done.json"):
-            if (result.folder / file).exists():
-                shutil.copyfile(result.folder / file, folder / file)
+        file = "/".join(Path(result.config["agent_file"]).parts[-2:])
+        kept = {"agent_file": file, "flags": flags, "command": command(result.config)}
+        write_json(folder / "config.json", result.config | kept)
+        for copied in ("eval.csv", "done.json"):
+            if (result.folder / copied).exists():
+                shutil.copyfile(result.folder / copied, folder / copied)
         columns = [column for column, values in result.training.items() if np.isfinite(values).any()]
         with (folder / "train.csv").open("w", newline="") as log:
             writer = csv.writer(log, lineterminator="\n")

@@ -78,7 +78,7 @@ def test_success_is_what_was_written(table, scope):
         assert row.half == pytest.approx(stats.t.ppf(0.975, 7) * of_seeds.std(ddof=1) / 8**0.5)
         assert row.iqm.value == pytest.approx(stats.trim_mean(scores, 0.25, axis=None))
         assert row.iqm.low <= row.iqm.value <= row.iqm.high
-        assert (row.step, row.tasks, row.episodes) == ("1,000,000", len(inside), 50)
+        assert (row.step, row.tasks, row.episodes, row.start) == ("1,000,000", len(inside), 50, 0.0)
 
 
 def test_path_kl_and_lambda_are_what_was_written(table):
@@ -173,7 +173,7 @@ def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(table, tmp_pat
     shown = capsys.readouterr().out
     overall = row_of(found, "all tasks", "trqam")
     cells = f"70.0 ± {overall.half:.1f}", f"70.0 [{overall.iqm.low:.1f}, {overall.iqm.high:.1f}]", f"{overall.path_kl:.3f} / 1"
-    assert re.search(r"trqam +8 +" + " +".join(map(re.escape, cells)), shown)
+    assert re.search(r"trqam +8 +0\.0 +" + " +".join(map(re.escape, cells)), shown)
 
     text = files[0].read_text()
     page = Page(text)
@@ -269,7 +269,7 @@ def test_different_numbers_of_seeds_and_tasks_are_told(tmp_path):
     )
     assert "methods were run on different tasks (qam 1, trqam 2): their rows over several tasks are not comparable" in notes
     assert f"the number of seeds differs, from 1 (qam on {CUBE.format(1)}, offline) to 3" in notes
-    assert "1 seeds: the bootstrap's intervals, as rliable defines them, are narrower than 95 %" in notes
+    assert "2 seeds: the bootstrap's intervals, as rliable defines them, are narrower than 95 %" in notes
     assert "narrower" not in "\n".join(made(tmp_path, widen=True).notes)
 
 
@@ -293,7 +293,7 @@ def test_runs_that_are_being_written_or_damaged_are_read_as_far_as_they_go(tmp_p
     base = write_run(tmp_path, "cube-double-play", 0, {}, agent="bc", run_group="bc", eval_episodes=0)
     assert run(tmp_path, "--step=last") == 0
     shown = capsys.readouterr().out
-    assert re.search(r"cube-double-play-task1 +trqam +1 +50.0 +50.0 +1.000 / 1 +3 +500,000", shown)
+    assert re.search(r"cube-double-play-task1 +trqam +1 +25.0 +50.0 +50.0 +1.000 / 1 +3 +500,000", shown)
     assert "note: 2 runs have no evaluation yet and are left out: trqam cube-double-play-singletask-task1 seed 1, " in shown
     assert re.search(r"note: left out: .*trqam_s3_44136fa3/config.json is damaged", shown)
     assert base.name not in shown and "bc" not in shown
@@ -413,7 +413,10 @@ def test_other_pickles_are_refused_and_not_run(mistake, tmp_path, monkeypatch, c
 
 def test_exported_runs_make_the_same_report(table, tmp_path):
     folder, _, found = table
+    elsewhere = folder / "sweep" / SCENE.format(1) / "bc_s0_44136fa3" / "config.json"  # --bc_only names the file by its path
+    elsewhere.write_text(elsewhere.read_text().replace('"agents/bc.py"', '"/home/me/agents/bc.py"'))
     assert run(folder / "sweep" / SCENE.format(1), f"--export={tmp_path / 'kept'}") == 0
+    assert "/home/me" not in (tmp_path / "kept" / SCENE.format(1) / "bc_s0_44136fa3" / "config.json").read_text()
     again = made(tmp_path / "kept")
     name = SCENE.format(1)
     for row in again.rows:
