@@ -5,6 +5,7 @@ A table is found by the comment on the line before it:
     <!-- results: results/quickstart -->               the summaries (*.json) of scripts/quickstart.py, one row for each seed
     <!-- results: results/NAME scope=task columns=name,method,seeds,success,iqm,path_kl,lam step=final phase=offline -->
                                                        run folders, the rows and columns of scripts/report.py
+    <!-- results: results/NAME beside=published -->    run folders, the rows that have a published figure, beside it
     <!-- figures: results/FILE.json -->                made elsewhere: every number in it is a number of that file, rounded
 
 No other table may hold a figure with an interval (x ± y).
@@ -18,15 +19,15 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.report import report
-from utils.report_text import CELLS, as_markdown, markdown, plus_minus
-from utils.results import read_all
+from utils.report import Row, report
+from utils.report_text import BESIDE, CELLS, as_markdown, beside_cells, markdown, plus_minus
+from utils.results import read_all, read_published
 from utils.runs import read_json
 from utils.statistics import mean_and_half
 
 MARKER = re.compile(r"<!-- (results|figures): (\S+)((?: \w+=\S+)*) -->")
 NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?")
-OPTIONS = {"scope": "", "columns": "name,method,seeds,success,iqm,path_kl,lam", "step": "final", "phase": ""}
+OPTIONS = {"scope": "", "columns": "name,method,seeds,success,iqm,path_kl,lam", "step": "final", "phase": "", "beside": ""}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +74,14 @@ def made(root: Path, table: Marked) -> list[str]:
     if summaries and all("success_trqam" in summary for summary in summaries):
         return quickstart_table(summaries)
     results, _ = read_all([str(place)], 1)
-    rows = report(results, table.options["step"], []).rows
-    rows = [row for row in rows if table.options["phase"] in ("", row.phase) and table.options["scope"] in ("", row.scope)]
-    return as_markdown(rows, table.options["columns"].split(","))
+    found = report(results, table.options["step"], read_published())
+
+    def wanted(row: Row) -> bool:
+        return table.options["phase"] in ("", row.phase) and table.options["scope"] in ("", row.scope)
+
+    if table.options["beside"] == "published":
+        return markdown(BESIDE, [beside_cells(entry) for entry in found.beside if wanted(entry.row)])
+    return as_markdown([row for row in found.rows if wanted(row)], table.options["columns"].split(","))
 
 
 def quickstart_table(summaries: list[dict[str, Any]]) -> list[str]:

@@ -52,8 +52,8 @@ def summary(found: Report) -> str:
         )
     return (
         "<p>Success in percent over the evaluation episodes, at step 0 and at the step named. ± is Student's 95 % interval "
-        "over seeds, IQM the interquartile mean with its 95 % bootstrap interval stratified by task (Agarwal et al. 2021). Bands in "
-        "the figures are 95 % intervals over seeds.</p>"
+        "over seeds, IQM the interquartile mean with its 95 % bootstrap interval stratified by task (Agarwal et al. 2021). "
+        "Bands in the figures are 95 % intervals over seeds.</p>"
         + table(["method", "runs", "tasks", "seeds", "settings given", "device", "commit"], lines)
     )
 

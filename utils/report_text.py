@@ -56,15 +56,15 @@ CELLS: dict[str, tuple[str, Callable[[Row], str]]] = {
 
 
 def beside_cells(entry: Beside) -> list[str]:
-    """Task, method, ours, published, its seeds, the source, and what differs."""
+    """Task, method, our figure with seeds and data, the published one with the same, its source, and what differs."""
     row, figure = entry.row, entry.published
-    theirs = plus_minus(figure.success, figure.std)
-    seeds = "" if figure.seeds is None else str(figure.seeds)
-    ours = plus_minus(row.mean, row.half)
-    return [short(row.name), row.method, ours, str(row.seeds), theirs, seeds, figure.source, "; ".join(entry.differences)]
+    ours = [plus_minus(row.mean, row.half), str(row.seeds), size(row.only(lambda r: r.transitions))]
+    data = "not stated" if figure.transitions is None else size(figure.transitions)
+    theirs = [plus_minus(figure.success, figure.std), "" if figure.seeds is None else str(figure.seeds), data]
+    return [short(row.name), row.method, *ours, *theirs, figure.source, "; ".join(entry.differences)]
 
 
-BESIDE = ["task", "method", "ours ± 95 %", "seeds", "published ± std", "seeds", "source", "what differs"]
+BESIDE = ["task", "method", "ours ± 95 %", "seeds", "data", "published ± std", "seeds", "data", "source", "what differs"]
 
 
 def improvement_cells(entry: Improvement) -> list[str]:
