@@ -307,7 +307,7 @@ SCALAR = ["--agent.adjoint=scalar", "--kl_budget_online=0.125", "--bc_steps=0"]
     [
         (SQAM, "critic/value_gap"),
         (QAM_E, "entropy/alpha"),
-        (QAM_F, "head/distill_loss"),
+        pytest.param(QAM_F, "head/distill_loss", marks=pytest.mark.slow),
         (["--agent=agents/fql.py"], "actor/distill_loss"),
         (["--agent=agents/ifql.py"], "value/loss"),
         (["--agent=agents/dsrl.py"], "entropy/alpha"),

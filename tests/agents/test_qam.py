@@ -16,11 +16,14 @@ from utils.errors import UserError
 HEADS = {"QAM-E": {"edit_scale": 0.3}, "QAM-F": {"fql_alpha": 10.0}}
 
 
+constants, act, losses = (jax.jit(method) for method in (qam.QAM.fixed_quantities, qam.QAM.act, qam.QAM.loss))
+
+
 def prepared(**settings):
     """A diverse agent, a batch, the noise of an update and its fixed quantities."""
     agent, batch = diverse(tiny(qam, **settings)), random_batch()
     noise = agent.draw_noise(jax.random.key(0), B)
-    return agent, batch, noise, agent.fixed_quantities(batch, noise)
+    return agent, batch, noise, constants(agent, batch, noise)
 
 
 def own_loss(agent, batch, noise, fixed):
@@ -30,7 +33,7 @@ def own_loss(agent, batch, noise, fixed):
         total, metrics = agent.loss(params, batch, noise, fixed)
         return total - sum(metrics[f"{part}/loss"] for part in ("critic", "flow", "adjoint"))
 
-    return loss
+    return jax.jit(loss)
 
 
 def test_networks_follow_the_settings():
@@ -70,7 +73,7 @@ def test_editor_acts_on_clipped_flow_samples(n):
         candidates.append(jnp.clip(flow[i] + 0.3 * edit, -1, 1))
     values = jnp.stack([q_values(agent.params["critic"], s, a).mean(axis=0) for a in candidates])
     expected = jnp.stack(candidates)[values.argmax(axis=0), jnp.arange(B)]
-    np.testing.assert_allclose(agent.act(s, noise), expected, atol=1e-5)
+    np.testing.assert_allclose(act(agent, s, noise), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -81,7 +84,7 @@ def test_one_step_actor_acts_without_the_flow(n):
     values = jnp.stack([q_values(agent.params["critic"], s, a).mean(axis=0) for a in candidates])
     expected = candidates[values.argmax(axis=0), jnp.arange(B)]
     no_flow = agent.replace(params=agent.params | {"policy": jax.tree.map(lambda p: p * jnp.nan, agent.params["policy"])})
-    np.testing.assert_allclose(no_flow.act(s, noise), expected, atol=1e-6)
+    np.testing.assert_allclose(act(no_flow, s, noise), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -90,7 +93,7 @@ def test_backup_uses_the_policy_that_acts(head, n):
     agent, batch, noise, fixed = prepared(**HEADS[head], best_of_n=n)
     x0 = noise["next_action"]
     x0 = jnp.concatenate([x0, noise["edit"][:-1]]) if head == "QAM-E" else x0
-    acted = agent.act(batch["next_observations"][:, -1], x0)
+    acted = act(agent, batch["next_observations"][:, -1], x0)
     np.testing.assert_allclose(fixed["next_actions"], acted, atol=1e-5)
     np.testing.assert_allclose(fixed["td_target"], agent.td_target(batch, acted), rtol=1e-4, atol=1e-5)
 
@@ -103,7 +106,7 @@ def test_flow_sample_of_the_head_shares_the_rollouts_calls_and_changes_nothing(h
     np.testing.assert_allclose(fixed["samples"][-1], expected, atol=1e-5)
     plain = diverse(tiny(qam, best_of_n=2)).replace(params={name: agent.params[name] for name in ("critic", "policy", "base")})
     plain = plain.replace(target_params=agent.target_params)
-    without = plain.fixed_quantities(batch, {name: value for name, value in noise.items() if name not in ("z", "edit")})
+    without = constants(plain, batch, {name: value for name, value in noise.items() if name not in ("z", "edit")})
     for name in ("xs", "adjoints", "x_final"):
         np.testing.assert_allclose(fixed[name], without[name], atol=1e-5)
 
@@ -114,7 +117,7 @@ def test_one_step_losses_by_hand():
     mu = one_step_actions(agent.params["one_step_actor"], s, noise["z"])
     distill = np.mean((np.asarray(mu) - np.clip(fixed["samples"][-1], -1, 1)) ** 2)
     q = q_values(agent.params["critic"], s, jnp.clip(mu, -1, 1)).mean()
-    _, metrics = agent.loss(agent.params, batch, noise, fixed)
+    _, metrics = losses(agent, agent.params, batch, noise, fixed)
     np.testing.assert_allclose(metrics["head/distill_loss"], distill, rtol=1e-5)
     np.testing.assert_allclose(metrics["head/q_loss"], -q, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(own_loss(agent, batch, noise, fixed)(agent.params), 10 * distill - q, rtol=1e-4)
@@ -139,11 +142,11 @@ def test_edit_losses_by_hand():
 def test_gradient_of_the_head_by_finite_differences(head):
     """In float64 along a random direction; and the head reaches neither critic, nor policy, nor base."""
     with jax.enable_x64(True):
-        agent = diverse(tiny(qam, **HEADS[head]))
+        agent = diverse(tiny(qam, flow_steps=2, **HEADS[head]))
         agent = agent.replace(params=jax.tree.map(lambda p: p.astype(jnp.float64), agent.params))
         batch = random_batch()
         noise = agent.draw_noise(jax.random.key(0), B)
-        fixed = agent.fixed_quantities(batch, noise)
+        fixed = constants(agent, batch, noise)
         loss, head_net = own_loss(agent, batch, noise, fixed), "editor" if head == "QAM-E" else "one_step_actor"
         direction = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), agent.params[head_net])
 
@@ -158,18 +161,18 @@ def test_gradient_of_the_head_by_finite_differences(head):
             params, alpha = agent.params | {head_net: moved}, jnp.exp(agent.params["temperature"]["log_alpha"])
             return loss(params) + alpha * (log_probs(params) - log_probs(agent.params))
 
-        slopes = jax.grad(loss)(agent.params)
+        slopes, along = jax.jit(jax.grad(loss))(agent.params), jax.jit(along)
         slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: (g * d).sum(), slopes[head_net], direction)))
         np.testing.assert_allclose(slope, (along(1e-6) - along(-1e-6)) / 2e-6, rtol=1e-5)
     for name in ("critic", "policy", "base"):
-        assert max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(slopes[name])) < 1e-9, name
+        assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(slopes[name])) < 1e-9, name
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_head_learns_the_critics_action(head):
     """Q = -8 |a - c|^2 of a critic that does not learn: the acting policy moves to c, as far as an edit reaches."""
-    agent = tiny(qam, **{"edit_scale": 1.0} if head == "QAM-E" else {"fql_alpha": 1e-3}, lr=3e-3, action_chunking=False)
-    c = 0.4
+    settings = {"edit_scale": 1.0} if head == "QAM-E" else {"fql_alpha": 1e-3}
+    agent, c = tiny(qam, **settings, lr=3e-3, action_chunking=False, flow_steps=2), 0.4
 
     def q(critic, s, a):
         return -8.0 * ((a - c) ** 2).sum(axis=-1)[None]
@@ -177,10 +180,10 @@ def test_head_learns_the_critics_action(head):
     update = jax.jit(type(agent).update)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agents.heads.q_values", q)
-        before = jnp.abs(agent.act(random_batch()["observations"], noise_for(agent)) - c).mean()
+        before = jnp.abs(act(agent, random_batch()["observations"], noise_for(agent)) - c).mean()
         for u in range(150):
             agent, _ = update(agent, random_batch(u), jax.random.key(u))
-    after = jnp.abs(agent.act(random_batch()["observations"], noise_for(agent)) - c).mean()
+    after = jnp.abs(act(agent, random_batch()["observations"], noise_for(agent)) - c).mean()
     assert after < 0.5 * before
     assert agent.flat_action_dim == A and H > 1
 

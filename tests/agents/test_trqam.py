@@ -239,7 +239,7 @@ def test_scalar_adjoint_leaves_the_rollout_as_it_is():
     np.testing.assert_array_equal(ours["xs"], theirs["xs"])
     q = lambda a: q_values(scalar.target_params["critic"], batch["observations"], a).mean(axis=0)  # noqa: E731
     terminal = trqam.terminal_gradient(q, ours["x_final"])
-    np.testing.assert_allclose(ours["adjoints"], (np.arange(K) / K)[:, None, None] * terminal, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(ours["adjoints"], (np.arange(K) / K)[:, None, None] * np.asarray(terminal), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("module", [trqam, sqam, trqam_external_kl])

@@ -139,11 +139,14 @@ def settling(kl, budget, window=50):
     return (outside[-1] + 1 if len(outside) else 0), smooth.max()
 
 
-def test_closed_form_settles_sooner_where_lambda_has_far_to_go():
+def test_closed_form_settles_sooner_where_lambda_has_far_to_go(monkeypatch):
     """Updates until the KL stays within 10 % of its budget, and overshoot, at lambdas of 1/8 to 8 times the first.
 
-    `descent` moves lam by at most eta epsilon (c - 1) per update, whatever its size; `closed_form` by a factor.
+    `descent` moves lam by at most eta epsilon (c - 1) per update, whatever its size; `closed_form` by a factor. Small K
+    and B do here: where the KL settles is not the question.
     """
+    monkeypatch.setitem(globals(), "K", 20)
+    monkeypatch.setitem(globals(), "B", 128)
     config = SimpleNamespace(
         eta_lambda=0.01, dual_gain=0.03, kl_ema_coef=0.1, kl_clip_coef=2.0, lambda_min=1e-3, lambda_max=1e3
     )
@@ -159,10 +162,10 @@ def test_closed_form_settles_sooner_where_lambda_has_far_to_go():
         trails = np.asarray(jax.jit(jax.vmap(lambda lam, mode=mode: run(mode, lam)))(jnp.asarray(target / factors)))
         for factor, trail in zip(factors, trails, strict=True):
             settled[mode, factor], overshoot = settling(trail[:, 1], budget)
-            print(f"{mode:12} lambda {factor:5.3f} times the first: settled at {settled[mode, factor]:4d}, KL up to "
-                  f"{overshoot:.2f} times the budget")  # fmt: skip
-    for factor in (0.125, 8.0):
-        assert settled["closed_form", factor] < settled["descent", factor]
+            when = f"settled at {settled[mode, factor]}" if settled[mode, factor] < 2900 else "not settled in 3000"
+            print(f"{mode}: lambda has to become {factor} times the first: {when}, KL up to {overshoot:.2f} of the budget")
+    for factor in (0.125, 8.0):  # measured: 189 and 231, where descent takes 2196 to 8 times the first and more to 1/8
+        assert 3 * settled["closed_form", factor] < settled["descent", factor]
 
 
 def test_exact_tilted_velocity_measures_the_known_path_kl():
