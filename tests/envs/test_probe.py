@@ -14,7 +14,7 @@ from utils.seeds import stack_seeds, take
 from utils.training import Window, one_update, train_block
 
 
-def train_on_probe(folder, module, probe, horizon=1, **settings):
+def train_on_probe(folder, module, probe, horizon=1, seed=0, **settings):
     """The agent of a module after 1500 updates on random actions in a probe environment."""
     name = f"envs.probe:{probe.__name__}-v0"
     dataset = load_dataset(name, dataset_path=write_dataset(name, folder / "data.npz", 3000))
@@ -22,11 +22,12 @@ def train_on_probe(folder, module, probe, horizon=1, **settings):
     config.update(
         dict(
             actor_hidden_dims=(32, 32), value_hidden_dims=(64, 64), num_qs=2, flow_steps=4, batch_size=128, tau=0.05,
-            discount=0.9, rho=0.0, lr=2e-3, horizon_length=horizon, action_chunking=horizon > 1, **settings,
+            discount=0.9, rho=0.0, lr=2e-3, horizon_length=horizon, action_chunking=horizon > 1,
         )
+        | settings
     )  # fmt: skip
-    agent = module.AGENT.create(jax.random.key(0), 1, 1, config)
-    replay, key = Replay.create(dataset), jax.random.key(1)
+    agent = module.AGENT.create(jax.random.key(seed), 1, 1, config)
+    replay, key = Replay.create(dataset), jax.random.key(seed + 1)
     window = Window.create(dict.fromkeys(jax.eval_shape(one_update, agent, replay, key)[1], 0.0))
     agents, windows = stack_seeds([agent], None), stack_seeds([window], None)
     for _ in range(30):
