@@ -29,6 +29,7 @@ import main as program  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
 from utils.jobs import Engine, Job, Local, Ray, far_apart, gpus, run_jobs  # noqa: E402
 from utils.preemption import Preempted, handled  # noqa: E402
+from utils.runs import Run  # noqa: E402
 
 OURS = {
     "agent": "--agents=NAME,NAME",
@@ -83,7 +84,7 @@ def parser() -> Parser:
         result.add_argument(name, type=number, default=default, metavar="N", help=text)
 
     result.add_argument("--agents", default="trqam", metavar="A,B", help="names in agents/, or paths of agent files")
-    result.add_argument("--env_name", help="a task, a domain or all50")
+    result.add_argument("--env_name", default="", metavar="A,B", help="tasks and domains, or all50")
     count("--seeds", 1, "how many seeds")
     count("--first_seed", 0, "the first of them", least=0)
     text = "a setting and its values, KEY=A,B,C; may be given again: every combination is run"
@@ -113,8 +114,8 @@ def plan_jobs(options: argparse.Namespace, flags: Sequence[str], pack: int) -> l
         for run in job.runs:
             if run.folder in folders:
                 raise UserError(
-                    f"--grid, --agents: two of these runs would share {run.folder}; a grid over steps or intervals needs a "
-                    "sweep with its own --run_group for each value"
+                    f"--grid, --agents, --env_name: two of these runs would share {run.folder}; a grid over steps or intervals "
+                    "needs a sweep with its own --run_group for each value"
                 )
             folders[run.folder] = job
     return far_apart(jobs)
@@ -124,9 +125,11 @@ def jobs_of_agent(agent: str, flags: Sequence[str], options: argparse.Namespace,
     """The jobs of one agent with one set of settings."""
     from configs.flags import parse_flags
 
-    env_name = [f"--env_name={options.env_name}"] if options.env_name else []
     seeds = [f"--seed={options.first_seed}", f"--num_seeds={options.seeds}"]
-    runs = program.plan(parse_flags(["sweep.py", f"--agent={agent}", *env_name, *seeds, *flags]))
+    runs: list[Run] = []
+    for env_name in options.env_name.split(","):
+        place = [f"--env_name={env_name}"] if env_name else []  # a preset may name one
+        runs.extend(program.plan(parse_flags(["sweep.py", f"--agent={agent}", *place, *seeds, *flags])))
     jobs = []
     for task, of_task in itertools.groupby(runs, key=lambda run: run.env_name):
         together = list(of_task)

@@ -133,7 +133,7 @@ def test_without_gl_there_is_one_line_that_says_what_to_install(breakage, tmp_pa
     out, err = capfd.readouterr()
     lines = err.splitlines()
     assert out == "" and len(lines) == 1
-    assert lines[0].startswith("no video a.mp4, training is unaffected: ") and advice in lines[0]
+    assert lines[0].startswith("no video a.mp4, all else is unaffected: ") and advice in lines[0]
     assert list(path.parent.iterdir()) == []
     assert os.environ["MUJOCO_GL"] == gl
 
