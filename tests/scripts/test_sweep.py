@@ -293,8 +293,8 @@ def test_jobs_are_spread_over_the_gpus_and_share_their_memory(tmp_path, monkeypa
     assert jobs_module.gpus(environ) == ["0", "1"]
     assert jobs_module.gpus(environ | {"CUDA_VISIBLE_DEVICES": "3"}) == ["3"]
     assert jobs_module.gpus(environ | {"JAX_PLATFORMS": "cpu"}) == []
-    show = "import os, time; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION']); time.sleep(1)"
-    jobs = stubs(tmp_path, *[show] * 4)
+    show = "print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'])"
+    jobs = stubs(tmp_path, *[f"import os, time\n{show}\ntime.sleep(1)"] * 4)
     assert run_jobs(jobs, Local(environ, 2)) == 0
     assert sorted(map(output, jobs)) == ["0 0.450", "0 0.450", "1 0.450", "1 0.450"]
 
