@@ -401,9 +401,10 @@ def logs_of(save_dir):
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory, testrun_uid):
+def local(tmp_path_factory):
     """The twelve runs by --engine=local, once for all processes of the test run -> the folder of the data, what was logged."""
-    folder = tmp_path_factory.getbasetemp().parent / f"sweep-{testrun_uid}"
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "sweep"
     folder.mkdir(exist_ok=True)
     with alone(folder):
         if not (folder / "printed").exists():
@@ -482,7 +483,8 @@ def test_the_ray_engine_gives_the_same_runs_though_a_node_is_killed(local, clust
             """A job in the middle of its training on the node."""
             assert sweeping.poll() is None, sweeping.stdout.read()
             here = [job for job in jobs if job.log.is_file() and f"node {doomed.node_id} " in job.log.read_text()]
-            return next((job for job in here if not job.is_done() and (job.runs[0].folder / "train.csv").exists()), None)
+            saved = [job for job in here if all(run.newest_checkpoint() >= 0 for run in job.runs)]
+            return next((job for job in saved if not job.is_done()), None)
 
         job = wait_for(caught, 900)
         cluster.remove_node(doomed, allow_graceful=False)
