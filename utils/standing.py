@@ -138,9 +138,9 @@ def report(jobs: Sequence[Job]) -> list[str]:
         return [*lines, "all finished"]
     if None in unfinished:
         return [*lines, "time left: not known before the first rows of timing.csv are there"]
-    total = sum(seconds for seconds in unfinished if seconds is not None)
-    together = f"; {clock(total / running)} for {running} at a time, as now" if running else ""
-    return [*lines, f"time left (hours:minutes): {clock(total)} of one job after the other{together}"]
+    needed = sum(seconds for seconds in unfinished if seconds is not None)
+    together = f"; {clock(needed / running)} for {running} at a time, as now" if running else ""
+    return [*lines, f"time left (hours:minutes): {clock(needed)} of one job after the other{together}"]
 
 
 def table(places: Sequence[Standing]) -> list[str]:

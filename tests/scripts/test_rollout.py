@@ -23,7 +23,7 @@ def run_dir(tmp_path_factory):
     random_data(TASK, root / "data", 300)
     flags = [
         f"--env_name={TASK}", f"--ogbench_dataset_dir={root}/data", f"--save_dir={root}/exp", "--bc_steps=4",
-        "--offline_steps=4", "--online_steps=0", "--eval_episodes=3", "--eval_workers=1", "--seed=5", "--horizon_length=5",
+        "--offline_steps=0", "--online_steps=0", "--eval_episodes=3", "--eval_workers=1", "--seed=5", "--horizon_length=5",
         "--agent.action_chunking=True", "--agent.actor_hidden_dims=(8,8)", "--agent.value_hidden_dims=(8,8)",
         "--agent.num_qs=2", "--agent.flow_steps=2", "--agent.batch_size=8", f"--agent={ROOT}/agents/trqam.py",
     ]  # fmt: skip
@@ -39,7 +39,7 @@ def run(*flags):
 def test_the_episodes_are_those_of_the_runs_evaluation(run_dir, capsys):
     assert run(run_dir, "--episodes=3", "--eval_workers=2") == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0] == f"trqam after 4 updates on {TASK}, seed 5"
+    assert out[0] == f"trqam after 0 updates on {TASK}, seed 5"
     table = [dict(zip(out[1].split(), line.split(), strict=True)) for line in out[2:5]]
     assert [row["episode"] for row in table] == ["0", "1", "2"] and all(float(row["value"]) for row in table)
     evaluation = CsvLog(run_dir / "eval.csv").rows()[-1]
