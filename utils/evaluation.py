@@ -12,6 +12,8 @@ from envs.workers import EnvWorkers
 # (observations [S,O] float32, keys [S,3] uint32: seed, episode, chunk index) -> actions [S,H*A] or [S,H,A].
 # Row i may depend on nothing but row i of the arguments: noise comes from its key.
 Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# (observations [S,O], actions [S,D] of the policy) -> what a critic expects of them [S].
+Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)

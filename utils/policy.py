@@ -6,15 +6,16 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from agents.base import Agent
+from agents.base import Agent, q_values
 from utils.checkpoints import Checkpoints, agent_from, best_step
 from utils.errors import UserError
-from utils.evaluation import Policy
+from utils.evaluation import Policy, Values
 from utils.logging import read_rows
 from utils.runs import load_agent, read_json
 
@@ -41,11 +42,24 @@ def evaluation_policy(agent: Agent) -> Policy:
     return lambda observations, seeds: np.asarray(act_by_row(agent, observations, seeds))
 
 
-def load_policy(run_dir: str | os.PathLike, seed: int = 0, best: bool = False) -> Callable[[np.ndarray], np.ndarray]:
-    """The policy of a run folder: observations [O] or [B, O] -> action chunks [H, A] or [B, H, A] in [-1, 1].
+@jax.jit
+def mean_q(agent: Agent, observations: jax.Array, actions: jax.Array) -> jax.Array:
+    """What the agent's critics expect on average of actions [S, D] at observations [S, O]; [S]."""
+    return q_values(agent.params["critic"], observations, agent.critic_input(actions)).mean(axis=0)
 
-    It is that of the newest checkpoint or, with `best`, of the one that did best in its evaluation. Every call draws fresh
-    noise from `seed`. Raises UserError where the folder holds no checkpoint of a run that can be read.
+
+def evaluation_values(agent: Agent) -> Values | None:
+    """What the agent's critic expects of the actions that it takes, in discounted reward; None where it has no critic."""
+    if "critic" not in agent.params:
+        return None
+    return lambda observations, actions: np.asarray(mean_q(agent, observations, actions))
+
+
+def load_run(run_dir: str | os.PathLike, best: bool = False) -> tuple[Agent, dict[str, Any]]:
+    """The agent of a run folder, and its config.json.
+
+    It is that of the newest checkpoint or, with `best`, of the one that did best in its evaluation. Raises UserError where
+    the folder holds no checkpoint of a run that can be read.
     """
     folder = Path(run_dir).expanduser()
     stored = read_json(folder / "config.json")
@@ -59,14 +73,22 @@ def load_policy(run_dir: str | os.PathLike, seed: int = 0, best: bool = False) -
     tree = checkpoints.read(wanted)[0] if wanted is not None else next((tree for _, tree, _ in checkpoints.readable()), None)
     if tree is None:
         raise UserError(f"{folder} holds no checkpoint that can be read")
-    agent = agent_from(tree["agent"], agent, folder)
+    return agent_from(tree["agent"], agent, folder), stored
+
+
+def load_policy(run_dir: str | os.PathLike, seed: int = 0, best: bool = False) -> Callable[[np.ndarray], np.ndarray]:
+    """The policy of a run folder: observations [O] or [B, O] -> action chunks [H, A] or [B, H, A] in [-1, 1].
+
+    Every call draws fresh noise from `seed`. The agent is that of `load_run`, which says what is raised.
+    """
+    agent, stored = load_run(run_dir, best)
     act = partial(jax.jit(type(agent).act), agent)
     key, count = stream(jax.random.key(seed), "policy"), itertools.count()
 
     def policy(observations: np.ndarray) -> np.ndarray:
         batch = np.atleast_2d(observations)
         x0 = jax.random.normal(jax.random.fold_in(key, next(count)), (agent.draws, len(batch), agent.flat_action_dim))
-        chunks = np.asarray(act(batch, x0)).reshape(len(batch), -1, action_dim)
+        chunks = np.asarray(act(batch, x0)).reshape(len(batch), -1, stored["action_dim"])
         return chunks if np.ndim(observations) > 1 else chunks[0]
 
     return policy

@@ -18,10 +18,11 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 from configs.settings import Settings
 from envs.tasks import dataset_name
@@ -104,6 +105,12 @@ class Run:
         done = read_json(self.folder / "done.json")
         return done is not None and all(done[name] >= self.settings.flags[name] for name in STEPS[1:])
 
+    def needs_base(self) -> bool:
+        """Whether the run starts from a base that has to be trained, `of_base`."""
+        flags = self.settings.flags
+        from_base = load_agent(self.settings.agent_file).AGENT.STARTS_FROM_BASE
+        return bool(from_base and flags["bc_steps"] and not flags["pretrained_actor_path"])
+
     def config(self) -> dict[str, Any]:
         """What config.json holds of the run itself: the settings, their sources, the versions."""
         flags = self.settings.flags | {"env_name": self.env_name, "seed": self.seed}
@@ -163,17 +170,41 @@ class Run:
     @contextlib.contextmanager
     def locked(self, wait: bool = False) -> Iterator[None]:
         """Hold the run's lock, so that two processes never write one folder; raises RunError where another holds it."""
-        path = self.folder.with_name(f".{self.folder.name}.lock")
+        path = lock_of(self.folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not wait:
-                    raise RunError(f"{self.folder} is being written by another process; wait for it to end") from None
+            free = try_lock(file, fcntl.LOCK_EX)
+            if not free:
+                time.sleep(0.2)  # it may only have been `is_locked`, looking
+                free = try_lock(file, fcntl.LOCK_EX)
+            if not free and not wait:
+                raise RunError(f"{self.folder} is being written by another process; wait for it to end")
+            if not free:
                 print(f"waiting for the process that is training {self.folder}")
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def lock_of(folder: Path) -> Path:
+    """The file that a process locks while it writes a run's folder."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def try_lock(file: IO, kind: int) -> bool:
+    """Lock an open file, if nobody holds it."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process is writing a run's folder; changes nothing."""
+    if not lock_of(folder).exists():
+        return False
+    with lock_of(folder).open() as file:
+        return not try_lock(file, fcntl.LOCK_SH)
 
 
 def bc_only(settings: Settings) -> Settings:

@@ -12,7 +12,7 @@ import pytest
 from envs.workers import EnvWorkers
 from tests.envs.stand_ins import make
 from utils.evaluation import evaluate
-from utils.video import film, make_film_env
+from utils.video import _captioned, film, make_film_env
 
 H, A = 5, 2
 
@@ -30,6 +30,28 @@ def no_fork_for_ffmpeg(monkeypatch):
 def frames(path) -> np.ndarray:
     with imageio.get_reader(path) as reader:
         return np.stack([frame for frame in reader])  # noqa: C416  its len() is infinite
+
+
+def test_captions_tell_the_episode_the_step_the_value_and_the_outcome(tmp_path):
+    """In a gif, whose few colours are exact; the value is that of the actions that are being taken, in the row in use."""
+    path, starts = tmp_path / "counter.gif", {}
+
+    def values(observations, actions):
+        episode = 0 if not observations[1].any() else 1
+        starts[episode] = observations[episode, 0]
+        return observations[:, 1] + 100 * np.arange(len(observations))  # steps so far, and the row
+
+    assert film("counter", policy, path, 2, 0, H, A, make_env=make, caption="counter-task1", values=values) == path
+    found = imageio.mimread(path)
+    shown = [(episode, step) for episode in (0, 1) for step in (0, 3, 6, 7)]
+    assert len(found) == len(shown)
+    for frame, (episode, step) in zip(found, shown, strict=True):
+        value = 100 * episode + (5 if step > 5 else 0)
+        outcome = "" if step < 7 else "success" if starts[episode] > 0 else "no success"
+        plain = np.full((256, 300, 3), 20 * step, np.uint8)
+        expected = _captioned(plain, ["counter-task1", f"episode {episode}  step {step}  value {value:.2f}", outcome])
+        assert (expected != plain).any()
+        np.testing.assert_allclose(frame[..., :3].astype(int), expected, atol=8)
 
 
 class Recorder:
@@ -133,7 +155,7 @@ def test_without_gl_there_is_one_line_that_says_what_to_install(breakage, tmp_pa
     out, err = capfd.readouterr()
     lines = err.splitlines()
     assert out == "" and len(lines) == 1
-    assert lines[0].startswith("no video a.mp4, training is unaffected: ") and advice in lines[0]
+    assert lines[0].startswith("no video a.mp4, all else is unaffected: ") and advice in lines[0]
     assert list(path.parent.iterdir()) == []
     assert os.environ["MUJOCO_GL"] == gl
 

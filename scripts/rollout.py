@@ -1,0 +1,129 @@
+"""Watch a trained run: seeded episodes, one line each, and a film of them.
+
+    python scripts/rollout.py exp/Debug/scene-play-singletask-task1-v0/trqam_s0_44136fa3
+    python scripts/rollout.py RUN_DIR --episodes=50 --best --video=out.mp4 --video_episodes=3
+
+With the run's own seed, which is the default, these are the episodes of its evaluations. The value is what the critic expects
+at the start, in discounted reward.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.errors import RunError, UserError  # noqa: E402
+
+ENDINGS = (".mp4", ".gif")
+
+
+def define() -> flags.FlagValues:
+    """This script's flags."""
+    fv = flags.FlagValues()
+    flags.DEFINE_integer("episodes", 10, "how many episodes", lower_bound=1, flag_values=fv)
+    flags.DEFINE_integer("seed", None, "of the episodes; the run's own unless given", lower_bound=0, flag_values=fv)
+    flags.DEFINE_boolean("best", False, "the checkpoint that did best in its evaluation, not the newest", flag_values=fv)
+    flags.DEFINE_string("env_name", None, "another task of the same world, or a task for a base", flag_values=fv)
+    flags.DEFINE_integer("eval_workers", 0, "environment processes; 0: one per core", lower_bound=0, flag_values=fv)
+    flags.DEFINE_string("video", None, "film to this .mp4 or .gif", flag_values=fv)
+    flags.DEFINE_integer("video_episodes", 3, "how many of the episodes are filmed", lower_bound=1, flag_values=fv)
+    flags.DEFINE_integer("video_frame_skip", 3, "environment steps per frame", lower_bound=1, flag_values=fv)
+    return fv
+
+
+def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
+    """Flags and the run's folder; raises UserError."""
+    fv = define()
+    fv.set_gnu_getopt(True)  # flags may stand behind the folder
+    try:
+        _, *places = fv(argv)
+    except flags.Error as error:
+        raise UserError(str(error).replace("\n", " ")) from error
+    if len(places) != 1:
+        raise UserError("usage: python scripts/rollout.py RUN_DIR [--episodes=N] [--video=out.mp4]; --help shows all flags")
+    if fv.video and Path(fv.video).suffix not in ENDINGS:
+        raise UserError(f"--video={fv.video}: the name has to end in {' or '.join(ENDINGS)}")
+    return fv, places[0]
+
+
+def task_of(stored: dict[str, Any], env_name: str | None) -> str:
+    """The task to run; raises UserError for a base, which has none, and for a task of another world."""
+    from envs.tasks import is_user_env, resolve_env_name, world_name
+
+    trained = stored["flags"]["env_name"]
+    if env_name is None and (is_user_env(trained) or "singletask" in trained):
+        return trained
+    if env_name is None:
+        raise UserError(f"--env_name is missing: this is a base of {trained}; give one of its tasks")
+    task, *others = resolve_env_name(env_name)
+    if others:
+        raise UserError(f"--env_name={env_name}: give one task, such as {task}")
+    worlds = [name if is_user_env(name) else world_name(name) for name in (task, trained)]
+    if worlds[0] != worlds[1]:
+        raise UserError(f"--env_name={env_name}: the run is of {worlds[1]}; give a task of that world")
+    return task
+
+
+def rollout(fv: flags.FlagValues, run_dir: str) -> int:
+    """Run the episodes, print and film them; returns the exit code."""
+    import numpy as np
+
+    from envs.workers import EnvWorkers, default_workers
+    from utils.evaluation import evaluate
+    from utils.policy import evaluation_policy, evaluation_values, load_run
+    from utils.video import film
+
+    agent, stored = load_run(run_dir, fv.best)
+    task, seed, config = task_of(stored, fv.env_name), fv.seed, agent.config
+    seed = stored["flags"]["seed"] if seed is None else seed
+    chunk_length = config.horizon_length if config.get("action_chunking") else 1
+    policy, values = evaluation_policy(agent), evaluation_values(agent)
+    expected = np.full(fv.episodes, np.nan)
+
+    def watched(observations: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        actions = policy(observations, keys)
+        if values:
+            rows = np.arange(len(keys))
+            starts = rows[(keys[:, 2] == 0) & (keys[:, 1] % len(keys) == rows)]  # not those of slots without an episode
+            expected[keys[starts, 1]] = values(observations, actions)[starts]
+        return actions
+
+    print(f"{Path(stored['agent_file']).stem} after {int(agent.step)} updates on {task}, seed {seed}")
+    with EnvWorkers(task, workers=fv.eval_workers or default_workers(fv.episodes)) as workers:
+        result = evaluate(watched, workers, fv.episodes, seed, chunk_length, stored["action_dim"], discount=config.discount)
+    print("episode  success  steps    return  discounted     value")
+    outcomes = zip(result.successes, result.lengths, result.returns, result.discounted_returns, expected, strict=True)
+    for episode, (success, steps, total, discounted, value) in enumerate(outcomes):
+        told = "" if np.isnan(value) else f"  {value:8.2f}"
+        print(f"{episode:7d}  {'yes' if success else 'no':>7}  {steps:5d}  {total:8.2f}  {discounted:10.2f}{told}")
+    print(f"success {result.success:.1%} of {fv.episodes} episodes")
+    if not fv.video:
+        return 0
+    episodes, path = min(fv.episodes, fv.video_episodes), Path(fv.video).expanduser()
+    shape = (seed, chunk_length, stored["action_dim"], fv.video_frame_skip)
+    filmed = film(task, policy, path, episodes, *shape, caption=task.removesuffix("-v0"), values=values)
+    print(filmed or "no film")
+    return 0 if filmed else 1
+
+
+def main(argv: list[str]) -> int:
+    """Answer mistakes in one line; returns the exit code."""
+    if {"--help", "-help", "-h"} & set(argv):
+        print(__doc__, define().get_help(), sep="\n")
+        return 0
+    try:
+        return rollout(*parse(argv))
+    except (UserError, RunError, OSError) as error:
+        print("error:", str(error).partition("\n")[0], file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main(sys.argv))

@@ -1,0 +1,248 @@
+"""Many runs: agents x tasks x seeds x any grid of settings.
+
+    python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 > jobs.txt      # parallel -j4 < jobs.txt
+    python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 --slurm=table.sbatch
+    python scripts/sweep.py --agents=trqam --env_name=cube-double --grid=agent.kl_budget=0.5,1,2 --engine=local
+    python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 --engine=ray --jobs_per_device=2
+    python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 --status
+
+Every other flag is main.py's, for all runs (--run_group=table --offline_steps=500_000). Finished runs are skipped and
+unfinished ones go on, whichever engine began them; what a job prints is in <save_dir>/<run_group>/sweep/. The jobs that train
+the base of a domain come first, those that start from it behind them.
+"""
+
+import argparse
+import itertools
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import main as program  # noqa: E402
+from utils.errors import RunError, UserError  # noqa: E402
+from utils.jobs import Engine, Job, Local, Ray, far_apart, gpus, run_jobs  # noqa: E402
+from utils.preemption import Preempted, handled  # noqa: E402
+from utils.runs import Run  # noqa: E402
+
+OURS = {
+    "agent": "--agents=NAME,NAME",
+    "seed": "--first_seed=N",
+    "num_seeds": "--seeds=N",
+    "env_name": "--env_name=NAME",
+    "dry_run": "--engine=print, or --status",
+    "overwrite": "another --run_group, or delete the folders",
+}
+"""Flags of main.py that a sweep sets itself, and what to give instead."""
+
+SBATCH = """#!/bin/bash
+#SBATCH --job-name=sweep
+#SBATCH --array=0-{last}
+#SBATCH --gres=gpu:1
+#SBATCH --cpus-per-task=8
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:TERM@60
+# {command}
+# Account, partition and time limit: here, or before this file's name on sbatch's command line, which comes first.
+# A job that was cut short has saved; submit this file again and it goes on, while finished ones end at once.{bases}
+cd {cwd} || exit 1
+mapfile -t jobs <<'JOBS'
+{lines}
+JOBS
+eval "exec ${{jobs[${{SLURM_ARRAY_TASK_ID:?submit this file with sbatch}}]}}"
+"""
+BASES = """
+# Tasks 0-{last} train the bases; to have no others wait for them:
+#   sbatch --parsable --array=0-{last} FILE, then sbatch --array={next}-{end} --dependency=afterany:ID FILE"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def parser() -> Parser:
+    """The sweep's own flags."""
+    result = Parser(prog="sweep.py", allow_abbrev=False, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+
+    def count(name: str, default: int | None, text: str, least: int = 1) -> None:
+        def number(word: str) -> int:
+            value = int(word.replace("_", ""))
+            if value < least:
+                raise argparse.ArgumentTypeError(f"{word} is below {least}")
+            return value
+
+        result.add_argument(name, type=number, default=default, metavar="N", help=text)
+
+    result.add_argument("--agents", default="trqam", metavar="A,B", help="names in agents/, or paths of agent files")
+    result.add_argument("--env_name", default="", metavar="A,B", help="tasks and domains, or all50")
+    count("--seeds", 1, "how many seeds")
+    count("--first_seed", 0, "the first of them", least=0)
+    text = "a setting and its values, KEY=A,B,C; may be given again: every combination is run"
+    result.add_argument("--grid", action="append", default=[], metavar="KEY=A,B", help=text)
+    text = "print: one shell command per line; local: this machine's devices; ray: a Ray cluster"
+    result.add_argument("--engine", choices=("print", "local", "ray"), default="print", help=text)
+    result.add_argument("--slurm", metavar="FILE", help="write the commands as the script of a Slurm array instead")
+    count("--pack", None, "seeds in one process; unset: all of a task, but one where --engine=local finds no GPU")
+    count("--jobs_per_device", 1, "jobs that share a GPU, or where there is none, a machine")
+    result.add_argument("--ray_address", default="auto", help="of the cluster (auto: RAY_ADDRESS, or the one of this machine)")
+    count("--retries", 3, "with ray: how often a job may be started again whose machine was lost", least=0)
+    result.add_argument("--status", action="store_true", help="show how the runs stand and how long they will take")
+    return result
+
+
+def plan_jobs(options: argparse.Namespace, flags: Sequence[str], pack: int) -> list[Job]:
+    """All jobs, each of up to `pack` seeds of one task; raises UserError, as main.py would, for anything wrong in them."""
+    for word in flags:
+        name = word.lstrip("-").partition("=")[0]
+        if word.startswith("-") and name.removeprefix("no") in OURS:
+            raise UserError(f"--{name}: a sweep sets it; use {OURS[name.removeprefix('no')]}")
+    jobs = []
+    for agent, point in itertools.product(agent_files(options.agents), grid_points(options.grid)):
+        jobs.extend(jobs_of_agent(agent, [*flags, *point], options, pack))
+    folders: dict[Path, Job] = {}
+    for job in jobs:
+        for run in job.runs:
+            if run.folder in folders:
+                raise UserError(
+                    f"--grid, --agents, --env_name: two of these runs would share {run.folder}; a grid over steps or intervals "
+                    "needs a sweep with its own --run_group for each value"
+                )
+            folders[run.folder] = job
+    return far_apart(jobs)
+
+
+def jobs_of_agent(agent: str, flags: Sequence[str], options: argparse.Namespace, pack: int) -> list[Job]:
+    """The jobs of one agent with one set of settings."""
+    from configs.flags import parse_flags
+
+    seeds = [f"--seed={options.first_seed}", f"--num_seeds={options.seeds}"]
+    runs: list[Run] = []
+    for env_name in options.env_name.split(","):
+        place = [f"--env_name={env_name}"] if env_name else []  # a preset may name one
+        runs.extend(program.plan(parse_flags(["sweep.py", f"--agent={agent}", *place, *seeds, *flags])))
+    jobs = []
+    for task, of_task in itertools.groupby(runs, key=lambda run: run.env_name):
+        together = list(of_task)
+        for first in range(0, len(together), pack):
+            part = tuple(together[first : first + pack])
+            words = [f"--agent={agent}", f"--env_name={task}", f"--seed={part[0].seed}"]
+            words += [f"--num_seeds={len(part)}"] if len(part) > 1 else []
+            jobs.append(Job((beside("main.py"), *words, *flags), part))
+    return jobs
+
+
+def agent_files(names: str) -> list[str]:
+    """The files of agents given by name or path."""
+    given = [name for name in names.split(",") if name]
+    if not given:
+        raise UserError("--agents: give at least one agent, such as trqam")
+    return [name if name.endswith(".py") else beside(f"agents/{name}.py") for name in given]
+
+
+def beside(name: str) -> str:
+    """A file of the project, as seen from the current folder."""
+    return name if Path.cwd() == ROOT else str(ROOT / name)
+
+
+def grid_points(grid: Sequence[str]) -> list[tuple[str, ...]]:
+    """Flags of every combination; commas inside brackets belong to the value."""
+    axes = []
+    for axis in grid:
+        key, equals, values = axis.lstrip("-").partition("=")
+        split = re.split(r",(?![^(]*\))", values)
+        if not equals or not all(split):
+            raise UserError(f"--grid={axis}: write KEY=A,B,C, for example --grid=agent.kl_budget=0.5,1,2")
+        if key in OURS:
+            raise UserError(f"--grid={axis}: a sweep sets --{key}; use {OURS[key]}")
+        axes.append([f"--{key}={value}" for value in split])
+    return list(itertools.product(*axes))
+
+
+def shell(job: Job) -> str:
+    """The job as a line for a shell in the current folder."""
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    return shlex.join([python, *job.words])
+
+
+def slurm_script(jobs: Sequence[Job], argv: Sequence[str]) -> str:
+    """The script of an array with one task for each job."""
+    end = len(jobs) - 1
+    first = len({tuple(base.folder for base in job.bases) for job in jobs}) - 1
+    bases = BASES.format(last=first, next=first + 1, end=end) if jobs[0].bases and first < end else ""
+    lines = "\n".join(map(shell, jobs))
+    command = shlex.join(["python", *argv])
+    return SBATCH.format(last=end, command=command, bases=bases, cwd=shlex.quote(os.getcwd()), lines=lines)
+
+
+def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Do what the command line asks for; returns the exit code."""
+    options, flags = parser().parse_known_args(argv[1:])
+    if options.slurm and options.engine != "print":
+        raise UserError(f"--slurm={options.slurm}: Slurm runs the jobs then; leave --engine={options.engine} out")
+    alone = options.engine == "local" and not gpus(environ)
+    jobs = plan_jobs(options, flags, options.pack or (1 if alone else options.seeds))
+    if options.status:
+        from utils.standing import report
+
+        print("\n".join(report(jobs)))
+        return 0
+    left = [job for job in jobs if not job.is_done()]
+    if options.slurm or options.engine != "print":
+        of = f"{len(left)} jobs of {len(jobs)}, {sum(len(job.runs) for job in left)} runs; the others have finished"
+        print(of if len(left) < len(jobs) else of.partition(";")[0])
+    if not left:
+        return 0
+    if options.slurm:
+        write_script(Path(options.slurm).expanduser(), slurm_script(left, argv))
+    elif options.engine == "print":
+        print("\n".join(map(shell, left)))
+    else:
+        print(f"what they print: {left[0].log.parent}/")
+        engine: Engine
+        if options.engine == "local":
+            engine = Local(environ, options.jobs_per_device)
+        else:
+            engine = Ray(environ, options.jobs_per_device, options.ray_address, options.retries)
+        return int(run_jobs(left, engine) > 0)
+    return 0
+
+
+def write_script(path: Path, text: str) -> None:
+    """Write it and say what to do with it."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise UserError(f"--slurm={path}: cannot be written ({error.strerror}); give another file") from error
+    print(f"sbatch {path}")
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
+    """Answer mistakes and signals; `environ` is what the jobs see. Returns the exit code."""
+    if {"--help", "-help", "-h"} & set(argv):
+        print(parser().format_help())
+        return 0
+    try:
+        with handled():
+            return sweep(argv, environ)
+    except (UserError, RunError) as error:
+        print("error:", str(error).partition("\n")[0], file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except Preempted as signal:
+        print(f"stopped by {signal}; the same command goes on", file=sys.stderr)
+        return signal.exit_code
+
+
+if __name__ == "__main__":
+    users = dict(os.environ)
+    os.environ["JAX_PLATFORMS"] = "cpu"  # resolving settings takes no memory on a device that the jobs need
+    sys.exit(main(sys.argv, users))

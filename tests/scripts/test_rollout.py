@@ -1,0 +1,111 @@
+"""Rollouts of a run: its evaluation again, episode by episode, and a film."""
+
+import shutil
+from pathlib import Path
+
+import imageio.v2 as imageio
+import pytest
+
+import main as program
+from envs.collect import random_data
+from scripts import rollout
+from tests.utils.test_video import egl_renders
+from utils.logging import CsvLog
+
+ROOT = Path(__file__).resolve().parents[2]
+TASK = "pointmaze-medium-navigate-singletask-task1-v0"
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A finished run of TRQAM; its base lies beside it."""
+    root = tmp_path_factory.mktemp("rollout")
+    random_data(TASK, root / "data", 300)
+    flags = [
+        f"--env_name={TASK}", f"--ogbench_dataset_dir={root}/data", f"--save_dir={root}/exp", "--bc_steps=4",
+        "--offline_steps=0", "--online_steps=0", "--eval_episodes=3", "--eval_workers=1", "--seed=5", "--horizon_length=5",
+        "--agent.action_chunking=True", "--agent.actor_hidden_dims=(8,8)", "--agent.value_hidden_dims=(8,8)",
+        "--agent.num_qs=2", "--agent.flow_steps=2", "--agent.batch_size=8", f"--agent={ROOT}/agents/trqam.py",
+    ]  # fmt: skip
+    assert program.main(["main.py", *flags]) == 0
+    (config,) = root.glob(f"exp/Debug/{TASK}/*/config.json")
+    return config.parent
+
+
+def run(*flags):
+    return rollout.main(["scripts/rollout.py", *map(str, flags)])
+
+
+def test_the_episodes_are_those_of_the_runs_evaluation(run_dir, capsys):
+    assert run(run_dir, "--episodes=3", "--eval_workers=2") == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"trqam after 0 updates on {TASK}, seed 5"
+    table = [dict(zip(out[1].split(), line.split(), strict=True)) for line in out[2:5]]
+    assert [row["episode"] for row in table] == ["0", "1", "2"] and all(float(row["value"]) for row in table)
+    evaluation = CsvLog(run_dir / "eval.csv").rows()[-1]
+    means = {name: sum(float(row[name]) for row in table) / 3 for name in ("steps", "return", "discounted")}
+    assert means["steps"] == pytest.approx(evaluation["length"]) and means["return"] == pytest.approx(evaluation["return"])
+    assert means["discounted"] == pytest.approx(evaluation["discounted_return"], abs=0.01)
+    assert sum(row["success"] == "yes" for row in table) == round(3 * evaluation["success"])
+    assert out[5] == f"success {evaluation['success']:.1%} of 3 episodes"
+    # Other episodes with another seed; and what a row says depends on nothing but the seed and its number.
+    assert run(run_dir, "--episodes=1", "--seed=6") == 0
+    other = capsys.readouterr().out.splitlines()[2].split()
+    assert run(run_dir, "--episodes=2", "--seed=6", "--eval_workers=1", "--best") == 0
+    again = capsys.readouterr().out.splitlines()[2].split()
+    assert other == again and other[-1] != table[0]["value"]
+
+
+def test_a_base_has_no_critic_and_wants_a_task(run_dir, capsys):
+    (base,) = run_dir.parents[2].glob("bc/*/bc_s5_*")
+    assert run(base) == 2
+    assert "--env_name is missing: this is a base of pointmaze-medium-navigate" in capsys.readouterr().err
+    assert run(base, f"--env_name={TASK}", "--episodes=1") == 0
+    assert len(capsys.readouterr().out.splitlines()[2].split()) == 5  # no value
+
+
+def test_the_film_shows_task_success_and_value(run_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
+    path = tmp_path / "films" / "out.gif"
+    flags = ["--episodes=1", "--video_frame_skip=400", f"--video={path}"]
+    if not egl_renders():  # a machine without GL has to say so
+        assert run(run_dir, *flags) == 1
+        assert "no video out.gif" in capsys.readouterr().err
+        return
+    assert run(run_dir, *flags) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(path)
+    frames = imageio.mimread(path)
+    assert len(frames) == 4 and frames[0].shape[:2] == (320, 320)  # steps 0, 400, 800 and the last
+
+
+def mistakes(run_dir, tmp_path):
+    empty = tmp_path / "empty"
+    shutil.copytree(run_dir, empty)
+    shutil.rmtree(empty / "checkpoints")
+    return {
+        "no folder": ([], "usage: "),
+        "two folders": ([run_dir, run_dir], "usage: "),
+        "no run": ([tmp_path], "is not the folder of a run"),
+        "no checkpoint": ([empty], "holds no checkpoint"),
+        "no checkpoint that did best": ([empty, "--best"], "holds no checkpoint"),
+        "unknown ending": ([run_dir, "--video=out.avi"], "--video=out.avi"),
+        "no episodes": ([run_dir, "--episodes=0"], "--episodes=0"),
+        "unknown flag": ([run_dir, "--episode=1"], "Did you mean: episodes"),
+        "another world": ([run_dir, "--env_name=scene-play-singletask-task1-v0"], "the run is of pointmaze-medium"),
+        "a domain": ([run_dir, "--env_name=pointmaze-medium"], "give one task"),
+        "unknown task": ([run_dir, "--env_name=pointmaze-medum"], "pointmaze-medium"),
+    }
+
+
+def test_a_mistake_is_one_line(run_dir, tmp_path, capsys):
+    for flags, hint in mistakes(run_dir, tmp_path).values():
+        assert run(*flags) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and hint in line
+
+
+def test_help_names_every_flag(capsys):
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    names = ["episodes", "seed", "[no]best", "env_name", "eval_workers", "video", "video_episodes", "video_frame_skip"]
+    assert all(f"--{name}" in text for name in names)

@@ -1,0 +1,154 @@
+"""How the jobs of a sweep stand, and how long they will take: read from the run folders alone, whoever runs them."""
+
+import csv
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from envs.tasks import dataset_name
+from utils.jobs import Job
+from utils.runs import Run, is_locked
+
+STATES = ("finished", "running", "failed", "missing")
+PHASES = ("offline", "online")
+Speeds = dict[tuple[str, str], list[float]]
+"""Seconds per step that were measured, by agent and phase."""
+
+
+class Standing(NamedTuple):
+    """Where a run is: one of STATES (failed: begun, not finished, and nobody is writing it), and how many steps it has done."""
+
+    run: Run
+    state: str
+    step: int
+
+
+def standing(run: Run) -> Standing:
+    """Look into a run's folder."""
+    if run.is_done():
+        return Standing(run, "finished", total_steps(run))
+    step = max((int(row["step"]) for row in timing(run)), default=0)
+    if is_locked(run.folder):
+        return Standing(run, "running", step)
+    return Standing(run, "failed" if (run.folder / "config.json").exists() else "missing", step)
+
+
+def total_steps(run: Run) -> int:
+    """Offline updates and online environment steps."""
+    return sum(run.settings.flags[f"{phase}_steps"] for phase in PHASES)
+
+
+def timing(run: Run) -> list[dict[str, str]]:
+    """The rows of timing.csv, empty cells left out; a line that is being written is not one yet."""
+    path = run.folder / "timing.csv"
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    rows = csv.DictReader(line for line in lines if line.endswith("\n"))
+    return [{name: cell for name, cell in row.items() if cell} for row in rows]
+
+
+def seconds_per_step(run: Run) -> dict[str, float]:
+    """Of the phases that have begun: training, and evaluations and checkpoints spread over the steps."""
+    flags, rows = run.settings.flags, timing(run)
+    bounds = {"offline": (0, flags["offline_steps"]), "online": (flags["offline_steps"], total_steps(run))}
+    found = {}
+    for phase, (first, last) in bounds.items():
+        own = [row for row in rows if first < int(row["step"]) <= last]
+        rates = [float(row["updates_per_s"]) for row in own if float(row.get("updates_per_s", 0.0)) > 0]
+        if rates:
+            besides = sum(float(row.get(name, 0.0)) for row in own for name in ("eval_seconds", "save_seconds"))
+            updates = flags["utd_ratio"] if phase == "online" else 1
+            found[phase] = updates / statistics.median(rates) + besides / (max(int(row["step"]) for row in own) - first)
+    return found
+
+
+def measured(runs: Iterable[Run]) -> Speeds:
+    """What the runs' own files tell of their speed."""
+    speeds: Speeds = defaultdict(list)
+    for run in runs:
+        for phase, seconds in seconds_per_step(run).items():
+            speeds[kind(run), phase].append(seconds)
+    return speeds
+
+
+def kind(run: Run) -> str:
+    """Runs of one kind take the same time."""
+    return f"{run.agent_name} {dataset_name(run.env_name)}"
+
+
+def seconds_left(run: Run, step: int, speeds: Speeds) -> float | None:
+    """Of a run that has done `step` steps, at the speed of its kind, or else of all; None where nothing was measured."""
+    flags, left = run.settings.flags, 0.0
+    ends = {"offline": flags["offline_steps"], "online": total_steps(run)}
+    for phase, end in ends.items():
+        steps = min(end - step, flags[f"{phase}_steps"])
+        if steps > 0:
+            same_phase = [seconds for (_, other), values in speeds.items() if other == phase for seconds in values]
+            known = speeds.get((kind(run), phase)) or same_phase
+            if not known:
+                return None
+            left += steps * statistics.mean(known)
+    return left
+
+
+def clock(seconds: float | None) -> str:
+    """Hours and minutes, such as 31:05."""
+    return "?" if seconds is None else f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02d}"
+
+
+def most(values: Iterable[float | None]) -> float | None:
+    """The largest; None where one is not known."""
+    values = list(values)
+    known = [value for value in values if value is not None]
+    return max(known, default=0.0) if len(known) == len(values) else None
+
+
+def report(jobs: Sequence[Job]) -> list[str]:
+    """Lines: how many runs stand where by agent and domain, what runs, what failed and why, and the time left.
+
+    The seeds of one job count once in the time left. Bases that are still to be trained count with what they need.
+    """
+    by_job = {job: [standing(run) for run in job.runs] for job in jobs}
+    for job, places in by_job.items():
+        if job.failure():
+            by_job[job] = [place._replace(state="failed") if place.state == "missing" else place for place in places]
+    everything = [place for places in by_job.values() for place in places]
+    lines = table(everything)
+
+    bases = {base.folder: [standing(other) for other in job.bases] for job in jobs if not job.is_done() for base in job.bases}
+    begun = [place.run for place in [*everything, *(place for places in bases.values() for place in places)]]
+    speeds = measured({run.folder: run for run in begun}.values())
+
+    def left(places: Sequence[Standing]) -> float | None:
+        unfinished = [place for place in places if place.state != "finished"]
+        return most(seconds_left(place.run, place.step, speeds) for place in unfinished)
+
+    for job, places in by_job.items():
+        states = {place.state for place in places}
+        step, total = min(place.step for place in places), total_steps(job.runs[0])
+        if "running" in states:
+            lines.append(f"running  {step / max(1, total):4.0%}  {clock(left(places)):>6} left  {job.name}")
+        elif "failed" in states:
+            lines.append(f"failed   {job.failure() or f'stopped at step {step}'}  {job.name}")
+    groups = {tuple(place.run.folder for place in places): places for places in [*by_job.values(), *bases.values()]}
+    times = [left(places) for places in groups.values()]
+    unfinished = [seconds for seconds in times if seconds != 0.0]
+    running = sum(any(place.state == "running" for place in places) for places in by_job.values())
+    if not unfinished:
+        return [*lines, "all finished"]
+    if None in unfinished:
+        return [*lines, "time left: not known before the first rows of timing.csv are there"]
+    needed = sum(seconds for seconds in unfinished if seconds is not None)
+    together = f"; {clock(needed / running)} for {running} at a time, as now" if running else ""
+    return [*lines, f"time left (hours:minutes): {clock(needed)} of one job after the other{together}"]
+
+
+def table(places: Sequence[Standing]) -> list[str]:
+    """One line for each agent and domain, and their sum."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for place in places:
+        counts[kind(place.run)][place.state] += 1
+    counts["all"] = sum(counts.values(), Counter())
+    width = max(map(len, counts))
+    rows = [f"{name:{width}}" + "".join(f"{count[state]:>10}" for state in STATES) for name, count in counts.items()]
+    return [" " * width + "".join(f"{state:>10}" for state in STATES), *rows]
