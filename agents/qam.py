@@ -113,7 +113,7 @@ class QAM(TRQAM):
         s, flow_actions = batch["observations"], fixed["samples"][-1]
         if self.config.fql_alpha:
             actions = one_step_actions(params["one_step_actor"], s, noise["z"])
-            distill_loss = distillation_loss(actions, jnp.clip(flow_actions, -1.0, 1.0))
+            distill_loss = distillation_loss(actions, flow_actions)
             total, metrics = total + self.config.fql_alpha * distill_loss, metrics | {"head/distill_loss": distill_loss}
         else:
             actions, log_probs = self.edited(params, s, flow_actions, noise["edit"][-1])
