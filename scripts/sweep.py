@@ -233,7 +233,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         return 0
     try:
         return sweep(argv, environ)
-    except (UserError, RunError) as error:
+    except (UserError, RunError, OSError) as error:
         print("error:", str(error).partition("\n")[0], file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except Preempted as signal:

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,8 +24,9 @@ from envs.files import alone
 from envs.tasks import ALL_TASKS
 from scripts import sweep
 from utils import jobs as jobs_module
+from utils.errors import RunError
 from utils.jobs import Job, Local, run_jobs
-from utils.runs import write_json
+from utils.runs import is_locked, lock_of, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -236,6 +239,22 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
     # three jobs of 1000 x 2 s and 100 x 3 s, and 300 s of the running one
     assert lines[6] == "time left (hours:minutes): 2:00 of one job after the other; 2:00 for 1 at a time, as now"
     assert len(lines) == 7
+
+
+def test_looking_at_a_lock_never_keeps_a_process_from_taking_it(tmp_path):
+    (job,) = planned(f"--env_name={TASK}", f"--save_dir={tmp_path}")
+    (one,) = job.runs
+    assert not is_locked(one.folder)
+    with one.locked():
+        assert is_locked(one.folder)
+        with pytest.raises(RunError, match="is being written by another process"), one.locked():
+            pass
+    with lock_of(one.folder).open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert not is_locked(one.folder)
+        threading.Timer(0.1, fcntl.flock, (file, fcntl.LOCK_UN)).start()
+        with one.locked():
+            assert is_locked(one.folder)
 
 
 # ---------------------------------------------------------------- engines, with programs that take no time
