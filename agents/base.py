@@ -5,7 +5,7 @@ fills in the hooks `draw_noise`, `fixed_quantities`, `loss` and, where it has st
 """
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Self
 
 import flax.struct
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from agents.flow import VelocityField, euler_sample
+from agents.flow import VelocityField, euler_sample, flow_matching_loss
 from utils.errors import UserError
 from utils.networks import MLP, apply_ensemble, condition, init_ensemble, init_mlp
 
@@ -49,10 +49,15 @@ def critic_config() -> ml_collections.ConfigDict:
             rho=0.5,  # pessimism of the critic target, in standard deviations over the ensemble
             tau=0.005,  # step of the exponential moving averages
             best_of_n=1,
-            clip_grad=True,  # one global-norm clip at 1.0 over all networks
         )
     )
     return config
+
+
+def check_choice(config: Any, key: str, choices: Collection[str]) -> None:
+    """Raise UserError where the agent has the setting `key` and its value is none of the choices."""
+    if key in config and config[key] not in choices:
+        raise UserError(f"--agent.{key}={config[key]}: use one of {', '.join(choices)}")
 
 
 class Agent(flax.struct.PyTreeNode, abc.ABC):
@@ -81,8 +86,9 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
         """A fresh agent; observation_dim is O, action_dim is A of one environment step."""
         config = ml_collections.FrozenConfigDict(config)
         flat = action_dim * (config.horizon_length if config.action_chunking else 1)
-        keys = dict(zip(cls.NETWORKS, jax.random.split(key, len(cls.NETWORKS)), strict=True))
-        params = {name: cls.init_network(name, keys[name], observation_dim, flat, config) for name in cls.NETWORKS}
+        names = cls.networks(config)
+        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+        params = {name: cls.init_network(name, keys[name], observation_dim, flat, config) for name in names}
         if "policy" in params:
             params["policy"] = params["base"]
         return cls(
@@ -96,13 +102,23 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
         )
 
     @classmethod
+    def networks(cls, config: Any) -> tuple[str, ...]:
+        """Hook: the names of the trained networks, where they depend on the settings."""
+        return cls.NETWORKS
+
+    @classmethod
     def init_network(cls, name: str, key: jax.Array, observation_dim: int, flat_action_dim: int, config: Any) -> dict:
-        """Fresh parameters of one network: a critic ensemble on concat(s, a), or a velocity on concat(s, x, t)."""
-        inputs = observation_dim + flat_action_dim
-        if name == "critic":
-            mlp = MLP(config.value_hidden_dims, 1, config.value_layer_norm)
-            return init_ensemble(key, mlp, inputs, config.num_qs)
-        return init_mlp(key, MLP(config.actor_hidden_dims, flat_action_dim, config.actor_layer_norm), inputs + 1)
+        """Fresh parameters of one network by name; all but those named here are velocities on concat(s, x, t)."""
+        s, a = observation_dim, flat_action_dim
+        match name:
+            case "temperature":
+                return {"log_alpha": jnp.zeros(())}
+            case "critic" | "latent_critic" | "value":
+                mlp = MLP(config.value_hidden_dims, 1, config.value_layer_norm)
+                return init_mlp(key, mlp, s) if name == "value" else init_ensemble(key, mlp, s + a, config.num_qs)
+        heads = {"one_step_actor": (s + a, a), "editor": (s + a, 2 * a), "noise_actor": (s, 2 * a)}
+        inputs, outputs = heads.get(name, (s + a + 1, a))
+        return init_mlp(key, MLP(config.actor_hidden_dims, outputs, config.actor_layer_norm), inputs)
 
     @classmethod
     def init_state(cls, config: Any) -> dict[str, Any]:
@@ -130,27 +146,36 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
     @property
     def flat_action_dim(self) -> int:
         """D."""
-        return self.params[self.ACTOR][f"Dense_{len(self.config.actor_hidden_dims)}"]["bias"].shape[-1]
+        return self.params["base"][f"Dense_{len(self.config.actor_hidden_dims)}"]["bias"].shape[-1]
 
     @property
     def samples(self) -> int:
         """n: how many actions are drawn for each one taken."""
         return self.config.get("best_of_n", 1)
 
+    @property
+    def draws(self) -> int:
+        """Hook: how many rows of noise [draws, B, D] `act` takes: n, or more where a sample needs more than one."""
+        return self.samples
+
     def act(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
-        """Actions [B, D] in [-1, 1] at observations [B, O] from Gaussian noise x0 [n, B, D].
+        """Actions [B, D] in [-1, 1] at observations [B, O] from Gaussian noise x0 [draws, B, D].
 
         With n > 1 the best by the mean of the online critic; with n = 1 the critic is not called.
         """
-        velocity = VelocityField(self.params[self.ACTOR], observations)
-        return self.best_of_n(observations, euler_sample(velocity, x0, self.config.flow_steps))
+        return self.best_of_n(observations, self.sample(observations, x0))
+
+    def sample(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
+        """Hook: samples [n, B, D] of the policy at observations [B, O] from Gaussian noise x0 [draws, B, D], not clipped."""
+        return euler_sample(VelocityField(self.params[self.ACTOR], observations), x0, self.config.flow_steps)
 
     def best_of_n(self, observations: jax.Array, samples: jax.Array) -> jax.Array:
         """Of samples [n, B, D] at observations [B, O], clipped, the best by the mean of the online critic; [B, D]."""
         actions = jnp.clip(samples, -1.0, 1.0)
         if len(actions) == 1:
             return actions[0]
-        best = jnp.argmax(action_values(self.params["critic"], observations)(actions).mean(axis=0), axis=0)
+        q = action_values(self.params["critic"], observations)(self.critic_input(actions))
+        best = jnp.argmax(q.mean(axis=0), axis=0)
         return jnp.take_along_axis(actions, best[None, :, None], axis=0)[0]
 
     # ---------------------------------------------------------------- learning
@@ -206,18 +231,46 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
         actions = batch["actions"]
         return actions.reshape(actions.shape[0], -1) if self.config.action_chunking else actions[:, 0]
 
+    def critic_input(self, actions: jax.Array) -> jax.Array:
+        """Hook: what the critic reads besides the observation, from actions [..., D]."""
+        return actions
+
+    def acting_target(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """next_actions [B, D] of the policy that acts, from next_action [n, B, D] of the noise, and their td_target [B]."""
+        next_actions = self.act(batch["next_observations"][:, -1], noise["next_action"])
+        return {"next_actions": next_actions, "td_target": self.td_target(batch, next_actions)}
+
     def td_target(self, batch: Batch, next_actions: jax.Array) -> jax.Array:
         """y = R + gamma^H m (mean_e Q'_e(s', a') - rho std_e Q'_e(s', a')) of shape [B], Q' the target critic."""
-        next_q = q_values(self.target_params["critic"], batch["next_observations"][:, -1], next_actions)
-        pessimistic = next_q.mean(axis=0) - self.config.rho * next_q.std(axis=0)
+        return self.backup(batch, self.pessimistic_q(batch["next_observations"][:, -1], next_actions))
+
+    def pessimistic_q(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
+        """mean_e Q'_e(s, a) - rho std_e Q'_e(s, a) of shape [B], at s [B, O] and a [B, D]."""
+        q = q_values(self.target_params["critic"], observations, self.critic_input(actions))
+        return q.mean(axis=0) - self.config.rho * q.std(axis=0)
+
+    def backup(self, batch: Batch, next_values: jax.Array) -> jax.Array:
+        """R + gamma^H m V(s') of shape [B], from the values of the next observations [B]."""
         discount = self.config.discount**self.config.horizon_length
-        return batch["rewards"][:, -1] + discount * batch["masks"][:, -1] * pessimistic
+        return batch["rewards"][:, -1] + discount * batch["masks"][:, -1] * next_values
+
+    def flow_loss(self, base: dict, batch: Batch, noise: dict[str, jax.Array]) -> jax.Array:
+        """The flow-matching loss of the base, which reads flow_x0 [B, D] and flow_t [B, 1] of the noise."""
+        velocity, actions = VelocityField(base, batch["observations"]), self.flat_actions(batch)
+        return flow_matching_loss(velocity, actions, noise["flow_x0"], noise["flow_t"], batch["valid"][:, -1])
 
     def critic_loss(self, critic: dict, batch: Batch, td_target: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         """mean_{E,B} (Q_e(s, a) - y)^2 valid, and its metrics."""
-        q = q_values(critic, batch["observations"], self.flat_actions(batch))
+        q = q_values(critic, batch["observations"], self.critic_input(self.flat_actions(batch)))
         loss = jnp.mean((q - td_target[None]) ** 2 * batch["valid"][None, :, -1])
         return loss, {"critic/loss": loss, "critic/q_mean": q.mean(), "critic/target_mean": td_target.mean()}
+
+
+def draw(key: jax.Array, **shapes: tuple[int, ...]) -> dict[str, jax.Array]:
+    """Random draws by name, each of its shape: standard normal, or uniform on [0, 1) for times, whose names end in _t."""
+    keys = jax.random.split(key, len(shapes))
+    kinds = {name: jax.random.uniform if name.endswith("_t") else jax.random.normal for name in shapes}
+    return {name: kinds[name](k, shape) for k, (name, shape) in zip(keys, shapes.items(), strict=True)}
 
 
 def q_values(critic: dict, observations: jax.Array, actions: jax.Array) -> jax.Array:

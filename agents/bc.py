@@ -9,8 +9,7 @@ Run it alone:  python main.py --env_name=cube-double --bc_only --offline_steps=3
 import jax
 import ml_collections
 
-from agents.base import Agent, Batch, common_config
-from agents.flow import VelocityField, flow_matching_loss
+from agents.base import Agent, Batch, common_config, draw
 
 
 class BC(Agent):
@@ -23,11 +22,7 @@ class BC(Agent):
 
     def draw_noise(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
         """flow_x0 [B, D] and flow_t [B, 1]."""
-        key_x0, key_t = jax.random.split(key)
-        return {
-            "flow_x0": jax.random.normal(key_x0, (batch_size, self.flat_action_dim)),
-            "flow_t": jax.random.uniform(key_t, (batch_size, 1)),
-        }
+        return draw(key, flow_x0=(batch_size, self.flat_action_dim), flow_t=(batch_size, 1))
 
     def fixed_quantities(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Nothing: the loss reads batch and noise alone."""
@@ -35,9 +30,7 @@ class BC(Agent):
 
     def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The flow-matching loss of the base."""
-        velocity = VelocityField(params["base"], batch["observations"])
-        valid = batch["valid"][:, -1]
-        loss = flow_matching_loss(velocity, self.flat_actions(batch), noise["flow_x0"], noise["flow_t"], valid)
+        loss = self.flow_loss(params["base"], batch, noise)
         return loss, {"flow/loss": loss}
 
 

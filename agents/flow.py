@@ -33,8 +33,8 @@ def evaluate(velocity: Velocity, x: jax.Array, t: jax.Array) -> Layers:
     return velocity.layers(x, t) if isinstance(velocity, VelocityField) else (velocity(x, t),)
 
 
-def recall(velocity: Velocity, x: jax.Array, t: jax.Array, known: Layers) -> jax.Array:
-    """The velocity at (x, t), where it has been evaluated before: a network computes what derivatives need and no more."""
+def recall(velocity: Velocity, x: jax.Array, t: jax.Array, known: Layers | None) -> jax.Array:
+    """The velocity at (x, t); where it is `known`, evaluated before, a network computes what derivatives need and no more."""
     return velocity.layers(x, t, known)[-1] if isinstance(velocity, VelocityField) else velocity(x, t)
 
 

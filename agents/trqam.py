@@ -14,6 +14,7 @@ One update
     x_0..x_K ~ memoryless process of v_th, no gradient                                             memoryless_rollout
     adj_K = -grad_a mean_e Q'_e(s, clip x_K)                                                       terminal_gradient
     adj_k = adj_{k+1} + h d/dx(2 v_b - x/(t_k+h))^T adj_{k+1}                                      lean_adjoint
+            or, with adjoint=scalar, adj_k = t_k adj_K                                             scalar_adjoint
     descend  critic loss + flow-matching loss of the base
              + mean_B sum_k || 2 D_k / sigma_k + sigma_k adj_k ||^2,  sigma_k = g_k / sqrt(lambda) adjoint_matching_loss
     KL = (1/H) mean_B sum_k (2h / g_k^2) ||D_k||^2                                                 path_kl
@@ -34,9 +35,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Agent, Batch, action_values, critic_config
-from agents.flow import Velocity, VelocityField, euler_step, evaluate, flow_matching_loss, recall, time_grid, unrolled
-from utils.errors import UserError
+from agents.base import Agent, Batch, action_values, check_choice, critic_config, draw
+from agents.flow import Velocity, VelocityField, euler_step, evaluate, recall, time_grid, unrolled
 from utils.networks import Layers
 
 # -------------------------------------------------------------------------------------------------- equations
@@ -54,8 +54,8 @@ class Rollout(NamedTuple):
     """x_0..x_{K-1}, [K, B, D]."""
     x_final: jax.Array
     """x_K [B, D], not clipped."""
-    policy: Layers
-    """v_th(x_k, t_k) [K, B, D], as the last entry, behind what `recall` needs besides."""
+    policy: Layers | None
+    """v_th(x_k, t_k) [K, B, D], as the last entry, behind what `recall` needs besides; None where it was not needed."""
     base: jax.Array
     """v_b(x_k, t_k), [K, B, D]."""
     samples: jax.Array
@@ -121,38 +121,49 @@ def lean_adjoint(base: Velocity, xs: jax.Array, adjoint: jax.Array) -> jax.Array
     return adjoints
 
 
-def adjoint_matching_loss(delta: jax.Array, adjoints: jax.Array, lam: jax.Array | float) -> jax.Array:
+def scalar_adjoint(ts: jax.Array, adjoint: jax.Array) -> jax.Array:
+    """adj_k = t_k adj_K as [K, B, D], for times ts [K] and the terminal adjoint [B, D]: nothing differentiates the flow.
+
+    What `lean_adjoint` gives where the base velocity does not depend on x. Source: SQAM (arXiv 2610.10437).
+    """
+    return ts[:, None, None] * adjoint[None]
+
+
+def step_and_noise(flow_steps: int, ts: jax.Array | None = None) -> tuple[float, jax.Array]:
+    """h = 1/K and g_k [K, 1, 1], at the times ts [K]: the time grid unless they are given."""
+    h = 1.0 / flow_steps
+    return h, memoryless_noise(time_grid(flow_steps) if ts is None else ts, h)[:, None, None]
+
+
+def adjoint_matching_loss(
+    delta: jax.Array, adjoints: jax.Array, lam: jax.Array | float, ts: jax.Array | None = None
+) -> jax.Array:
     """mean_B sum_k || 2 D_k / sigma_k + sigma_k adj_k ||^2 with sigma_k = g_k / sqrt(lam).
 
     delta [K, B, D] is D_k with the gradient to the policy; adjoints [K, B, D] are constants; lam is floored at 1e-8.
     Minimised by D_k = -(g_k^2 / 2 lam) E[adj_k | x_k].
     """
-    flow_steps = delta.shape[0]
-    sigma = memoryless_noise(time_grid(flow_steps), 1.0 / flow_steps) / jnp.sqrt(jnp.maximum(lam, 1e-8))
-    sigma = sigma[:, None, None]
+    _, g = step_and_noise(len(delta), ts)
+    sigma = g / jnp.sqrt(jnp.maximum(lam, 1e-8))
     return jnp.mean(jnp.sum((2.0 * delta / sigma + sigma * adjoints) ** 2, axis=(0, 2)))
 
 
-def path_kl(delta: jax.Array) -> jax.Array:
+def path_kl(delta: jax.Array, ts: jax.Array | None = None) -> jax.Array:
     """KL between the path measures of policy and base (Girsanov): mean_B sum_k (2h / g_k^2) ||D_k||^2, in nats.
 
     delta [K, B, D]. Exact for k <= K-2; the last, noise-free step's term is kept as published.
     """
-    flow_steps = delta.shape[0]
-    h = 1.0 / flow_steps
-    weight = 2.0 * h / memoryless_noise(time_grid(flow_steps), h) ** 2
-    return jnp.mean(jnp.sum(weight[:, None, None] * delta**2, axis=(0, 2)))
+    h, g = step_and_noise(len(delta), ts)
+    return jnp.mean(jnp.sum(2.0 * h / g**2 * delta**2, axis=(0, 2)))
 
 
-def path_kl_bound(adjoints: jax.Array, lam: jax.Array | float) -> jax.Array:
+def path_kl_bound(adjoints: jax.Array, lam: jax.Array | float, ts: jax.Array | None = None) -> jax.Array:
     """S / (2 lam^2), S = mean_B sum_k h g_k^2 ||adj_k||^2: the most the path KL is at the loss's minimiser (Jensen).
 
     adjoints [K, B, D]; in nats. A measured path KL above it says that the policy lags behind lambda.
     """
-    flow_steps = adjoints.shape[0]
-    h = 1.0 / flow_steps
-    weight = h * memoryless_noise(time_grid(flow_steps), h) ** 2
-    return jnp.mean(jnp.sum(weight[:, None, None] * adjoints**2, axis=(0, 2))) / (2.0 * lam**2)
+    h, g = step_and_noise(len(adjoints), ts)
+    return jnp.mean(jnp.sum(h * g**2 * adjoints**2, axis=(0, 2))) / (2.0 * lam**2)
 
 
 class Dual(flax.struct.PyTreeNode):
@@ -189,6 +200,7 @@ def rescale_dual(dual: Dual, kl: jax.Array, config: Any) -> Dual:
 
 
 DUAL_STEPS = {"descent": descend_dual, "closed_form": rescale_dual}
+ADJOINTS = ("lean", "scalar")
 
 # -------------------------------------------------------------------------------------------------- the agent
 
@@ -202,8 +214,8 @@ class TRQAM(Agent):
     @classmethod
     def init_state(cls, config: Any) -> dict[str, Any]:
         """lam starts at 1; the KL average at 0 for descent, at the budget for the closed form (policy = base, KL 0)."""
-        if config.dual_mode not in DUAL_STEPS:
-            raise UserError(f"--agent.dual_mode={config.dual_mode}: use one of {', '.join(DUAL_STEPS)}")
+        check_choice(config, "dual_mode", DUAL_STEPS)
+        check_choice(config, "adjoint", ADJOINTS)
         kl_ema = 0.0 if config.dual_mode == "descent" else config.kl_budget
         return {"dual": Dual(*(jnp.array(value, jnp.float32) for value in (1.0, kl_ema, config.kl_budget)))}
 
@@ -215,53 +227,75 @@ class TRQAM(Agent):
 
     def draw_noise(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
         """next_action [n, B, D], flow_x0 [B, D], flow_t [B, 1], sde_x0 [B, D], sde_noise [K, B, D]."""
-        keys = jax.random.split(key, 5)
         shape = (batch_size, self.flat_action_dim)
-        return {
-            "next_action": jax.random.normal(keys[0], (self.samples, *shape)),
-            "flow_x0": jax.random.normal(keys[1], shape),
-            "flow_t": jax.random.uniform(keys[2], (batch_size, 1)),
-            "sde_x0": jax.random.normal(keys[3], shape),
-            "sde_noise": jax.random.normal(keys[4], (self.config.flow_steps, *shape)),
-        }
+        return draw(
+            key,
+            next_action=(self.samples, *shape),
+            flow_x0=shape,
+            flow_t=(batch_size, 1),
+            sde_x0=shape,
+            sde_noise=(len(self.times()), *shape),
+        )
 
     def fixed_quantities(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, Any]:
         """The critic target, the memoryless rollout xs and its adjoints, both [K, B, D], and the rollout's velocities."""
         s, s_next = batch["observations"], batch["next_observations"][:, -1]
-        # The samples a' at s' and the rollout at s take the same steps in time, hence one call of the policy for both.
-        policy = VelocityField(self.params["policy"], jnp.stack([s_next] * self.samples + [s]))
+        at, samples_x0 = self.wanted_samples(batch, noise)
+        # These samples and the rollout at s take the same steps in time, hence one call of the policy for all.
+        policy = VelocityField(self.params["policy"], jnp.concatenate([at, s[None]]))
         base = VelocityField(self.target_params["base"], s)
-        rollout = memoryless_rollout(policy, base, noise["sde_x0"], noise["sde_noise"], noise["next_action"])
+        rollout = self.rollout(policy, base, noise, samples_x0)
         q = action_values(self.target_params["critic"], s)
         terminal = terminal_gradient(lambda a: q(a).mean(axis=0), rollout.x_final, self.config.clip_adj)
-        next_actions = self.best_of_n(s_next, rollout.samples)
+        next_actions = self.next_actions(s_next, rollout.samples, noise)
         return {
             "next_actions": next_actions,
             "td_target": self.td_target(batch, next_actions),
             "xs": rollout.xs,
-            "adjoints": lean_adjoint(base, rollout.xs, self.terminal_scale() * terminal),
+            "x_final": rollout.x_final,
+            "adjoints": self.adjoints(base, rollout.xs, self.terminal_scale() * terminal),
             "policy": rollout.policy,
             "base": rollout.base,
-            "clipped": jnp.mean(jnp.abs(rollout.x_final) > 1.0),
+            "samples": rollout.samples,
         }
+
+    def times(self) -> jax.Array:
+        """Hook: t_k [K], the times of the states in the loss."""
+        return time_grid(self.config.flow_steps)
+
+    def wanted_samples(self, batch: Batch, noise: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """Hook: observations [n, B, O] and x0 [n, B, D] of the Euler samples of the policy; here those of the backup."""
+        s_next = batch["next_observations"][:, -1]
+        return jnp.broadcast_to(s_next, (self.samples, *s_next.shape)), noise["next_action"]
+
+    def next_actions(self, s_next: jax.Array, samples: jax.Array, noise: dict[str, jax.Array]) -> jax.Array:
+        """Hook: a' [B, D] of the backup at s' [B, O], from the wanted samples [n, B, D]."""
+        return self.best_of_n(s_next, samples)
+
+    def rollout(self, policy: Velocity, base: Velocity, noise: dict[str, jax.Array], samples_x0: jax.Array) -> Rollout:
+        """Hook: the states at `times` that the loss reads, the end whose value is to rise, and the wanted samples."""
+        return memoryless_rollout(policy, base, noise["sde_x0"], noise["sde_noise"], samples_x0)
+
+    def adjoints(self, base: Velocity, xs: jax.Array, terminal: jax.Array) -> jax.Array:
+        """Hook: adj_k [K, B, D] at the states xs [K, B, D], from the terminal adjoint [B, D]."""
+        lean = self.config.adjoint == "lean"
+        return lean_adjoint(base, xs, terminal) if lean else scalar_adjoint(self.times(), terminal)
 
     def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
         """critic_loss + flow_loss + adj_loss; each network is reached by one of them."""
         s = batch["observations"]
         critic_loss, metrics = self.critic_loss(params["critic"], batch, fixed["td_target"])
-        trained_base, actions, valid = VelocityField(params["base"], s), self.flat_actions(batch), batch["valid"][:, -1]
-        flow_loss = flow_matching_loss(trained_base, actions, noise["flow_x0"], noise["flow_t"], valid)
-        policy, ts = VelocityField(params["policy"], s), time_grid(self.config.flow_steps)[:, None, None]
-        delta = recall(policy, fixed["xs"], ts, fixed["policy"]) - fixed["base"]
-        lam = self.trust_region()
-        adj_loss = adjoint_matching_loss(delta, fixed["adjoints"], lam)
+        flow_loss = self.flow_loss(params["base"], batch, noise)
+        policy, ts, lam = VelocityField(params["policy"], s), self.times(), self.trust_region()
+        delta = recall(policy, fixed["xs"], ts[:, None, None], fixed["policy"]) - fixed["base"]
+        adj_loss = adjoint_matching_loss(delta, fixed["adjoints"], lam, ts)
         per_action = self.config.horizon_length if self.config.action_chunking else 1
         return critic_loss + flow_loss + adj_loss, metrics | {
             "flow/loss": flow_loss,
             "adjoint/loss": adj_loss,
-            "adjoint/clipped": fixed["clipped"],
-            "dual/path_kl": path_kl(delta) / per_action,
-            "dual/kl_bound": path_kl_bound(fixed["adjoints"], lam) / per_action,
+            "adjoint/clipped": jnp.mean(jnp.abs(fixed["x_final"]) > 1.0),
+            "dual/path_kl": path_kl(delta, ts) / per_action,
+            "dual/kl_bound": path_kl_bound(fixed["adjoints"], lam, ts) / per_action,
         }
 
     def trust_region(self) -> jax.Array | float:
@@ -303,11 +337,13 @@ class TRQAM(Agent):
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The published defaults (arXiv 2605.27079 and its code); `dual_mode` and `dual_gain` are ours."""
+    """The published defaults (arXiv 2605.27079 and its code); `dual_mode`, `dual_gain` and `adjoint` are ours."""
     config = critic_config()
     config.update(
         dict(
+            clip_grad=True,  # one global-norm clip at 1.0 over all networks
             clip_adj=True,  # clip x_K to the action range inside the terminal gradient
+            adjoint="lean",  # or scalar
             lam_scale=3.0,  # lambda = lam_scale * lam
             kl_budget=1.0,  # epsilon, nats per environment action
             dual_mode="descent",  # or closed_form

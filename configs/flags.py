@@ -6,6 +6,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -14,7 +15,7 @@ from configs.presets import PRESETS
 from utils.errors import UserError
 
 AGENTS = Path(__file__).resolve().parents[1] / "agents"
-NOT_AGENTS = {"__init__", "base", "flow"}
+NOT_AGENTS = {"__init__", "base", "flow", "heads"}
 IGNORED_VALUES = ("buffer_size", "dataset_replace_interval")
 IGNORED_SWITCHES = ("save_all_online_states", "save_last_checkpoint", "save_replay_buffer")
 IGNORED = (*IGNORED_VALUES, *IGNORED_SWITCHES)
@@ -89,6 +90,8 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     count("keep_checkpoints", 2, "how many of the newest checkpoints stay, besides the best by success rate", least=1)
     count("eval_episodes", 50, "episodes of an evaluation; 0: none")
     count("eval_workers", 0, "environment processes; 0: as many as there are cores")
+    doc = "evaluate on the host's processor while training goes on; unset: where training has a device of its own"
+    flags.DEFINE_boolean("eval_async", None, doc, flag_values=fv)
     count("video_episodes", 0, "episodes filmed when the run ends")
     count("video_frame_skip", 3, "environment steps per frame", least=1)
 
@@ -151,7 +154,20 @@ def take_agent(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def agent_settings(path: str) -> list[str]:
-    """The settings that an agent file knows; raises UserError, with the nearest agent, where there is no such file."""
+    """The settings that an agent file knows; raises UserError where it is none."""
+    return list(run_agent_file(path)["get_config"]().keys())
+
+
+def agent_lineage(path: str) -> list[str]:
+    """The names of the classes of an agent file's agent, from the base class up, and of the file itself.
+
+    Raises UserError where it is no agent file.
+    """
+    return [*(kind.__name__ for kind in reversed(run_agent_file(path)["AGENT"].__mro__)), Path(path).stem]
+
+
+def run_agent_file(path: str) -> dict[str, Any]:
+    """What an agent file defines; raises UserError, with the nearest agent, where there is no such file."""
     if not Path(path).is_file():
         names = sorted(path.stem for path in AGENTS.glob("*.py") if path.stem not in NOT_AGENTS)
         nearest = difflib.get_close_matches(Path(path).stem, names, n=1, cutoff=0.0)[0]
@@ -162,7 +178,7 @@ def agent_settings(path: str) -> list[str]:
         raise UserError(f"--agent={path}: the file does not run ({type(error).__name__}: {error})") from error
     if not {"AGENT", "get_config"} <= set(defined):
         raise UserError(f"--agent={path}: the file defines no AGENT and get_config; see agents/trqam_fixed_lambda.py")
-    return list(defined["get_config"]().keys())
+    return defined
 
 
 def unknown_agent_key(argv: Sequence[str], agent: str, known: list[str]) -> UserError:
@@ -176,11 +192,15 @@ def unknown_agent_key(argv: Sequence[str], agent: str, known: list[str]) -> User
 
 def check_agent_values(agent: dict) -> None:
     """Raise UserError for agent settings that no run can use."""
-    positive = "lr batch_size flow_steps num_qs best_of_n inv_temp kl_budget lam_scale eta_lambda dual_gain kl_clip_coef"
-    for key in (*positive.split(), "lambda_min", "lambda_max"):
+    positive = "lr batch_size flow_steps num_qs best_of_n inv_temp kl_budget lam_scale eta_lambda dual_gain kl_clip_coef "
+    positive += "lambda_min lambda_max n_bridge num_samples noise_scale isd_clip"
+    for key in positive.split():
         if key in agent and not (agent[key] > 0 and math.isfinite(agent[key])):
             raise UserError(f"--agent.{key}={agent[key]}: give a positive number")
-    for key in ("discount", "tau", "kl_ema_coef"):
+    for key in ("edit_scale", "fql_alpha", "gap_reg_coef", "alpha", "guidance_coef", "noisy_coef"):
+        if key in agent and not (agent[key] >= 0 and math.isfinite(agent[key])):
+            raise UserError(f"--agent.{key}={agent[key]}: give 0 or a positive number")
+    for key in ("discount", "tau", "kl_ema_coef", "kappa"):
         if key in agent and not 0.0 < agent[key] <= 1.0:
             raise UserError(f"--agent.{key}={agent[key]}: give a number above 0 and at most 1")
     for key in ("actor_hidden_dims", "value_hidden_dims"):

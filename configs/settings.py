@@ -12,7 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs.domains import Setting, domain_settings
-from configs.flags import IGNORED, check_agent_values
+from configs.flags import IGNORED, agent_lineage, check_agent_values
 from configs.presets import PRESETS
 from utils.errors import UserError
 
@@ -53,7 +53,8 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
     def take(settings: dict[str, Setting], layer: dict[str, Setting]) -> None:
         settings.update({key: setting for key, setting in layer.items() if key in settings})
 
-    take(agent, domain_settings(dataset))
+    agent_file = config_flags.get_config_filename(fv["agent"])
+    take(agent, domain_settings(dataset, agent_lineage(agent_file)))
     preset = PRESETS[fv.preset] if fv.preset else None
     if preset:
         source = f"preset {fv.preset}"
@@ -75,7 +76,7 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
     check_agent_values(config.to_dict())
     sources = {key: setting.source for key, setting in values.items()}
     return Settings(
-        agent_file=config_flags.get_config_filename(fv["agent"]),
+        agent_file=agent_file,
         flags={key: setting.value for key, setting in values.items()},
         agent=config,
         sources=sources | {f"agent.{key}": setting.source for key, setting in agent.items()},

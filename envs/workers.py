@@ -65,9 +65,13 @@ class ChunkResult(NamedTuple):
 
 def default_workers(episodes: int = SLOTS, slots: int = SLOTS) -> int:
     """As many processes as there are cores to run on, at most one per slot and per episode."""
+    return max(1, min(cores(), slots, episodes))
+
+
+def cores() -> int:
+    """How many cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(cores, slots, episodes))
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 class EnvWorkers:
@@ -211,6 +215,27 @@ class EnvWorkers:
         code = process.exitcode
         how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return WorkerError(f"environment worker {worker} of {self.env_name} died ({how})")
+
+
+class LocalEnvs:
+    """The slots of EnvWorkers in this process, for one of which a process would not be worth its start."""
+
+    def __init__(self, env_name: str, make_env: MakeEnv = make_ogbench_env):
+        self.env_name, self._make_env = env_name, make_env
+        self._envs: dict[int, gymnasium.Env] = {}
+
+    def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
+        """As of EnvWorkers."""
+        return np.stack([_reset(self._envs, *pair, self.env_name, self._make_env) for pair in zip(slots, seeds, strict=True)])
+
+    def run_chunks(self, slots: Sequence[int], chunks: np.ndarray) -> list[ChunkResult]:
+        """As of EnvWorkers."""
+        return [_run(self._envs[slot], chunk) for slot, chunk in zip(slots, chunks, strict=True)]
+
+    def close(self) -> None:
+        """Close the environments."""
+        for env in self._envs.values():
+            env.close()
 
 
 @contextlib.contextmanager

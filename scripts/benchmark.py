@@ -162,12 +162,13 @@ def stages(agent: Any, replay: Any, repeats: int = 5) -> dict[str, float]:
 
     batch = add("sampling", draw, replay, 0)
     noise = add("noise", lambda agent, seed: kind.draw_noise(agent, jax.random.key(seed), config.batch_size), agent, 1)
-    if hasattr(agent, "dual"):
+    if "sde_noise" in noise:
         from agents.flow import VelocityField
         from agents.trqam import lean_adjoint, memoryless_rollout
 
         s = batch["observations"]
-        add("backup", kind.act, agent, batch["next_observations"][:, -1], noise["next_action"])
+        x0 = jax.random.normal(jax.random.key(2), (agent.draws, *noise["sde_x0"].shape))
+        add("backup", kind.act, agent, batch["next_observations"][:, -1], x0)
 
         def rollout(policy: dict, base: dict, s: jax.Array, noise: dict) -> Any:
             fields = VelocityField(policy, s[None]), VelocityField(base, s)
@@ -213,20 +214,22 @@ def one_process_loop(agent: Any, episodes: int) -> dict[str, float]:
     env, policy, steps = make_env(EVALUATED), evaluation_policy(agent), 0
     policy(np.zeros((1, OBSERVATION_DIM), np.float32), np.zeros((1, 3), np.uint32))  # compiles
     start = time.perf_counter()
+    queue: list[np.ndarray] = []
     for episode in range(episodes):
-        observation, done, queue = env.reset(seed=reset_seed(0, episode))[0], False, []
+        observation, done = env.reset(seed=reset_seed(0, episode))[0], False
+        queue.clear()
         while not done:
             keys = np.array([[0, episode, steps]], np.uint32)
             chunk = np.clip(policy(observation[None].astype(np.float32), keys), -1.0, 1.0).reshape(-1, ACTION_DIM)
-            queue = queue or list(chunk)
+            queue.extend(chunk if not queue else ())
             observation, _, terminated, truncated, _ = env.step(queue.pop(0))
             steps, done = steps + 1, terminated or truncated
     return _evaluation_row(0, steps, steps, steps, time.perf_counter() - start)
 
 
 def _evaluation_row(workers: int, steps: int, rows: int, calls: int, taken: float) -> dict[str, float]:
-    found = {"workers": workers, "env_steps": steps, "seconds": taken, "steps_per_s": steps / taken}
-    return found | {"policy_calls": calls, "policy_rows": rows}
+    found: dict[str, float] = {"workers": workers, "env_steps": steps, "policy_calls": calls, "policy_rows": rows}
+    return found | {"seconds": taken, "steps_per_s": steps / taken}
 
 
 def profile(folder: str, call: Callable[[], Any]) -> dict[str, Any]:
@@ -247,15 +250,15 @@ def profile(folder: str, call: Callable[[], Any]) -> dict[str, Any]:
             if line.name.startswith(line_name):
                 own = (event for event in line.events if "::" not in event.name)  # not waiting for others
                 events += [(event.start_ns, event.duration_ns, event.name) for event in own]
-    busy, end, shares = 0.0, 0.0, collections.Counter[str]()
+    busy, end, shares = 0.0, 0.0, collections.defaultdict[str, float](float)
     for start, duration, name in sorted(events):
         busy += max(0.0, start + duration - max(start, end))
         end = max(end, start + duration)
         shares[re.sub(r"[._]?\d+$", "", name)] += duration  # fusion.12 and fusion.13 are of one kind
     if not events:
         raise RuntimeError(f"the trace in {folder} holds no events of the device")
-    total = shares.total()
-    top = {name: duration / total for name, duration in shares.most_common(12)}
+    longest = sorted(shares, key=lambda name: -shares[name])[:12]
+    top = {name: shares[name] / sum(shares.values()) for name in longest}
     return {"device_busy": busy / (end - min(events)[0]), "kernels": len(events), "shares": top}
 
 
@@ -335,7 +338,8 @@ def measure(fv: flags.FlagValues, agent_file: str) -> dict[str, Any]:
         result["evaluation"] = evaluation_speed(fresh(0), fv.episodes)
         for row in result["evaluation"]:
             how = f"with {row['workers']} workers" if row["workers"] else "in one process, the policy called at every step"
-            print(f"evaluation {how}: {row['seconds']:.1f} s, {row['steps_per_s']:.0f} steps/s, {row['policy_rows']} policy rows")
+            speed = f"{row['seconds']:.1f} s, {row['steps_per_s']:.0f} steps/s"
+            print(f"evaluation {how}: {speed}, {row['policy_calls']} calls of the policy with {row['policy_rows']} rows in use")
     result["peak_memory_bytes"] = peak_memory_bytes()
     print(f"peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB")
     return result

@@ -29,12 +29,14 @@ flags.DEFINE_boolean("tiny", False, "tiny networks and little data, to try the c
 flags.DEFINE_float("timeout", 1800.0, "seconds that one measurement may take")
 
 TRQAM, BC = "--agent=agents/trqam.py", "--agent=agents/bc.py"
+OTHERS = ("qam", "qam_edit", "qam_fql", "sqam", "fql", "ifql", "dsrl", "cgql")
 WIDE_ACTOR, WIDE_CRITIC = (f"--agent.{kind}_hidden_dims=(1024,1024,1024,1024)" for kind in ("actor", "value"))
 MEASUREMENTS = {
     "trqam": [TRQAM, "--seeds=1,2,4,8", "--stages"],
     "trqam 16 seeds": [TRQAM, "--seeds=16", "--blocks=5"],
     "bc": [BC, "--seeds=1,8"],
     "bc blocks of 20": [BC, "--seeds=1", "--updates=20"],
+    **{name: [f"--agent=agents/{name}.py", "--seeds=1"] for name in OTHERS},
     "trqam highest": [TRQAM, "--seeds=1,8", "--matmul_precision=highest", "--blocks=5"],
     "trqam bfloat16": [TRQAM, "--seeds=1,8", "--matmul_precision=bfloat16", "--blocks=5"],
     "bc highest": [BC, "--seeds=1", "--matmul_precision=highest"],
@@ -61,7 +63,8 @@ def measure(words: list[str], tiny: bool) -> dict[str, Any]:
     data = words[0].startswith("--rows")
     script = Path(__file__).with_name("benchmark_data.py" if data else "benchmark.py")
     if tiny:
-        words = [word for word in words if "hidden_dims" not in word] + (TINY_DATA if data else TINY + (TINY_CRITIC if TRQAM in words else []))
+        more = TINY_DATA if data else TINY + (TINY_CRITIC if BC not in words else [])
+        words = [word for word in words if "hidden_dims" not in word] + more
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(script), *(word.replace("FOLDER", folder) for word in words), "--json"]
         try:
@@ -74,7 +77,7 @@ def measure(words: list[str], tiny: bool) -> dict[str, Any]:
 
 def rows_of(found: dict[str, Any]) -> list[tuple[str, ...]]:
     """One row for each measurement of updates and number of seeds."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, result in found.items():
         for row in result.get("by_seeds", []):
             rows.append(
@@ -130,8 +133,8 @@ def report(found: dict[str, Any]) -> str:
             names = ("workers", "seconds", "env_steps", "steps_per_s", "policy_rows", "policy_calls")
             texts.append(table(names, [tuple(f"{row[key]:.4g}" for key in names) for row in evaluations]))
         if measurements := result.get("measurements"):
-            names = ("rows", "readers", "fastest_updates_per_s", "paced_updates_per_s", "paced_waiting")
-            texts.append(table(names, [tuple(f"{row[key]:.4g}" for key in names) for row in measurements]))
+            columns = ("rows", "readers", "fastest_updates_per_s", "paced_updates_per_s", "paced_waiting")
+            texts.append(table(columns, [tuple(f"{row[key]:.4g}" for key in columns) for row in measurements]))
     if parts := hours(found):
         what = f"the whole table ({TASKS} tasks, {SEEDS} seeds): hours"
         texts.append(table((what, ""), [(part, f"{value:.4g}") for part, value in parts.items()]))

@@ -55,12 +55,14 @@ class Work(NamedTuple):
     save: int = 68
     episodes: int = 2  # of an evaluation
     num_seeds: int = 1
+    eval_async: bool = False
 
     def flags(self) -> list[str]:
         """For main.py."""
         phases = [f"--{name}_steps={getattr(self, name)}" for name in ("bc", "offline", "online")]
         intervals = [f"--{name}_interval={getattr(self, name)}" for name in ("log", "eval", "save")]
-        return [*phases, *intervals, f"--eval_episodes={self.episodes}", f"--num_seeds={self.num_seeds}"]
+        evaluations = [f"--eval_episodes={self.episodes}", f"--eval_async={self.eval_async}"]
+        return [*phases, *intervals, *evaluations, f"--num_seeds={self.num_seeds}"]
 
 
 WHOLE = Work()
@@ -519,12 +521,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--kills", type=int, default=20, help="how often the run is killed")
     parser.add_argument("--signal", choices=("kill", "term", "mixed"), default="kill")
     parser.add_argument("--num_seeds", type=int, default=1, help="for main.py")
+    parser.add_argument("--eval_async", action="store_true", help="for main.py")
     parser.add_argument("--seed", type=int, default=0, help="decides the moments")
     parser.add_argument("--keep", action="store_true", help="keep the folder with both runs")
     given = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="kill_and_resume_"))
     try:
-        report = check(folder, given.kills, given.signal, given.seed, Work(num_seeds=given.num_seeds))
+        work = Work(num_seeds=given.num_seeds, eval_async=given.eval_async)
+        report = check(folder, given.kills, given.signal, given.seed, work)
     except Failure as failure:
         print(f"WRONG {failure}")
         return 1

@@ -1,10 +1,13 @@
 """Compare an agent with the published code, number by number.
 
     python tests/parity.py FILE.npz...
+    python tests/parity.py --matmul_precision=bfloat16 FILE.npz...      # what that changes
+    JAX_PLATFORMS=cuda python tests/parity.py --matmul_precision=highest FILE.npz...
 
 Each file holds parameters, batches, every random draw and the results of a few consecutive updates of the published
 code. One line is printed per quantity with its largest error over the updates; the exit code is 1 beyond a tolerance,
-and when a quantity in the file is unknown here or one of ours is missing there.
+when a quantity in the file is unknown here, and when parameters of ours are missing there or a quantity that it holds for
+another update. What the file holds for no update is named and not compared.
 
 Error is max|a - b| / max|b| per array: 1e-5, adjoints and xs 5e-5; parameters 1e-5 absolute after the last update.
 """
@@ -34,7 +37,21 @@ METRICS = {
     "path_kl": "dual/path_kl",
     "lam": "dual/lam",
     "kl_ema": "dual/kl_ema",
+    "value_gap": "critic/value_gap",
 }
+FEW = {name: METRICS[name] for name in ("critic_loss", "q_mean")}
+OWN_METRICS = {  # of agents whose files hold other quantities, or call ours by other names
+    "fql": FEW | {"actor_loss": "actor/loss", "bc_flow_loss": "flow/loss", "distill_loss": "actor/distill_loss"},
+    "ifql": {
+        "critic_loss": "critic/loss",
+        "q_mean": "critic/target_mean",
+        "actor_loss": "flow/loss",
+        "value_loss": "value/loss",
+        "v_mean": "value/mean",
+    },
+    "cgql": FEW | {"flow_loss": "flow/loss", "noisy_critic_loss": "critic/noisy_loss"},
+}
+FIXED = {"xs": "xs", "adjoints": "adjoints", "next_actions": "next_actions", "policy_actions": "x_final"}
 PARTS = ("batch", "noise", "out", "params_after")
 ALIASES = {
     "layer_norm",
@@ -99,14 +116,13 @@ def build(golden: Golden):
     return agent
 
 
-def outputs(agent, metrics: dict, fixed: dict, flow_steps: int, batch_size: int) -> dict[str, np.ndarray]:
+def outputs(agent, metrics: dict, fixed: dict, meta: dict) -> dict[str, np.ndarray]:
     """Everything ours that a file may hold, under the file's names."""
-    ours = {name: metrics[key] for name, key in METRICS.items() if key in metrics}
-    if "dual/lam" not in metrics:
-        ours.pop("path_kl", None)  # a diagnostic of ours where nothing acts on it
-    ours |= {name: fixed[name] for name in ("xs", "adjoints", "next_actions") if name in fixed}
+    ours = {name: metrics[key] for name, key in OWN_METRICS.get(meta["agent"], METRICS).items() if key in metrics}
+    ours |= {name: fixed[key] for name, key in FIXED.items() if key in fixed}
     if "xs" in fixed:
-        ours["ts"] = np.broadcast_to((np.arange(flow_steps) / flow_steps)[:, None, None], (flow_steps, batch_size, 1))
+        ts = agent.times()
+        ours["ts"] = jnp.broadcast_to(ts[:, None, None], (len(ts), meta["B"], 1))
     networks = agent.params | {f"target_{name}": params for name, params in agent.target_params.items()}
     flat = {f"params_after/{name}": value for name, value in flatten_dict(networks, sep="/").items()}
     return {name: np.asarray(value) for name, value in (ours | flat).items()}
@@ -119,13 +135,16 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
     worst: dict[str, float] = {}
     stems = ("params/", *(f"update{u}/{part}/" for u in range(meta["n_updates"]) for part in PARTS))
     problems = [f"{name} is in the file and belongs to no update" for name in golden.arrays if not name.startswith(stems)]
+    held = {name.partition("/out/")[2] for name in golden.arrays}
     update = jax.jit(type(agent).update_with_noise)
     for u in range(meta["n_updates"]):
         noise = golden.tree(f"update{u}/noise")
         if "next_action" in noise:
             noise["next_action"] = noise["next_action"].reshape(agent.samples, meta["B"], -1)
         agent, metrics, fixed = update(agent, golden.tree(f"update{u}/batch"), noise)
-        ours = outputs(agent, metrics, fixed, meta["flow_steps"], meta["B"])
+        ours = outputs(agent, metrics, fixed, meta)
+        if u == 0 and (absent := sorted(name for name in ours if "/" not in name and name not in held)):
+            print(f"note: not in the file and not compared: {', '.join(absent)}")
         prefix = f"update{u}/"
         theirs = {
             name.removeprefix(prefix).removeprefix("out/"): value
@@ -133,7 +152,8 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
             if name.startswith((prefix + "out/", prefix + "params_after/"))
         }
         problems += [f"update {u}: {name} is in the file and not computed here" for name in sorted(set(theirs) - set(ours))]
-        problems += [f"update {u}: {name} is computed here and not in the file" for name in sorted(set(ours) - set(theirs))]
+        missing = sorted(name for name in set(ours) - set(theirs) if "/" in name or name in held)
+        problems += [f"update {u}: {name} is computed here and not in the file" for name in missing]
         for name in sorted(set(theirs) & set(ours)):
             quantity = "/".join(name.split("/")[:2]) if name.startswith("params_after/") else name
             error = distance(quantity, ours[name], theirs[name])
@@ -157,8 +177,12 @@ def distance(quantity: str, ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(error if quantity.startswith("params_after/") else error / max(np.abs(theirs).max(), 1e-30))
 
 
-def main(paths: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Print the comparison of every file; 0 if all of it holds."""
+    option = "--matmul_precision="
+    paths = [word for word in arguments if not word.startswith(option)]
+    for word in set(arguments) - set(paths):
+        jax.config.update("jax_default_matmul_precision", word.removeprefix(option))
     if not paths:
         print(__doc__)
         return 2

@@ -25,8 +25,9 @@ import pytest
 import main as program
 from envs.probe import ProbeChain, write_dataset
 from envs.workers import EnvWorkers
-from utils import training
+from utils import evaluator, training
 from utils.checkpoints import Checkpoints
+from utils.logging import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 ENV_NAME = "envs.probe:ProbeChain-v0"  # episodes of six steps: step 20 is in the middle of the second one
@@ -471,6 +472,34 @@ def test_a_killed_worker(stand, assert_stops, assert_undisturbed, monkeypatch):
     assert line == f"error: environment worker 0 of {ENV_NAME} died (killed by signal 9)"
     assert newest().name == str(OFFLINE)
     assert any(line.startswith(f"resumed at step {OFFLINE}: ") for line in assert_undisturbed())
+
+
+def test_an_evaluation_beside_the_training_is_done_again_with_the_agent_that_it_had(stand, assert_undisturbed, monkeypatch):
+    """A signal comes in the online phase, while that at the end of the offline phase is still running."""
+    stand()
+    real, calls = evaluator.evaluate, itertools.count(1)
+
+    def evaluate(policy, workers, *args, **kwargs):
+        while next(calls) > 1 and not workers._closed:
+            time.sleep(0.01)
+        return real(policy, workers, *args, **kwargs)
+
+    with monkeypatch.context() as patch, before_updates(9, lambda replay: os.kill(os.getpid(), signal.SIGTERM) or replay):
+        patch.setattr(evaluator, "evaluate", evaluate)
+        assert train("--eval_async") == 143
+    assert [row["step"] for row in read_rows(folder_of() / "eval.csv")] == [0]
+    tree, record = Checkpoints(folder_of() / "checkpoints").read(int(newest().name))
+    assert record["step"] > record["evaluating"] == OFFLINE and "evaluating" in tree
+    assert_undisturbed()
+
+
+def test_a_run_with_evaluations_beside_the_training_is_the_same(stand, runs):
+    stand()
+    assert train("--eval_async") == 0
+    ours, theirs = result(), result(runs / "whole")
+    assert [name for name in ours if ours[name] != theirs.get(name)] == ["record"]  # where its last evaluation is running
+    of_evaluations = {"evaluated_at", "evaluating", "rows", "success"}
+    assert {key for key in ours["record"] if ours["record"][key] != theirs["record"][key]} <= of_evaluations
 
 
 def test_a_second_writer_leaves_the_first_alone(stand, assert_stops, assert_undisturbed):

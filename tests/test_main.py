@@ -1,9 +1,11 @@
 """The command line: what it resolves, what it refuses, and whole runs on a real environment with tiny networks."""
 
+import itertools
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from configs.domains import DOMAINS
 from envs import download
 from envs.collect import random_data
 from envs.tasks import ALL_TASKS
+from envs.workers import EnvWorkers
 from utils.errors import RunError, UserError
 from utils.logging import CsvLog
 
@@ -174,6 +177,14 @@ MISTAKES = {
     "file that is no agent": (["--env_name=scene", "--agent=agents/flow.py"], "--agent=agents/flow.py", "no AGENT"),
     "file that does not run": (["--env_name=scene", "--agent=README.md"], "--agent=README.md", "does not run"),
     "unknown dual mode": (["--env_name=scene", "--agent.dual_mode=ascent"], "--agent.dual_mode=ascent", "closed_form"),
+    "unknown adjoint": (["--env_name=scene", "--agent.adjoint=skew"], "--agent.adjoint=skew", "lean, scalar"),
+    "two heads": (
+        ["--env_name=scene", "--agent=agents/qam.py", "--agent.edit_scale=0.1", "--agent.fql_alpha=3"],
+        "--agent.edit_scale=0.1 and --agent.fql_alpha=3.0", "set one to 0",
+    ),
+    "negative edit": (
+        ["--env_name=scene", "--agent=agents/qam.py", "--agent.edit_scale=-0.1"], "--agent.edit_scale=-0.1", "0 or a positive",
+    ),
     "impossible budget": (["--env_name=scene", "--kl_budget_online=nan"], "--kl_budget_online=nan", "positive"),
     "unknown setting": (["--env_name=scene", "--agent.kl_bugdet=1"], "--agent.kl_bugdet", "--agent.kl_budget"),
     "setting of another type": (["--env_name=scene", "--agent.kl_budget=much"], "--agent.kl_budget=much", "float"),
@@ -285,6 +296,39 @@ def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, cap
     assert train(data, tmp_path, "--agent=agents/qam.py", "--online_steps=0", *chunked) == 0
     assert list(tmp_path.glob("bc/pointmaze-medium-navigate/*/done.json")) == [base]
     assert len(list(tmp_path.glob(f"Debug/{TASK}/qam_s0_*/done.json"))) == 1
+
+
+SQAM = ["--agent=agents/sqam.py", "--kl_budget_online=0.125", "--agent.best_of_n=2"]
+QAM_E = ["--agent=agents/qam.py", "--agent.edit_scale=0.1", "--agent.best_of_n=2"]
+QAM_F = ["--agent=agents/qam.py", "--agent.fql_alpha=3"]
+EXTERNAL = ["--agent=agents/trqam_external_kl.py", "--kl_budget_online=0.125", "--agent.dual_mode=closed_form"]
+SCALAR = ["--agent.adjoint=scalar", "--kl_budget_online=0.125", "--bc_steps=0"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "quantity"),
+    [
+        (SQAM, "critic/value_gap"),
+        (QAM_E, "entropy/alpha"),
+        pytest.param(QAM_F, "head/distill_loss", marks=pytest.mark.slow),
+        (["--agent=agents/fql.py"], "actor/distill_loss"),
+        (["--agent=agents/ifql.py"], "value/loss"),
+        (["--agent=agents/dsrl.py"], "entropy/alpha"),
+        (["--agent=agents/cgql.py"], "critic/noisy_loss"),
+        pytest.param(EXTERNAL, "adjoint/penalty", marks=pytest.mark.slow),
+        pytest.param(SCALAR, "dual/lam", marks=pytest.mark.slow),
+    ],
+)
+def test_every_other_agent_trains_offline_and_online(data, tmp_path, flags, quantity):
+    assert train(data, tmp_path, *flags) == 0
+    folder = only_run(tmp_path)
+    rows = CsvLog(folder / "train.csv").rows()
+    assert {row["phase"] for row in rows} == {"offline", "online"}
+    assert all(np.isfinite(row[quantity]) for row in rows)
+    assert rows[0][quantity] != rows[-1][quantity]
+    if "--kl_budget_online=0.125" in flags:
+        assert rows[0]["dual/kl_budget"] > rows[-1]["dual/kl_budget"] == 0.125
+    assert CsvLog(folder / "eval.csv").rows()[-1]["step"] == 20
 
 
 @pytest.mark.slow
@@ -433,6 +477,27 @@ def test_seeds_together_have_folders_of_their_own_and_go_on_together(
             assert (folder / name).read_bytes() == whole.read_bytes()
 
 
+def test_seeds_step_side_by_side_and_a_killed_environment_loses_nothing(data, tmp_path, monkeypatch, capsys):
+    flags = ["--num_seeds=2", "--bc_steps=0", "--offline_steps=0", "--eval_episodes=0", "--save_interval=8"]
+    assert train(data, tmp_path / "whole", *flags) == 0
+    real, calls = EnvWorkers.run_chunks, itertools.count(1)
+
+    def run_chunks(workers, *args):
+        if next(calls) == 6:
+            os.kill(workers.pids[-1], signal.SIGKILL)
+        return real(workers, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EnvWorkers, "run_chunks", run_chunks)
+        assert train(data, tmp_path / "cut", *flags) == 1
+    assert "died (killed by signal 9)" in capsys.readouterr().err
+    assert train(data, tmp_path / "cut", *flags) == 0
+    assert capsys.readouterr().out.count("resumed at step 5: ") == 2
+    cut, whole = (sorted((tmp_path / which).glob(f"Debug/{TASK}/trqam_s*/*.*")) for which in ("cut", "whole"))
+    compared = [(a, b) for a, b in zip(cut, whole, strict=True) if a.name in ("train.csv", "replay.bin")]
+    assert len(compared) == 4 and all(a.read_bytes() == b.read_bytes() for a, b in compared)
+
+
 def test_two_processes_never_write_one_run(data, tmp_path, capsys):
     from configs.flags import parse_flags
 
@@ -523,6 +588,16 @@ def test_smoke_preset_trains_a_domain_with_one_base(tmp_path):
     assert len(list(tmp_path.glob("bc/*/*/done.json"))) == 1
     for log in tmp_path.glob("smoke/*/trqam_s0_*/train.csv"):
         assert {row["phase"] for row in CsvLog(log).rows()} == {"offline", "online"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["fql", "ifql", "dsrl", "cgql"])
+def test_smoke_preset_of_the_other_agents(tmp_path, agent):
+    """A real OGBench environment, offline and online."""
+    task = "cube-double-play-singletask-task1-v0"
+    assert run(f"--env_name={task}", f"--agent=agents/{agent}.py", "--preset=smoke", f"--save_dir={tmp_path}") == 0
+    (log,) = tmp_path.glob(f"smoke/{task}/{agent}_s0_*/train.csv")
+    assert {row["phase"] for row in CsvLog(log).rows()} == {"offline", "online"}
 
 
 @pytest.mark.slow

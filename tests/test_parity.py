@@ -10,11 +10,25 @@ from tests import parity
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.mark.parametrize("name", ["trqam_chunk5", "trqam_nochunk_ln", "qam_chunk5"])
+@pytest.mark.parametrize("name", ["trqam_chunk5", "trqam_nochunk_ln", "qam_chunk5", "sqam_chunk5"])
 def test_published_numbers(name):
     worst, problems = parity.compare(GOLDEN / f"{name}.npz")
     assert problems == []
     assert {"xs", "adjoints", "adj_loss", "critic_loss", "params_after/policy", "params_after/target_base"} <= set(worst)
+
+
+@pytest.mark.parametrize(
+    ("name", "quantities"),
+    [
+        ("fql_chunk5", {"distill_loss", "bc_flow_loss", "next_actions", "params_after/one_step_actor"}),
+        ("ifql_chunk5", {"value_loss", "v_mean", "params_after/value"}),
+        ("cgql_linex_chunk5", {"noisy_critic_loss", "next_actions", "params_after/target_base"}),
+    ],
+)
+def test_published_numbers_of_the_other_agents(name, quantities):
+    worst, problems = parity.compare(GOLDEN / f"{name}.npz")
+    assert problems == []
+    assert quantities | {"critic_loss", "q_mean", "params_after/critic"} <= set(worst)
 
 
 def changed(tmp_path, change):

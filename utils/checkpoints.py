@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.serialization import from_state_dict, to_state_dict
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
 
 from agents.base import Agent
 from utils.errors import RunError, UserError
@@ -37,24 +37,28 @@ class Checkpoints:
 
     Args:
         folder: where they lie, one folder for each step.
-        keep: how many of the newest stay, besides the best by success rate; None for a reader, who changes nothing.
+        keep: how many of the newest stay; None for a reader, who changes nothing.
+        precious: which others stay of those there are; asked whenever one is written.
     """
 
-    def __init__(self, folder: str | os.PathLike, keep: int | None = None):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        keep: int | None = None,
+        precious: Callable[[Sequence[int]], Collection[int]] = lambda steps: (),
+    ):
         self.folder = Path(folder).absolute()
-        self._keep = keep
+        self._keep, self._precious = keep, precious
         if keep is not None or self.folder.is_dir():
             self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
         _quiet_orbax()
         if self._keep is None:
-            options = ocp.CheckpointManagerOptions(best_fn=_success, read_only=True, create=False)
+            options = ocp.CheckpointManagerOptions(read_only=True, create=False)
             return ocp.CheckpointManager(self.folder, options=options)
-        best = BestN(n=1, get_metric_fn=_success, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
-            best_fn=_success,
-            preservation_policy=AnyPreservationPolicy([LatestN(self._keep), best]),
+            preservation_policy=AnyPreservationPolicy([LatestN(self._keep), _Precious(self._precious)]),
             cleanup_tmp_directories=True,  # of a process that was killed while it wrote
             # Where they cannot be made in the background, Orbax's threads wait for them until a timeout ends the process.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
@@ -79,10 +83,10 @@ class Checkpoints:
 
     # ---------------------------------------------------------------- writing
 
-    def save(self, step: int, tree: Any, record: dict[str, Any], success: float | None = None) -> None:
+    def save(self, step: int, tree: Any, record: dict[str, Any]) -> None:
         """Write a checkpoint; returns once the arrays are copied and goes on in the background.
 
-        tree: nested dicts of arrays; record: a JSON object; success: of an evaluation at this step, if there was one.
+        tree: nested dicts of arrays; record: a JSON object.
         Raises RunError where an array is not finite, and where this or the last checkpoint cannot be written.
         """
         # Copies: on a CPU the host's view of an array is the array, which the next update overwrites.
@@ -96,9 +100,8 @@ class Checkpoints:
         content: dict[str, Any] = {"record": record, "arrays": arrays}
         content |= {"crc": _crc(json.dumps(content, sort_keys=True).encode())}
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(host), record=ocp.args.JsonSave(content))
-        metrics = None if success is None else {"success": success}
         try:
-            self._manager.save(step, args=arguments, metrics=metrics, force=True)
+            self._manager.save(step, args=arguments, force=True)
         except Exception as error:  # of many types, by what fails below Orbax
             raise self._unwritten(error) from error
 
@@ -188,9 +191,19 @@ class Checkpoints:
         """Whether the checkpoint of a step is there and can be read; says so where it cannot."""
         return next((found for found, *_ in self.readable() if found >= step), None) == step
 
-    def best(self) -> int | None:
-        """The step with the highest success rate of those that are kept; None where none was evaluated."""
-        return self._manager.best_step()
+
+class _Precious(PreservationPolicy):
+    def __init__(self, precious: Callable[[Sequence[int]], Collection[int]]):
+        self._precious = precious
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        precious = self._precious([checkpoint.step for checkpoint in checkpoints])
+        return [checkpoint.step in precious for checkpoint in checkpoints]
+
+
+def best_step(evaluations: Iterable[dict[str, Any]], steps: Collection[int]) -> int | None:
+    """The step, of those given, with the highest success rate in the rows of an eval.csv, the latest of equals; or None."""
+    return max(((row["success"], row["step"]) for row in evaluations if row["step"] in steps), default=(0.0, None))[1]
 
 
 @functools.cache
@@ -200,10 +213,6 @@ def _quiet_orbax() -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     hook = sys.unraisablehook
     sys.unraisablehook = lambda unraisable: None if str(unraisable.exc_value) == "Event loop is closed" else hook(unraisable)
-
-
-def _success(metrics: dict[str, float]) -> float:
-    return metrics["success"]
 
 
 def _crc(data: Any) -> int:

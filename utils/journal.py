@@ -3,10 +3,11 @@
 import collections
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from agents.base import Agent
-from utils.checkpoints import CheckpointError, Checkpoints
+from utils.checkpoints import CheckpointError, Checkpoints, best_step
 from utils.errors import RunError
 from utils.evaluation import EvalResult
 from utils.logging import RunLogger, warn
@@ -23,9 +24,11 @@ class Journal:
         tags = [tag for tag in flags["tags"].split(",") if tag]
         wandb = {"group": flags["run_group"], "tags": tags, "config": run.config()}
         self.logger = stack.enter_context(RunLogger(run.folder, flags["logger"].split(","), wandb))
-        self.checkpoints = stack.enter_context(Checkpoints(run.folder / "checkpoints", flags["keep_checkpoints"]))
+        checkpoints = Checkpoints(run.folder / "checkpoints", flags["keep_checkpoints"], self.precious)
+        self.checkpoints = stack.enter_context(checkpoints)
         self.replay_file = ReplayFile(run.folder / "replay.bin", observation_dim, action_dim)
         stack.callback(self.replay_file.close)
+        self.evaluating: int | None = None  # the step of an evaluation that was begun and has no row in eval.csv yet
         self.success: float | None = None
         self.evaluated_at = -1
         self.recent: collections.deque[dict[str, Any]] = collections.deque(maxlen=Agent.PATIENCE)  # rows of train.csv
@@ -76,17 +79,18 @@ class Journal:
             "step": step,
             "success": self.success,
             "evaluated_at": self.evaluated_at,
+            "evaluating": self.evaluating,
             "warned": self.warned,
             "rows": self.logger.position(),
             "replay": self.replay_file.position(),
         }
-        self.checkpoints.save(step, tree, record, self.success if self.evaluated_at == step else None)
+        self.checkpoints.save(step, tree, record)
         self.save_seconds += time.perf_counter() - start
 
-    def log(self, step: int, row: dict[str, Any], updates_per_s: float, agent: Agent) -> None:
+    def log(self, step: int, row: dict[str, Any], speed: dict[str, float], agent: Agent) -> None:
         """Write a row of train.csv, its speed, and what `agent` (of any number of seeds) finds worth a warning in it."""
         self.logger.train(step, row)
-        self.logger.timing(step, {"updates_per_s": updates_per_s, "save_seconds": self.save_seconds})
+        self.logger.timing(step, {**speed, "save_seconds": self.save_seconds})
         self.save_seconds = 0.0
         self.recent.append(row)
         for concern, text in agent.concerns(list(self.recent)).items():
@@ -94,9 +98,14 @@ class Journal:
                 self.warned.append(concern)
                 warn(f"{self.run.name}, step {step}: {text}")
 
+    def precious(self, steps: Sequence[int]) -> set[int]:
+        """Which checkpoints stay besides the newest: the best one evaluated, and one whose evaluation is not done."""
+        best = best_step(self.logger["eval"].rows(), steps)
+        return {step for step in (best, self.evaluating) if step is not None}
+
     def evaluated(self, step: int, result: EvalResult) -> None:
         """Write a row of eval.csv, and what it cost."""
-        self.success, self.evaluated_at = result.success, step
+        self.success, self.evaluated_at, self.evaluating = result.success, step, None
         self.logger.eval(step, {"episodes": len(result.lengths), **result.row()})
         rate = result.env_steps / result.seconds
         self.logger.timing(step, {"eval_seconds": result.seconds, "eval_steps_per_s": rate})

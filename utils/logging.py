@@ -54,7 +54,7 @@ class CsvLog:
 
     def rows(self) -> list[dict[str, int | float | str]]:
         """What was written, absent values left out; cells that read as numbers are numbers again."""
-        return [{key: _value(cell) for key, cell in line.items()} for line in self._table()[1]]
+        return read_rows(self.path)
 
     def sync(self) -> None:
         """Returns when what was written is on disk."""
@@ -72,12 +72,7 @@ class CsvLog:
         self.count = len(kept)
 
     def _table(self) -> tuple[list[str], list[dict[str, str]]]:
-        if not self.path.exists():
-            return [], []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            lines = [{key: cell for key, cell in line.items() if cell} for line in reader]
-            return list(reader.fieldnames or []), lines
+        return _table(self.path)
 
     def _rewrite(self, header: list[str], lines: Iterable[Mapping[str, str]]) -> None:
         part = self.path.with_name(f".{self.path.name}.part")
@@ -88,6 +83,17 @@ class CsvLog:
             os.fsync(file.fileno())
         os.replace(part, self.path)
         self._header = header
+
+
+def read_rows(path: str | os.PathLike) -> list[dict[str, int | float | str]]:
+    """The rows of a CSV file of a run, which may be being written: absent values left out, cells that are numbers as such."""
+    return [{key: _value(cell) for key, cell in line.items()} for line in _table(Path(path))[1]]
+
+
+def _table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    text = path.read_bytes().decode() if path.exists() else ""
+    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))  # whole lines
+    return list(reader.fieldnames or []), [{key: cell for key, cell in line.items() if cell} for line in reader]
 
 
 def _cell(value: Any) -> str:
@@ -205,7 +211,7 @@ class RunLogger:
                 self._tensorboard.add_scalar(key, value, step)
         if "wandb" in self._backends:
             self._wandb = self._wandb or self._open_wandb()
-            self._wandb.log(numbers, step=step)
+            self._wandb.log({"step": step, **numbers})
 
     def _open_tensorboard(self) -> Any:
         tensorboard = importlib.import_module("tensorboardX")
@@ -215,7 +221,9 @@ class RunLogger:
         # The id follows from the folder, so that a resumed run goes on in the same place.
         run_id = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:16]
         defaults = {"project": "trqam", "name": self.folder.name, "dir": str(self.folder), "id": run_id}
-        return importlib.import_module("wandb").init(resume="allow", **{**defaults, **self._wandb_arguments})
+        run = importlib.import_module("wandb").init(resume="allow", **{**defaults, **self._wandb_arguments})
+        run.define_metric("*", step_metric="step")  # W&B drops rows of an earlier step, and evaluations may come late
+        return run
 
 
 def _is_number(value: Any) -> bool:

@@ -107,8 +107,43 @@ def condition(params: dict, s: jax.Array) -> dict:
 
 def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """x kernel + bias, for x [..., N] and bias [width] or, from `condition`, [B, width]."""
-    y = x @ kernel
+    y = product(x, kernel)
     return y + jnp.broadcast_to(bias, y.shape)
+
+
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x kernel, for x [..., N] and kernel [N, width], in the matmul precision that JAX is set to.
+
+    At "bfloat16", which JAX leaves to the device (TF32 on an H100, float32 on a CPU), both factors are bfloat16 on any device,
+    in derivatives too; sums are in float32.
+    """
+    coarse = jax.config.jax_default_matmul_precision == "bfloat16"  # type: ignore[attr-defined]
+    return coarse_product(x, kernel) if coarse else x @ kernel
+
+
+@jax.custom_vjp
+def coarse_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x kernel of factors rounded to bfloat16, summed in float32; its derivatives likewise."""
+    return _coarse(x, kernel)
+
+
+def _coarse(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def rounded(x: jax.Array, kernel: jax.Array) -> jax.Array:  # the same numbers, where XLA has no such product
+        return jax.lax.reduce_precision(x, 8, 7) @ jax.lax.reduce_precision(kernel, 8, 7)
+
+    def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.matmul(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+
+    return jax.lax.platform_dependent(x, kernel, cpu=rounded, default=native)
+
+
+def _coarse_transposed(factors: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = factors
+    rows, columns = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
+    return _coarse(cotangent, kernel.T), _coarse(rows.T, columns)
+
+
+coarse_product.defvjp(lambda x, kernel: (_coarse(x, kernel), (x, kernel)), _coarse_transposed)
 
 
 @jax.custom_vjp
@@ -120,7 +155,7 @@ def known_affine(x: jax.Array, kernel: jax.Array, bias: jax.Array, result: jax.A
 def known_affine_transposed(primals: tuple[jax.Array, ...], cotangent: jax.Array) -> tuple[jax.Array | None, ...]:
     """The cotangents of `known_affine`'s arguments."""
     x, kernel, bias = primals
-    _, transpose = jax.vjp(jnp.matmul, x.reshape(-1, x.shape[-1]), kernel)
+    _, transpose = jax.vjp(product, x.reshape(-1, x.shape[-1]), kernel)
     x_cotangent, kernel_cotangent = transpose(cotangent.reshape(-1, cotangent.shape[-1]))
     rows = cotangent.reshape(-1, *bias.shape)
     # Their sum as a product: XLA on a CPU takes a hundred times as long to sum over a leading axis.

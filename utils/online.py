@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.ogbench import make_env
+from envs.workers import ChunkResult, EnvWorkers, LocalEnvs
 from utils.checkpoints import CheckpointError
 from utils.chunks import FIELDS
 from utils.evaluation import reset_seed
@@ -17,10 +17,10 @@ ONLINE_SEEDS = 1 << 20  # keeps the resets of the online phase apart from those 
 
 
 class OnlineEpisodes:
-    """Episodes of the online phase, one environment step at a time; chunks run open loop."""
+    """Episodes of one seed's online phase, in one slot of `envs`, a step at a time; chunks run open loop."""
 
-    def __init__(self, run: Run, action_dim: int, at_random_until: int):
-        self.env = make_env(run.env_name)
+    def __init__(self, run: Run, envs: EnvWorkers | LocalEnvs, slot: int, action_dim: int, at_random_until: int):
+        self.envs, self.slot = envs, slot
         self.seed, self.sparse = run.seed, run.settings.flags["sparse"]
         self.action_dim, self.at_random_until = action_dim, at_random_until
         self.episode, self.length = -1, 0
@@ -35,32 +35,33 @@ class OnlineEpisodes:
             self.observation = self._reset()
         return None if self.queue else self.observation
 
-    def advance(self, step: int, chunk: np.ndarray | None) -> tuple[dict[str, Any], bool]:
-        """Take environment step number `step`; returns the transition and whether it is the first of its episode.
-
-        chunk: the next actions [H, A], where `wants` asked for them.
-        """
-        assert self.observation is not None, "call wants() first"
+    def action(self, step: int, chunk: np.ndarray | None) -> np.ndarray:
+        """The action [A] of environment step number `step`; chunk: the next ones [H, A], where `wants` asked for them."""
         self.queue.extend([] if chunk is None else chunk)
-        first, action = self.length == 0, self.queue.pop(0)
         if step < self.at_random_until:
-            action = np.random.default_rng([self.seed, step]).uniform(-1, 1, self.action_dim).astype(np.float32)
-        observation, reward, terminated, truncated, _ = self.env.step(action)
+            return np.random.default_rng([self.seed, step]).uniform(-1, 1, self.action_dim).astype(np.float32)
+        return self.queue[0]
+
+    def took(self, action: np.ndarray, result: ChunkResult) -> tuple[dict[str, Any], bool]:
+        """What came of an action -> the transition and whether it is the first of its episode."""
+        assert self.observation is not None, "call wants() first"
+        first, observation, reward = self.length == 0, result.observations[0], result.rewards[0]
         transition = {
             "observations": self.observation,
             "actions": action,
             "rewards": -1.0 if self.sparse and reward != 0 else reward,
-            "terminals": float(terminated or truncated),
-            "masks": 1.0 - float(terminated),
+            "terminals": float(result.done),
+            "masks": 1.0 - float(result.terminated),
             "next_observations": observation,
         }
+        self.queue = self.queue[1:]
         self.observation, self.length = observation, self.length + 1
-        if terminated or truncated:
+        if result.done:
             self.observation, self.queue = None, []
         return transition, first
 
     def _reset(self) -> np.ndarray:
-        return self.env.reset(seed=reset_seed(self.seed + ONLINE_SEEDS, self.episode))[0]
+        return self.envs.reset([self.slot], [reset_seed(self.seed + ONLINE_SEEDS, self.episode)])[0]
 
     def record(self) -> dict[str, Any]:
         """The running episode as a JSON object; with its actions, which the replay file has, `resume` repeats it."""
@@ -80,9 +81,9 @@ class OnlineEpisodes:
         if record["observation"] is None:
             return True
         observation, ended = self._reset(), False
-        for action in actions:
-            observation, _, terminated, truncated, _ = self.env.step(action)
-            ended = ended or terminated or truncated
+        if len(actions):
+            (result,) = self.envs.run_chunks([self.slot], actions[None])
+            observation, ended = result.observations[-1], result.done
         if ended or not np.array_equal(observation, np.asarray(record["observation"], np.float32)):
             return False
         self.observation, self.length = observation, record["length"]
@@ -105,7 +106,7 @@ class ReplayFile:
         self._file: Any = None
 
     def append(self, transition: dict[str, Any]) -> None:
-        """Add one transition, in the form that `OnlineEpisodes.advance` returns."""
+        """Add one transition, in the form that `OnlineEpisodes.took` returns."""
         rows = np.zeros(2 if transition["terminals"] else 1, self.dtype)
         for name in FIELDS:
             rows[name][0] = transition[name]

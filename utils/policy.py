@@ -13,9 +13,10 @@ import ml_collections
 import numpy as np
 
 from agents.base import Agent, q_values
-from utils.checkpoints import Checkpoints, agent_from
+from utils.checkpoints import Checkpoints, agent_from, best_step
 from utils.errors import UserError
 from utils.evaluation import Policy, Values
+from utils.logging import read_rows
 from utils.runs import load_agent, read_json
 
 
@@ -31,7 +32,7 @@ def act_by_row(agent: Agent, observations: jax.Array, seeds: jax.Array) -> jax.A
     def noise(row: jax.Array) -> jax.Array:
         key = stream(jax.random.key(row[0]), "evaluation")
         key = jax.random.fold_in(jax.random.fold_in(key, row[1]), row[2])
-        return jax.random.normal(key, (agent.samples, agent.flat_action_dim))
+        return jax.random.normal(key, (agent.draws, agent.flat_action_dim))
 
     return agent.act(observations, jax.vmap(noise, out_axes=1)(seeds))
 
@@ -42,15 +43,16 @@ def evaluation_policy(agent: Agent) -> Policy:
 
 
 @jax.jit
-def mean_q(critic: dict, observations: jax.Array, actions: jax.Array) -> jax.Array:
-    """What an ensemble expects of actions [S, D] at observations [S, O]; [S]."""
-    return q_values(critic, observations, actions).mean(axis=0)
+def mean_q(agent: Agent, observations: jax.Array, actions: jax.Array) -> jax.Array:
+    """What the agent's critics expect on average of actions [S, D] at observations [S, O]; [S]."""
+    return q_values(agent.params["critic"], observations, agent.critic_input(actions)).mean(axis=0)
 
 
 def evaluation_values(agent: Agent) -> Values | None:
     """What the agent's critic expects of the actions that it takes, in discounted reward; None where it has no critic."""
-    critic = agent.params.get("critic")
-    return critic and (lambda observations, actions: np.asarray(mean_q(critic, observations, actions)))
+    if "critic" not in agent.params:
+        return None
+    return lambda observations, actions: np.asarray(mean_q(agent, observations, actions))
 
 
 def load_run(run_dir: str | os.PathLike, best: bool = False) -> tuple[Agent, dict[str, Any]]:
@@ -67,7 +69,7 @@ def load_run(run_dir: str | os.PathLike, best: bool = False) -> tuple[Agent, dic
     observation_dim, action_dim = stored["observation_dim"], stored["action_dim"]
     agent = load_agent(stored["agent_file"]).AGENT.create(jax.random.key(0), observation_dim, action_dim, config)
     checkpoints = Checkpoints(folder / "checkpoints")
-    wanted = checkpoints.best() if best and checkpoints.steps() else None
+    wanted = best_step(read_rows(folder / "eval.csv"), checkpoints.steps()) if best else None
     tree = checkpoints.read(wanted)[0] if wanted is not None else next((tree for _, tree, _ in checkpoints.readable()), None)
     if tree is None:
         raise UserError(f"{folder} holds no checkpoint that can be read")
@@ -85,7 +87,7 @@ def load_policy(run_dir: str | os.PathLike, seed: int = 0, best: bool = False) -
 
     def policy(observations: np.ndarray) -> np.ndarray:
         batch = np.atleast_2d(observations)
-        x0 = jax.random.normal(jax.random.fold_in(key, next(count)), (agent.samples, len(batch), agent.flat_action_dim))
+        x0 = jax.random.normal(jax.random.fold_in(key, next(count)), (agent.draws, len(batch), agent.flat_action_dim))
         chunks = np.asarray(act(batch, x0)).reshape(len(batch), -1, stored["action_dim"])
         return chunks if np.ndim(observations) > 1 else chunks[0]
 

@@ -35,6 +35,7 @@ LOGGING = (
     "save_interval",
     "keep_checkpoints",
     "eval_workers",
+    "eval_async",
     "video_episodes",
     "video_frame_skip",
 )

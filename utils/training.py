@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import zlib
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -24,12 +25,12 @@ from agents.base import Agent
 from envs.collect import collect, random_data
 from envs.datasets import load_dataset
 from envs.tasks import dataset_name, has_oracle, is_user_env
-from envs.workers import EnvWorkers, WorkerError, default_workers
+from envs.workers import EnvWorkers, LocalEnvs, WorkerError
 from utils import preemption
 from utils.checkpoints import Checkpoints, agent_from, agent_tree, load_base
 from utils.chunks import FIELDS, Fed, Replay, Rows, Transitions, update_keys
 from utils.errors import RunError, UserError
-from utils.evaluation import EvalResult, evaluate
+from utils.evaluator import Evaluation, Evaluator, without_optimiser
 from utils.journal import Journal
 from utils.logging import ProgressBar, check_backends, progress_bar, warn
 from utils.online import OnlineEpisodes, as_dataset
@@ -122,7 +123,7 @@ def act_online(agents: Agent, observations: jax.Array, keys: jax.Array, step: ja
 
     def act(agent: Agent, observation: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.wrap_key_data(key), step)
-        noise = jax.random.normal(key, (agent.samples, 1, agent.flat_action_dim))
+        noise = jax.random.normal(key, (agent.draws, 1, agent.flat_action_dim))
         return agent.act(observation[None], noise)[0]
 
     return for_each_seed(act, (0, 0, 0, None), mesh)(agents, observations, keys, step)
@@ -284,9 +285,11 @@ class Trainer:
         self.name = self.task.name if len(journals) == 1 else f"{self.task.name}..{journals[-1].run.seed}"
         keys = [dict(zip(("updates", "actions"), map(jax.random.key_data, keys_of(j.run)[1:]), strict=True)) for j in journals]
         self.records: list[dict[str, Any]] = []  # of the checkpoints that the runs go on from
+        pendings: list[dict | None] = []
         for i, journal in enumerate(journals):
             tree, record = journal.go_back(step)
             self.records.append(record)
+            pendings.append(tree.get("evaluating"))
             if tree:
                 agents[i] = agent_from(tree["agent"], agents[i], journal.run.folder)
                 keys[i] = tree["keys"]
@@ -297,13 +300,19 @@ class Trainer:
         self.metrics: list[str] = []  # names, known with the first update
         self.windows: Window | None = None  # of the updates since the last log; None where there were none
         self.window_updates, self.window_start = 0, time.perf_counter()
+        self.idle, self.free_since = 0.0, self.window_start  # see `update`
         if step >= 0 and (updates := self.records[0]["window"]["updates"]):
             self.window_updates = updates
             self.windows = stack_seeds([Window.create(record["window"]["sums"]) for record in self.records], self.mesh)
         self.ahead: jax.Array | None = None  # of the newest call
         self.broken: dict[int, RunError] = {}  # seeds that must not go on, by their place
-        self.workers: EnvWorkers | None = None
         self.episodes: list[OnlineEpisodes] = []
+        self.evaluator = stack.enter_context(Evaluator(self.task.env_name, self.flags, len(journals), action_dim))
+        self.evaluations: dict[int, Evaluation] = {}  # those that were begun, by the seed's place
+        for i, pending in enumerate(pendings):
+            if pending:
+                like = without_optimiser(agents[i])
+                self.begin(i, self.records[i]["evaluating"], agent_from(pending, like, journals[i].run.folder))
 
     @property
     def going(self) -> list[tuple[int, Journal]]:
@@ -326,6 +335,7 @@ class Trainer:
             self.online(dataset)
         if self.step == 0:
             self.save("offline")  # a run of behaviour cloning alone
+        self.collect("online" if self.flags["online_steps"] else "offline")
         self.film()
         for _, journal in self.going:
             journal.checkpoints.wait()  # a run without its last checkpoint is not finished
@@ -380,7 +390,12 @@ class Trainer:
             feed = stack.enter_context(data.feed(replay, self.keys["updates"], self.agents.config, blocks))
             bar = stack.enter_context(progress_bar(steps, f"{self.name} online", self.step - before))
             for online_step in range(self.step - before, steps):
-                transitions, first = self.advance(online_step)
+                try:
+                    transitions, first = self.advance(online_step)
+                except WorkerError:  # or a SIGTERM, which reaches all processes of a job
+                    self.save("online")
+                    preemption.leave_if_asked()
+                    raise
                 online = store(online, transitions, first, self.mesh)
                 if online_step in learning:
                     self.update(Replay(data.stored, online, balanced), utd, next(feed))
@@ -390,11 +405,13 @@ class Trainer:
 
     def start_episodes(self, dataset: dict[str, np.ndarray], at_random_until: int) -> Transitions:
         """Start every seed's episodes, or repeat those that were running -> what was stored online."""
-        steps = self.flags["online_steps"]
+        steps, seeds = self.flags["online_steps"], range(len(self.journals))
+        self.envs = EnvWorkers(self.task.env_name, len(seeds)) if len(seeds) > 1 else LocalEnvs(self.task.env_name)
+        self.stack.callback(self.envs.close)
+        self.envs.reset(seeds, [0 for _ in seeds])  # makes them, side by side
         stored = []
-        for journal, record in zip(self.journals, self.records, strict=True):
-            episodes = OnlineEpisodes(journal.run, self.action_dim, at_random_until)
-            self.stack.callback(episodes.env.close)
+        for i, (journal, record) in enumerate(zip(self.journals, self.records, strict=True)):
+            episodes = OnlineEpisodes(journal.run, self.envs, i, self.action_dim, at_random_until)
             self.episodes.append(episodes)
             running = record.get("episode")
             rows = resumed_rows(journal, episodes, running, record["replay"]) if running else None
@@ -409,13 +426,16 @@ class Trainer:
         if any(observation is not None for observation in wanted):
             some = next(observation for observation in wanted if observation is not None)
             observations = np.stack([np.zeros_like(some) if observation is None else observation for observation in wanted])
-            actions = np.asarray(act_online(self.agents, observations, self.keys["actions"], online_step, self.mesh))
+            acted = np.asarray(act_online(self.agents, observations, self.keys["actions"], online_step, self.mesh))
             shape = (self.chunk_length, self.action_dim)
-            chunks = [None if o is None else a.reshape(shape) for o, a in zip(wanted, actions, strict=True)]
+            chunks = [None if o is None else a.reshape(shape) for o, a in zip(wanted, acted, strict=True)]
         self.require_finite({i: {"actions": chunk} for i, chunk in enumerate(chunks) if chunk is not None})
         for i in self.broken:
             chunks[i] = None if chunks[i] is None else np.zeros_like(chunks[i])  # their environments idle
-        steps = [episodes.advance(online_step, chunk) for episodes, chunk in zip(self.episodes, chunks, strict=True)]
+        actions = [episodes.action(online_step, chunk) for episodes, chunk in zip(self.episodes, chunks, strict=True)]
+        results = self.envs.run_chunks(range(len(actions)), np.stack(actions)[:, None])
+        took = zip(self.episodes, actions, results, strict=True)
+        steps = [episodes.took(action, result) for episodes, action, result in took]
         self.require_finite({i: transition for i, (transition, _) in enumerate(steps)})
         for i, journal in self.going:
             journal.replay_file.append(steps[i][0])
@@ -442,7 +462,10 @@ class Trainer:
     # ---------------------------------------------------------------- updates, and what happens between them
 
     def update(self, replay: Replay, updates: int, rows: Rows | None) -> None:
-        """One call of `updates` updates, at most one call ahead of the device."""
+        """One call of `updates` updates, at most one call ahead of the device.
+
+        Where the device has finished the last call when this one comes, it has been idle, at most since the host was free.
+        """
         if not self.metrics:
             agent, online = jax.tree.map(lambda leaf: leaf[0], (self.agents, replay.online))
             one = replay.replace(online=online).feed(jax.tree.map(lambda leaf: leaf[0, 0], rows))
@@ -451,12 +474,15 @@ class Trainer:
             zeros = dict.fromkeys(self.metrics, 0.0)
             self.windows = stack_seeds([Window.create(zeros) for _ in self.journals], self.mesh)
         before = self.ahead
+        if before is not None and before.is_ready():  # type: ignore[attr-defined]  # jax.Array lacks what its arrays have
+            self.idle += time.perf_counter() - self.free_since
         self.agents, self.windows, self.ahead = train_block(
             self.agents, self.windows, replay, self.keys["updates"], updates, rows, self.mesh
         )
         self.window_updates += updates
         if before is not None:
             before.block_until_ready()  # else a signal, the bar and the clock would run ahead of the training
+        self.free_since = time.perf_counter()
 
     def at_intervals(self, phase: str, bar: ProgressBar | None, last: bool) -> None:
         """Log, evaluate and save where this step asks for it; at the end of a phase all three."""
@@ -466,6 +492,7 @@ class Trainer:
             return last or bool(interval) and self.step % interval == 0
 
         if due("log"):
+            self.collect(phase, wait=False)
             self.log(phase, bar)
         if due("eval"):
             self.means()
@@ -505,19 +532,32 @@ class Trainer:
     def log(self, phase: str, bar: ProgressBar | None) -> None:
         """Write each window's means and start another."""
         means = self.means()
+        taken = time.perf_counter() - self.window_start
+        speed = {"updates_per_s": self.window_updates / taken, "device_idle": min(1.0, self.idle / taken)}
         for i, journal in self.going if means else ():
             journal.checkpoints.check()
-            rate = self.window_updates / (time.perf_counter() - self.window_start)
-            journal.log(self.step, {"phase": phase, **means[i]}, rate, self.agents)
+            journal.log(self.step, {"phase": phase, **means[i]}, speed, self.agents)
         if means and bar is not None:
             place, journal = self.going[0]
             bar.status(journal.success, *(means[place].get(f"dual/{name}") for name in ("path_kl", "kl_budget", "lam")))
-        self.windows, self.window_updates, self.window_start = None, 0, time.perf_counter()
+        self.windows, self.window_updates, self.window_start, self.idle = None, 0, time.perf_counter(), 0.0
 
     def save(self, phase: str) -> None:
         """Write everything that the runs need to go on from here as if they had not been interrupted."""
         self.means()
+        with self.aside():
+            self.write(phase)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """A block that the log's updates per second, which are of training alone, leave out."""
         start = time.perf_counter()
+        yield
+        spent = time.perf_counter() - start
+        self.window_start, self.free_since = self.window_start + spent, self.free_since + spent
+
+    def write(self, phase: str) -> None:
+        """Write the checkpoints of this step that are not there."""
         host = jax.device_get({"agent": agent_tree(self.agents), "keys": self.keys})
         sums = jax.device_get(self.windows.sums) if self.windows else {}
         for i, journal in self.going:
@@ -525,30 +565,42 @@ class Trainer:
                 window = {"updates": self.window_updates, "sums": {name: float(value[i]) for name, value in sums.items()}}
                 episode = self.episodes[i].record() if self.episodes else None
                 tree = jax.tree.map(lambda leaf, i=i: leaf[i], host)
+                if i in self.evaluations and self.evaluations[i].step < self.step:  # else the agent is that one
+                    tree["evaluating"] = agent_tree(self.evaluations[i].agent)
                 journal.save(self.step, tree, {"phase": phase, "window": window, "episode": episode})
-        self.window_start += time.perf_counter() - start  # the log's updates per second are of training alone
 
     def evaluate(self, phase: str) -> None:
-        """Run the evaluation episodes of each seed, the same ones each time, and write their means."""
-        episodes, start = self.flags["eval_episodes"], time.perf_counter()
-        for i, journal in self.going if episodes else ():
-            if journal.evaluated_at != self.step:
-                journal.evaluated(self.step, self.evaluation(phase, take(self.agents, i), journal.run.seed, episodes))
-        self.window_start += time.perf_counter() - start
+        """Begin the evaluation of each seed, on the same episodes each time, behind those begun before; wait for it or not."""
+        with self.aside():
+            self.collect(phase)
+            for i, journal in self.going if self.flags["eval_episodes"] else ():
+                if journal.evaluated_at != self.step:
+                    self.begin(i, self.step, take(self.agents, i))
+            if not self.evaluator.beside:
+                self.collect(phase)
 
-    def evaluation(self, phase: str, agent: Agent, seed: int, episodes: int) -> EvalResult:
-        """Evaluate one policy; what was trained is saved first if that is cut short."""
-        try:
-            with preemption.at_once():
-                if self.workers is None:
-                    count = self.flags["eval_workers"] or default_workers(episodes)
-                    self.workers = self.stack.enter_context(EnvWorkers(self.task.env_name, workers=count))
-                policy, discount = evaluation_policy(agent), agent.config.discount
-                return evaluate(policy, self.workers, episodes, seed, self.chunk_length, self.action_dim, discount=discount)
-        except (preemption.Preempted, WorkerError):
-            if self.step:
-                self.save(phase)  # the evaluation is done again
-            raise
+    def begin(self, place: int, step: int, agent: Agent) -> None:
+        """Begin an evaluation of one seed."""
+        journal = self.journals[place]
+        self.evaluations[place] = self.evaluator.start(step, agent, journal.run.seed)
+        journal.evaluating = step
+
+    def collect(self, phase: str, wait: bool = True) -> None:
+        """Write the results of evaluations: of those that are done or, with `wait`, of all that were begun.
+
+        What was trained is saved first if that is cut short; the evaluation is done again then.
+        """
+        for i, evaluation in list(self.evaluations.items()):
+            if wait or evaluation.future.done():
+                try:
+                    with preemption.at_once():
+                        result = evaluation.future.result()
+                except (preemption.Preempted, WorkerError):
+                    if self.step:
+                        self.save(phase)
+                    raise
+                del self.evaluations[i]
+                self.journals[i].evaluated(evaluation.step, result)
 
 
 def resumed_rows(

@@ -77,14 +77,15 @@ def fixed_quantities(agent, batch, noise):
     for k in reversed(range(flow_steps)):
         t = (k + 1) * h
         _, transpose = jax.vjp(lambda x, t=t: 2 * velocity(base, s, x, t) - x / t, xs[k])
-        adjoint = adjoint + h * transpose(adjoint)[0]
+        lean = adjoint + h * transpose(adjoint)[0]
+        adjoint = lean if config.adjoint == "lean" else adjoint * k / (k + 1)  # what remains where the velocity is flat
         adjoints.append(adjoint)
     return {
         "next_actions": next_actions,
         "td_target": batch["rewards"][:, -1] + config.discount**config.horizon_length * backup,
         "xs": jnp.stack(xs),
         "adjoints": jnp.stack(adjoints[::-1]),
-        "clipped": jnp.mean(jnp.abs(x) > 1),
+        "x_final": x,
     }
 
 
@@ -112,7 +113,7 @@ def loss(params, agent, batch, noise, fixed):
         "critic/target_mean": fixed["td_target"].mean(),
         "flow/loss": flow_loss,
         "adjoint/loss": adj_loss,
-        "adjoint/clipped": fixed["clipped"],
+        "adjoint/clipped": jnp.mean(jnp.abs(fixed["x_final"]) > 1),
         "dual/path_kl": (2 * h / g_squared * delta**2).sum(axis=(0, 2)).mean() / per_action,
         "dual/kl_bound": (h * g_squared * adjoints**2).sum(axis=(0, 2)).mean() / (2 * lam**2) / per_action,
     }

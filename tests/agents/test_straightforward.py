@@ -18,6 +18,7 @@ from tests.agents.test_trqam import OBS, A, B, random_batch, tiny
         pytest.param(trqam, {"best_of_n": 2, "dual_mode": "closed_form"}, marks=pytest.mark.slow),
         pytest.param(trqam, {"clip_adj": False, "clip_grad": False}, marks=pytest.mark.slow),
         (trqam, {"flow_steps": 1}),
+        (trqam, {"adjoint": "scalar"}),
         pytest.param(trqam, {"flow_steps": 25, "actor_layer_norm": True}, marks=pytest.mark.slow),  # loops stay loops
         (qam, {"inv_temp": 3.0, "best_of_n": 3, "actor_layer_norm": True}),
         (trqam_fixed_lambda, {"lam": 0.3}),

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import bc, qam, trqam, trqam_fixed_lambda
+from agents import bc, qam, sqam, trqam, trqam_external_kl, trqam_fixed_lambda
+from agents.base import q_values
 from agents.flow import VelocityField, time_grid
 from utils.errors import UserError
 from utils.networks import MLP, init_mlp
@@ -184,6 +185,72 @@ def test_fork_freezes_lambda_and_nothing_else():
     assert fork.dual.lam == 1.0
     assert ours.dual.lam != 1.0
     assert fork.dual.kl_ema > 0.0
+
+
+def test_external_penalty_adds_lambda_times_the_path_kl_and_nothing_inside():
+    """The sum is QAM's at inverse temperature 1, and lam_scale lam KL on top, with a gradient to the policy alone."""
+    ours, theirs, batch = tiny(trqam_external_kl, lam_scale=3.0), tiny(qam), random_batch()
+    policy = init_mlp(jax.random.key(7), MLP((16, 16), D, layer_norm=False), OBS + D + 1)
+    ours = ours.replace(params=ours.params | {"policy": policy}, dual=dual(lam=2.0))
+    theirs = theirs.replace(params=ours.params, target_params=ours.target_params)
+    noise = ours.draw_noise(jax.random.key(8), B)
+    fixed = ours.fixed_quantities(batch, noise)
+    np.testing.assert_allclose(fixed["adjoints"], theirs.fixed_quantities(batch, noise)["adjoints"], rtol=1e-5, atol=1e-6)
+
+    def penalty(params):
+        (total, metrics), (plain, _) = (agent.loss(params, batch, noise, fixed) for agent in (ours, theirs))
+        return total - plain, metrics["dual/path_kl"]
+
+    (value, kl), slopes = jax.value_and_grad(penalty, has_aux=True)(ours.params)
+    assert kl > 0.01
+    np.testing.assert_allclose(value, 6.0 * kl, rtol=1e-4)
+    kl_slopes = jax.grad(lambda params: penalty(params)[1])(ours.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 6.0 * b, atol=1e-3), slopes["policy"], kl_slopes["policy"])
+    assert max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(slopes["critic"])) < 1e-4
+
+
+@pytest.mark.parametrize("lam", [0.0, 5.0, 300.0])
+def test_external_penalty_acts_as_an_internal_lambda_above_one(lam):
+    """Its minimiser is that of adjoint matching at mu = 1 + h lam / (2 H)."""
+    adjoints = jax.random.normal(jax.random.key(0), (K, B, D))
+    g = trqam.memoryless_noise(time_grid(K), 1 / K)[:, None, None]
+    delta = -(g**2) * adjoints / (2 * (1 + lam / (2 * K * H)))
+    loss = lambda delta: trqam.adjoint_matching_loss(delta, adjoints, 1.0) + lam * trqam.path_kl(delta) / H  # noqa: E731
+    np.testing.assert_allclose(jax.grad(loss)(delta), 0.0, atol=2e-5)
+
+
+def test_external_penalty_takes_trqams_dual_step():
+    agent, metrics = tiny(trqam_external_kl, kl_budget=0.5).with_kl_budget(0.25).update(random_batch(), jax.random.key(0))
+    np.testing.assert_allclose(metrics["dual/lam"], 1.0 - 0.01 * 0.25, rtol=1e-5)
+    assert metrics["adjoint/penalty"] < 1e-9
+
+
+@pytest.mark.parametrize("module", [trqam, qam])
+def test_unknown_adjoint_is_refused(module):
+    with pytest.raises(UserError, match="--agent.adjoint=skew: use one of lean, scalar"):
+        tiny(module, adjoint="skew")
+
+
+def test_scalar_adjoint_leaves_the_rollout_as_it_is():
+    """The same states and the same gradient at x_K; the adjoints are t_k times it."""
+    lean, scalar, batch = tiny(trqam), tiny(trqam, adjoint="scalar"), random_batch()
+    noise = lean.draw_noise(jax.random.key(0), B)
+    ours, theirs = (agent.fixed_quantities(batch, noise) for agent in (scalar, lean))
+    np.testing.assert_array_equal(ours["xs"], theirs["xs"])
+    q = lambda a: q_values(scalar.target_params["critic"], batch["observations"], a).mean(axis=0)  # noqa: E731
+    terminal = trqam.terminal_gradient(q, ours["x_final"])
+    np.testing.assert_allclose(ours["adjoints"], (np.arange(K) / K)[:, None, None] * np.asarray(terminal), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("module", [trqam, sqam, trqam_external_kl])
+@pytest.mark.parametrize("mode", trqam.DUAL_STEPS)
+def test_budget_may_change_in_every_mode(module, mode):
+    """A smaller budget from here on and lambda rises, where with the old one it does not."""
+    agent = tiny(module, dual_mode=mode, kl_budget=0.5)
+    agent = agent.replace(dual=agent.dual.replace(kl_ema=jnp.float32(0.5)))
+    lams = [agent.with_kl_budget(budget).dual_step(jnp.float32(0.5)).lam for budget in (0.5, 0.125)]
+    np.testing.assert_allclose(lams[0], 1.0, rtol=1e-6)
+    assert lams[1] > 1.001
 
 
 def test_first_update_has_zero_path_kl_and_moves_the_policy():

@@ -14,25 +14,31 @@ from utils.seeds import stack_seeds, take
 from utils.training import Window, one_update, train_block
 
 
-@pytest.mark.parametrize(("probe", "horizon"), [(ProbeReward, 1), (ProbeChain, 1), (ProbeChain, 3)])
-def test_trqam_learns_the_known_q(tmp_path, probe, horizon):
+def train_on_probe(folder, module, probe, horizon=1, seed=0, **settings):
+    """The agent of a module after 1500 updates on random actions in a probe environment."""
     name = f"envs.probe:{probe.__name__}-v0"
-    path = write_dataset(name, tmp_path / "data.npz", 3000)
-    dataset = load_dataset(name, dataset_path=path)
-    config = trqam.get_config()
+    dataset = load_dataset(name, dataset_path=write_dataset(name, folder / "data.npz", 3000))
+    config = module.get_config()
     config.update(
         dict(
             actor_hidden_dims=(32, 32), value_hidden_dims=(64, 64), num_qs=2, flow_steps=4, batch_size=128, tau=0.05,
-            discount=0.9, rho=0.0, lr=2e-3, horizon_length=horizon, action_chunking=horizon > 1, kl_budget=0.2,
+            discount=0.9, rho=0.0, lr=2e-3, horizon_length=horizon, action_chunking=horizon > 1,
         )
+        | settings
     )  # fmt: skip
-    agent = trqam.TRQAM.create(jax.random.key(0), 1, 1, config)
-    replay, key = Replay.create(dataset), jax.random.key(1)
+    agent = module.AGENT.create(jax.random.key(seed), 1, 1, config)
+    replay, key = Replay.create(dataset), jax.random.key(seed + 1)
     window = Window.create(dict.fromkeys(jax.eval_shape(one_update, agent, replay, key)[1], 0.0))
     agents, windows = stack_seeds([agent], None), stack_seeds([window], None)
     for _ in range(30):
         agents, windows, _ = train_block(agents, windows, replay, jax.random.key_data(key)[None], updates=50)
-    agent, window = take(agents, 0), take(windows, 0)
+    assert all(int(update) == -1 for update in take(windows, 0).broken.values())
+    return take(agents, 0)
+
+
+@pytest.mark.parametrize(("probe", "horizon"), [(ProbeReward, 1), (ProbeChain, 1), (ProbeChain, 3)])
+def test_trqam_learns_the_known_q(tmp_path, probe, horizon):
+    agent = train_on_probe(tmp_path, trqam, probe, horizon, kl_budget=0.2)
     rng = np.random.default_rng(0)
     s = rng.uniform(-1, 1, (200, 1)) if probe is ProbeReward else rng.integers(0, LENGTH, (200, 1)) / LENGTH
     a = rng.uniform(-1, 1, (200, agent.flat_action_dim))
@@ -40,7 +46,6 @@ def test_trqam_learns_the_known_q(tmp_path, probe, horizon):
     known = probe.q(s, a[:, :1], 0.9)
     assert np.abs(q - known).mean() < 0.05 * (known.max() - known.min())
     assert np.corrcoef(q, known)[0, 1] > 0.98
-    assert all(int(update) == -1 for update in window.broken.values())
 
 
 def test_probes_behave_as_described():

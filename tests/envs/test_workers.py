@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.workers import EnvWorkers, WorkerError, default_workers
+from envs.workers import EnvWorkers, LocalEnvs, WorkerError, default_workers
 from tests.envs.stand_ins import make
 from utils.errors import UserError
 
@@ -66,14 +66,18 @@ def test_chunks_run_open_loop_and_stop_at_the_end_of_the_episode():
         assert end.success == float(first[0, 0] > 0)
 
 
-def test_one_slot_serves_online_collection_step_by_step():
-    with start("counter", slots=1, workers=None) as workers:
-        assert len(workers.pids) == 1
-        workers.reset([0], [3])
-        for step in range(1, 8):
-            (result,) = workers.run_chunks([0], np.full((1, 1, 2), 0.5))
-            assert result.observations.shape == (1, 6) and result.observations[0, 1] == step
-            assert result.rewards.tolist() == [0.5] and result.truncated == (step == 7)
+def test_slots_in_this_process_are_those_of_processes():
+    """Step by step, as the online phase takes them."""
+    rng, local = np.random.default_rng(0), LocalEnvs("walk", make)
+    with start("walk", slots=2) as workers:
+        np.testing.assert_array_equal(local.reset([1, 0], [3, 4]), workers.reset([1, 0], [3, 4]))
+        for _ in range(20):
+            chunks = rng.uniform(-1, 1, (2, 1, 2)).astype(np.float32)
+            for ours, theirs in zip(local.run_chunks([0, 1], chunks), workers.run_chunks([0, 1], chunks), strict=True):
+                np.testing.assert_array_equal(ours.observations, theirs.observations)
+                np.testing.assert_array_equal(ours.rewards, theirs.rewards)
+                assert ours[2:] == theirs[2:]
+    local.close()
 
 
 @pytest.mark.parametrize(

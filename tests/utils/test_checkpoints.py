@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agents import bc
-from utils.checkpoints import CheckpointError, Checkpoints, agent_from, agent_tree
+from utils.checkpoints import CheckpointError, Checkpoints, agent_from, agent_tree, best_step
 from utils.errors import RunError, UserError
 
 TREE = {"agent": {"params": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "dual": None, "opt": {"0": {}}}}
@@ -37,14 +37,22 @@ def test_empty_and_absent_branches_come_back(tmp_path):
         assert jax.tree.structure(checkpoints.read(1)[0]) == jax.tree.structure(TREE)
 
 
-def test_the_newest_and_the_best_stay(tmp_path):
-    with kept(tmp_path, 2) as checkpoints:
-        for step, success in ((1, 0.1), (2, 0.9), (5, None), (7, 0.3), (9, 0.2)):
-            checkpoints.save(step, TREE, {}, success)
+def test_the_newest_and_the_precious_stay(tmp_path):
+    asked = []
+    with Checkpoints(tmp_path / "checkpoints", 2, lambda steps: asked.append(list(steps)) or {2}) as checkpoints:
+        for step in (1, 2, 5, 7, 9):
+            checkpoints.save(step, TREE, {})
             assert checkpoints.latest() == step
         checkpoints.wait()
         assert checkpoints.steps() == [2, 7, 9]
-    assert Checkpoints(tmp_path / "checkpoints").best() == 2
+    assert asked[-1] == [2, 5, 7, 9]
+
+
+def test_the_best_step_is_one_of_those_given_and_the_latest_of_equals():
+    evaluations = [{"step": step, "success": success} for step, success in ((0, 0.5), (4, 0.9), (8, 0.7), (12, 0.7), (16, 0.1))]
+    assert best_step(evaluations, [4, 8]) == 4
+    assert best_step(evaluations, [0, 8, 12, 16]) == 12
+    assert best_step(evaluations, [5]) is None
 
 
 def test_nothing_that_is_not_finite_is_saved(tmp_path):

@@ -176,7 +176,9 @@ def test_wandb_continues_the_run_of_the_folder(tmp_path, monkeypatch):
     def init(**arguments):
         calls.append(arguments)
         return types.SimpleNamespace(
-            log=lambda numbers, step: calls.append((numbers, step)), finish=lambda: calls.append("finished")
+            log=lambda numbers: calls.append((numbers,)),
+            define_metric=lambda name, step_metric: calls.append((name, step_metric)),
+            finish=lambda: calls.append("finished"),
         )
 
     fake_module(monkeypatch, "wandb", init=init)
@@ -189,7 +191,7 @@ def test_wandb_continues_the_run_of_the_folder(tmp_path, monkeypatch):
     assert first == second and first["resume"] == "allow"
     assert (first["group"], first["project"], first["name"]) == ("g", "p", "a")
     assert third["project"] == "trqam" and third["id"] != first["id"] and "mode" not in first  # WANDB_MODE rules
-    assert calls[1:3] == [({"train/loss": 0.5}, 1), "finished"]
+    assert calls[1:4] == [("*", "step"), ({"step": 1, "train/loss": 0.5},), "finished"]
 
 
 def test_backends_are_imported_only_when_asked_for(tmp_path, monkeypatch):

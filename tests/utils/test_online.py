@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from envs.workers import LocalEnvs
 from tests.utils.test_chunks import make_dataset, online_transition
 from utils.checkpoints import CheckpointError
 from utils.chunks import Replay
@@ -92,13 +93,16 @@ def test_the_file_goes_on_behind_a_position_and_notices_damage(tmp_path):
 
 def episodes_of(env_name, action_dim, sparse=False):
     settings = types.SimpleNamespace(flags={"sparse": sparse})
-    return OnlineEpisodes(types.SimpleNamespace(env_name=env_name, seed=3, settings=settings), action_dim, 0)
+    run = types.SimpleNamespace(env_name=env_name, seed=3, settings=settings)
+    return OnlineEpisodes(run, LocalEnvs(env_name), 0, action_dim, 0)
 
 
 def step_of(episodes, step, ask):
     """One environment step, with the actions of `ask` where they are wanted."""
     observation = episodes.wants()
-    return episodes.advance(step, None if observation is None else ask(observation))
+    action = episodes.action(step, None if observation is None else ask(observation))
+    (result,) = episodes.envs.run_chunks([0], action[None, None])
+    return episodes.took(action, result)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ SEEDS = 4
 def tiny_agents():
     config = trqam.get_config()
     config.update(
-        dict(actor_hidden_dims=(16, 16), value_hidden_dims=(16, 16), num_qs=2, flow_steps=3, batch_size=16, horizon_length=2)
+        dict(actor_hidden_dims=(16, 16), value_hidden_dims=(16, 16), num_qs=2, flow_steps=2, batch_size=16, horizon_length=2)
     )
     config.action_chunking = True
     return [trqam.TRQAM.create(jax.random.key(seed), 3, 2, config) for seed in range(SEEDS)]
@@ -46,16 +46,22 @@ def train(agents, keys, replay, calls, updates):
 def test_seeds_together_are_the_seeds_alone():
     """Parameters to 1e-5 after one update, losses within 1 % over a hundred."""
     replay = Replay.create({name: np.nan_to_num(value) for name, value in make_dataset([30, 20]).items()})
-    keys = np.random.default_rng(0).integers(0, 1 << 32, (SEEDS, 2), np.uint32)
-    together, _ = train(tiny_agents(), keys, replay, 1, 1)
-    _, means = train(tiny_agents(), keys, replay, 100, 1)
-    for i in (0, SEEDS - 1):
+    keys = np.random.default_rng(0).integers(0, 1 << 32, (2, 2), np.uint32)
+    together, _ = train(tiny_agents()[:2], keys, replay, 1, 1)
+    _, means = train(tiny_agents()[:2], keys, replay, 100, 1)
+    for i in range(2):
         (alone,), _ = train([tiny_agents()[i]], keys[i : i + 1], replay, 1, 1)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), together[i].params, alone.params)
         _, (mean,) = train([tiny_agents()[i]], keys[i : i + 1], replay, 100, 1)
+        off = max(abs(mean[name] / means[i][name] - 1) for name in mean if mean[name])
+        print(f"seed {i}: parameters after one update {difference(together[i], alone):.1e}, means of 100 updates {off:.1e}")
+        assert difference(together[i], alone) <= 1e-5
         assert mean == pytest.approx(means[i], rel=0.01)
-    different = jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), together[0].params, together[1].params))
-    assert max(different) > 0.1
+    assert difference(*together) > 0.1
+
+
+def difference(one, other):
+    """The largest one between the parameters of two agents."""
+    return max(jax.tree.leaves(jax.tree.map(lambda a, b: float(np.abs(a - b).max()), one.params, other.params)))
 
 
 DEVICES = """

@@ -1,0 +1,120 @@
+"""Runs -> the table: success with intervals, method against method, curves, and the published figures beside.
+
+    python scripts/report.py exp/                                        # a table in the terminal
+    python scripts/report.py exp/ --html=report.html --csv=report.csv --latex=report.tex
+    python scripts/report.py exp/ --step=200_000                         # every run at one step; --step=last: as far as all are
+    python scripts/report.py exp/Debug/ exp_data.pkl                     # published exp_data pickles beside them
+    python scripts/report.py exp/Debug/ --export=results/NAME            # keep what a report reads, and the commands
+    python scripts/report.py --check                                     # the README's tables against results/ (--write: renew)
+
+Folders are searched for run folders at any depth. Without --step a run counts at the end of its offline and of its online
+phase; unfinished ones are told and left out. Methods are told apart by the agent and by the settings that differ.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.errors import RunError, UserError  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Parser(argparse.ArgumentParser):
+    """A mistake is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see --help)")
+
+
+def positive(text: str) -> int:
+    """A positive number, with or without underscores."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def step(text: str) -> str:
+    """A value of --step."""
+    return text if text in ("final", "last") else str(int(text))
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The flags; raises UserError."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("places", nargs="*", metavar="FOLDER", help="folders with runs, and exp_data pickles (.pkl)")
+    parser.add_argument(
+        "--step", type=step, default="final", help="final (the end of each phase), last (as far as all are), or N"
+    )
+    parser.add_argument("--bootstrap", type=positive, default=2000, help="replicates of the bootstrap")
+    doc = (
+        "bootstrap intervals wider by √(N/(N-1)) with N seeds, so that few seeds cover 95 %% too; without it they are rliable's"
+    )
+    parser.add_argument("--widen", action="store_true", help=doc)
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every number")
+    parser.add_argument("--latex", type=Path, metavar="FILE", help="write a LaTeX table")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with tables and curves")
+    parser.add_argument("--title", default="Results", help="of the page")
+    parser.add_argument("--export", type=Path, metavar="DIR", help="copy what a report reads of each run")
+    parser.add_argument("--pickle_interval", type=positive, default=50_000, help="steps between the evaluations in a pickle")
+    parser.add_argument("--check", action="store_true", help="compare the README's tables with results/")
+    parser.add_argument("--write", action="store_true", help="renew the README's tables from results/")
+    flags = parser.parse_args(argv)
+    if bool(flags.places) == (flags.check or flags.write):
+        raise UserError("give folders with runs, such as exp/, or --check or --write alone (see --help)")
+    for path in (flags.csv, flags.latex, flags.html):
+        if path and not path.expanduser().parent.is_dir():
+            raise UserError(f"{path}: there is no folder {path.parent}")
+    return flags
+
+
+def check_readme(write: bool) -> int:
+    """Compare or renew the README's tables; returns the exit code."""
+    from utils.readme import check, renew
+
+    if write:
+        print("\n".join(renew(ROOT)) or "README.md: every table is as results/ has it")
+    faults, tables = check(ROOT)
+    print("\n".join(faults) or f"README.md: every figure of its marked tables ({tables}) is what results/ has")
+    return 1 if faults else 0
+
+
+def run(argv: list[str]) -> int:
+    """What `main` does, but for errors."""
+    flags = parse(argv)
+    if flags.check or flags.write:
+        return check_readme(flags.write)
+    from utils.report import report
+    from utils.report_html import page
+    from utils.report_text import as_csv, as_latex, as_text
+    from utils.results import export, read_all, read_published
+
+    results, notes = read_all(flags.places, flags.pickle_interval)
+    found = report(results, flags.step, read_published(), notes, flags.bootstrap, flags.widen)
+    outputs = [(flags.csv, as_csv), (flags.latex, as_latex), (flags.html, lambda found: page(found, flags.title))]
+    written = []
+    for path, made in outputs:
+        if path:
+            path.expanduser().write_text(made(found), encoding="utf-8")
+            written.append(str(path))
+    if flags.export:
+        written.append(f"{export(results, flags.export.expanduser())} runs below {flags.export}")
+    print(as_text(found), *(f"written: {what}" for what in written), sep="\n")
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Report, and return the exit code."""
+    try:
+        return run(argv[1:])
+    except (UserError, RunError, OSError) as error:
+        print("error:", str(error).partition("\n")[0], file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

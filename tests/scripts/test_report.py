@@ -1,0 +1,660 @@
+"""scripts/report.py on run folders with known numbers, on what unfinished and damaged runs leave, and on the README."""
+
+import csv
+import html.parser
+import io
+import json
+import pickle
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from envs.tasks import ALL_TASKS, dataset_name
+from scripts import report as script
+from tests.synthetic_runs import write_run, write_table
+from utils import readme
+from utils.errors import UserError
+from utils.report import curve, kl_curve, report
+from utils.results import command, read_all, read_published
+
+ROOT = Path(__file__).resolve().parents[2]
+SCENE, CUBE = "scene-play-singletask-task{}-v0", "cube-double-play-singletask-task{}-v0"
+LEVELS = {"bc": 0.2, "qam": 0.68, "trqam": 0.7}
+
+
+def run(*words):
+    return script.main(["report.py", *map(str, words)])
+
+
+def made(folder, at="final", **changed):
+    results, notes = read_all([str(folder)], 50_000)
+    return report(results, at, read_published(), notes, replicates=200, **changed)
+
+
+def row_of(found, name, method, phase="offline"):
+    (row,) = (row for row in found.rows if (row.name, row.method, row.phase) == (name, method, phase))
+    return row
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """50 tasks x 8 seeds x 3 methods: the folder, success [methods, tasks, seeds], and the report."""
+    folder = tmp_path_factory.mktemp("table")
+    final = write_table(folder, list(ALL_TASKS), 8, LEVELS, evaluations=4, logs=40)
+    return folder, final, made(folder)
+
+
+# ---------------------------------------------------------------- the numbers
+
+
+def test_a_row_for_every_task_domain_and_all_tasks(table):
+    _, _, found = table
+    names = [(row.scope, row.name) for row in found.rows if row.method == "trqam"]
+    domains = list(dict.fromkeys(map(dataset_name, ALL_TASKS)))
+    assert [name for scope, name in names if scope == "task"] == list(ALL_TASKS)
+    assert [name for scope, name in names if scope == "domain"] == domains
+    assert [name for scope, name in names if scope == "overall"] == ["all tasks"]
+    assert len(found.rows) == 3 * 61 and {row.seeds for row in found.rows} == {8}
+
+
+@pytest.mark.parametrize("scope", ["task", "domain", "overall"])
+def test_success_is_what_was_written(table, scope):
+    _, final, found = table
+    rows = [row for row in found.rows if row.scope == scope]
+    assert rows
+    for row in rows:
+        inside = [i for i, task in enumerate(ALL_TASKS) if row.name in (task, dataset_name(task), "all tasks")]
+        scores = 100 * final[list(LEVELS).index(row.method), inside]
+        of_seeds = scores.mean(0)
+        assert row.mean == pytest.approx(scores.mean())
+        assert row.half == pytest.approx(stats.t.ppf(0.975, 7) * of_seeds.std(ddof=1) / 8**0.5)
+        assert row.iqm.value == pytest.approx(stats.trim_mean(scores, 0.25, axis=None))
+        assert row.iqm.low <= row.iqm.value <= row.iqm.high
+        assert (row.step, row.tasks, row.episodes, row.start) == ("1,000,000", len(inside), 50, 0.0)
+
+
+def test_path_kl_and_lambda_are_what_was_written(table):
+    _, _, found = table
+    row = row_of(found, "all tasks", "trqam")
+    last = [1.0 + 0.05 * (-1) ** k + 2.0 / (k + 1) for k in range(36, 40)]  # of the last tenth of 40 logs
+    assert row.path_kl == pytest.approx(np.mean(last), rel=1e-6)
+    settled = [1.0 + 0.05 * (-1) ** k + 2.0 / (k + 1) for k in range(20, 40)]
+    assert row.within == pytest.approx(100 * np.mean([abs(kl - 1) <= 0.1 for kl in settled])) and 0 < row.within < 100
+    assert (row.kl_budget, row.lam) == (1.0, pytest.approx(3.0 * (1 + 39 / 40)))
+    assert np.isnan(row_of(found, "all tasks", "qam").path_kl)
+
+
+def test_probability_of_improvement_is_what_was_written(table):
+    _, final, found = table
+    of = {(entry.name, entry.method, entry.other): entry for entry in found.improvements}
+    x, y = np.round(final[[2, 1]], 9)
+    expected = np.mean([[(a > b) + 0.5 * (a == b) for a in x[t] for b in y[t]] for t in range(50)])
+    entry = of["all tasks", "trqam", "qam"]
+    assert entry.probability.value == pytest.approx(100 * expected) and 60 < 100 * expected < 90
+    assert entry.probability.low < 100 * expected < entry.probability.high
+    assert of["scene-play", "qam", "bc"].probability == (100.0, 100.0, 100.0)
+    assert len(found.improvements) == 3 * 61
+
+
+def test_curves_are_what_was_written(table):
+    _, final, found = table
+    results = [r for r in found.results if r.method == "trqam" and r.domain == "scene-play"]
+    steps, mean, half = curve(results)
+    np.testing.assert_array_equal(steps, 250_000 * np.arange(5))
+    inside = [i for i, task in enumerate(ALL_TASKS) if dataset_name(task) == "scene-play"]
+    np.testing.assert_allclose(mean, 100 * final[2, inside].mean() * np.arange(5) / 4)
+    assert half[0] == 0.0 and half[-1] == pytest.approx(row_of(found, "scene-play", "trqam").half)
+    steps, mean, half = kl_curve(results, "path_kl", points=10)  # four logs in each window
+    kl = np.array([1.0 + 0.05 * (-1) ** k + 2.0 / (k + 1) for k in range(40)])
+    np.testing.assert_allclose(mean, kl.reshape(10, 4).mean(1), rtol=1e-6)
+    np.testing.assert_allclose([steps[-1], *half], [1_000_000, *[0.0] * 10], atol=1e-9)
+
+
+def test_rows_stand_beside_the_published_figures(table):
+    _, _, found = table
+    entries = {(e.row.name, e.published.method, e.published.source[:5]): e for e in found.beside}
+    entry = entries["all tasks", "TRQAM", "TRQAM"]
+    assert (entry.published.success, entry.published.seeds, entry.row.mean) == (68.0, 8, pytest.approx(70.0))
+    entry = entries["scene-play", "QAM", "QAM p"]
+    assert (entry.published.success, entry.published.std, entry.published.seeds) == (96.9, 1.5, 12)
+    assert entry.differences == ["reward default, published sparse", "discount 0.995, published 0.99"]
+    assert entries["antmaze-giant-navigate", "TRQAM", "TRQAM"].differences == ["DATA 1M, published 10M"]
+    assert entries["antmaze-giant-navigate", "QAM", "QAM p"].differences == ["published data size not stated"]
+    (note,) = found.notes
+    assert note.startswith("3 published figures are from another amount of data than ours (DATA): trqam antmaze-giant-navigate")
+
+
+def test_the_published_figures_have_their_sources():
+    figures = read_published()
+    assert len(figures) == 16 * 61 * 2 + 10 and len(set(figures)) == len(figures)
+    known = {*ALL_TASKS, *map(dataset_name, ALL_TASKS), "all"}
+    for figure in figures:
+        assert figure.name in known and 0 <= figure.success <= 100 and figure.seeds in (4, 8, 12)
+        assert re.search(r"arXiv \d{4}\.\d{5}|rerun", figure.source)
+        assert (figure.phase, figure.step) in {("offline", 1_000_000), ("offline", 200_000), ("online", 1_500_000)}
+
+
+# ---------------------------------------------------------------- what it writes
+
+
+class Page(html.parser.HTMLParser):
+    """What a page refers to and whether its tags close."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.addresses, self.ids, self.tags = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.tags.append(tag)
+        self.addresses += [given[name] for name in ("href", "src", "srcset", "data", "action", "xlink:href") if name in given]
+        self.ids += [given["id"]] if "id" in given else []
+        if tag != "meta" and not self.get_starttag_text().endswith("/>"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.get_starttag_text().endswith("/>") or self.open[-1:] == [tag]:
+            assert self.open.pop() == tag
+
+
+def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(table, tmp_path, capsys):
+    folder, _, found = table
+    files = [tmp_path / name for name in ("r.html", "r.csv", "r.tex")]
+    assert run(folder, "--bootstrap=200", *(f"--{path.suffix[1:].replace('tex', 'latex')}={path}" for path in files)) == 0
+    shown = capsys.readouterr().out
+    overall = row_of(found, "all tasks", "trqam")
+    cells = f"70.0 ± {overall.half:.1f}", f"70.0 [{overall.iqm.low:.1f}, {overall.iqm.high:.1f}]", f"{overall.path_kl:.3f} / 1"
+    assert re.search(r"trqam +8 +0\.0 +" + " +".join(map(re.escape, cells)), shown)
+
+    text = files[0].read_text()
+    page = Page(text)
+    assert page.open == [] and "http" not in text.lower() and not re.search(r"url\(|@import|@font-face", text)
+    assert page.addresses and {address[0] for address in page.addresses} == {"#"}
+    assert {address[1:] for address in page.addresses} <= set(page.ids) and len(set(page.ids)) == len(page.ids)
+    assert not {"script", "link", "iframe", "img", "object", "embed"} & set(page.tags)
+    assert page.tags.count("svg") == 3 * 61 + 3  # success, path KL and λ of each, and the legend
+    assert all(cell in text for cell in cells) and not re.search(r"\bnan\b", text, re.IGNORECASE)
+
+    lines = list(csv.DictReader(io.StringIO(files[1].read_text())))
+    kinds = {kind: [line for line in lines if line["kind"] == kind] for kind in ("ours", "published", "improvement")}
+    assert (len(kinds["ours"]), len(kinds["improvement"]), len(kinds["published"])) == (183, 183, len(found.beside))
+    (line,) = (line for line in kinds["ours"] if (line["name"], line["method"]) == ("all tasks", "trqam"))
+    assert [float(line[key]) for key in ("success", "low", "path_kl")] == pytest.approx(
+        [overall.mean, overall.iqm.low, overall.path_kl], rel=1e-5
+    )
+    latex = files[2].read_text()
+    assert latex.count(r"\\") == 61 + 1 and latex.count(r"\textbf{") == 61 and "±" not in latex
+    assert rf"\textit{{all tasks}} & 20.0 $\pm$ {overall.half:.1f} & 68.0" in latex
+
+
+def test_methods_are_text_wherever_they_are_shown(tmp_path, capsys):
+    for i, value in enumerate(("a<b&c", "50%_x")):
+        write_run(tmp_path / "exp", SCENE.format(1), 0, {0: 0.1, 1_000_000: 0.5}, given={"agent.mode": value}, hashed=f"{i}")
+    files = [f"--html={tmp_path / 'r.html'}", f"--latex={tmp_path / 'r.tex'}"]
+    assert run(tmp_path / "exp", *files) == 0
+    assert "trqam mode=a&lt;b&amp;c" in (tmp_path / "r.html").read_text()
+    assert r"trqam mode=50\%\_x" in (tmp_path / "r.tex").read_text()
+
+
+# ---------------------------------------------------------------- which evaluations count
+
+
+def test_offline_and_online_are_two_tables(tmp_path):
+    success = {0: 0.1, 500_000: 0.2, 1_000_000: 0.4, 1_250_000: 0.7, 1_500_000: 0.9}
+    write_run(tmp_path, CUBE.format(1), 0, success, online_steps=500_000)
+    found = made(tmp_path)
+    assert [(row.phase, row.step, row.mean) for row in found.rows] == [
+        ("offline", "1,000,000", pytest.approx(40.0)),
+        ("online", "1,500,000", pytest.approx(90.0)),
+    ]
+    assert [(row.phase, row.mean) for row in made(tmp_path, "1250000").rows] == [("online", pytest.approx(70.0))]
+    assert [(row.phase, row.mean) for row in made(tmp_path, "500000").rows] == [("offline", pytest.approx(20.0))]
+
+
+def test_unfinished_runs_are_told_and_left_out(tmp_path):
+    for seed, last in enumerate((1_000_000, 1_000_000, 600_000)):
+        write_run(tmp_path, CUBE.format(1), seed, {step: step / 2e6 for step in range(0, last + 1, 200_000)})
+    found = made(tmp_path)
+    assert [(row.seeds, row.mean) for row in found.rows] == [(2, pytest.approx(50.0))]
+    assert (
+        "1 runs have not reached the end of a phase and are left out there: trqam cube-double-play-singletask-task1 seed 2 "
+        in (found.notes[0])
+    )
+    assert "(offline, step 600,000 of 1,000,000)" in found.notes[0]
+    last = made(tmp_path, "last")
+    assert [(row.seeds, row.step, row.mean) for row in last.rows] == [(3, "600,000", pytest.approx(30.0))]
+    assert "at step 600,000 of 1,000,000, held back by trqam cube-double-play-singletask-task1 seed 2" in last.notes[0]
+    step = made(tmp_path, "800000")
+    assert [(row.seeds, row.mean) for row in step.rows] == [(2, pytest.approx(40.0))]
+    assert step.notes[0].startswith("1 of 3 runs have no evaluation at step 800,000 and are left out: ")
+
+
+def test_where_no_run_has_finished_they_are_compared_as_far_as_all_are(tmp_path):
+    for seed, last in enumerate((400_000, 600_000)):
+        write_run(tmp_path, CUBE.format(1), seed, {step: step / 2e6 for step in range(0, last + 1, 200_000)})
+    found = made(tmp_path)
+    assert [(row.seeds, row.step) for row in found.rows] == [(2, "400,000")]
+    assert any("no run has reached the end of a phase" in note for note in found.notes)
+
+
+def test_a_step_that_nobody_has_evaluated_is_a_mistake(tmp_path, capsys):
+    write_run(tmp_path, CUBE.format(1), 0, {0: 0.0, 1_000_000: 0.5})
+    assert run(tmp_path, "--step=123") == 2
+    assert capsys.readouterr().err.startswith(
+        "error: --step=123: no run has an evaluation there; the last ones are at step 1,000,000"
+    )
+
+
+def test_different_numbers_of_seeds_and_tasks_are_told(tmp_path):
+    done = {0: 0.0, 1_000_000: 0.5}
+    for task, seeds in ((1, 3), (2, 2)):
+        for seed in range(seeds):
+            write_run(tmp_path, CUBE.format(task), seed, done)
+    write_run(tmp_path, CUBE.format(1), 0, done, agent="qam")
+    found = made(tmp_path)
+    row = row_of(found, "cube-double-play", "trqam")
+    assert (row.tasks, row.seeds) == (2, 2) and row_of(found, CUBE.format(1), "trqam").seeds == 3
+    notes = "\n".join(found.notes)
+    assert "trqam: rows over several tasks count the seeds that each of the tasks has: cube-double-play 2" in notes
+    assert "methods were run on different tasks (qam 1, trqam 2): their rows over several tasks are not comparable" in notes
+    assert f"the number of seeds differs, from 1 (qam on {CUBE.format(1)}, offline) to 3" in notes
+    assert "2 seeds: the bootstrap's intervals, as rliable defines them, are narrower than 95 %" in notes
+    assert "narrower" not in "\n".join(made(tmp_path, widen=True).notes)
+
+
+def test_tasks_without_a_common_seed_have_no_row_together(tmp_path):
+    for i in (1, 2):
+        write_run(tmp_path, CUBE.format(i), i, {1_000_000: 0.5})
+    found = made(tmp_path)
+    assert [row.scope for row in found.rows] == ["task", "task"]
+    assert "cube-double-play: the tasks of trqam have no seed in common, so there is no row over them" in found.notes
+
+
+def test_runs_that_are_being_written_or_damaged_are_read_as_far_as_they_go(tmp_path, capsys):
+    whole = write_run(tmp_path, CUBE.format(1), 0, {0: 0.25, 500_000: 0.5}, kl=[(250_000, 1.0, 1.0), (500_000, 1.0, 1.0)])
+    with (whole / "eval.csv").open("a") as file:
+        file.write("1000000,50,0.1")  # no end of line: more digits may come
+    with (whole / "train.csv").open("a") as file:
+        file.write("750000,offline,")
+    (write_run(tmp_path, CUBE.format(1), 1, {}) / "eval.csv").write_text("")
+    (write_run(tmp_path, CUBE.format(1), 2, {}) / "eval.csv").unlink()
+    (write_run(tmp_path, CUBE.format(1), 3, {0: 0.5}) / "config.json").write_text('{"agent_file": "agents/t')
+    base = write_run(tmp_path, "cube-double-play", 0, {}, agent="bc", run_group="bc", eval_episodes=0)
+    assert run(tmp_path, "--step=last") == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"cube-double-play-task1 +trqam +1 +25.0 +50.0 +50.0 +1.000 / 1 +3 +500,000", shown)
+    assert "note: 2 runs have no evaluation yet and are left out: trqam cube-double-play-singletask-task1 seed 1, " in shown
+    assert re.search(r"note: left out: .*trqam_s3_44136fa3/config.json is damaged", shown)
+    assert base.name not in shown and "bc" not in shown
+
+
+def test_a_cloned_policy_that_was_evaluated_is_a_method(tmp_path):
+    write_run(tmp_path, CUBE.format(1), 0, {0: 0.0, 300_000: 0.4}, agent="bc", run_group="bc", offline_steps=300_000)
+    assert [(row.method, row.mean) for row in made(tmp_path).rows] == [("bc", pytest.approx(40.0))]
+
+
+def test_lambda_on_a_bound_a_budget_missed_and_mixed_data_are_told(tmp_path):
+    done = {1_000_000: 0.5}
+    write_run(tmp_path, CUBE.format(1), 0, done, kl=[(1_000_000, 1.0, 100.0)])
+    write_run(tmp_path, CUBE.format(1), 1, done, kl=[(1_000_000, 0.3, 0.01)])
+    other = write_run(tmp_path, CUBE.format(1), 2, done)
+    config = json.loads((other / "config.json").read_text())
+    config["dataset"]["transitions"] = 60_000
+    (other / "config.json").write_text(json.dumps(config))
+    notes = "\n".join(made(tmp_path).notes)
+    assert "λ is at its upper bound in 1 runs: trqam cube-double-play-singletask-task1 seed 0" in notes
+    assert "λ is at its lower bound in 1 runs: trqam cube-double-play-singletask-task1 seed 1" in notes
+    assert "path KL is off its budget by half or more in 1 runs: trqam cube-double-play-singletask-task1 seed 1" in notes
+    assert f"the runs of a task were not all trained on the same data: {CUBE.format(1)}" in notes
+
+
+# ---------------------------------------------------------------- which method
+
+
+def methods_of(folder, *more):
+    results, _ = read_all([str(folder), *map(str, more)], 50_000)
+    return sorted({result.method for result in results})
+
+
+def test_methods_are_told_apart_by_what_differs(tmp_path):
+    done = {1_000_000: 0.5}
+    write_run(tmp_path, CUBE.format(1), 0, done, given={"agent.lr": 1e-3})
+    for i, budget in enumerate((0.5, 2.0)):
+        write_run(tmp_path, CUBE.format(1), 0, done, given={"agent.lr": 1e-3, "agent.kl_budget": budget}, hashed=f"{i}")
+    write_run(tmp_path, CUBE.format(1), 0, done, agent="qam", given={"agent.lr": 1e-3})
+    assert methods_of(tmp_path) == ["qam", "trqam", "trqam kl_budget=0.5", "trqam kl_budget=2.0"]
+
+
+def test_steps_intervals_and_places_make_no_other_method(tmp_path):
+    write_run(tmp_path, CUBE.format(1), 0, {1_000_000: 0.5}, run_group="a")
+    given = {"ogbench_dataset_dir": "/data", "eval_interval": 5, "offline_steps": 1_000_000, "run_group": "b"}
+    write_run(tmp_path, CUBE.format(1), 1, {1_000_000: 0.5}, given=given)
+    assert methods_of(tmp_path) == ["trqam"]
+
+
+def test_the_same_run_in_two_places_is_two_methods_and_one_folder_given_twice_is_one(tmp_path):
+    for group in ("first", "second"):
+        write_run(tmp_path, CUBE.format(1), 0, {1_000_000: 0.5}, run_group=group)
+    assert methods_of(tmp_path, tmp_path / "first") == ["trqam in first", "trqam in second"]
+    assert methods_of(tmp_path / "first", tmp_path / "first" / ".") == ["trqam"]
+    write_run(tmp_path / "again", CUBE.format(1), 0, {1_000_000: 0.5}, run_group="first")
+    assert methods_of(tmp_path / "first", tmp_path / "again") == [
+        f"trqam in {tmp_path}/again/first",
+        f"trqam in {tmp_path}/first",
+    ]
+
+
+# ---------------------------------------------------------------- pickles
+
+
+def dump(path, value):
+    path.write_bytes(pickle.dumps(value))
+    return path
+
+
+def test_published_pickles_are_read(tmp_path, capsys):
+    curves = np.linspace(0, 1, 31) * np.array([[60.0], [80.0]])  # percent, at steps 0, 50,000 ... 1,500,000
+    data = {(CUBE.format(1), "QAM"): curves, (CUBE.format(1), "FQL"): np.array([10.0, 30.0]), ("all", "QAM"): curves}
+    write_run(tmp_path / "exp", CUBE.format(1), 0, {0: 0.0, 1_000_000: 0.9})
+    path = dump(tmp_path / "exp_data.pkl", data)
+    found = report(*_read(tmp_path / "exp", path))
+    means = {(row.method, row.phase): (row.mean, row.step, row.seeds) for row in found.rows}
+    assert means["QAM", "offline"] == (pytest.approx(70.0 * 20 / 30), "1,000,000", 2)
+    assert means["QAM", "online"] == (pytest.approx(70.0), "1,500,000", 2)
+    assert means["FQL", "offline"] == (pytest.approx(20.0), "1,000,000", 2)
+    assert means["trqam", "offline"][0] == pytest.approx(90.0)
+    assert any("4 runs, read as evaluated every 50,000 steps, the last time at 1,500,000" in note for note in found.notes)
+    assert run(path, f"--html={tmp_path / 'r.html'}") == 0  # a pickle alone
+
+
+def _read(*places):
+    results, notes = read_all(map(str, places), 50_000)
+    return results, "final", [], notes
+
+
+class Evil:
+    def __reduce__(self):
+        return (exec, ("open('evil', 'w').close()",))
+
+
+PICKLES = {
+    "a call": (lambda: {("a", "b"): Evil()}, "refused, because the file asks for 'builtins.exec'"),
+    "no dict": (lambda: [1, 2], "not an exp_data file, which is a dict of (name, method) -> array"),
+    "no task": (lambda: {("all", "QAM"): np.ones(3)}, "no name in it is a single task; it has all"),
+    "text": (lambda: {(CUBE.format(1), "QAM"): ["a", "b"]}, "is not made of numbers"),
+    "a cube": (lambda: {(CUBE.format(1), "QAM"): np.ones((2, 2, 2))}, "arrays must be [seeds] or [seeds, evaluations]"),
+    "nothing": (lambda: {(CUBE.format(1), "QAM"): np.ones((0, 3))}, "arrays must be [seeds] or [seeds, evaluations]"),
+}
+
+
+@pytest.mark.parametrize("mistake", PICKLES)
+def test_other_pickles_are_refused_and_not_run(mistake, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    value, named = PICKLES[mistake]
+    assert run(dump(tmp_path / "x.pkl", value())) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path}/x.pkl: ") and named in line
+    assert not (tmp_path / "evil").exists()
+
+
+# ---------------------------------------------------------------- keeping runs
+
+
+def test_exported_runs_make_the_same_report(table, tmp_path):
+    folder, _, found = table
+    elsewhere = folder / "sweep" / SCENE.format(1) / "bc_s0_44136fa3" / "config.json"  # --bc_only names the file by its path
+    elsewhere.write_text(elsewhere.read_text().replace('"agents/bc.py"', '"/home/me/agents/bc.py"'))
+    assert run(folder / "sweep" / SCENE.format(1), f"--export={tmp_path / 'kept'}") == 0
+    assert "/home/me" not in (tmp_path / "kept" / SCENE.format(1) / "bc_s0_44136fa3" / "config.json").read_text()
+    again = made(tmp_path / "kept")
+    name = SCENE.format(1)
+    for row in again.rows:
+        before = row_of(found, name, row.method)
+        assert (row.mean, row.half, row.iqm) == (before.mean, before.half, before.iqm)
+        np.testing.assert_allclose([row.path_kl, row.lam, row.within], [before.path_kl, before.lam, before.within], rtol=1e-5)
+    kept = tmp_path / "kept" / name / "trqam_s3_44136fa3"
+    assert {path.name for path in kept.iterdir()} == {"config.json", "eval.csv", "train.csv"}
+    assert json.loads((kept / "config.json").read_text())["command"] == (
+        f"python main.py --agent=agents/trqam.py --env_name={name} --seed=3"
+    )
+
+
+def test_the_kept_command_plans_the_same_run(tmp_path):
+    from configs.flags import parse_flags
+    from main import plan
+    from utils.results import read_run
+    from utils.runs import write_json
+
+    words = [
+        "--env_name=scene-play-singletask-task2-v0",
+        "--seed=3",
+        "--num_seeds=2",
+        "--preset=smoke",
+        "--agent.kl_budget=0.25",
+    ]
+    words += ["--agent.actor_hidden_dims=(64, 64)", "--offline_steps=40", "--sparse", f"--save_dir={tmp_path}"]
+    ours = plan(parse_flags(["main.py", "--agent=agents/trqam.py", *words]))[1]
+    ours.folder.mkdir(parents=True)
+    write_json(ours.folder / "config.json", ours.config())
+    result = read_run(ours.folder)
+    assert result.overrides == {"kl_budget": 0.25, "actor_hidden_dims": [64, 64], "sparse": True, "preset": "smoke"}
+    assert (result.agent, result.seed, result.offline_steps, result.online_steps) == ("trqam", 4, 40, 40)
+    python, program, *again = shlex.split(command(result.config))
+    assert (python, program) == ("python", "main.py")
+    (theirs,) = plan(parse_flags([program, *again, f"--save_dir={tmp_path}"]))
+    assert theirs.folder == ours.folder and theirs.settings.agent.to_dict() == ours.settings.agent.to_dict()
+    assert theirs.settings.flags | {"seed": 3, "num_seeds": 2} == ours.settings.flags
+
+
+# ---------------------------------------------------------------- the README
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A copy of the README and the results of this project."""
+    shutil.copy(ROOT / "README.md", tmp_path / "README.md")
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    return tmp_path
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_the_readme_holds(project, capsys):
+    assert run("--check") == 0
+    assert "README.md: every figure of its marked tables" in capsys.readouterr().out
+
+
+def test_every_altered_figure_of_the_readme_is_noticed(project, capsys):
+    text = (project / "README.md").read_text()
+    figures = list(re.finditer(r"^\|.*?(\d+\.?\d*) ?±.*$", text, re.MULTILINE))
+    assert figures
+    for figure in figures:
+        wrong = f"{float(figure[1]) + 7:.1f}"
+        (project / "README.md").write_text(text[: figure.start(1)] + wrong + text[figure.end(1) :])
+        assert run("--check") == 1
+        shown = capsys.readouterr().out
+        line = text[: figure.start(1)].count("\n") + 1
+        assert f"README.md:{line} " in shown and f"{wrong} ±" in shown and f"the results say '{figure[1]} ±" in shown
+
+
+def test_an_altered_result_a_missing_row_and_a_missing_column_are_noticed(project, capsys):
+    edit(project / "results" / "quickstart" / "seed1.json", '"success_trqam": 0.48', '"success_trqam": 0.58')
+    assert run("--check") == 1
+    assert "column 'success of TRQAM': the README says '48 %', the results say '58 %'" in capsys.readouterr().out
+    assert run("--write") == 0 and run("--check") == 0
+    capsys.readouterr()
+    row = next(line for line in (project / "README.md").read_text().splitlines() if line.startswith("| 1 | 11 %"))
+    edit(project / "README.md", row + "\n", "")
+    assert run("--check") == 1 and "3 rows, the results give 4" in capsys.readouterr().out
+    assert run("--write") == 0
+    edit(project / "README.md", row, row.removesuffix(" 0.76 |"))
+    capsys.readouterr()
+    assert run("--check") == 1 and "4 columns, the results give 5" in capsys.readouterr().out
+
+
+def test_write_changes_nothing_where_everything_holds(project, capsys):
+    before = (project / "README.md").read_text()
+    assert run("--write") == 0
+    assert (project / "README.md").read_text() == before
+    assert "README.md: every table is as results/ has it" in capsys.readouterr().out
+
+
+def test_a_figure_without_results_is_noticed(project, capsys):
+    with (project / "README.md").open("a") as file:
+        file.write("\n| a | b |\n|---|---|\n| trqam | 12.3 ± 4.5 |\n")
+    assert run("--check") == 1
+    assert (
+        "a figure with an interval, and no marker says which results it is from: | trqam | 12.3 ± 4.5 |"
+        in capsys.readouterr().out
+    )
+
+
+def test_tables_of_run_folders_are_made_and_compared(project, capsys):
+    for seed in range(3):
+        write_run(project / "results", CUBE.format(1), seed, {0: 0.0, 1_000_000: 0.5 + seed / 10}, run_group="study")
+    with (project / "README.md").open("a") as file:
+        file.write("\n<!-- results: results/study scope=task columns=name,method,seeds,success,iqm -->\n")
+    assert run("--check") == 1 and "0 rows, the results give 1" in capsys.readouterr().out
+    assert run("--write") == 0
+    row = "| cube-double-play-task1 | trqam | 3 | 60.0 ± 24.8 | 60.0 [50.0, 70.0] |"
+    assert (project / "README.md").read_text().endswith(f"\n{row}\n")
+    assert run("--check") == 0
+    edit(project / "README.md", "60.0 [50.0, 70.0]", "60.0 [50.0, 71.0]")
+    capsys.readouterr()
+    assert run("--check") == 1
+    assert (
+        "column 'IQM [95 %]': the README says '60.0 [50.0, 71.0]', the results say '60.0 [50.0, 70.0]'"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_table_beside_the_published_figures_is_made(project):
+    write_run(project / "results", CUBE.format(1), 0, {0: 0.0, 50_000: 0.5}, "qam", run_group="study", offline_steps=50_000)
+    with (project / "README.md").open("a") as file:
+        file.write("\n<!-- results: results/study beside=published -->\n")
+    assert run("--write") == 0 and run("--check") == 0
+    assert (
+        (project / "README.md")
+        .read_text()
+        .endswith(
+            "\n| cube-double-play-task1 | qam | 50.0 | 1 | 1M | 84.5 ± 7.7 | 12 | 1M | QAM paper (arXiv 2601.14234) "
+            "| step 50,000, published 1,000,000; discount 0.995, published 0.99 |\n"
+        )
+    )
+
+
+def test_numbers_of_another_programs_table_are_looked_up(project, capsys):
+    (project / "results" / "speed.json").write_text(json.dumps({"seeds": 8, "updates_per_s": 1234.56, "fraction": 0.8345}))
+    with (project / "README.md").open("a") as file:
+        file.write(
+            "\n<!-- figures: results/speed.json -->\n| seeds | updates/s | of peak |\n|---|---|---|\n| 8 | 1,235 | 83.5 % |\n"
+        )
+    assert run("--check") == 0
+    edit(project / "README.md", "| 8 | 1,235 | 83.5 % |", "| 8 | 1,236 | 84.5 % |")
+    capsys.readouterr()
+    assert run("--check") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.sub(r"^README.md:\d+, ", "", line) for line in lines] == [
+        "column 'updates/s': 1,236 is not in results/speed.json",
+        "column 'of peak': 84.5 is not in results/speed.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("marker", "named"),
+    [
+        ("<!-- results: results/none -->", "there is no folder results/none"),
+        ("<!-- figures: results/none.json -->", "there is no file results/none.json"),
+        ("<!-- results: results/quickstart rows=3 -->", "the marker's rows is unknown; there are scope, columns"),
+        ("<!-- results: results/quickstart columns=name,sucess -->", "the marker's sucess is unknown"),
+        ("<!-- results results/quickstart -->", "write <!-- results: FOLDER key=value -->"),
+    ],
+)
+def test_a_marker_that_cannot_be_followed_is_one_line(project, marker, named, capsys):
+    with (project / "README.md").open("a") as file:
+        file.write(f"\n{marker}\n| a |\n|---|\n| 1 |\n")
+    assert run("--check") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: README.md:") and named in line
+
+
+# ---------------------------------------------------------------- the command
+
+
+MISTAKES = {
+    "nothing given": ([], "give folders with runs, such as exp/, or --check"),
+    "both given": (["{empty}", "--check"], "give folders with runs, such as exp/, or --check"),
+    "no folder": (["{empty}/none"], "none: there is no such folder"),
+    "no pickle": (["{empty}/none.pkl"], "none.pkl: the file cannot be read"),
+    "no runs": (["{empty}"], "no run with an evaluation in {empty}; train one with main.py, or give another folder"),
+    "a step that is none": (["{empty}", "--step=end"], "argument --step: invalid step value: 'end'"),
+    "a number that is none": (["{empty}", "--bootstrap=0"], "argument --bootstrap: invalid positive value: '0'"),
+    "an unknown flag": (["{empty}", "--htm=x"], "unrecognized arguments: --htm=x (see --help)"),
+    "nowhere to write": (["{empty}", "--html={empty}/none/r.html"], "r.html: there is no folder {empty}/none"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line(mistake, tmp_path, capsys):
+    words, named = MISTAKES[mistake]
+    assert run(*(word.format(empty=tmp_path) for word in words)) == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert line.startswith("error: ") and named.format(empty=tmp_path) in line and printed.out == ""
+
+
+def test_help_names_every_flag(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--help")
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for flag in ("step", "bootstrap", "widen", "csv", "latex", "html", "export", "check", "write"):
+        assert f"--{flag}" in shown
+
+
+def test_the_shells_command_needs_no_jax(table):
+    folder, _, _ = table
+    code = f"from scripts import report; import sys; report.main(['', {str(folder / 'sweep' / SCENE.format(1))!r}]); "
+    code += "sys.exit(bool({'jax', 'mujoco', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and "70.0 ±" not in done.stderr
+
+
+def test_check_is_part_of_the_shells_command():
+    command = [sys.executable, ROOT / "scripts" / "report.py", "--check"]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_1200_runs_take_less_than_20_seconds(tmp_path):
+    """Of the paper's size: 31 evaluations and 300 logs of 20 columns each."""
+    write_table(tmp_path, list(ALL_TASKS), 8, {"trqam": 0.7, "sqam": 0.6, "mine": 0.2}, evaluations=30, logs=300, columns=20)
+    files = [f"--{kind}={tmp_path / kind}" for kind in ("html", "csv", "latex")]
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "report.py", tmp_path, *files], capture_output=True, text=True, check=False
+    )
+    seconds = time.perf_counter() - start
+    print(f"1,200 runs in {seconds:.1f} s, a page of {(tmp_path / 'html').stat().st_size / 1e6:.1f} MB")
+    assert done.returncode == 0 and seconds < 20
+
+
+def test_the_readmes_markers_are_found():
+    assert [table.source for table in readme.marked_tables((ROOT / "README.md").read_text().splitlines())]
+    with pytest.raises(UserError, match="README.md:1: write"):
+        readme.marked_tables(["<!-- results -->"])

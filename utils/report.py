@@ -1,0 +1,452 @@
+"""A report's numbers: one row for each method on a task, a domain or all tasks, method against method, and what to mind."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from envs.tasks import DOMAINS
+from utils.errors import UserError
+from utils.results import Published, Result, some
+from utils.statistics import REPLICATES, Interval, bootstrap, iqm, mean_and_half, probability_of_improvement
+
+OVERALL = "all tasks"
+FEW_SEEDS = 5
+SETTLED = 0.5  # the part of a phase's logs in which lambda counts as settled
+NEAR = 0.1  # of the budget
+DATA_TOLERANCE = 0.05
+
+Item = TypeVar("Item")
+Bootstrap = Callable[..., Interval]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A method on a task, a domain or all tasks, at a step. Success in percent; path KL and λ are means over runs."""
+
+    phase: str
+    scope: str  # task, domain, overall
+    name: str
+    method: str
+    step: str
+    tasks: int
+    seeds: int
+    mean: float
+    half: float
+    """Half of Student's 95 % interval over seeds; NaN for one seed."""
+    iqm: Interval
+    start: float
+    """Mean success at step 0, of what the runs began with; NaN where it was not evaluated."""
+    episodes: float
+    path_kl: float
+    """Mean over the last tenth of the logs."""
+    kl_budget: float
+    within: float
+    """Percent of the logs in the second half of training whose path KL is within a tenth of the budget."""
+    lam: float
+    results: list[Result] = dataclasses.field(repr=False)
+
+    def only(self, quantity: Callable[[Result], Any]) -> Any:
+        """What all its runs have in common; None where they differ or do not say."""
+        values = {quantity(result) for result in self.results}
+        return values.pop() if len(values) == 1 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Improvement:
+    """Probability (in percent) that a run of `method` does better than one of `other` on a task of `name`."""
+
+    phase: str
+    name: str
+    method: str
+    other: str
+    tasks: int
+    probability: Interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """One of our rows beside a published figure of the same method, and what else differs."""
+
+    row: Row
+    published: Published
+    differences: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What scripts/report.py shows."""
+
+    results: list[Result]
+    methods: list[str]
+    rows: list[Row]
+    improvements: list[Improvement]
+    beside: list[Beside]
+    notes: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A result at one step of one phase."""
+
+    result: Result
+    phase: str
+    step: int
+    success: float
+
+
+def report(
+    results: list[Result],
+    at: str,
+    published: list[Published],
+    notes: Iterable[str] = (),
+    replicates: int = REPLICATES,
+    widen: bool = False,
+) -> Report:
+    """All of a report at the step `at`: a number, final (the end of each phase) or last (the last step that all runs share)."""
+    notes = list(notes)
+    draw = functools.partial(bootstrap, replicates=replicates, widen=widen)
+    points = choose_points(results, at, notes)
+    methods = sorted({point.result.method for point in points})
+    ranked = sorted(methods, key=lambda method: -np.mean([p.success for p in points if p.result.method == method]))
+    rows, improvements = [], []
+    reduced: dict[str, dict[str, None]] = {}  # names in order, once each
+    for phase in ("offline", "online"):
+        now = [point for point in points if point.phase == phase]
+        for scope, name, inside in groups(now, lambda point: point.result):
+            tables = {method: Table([p for p in inside if p.result.method == method]) for method in methods}
+            tables = {method: table for method, table in tables.items() if table.points}
+            for method, table in tables.items():
+                if row := row_of(phase, scope, name, method, table, draw, notes):
+                    rows.append(row)
+                    if table.left_out:
+                        reduced.setdefault(method, {})[f"{name} {row.seeds}"] = None
+            improvements += compare(phase, name, {m: tables[m] for m in ranked if m in tables}, draw)
+    for method, names in reduced.items():
+        notes.append(f"{method}: rows over several tasks count the seeds that each of the tasks has: {some(names)}")
+    check_groups(points, methods, notes, widen)
+    check_runs(points, notes)
+    beside = place_beside(rows, published)
+    if others := [entry for entry in beside if any(difference.startswith("DATA") for difference in entry.differences)]:
+        notes.append(
+            f"{len(others)} published figures are from another amount of data than ours (DATA): "
+            f"{some(f'{entry.row.method} {entry.row.name}' for entry in others)}"
+        )
+    return Report(results, methods, rows, improvements, beside, list(dict.fromkeys(notes)))
+
+
+# -------------------------------------------------------------------------------------------------- which evaluations
+
+
+def choose_points(results: list[Result], at: str, notes: list[str]) -> list[Point]:
+    """The evaluations that count, in the order of tasks, methods and seeds; those left out are told in `notes`."""
+    ordered = sorted(results, key=lambda r: (r.domain, r.env_name, r.method, r.seed))
+    if at == "final":
+        points = final_points(ordered, notes)
+        if points:
+            return points
+        notes.append(
+            "no run has reached the end of a phase: every task at the last step that all of its runs share (--step=last)"
+        )
+        at = "last"
+    if at == "last":
+        return last_points(ordered, notes)
+    step = int(at)
+    found = [(result, result.success(step)) for result in ordered]
+    if all(success is None for _, success in found):
+        last = max(result.last_step for result in ordered)
+        raise UserError(f"--step={step}: no run has an evaluation there; the last ones are at step {last:,}")
+    absent = [result.name for result, success in found if success is None]
+    if absent:
+        notes.append(f"{len(absent)} of {len(found)} runs have no evaluation at step {step:,} and are left out: {some(absent)}")
+    return [Point(result, result.phase(step), step, success) for result, success in found if success is not None]
+
+
+def final_points(results: list[Result], notes: list[str]) -> list[Point]:
+    """Every run at the end of each of its phases."""
+    points: list[Point] = []
+    behind: dict[str, str] = {}
+    for result in results:
+        for phase, end in result.ends().items():
+            success = result.success(end)
+            if success is not None:
+                points.append(Point(result, phase, end, success))
+            else:
+                behind.setdefault(result.name, f"{result.name} ({phase}, step {result.last_step:,} of {end:,})")
+    if behind:
+        notes.append(f"{len(behind)} runs have not reached the end of a phase and are left out there: {some(behind.values())}")
+    return points
+
+
+def last_points(results: list[Result], notes: list[str]) -> list[Point]:
+    """Every run of a task at the last step that all runs of the task were evaluated at; UserError where no task has one."""
+    points = []
+    for env_name, members in itertools.groupby(results, key=lambda r: r.env_name):
+        runs = list(members)
+        shared = set.intersection(*(set(run.evaluations["step"].astype(int).tolist()) for run in runs))
+        if not shared:
+            notes.append(f"{env_name}: its runs have no evaluated step in common and are left out")
+            continue
+        step = max(shared)
+        furthest = max(runs, key=lambda r: r.last_step)
+        if furthest.last_step > step:
+            slowest = min(runs, key=lambda r: r.last_step)
+            notes.append(f"{env_name}: at step {step:,} of {furthest.last_step:,}, held back by {slowest.name}")
+        for run in runs:
+            success = run.success(step)
+            if success is not None:
+                points.append(Point(run, run.phase(step), step, success))
+    if not points:
+        raise UserError("--step=last: no task has a step that all of its runs were evaluated at; give --step=N")
+    return points
+
+
+def groups(items: list[Item], result_of: Callable[[Item], Result]) -> list[tuple[str, str, list[Item]]]:
+    """(scope, name, items): all tasks where there are several domains, domains where they have several tasks, each task."""
+    domains: dict[str, dict[str, list[Item]]] = {}
+    for item in items:
+        result = result_of(item)
+        domains.setdefault(result.domain, {}).setdefault(result.env_name, []).append(item)
+    found = [("overall", OVERALL, items)] if len(domains) > 1 else []
+    order = {domain: i for i, domain in enumerate(DOMAINS)}
+    for domain, tasks in sorted(domains.items(), key=lambda entry: (order.get(entry[0], len(order)), entry[0])):
+        if len(tasks) > 1:
+            found.append(("domain", domain, [item for inside in tasks.values() for item in inside]))
+        found += [("task", task, inside) for task, inside in sorted(tasks.items())]
+    return found
+
+
+# -------------------------------------------------------------------------------------------------- one method
+
+
+class Table:
+    """The scores of one method [T, N], of the seeds that each of its tasks has."""
+
+    def __init__(self, points: list[Point]):
+        self.points = points
+        by_task: dict[str, dict[int, Point]] = {}
+        for point in points:
+            by_task.setdefault(point.result.env_name, {})[point.result.seed] = point
+        self.tasks = list(by_task)
+        self.seeds = sorted(set.intersection(*map(set, by_task.values()))) if by_task else []
+        self.left_out = len(points) - len(self.tasks) * len(self.seeds)
+        self.inside = [by_task[task][seed] for task in self.tasks for seed in self.seeds]
+        rates = np.array([point.success for point in self.inside]).reshape(len(self.tasks), len(self.seeds))
+        self.scores = np.round(100 * rates, 9)  # equal rates are ties, whatever they were computed from
+
+
+def row_of(phase: str, scope: str, name: str, method: str, table: Table, draw: Bootstrap, notes: list[str]) -> Row | None:
+    """The row of one method; None, with a note, where its tasks have no seed in common."""
+    if not table.seeds:
+        notes.append(f"{name}: the tasks of {method} have no seed in common, so there is no row over them")
+        return None
+    mean, half = mean_and_half(table.scores.mean(0))
+    steps = sorted({point.step for point in table.inside})
+    starts = [point.result.success(0) for point in table.inside]
+    duals = [dual_of(point) for point in table.inside]
+    path_kl, kl_budget, within, lam = np.mean([dual for dual in duals if dual] or [(np.nan,) * 4], axis=0)
+    return Row(
+        phase=phase,
+        scope=scope,
+        name=name,
+        method=method,
+        step=f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}",
+        tasks=len(table.tasks),
+        seeds=len(table.seeds),
+        mean=float(mean),
+        half=float(half),
+        iqm=draw(iqm, table.scores),
+        start=float(np.mean([np.nan if start is None else 100 * start for start in starts])),
+        episodes=min(episodes_of(point) for point in table.inside),
+        path_kl=path_kl,
+        kl_budget=kl_budget,
+        within=within,
+        lam=lam,
+        results=[point.result for point in table.inside],
+    )
+
+
+def episodes_of(point: Point) -> float:
+    """The number of episodes behind a point."""
+    evaluations = point.result.evaluations
+    return float(evaluations["episodes"][evaluations["step"] == point.step][-1])
+
+
+def dual_of(point: Point) -> tuple[float, float, float, float] | None:
+    """Path KL over the last tenth of the logs, the budget, percent of settled logs near it, and λ; None without a budget."""
+    kl = point.result.kl(point.step)
+    if not kl:
+        return None
+    last, settled = (kl["step"] > part * point.step for part in (0.9, SETTLED))
+    if not last.any():
+        return None
+    near = np.abs(kl["path_kl"] / kl["kl_budget"] - 1) <= NEAR
+    return kl["path_kl"][last].mean(), kl["kl_budget"][-1], 100 * near[settled].mean(), kl["lam"][-1]
+
+
+# -------------------------------------------------------------------------------------------------- several methods
+
+
+def compare(phase: str, name: str, tables: dict[str, Table], draw: Bootstrap) -> list[Improvement]:
+    """Every method against every other, on the tasks that both have."""
+    found = []
+    for (method, one), (other, two) in itertools.combinations(tables.items(), 2):
+        shared = [task for task in one.tasks if task in two.tasks]
+        if not (shared and one.seeds and two.seeds):
+            continue
+        x, y = (table.scores[[table.tasks.index(task) for task in shared]] for table in (one, two))
+        interval = draw(probability_of_improvement, x, y)
+        found.append(Improvement(phase, name, method, other, len(shared), Interval(*(100 * value for value in interval))))
+    return found
+
+
+def place_beside(rows: list[Row], published: list[Published]) -> list[Beside]:
+    """Each row with the published figures of its method; a domain's and all tasks' only where all of their tasks are there."""
+    by_key: dict[tuple[str, str, str], list[Published]] = {}
+    for figure in published:
+        by_key.setdefault((figure.method, figure.name, figure.phase), []).append(figure)
+    found = []
+    for row in rows:
+        if row.tasks != {"task": 1, "domain": 5, "overall": 50}[row.scope]:
+            continue
+        name = "all" if row.scope == "overall" else row.name
+        figures = by_key.get((row.results[0].published_name, name, row.phase), [])
+        same = [figure for figure in figures if f"{figure.step:,}" == row.step]
+        found += [Beside(row, figure, differences(row, figure)) for figure in same or figures]
+    return found
+
+
+def differences(row: Row, figure: Published) -> list[str]:
+    """In what a row and a published figure are not the same experiment, or may not be."""
+    found = []
+    if f"{figure.step:,}" != row.step:
+        found.append(f"step {row.step}, published {figure.step:,}")
+    ours = row.only(lambda r: r.transitions)
+    if figure.transitions is None:
+        found.append("published data size not stated")
+    elif ours is None:
+        found.append(f"data {size(ours)}, published {size(figure.transitions)}")
+    elif abs(ours / figure.transitions - 1) > DATA_TOLERANCE:
+        found.append(f"DATA {size(ours)}, published {size(figure.transitions)}")
+    for what, mine, theirs in (
+        ("reward", row.only(lambda r: r.reward), figure.reward),
+        ("discount", row.only(lambda r: r.discount), figure.discount),
+    ):
+        if mine != theirs and mine is not None and theirs is not None:
+            found.append(f"{what} {mine}, published {theirs}")
+    return found
+
+
+def size(transitions: int | None) -> str:
+    """1M, 60K; "various" where it is not one number."""
+    if transitions is None:
+        return "various"
+    for unit, letter in ((1_000_000, "M"), (1_000, "K")):
+        if transitions >= unit:
+            return f"{transitions / unit:.3g}{letter}"
+    return str(transitions)
+
+
+# -------------------------------------------------------------------------------------------------- what to mind
+
+
+def check_groups(points: list[Point], methods: list[str], notes: list[str], widen: bool) -> None:
+    """Methods that were not run on the same tasks, seeds that differ in number, and steps that differ."""
+    tasks = {method: {p.result.env_name for p in points if p.result.method == method} for method in methods}
+    if len({frozenset(names) for names in tasks.values()}) > 1:
+        counts = ", ".join(f"{method} {len(names)}" for method, names in tasks.items())
+        notes.append(f"methods were run on different tasks ({counts}): their rows over several tasks are not comparable")
+    seeds: dict[tuple[str, str, str], int] = {}
+    for point in points:
+        key = (point.phase, point.result.env_name, point.result.method)
+        seeds[key] = seeds.get(key, 0) + 1
+    if len(set(seeds.values())) > 1:
+        fewest = min(seeds, key=lambda key: seeds[key])
+        notes.append(
+            f"the number of seeds differs, from {seeds[fewest]} ({fewest[2]} on {fewest[1]}, {fewest[0]}) "
+            f"to {max(seeds.values())}"
+        )
+    few = [count for count in seeds.values() if 1 < count < FEW_SEEDS]
+    if few and not widen:
+        notes.append(
+            f"{min(few)} seeds: the bootstrap's intervals, as rliable defines them, are narrower than 95 % by a factor near "
+            "√(1 - 1/N) with N seeds (--widen corrects it); Student's are not"
+        )
+    for phase in ("offline", "online"):
+        steps = sorted({point.step for point in points if point.phase == phase})
+        if len(steps) > 1:
+            notes.append(f"{phase}: runs stand at different steps, {steps[0]:,} to {steps[-1]:,}; --step=N compares at one")
+
+
+def check_runs(points: list[Point], notes: list[str]) -> None:
+    """Data that differ within a task, λ on a bound, path KL off its budget."""
+    data: dict[str, set[tuple]] = {}
+    for point in points:
+        if fingerprint := point.result.config.get("dataset"):
+            data.setdefault(point.result.env_name, set()).add(tuple(sorted(fingerprint.items())))
+    mixed = [task for task, fingerprints in data.items() if len(fingerprints) > 1]
+    if mixed:
+        notes.append(f"the runs of a task were not all trained on the same data: {some(mixed)}")
+    concerns: dict[str, dict[str, None]] = {}  # names in order, once each
+    for point in points:
+        for concern in concerns_of(point):
+            concerns.setdefault(concern, {})[point.result.name] = None
+    notes += [f"{concern} in {len(names)} runs: {some(names)}" for concern, names in concerns.items()]
+
+
+def concerns_of(point: Point) -> list[str]:
+    """λ on a bound at the end, and a path KL that is off its budget by half and more."""
+    dual = dual_of(point)
+    agent = point.result.config.get("agent", {})
+    if dual is None or "lambda_max" not in agent:
+        return []
+    path_kl, kl_budget, _, lam = dual
+    lam /= agent.get("lam_scale", 1.0)
+    found = {
+        "λ is at its upper bound": lam >= 0.999 * agent["lambda_max"],
+        "λ is at its lower bound": lam <= 1.001 * agent["lambda_min"],
+        "path KL is off its budget by half or more": not 0.5 <= path_kl / kl_budget <= 1.5,
+    }
+    return [concern for concern, holds in found.items() if holds]
+
+
+# -------------------------------------------------------------------------------------------------- curves
+
+
+def curve(results: list[Result]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, mean success in percent and half of its 95 % interval, of one method on some tasks.
+
+    At each step over the seeds that were evaluated there on all of the tasks.
+    """
+    tasks, seeds = sorted({r.env_name for r in results}), sorted({r.seed for r in results})
+    steps = np.unique(np.concatenate([r.evaluations["step"] for r in results]))
+    scores = np.full((len(tasks), len(steps), len(seeds)), np.nan)
+    for r in results:
+        scores[tasks.index(r.env_name), np.searchsorted(steps, r.evaluations["step"]), seeds.index(r.seed)] = r.evaluations[
+            "success"
+        ]
+    mean, half = mean_and_half(100 * scores.mean(0))
+    known = np.isfinite(mean)
+    return steps[known], mean[known], half[known]
+
+
+def kl_curve(results: list[Result], name: str, points: int = 80) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, mean over runs and half of its 95 % interval of path_kl, kl_budget or lam, in at most `points` windows."""
+    columns = [kl for r in results if (kl := r.kl(r.offline_steps + r.online_steps))]
+    if not columns:
+        return np.zeros(0), np.zeros(0), np.zeros(0)
+    steps = np.unique(np.concatenate([kl["step"] for kl in columns]))
+    values = np.full((len(steps), len(columns)), np.nan)
+    for i, kl in enumerate(columns):
+        values[np.searchsorted(steps, kl["step"]), i] = kl[name]
+    width = -(-len(steps) // points)
+    starts = np.arange(0, len(steps), width)
+    known = np.isfinite(values)
+    counts = np.add.reduceat(known, starts, axis=0)
+    sums = np.add.reduceat(np.where(known, values, 0.0), starts, axis=0)
+    windows = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    mean, half = mean_and_half(windows)
+    return steps[np.minimum(starts + width, len(steps)) - 1], mean, half

@@ -1,0 +1,395 @@
+"""What runs have measured, read from their folders, and what others have published: the input of scripts/report.py.
+
+Reads while runs are being written, changes nothing, and imports neither jax nor a simulator.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from envs.tasks import dataset_name
+from utils.errors import RunError, UserError
+from utils.published import safe_unpickle
+from utils.runs import UNHASHED, read_json, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED = ROOT / "configs" / "published.csv"
+COLUMNS = {
+    "eval.csv": ("step", "success", "episodes"),
+    "train.csv": ("step", "dual/path_kl", "dual/kl_budget", "dual/lam"),
+}
+NOT_A_METHOD = UNHASHED | {"ogbench_dataset_dir", "pretrained_actor_path"}  # where data and bases lie
+NOT_KEPT = {"save_dir", "run_group", "ogbench_dataset_dir", "compilation_cache_dir", "pretrained_actor_path"}
+PICKLE_OFFLINE = 1_000_000  # steps of the published programs' offline phase
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One seed of one method on one task. `method` is what a report calls the method beside its others."""
+
+    method: str
+    agent: str
+    overrides: dict[str, Any]
+    """What the command line set besides steps, intervals and places, by name."""
+    env_name: str
+    seed: int
+    folder: Path
+    config: dict[str, Any]
+    evaluations: Columns
+    training: Columns
+    offline_steps: int
+    online_steps: int
+
+    @property
+    def domain(self) -> str:
+        """The dataset of the task, or a user's own environment."""
+        try:
+            return dataset_name(self.env_name)
+        except UserError:
+            return self.env_name
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"{self.method} {self.env_name.removesuffix('-v0')} seed {self.seed}"
+
+    @property
+    def last_step(self) -> int:
+        """The step of its last evaluation; -1 where there is none."""
+        steps = self.evaluations["step"]
+        return int(steps[-1]) if len(steps) else -1
+
+    def phase(self, step: int) -> str:
+        """offline or online."""
+        return "offline" if step <= self.offline_steps else "online"
+
+    def ends(self) -> dict[str, int]:
+        """The last step of each of its phases."""
+        ends = {"offline": self.offline_steps, "online": self.offline_steps + self.online_steps}
+        return {phase: end for phase, end in ends.items() if (self.offline_steps, self.online_steps)[phase == "online"]}
+
+    def success(self, step: int) -> float | None:
+        """The success rate at a step; None where it was not evaluated there."""
+        found = np.flatnonzero(self.evaluations["step"] == step)
+        return float(self.evaluations["success"][found[-1]]) if len(found) else None
+
+    @property
+    def transitions(self) -> int | None:
+        """Of the dataset."""
+        return self.config.get("dataset", {}).get("transitions")
+
+    @property
+    def reward(self) -> str | None:
+        """sparse, or default: as OGBench gives it."""
+        sparse = self.config.get("flags", {}).get("sparse")
+        return None if sparse is None else "sparse" if sparse else "default"
+
+    @property
+    def discount(self) -> float | None:
+        """Of the agent."""
+        return self.config.get("agent", {}).get("discount")
+
+    @property
+    def published_name(self) -> str:
+        """What the papers call the method."""
+        agent = self.config.get("agent", {})
+        if self.agent == "qam":
+            return "QAM-E" if agent.get("edit_scale") else "QAM-F" if agent.get("fql_alpha") else "QAM"
+        if self.agent == "cgql":
+            return {"mse": "CGQL-M", "linex": "CGQL-L"}.get(agent.get("mode"), "CGQL")
+        return self.agent.upper() if self.config else self.method
+
+    def kl(self, step: int) -> Columns:
+        """path KL, its budget and λ (with lam_scale) at the logs up to a step; empty for agents without a budget."""
+        kept = self.training["step"] <= step
+        columns = {name.removeprefix("dual/"): values[kept] for name, values in self.training.items()}
+        if np.isnan(columns["kl_budget"]).all():
+            return {}
+        return columns | {"lam": columns["lam"] * self.config.get("agent", {}).get("lam_scale", 1.0)}
+
+
+# -------------------------------------------------------------------------------------------------- reading
+
+
+def read_columns(path: Path, names: tuple[str, ...]) -> Columns:
+    """Columns of a CSV file that may be being written, NaN where a cell or a column is absent; whole lines only."""
+    content = path.read_bytes() if path.exists() else b""
+    lines = csv.reader(io.StringIO(content[: content.rfind(b"\n") + 1].decode(errors="replace"), newline=""))
+    header = next(lines, [])
+    places = [header.index(name) if name in header else None for name in names]
+    table = [[_number(line[i]) if i is not None and i < len(line) else np.nan for i in places] for line in lines]
+    array = np.array(table, np.float64).reshape(-1, len(names))
+    return dict(zip(names, array[np.isfinite(array[:, 0])].T, strict=True))
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell or "nan")
+    except ValueError:
+        return np.nan
+
+
+def run_folders(folders: Iterable[str | os.PathLike]) -> list[Path]:
+    """Every folder with a config.json at or below the given ones, once each; raises UserError for one that is not there."""
+    found = {}
+    for folder in map(Path, folders):
+        if not folder.expanduser().is_dir():
+            raise UserError(f"{folder}: there is no such folder")
+        for place, below, files in os.walk(folder.expanduser()):
+            below.sort()
+            if "config.json" in files:
+                below.clear()  # checkpoints and films
+                found[os.path.realpath(place)] = Path(place)
+    return list(found.values())
+
+
+def read_run(folder: Path) -> Result | None:
+    """The result in a run folder; None for a config.json of something else. Raises RunError for a damaged one."""
+    config = read_json(folder / "config.json") or {}
+    if not {"agent_file", "flags", "agent", "sources"} <= set(config):
+        return None
+    flags, file = config["flags"], Path(config["agent_file"])
+    values = flags | {f"agent.{key}": value for key, value in config["agent"].items()}
+    given = {name for name, source in config["sources"].items() if source == "command line"} - NOT_A_METHOD
+    overrides = {name: values[name] for name in sorted(given) if name in values}
+    presets = sorted({source for source in config["sources"].values() if source.startswith("preset ")})
+    if presets:
+        overrides["preset"] = presets[0].removeprefix("preset ")
+    if file.parent.name != "agents":  # two files of one name are two agents
+        overrides["agent_file"] = str(file)
+    return Result(
+        method=file.stem,
+        agent=file.stem,
+        overrides={name.removeprefix("agent."): value for name, value in overrides.items()},
+        env_name=flags["env_name"],
+        seed=flags["seed"],
+        folder=folder,
+        config=config,
+        evaluations=read_columns(folder / "eval.csv", COLUMNS["eval.csv"]),
+        training=read_columns(folder / "train.csv", COLUMNS["train.csv"]),
+        offline_steps=flags["offline_steps"],
+        online_steps=flags["online_steps"],
+    )
+
+
+def read_pickle(path: Path, interval: int) -> tuple[list[Result], str]:
+    """Results of a published exp_data pickle, {(task, method): success [N] or [N, evaluations]}, and how it was read.
+
+    Success may be in percent. Evaluations are `interval` steps apart, the last one at a multiple of ten of them: a first one
+    more is that of step 0. Names that are no single task (means over tasks) are left out. Raises UserError for anything else.
+    """
+    data = safe_unpickle(path)
+    if not (isinstance(data, dict) and data and all(isinstance(key, tuple) and len(key) == 2 for key in data)):
+        raise UserError(f"{path}: not an exp_data file, which is a dict of (name, method) -> array")
+    tasks = {(str(name), str(method)): value for (name, method), value in data.items() if "-singletask" in str(name)}
+    if not tasks:
+        raise UserError(f"{path}: no name in it is a single task; it has {', '.join({str(name) for name, _ in data}):.200}")
+    try:
+        arrays = {key: np.atleast_2d(np.asarray(value, np.float64).T).T for key, value in tasks.items()}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: an array in it is not made of numbers ({error})") from error
+    if any(array.ndim != 2 or not array.size for array in arrays.values()):
+        raise UserError(f"{path}: arrays must be [seeds] or [seeds, evaluations]")
+    scale = 100.0 if max(np.nanmax(array) for array in arrays.values()) > 1.0 else 1.0
+    results = []
+    for (name, method), array in arrays.items():
+        evaluations = array.shape[1]
+        first = 0 if evaluations % 10 == 1 and evaluations > 1 else 1
+        steps = interval * np.arange(first, first + evaluations) if evaluations > 1 else np.array([PICKLE_OFFLINE])
+        online = max(0, int(steps[-1]) - PICKLE_OFFLINE)
+        for seed, row in enumerate(array):
+            known = np.isfinite(row)
+            columns = {"step": steps[known].astype(float), "success": row[known] / scale}
+            nothing = {column: np.zeros(0) for column in COLUMNS["train.csv"]}
+            columns["episodes"] = np.full(known.sum(), np.nan)
+            offline = int(steps[-1]) - online
+            results.append(Result(method, method, {}, name, seed, path, {}, columns, nothing, offline, online))
+    last = max(result.last_step for result in results)
+    return results, f"{path}: {len(results)} runs, read as evaluated every {interval:,} steps, the last time at {last:,}"
+
+
+def read_all(places: Iterable[str], pickle_interval: int) -> tuple[list[Result], list[str]]:
+    """Every result below folders and in pickle files, named apart, and what a reader should know of what was read.
+
+    Raises UserError where there is no result at all.
+    """
+    places = [str(Path(place).expanduser()) for place in places]
+    pickles = [Path(place) for place in dict.fromkeys(places) if place.endswith(".pkl")]
+    results: list[Result] = []
+    without: list[Result] = []
+    notes: list[str] = []
+    for folder in run_folders(place for place in places if not place.endswith(".pkl")):
+        try:
+            result = read_run(folder)
+        except RunError as error:
+            notes.append(f"left out: {str(error).partition('; delete')[0]}")
+            continue
+        if result is None or is_base(result):
+            continue
+        (results if result.last_step >= 0 else without).append(result)
+    if without:
+        notes.append(f"{len(without)} runs have no evaluation yet and are left out: {some(r.name for r in without)}")
+    for path in pickles:
+        found, note = read_pickle(path, pickle_interval)
+        results += found
+        notes.append(note)
+    if not results:
+        raise UserError(f"no run with an evaluation in {', '.join(places)}; train one with main.py, or give another folder")
+    return name_methods(results), notes
+
+
+def is_base(result: Result) -> bool:
+    """Whether the run only made a base for others, and evaluated nothing."""
+    return result.agent == "bc" and not result.config["flags"].get("eval_episodes")
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first few of many names."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+# -------------------------------------------------------------------------------------------------- methods
+
+
+def name_methods(results: list[Result]) -> list[Result]:
+    """The same results, each method called by its agent and by the overrides in which it differs from others of that agent.
+
+    Runs of one method, task and seed in several places are told apart by the place: its name, or where that is not enough its
+    path.
+    """
+    settings = [dict(result.overrides) for result in results]
+    for place_of in (lambda place: place.name, str):
+        members: dict[str, list[int]] = {}
+        for i, result in enumerate(results):
+            members.setdefault(_text([result.agent, settings[i]]), []).append(i)
+        for same in members.values():
+            if len({(results[i].env_name, results[i].seed) for i in same}) < len(same):
+                for i in same:
+                    place = results[i].folder.parents[1] if results[i].config else results[i].folder
+                    settings[i]["in"] = place_of(place)
+    differing: dict[str, set[str]] = {}
+    for agent in {result.agent for result in results}:
+        variants = [own for result, own in zip(results, settings, strict=True) if result.agent == agent]
+        keys = {key for own in variants for key in own}
+        differing[agent] = {key for key in keys if len({_text(own.get(key)) for own in variants}) > 1}
+    named = []
+    for result, own in zip(results, settings, strict=True):
+        words = [
+            f"{key}={_shown(own[key])}" if key != "in" else f"in {own[key]}" for key in own if key in differing[result.agent]
+        ]
+        named.append(dataclasses.replace(result, method=" ".join([result.agent, *words])))
+    return named
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _shown(value: Any) -> str:
+    return _text(value).replace(" ", "") if isinstance(value, list) else str(value)
+
+
+# -------------------------------------------------------------------------------------------------- keeping
+
+
+def export(results: list[Result], out: Path) -> int:
+    """Copy what a report reads of each run (no checkpoints, no other columns, no places) below `out` -> how many.
+
+    The copies are run folders, <out>/<env_name>/<agent>_s<seed>_<hash>/, and their config.json holds the run's command. Raises
+    UserError for a run of the same name in several places.
+    """
+    runs = {(result.folder.parent.name, result.folder.name): result for result in results if result.config}
+    if len(runs) < sum(bool(result.config) for result in results):
+        raise UserError("--export: runs of one name lie in several of the folders; export them one after the other")
+    for (task, name), result in runs.items():
+        folder = out / task / name
+        folder.mkdir(parents=True, exist_ok=True)
+        flags = {key: value for key, value in result.config["flags"].items() if key not in NOT_KEPT}
+        file = "/".join(Path(result.config["agent_file"]).parts[-2:])
+        kept = {"agent_file": file, "flags": flags, "command": command(result.config)}
+        write_json(folder / "config.json", result.config | kept)
+        for copied in ("eval.csv", "done.json"):
+            if (result.folder / copied).exists():
+                shutil.copyfile(result.folder / copied, folder / copied)
+        columns = [column for column, values in result.training.items() if np.isfinite(values).any()]
+        with (folder / "train.csv").open("w", newline="") as log:
+            writer = csv.writer(log, lineterminator="\n")
+            writer.writerow(columns)
+            for row in zip(*(result.training[column] for column in columns), strict=True):
+                writer.writerow([f"{value:.6g}" if i else int(value) for i, value in enumerate(row)])
+    return len(runs)
+
+
+def command(config: dict[str, Any]) -> str:
+    """The command that makes a run of this config.json, without its places."""
+    if "command" in config:
+        return config["command"]
+    values = config["flags"] | {f"agent.{key}": value for key, value in config["agent"].items()}
+    given = [name for name, source in config["sources"].items() if source == "command line" and name not in NOT_KEPT]
+    presets = {source.removeprefix("preset ") for source in config["sources"].values() if source.startswith("preset ")}
+    file = Path(config["agent_file"])
+    words = [f"--agent={'/'.join(file.parts[-2:])}", f"--env_name={values['env_name']}", f"--seed={values['seed']}"]
+    words += [f"--preset={preset}" for preset in presets]
+    words += [f"--{name}={_shown(values[name])}" for name in given if name not in ("env_name", "seed", "num_seeds")]
+    return shlex.join(["python", "main.py", *words])
+
+
+# -------------------------------------------------------------------------------------------------- published figures
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A published success rate in percent, its standard deviation over seeds, and how it came about; None where not stated."""
+
+    method: str
+    name: str
+    """A single task, a domain, or all."""
+    phase: str
+    step: int
+    success: float
+    std: float | None
+    seeds: int | None
+    transitions: int | None
+    reward: str | None
+    discount: float | None
+    source: str
+
+
+def read_published(path: Path = PUBLISHED) -> list[Published]:
+    """The rows of configs/published.csv."""
+
+    def number(cell: str) -> float | None:
+        return float(cell) if cell else None
+
+    def count(cell: str) -> int | None:
+        return int(cell) if cell else None
+
+    with path.open(newline="") as file:
+        return [
+            Published(
+                method=row["method"],
+                name=row["name"],
+                phase=row["phase"],
+                step=int(row["step"]),
+                success=float(row["success"]),
+                std=number(row["std"]),
+                seeds=count(row["seeds"]),
+                transitions=count(row["transitions"]),
+                reward=row["reward"] or None,
+                discount=number(row["discount"]),
+                source=row["source"],
+            )
+            for row in csv.DictReader(file)
+        ]
