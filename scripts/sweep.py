@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 import main as program  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
 from utils.jobs import Engine, Job, Local, Ray, far_apart, gpus, run_jobs  # noqa: E402
-from utils.preemption import Preempted, handled  # noqa: E402
+from utils.preemption import Preempted  # noqa: E402
 from utils.runs import Run  # noqa: E402
 
 OURS = {
@@ -232,14 +232,15 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         print(parser().format_help())
         return 0
     try:
-        with handled():
-            return sweep(argv, environ)
-    except (UserError, RunError) as error:
+        return sweep(argv, environ)
+    except (UserError, RunError, OSError) as error:
         print("error:", str(error).partition("\n")[0], file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except Preempted as signal:
         print(f"stopped by {signal}; the same command goes on", file=sys.stderr)
         return signal.exit_code
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from utils.errors import UserError
+from utils.preemption import deferred, handled, leave_if_asked
 from utils.runs import ROOT, Run, is_locked
 
 TIED = ROOT / "utils" / "tied.py"
@@ -296,7 +297,10 @@ def attempt(command: Sequence[str], environ: Mapping[str, str], log: str, folder
 
 
 def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
-    """Run every job, tell how each ended -> how many failed. None starts where it would only wait for a base."""
+    """Run every job, tell how each ended -> how many failed. None starts where it would only wait for a base.
+
+    SIGTERM and Ctrl-C raise Preempted, once all jobs have saved and left.
+    """
     waiting, running, failed = list(jobs), list[Job](), 0
     trained: set[Path] = set()  # bases
 
@@ -306,20 +310,21 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
         training = bases.keys() - trained
         return next((job for job in waiting if training.isdisjoint(base.folder for base in job.bases)), None)
 
-    try:
-        with tqdm(total=len(jobs), desc="sweep", unit="job", disable=None) as bar:
-            while waiting or running:
-                while waiting and engine.room() and (job := next_job()):
-                    waiting.remove(job)
-                    running.append(job)
-                    engine.start(job)
-                for job, code in engine.ended():
-                    running.remove(job)
-                    bar.update(1)
-                    failed += code != 0
-                    done = len(jobs) - len(waiting) - len(running)
-                    how = "finished" if code == 0 else f"FAILED ({job.failure() or f'exit code {code}'})"
-                    tqdm.write(f"[{done}/{len(jobs)}] {how}: {job.name}" + (f"; log {job.log}" if code else ""))
-    finally:
-        engine.stop()
+    with handled(), contextlib.ExitStack() as stack:  # handled here: Ray, when it started, took the signals for itself
+        stack.callback(engine.stop)
+        stack.enter_context(deferred())
+        bar = stack.enter_context(tqdm(total=len(jobs), desc="sweep", unit="job", disable=None))
+        while waiting or running:
+            leave_if_asked()
+            while waiting and engine.room() and (job := next_job()):
+                waiting.remove(job)
+                running.append(job)
+                engine.start(job)
+            for job, code in engine.ended():
+                running.remove(job)
+                bar.update(1)
+                failed += code != 0
+                done = len(jobs) - len(waiting) - len(running)
+                how = "finished" if code == 0 else f"FAILED ({job.failure() or f'exit code {code}'})"
+                tqdm.write(f"[{done}/{len(jobs)}] {how}: {job.name}" + (f"; log {job.log}" if code else ""))
     return failed

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,8 +24,9 @@ from envs.files import alone
 from envs.tasks import ALL_TASKS
 from scripts import sweep
 from utils import jobs as jobs_module
+from utils.errors import RunError
 from utils.jobs import Job, Local, run_jobs
-from utils.runs import write_json
+from utils.runs import is_locked, lock_of, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -238,6 +241,22 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
     assert len(lines) == 7
 
 
+def test_looking_at_a_lock_never_keeps_a_process_from_taking_it(tmp_path):
+    (job,) = planned(f"--env_name={TASK}", f"--save_dir={tmp_path}")
+    (one,) = job.runs
+    assert not is_locked(one.folder)
+    with one.locked():
+        assert is_locked(one.folder)
+        with pytest.raises(RunError, match="is being written by another process"), one.locked():
+            pass
+    with lock_of(one.folder).open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert not is_locked(one.folder)
+        threading.Timer(0.1, fcntl.flock, (file, fcntl.LOCK_UN)).start()
+        with one.locked():
+            assert is_locked(one.folder)
+
+
 # ---------------------------------------------------------------- engines, with programs that take no time
 
 
@@ -334,43 +353,6 @@ def wait_for(condition, seconds=60.0):
     return value
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_when_a_sweep_is_stopped_or_dies_its_jobs_save_and_leave(tmp_path, signum):
-    """The job's own answer to SIGTERM takes a moment, which a sweep that is stopped waits for."""
-    job = "import os, signal, sys, time; print(os.getpid(), flush=True)\n"
-    job += "def leave(*_): time.sleep(0.5); print('saved', flush=True); sys.exit(143)\n"
-    job += "signal.signal(signal.SIGTERM, leave); print('ready', flush=True); time.sleep(600)"
-    code = (
-        "import os, sys\nfrom tests.scripts import test_sweep\nfrom utils.preemption import Preempted, handled\n"
-        "from utils.jobs import Local, run_jobs\nfrom pathlib import Path\n"
-        f"jobs = test_sweep.stubs(Path({str(tmp_path)!r}), {job!r})\nprint(jobs[0].log, flush=True)\n"
-        "try:\n    with handled(): run_jobs(jobs, Local(dict(os.environ), 1))\nexcept Preempted as p: sys.exit(p.exit_code)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        try:
-            log = Path(process.stdout.readline().strip())
-            wait_for(lambda: log.is_file() and "ready" in log.read_text())
-            pid = int(log.read_text().splitlines()[1])
-            process.send_signal(signum)
-            code = process.wait(60)
-            assert code == (-signum if signum == signal.SIGKILL else 128 + signum)
-            assert signum == signal.SIGKILL or gone(pid)
-            wait_for(lambda: gone(pid))
-            assert "saved" in log.read_text()
-        finally:
-            process.kill()
-
-
-# ---------------------------------------------------------------- engines, with real runs
-
-TASKS = [f"pointmaze-medium-navigate-singletask-task{i}-v0" for i in (1, 2, 3)]
-TWELVE = [
-    "--agents=trqam,qam", f"--env_name={','.join(TASKS)}", "--seeds=2", "--pack=2", "--preset=smoke", "--bc_steps=8",
-    "--offline_steps=8", "--online_steps=24", "--start_training=4", "--log_interval=4", "--save_interval=4",
-    "--eval_interval=0", "--eval_episodes=1", "--eval_workers=1", "--horizon_length=5", "--agent.action_chunking=True",
-]  # fmt: skip
-
-
 def plain_environ():
     """What a user has, without the strictness that tests add; compiled programs are kept."""
     strict = ("JAX_DEBUG_KEY_REUSE", "JAX_NUMPY_RANK_PROMOTION")
@@ -387,6 +369,56 @@ def process(*command, **kwargs):
         finally:
             if started.poll() is None:
                 os.killpg(started.pid, signal.SIGTERM) if kwargs.get("start_new_session") else started.terminate()
+
+
+# A job whose answer to SIGTERM takes a moment.
+SAVES = """
+import os, signal, sys, time
+def leave(*_):
+    time.sleep(0.5)
+    print("saved", flush=True)
+    sys.exit(143)
+print(os.getpid(), flush=True)
+signal.signal(signal.SIGTERM, leave)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def stop_a_sweep(tmp_path, engine, signum):
+    """Send a signal to a process that runs two such jobs -> its exit code, what it printed, the log, the first job's id."""
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom tests.scripts.test_sweep import SAVES, stubs\n"
+        "from utils.preemption import Preempted\nfrom utils.jobs import Local, Ray, run_jobs\n"
+        f"jobs = stubs(Path({str(tmp_path)!r}), SAVES, SAVES)\nprint(jobs[0].log, flush=True)\n"
+        f"try: run_jobs(jobs, {engine})\nexcept Preempted as p: sys.exit(p.exit_code)"
+    )
+    with process(sys.executable, "-c", code) as sweeping:
+        log = Path(sweeping.stdout.readline().strip())
+        wait_for(lambda: log.is_file() and "ready" in log.read_text())
+        pid = int(log.read_text().splitlines()[1])
+        sweeping.send_signal(signum)
+        told, _ = sweeping.communicate(timeout=60)
+    return sweeping.returncode, told, log, pid
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_when_a_sweep_is_stopped_or_dies_its_jobs_save_and_leave(tmp_path, signum):
+    code, told, log, pid = stop_a_sweep(tmp_path, "Local(dict(os.environ), 1)", signum)
+    assert told == "" and code == (-signum if signum == signal.SIGKILL else 128 + signum)
+    assert signum == signal.SIGKILL or gone(pid)  # a sweep that is stopped waits for them
+    wait_for(lambda: gone(pid))
+    assert "saved" in log.read_text()
+
+
+# ---------------------------------------------------------------- engines, with real runs
+
+TASKS = [f"pointmaze-medium-navigate-singletask-task{i}-v0" for i in (1, 2, 3)]
+TWELVE = [
+    "--agents=trqam,qam", f"--env_name={','.join(TASKS)}", "--seeds=2", "--pack=2", "--preset=smoke", "--bc_steps=8",
+    "--offline_steps=8", "--online_steps=24", "--start_training=4", "--log_interval=4", "--save_interval=4",
+    "--eval_interval=0", "--eval_episodes=1", "--eval_workers=1", "--horizon_length=5", "--agent.action_chunking=True",
+]  # fmt: skip
 
 
 def flags_in(save_dir, data):
@@ -455,43 +487,54 @@ def test_main_takes_printed_commands_from_a_shell(capsys):
 
 
 @pytest.fixture
-def cluster(monkeypatch):
-    """A Ray cluster of two nodes on this machine -> the cluster, and the node that may die."""
-    from ray.cluster_utils import Cluster
+def cluster():
+    """A Ray cluster of two nodes -> its address, the id of the second node, and what kills that node."""
+    # Other programs' memory is not Ray's to act upon.
+    environ = plain_environ() | {"RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    command = [sys.executable, "tests/scripts/two_ray_nodes.py"]
+    with subprocess.Popen(command, cwd=ROOT, env=environ, **streams) as nodes:
 
-    for name in os.environ.keys() - plain_environ().keys():
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")  # other programs' memory is not ours to act upon
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    node = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 1024 * 1024}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    try:
-        yield cluster, cluster.add_node(**node)
-    finally:
-        cluster.shutdown()
+        def kill():
+            nodes.stdin.write("kill\n")
+            nodes.stdin.flush()
+            assert nodes.stdout.readline() == "killed\n"
+
+        address, doomed = nodes.stdout.readline().split()
+        yield address, doomed, kill
+    assert nodes.returncode == 0  # its input is closed, and it was waited for
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_ray_engine_gives_the_same_runs_though_a_node_is_killed(local, cluster, tmp_path):
-    cluster, doomed = cluster
-    flags = [*flags_in(tmp_path, local / "data"), "--engine=ray", f"--ray_address={cluster.address}"]
+    address, doomed, kill = cluster
+    flags = [*flags_in(tmp_path, local / "data"), "--engine=ray", f"--ray_address={address}"]
     jobs = planned(*flags, pack=2)
     with process(sys.executable, "scripts/sweep.py", *flags) as sweeping:
 
         def caught():
             """A job in the middle of its training on the node."""
             assert sweeping.poll() is None, sweeping.stdout.read()
-            here = [job for job in jobs if job.log.is_file() and f"node {doomed.node_id} " in job.log.read_text()]
+            here = [job for job in jobs if job.log.is_file() and f"node {doomed} " in job.log.read_text()]
             saved = [job for job in here if all(run.newest_checkpoint() >= 0 for run in job.runs)]
             return next((job for job in saved if not job.is_done()), None)
 
         job = wait_for(caught, 900)
-        cluster.remove_node(doomed, allow_graceful=False)
+        kill()
         told, _ = sweeping.communicate()
     assert sweeping.returncode == 0, told
     assert "[6/6] finished: " in told and "FAILED" not in told
     nodes = re.findall(r"^== \S+ \S+ node (\w+) ", job.log.read_text(), re.MULTILINE)
-    assert nodes[0] == doomed.node_id and len(set(nodes)) == 2
+    assert nodes[0] == doomed and len(set(nodes)) == 2
     assert "resumed at step" in job.log.read_text()
     assert logs_of(tmp_path) == logs_of(local / "exp")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_when_a_sweep_on_ray_is_stopped_its_jobs_save_and_leave(cluster, tmp_path, signum):
+    engine = f"Ray(dict(os.environ), 1, {cluster[0]!r}, 3)"
+    code, told, log, pid = stop_a_sweep(tmp_path, engine, signum)
+    assert "Traceback" not in told and code == 128 + signum
+    assert gone(pid) and log.read_text().endswith("saved\n== exit code 143\n")
