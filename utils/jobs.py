@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import logging
 import os
 import re
 import shlex
@@ -214,7 +215,7 @@ class Ray(Engine):
         except ImportError as error:
             raise UserError("--engine=ray needs ray: pip install '.[ray]'") from error
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(f"--ray_address={address}: no cluster ({reason}); start one: ray start --head") from error
