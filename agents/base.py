@@ -180,9 +180,12 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
 
     # ---------------------------------------------------------------- learning
 
-    @abc.abstractmethod
     def draw_noise(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
-        """Hook: every random draw of one update, by name, so that an update is a function of batch and noise alone."""
+        """Hook: every random draw of one update, by name, so that an update is a function of batch and noise alone.
+
+        Here those of the flow-matching loss: flow_x0 [B, D] and flow_t [B, 1].
+        """
+        return draw(key, flow_x0=(batch_size, self.flat_action_dim), flow_t=(batch_size, 1))
 
     @abc.abstractmethod
     def fixed_quantities(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:

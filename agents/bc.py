@@ -9,7 +9,7 @@ Run it alone:  python main.py --env_name=cube-double --bc_only --offline_steps=3
 import jax
 import ml_collections
 
-from agents.base import Agent, Batch, common_config, draw
+from agents.base import Agent, Batch, common_config
 
 
 class BC(Agent):
@@ -19,10 +19,6 @@ class BC(Agent):
     TARGETS = ()
     ACTOR = "base"
     STARTS_FROM_BASE = False
-
-    def draw_noise(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
-        """flow_x0 [B, D] and flow_t [B, 1]."""
-        return draw(key, flow_x0=(batch_size, self.flat_action_dim), flow_t=(batch_size, 1))
 
     def fixed_quantities(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Nothing: the loss reads batch and noise alone."""

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Agent, Batch, critic_config, draw
+from agents.base import Agent, Batch, critic_config
 from utils.networks import apply_mlp
 
 
@@ -38,10 +38,6 @@ class IFQL(Agent):
     def samples(self) -> int:
         """num_samples."""
         return self.config.num_samples
-
-    def draw_noise(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
-        """flow_x0 [B, D] and flow_t [B, 1]."""
-        return draw(key, flow_x0=(batch_size, self.flat_action_dim), flow_t=(batch_size, 1))
 
     def fixed_quantities(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """The critic target and q, both [B]."""

@@ -36,6 +36,7 @@ MEASUREMENTS = {
     "trqam 16 seeds": [TRQAM, "--seeds=16", "--blocks=5"],
     "bc": [BC, "--seeds=1,8"],
     "bc blocks of 20": [BC, "--seeds=1", "--updates=20"],
+    "trqam 1 seed": [TRQAM, "--seeds=1"],
     **{name: [f"--agent=agents/{name}.py", "--seeds=1"] for name in OTHERS},
     "trqam highest": [TRQAM, "--seeds=1,8", "--matmul_precision=highest", "--blocks=5"],
     "trqam bfloat16": [TRQAM, "--seeds=1,8", "--matmul_precision=bfloat16", "--blocks=5"],

@@ -512,6 +512,7 @@ class Trainer:
             return {}
         means = {}
         windows = jax.device_get(self.windows)
+        self.free_since = time.perf_counter()  # the device has been at work until now
         for i, _ in self.going:
             window = jax.tree.map(lambda leaf, i=i: leaf[i], windows)
             broken = {int(update): name for name, update in sorted(window.broken.items(), reverse=True) if update >= 0}

@@ -22,7 +22,7 @@ AGENTS = {
     "cgql_mse": (cgql, {"mode": "mse", "inv_temp": 100.0, "guidance_coef": 0.05, "noisy_coef": 1.0}),
     "cgql_linex": (cgql, {"mode": "linex", "inv_temp": 100.0, "guidance_coef": 0.05, "noisy_coef": 0.001}),
 }
-MOST = {"fql": 0.12, "ifql": 0.12, "dsrl": 0.22, "cgql_simple": 0.12, "cgql_mse": 0.3, "cgql_linex": 0.3}
+MOST = {"fql": 0.05, "ifql": 0.1, "dsrl": 0.22, "cgql_simple": 0.1, "cgql_mse": 0.22, "cgql_linex": 0.25}
 
 
 def distance_from_optimum(agent):
