@@ -1,13 +1,13 @@
 """How the jobs of a sweep stand, and how long they will take: read from the run folders alone, whoever runs them."""
 
-import csv
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from envs.tasks import dataset_name
 from utils.jobs import Job
+from utils.logging import read_rows
 from utils.runs import Run, is_locked
 
 STATES = ("finished", "running", "failed", "missing")
@@ -28,7 +28,7 @@ def standing(run: Run) -> Standing:
     """Look into a run's folder."""
     if run.is_done():
         return Standing(run, "finished", total_steps(run))
-    step = max((int(row["step"]) for row in timing(run)), default=0)
+    step = max((row["step"] for row in timing(run)), default=0)
     if is_locked(run.folder):
         return Standing(run, "running", step)
     return Standing(run, "failed" if (run.folder / "config.json").exists() else "missing", step)
@@ -39,12 +39,9 @@ def total_steps(run: Run) -> int:
     return sum(run.settings.flags[f"{phase}_steps"] for phase in PHASES)
 
 
-def timing(run: Run) -> list[dict[str, str]]:
-    """The rows of timing.csv, empty cells left out; a line that is being written is not one yet."""
-    path = run.folder / "timing.csv"
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    rows = csv.DictReader(line for line in lines if line.endswith("\n"))
-    return [{name: cell for name, cell in row.items() if cell} for row in rows]
+def timing(run: Run) -> list[dict[str, Any]]:
+    """The rows of timing.csv."""
+    return read_rows(run.folder / "timing.csv")
 
 
 def seconds_per_step(run: Run) -> dict[str, float]:
@@ -53,12 +50,12 @@ def seconds_per_step(run: Run) -> dict[str, float]:
     bounds = {"offline": (0, flags["offline_steps"]), "online": (flags["offline_steps"], total_steps(run))}
     found = {}
     for phase, (first, last) in bounds.items():
-        own = [row for row in rows if first < int(row["step"]) <= last]
-        rates = [float(row["updates_per_s"]) for row in own if float(row.get("updates_per_s", 0.0)) > 0]
+        own = [row for row in rows if first < row["step"] <= last]
+        rates = [row["updates_per_s"] for row in own if row.get("updates_per_s", 0.0) > 0]
         if rates:
-            besides = sum(float(row.get(name, 0.0)) for row in own for name in ("eval_seconds", "save_seconds"))
+            besides = sum(row.get(name, 0.0) for row in own for name in ("eval_seconds", "save_seconds"))
             updates = flags["utd_ratio"] if phase == "online" else 1
-            found[phase] = updates / statistics.median(rates) + besides / (max(int(row["step"]) for row in own) - first)
+            found[phase] = updates / statistics.median(rates) + besides / (max(row["step"] for row in own) - first)
     return found
 
 
