@@ -356,6 +356,25 @@ def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monk
         assert cut == whole
 
 
+def test_the_readmes_section_on_forks_holds_to_the_letter(data, tmp_path, monkeypatch, capsys):
+    section = (ROOT / "README.md").read_text().split("## Fork an agent")[1].split("\n## ")[0]
+    example, (line,) = re.search(r"Copy \[(\S+)\]", section)[1], re.findall(r"^python main\.py (.*)$", section, re.MULTILINE)
+    place, agent, setting = line.split()
+    monkeypatch.chdir(tmp_path)
+    fork = Path(agent.removeprefix("--agent="))
+    fork.parent.mkdir()
+    text = (ROOT / example).read_text()
+    (name,) = re.findall(r"^AGENT = (\w+)$", text, re.MULTILINE)
+    fork.write_text(text.replace(name, "YourClass"))
+    assert "AGENT = YourClass" in section and "AGENT = YourClass" in fork.read_text()
+    assert run(place, agent, setting, "--dry_run") == 0
+    assert capsys.readouterr().out.count(f"  {fork.stem}  seed 0  ") == 5
+    assert train(data, "exp", agent, setting, "--online_steps=0", "--eval_episodes=0") == 0
+    config = json.loads((only_run(tmp_path / "exp") / "config.json").read_text())
+    key, value = setting.removeprefix("--agent.").split("=")
+    assert config["agent"][key] == float(value)
+
+
 def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):
     assert train(data, tmp_path, "--online_steps=0") == 0
     folder = only_run(tmp_path)
