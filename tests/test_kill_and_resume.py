@@ -16,6 +16,7 @@ from utils.checkpoints import Checkpoints
 # ---------------------------------------------------------------- runs
 
 
+@pytest.mark.slow
 def test_two_kills(tmp_path):
     report = script.check(tmp_path, kills=2, seed=1, work=QUICK)
     assert report.differences == []

@@ -31,7 +31,7 @@ def distance_from_optimum(agent):
     return float(jnp.abs(agent.act(s, jax.random.normal(jax.random.key(0), (agent.draws, 400, 1))) - s).mean())
 
 
-LONG = {"cgql_mse", "cgql_linex"}
+LONG = {"ifql", "cgql_simple", "cgql_mse", "cgql_linex"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in AGENTS])
