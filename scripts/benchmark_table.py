@@ -9,6 +9,7 @@ again, so that a run that was cut short goes on. At the end the tables are print
 """
 
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -73,7 +74,10 @@ def measure(words: list[str], tiny: bool) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             return {"error": f"took longer than {FLAGS.timeout:g} s"}
     lines = done.stdout.splitlines() if done.returncode == 0 else []
-    return json.loads(lines[-1]) if lines else {"error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
+    if not lines:
+        return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
+    # As anybody would give it, without the places of this machine.
+    return json.loads(lines[-1]) | {"command": shlex.join(["python", f"scripts/{script.name}", *words, "--json"])}
 
 
 def rows_of(found: dict[str, Any]) -> list[tuple[str, ...]]:

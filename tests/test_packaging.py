@@ -224,3 +224,12 @@ def test_jax_is_strict_under_test():
     jax.random.normal(key)
     with pytest.raises(jax.errors.KeyReuseError):
         jax.random.normal(key)
+
+
+def test_recorded_commands_and_results_name_no_place_of_a_machine():
+    """Whoever reads them has other folders: every path in results/ is relative, and none is a temporary one."""
+    texts = {
+        path: path.read_text() for path in (ROOT / "results").rglob("*") if path.suffix in (".json", ".csv", ".txt", ".md")
+    }
+    found = [(path.name, words) for path, text in texts.items() if (words := re.findall(r"(?<![\w.<>])/\w+/\S+", text))]
+    assert texts and found == []
