@@ -35,6 +35,27 @@ PRESETS = {
         },
         transitions=60_000,
     ),
+    # The study in results/study: all its methods and budgets in about an hour of two CPU cores.
+    "study": Preset(
+        flags={
+            "env_name": "cube-single-play-singletask-task1-v0",
+            "run_group": "study",
+            "bc_steps": 10_000,
+            "offline_steps": 5_000,
+            "online_steps": 0,
+            "log_interval": 100,
+            "eval_interval": 2_500,
+            "save_interval": 5_000,
+        },
+        agent={
+            "actor_hidden_dims": (128,) * 4,
+            "value_hidden_dims": (128,) * 4,
+            "num_qs": 2,
+            "flow_steps": 5,
+            "discount": 0.99,
+        },
+        transitions=100_000,
+    ),
     # Every line of the program once, on tiny networks: python main.py --env_name=puzzle-4x4 --preset=smoke
     "smoke": Preset(
         flags={

@@ -42,7 +42,7 @@ def define(argv: Sequence[str]) -> flags.FlagValues:
         "agent", None, "agent file; --agent.KEY=VALUE overrides", flag_values=fv, sys_argv=list(argv)
     )
     flags.DEFINE_list("seeds", ["1"], "numbers of seeds trained in one program, separated by commas", flag_values=fv)
-    flags.DEFINE_integer("blocks", 7, "timed blocks", lower_bound=5, flag_values=fv)
+    flags.DEFINE_integer("blocks", 5, "timed blocks", lower_bound=5, flag_values=fv)
     doc = "updates in each block (one call); 0: what training uses on this device"
     flags.DEFINE_integer("updates", 0, doc, lower_bound=0, flag_values=fv)
     flags.DEFINE_integer("transitions", 1_000_000, "size of the synthetic dataset", lower_bound=1_000, flag_values=fv)
