@@ -5,6 +5,7 @@
     python scripts/report.py exp/ --step=200_000                         # every run at one step; --step=last: as far as all are
     python scripts/report.py exp/Debug/ exp_data.pkl                     # published exp_data pickles beside them
     python scripts/report.py exp/Debug/ --export=results/NAME            # keep what a report reads, and the commands
+    python scripts/report.py exp/again --repeat_of=results/study         # whether repeated runs land where they should
     python scripts/report.py --check                                     # the README's tables against results/ (--write: renew)
 
 Folders are searched for run folders at any depth. Without --step a run counts at the end of its offline and of its online
@@ -60,6 +61,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with tables and curves")
     parser.add_argument("--title", default="Results", help="of the page")
     parser.add_argument("--export", type=Path, metavar="DIR", help="copy what a report reads of each run")
+    doc = "whether each run lands inside the 95 %% prediction interval of this folder's other seeds of its settings"
+    parser.add_argument("--repeat_of", type=Path, metavar="DIR", help=doc)
     parser.add_argument("--pickle_interval", type=positive, default=50_000, help="steps between the evaluations in a pickle")
     parser.add_argument("--check", action="store_true", help="compare the README's tables with results/")
     parser.add_argument("--write", action="store_true", help="renew the README's tables from results/")
@@ -88,7 +91,7 @@ def run(argv: list[str]) -> int:
     flags = parse(argv)
     if flags.check or flags.write:
         return check_readme(flags.write)
-    from utils.report import report
+    from utils.report import repeats, report
     from utils.report_html import page
     from utils.report_text import as_csv, as_latex, as_text
     from utils.results import export, read_all, read_published
@@ -104,7 +107,11 @@ def run(argv: list[str]) -> int:
     if flags.export:
         written.append(f"{export(results, flags.export.expanduser())} runs below {flags.export}")
     print(as_text(found), *(f"written: {what}" for what in written), sep="\n")
-    return 0
+    if not flags.repeat_of:
+        return 0
+    compared = repeats(found, read_all([str(flags.repeat_of)], flags.pickle_interval)[0])
+    print("", *(line for line, _ in compared), sep="\n")
+    return 0 if all(inside for _, inside in compared) else 1
 
 
 def main(argv: list[str]) -> int:

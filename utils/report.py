@@ -11,7 +11,7 @@ import numpy as np
 from envs.tasks import DOMAINS
 from utils.errors import UserError
 from utils.results import Published, Result, some
-from utils.statistics import REPLICATES, Interval, bootstrap, iqm, mean_and_half, probability_of_improvement
+from utils.statistics import REPLICATES, Interval, bootstrap, iqm, mean_and_half, prediction_half, probability_of_improvement
 
 OVERALL = "all tasks"
 FEW_SEEDS = 5
@@ -348,6 +348,30 @@ def size(transitions: int | None) -> str:
         if transitions >= unit:
             return f"{transitions / unit:.3g}{letter}"
     return str(transitions)
+
+
+def repeats(found: Report, of: list[Result]) -> list[tuple[str, bool]]:
+    """Each run of a report beside the runs `of` the same agent, settings and task: a line, and whether it is where those say.
+
+    Where they say is the 95 % prediction interval of one more run at that step. A run among them is compared with the others.
+    """
+    lines = []
+    for result in found.results:
+        step, name = result.last_step, f"{result.agent} {result.env_name.removesuffix('-v0')} seed {result.seed}"
+        key = (result.agent, result.overrides, result.env_name)
+        same = [r for r in of if (r.agent, r.overrides, r.env_name) == key and r.seed != result.seed]
+        rates = np.array([rate for r in same if (rate := r.success(step)) is not None])
+        if len(rates) < 2:
+            lines.append(
+                (f"{name}: fewer than two other seeds of the same settings are evaluated at step {step:,}", False)
+            )
+            continue
+        episodes = float(result.evaluations["episodes"][-1])
+        own, half = result.evaluations["success"][-1], prediction_half(rates, episodes)
+        inside = bool(abs(own - rates.mean()) <= half)
+        where = f"{100 * rates.mean():.1f} ± {100 * half:.1f} (95 % prediction interval of {len(rates)} seeds)"
+        lines.append((f"{name}, step {step:,}: {100 * own:.1f} % is {'inside' if inside else 'OUTSIDE'} {where}", inside))
+    return lines
 
 
 # -------------------------------------------------------------------------------------------------- what to mind

@@ -36,6 +36,20 @@ def mean_and_half(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(count > 1, stdtrit(degrees, (1 + LEVEL) / 2) * error, np.nan)
 
 
+def prediction_half(rates: np.ndarray, episodes: float) -> float:
+    """Half of the 95 % interval in which one more run lands: t s √(1 + 1/N) around the mean of success rates [N], 0 to 1.
+
+    s is their standard deviation, and at least the binomial error of a run's episodes, with two successes and two failures
+    added to all of them (Agresti and Coull 1998), so that it is not 0 where every run failed. NaN for one run.
+    """
+    count = len(rates)
+    if count < 2:
+        return math.nan
+    rate = (rates.sum() * episodes + 2) / (count * episodes + 4)
+    deviation = max(float(rates.std(ddof=1)), math.sqrt(rate * (1 - rate) / episodes))
+    return float(stdtrit(count - 1, (1 + LEVEL) / 2)) * deviation * math.sqrt(1 + 1 / count)
+
+
 def iqm(scores: np.ndarray) -> np.ndarray:
     """Interquartile mean [...] of all runs [..., T, N]: without the lowest and the highest quarter, each rounded down."""
     runs = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)

@@ -78,9 +78,7 @@ def one_update(agent: Agent, replay: Replay, key: jax.Array) -> tuple[Agent, dic
 WITHOUT_COPIES = {"xla_cpu_copy_insertion_use_region_analysis": True}
 
 
-@partial(
-    jax.jit, static_argnames=("updates", "mesh"), donate_argnames=("agents", "windows"), compiler_options=WITHOUT_COPIES
-)
+@partial(jax.jit, static_argnames=("updates", "mesh"), donate_argnames=("agents", "windows"), compiler_options=WITHOUT_COPIES)
 def train_block(
     agents: Agent,
     windows: Window,

@@ -94,6 +94,11 @@ def train(step_dual, dual, updates, lr):
     return table, trail
 
 
+def compiled(function):
+    """`function` compiled with care, which tests/conftest.py spares the others: here loops run for thousands of updates."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 3})
+
+
 def start(lam, budget, kl_ema=0.0):
     return Dual(*(jnp.array(value, jnp.float32) for value in (lam, kl_ema, budget)))
 
@@ -102,7 +107,7 @@ def test_adjoint_matching_finds_the_tilted_gaussian():
     lam = 1.0
     mean, std, kl = tilted(lam)
     assert (round(mean, 3), round(std, 3), round(kl, 3)) == (0.533, 0.408, 0.145)  # derived by hand
-    table, trail = jax.jit(lambda: train(lambda dual, _: dual, start(lam, 1.0), updates=1200, lr=0.03))()
+    table, trail = compiled(lambda: train(lambda dual, _: dual, start(lam, 1.0), updates=1200, lr=0.03))()
     samples = euler_sample(policy_velocity(table), jax.random.normal(jax.random.key(1), (200_000, 1)), K)
     assert float(samples.mean()) == pytest.approx(mean, rel=0.03)
     assert float(samples.std()) == pytest.approx(std, rel=0.03)
@@ -124,7 +129,7 @@ def test_dual_loop_spends_its_budget_at_the_analytic_lambda(mode):
         dual = start(1.0, budget, kl_ema=0.0 if mode == "descent" else budget)
         return train(lambda dual, kl: DUAL_STEPS[mode](dual, kl, config), dual, updates=3000, lr=0.03)[1]
 
-    trails = np.asarray(jax.jit(jax.vmap(run))(budgets))
+    trails = np.asarray(compiled(jax.vmap(run))(budgets))
     for budget, trail in zip(np.asarray(budgets), trails, strict=True):
         lam, kl, bound = trail[-800:].mean(axis=0)
         assert kl == pytest.approx(budget, rel=0.05)
@@ -159,7 +164,7 @@ def test_closed_form_settles_sooner_where_lambda_has_far_to_go(monkeypatch):
 
     settled = {}
     for mode in DUAL_STEPS:
-        trails = np.asarray(jax.jit(jax.vmap(lambda lam, mode=mode: run(mode, lam)))(jnp.asarray(target / factors)))
+        trails = np.asarray(compiled(jax.vmap(lambda lam, mode=mode: run(mode, lam)))(jnp.asarray(target / factors)))
         for factor, trail in zip(factors, trails, strict=True):
             settled[mode, factor], overshoot = settling(trail[:, 1], budget)
             when = f"settled at {settled[mode, factor]}" if settled[mode, factor] < 2900 else "not settled in 3000"

@@ -55,6 +55,23 @@ def table(tmp_path_factory):
 # ---------------------------------------------------------------- the numbers
 
 
+def test_repeated_runs_are_told_apart_from_others(tmp_path, capsys):
+    """Only the same settings count, a run is not compared with itself, and one outside makes the exit code 1."""
+    task, settings = SCENE.format(1), {"given": {"agent.kl_budget": 0.3}}
+    for seed, rate in enumerate((0.2, 0.4, 0.6)):
+        write_run(tmp_path / "kept", task, seed, {1_000_000: rate}, **settings)
+        write_run(tmp_path / "kept", task, seed, {1_000_000: 0.95}, given={"agent.kl_budget": 3.0}, hashed="b")
+    write_run(tmp_path / "again", task, 3, {1_000_000: 1.0}, **settings)
+    assert run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 0
+    interval = f"40.0 ± {100 * stats.t.ppf(0.975, 2) * 0.2 * (4 / 3) ** 0.5:.1f} (95 % prediction interval of 3 seeds)"
+    assert f"trqam {task[:-3]} seed 3, step 1,000,000: 100.0 % is inside {interval}" in capsys.readouterr().out
+    write_run(tmp_path / "again", task, 4, {1_000_000: 0.5}, hashed="b", given={"agent.kl_budget": 3.0})
+    assert run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 1
+    assert "seed 4, step 1,000,000: 50.0 % is OUTSIDE 95.0 ±" in capsys.readouterr().out
+    assert run(tmp_path / "kept", f"--repeat_of={tmp_path}/again", "--bootstrap=10") == 1
+    assert "fewer than two other seeds of the same settings" in capsys.readouterr().out
+
+
 def test_a_row_for_every_task_domain_and_all_tasks(table):
     _, _, found = table
     names = [(row.scope, row.name) for row in found.rows if row.method == "trqam"]

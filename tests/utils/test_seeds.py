@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,3 +104,14 @@ def test_seeds_spread_over_four_devices_are_the_same():
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["devices"], result["shards"], result["meshes"]) == (4, 4, [None, 2, 3, 4])
     assert result["difference"] < 1e-5
+
+
+def test_a_block_copies_no_parameters_from_one_update_to_the_next():
+    """The loop's state is updated where it lies; XLA would else copy every kernel of 16 x 16 in each update."""
+    agent, replay = tiny_agents()[0], Replay.create(make_dataset([30, 20]))
+    names = jax.eval_shape(one_update, agent, replay, jax.random.key(0))[1]
+    arguments = stack_seeds([agent], None), stack_seeds([Window.create(dict.fromkeys(names, 0.0))], None)
+    keys = jax.random.key_data(jax.random.key(0))[None]
+    text = train_block.lower(*arguments, replay, keys, updates=3).compile().as_text()
+    assert "f32[2,16,16]" in text
+    assert not re.findall(r"= f32\[(?:2,)?16,16\]\S* copy\(%get-tuple-element", text)
