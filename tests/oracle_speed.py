@@ -23,6 +23,7 @@ from agents import trqam
 from scripts.benchmark import ACTION_DIM, OBSERVATION_DIM, matrix_product, seconds, synthetic
 from tests.agents import straightforward
 from utils.chunks import Replay
+from utils.training import WITHOUT_COPIES
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rounds", 9, "blocks of each", lower_bound=5)
@@ -48,7 +49,7 @@ class Blocks:
         noise = agent.draw_noise(jax.random.key(1), config.batch_size)
         counted: Any = jax.jit(lambda agent, noise: update(agent, batch, noise)[:2]).lower(agent, noise).compile()
         self.gflop = counted.cost_analysis()["flops"] / 1e9
-        self.agent, self.block, self.updates = agent, jax.jit(block, donate_argnums=0), updates
+        self.agent, self.block, self.updates = agent, jax.jit(block, donate_argnums=0, compiler_options=WITHOUT_COPIES), updates
         self.seconds()
 
     def seconds(self) -> float:
