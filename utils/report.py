@@ -276,15 +276,17 @@ def episodes_of(point: Point) -> float:
 
 
 def dual_of(point: Point) -> tuple[float, float, float, float] | None:
-    """Path KL over the last tenth of the logs, the budget, percent of settled logs near it, and λ; None without a budget."""
+    """Path KL over the last tenth of the logs, the budget, percent of settled logs near it, and λ; None without a KL."""
     kl = point.result.kl(point.step)
     if not kl:
         return None
     last, settled = (kl["step"] > part * point.step for part in (0.9, SETTLED))
     if not last.any():
         return None
+    budget = kl["kl_budget"][-1]
     near = np.abs(kl["path_kl"] / kl["kl_budget"] - 1) <= NEAR
-    return kl["path_kl"][last].mean(), kl["kl_budget"][-1], 100 * near[settled].mean(), kl["lam"][-1]
+    within = np.nan if np.isnan(budget) else 100 * near[settled].mean()
+    return kl["path_kl"][last].mean(), budget, within, kl["lam"][-1]
 
 
 # -------------------------------------------------------------------------------------------------- several methods
@@ -362,9 +364,7 @@ def repeats(found: Report, of: list[Result]) -> list[tuple[str, bool]]:
         same = [r for r in of if (r.agent, r.overrides, r.env_name) == key and r.seed != result.seed]
         rates = np.array([rate for r in same if (rate := r.success(step)) is not None])
         if len(rates) < 2:
-            lines.append(
-                (f"{name}: fewer than two other seeds of the same settings are evaluated at step {step:,}", False)
-            )
+            lines.append((f"{name}: fewer than two other seeds of the same settings are evaluated at step {step:,}", False))
             continue
         episodes = float(result.evaluations["episodes"][-1])
         own, half = result.evaluations["success"][-1], prediction_half(rates, episodes)
@@ -432,7 +432,7 @@ def concerns_of(point: Point) -> list[str]:
     found = {
         "λ is at its upper bound": lam >= 0.999 * agent["lambda_max"],
         "λ is at its lower bound": lam <= 1.001 * agent["lambda_min"],
-        "path KL is off its budget by half or more": not 0.5 <= path_kl / kl_budget <= 1.5,
+        "path KL is off its budget by half or more": abs(path_kl / kl_budget - 1) > 0.5,
     }
     return [concern for concern, holds in found.items() if holds]
 
@@ -459,7 +459,8 @@ def curve(results: list[Result]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def kl_curve(results: list[Result], name: str, points: int = 80) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Steps, mean over runs and half of its 95 % interval of path_kl, kl_budget or lam, in at most `points` windows."""
-    columns = [kl for r in results if (kl := r.kl(r.offline_steps + r.online_steps))]
+    columns = [r.kl(r.offline_steps + r.online_steps) for r in results]
+    columns = [kl for kl in columns if np.isfinite(kl.get(name, np.nan)).any()]
     if not columns:
         return np.zeros(0), np.zeros(0), np.zeros(0)
     steps = np.unique(np.concatenate([kl["step"] for kl in columns]))

@@ -29,8 +29,9 @@ def bracket(interval: Interval) -> str:
 
 
 def spent(row: Row) -> str:
-    """0.312 / 0.3: path KL and its budget; empty without one."""
-    return "" if np.isnan(row.kl_budget) else f"{row.path_kl:.3f} / {row.kl_budget:.3g}"
+    """0.312 / 0.3: path KL and its budget; what there is of the two."""
+    known = [(value, form) for value, form in ((row.path_kl, ".3f"), (row.kl_budget, ".3g")) if np.isfinite(value)]
+    return " / ".join(f"{value:{form}}" for value, form in known)
 
 
 def short(name: str) -> str:
@@ -94,8 +95,7 @@ def as_text(found: Report) -> str:
     parts = []
     for phase, rows in by_phase(found.rows, lambda row: row.phase):
         names = ["name", "method", "seeds", "start", "success", "iqm", "path_kl", "lam", "step"]
-        if all(np.isnan(row.kl_budget) for row in rows):
-            names = [name for name in names if name not in ("path_kl", "lam")]
+        names = [name for name in names if any(CELLS[name][1](row) for row in rows)]
         lines, before = [], None
         for row in rows:
             line = [CELLS[name][1](row) for name in names]

@@ -111,10 +111,10 @@ class Result:
         return self.agent.upper() if self.config else self.method
 
     def kl(self, step: int) -> Columns:
-        """path KL, its budget and λ (with lam_scale) at the logs up to a step; empty for agents without a budget."""
+        """path KL, its budget and λ (with lam_scale) at the logs up to a step: NaN where there is none, empty without a KL."""
         kept = self.training["step"] <= step
         columns = {name.removeprefix("dual/"): values[kept] for name, values in self.training.items()}
-        if np.isnan(columns["kl_budget"]).all():
+        if np.isnan(columns["path_kl"]).all():
             return {}
         return columns | {"lam": columns["lam"] * self.config.get("agent", {}).get("lam_scale", 1.0)}
 

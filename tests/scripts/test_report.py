@@ -19,10 +19,12 @@ from scipy import stats
 
 from envs.tasks import ALL_TASKS, dataset_name
 from scripts import report as script
-from tests.synthetic_runs import write_run, write_table
+from tests.synthetic_runs import write_csv, write_run, write_table
 from utils import readme
 from utils.errors import UserError
 from utils.report import curve, kl_curve, report
+from utils.report_html import page
+from utils.report_text import CELLS
 from utils.results import command, read_all, read_published
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +109,20 @@ def test_path_kl_and_lambda_are_what_was_written(table):
     assert row.within == pytest.approx(100 * np.mean([abs(kl - 1) <= 0.1 for kl in settled])) and 0 < row.within < 100
     assert (row.kl_budget, row.lam) == (1.0, pytest.approx(3.0 * (1 + 39 / 40)))
     assert np.isnan(row_of(found, "all tasks", "qam").path_kl)
+
+
+def test_path_kl_without_a_budget_is_shown_alone(tmp_path):
+    """QAM logs it and has no budget to be off."""
+    write_run(tmp_path, SCENE.format(1), 0, {0: 0.1, 1_000_000: 0.7}, kl=[(1_000_000, 1.05, 0.5)])
+    folder = write_run(tmp_path, SCENE.format(1), 0, {0: 0.1, 1_000_000: 0.0}, agent="qam")
+    write_csv(folder / "train.csv", ("step", "phase", "dual/path_kl"), [(s, "offline", 6.4) for s in (500_000, 1_000_000)])
+    found = made(tmp_path)
+    row = row_of(found, SCENE.format(1), "qam")
+    assert row.path_kl == 6.4 and np.isnan([row.kl_budget, row.within, row.lam]).all()
+    assert [CELLS[name][1](row) for name in ("path_kl", "within", "lam")] == ["6.400", "", ""]
+    assert not any("path KL" in note for note in found.notes)
+    curves = page(found, "curves")[page(found, "curves").index("λ</") :]
+    assert "6.400" in page(found, "curves") and "nan" not in curves
 
 
 def test_probability_of_improvement_is_what_was_written(table):
