@@ -558,9 +558,9 @@ def test_a_figure_without_results_is_noticed(project, capsys):
 
 def test_tables_of_run_folders_are_made_and_compared(project, capsys):
     for seed in range(3):
-        write_run(project / "results", CUBE.format(1), seed, {0: 0.0, 1_000_000: 0.5 + seed / 10}, run_group="study")
+        write_run(project / "results", CUBE.format(1), seed, {0: 0.0, 1_000_000: 0.5 + seed / 10}, run_group="runs_of_a_test")
     with (project / "README.md").open("a") as file:
-        file.write("\n<!-- results: results/study scope=task columns=name,method,seeds,success,iqm -->\n")
+        file.write("\n<!-- results: results/runs_of_a_test scope=task columns=name,method,seeds,success,iqm -->\n")
     assert run("--check") == 1 and "0 rows, the results give 1" in capsys.readouterr().out
     assert run("--write") == 0
     row = "| cube-double-play-task1 | trqam | 3 | 60.0 ± 24.8 | 60.0 [50.0, 70.0] |"
@@ -576,9 +576,11 @@ def test_tables_of_run_folders_are_made_and_compared(project, capsys):
 
 
 def test_a_table_beside_the_published_figures_is_made(project):
-    write_run(project / "results", CUBE.format(1), 0, {0: 0.0, 50_000: 0.5}, "qam", run_group="study", offline_steps=50_000)
+    write_run(
+        project / "results", CUBE.format(1), 0, {0: 0.0, 50_000: 0.5}, "qam", run_group="runs_of_a_test", offline_steps=50_000
+    )
     with (project / "README.md").open("a") as file:
-        file.write("\n<!-- results: results/study beside=published -->\n")
+        file.write("\n<!-- results: results/runs_of_a_test beside=published -->\n")
     assert run("--write") == 0 and run("--check") == 0
     assert (
         (project / "README.md")
