@@ -6,11 +6,22 @@ Environment variables rather than `jax.config`: programs under test inherit them
 import os
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["MUJOCO_GL"] = "disabled"
-os.environ["JAX_DEBUG_KEY_REUSE"] = "1"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Most of the time of these tests is XLA compiling the same small programs, in every worker and at every start.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"))
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # a third less
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+@pytest.fixture
+def no_key_twice():
+    """JAX refuses a random key that is used twice. Not for every test: it costs a seventh of the time."""
+    import jax
+
+    jax.config.update("jax_debug_key_reuse", True)
+    yield
+    jax.config.update("jax_debug_key_reuse", False)

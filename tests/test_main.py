@@ -259,7 +259,7 @@ def train(data, exp, *flags):
     defaults = [
         f"--env_name={TASK}", f"--ogbench_dataset_dir={data}/good", f"--save_dir={exp}", "--bc_steps=4", "--offline_steps=8",
         "--online_steps=12", "--start_training=4", "--log_interval=4", "--eval_interval=8", "--save_interval=4",
-        "--eval_episodes=1", "--eval_workers=1", *TINY,
+        "--eval_episodes=0", "--eval_workers=1", *TINY,
     ]  # fmt: skip
     return run(*defaults, *flags)
 
@@ -269,9 +269,10 @@ def only_run(exp):
     return config.parent
 
 
+@pytest.mark.usefixtures("no_key_twice")
 def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, capsys):
     chunked = ["--horizon_length=2", "--agent.action_chunking=True"]
-    flags = [*chunked, "--kl_budget_online=0.125", "--utd_ratio=2"]
+    flags = [*chunked, "--kl_budget_online=0.125", "--utd_ratio=2", "--eval_episodes=1"]
     assert train(data, tmp_path, *flags) == 0
     folder = only_run(tmp_path)
     rows = CsvLog(folder / "train.csv").rows()
@@ -305,22 +306,24 @@ EXTERNAL = ["--agent=agents/trqam_external_kl.py", "--kl_budget_online=0.125", "
 SCALAR = ["--agent.adjoint=scalar", "--kl_budget_online=0.125", "--bc_steps=0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "quantity"),
     [
         (SQAM, "critic/value_gap"),
-        pytest.param(QAM_E, "entropy/alpha", marks=pytest.mark.slow),
-        pytest.param(QAM_F, "head/distill_loss", marks=pytest.mark.slow),
+        (QAM_E, "entropy/alpha"),
+        (QAM_F, "head/distill_loss"),
         (["--agent=agents/fql.py"], "actor/distill_loss"),
-        pytest.param(["--agent=agents/ifql.py"], "value/loss", marks=pytest.mark.slow),
-        pytest.param(["--agent=agents/dsrl.py"], "entropy/alpha", marks=pytest.mark.slow),
-        pytest.param(["--agent=agents/cgql.py"], "critic/noisy_loss", marks=pytest.mark.slow),
-        pytest.param(EXTERNAL, "adjoint/penalty", marks=pytest.mark.slow),
-        pytest.param(SCALAR, "dual/lam", marks=pytest.mark.slow),
+        (["--agent=agents/ifql.py"], "value/loss"),
+        (["--agent=agents/dsrl.py"], "entropy/alpha"),
+        (["--agent=agents/cgql.py"], "critic/noisy_loss"),
+        (EXTERNAL, "adjoint/penalty"),
+        (SCALAR, "dual/lam"),
     ],
 )
+@pytest.mark.usefixtures("no_key_twice")
 def test_every_other_agent_trains_offline_and_online(data, tmp_path, flags, quantity):
-    assert train(data, tmp_path, *flags) == 0
+    assert train(data, tmp_path, *flags, "--eval_episodes=1") == 0
     folder = only_run(tmp_path)
     rows = CsvLog(folder / "train.csv").rows()
     assert {row["phase"] for row in rows} == {"offline", "online"}
@@ -336,7 +339,8 @@ def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monk
     from utils import training
 
     monkeypatch.setattr(training, "updates_per_call", lambda *counts: 2)
-    assert train(data, tmp_path / "whole", "--online_steps=0") == 0
+    flags = ["--online_steps=0", "--eval_episodes=1"]
+    assert train(data, tmp_path / "whole", *flags) == 0
     calls = iter(range(3))
     real = training.train_block
 
@@ -348,9 +352,9 @@ def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(training, "train_block", failing)
         with pytest.raises(KeyboardInterrupt):
-            train(data, tmp_path / "cut", "--online_steps=0")
+            train(data, tmp_path / "cut", *flags)
     assert not (only_run(tmp_path / "cut") / "done.json").exists()
-    assert train(data, tmp_path / "cut", "--online_steps=0") == 0
+    assert train(data, tmp_path / "cut", *flags) == 0
     for name in ("train.csv", "eval.csv"):
         cut, whole = ((only_run(tmp_path / which) / name).read_text() for which in ("cut", "whole"))
         assert cut == whole
@@ -369,7 +373,7 @@ def test_the_readmes_section_on_forks_holds_to_the_letter(data, tmp_path, monkey
     assert "AGENT = YourClass" in section and "AGENT = YourClass" in fork.read_text()
     assert run(place, agent, setting, "--dry_run") == 0
     assert capsys.readouterr().out.count(f"  {fork.stem}  seed 0  ") == 5
-    assert train(data, "exp", agent, setting, "--online_steps=0", "--eval_episodes=0") == 0
+    assert train(data, "exp", agent, setting, "--online_steps=0") == 0
     config = json.loads((only_run(tmp_path / "exp") / "config.json").read_text())
     key, value = setting.removeprefix("--agent.").split("=")
     assert config["agent"][key] == float(value)
@@ -389,14 +393,13 @@ def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):
 
 def test_steps_may_grow_and_only_grow_where_that_means_something(data, tmp_path, capsys):
     """Online steps extend a finished run; offline steps, once it is past them, are an error that says so."""
-    flags = ["--eval_episodes=0"]
-    assert train(data, tmp_path / "short", *flags) == 0
-    assert train(data, tmp_path / "short", *flags, "--online_steps=16") == 0
-    assert train(data, tmp_path / "long", *flags, "--online_steps=16") == 0
+    assert train(data, tmp_path / "short") == 0
+    assert train(data, tmp_path / "short", "--online_steps=16") == 0
+    assert train(data, tmp_path / "long", "--online_steps=16") == 0
     short, long = ((only_run(tmp_path / which) / "train.csv").read_text() for which in ("short", "long"))
     assert short == long
     capsys.readouterr()
-    assert train(data, tmp_path / "short", *flags, "--online_steps=16", "--offline_steps=12") == 2
+    assert train(data, tmp_path / "short", "--online_steps=16", "--offline_steps=12") == 2
     assert "--offline_steps: stored 8, now 12" in capsys.readouterr().err
 
 
@@ -437,6 +440,7 @@ def test_one_task_that_cannot_go_on_leaves_the_others_their_turn(monkeypatch, tm
     assert trained == [(f"scene-play-singletask-task{i}-v0", [0, 1]) for i in range(2, 6)]
 
 
+@pytest.mark.slow
 def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(data, tmp_path, monkeypatch, capsys):
     """Seed 0 of two has a base that is not finite: the other one is what it is alone, and the end says which one broke."""
     from utils import training
@@ -448,13 +452,13 @@ def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(data, tmp_path, 
         return agent if run.seed else agent.replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, agent.params))
 
     monkeypatch.setattr(training, "new_agent", poisoned)
-    assert train(data, tmp_path / "both", *flags, "--eval_episodes=0") == 1
+    assert train(data, tmp_path / "both", *flags) == 1
     error = capsys.readouterr().err
     assert re.search(
         r"warning: [\w/]+ is not finite since update 1, .*_s0_\w+; there is no checkpoint yet; the other seeds go on", error
     )
     assert re.search(r"error: [\w/]+ is not finite since update 1, seen at step 4 of \S+_s0_", error.splitlines()[-1])
-    assert train(data, tmp_path / "alone", "--bc_steps=0", "--seed=1", "--eval_episodes=0") == 0
+    assert train(data, tmp_path / "alone", "--bc_steps=0", "--seed=1") == 0
     ours, alone = (next((tmp_path / which).glob(f"Debug/{TASK}/trqam_s1_*")) for which in ("both", "alone"))
     assert (ours / "done.json").exists() and not list(ours.parent.glob("*_s0_*/done.json"))
     for one, other in zip(CsvLog(ours / "train.csv").rows(), CsvLog(alone / "train.csv").rows(), strict=True):
@@ -497,7 +501,7 @@ def test_seeds_together_have_folders_of_their_own_and_go_on_together(
 
 
 def test_seeds_step_side_by_side_and_a_killed_environment_loses_nothing(data, tmp_path, monkeypatch, capsys):
-    flags = ["--num_seeds=2", "--bc_steps=0", "--offline_steps=0", "--eval_episodes=0", "--save_interval=8"]
+    flags = ["--num_seeds=2", "--bc_steps=0", "--offline_steps=0", "--save_interval=8"]
     assert train(data, tmp_path / "whole", *flags) == 0
     real, calls = EnvWorkers.run_chunks, itertools.count(1)
 
@@ -529,7 +533,7 @@ def test_two_processes_never_write_one_run(data, tmp_path, capsys):
 
 
 def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(data, tmp_path, capsys):
-    assert train(data, tmp_path, "--bc_only") == 0
+    assert train(data, tmp_path, "--bc_only", "--eval_episodes=1") == 0
     folder = only_run(tmp_path)
     assert folder.name.startswith("bc_s0_")
     assert [row["step"] for row in CsvLog(folder / "eval.csv").rows()] == [0, 8]
@@ -541,9 +545,9 @@ def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(data, tmp_
     assert "layer norm off there and on here (--agent.actor_layer_norm)" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_key_twice")
 def test_balanced_sampling_acts_at_random_first(data, tmp_path):
-    flags = ["--balanced_sampling", "--eval_episodes=0"]
-    assert train(data, tmp_path, *flags) == 0
+    assert train(data, tmp_path, "--balanced_sampling") == 0
     assert CsvLog(only_run(tmp_path) / "train.csv").rows()[-1]["step"] == 20
 
 
@@ -557,7 +561,7 @@ def test_nan_stops_the_run_with_its_name_and_the_last_checkpoint(data, tmp_path,
         return dataset | {"rewards": np.where(dataset["rewards"] < 0, np.nan, dataset["rewards"])}
 
     monkeypatch.setattr(training, "load_dataset", poisoned)
-    assert train(data, tmp_path, "--eval_episodes=0") == 1
+    assert train(data, tmp_path) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert re.fullmatch(r"error: [\w/]+ is not finite since update 1, seen at step 4 of \S+; there is no checkpoint yet", error)
 
@@ -565,7 +569,7 @@ def test_nan_stops_the_run_with_its_name_and_the_last_checkpoint(data, tmp_path,
 def test_load_policy_gives_chunks_of_the_trained_agent(data, tmp_path):
     from utils.policy import load_policy
 
-    flags = ["--horizon_length=3", "--agent.action_chunking=True", "--online_steps=0", "--eval_episodes=0"]
+    flags = ["--horizon_length=3", "--agent.action_chunking=True", "--online_steps=0"]
     assert train(data, tmp_path, *flags) == 0
     policy = load_policy(only_run(tmp_path))
     one, many = policy(np.zeros(2, np.float32)), policy(np.zeros((5, 2), np.float32))

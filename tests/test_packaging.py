@@ -217,6 +217,7 @@ def test_the_citation_names_the_papers():
     assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
 
 
+@pytest.mark.usefixtures("no_key_twice")
 def test_jax_is_strict_under_test():
     with pytest.raises(ValueError, match="rank_promotion"):
         jnp.ones((2, 3)) + jnp.ones(3)

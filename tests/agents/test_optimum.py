@@ -31,10 +31,8 @@ def distance_from_optimum(agent):
     return float(jnp.abs(agent.act(s, jax.random.normal(jax.random.key(0), (agent.draws, 400, 1))) - s).mean())
 
 
-LONG = {"ifql", "cgql_simple", "cgql_mse", "cgql_linex"}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in AGENTS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AGENTS)
 def test_finds_the_known_optimum(tmp_path, name):
     module, settings = AGENTS[name]
     assert distance_from_optimum(train_on_probe(tmp_path, module, ProbeReward, **settings)) < MOST[name]

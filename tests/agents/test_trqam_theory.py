@@ -27,7 +27,7 @@ from agents.trqam import (
 
 M, S = 0.3, 0.5
 C, W = 1.0, 0.5
-K, B = 200, 512
+K, B = 100, 512
 
 
 def q(actions):
@@ -144,6 +144,7 @@ def settling(kl, budget, window=50):
     return (outside[-1] + 1 if len(outside) else 0), smooth.max()
 
 
+@pytest.mark.slow
 def test_closed_form_settles_sooner_where_lambda_has_far_to_go(monkeypatch):
     """Updates until the KL stays within 10 % of its budget, and overshoot, at lambdas of 1/8 to 8 times the first.
 

@@ -36,6 +36,7 @@ def train_on_probe(folder, module, probe, horizon=1, seed=0, **settings):
     return take(agents, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("probe", "horizon"), [(ProbeReward, 1), (ProbeChain, 1), (ProbeChain, 3)])
 def test_trqam_learns_the_known_q(tmp_path, probe, horizon):
     agent = train_on_probe(tmp_path, trqam, probe, horizon, kl_budget=0.2)

@@ -64,6 +64,7 @@ def test_a_base_has_no_critic_and_wants_a_task(run_dir, capsys):
     assert len(capsys.readouterr().out.splitlines()[2].split()) == 5  # no value
 
 
+@pytest.mark.slow
 def test_the_film_shows_task_success_and_value(run_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
     path = tmp_path / "films" / "out.gif"

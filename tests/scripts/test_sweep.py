@@ -355,8 +355,7 @@ def wait_for(condition, seconds=60.0):
 
 def plain_environ():
     """What a user has, without the strictness that tests add; compiled programs are kept."""
-    strict = ("JAX_DEBUG_KEY_REUSE", "JAX_NUMPY_RANK_PROMOTION")
-    return {name: value for name, value in os.environ.items() if name not in strict}
+    return {name: value for name, value in os.environ.items() if name != "JAX_NUMPY_RANK_PROMOTION"}
 
 
 @contextlib.contextmanager
