@@ -76,8 +76,10 @@ NEAREST = {
     "cube": "cube-double-play",
     "puzzle": "puzzle-4x4-play",
     "humanoidmaze-giant": "humanoidmaze-large-navigate",
+    "humanoidmaze-teleport": "humanoidmaze-large-navigate",
     "humanoidmaze": "humanoidmaze-medium-navigate",
     "antmaze-medium": "antmaze-large-navigate",
+    "antmaze-teleport": "antmaze-large-navigate",
     "antmaze": "antmaze-giant-navigate",
     "": "antmaze-large-navigate",
 }

@@ -28,8 +28,8 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     def text(name: str, default: str | None, doc: str) -> None:
         flags.DEFINE_string(name, default, doc, flag_values=fv)
 
-    def count(name: str, default: int, doc: str, least: int = 0) -> None:
-        flags.DEFINE_integer(name, default, doc, lower_bound=least, flag_values=fv)
+    def count(name: str, default: int, doc: str, least: int = 0, most: int | None = None) -> None:
+        flags.DEFINE_integer(name, default, doc, lower_bound=least, upper_bound=most, flag_values=fv)
 
     def switch(name: str, doc: str) -> None:
         flags.DEFINE_boolean(name, False, doc, flag_values=fv)
@@ -42,7 +42,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     doc = "agent file; --agent.KEY=VALUE overrides; agents/trqam.py unless given"
     config_flags.DEFINE_config_file("agent", None, doc, flag_values=fv, sys_argv=list(argv))
     flags.DEFINE_enum("preset", None, list(PRESETS), "settings for a purpose; they make their own data", flag_values=fv)
-    count("seed", 0, "random seed")
+    count("seed", 0, "random seed", most=2**31 - 1)
     count("num_seeds", 1, "run seeds seed .. seed + num_seeds - 1", least=1)
 
     count(
@@ -120,14 +120,7 @@ def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
     known = agent_settings(agent)
     argv = [argv[0], f"--agent={agent}", *rest]  # first, because the flags --agent.KEY follow from it
     fv = define_flags(argv)
-    try:
-        rest = fv(argv)
-    except AttributeError as error:  # how config_flags reports an unknown --agent.KEY
-        raise unknown_agent_key(argv, agent, known) from error
-    except flags.Error as error:
-        raise UserError(str(error).replace("\n", " ")) from error
-    if len(rest) > 1:
-        raise UserError(f"'{rest[1]}' is not a flag; flags are written --name=value")
+    parse_words(fv, argv, agent, known)
     if not 0.0 < fv.dataset_proportion <= 1.0:
         raise UserError(f"--dataset_proportion={fv.dataset_proportion}: give a share above 0 and at most 1")
     budget = fv.kl_budget_online
@@ -137,6 +130,18 @@ def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
         if fv[name].present:
             print(f"note: --{name} is accepted for compatibility and has no effect here", file=sys.stderr)
     return fv
+
+
+def parse_words(fv: flags.FlagValues, argv: Sequence[str], agent: str, known: list[str]) -> None:
+    """Parse a command line into flags; raises UserError, in one line, for a word that is none, or no setting of the agent."""
+    try:
+        rest = fv(argv)
+    except AttributeError as error:  # how config_flags reports an unknown --agent.KEY
+        raise unknown_agent_key(argv, agent, known) from error
+    except flags.Error as error:
+        raise UserError(str(error).replace("\n", " ")) from error
+    if len(rest) > 1:
+        raise UserError(f"'{rest[1]}' is not a flag; flags are written --name=value")
 
 
 def take_agent(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -193,7 +198,7 @@ def unknown_agent_key(argv: Sequence[str], agent: str, known: list[str]) -> User
 def check_agent_values(agent: dict) -> None:
     """Raise UserError for agent settings that no run can use."""
     positive = "lr batch_size flow_steps num_qs best_of_n inv_temp kl_budget lam_scale eta_lambda dual_gain kl_clip_coef "
-    positive += "lambda_min lambda_max n_bridge num_samples noise_scale isd_clip"
+    positive += "lam lambda_min lambda_max n_bridge num_samples noise_scale isd_clip"
     for key in positive.split():
         if key in agent and not (agent[key] > 0 and math.isfinite(agent[key])):
             raise UserError(f"--agent.{key}={agent[key]}: give a positive number")
@@ -203,6 +208,10 @@ def check_agent_values(agent: dict) -> None:
     for key in ("discount", "tau", "kl_ema_coef", "kappa"):
         if key in agent and not 0.0 < agent[key] <= 1.0:
             raise UserError(f"--agent.{key}={agent[key]}: give a number above 0 and at most 1")
+    if "rho" in agent and not math.isfinite(agent["rho"]):
+        raise UserError(f"--agent.rho={agent['rho']}: give a number")
+    if agent.get("lambda_min", 0) > agent.get("lambda_max", math.inf):
+        raise UserError(f"--agent.lambda_min={agent['lambda_min']} lies above --agent.lambda_max={agent['lambda_max']}")
     for key in ("actor_hidden_dims", "value_hidden_dims"):
         if key in agent and not (agent[key] and all(isinstance(width, int) and width > 0 for width in agent[key])):
             raise UserError(f"--agent.{key}={agent[key]}: give positive layer widths, such as '(512,512)'")

@@ -4,11 +4,15 @@ from typing import Any, NamedTuple
 
 
 class Preset(NamedTuple):
-    """Flag values, agent settings (each taken by the agents that have it), and how much data to make where none is."""
+    """Flag values, agent settings (each taken by the agents that have it), and how much data to make where none is.
+
+    random_data: of random actions, where no oracle can make it; enough to see everything run, not to learn from.
+    """
 
     flags: dict[str, Any]
     agent: dict[str, Any]
     transitions: int
+    random_data: bool = False
 
 
 PRESETS = {
@@ -35,7 +39,7 @@ PRESETS = {
         },
         transitions=60_000,
     ),
-    # The study in results/study: all its methods and budgets in about an hour of two CPU cores.
+    # The study in results/study: all its methods and budgets in an hour and a half of two CPU cores.
     "study": Preset(
         flags={
             "env_name": "cube-single-play-singletask-task1-v0",
@@ -77,5 +81,6 @@ PRESETS = {
             "batch_size": 32,
         },
         transitions=2_000,
+        random_data=True,
     ),
 }

@@ -30,6 +30,8 @@ class Settings:
     sources: dict[str, str]
     transitions: int | None
     """How much data to make where none is; None where the dataset must be there or be downloaded."""
+    random_data: bool
+    """Whether it may be of random actions where no oracle can make it."""
 
     def given(self) -> dict[str, Any]:
         """The values that the command line set, by name."""
@@ -81,4 +83,5 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
         agent=config,
         sources=sources | {f"agent.{key}": setting.source for key, setting in agent.items()},
         transitions=preset.transitions if preset else None,
+        random_data=bool(preset and preset.random_data),
     )

@@ -48,6 +48,12 @@ def find_dataset(env_name: str, dataset_dir: Path | str = DATASET_DIR) -> Path:
         raise UserError(f"--ogbench_dataset_dir: {_how_to_get(name, folder)} [{error}]") from error
 
 
+def published_transitions(env_name: str) -> int:
+    """How many transitions of a task's dataset the published results are with."""
+    name = dataset_name(env_name)
+    return 1_000_000 * SHARDS.get(name, 10 if name in REPOSITORIES else 1)
+
+
 def _pattern(name: str, folder: Path) -> str:
     """Every file of a folder that bears the dataset's name is a shard; elsewhere the numbered ones are."""
     return "*.npz" if folder.name.startswith(f"{name}-") else f"{name}-*[0-9][0-9][0-9].npz"
@@ -61,7 +67,8 @@ def _shards(folder: Path, pattern: str, limit: int | None = None) -> list[Path]:
 def _how_to_get(name: str, folder: Path) -> str:
     missing = f"the data of {name} is neither in {folder} nor to be downloaded"
     if has_oracle(name):
-        command = f"python scripts/make_data.py --env_name={name} --ogbench_dataset_dir={folder}"
+        many = f" --transitions={published_transitions(name)}" if name in SHARDS else ""
+        command = f"python scripts/make_data.py --env_name={name} --ogbench_dataset_dir={folder}{many}"
         return f"{missing}; make it: {command}"
     source = f"{HUGGING_FACE}/datasets/{REPOSITORIES[name]}" if name in REPOSITORIES else HOSTS[0]
     return (
@@ -79,6 +86,7 @@ def _download(name: str, folder: Path) -> Path:
         return target
     if name in SHARDS:
         target = folder / f"{name}-100m-v0"
+        print(f"{name} is {SHARDS[name]} files of a million transitions, fetched to {target} where they are missing")
         for index in range(SHARDS[name]):
             file = f"{name}-v0-{index:03d}.npz"
             download(f"{target.name}/{file}", target / file, HOSTS[:1])

@@ -119,6 +119,8 @@ def test_the_horizon_flag_sets_the_agents_horizon():
 def test_an_environment_outside_the_table_says_whose_settings_it_takes():
     settings = resolved("--env_name=cube-single", "--agent=agents/trqam.py")
     assert settings.sources["agent.discount"].startswith("nearest domain cube-double-play: ")
+    settings = resolved("--env_name=antmaze-teleport", "--agent=agents/trqam.py")  # as large as large
+    assert settings.sources["agent.discount"].startswith("nearest domain antmaze-large-navigate: ")
 
 
 def test_published_command_line_runs_unchanged(tmp_path, capsys):
@@ -196,6 +198,7 @@ MISTAKES = {
     "not a flag": (["--env_name=scene", "seed=1"], "seed=1", "--name=value"),
     "negative number": (["--env_name=scene", "--offline_steps=-1"], "--offline_steps=-1", "non-negative"),
     "not a number": (["--env_name=scene", "--seed=one"], "--seed=one", "int"),
+    "number too large": (["--env_name=scene", "--seed=4294967296"], "--seed=4294967296", "2147483647"),
     "no seeds": (["--env_name=scene", "--num_seeds=0"], "--num_seeds=0", "positive"),
     "impossible share": (["--env_name=scene", "--dataset_proportion=0"], "--dataset_proportion=0.0", "share"),
     "unknown preset": (["--env_name=scene", "--preset=quick"], "--preset", "quickstart"),
@@ -416,6 +419,13 @@ def test_a_fork_of_the_same_name_and_other_data_have_folders_of_their_own(tmp_pa
     assert len({plain, folder(f"--agent={copy}"), folder("--ogbench_dataset_dir=/a"), folder("--ogbench_dataset_dir=/b")}) == 4
 
 
+def test_only_the_smoke_preset_acts_at_random_where_there_is_no_oracle(tmp_path, capsys):
+    flags = ["--preset=study", "--env_name=antmaze-large-navigate-singletask-task1-v0", f"--save_dir={tmp_path}"]
+    assert run(*flags) == 2
+    assert "scripts/make_data.py cannot make it" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.npz"))
+
+
 def test_presets_make_no_data_in_a_folder_of_the_users(tmp_path, capsys):
     folder = tmp_path / "mine"
     flags = ["--preset=smoke", f"--env_name={TASK}", f"--save_dir={tmp_path}/exp", f"--ogbench_dataset_dir={folder}"]
@@ -537,7 +547,9 @@ def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(data, tmp_
     folder = only_run(tmp_path)
     assert folder.name.startswith("bc_s0_")
     assert [row["step"] for row in CsvLog(folder / "eval.csv").rows()] == [0, 8]
-    assert train(data, tmp_path / "tuned", f"--pretrained_actor_path={folder}", "--online_steps=0") == 0
+    assert "gives 300 transitions; the published results are with 1,000,000" in capsys.readouterr().err
+    assert train(data, tmp_path / "tuned", f"--pretrained_actor_path={folder}", "--online_steps=3") == 0
+    assert "--online_steps=3 ends before online updates begin (--start_training=4)" in capsys.readouterr().err
     assert not (tmp_path / "tuned" / "bc").exists()
     capsys.readouterr()
     other = ["--agent.actor_layer_norm=True"]

@@ -10,6 +10,7 @@ from agents.base import Agent
 from envs.workers import SLOTS, EnvWorkers, cores, default_workers
 from utils.evaluation import EvalResult, evaluate
 from utils.policy import evaluation_policy
+from utils.seeds import host_device
 
 
 class Evaluation(NamedTuple):
@@ -37,7 +38,7 @@ class Evaluator:
         self.beside = not on_cpu if flags["eval_async"] is None else flags["eval_async"]
         self.workers = flags["eval_workers"] or default_workers(self.episodes)
         threads = max(1, min(seeds, cores() // max(self.workers, SLOTS)))
-        self._device = _host() if self.beside else jax.devices()[0]
+        self._device = host_device() if self.beside else jax.devices()[0]
         self._executor = ThreadPoolExecutor(threads, "evaluation")
         self._own = threading.local()  # the processes of a thread
         self._opened: list[EnvWorkers] = []
@@ -76,10 +77,3 @@ class Evaluator:
 def without_optimiser(agent: Agent) -> Agent:
     """The agent as far as acting needs it."""
     return agent.replace(opt_state=())
-
-
-def _host() -> jax.Device:
-    try:
-        return jax.devices("cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS names the accelerator alone
-        return jax.devices()[0]

@@ -31,7 +31,7 @@ from jax.sharding import Mesh
 
 from utils.chunks import FIELDS, Fed, Replay, Rows, Transitions, update_keys
 from utils.errors import RunError
-from utils.seeds import share, spread
+from utils.seeds import host_device, share, spread
 
 READERS = 16  # threads, most of which wait for the disk; what is in memory needs four
 UPDATES_AHEAD = 32  # at the least, and at the least two blocks
@@ -135,7 +135,7 @@ class Prefetch:
         self.data, self.config, self.blocks = data, config, iter(blocks)
         self.balanced = replay.balanced
         # Not on an accelerator, where the draws would queue behind the updates that are under way.
-        self.keys = jax.device_put(keys, jax.devices("cpu")[0])
+        self.keys = jax.device_put(keys, host_device())
         self.pieces, self.waited = readers, 0.0
         self.builder = ThreadPoolExecutor(1, "prefetch")
         self.readers = ThreadPoolExecutor(readers + 1, "prefetch-reader")

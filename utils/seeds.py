@@ -18,6 +18,14 @@ def mesh_for(seeds: int) -> Mesh | None:
     return Mesh(np.array(devices[:count]), ("seed",)) if count > 1 else None
 
 
+def host_device() -> jax.Device:
+    """The host's processor; where JAX_PLATFORMS names an accelerator alone, that one."""
+    try:
+        return jax.devices("cpu")[0]
+    except RuntimeError:
+        return jax.devices()[0]
+
+
 def stack_seeds(trees: Sequence[Any], mesh: Mesh | None) -> Any:
     """One tree of arrays [S, ...] from a tree for each seed."""
     return spread(_stack(tuple(trees)), mesh)

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 
 from agents.base import Agent
 from envs.collect import collect, random_data
-from envs.datasets import load_dataset
+from envs.datasets import load_dataset, published_transitions
 from envs.tasks import dataset_name, has_oracle, is_user_env
 from envs.workers import EnvWorkers, LocalEnvs, WorkerError
 from utils import preemption
@@ -152,16 +152,30 @@ def configure_jax(flags: dict[str, Any]) -> None:
 
 
 def prepare_data(run: Run) -> dict[str, np.ndarray]:
-    """The run's dataset; with a preset it is made first where it is missing."""
+    """The run's dataset; with a preset it is made first where it is missing, by an oracle or, in --preset=smoke, at random."""
     flags, transitions = run.settings.flags, run.settings.transitions
     folder, env_name = flags["ogbench_dataset_dir"], run.env_name
     # Never in a folder of the user's own: there it would pass for the real dataset.
     ours = run.settings.sources["ogbench_dataset_dir"] not in ("default", "command line")
-    missing = not (Path(folder) / f"{dataset_name(env_name)}-v0.npz").exists()
-    if transitions and ours and missing and not flags["dataset"] and not is_user_env(env_name):
-        make = collect if has_oracle(dataset_name(env_name)) else random_data
-        make(env_name, folder, transitions, progress=True)
+    named = flags["dataset"] or is_user_env(env_name)
+    if transitions and ours and not named and not (Path(folder) / f"{dataset_name(env_name)}-v0.npz").exists():
+        if has_oracle(dataset_name(env_name)):
+            collect(env_name, folder, transitions, progress=True)
+        elif run.settings.random_data:
+            print(f"{dataset_name(env_name)} has no oracle: {transitions:,} transitions of random actions, in {folder}")
+            random_data(env_name, folder, transitions, progress=True)
     return load_dataset(env_name, folder, flags["dataset"], flags["dataset_proportion"], flags["sparse"])
+
+
+def warn_of_little_data(run: Run, transitions: int) -> None:
+    """Warn where a dataset has the name of a published one and less than half of its share that is asked for."""
+    flags, env_name = run.settings.flags, run.env_name
+    if run.settings.transitions or flags["dataset"] or is_user_env(env_name):
+        return  # a preset's own data, or the user's
+    wanted = published_transitions(env_name) * flags["dataset_proportion"]
+    if transitions < wanted / 2:
+        place = f"{dataset_name(env_name)} in {flags['ogbench_dataset_dir']}"
+        warn(f"{place} gives {transitions:,} transitions; the published results are with {wanted:,.0f}")
 
 
 def train(runs: list[Run], overwrite: bool = False) -> None:
@@ -184,6 +198,7 @@ def train(runs: list[Run], overwrite: bool = False) -> None:
     agents = [new_agent(run, dataset) for run in runs]
     if flags["kl_budget_online"] is not None:
         agents[0].with_kl_budget(flags["kl_budget_online"])
+    warn_of_little_data(runs[0], len(dataset["rows"]))
     if agents[0].STARTS_FROM_BASE:
         # A single checkpoint may have to be given up for what another seed has, see `standing_together`.
         fresh = [i for i, run in enumerate(runs) if overwrite or run.newest_checkpoint() <= flags["save_interval"]]
@@ -383,6 +398,8 @@ class Trainer:
             budgets = [take(self.agents, i).with_kl_budget(flags["kl_budget_online"]) for i in range(len(self.journals))]
             self.agents = stack_seeds(budgets, self.mesh)
         start = max(flags["start_training"], self.agents.config.horizon_length)
+        if steps <= start:
+            warn(f"--online_steps={steps} ends before online updates begin (--start_training={flags['start_training']})")
         data = place(dataset, flags["device_data_gb"], self.mesh)
         balanced, utd = flags["balanced_sampling"], flags["utd_ratio"]
         online = self.start_episodes(dataset, start if balanced else 0)

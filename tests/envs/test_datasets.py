@@ -208,7 +208,7 @@ def test_too_few_shards_are_not_the_dataset(shards):
 # Downloading
 
 
-def test_what_is_asked_for(tmp_path, monkeypatch):
+def test_what_is_asked_for(tmp_path, monkeypatch, capsys):
     asked = []
 
     def fake(name, destination, hosts=None):
@@ -227,6 +227,7 @@ def test_what_is_asked_for(tmp_path, monkeypatch):
     asked.clear()
     folder = find_dataset("cube-triple", tmp_path)
     assert folder == tmp_path / "cube-triple-play-100m-v0"
+    assert "cube-triple-play is 10 files of a million transitions" in capsys.readouterr().out
     wanted = [f"cube-triple-play-100m-v0/cube-triple-play-v0-{i:03d}.npz" for i in range(10)]
     assert [name for name, *_ in asked] == wanted == [str(path) for _, path, _ in asked]
     assert find_dataset("cube-triple", tmp_path) == folder and len(asked) == 10
@@ -246,7 +247,10 @@ def test_what_is_asked_for(tmp_path, monkeypatch):
             "make it: python scripts/make_data.py --env_name=scene-play --ogbench_dataset_dir={folder}",
         ),
         (MAZE, "python scripts/make_data.py --env_name=pointmaze-medium-navigate"),
-        ("cube-quadruple", "python scripts/make_data.py --env_name=cube-quadruple-play"),
+        (
+            "cube-quadruple",
+            "--env_name=cube-quadruple-play --ogbench_dataset_dir={folder} --transitions=100000000",
+        ),
         ("antmaze-large", "scripts/make_data.py cannot make it"),
         ("antmaze-giant", "yonghoon96/antmaze-giant-navigate-10m-v0 elsewhere and put it there"),
     ],

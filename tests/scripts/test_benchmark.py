@@ -2,10 +2,14 @@
 
 import json
 
+import gymnasium
 import numpy as np
+import ogbench  # noqa: F401  (registers its environments)
 import pytest
 
-from scripts import benchmark
+from configs.domains import DOMAINS
+from envs.tasks import world_name
+from scripts import benchmark, benchmark_table
 
 TINY = [
     "--agent.actor_hidden_dims=(16,16)", "--agent.value_hidden_dims=(16,16)", "--agent.num_qs=2", "--agent.flow_steps=2",
@@ -44,5 +48,37 @@ def test_a_mistake_is_one_line(capsys):
     assert benchmark.main(["scripts/benchmark.py", "--agent=agents/trqam.py", "--blocks=2"]) == 2
     assert benchmark.main(["scripts/benchmark.py", "--agent=agents/nothing.py"]) == 2
     assert benchmark.main(["scripts/benchmark.py", "--agent=agents/bc.py", "--agent.num_q=3"]) == 2
+    assert benchmark.main(["scripts/benchmark.py", "agents/bc.py"]) == 2
+    assert benchmark.main(["scripts/benchmark.py", "--seeds=1,x"]) == 2
+    assert benchmark.main(["scripts/benchmark.py", "--agent.flow_steps=0"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 3 and all(line.startswith("error: ") for line in errors)
+    assert len(errors) == 6 and all(line.startswith("error: ") for line in errors)
+
+
+def test_work_in_a_loop_is_not_counted(capsys):
+    """XLA would count 21 flow steps as one."""
+    flags = ["--agent=agents/fql.py", *TINY, "--agent.flow_steps=21", "--json"]
+    assert benchmark.main(["scripts/benchmark.py", *flags]) == 0
+    out = capsys.readouterr().out
+    result = json.loads(out.splitlines()[-1])
+    assert "GFLOP not counted" in out and result["updates_per_s"] > 0
+    assert (result["gflop_per_update"], result["fraction_of_peak"]) == (None, None)
+
+
+def test_the_hours_of_the_table_follow_from_what_was_measured():
+    """Six domains have networks of width 512, four of 1024; episodes are as long as OGBench has them."""
+
+    def measured(rate):
+        return {"by_seeds": [{"seed_updates_per_s": rate / 2}, {"seed_updates_per_s": rate}]}
+
+    found = {"bc": measured(1000.0), "trqam": measured(100.0)}
+    assert benchmark_table.hours(found) == {}  # one of the widths alone says nothing about the table
+    found |= {"bc width 1024": measured(500.0), "trqam width 1024": measured(20.0)}
+    found["evaluation"] = {"evaluation": [{"workers": n, "steps_per_s": 100.0 * n} for n in (0, 1, 4)]}
+    parts = benchmark_table.hours(found)
+    assert parts["behaviour cloning"] == pytest.approx(8 * 300_000 * (6 / 1000 + 4 / 500) / 3600)
+    assert parts["updates, offline and online"] == pytest.approx(5 * 8 * 1_500_000 * (6 / 100 + 4 / 20) / 3600)
+    assert parts["environment steps online, all seeds side by side"] == pytest.approx(50 * 500_000 / 100 / 3600)
+    names = [f"{world_name(domain)}-singletask-task1-v0" for domain in DOMAINS]
+    longest = sum(50 * 33 * 8 * 5 * gymnasium.spec(name).max_episode_steps for name in names)
+    assert parts["evaluation, if every episode failed"] == pytest.approx(longest / 400 / 3600)

@@ -15,7 +15,7 @@ import pytest
 from agents import trqam
 from tests.utils.test_chunks import make_dataset
 from utils.chunks import Replay
-from utils.seeds import stack_seeds, take
+from utils.seeds import host_device, stack_seeds, take
 from utils.training import Window, one_update, train_block
 
 SEEDS = 4
@@ -115,3 +115,17 @@ def test_a_block_copies_no_parameters_from_one_update_to_the_next():
     text = train_block.lower(*arguments, replay, keys, updates=3).compile().as_text()
     assert "f32[2,16,16]" in text
     assert not re.findall(r"= f32\[(?:2,)?16,16\]\S* copy\(%get-tuple-element", text)
+
+
+def test_the_host_where_jax_knows_the_accelerator_alone(monkeypatch):
+    """As with JAX_PLATFORMS=cuda: there is no backend called cpu then."""
+    real = jax.devices
+
+    def devices(backend=None):
+        if backend == "cpu":
+            raise RuntimeError("Unknown backend cpu")
+        return real()
+
+    assert host_device().platform == "cpu"
+    monkeypatch.setattr(jax, "devices", devices)
+    assert host_device() == real()[0]
