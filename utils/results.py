@@ -27,8 +27,9 @@ COLUMNS = {
     "eval.csv": ("step", "success", "episodes"),
     "train.csv": ("step", "dual/path_kl", "dual/kl_budget", "dual/lam"),
 }
-NOT_A_METHOD = UNHASHED | {"ogbench_dataset_dir", "pretrained_actor_path"}  # where data and bases lie
-NOT_KEPT = {"save_dir", "run_group", "ogbench_dataset_dir", "compilation_cache_dir", "pretrained_actor_path"}
+ORIGINS = ("pretrained_actor_path", "ogbench_dataset_dir")  # where bases and data lie
+NOT_A_METHOD = UNHASHED | set(ORIGINS)
+NOT_KEPT = {"save_dir", "run_group", "ogbench_dataset_dir", "compilation_cache_dir"}
 PICKLE_OFFLINE = 1_000_000  # steps of the published programs' offline phase
 
 Columns = dict[str, np.ndarray]
@@ -94,6 +95,13 @@ class Result:
         """sparse, or default: as OGBench gives it."""
         sparse = self.config.get("flags", {}).get("sparse")
         return None if sparse is None else "sparse" if sparse else "default"
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """The names of the base and of the data's folder that the command line gave, without their places and the seed."""
+        flags, sources = self.config.get("flags", {}), self.config.get("sources", {})
+        given = {name: flags[name] for name in ORIGINS if sources.get(name) == "command line" and flags.get(name)}
+        return {name: Path(path).name.replace(f"_s{self.seed}_", "_") for name, path in given.items()}
 
     @property
     def discount(self) -> float | None:
@@ -246,7 +254,12 @@ def read_all(places: Iterable[str], pickle_interval: int) -> tuple[list[Result],
         notes.append(note)
     if not results:
         raise UserError(f"no run with an evaluation in {', '.join(places)}; train one with main.py, or give another folder")
-    return name_methods(results), notes
+    kept: dict[tuple[str, str, int], Result] = {}
+    named = name_methods(results)
+    twice = [str(r.folder) for r in named if kept.setdefault((r.method, r.env_name, r.seed), r) is not r]
+    if twice:
+        notes.append(f"{len(twice)} runs have the method, task and seed of another and are left out: {some(twice)}")
+    return list(kept.values()), notes
 
 
 def is_base(result: Result) -> bool:
@@ -266,19 +279,24 @@ def some(names: Iterable[str], most: int = 3) -> str:
 def name_methods(results: list[Result]) -> list[Result]:
     """The same results, each method called by its agent and by the overrides in which it differs from others of that agent.
 
-    Runs of one method, task and seed in several places are told apart by the place: its name, or where that is not enough its
-    path.
+    Runs of one method, task and seed are told apart by the place: its name, or where that is not enough its path; those of one
+    place by the names of the base and of the data that they were given, or else by the hash in the folder's name.
     """
     settings = [dict(result.overrides) for result in results]
-    for place_of in (lambda place: place.name, str):
+    for apart in (
+        lambda result: {"in": place_of(result).name},
+        lambda result: {"in": str(place_of(result))},
+        lambda result: result.origins,
+        lambda result: {"hash": result.folder.name.rpartition("_")[2]},
+    ):
         members: dict[str, list[int]] = {}
         for i, result in enumerate(results):
             members.setdefault(_text([result.agent, settings[i]]), []).append(i)
         for same in members.values():
-            if len({(results[i].env_name, results[i].seed) for i in same}) < len(same):
+            collide = len({(results[i].env_name, results[i].seed) for i in same}) < len(same)
+            if collide and len({_text(apart(results[i])) for i in same}) > 1:
                 for i in same:
-                    place = results[i].folder.parents[1] if results[i].config else results[i].folder
-                    settings[i]["in"] = place_of(place)
+                    settings[i] |= apart(results[i])
     differing: dict[str, set[str]] = {}
     for agent in {result.agent for result in results}:
         variants = [own for result, own in zip(results, settings, strict=True) if result.agent == agent]
@@ -291,6 +309,11 @@ def name_methods(results: list[Result]) -> list[Result]:
         ]
         named.append(dataclasses.replace(result, method=" ".join([result.agent, *words])))
     return named
+
+
+def place_of(result: Result) -> Path:
+    """The folder of a run's group, or a pickle."""
+    return result.folder.parents[1] if result.config else result.folder
 
 
 def _text(value: Any) -> str:
@@ -316,7 +339,7 @@ def export(results: list[Result], out: Path) -> int:
     for (task, name), result in runs.items():
         folder = out / task / name
         folder.mkdir(parents=True, exist_ok=True)
-        flags = {key: value for key, value in result.config["flags"].items() if key not in NOT_KEPT}
+        flags = {key: value for key, value in without_place(result.config["flags"]).items() if key not in NOT_KEPT}
         file = "/".join(Path(result.config["agent_file"]).parts[-2:])
         kept = {"agent_file": file, "flags": flags, "command": command(result.config)}
         write_json(folder / "config.json", result.config | kept)
@@ -332,11 +355,17 @@ def export(results: list[Result], out: Path) -> int:
     return len(runs)
 
 
+def without_place(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags, with the name alone of the base that a run started from."""
+    base = flags.get("pretrained_actor_path")
+    return flags | {"pretrained_actor_path": Path(base).name} if base else flags
+
+
 def command(config: dict[str, Any]) -> str:
-    """The command that makes a run of this config.json, without its places."""
+    """The command that makes a run of this config.json, without its places: of a base, only the name is left."""
     if "command" in config:
         return config["command"]
-    values = config["flags"] | {f"agent.{key}": value for key, value in config["agent"].items()}
+    values = without_place(config["flags"]) | {f"agent.{key}": value for key, value in config["agent"].items()}
     given = [name for name, source in config["sources"].items() if source == "command line" and name not in NOT_KEPT]
     presets = {source.removeprefix("preset ") for source in config["sources"].values() if source.startswith("preset ")}
     file = Path(config["agent_file"])

@@ -386,6 +386,33 @@ def test_the_same_run_in_two_places_is_two_methods_and_one_folder_given_twice_is
     ]
 
 
+def test_runs_of_one_group_from_other_bases_or_data_are_other_methods(tmp_path):
+    """Every run has a row: none takes the place of another of its task and seed."""
+    for seed in range(2):
+        write_run(tmp_path, CUBE.format(1), seed, {1_000_000: 0.1})
+        for i, (name, path) in enumerate(
+            {"pretrained_actor_path": f"/home/me/bc/bc_s{seed}_12ab", "ogbench_dataset_dir": "/data/small"}.items(), 2
+        ):
+            write_run(tmp_path, CUBE.format(1), seed, {1_000_000: i / 10}, given={name: path}, hashed=f"{i}")
+    rates = {row.method: (row.mean, row.seeds) for row in made(tmp_path).rows}
+    assert rates == {
+        "trqam": (pytest.approx(10.0), 2),
+        "trqam pretrained_actor_path=bc_12ab": (pytest.approx(20.0), 2),
+        "trqam ogbench_dataset_dir=small": (pytest.approx(30.0), 2),
+    }
+
+
+def test_bases_of_one_name_are_told_apart_by_the_hash_and_copies_are_noted(tmp_path):
+    given = [{"pretrained_actor_path": f"{place}/params.pkl"} for place in "ab"]
+    folders = [write_run(tmp_path, CUBE.format(1), 0, {1_000_000: 0.5}, given=given[i], hashed=f"{i}") for i in range(2)]
+    assert methods_of(tmp_path) == ["trqam hash=0", "trqam hash=1"]
+    shutil.copytree(folders[0], folders[0].parent.with_name("copy") / folders[0].name)
+    found = made(tmp_path)
+    assert sorted(row.method for row in found.rows) == ["trqam hash=0", "trqam hash=1"]
+    (note,) = (note for note in found.notes if "left out" in note)
+    assert re.fullmatch("1 runs have the method, task and seed of another and are left out: .*/trqam_s0_0", note)
+
+
 # ---------------------------------------------------------------- pickles
 
 
@@ -486,6 +513,17 @@ def test_the_kept_command_plans_the_same_run(tmp_path):
     (theirs,) = plan(parse_flags([program, *again, f"--save_dir={tmp_path}"]))
     assert theirs.folder == ours.folder and theirs.settings.agent.to_dict() == ours.settings.agent.to_dict()
     assert theirs.settings.flags | {"seed": 3, "num_seeds": 2} == ours.settings.flags
+
+
+def test_a_kept_run_names_its_base_without_its_place(tmp_path):
+    for i, base in enumerate(("/home/me/a/params_300000.pkl", "/home/me/b/params_500000.pkl")):
+        write_run(tmp_path / "exp", CUBE.format(1), 0, {1_000_000: 0.5}, given={"pretrained_actor_path": base}, hashed=f"{i}")
+    assert run(tmp_path / "exp", f"--export={tmp_path / 'kept'}") == 0
+    assert methods_of(tmp_path / "kept") == methods_of(tmp_path / "exp")
+    assert methods_of(tmp_path / "kept") == [f"trqam pretrained_actor_path=params_{n}00000.pkl" for n in (3, 5)]
+    config = (tmp_path / "kept" / CUBE.format(1) / "trqam_s0_0" / "config.json").read_text()
+    assert "/home/me" not in config
+    assert json.loads(config)["command"].endswith(" --seed=0 --pretrained_actor_path=params_300000.pkl")
 
 
 # ---------------------------------------------------------------- the README
