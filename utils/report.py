@@ -10,7 +10,7 @@ import numpy as np
 
 from envs.tasks import DOMAINS
 from utils.errors import UserError
-from utils.results import Published, Result, some
+from utils.results import Published, Result, some, unlike
 from utils.statistics import REPLICATES, Interval, bootstrap, iqm, mean_and_half, prediction_half, probability_of_improvement
 
 OVERALL = "all tasks"
@@ -356,20 +356,25 @@ def repeats(found: Report, of: list[Result]) -> list[tuple[str, bool]]:
     """Each run of a report beside the runs `of` the same agent, settings and task: a line, and whether it is where those say.
 
     Where they say is the 95 % prediction interval of one more run at that step. A run among them is compared with the others.
+    As many data of another making are told, and are no other settings.
     """
     lines = []
     for result in found.results:
         step, name = result.last_step, f"{result.agent} {result.env_name.removesuffix('-v0')} seed {result.seed}"
         key = (result.agent, result.overrides, result.env_name)
-        same = [r for r in of if (r.agent, r.overrides, r.env_name) == key and r.seed != result.seed]
+        others = [r for r in of if (r.agent, r.overrides, r.env_name) == key and r.seed != result.seed]
+        same = [r for r in others if not unlike([result.settings(step), r.settings(step)])]
         rates = np.array([rate for r in same if (rate := r.success(step)) is not None])
         if len(rates) < 2:
-            lines.append((f"{name}: fewer than two other seeds of the same settings are evaluated at step {step:,}", False))
+            few = f"{name}: fewer than two other seeds of the same settings are evaluated at step {step:,}"
+            differing = unlike([r.settings(step) for r in (result, *others)])
+            lines.append((f"{few}; there are others with {', '.join(differing)}" if differing else few, False))
             continue
         episodes = float(result.evaluations["episodes"][-1])
         own, half = result.evaluations["success"][-1], prediction_half(rates, episodes)
         inside = bool(abs(own - rates.mean()) <= half)
         where = f"{100 * rates.mean():.1f} ± {100 * half:.1f} (95 % prediction interval of {len(rates)} seeds)"
+        where += "; the data were not the same" if len({fingerprint(r) for r in (result, *same)} - {()}) > 1 else ""
         lines.append((f"{name}, step {step:,}: {100 * own:.1f} % is {'inside' if inside else 'OUTSIDE'} {where}", inside))
     return lines
 
@@ -406,19 +411,31 @@ def check_groups(points: list[Point], methods: list[str], notes: list[str], wide
 
 
 def check_runs(points: list[Point], notes: list[str]) -> None:
-    """Data that differ within a task, λ on a bound, path KL off its budget."""
+    """Data that differ within a task, settings that differ between seeds, λ on a bound, path KL off its budget."""
     data: dict[str, set[tuple]] = {}
+    seeds: dict[tuple[str, str, str], list[Point]] = {}
     for point in points:
-        if fingerprint := point.result.config.get("dataset"):
-            data.setdefault(point.result.env_name, set()).add(tuple(sorted(fingerprint.items())))
-    mixed = [task for task, fingerprints in data.items() if len(fingerprints) > 1]
+        result = point.result
+        data.setdefault(result.env_name, set()).add(fingerprint(result))
+        seeds.setdefault((point.phase, result.env_name, result.method), []).append(point)
+    mixed = [task for task, fingerprints in data.items() if len(fingerprints - {()}) > 1]
     if mixed:
         notes.append(f"the runs of a task were not all trained on the same data: {some(mixed)}")
-    concerns: dict[str, dict[str, None]] = {}  # names in order, once each
+    differing: dict[str, dict[str, None]] = {}  # names in order, once each
+    for (_, task, method), inside in seeds.items():
+        for difference in unlike([point.result.settings(point.step) for point in inside]):
+            differing.setdefault(difference, {})[f"{method} {task}"] = None
+    notes += [f"seeds of one method were trained with {what}: {some(names)}" for what, names in differing.items()]
+    concerns: dict[str, dict[str, None]] = {}
     for point in points:
         for concern in concerns_of(point):
             concerns.setdefault(concern, {})[point.result.name] = None
     notes += [f"{concern} in {len(names)} runs: {some(names)}" for concern, names in concerns.items()]
+
+
+def fingerprint(result: Result) -> tuple:
+    """What tells a run's data from others; empty where it does not say."""
+    return tuple(sorted(result.config.get("dataset", {}).items()))
 
 
 def concerns_of(point: Point) -> list[str]:

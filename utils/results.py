@@ -19,7 +19,7 @@ import numpy as np
 from envs.tasks import dataset_name
 from utils.errors import RunError, UserError
 from utils.published import safe_unpickle
-from utils.runs import UNHASHED, read_json, write_json
+from utils.runs import LOGGING, PLACE, UNHASHED, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "configs" / "published.csv"
@@ -102,6 +102,15 @@ class Result:
         flags, sources = self.config.get("flags", {}), self.config.get("sources", {})
         given = {name: flags[name] for name in ORIGINS if sources.get(name) == "command line" and flags.get(name)}
         return {name: Path(path).name.replace(f"_s{self.seed}_", "_") for name, path in given.items()}
+
+    def settings(self, step: int) -> dict[str, Any]:
+        """What it was trained with until a step, by name, as far as its config.json says: no logging, no place, no seed."""
+        found = self.config.get("flags", {}) | self.config.get("agent", {})
+        found = {name: value for name, value in found.items() if name not in {*LOGGING, *PLACE, *ORIGINS}}
+        found["pretrained_actor_path"] = self.origins.get("pretrained_actor_path", "none")
+        found["offline_steps"] = min(self.offline_steps, step)
+        found["online_steps"] = min(self.online_steps, max(0, step - self.offline_steps))
+        return found if self.transitions is None else found | {"transitions": self.transitions}
 
     @property
     def discount(self) -> float | None:
@@ -265,6 +274,16 @@ def read_all(places: Iterable[str], pickle_interval: int) -> tuple[list[Result],
 def is_base(result: Result) -> bool:
     """Whether the run only made a base for others, and evaluated nothing."""
     return result.agent == "bc" and not result.config["flags"].get("eval_episodes")
+
+
+def unlike(settings: list[dict[str, Any]]) -> list[str]:
+    """In what settings differ, with the values: "bc_steps 10000 and 20". Where one says nothing, it agrees."""
+    found = []
+    for name in sorted({name for own in settings for name in own}):
+        values = {_shown(own[name]) for own in settings if name in own}
+        if len(values) > 1:
+            found.append(f"{name} {' and '.join(sorted(values))}")
+    return found
 
 
 def some(names: Iterable[str], most: int = 3) -> str:

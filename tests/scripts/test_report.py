@@ -46,6 +46,13 @@ def row_of(found, name, method, phase="offline"):
     return row
 
 
+def change_dataset(folder, **changed):
+    """Have a run say that it was trained on other data."""
+    config = json.loads((folder / "config.json").read_text())
+    config["dataset"] |= changed
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """50 tasks x 8 seeds x 3 methods: the folder, success [methods, tasks, seeds], and the report."""
@@ -72,6 +79,23 @@ def test_repeated_runs_are_told_apart_from_others(tmp_path, capsys):
     assert "seed 4, step 1,000,000: 50.0 % is OUTSIDE 95.0 ±" in capsys.readouterr().out
     assert run(tmp_path / "kept", f"--repeat_of={tmp_path}/again", "--bootstrap=10") == 1
     assert "fewer than two other seeds of the same settings" in capsys.readouterr().out
+
+
+def test_repeated_runs_have_the_settings_and_as_many_data(tmp_path, capsys):
+    """bc_steps are in no folder's hash; data that were made anew are told, and fewer or more of them are other settings."""
+    task = SCENE.format(1)
+    for seed in range(3):
+        write_run(tmp_path / "kept", task, seed, {1_000_000: 0.5}, bc_steps=10_000)
+    write_run(tmp_path / "short", task, 3, {1_000_000: 0.5}, bc_steps=20)
+    assert run(tmp_path / "short", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 1
+    assert "evaluated at step 1,000,000; there are others with bc_steps 10000 and 20" in capsys.readouterr().out
+    again = write_run(tmp_path / "again", task, 3, {1_000_000: 0.5}, bc_steps=10_000, offline_steps=2_000_000)
+    change_dataset(again, crc=8)
+    assert run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 0
+    assert "(95 % prediction interval of 3 seeds); the data were not the same" in capsys.readouterr().out
+    change_dataset(again, transitions=60_000)
+    assert run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 1
+    assert "there are others with transitions 1000000 and 60000" in capsys.readouterr().out
 
 
 def test_a_row_for_every_task_domain_and_all_tasks(table):
@@ -339,15 +363,20 @@ def test_lambda_on_a_bound_a_budget_missed_and_mixed_data_are_told(tmp_path):
     done = {1_000_000: 0.5}
     write_run(tmp_path, CUBE.format(1), 0, done, kl=[(1_000_000, 1.0, 100.0)])
     write_run(tmp_path, CUBE.format(1), 1, done, kl=[(1_000_000, 0.3, 0.01)])
-    other = write_run(tmp_path, CUBE.format(1), 2, done)
-    config = json.loads((other / "config.json").read_text())
-    config["dataset"]["transitions"] = 60_000
-    (other / "config.json").write_text(json.dumps(config))
+    change_dataset(write_run(tmp_path, CUBE.format(1), 2, done), transitions=60_000)
     notes = "\n".join(made(tmp_path).notes)
     assert "λ is at its upper bound in 1 runs: trqam cube-double-play-singletask-task1 seed 0" in notes
     assert "λ is at its lower bound in 1 runs: trqam cube-double-play-singletask-task1 seed 1" in notes
     assert "path KL is off its budget by half or more in 1 runs: trqam cube-double-play-singletask-task1 seed 1" in notes
     assert f"the runs of a task were not all trained on the same data: {CUBE.format(1)}" in notes
+
+
+def test_seeds_that_were_trained_with_other_settings_are_told(tmp_path):
+    """What no folder's hash covers and no method's name says; steps that are still to come are none of it."""
+    for seed, steps in enumerate((10_000, 20, 10_000)):
+        write_run(tmp_path, CUBE.format(1), seed, {1_000_000: 0.5}, bc_steps=steps, log_interval=seed, online_steps=seed)
+    (note,) = (note for note in made(tmp_path).notes if "trained with" in note)
+    assert note == f"seeds of one method were trained with bc_steps 10000 and 20: trqam {CUBE.format(1)}"
 
 
 # ---------------------------------------------------------------- which method
