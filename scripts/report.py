@@ -53,7 +53,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--bootstrap", type=positive, default=2000, help="replicates of the bootstrap")
     doc = (
-        "bootstrap intervals wider by √(N/(N-1)) with N seeds, so that few seeds cover 95 %% too; without it they are rliable's"
+        "bootstrap intervals wider by √(N/(N-1)) with N seeds; without it they are rliable's. With 3 seeds they then cover "
+        "95 %% instead of 88 over 50 tasks, but about 80 %% instead of 75 over a single one: use Student's there"
     )
     parser.add_argument("--widen", action="store_true", help=doc)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every number")

@@ -69,10 +69,12 @@ def bootstrap(
     replicates: int = REPLICATES,
     seed: int = 0,
     widen: bool = False,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Interval:
     """statistic(*scores) with its stratified bootstrap interval; several arrays are drawn independently of each other.
 
-    widen: by √(N/(N-1)), which the bootstrap of N seeds is short of; without it the interval is rliable's. One seed has none.
+    widen: by √(N/(N-1)), which the bootstrap of N seeds is short of, as far as the bounds of the statistic; without it the
+    interval is rliable's. One seed has none.
     """
     value, seeds = float(statistic(*scores)), min(array.shape[-1] for array in scores)
     if seeds < 2:
@@ -85,7 +87,7 @@ def bootstrap(
         estimates.append(statistic(*(_drawn(rng, array, count) for array in scores)))
     ends = np.percentile(np.concatenate(estimates), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     low, high = value + (ends - value) * (math.sqrt(seeds / (seeds - 1)) if widen else 1.0)
-    return Interval(value, float(low), float(high))
+    return Interval(value, *(float(np.clip(end, *bounds)) for end in (low, high)))
 
 
 def _drawn(rng: np.random.Generator, scores: np.ndarray, count: int) -> np.ndarray:

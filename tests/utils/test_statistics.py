@@ -129,6 +129,13 @@ def test_a_widened_interval_and_that_of_one_seed():
     np.testing.assert_allclose(bootstrap(iqm, np.array([[0.2], [0.4]])), [0.3, np.nan, np.nan])
 
 
+def test_a_widened_interval_ends_where_the_statistic_does():
+    scores = np.array([[0.0, 0.0, 1.0]])
+    low, high = bootstrap(iqm, scores, widen=True)[1:]
+    assert low < 0 and high > 1
+    assert bootstrap(iqm, scores, widen=True, bounds=(0, 1)) == (pytest.approx(1 / 3), 0.0, 1.0)
+
+
 # ---------------------------------------------------------------- coverage
 
 
