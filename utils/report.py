@@ -49,6 +49,11 @@ class Row:
     lam: float
     results: list[Result] = dataclasses.field(repr=False)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Its tasks."""
+        return frozenset(result.env_name for result in self.results)
+
     def only(self, quantity: Callable[[Result], Any]) -> Any:
         """What all its runs have in common; None where they differ or do not say."""
         values = {quantity(result) for result in self.results}
@@ -127,7 +132,7 @@ def report(
             improvements += compare(phase, name, {m: tables[m] for m in ranked if m in tables}, draw)
     for method, names in reduced.items():
         notes.append(f"{method}: rows over several tasks count the seeds that each of the tasks has: {some(names)}")
-    check_groups(points, methods, notes, widen)
+    check_groups(points, notes, widen)
     check_runs(points, notes)
     beside = place_beside(rows, published)
     if others := [entry for entry in beside if any(difference.startswith("DATA") for difference in entry.differences)]:
@@ -382,12 +387,16 @@ def repeats(found: Report, of: list[Result]) -> list[tuple[str, bool]]:
 # -------------------------------------------------------------------------------------------------- what to mind
 
 
-def check_groups(points: list[Point], methods: list[str], notes: list[str], widen: bool) -> None:
+def check_groups(points: list[Point], notes: list[str], widen: bool) -> None:
     """Methods that were not run on the same tasks, seeds that differ in number, and steps that differ."""
-    tasks = {method: {p.result.env_name for p in points if p.result.method == method} for method in methods}
-    if len({frozenset(names) for names in tasks.values()}) > 1:
-        counts = ", ".join(f"{method} {len(names)}" for method, names in tasks.items())
-        notes.append(f"methods were run on different tasks ({counts}): their rows over several tasks are not comparable")
+    for phase in ("offline", "online"):
+        ran = [(p.result.method, p.result.env_name) for p in points if p.phase == phase]
+        tasks = {method: frozenset(task for other, task in ran if other == method) for method in sorted({m for m, _ in ran})}
+        if len(set(tasks.values())) > 1:
+            counts = ", ".join(f"{method} {len(names)}" for method, names in tasks.items())
+            notes.append(
+                f"{phase}: methods were run on different tasks ({counts}): their rows over several tasks are not comparable"
+            )
     seeds: dict[tuple[str, str, str], int] = {}
     for point in points:
         key = (point.phase, point.result.env_name, point.result.method)

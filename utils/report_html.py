@@ -61,7 +61,7 @@ def summary(found: Report) -> str:
 def tables(found: Report) -> list[tuple[str, str, str]]:
     """(key, title, body) of the sections with tables."""
     sections = []
-    columns = ["method", "seeds", "start", "success", "iqm", "path_kl", "within", "lam", "data", "episodes", "step"]
+    columns = ["method", "tasks", "seeds", "start", "success", "iqm", "path_kl", "within", "lam", "data", "episodes", "step"]
     for phase, rows in by_phase(found.rows, lambda row: row.phase):
         first = [row for row in rows if row.scope != "task"]
         sections += [(f"{phase}-{key}", f"{title}, {phase}", result_table(inside, columns)) for key, title, inside in (

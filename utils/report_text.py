@@ -43,6 +43,7 @@ CELLS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "name": ("task", lambda row: short(row.name)),
     "method": ("method", lambda row: row.method),
     "step": ("step", lambda row: row.step),
+    "tasks": ("tasks", lambda row: "" if row.scope == "task" else str(row.tasks)),
     "seeds": ("seeds", lambda row: str(row.seeds)),
     "success": ("success (%)", lambda row: plus_minus(row.mean, row.half)),
     "start": ("at step 0", lambda row: "" if np.isnan(row.start) else f"{row.start:.1f}"),
@@ -94,7 +95,7 @@ def as_text(found: Report) -> str:
     """The report for a terminal."""
     parts = []
     for phase, rows in by_phase(found.rows, lambda row: row.phase):
-        names = ["name", "method", "seeds", "start", "success", "iqm", "path_kl", "lam", "step"]
+        names = ["name", "method", "tasks", "seeds", "start", "success", "iqm", "path_kl", "lam", "step"]
         names = [name for name in names if any(CELLS[name][1](row) for row in rows)]
         lines, before = [], None
         for row in rows:
@@ -167,7 +168,7 @@ LATEX = {
 
 
 def as_latex(found: Report) -> str:
-    """Tasks and domains down, methods across, the best mean of each line in bold; needs no package."""
+    """Tasks and domains down, methods across, the best mean of lines whose methods have the same tasks in bold; no package."""
     parts = []
     for phase, rows in by_phase(found.rows, lambda row: row.phase):
         methods = [method for method in found.methods if any(row.method == method for row in rows)]
@@ -183,7 +184,8 @@ def as_latex(found: Report) -> str:
         lines += [" & ".join(["", *map(escape, methods)]) + r" \\", r"\hline"]
         for name in ordered:
             inside = [cells.get((name, method)) for method in methods]
-            best = max(round(row.mean, 1) for row in inside if row)
+            comparable = len({row.names for row in inside if row}) == 1
+            best = max(round(row.mean, 1) for row in inside if row) if comparable else np.nan
             words = [rf"\textbf{{{_latex(row)}}}" if row and round(row.mean, 1) == best else _latex(row) for row in inside]
             title = escape(short(name)) if scopes[name] == "task" else rf"\textit{{{escape(short(name))}}}"
             lines.append(" & ".join([title, *words]) + r" \\")

@@ -230,7 +230,7 @@ def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(table, tmp_pat
     shown = capsys.readouterr().out
     overall = row_of(found, "all tasks", "trqam")
     cells = f"70.0 ± {overall.half:.1f}", f"70.0 [{overall.iqm.low:.1f}, {overall.iqm.high:.1f}]", f"{overall.path_kl:.3f} / 1"
-    assert re.search(r"trqam +8 +0\.0 +" + " +".join(map(re.escape, cells)), shown)
+    assert re.search(r"trqam +50 +8 +0\.0 +" + " +".join(map(re.escape, cells)), shown)
 
     text = files[0].read_text()
     page = Page(text)
@@ -322,7 +322,10 @@ def test_different_numbers_of_seeds_and_tasks_are_told(tmp_path):
     assert (row.tasks, row.seeds) == (2, 2) and row_of(found, CUBE.format(1), "trqam").seeds == 3
     notes = "\n".join(found.notes)
     assert "trqam: rows over several tasks count the seeds that each of the tasks has: cube-double-play 2" in notes
-    assert "methods were run on different tasks (qam 1, trqam 2): their rows over several tasks are not comparable" in notes
+    assert (
+        "offline: methods were run on different tasks (qam 1, trqam 2): their rows over several tasks are not comparable"
+        in notes
+    )
     assert f"the number of seeds differs, from 1 (qam on {CUBE.format(1)}, offline) to 3" in notes
     assert "2 seeds: the bootstrap's intervals, as rliable defines them, are narrower than 95 %" in notes
     (note,) = (note for note in made(tmp_path, widen=True).notes if "bootstrap" in note)
@@ -336,6 +339,22 @@ def test_widened_intervals_stay_inside_what_can_be(tmp_path):
     found = made(tmp_path, widen=True)
     assert row_of(found, CUBE.format(1), "trqam").iqm[1:] == (0.0, 100.0)
     assert found.improvements[0].probability[1:] == (0.0, 100.0)
+
+
+def test_rows_over_different_tasks_say_so_and_are_not_ranked(tmp_path, capsys):
+    """Offline both methods have both tasks; one of them was not trained online on the second."""
+    success = {0: 0.1, 1_000_000: 0.4, 1_100_000: 0.6}
+    for task in (1, 2):
+        write_run(tmp_path / "exp", CUBE.format(task), 0, success, online_steps=100_000)
+        write_run(tmp_path / "exp", CUBE.format(task), 0, success, agent="qam", online_steps=100_000 * (task == 1))
+    assert run(tmp_path / "exp", *(f"--{kind}={tmp_path / kind}" for kind in ("html", "latex"))) == 0
+    shown = capsys.readouterr().out
+    assert "note: online: methods were run on different tasks (qam 1, trqam 2): " in shown and "offline: methods" not in shown
+    assert re.search(r"cube-double-play +qam +1 +1 .*\n +trqam +2 +1 ", shown[shown.index("online: success") :])
+    rows = re.findall(r"<td>(qam|trqam)</td><td>(\d*)</td><td>1</td>", (tmp_path / "html").read_text())
+    assert rows == [("qam", "2"), ("trqam", "2"), ("qam", "1"), ("trqam", "2")]
+    lines = [line for line in (tmp_path / "latex").read_text().splitlines() if line.startswith(r"\textit{cube-double-play}")]
+    assert [line.count(r"\textbf{") for line in lines] == [2, 0]
 
 
 def test_tasks_without_a_common_seed_have_no_row_together(tmp_path):
