@@ -30,6 +30,7 @@ COLUMNS = {
 ORIGINS = ("pretrained_actor_path", "ogbench_dataset_dir")  # where bases and data lie
 NOT_A_METHOD = UNHASHED | set(ORIGINS)
 NOT_KEPT = {"save_dir", "run_group", "ogbench_dataset_dir", "compilation_cache_dir"}
+PUBLISHED_AS = {"qam_edit": "QAM-E", "qam_fql": "QAM-F"}  # other agents are published under their own names
 PICKLE_OFFLINE = 1_000_000  # steps of the published programs' offline phase
 
 Columns = dict[str, np.ndarray]
@@ -125,7 +126,7 @@ class Result:
             return "QAM-E" if agent.get("edit_scale") else "QAM-F" if agent.get("fql_alpha") else "QAM"
         if self.agent == "cgql":
             return {"mse": "CGQL-M", "linex": "CGQL-L"}.get(agent.get("mode"), "CGQL")
-        return self.agent.upper() if self.config else self.method
+        return PUBLISHED_AS.get(self.agent, self.agent.upper()) if self.config else self.method
 
     def kl(self, step: int) -> Columns:
         """path KL, its budget and λ (with lam_scale) at the logs up to a step: NaN where there is none, empty without a KL."""

@@ -189,6 +189,30 @@ def test_rows_stand_beside_the_published_figures(table):
     assert note.startswith("3 published figures are from another amount of data than ours (DATA): trqam antmaze-giant-navigate")
 
 
+SETTINGS = [
+    *(("cgql", {"mode": mode}) for mode in ("simple", "mse", "linex")),
+    *(("qam", {key: value}) for key in ("edit_scale", "fql_alpha") for value in (0.0, 0.1)),
+    *(("qam_edit", {"edit_scale": value}) for value in (0.0, 0.1)),
+    *(("qam_fql", {"fql_alpha": value}) for value in (0.0, 30.0)),
+]
+
+
+def test_every_published_agent_of_this_project_finds_its_figures(tmp_path):
+    """Where edit_scale or fql_alpha is 0, what was published as QAM-E or QAM-F is QAM with other settings."""
+    ours = {path.stem for path in (ROOT / "agents").glob("*.py") if "\nAGENT = " in path.read_text()}
+    unpublished = {"bc", "sqam", "trqam_fixed_lambda", "trqam_external_kl"}
+    settings = [*SETTINGS, *((agent, {}) for agent in ours - unpublished - {agent for agent, _ in SETTINGS})]
+    for i, (agent, values) in enumerate(settings):
+        given = {f"agent.{key}": value for key, value in values.items()}
+        write_run(tmp_path, SCENE.format(1), 0, {1_000_000: 0.5}, agent=agent, given=given, hashed=f"{i}")
+    results, _ = read_all([str(tmp_path)], 1)
+    names = {result.published_name for result in results}
+    assert len(results) == len(settings) and {"QAM-E", "QAM-F", "CGQL-M", "TRQAM"} <= names
+    assert names <= {figure.method for figure in read_published()}
+    assert {r.published_name for r in results if r.agent == "qam_edit"} == {"QAM-E"}
+    assert {r.published_name for r in results if r.agent == "qam_fql"} == {"QAM-F"}
+
+
 def test_the_published_figures_have_their_sources():
     figures = read_published()
     assert len(figures) == 16 * 61 * 2 + 10 and len(set(figures)) == len(figures)
