@@ -43,7 +43,7 @@ def summary(found: Report) -> str:
     lines = []
     for method in found.methods:
         results = [result for result in found.results if result.method == method]
-        overrides = sorted({", ".join(f"{key}={value}" for key, value in r.overrides.items()) or "defaults" for r in results})
+        overrides = sorted({result.given or "defaults" for result in results})
         made = {key: sorted({str(r.config.get(key)) for r in results if r.config.get(key)}) for key in ("device", "commit")}
         tasks, seeds = len({r.env_name for r in results}), len({r.seed for r in results})
         commits = ", ".join(commit[:10] for commit in made["commit"])

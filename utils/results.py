@@ -119,6 +119,11 @@ class Result:
         return self.config.get("agent", {}).get("discount")
 
     @property
+    def given(self) -> str:
+        """The overrides as text."""
+        return ", ".join(f"{name}={_shown(value)}" for name, value in self.overrides.items())
+
+    @property
     def published_name(self) -> str:
         """What the papers call the method."""
         agent = self.config.get("agent", {})

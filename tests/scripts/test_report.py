@@ -189,6 +189,17 @@ def test_rows_stand_beside_the_published_figures(table):
     assert note.startswith("3 published figures are from another amount of data than ours (DATA): trqam antmaze-giant-navigate")
 
 
+def test_settings_that_were_given_are_told_beside_a_published_figure(tmp_path):
+    given = {"agent.actor_hidden_dims": [128, 128], "agent.inv_temp": 10.0}
+    folder = write_run(tmp_path, SCENE.format(1), 0, {1_000_000: 0.5}, agent="qam", given=given)
+    config = json.loads((folder / "config.json").read_text())
+    config["sources"]["agent.num_qs"] = "preset study"
+    (folder / "config.json").write_text(json.dumps(config))
+    (entry,) = made(tmp_path).beside
+    assert entry.differences[-1] == "settings actor_hidden_dims=[128,128], inv_temp=10.0, preset=study"
+    assert entry.differences[-1].removeprefix("settings ") in page(made(tmp_path), "settings")
+
+
 SETTINGS = [
     *(("cgql", {"mode": mode}) for mode in ("simple", "mse", "linex")),
     *(("qam", {key: value}) for key in ("edit_scale", "fql_alpha") for value in (0.0, 0.1)),
