@@ -455,10 +455,10 @@ def fingerprint(result: Result) -> tuple:
 
 
 def concerns_of(point: Point) -> list[str]:
-    """λ on a bound at the end, and a path KL that is off its budget by half and more."""
+    """λ on a bound at the end, and a path KL that is off its budget by half and more; nothing where there is no budget."""
     dual = dual_of(point)
     agent = point.result.config.get("agent", {})
-    if dual is None or "lambda_max" not in agent:
+    if dual is None or np.isnan(dual[1]) or "lambda_max" not in agent:
         return []
     path_kl, kl_budget, _, lam = dual
     lam /= agent.get("lam_scale", 1.0)

@@ -134,12 +134,18 @@ class Result:
         return PUBLISHED_AS.get(self.agent, self.agent.upper()) if self.config else self.method
 
     def kl(self, step: int) -> Columns:
-        """path KL, its budget and λ (with lam_scale) at the logs up to a step: NaN where there is none, empty without a KL."""
+        """path KL, its budget and λ (with lam_scale) at the logs up to a step: NaN where there is none, empty without a KL.
+
+        An agent that is given its `lam` steers towards no budget, whatever its log says.
+        """
         kept = self.training["step"] <= step
         columns = {name.removeprefix("dual/"): values[kept] for name, values in self.training.items()}
         if np.isnan(columns["path_kl"]).all():
             return {}
-        return columns | {"lam": columns["lam"] * self.config.get("agent", {}).get("lam_scale", 1.0)}
+        agent = self.config.get("agent", {})
+        if "lam" in agent:
+            columns["kl_budget"] = np.full_like(columns["kl_budget"], np.nan)
+        return columns | {"lam": columns["lam"] * agent.get("lam_scale", 1.0)}
 
 
 # -------------------------------------------------------------------------------------------------- reading

@@ -443,6 +443,16 @@ def test_seeds_that_were_trained_with_other_settings_are_told(tmp_path):
     assert note == f"seeds of one method were trained with bc_steps 10000 and 20: trqam {CUBE.format(1)}"
 
 
+def test_a_frozen_lambda_has_no_budget_and_no_bound(tmp_path):
+    """agents/trqam_fixed_lambda.py logs the budget of its parent, which nothing steers towards."""
+    kl = [(500_000, 9.0, 100.0), (1_000_000, 9.0, 100.0)]
+    write_run(tmp_path, CUBE.format(1), 0, {1_000_000: 0.5}, "trqam_fixed_lambda", kl, given={"agent.lam": 100.0})
+    found = made(tmp_path)
+    row = row_of(found, CUBE.format(1), "trqam_fixed_lambda")
+    assert [CELLS[name][1](row) for name in ("path_kl", "within", "lam")] == ["9.000", "", "300"]
+    assert found.notes == [] and "budget s0" not in page(found, "frozen")
+
+
 # ---------------------------------------------------------------- which method
 
 
