@@ -144,7 +144,8 @@ def gpus(environ: Mapping[str, str]) -> list[str]:
     if environ.get("JAX_PLATFORMS", "cuda").split(",")[0] not in ("", "cuda", "gpu"):
         return []
     if "CUDA_VISIBLE_DEVICES" in environ:
-        return [name for name in environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
+        names = environ["CUDA_VISIBLE_DEVICES"].split(",")
+        return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))  # CUDA too looks no further
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
         return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()

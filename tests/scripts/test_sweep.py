@@ -311,6 +311,7 @@ def test_jobs_are_spread_over_the_gpus_and_share_their_memory(tmp_path, monkeypa
     environ = {name: value for name, value in os.environ.items() if name not in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")}
     assert jobs_module.gpus(environ) == ["0", "1"]
     assert jobs_module.gpus(environ | {"CUDA_VISIBLE_DEVICES": "3"}) == ["3"]
+    assert [jobs_module.gpus(environ | {"CUDA_VISIBLE_DEVICES": none}) for none in ("", "-1")] == [[], []]
     assert jobs_module.gpus(environ | {"JAX_PLATFORMS": "cpu"}) == []
     show = "print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'])"
     jobs = stubs(tmp_path, *[f"import os, time\n{show}\ntime.sleep(1)"] * 4)
