@@ -91,7 +91,8 @@ def parser() -> Parser:
     result.add_argument("--grid", action="append", default=[], metavar="KEY=A,B", help=text)
     text = "print: one shell command per line; local: this machine's devices; ray: a Ray cluster"
     result.add_argument("--engine", choices=("print", "local", "ray"), default="print", help=text)
-    result.add_argument("--slurm", metavar="FILE", help="write the commands as the script of a Slurm array instead")
+    text = "write the commands as the script of a Slurm array instead; exit code 1 where nothing is left"
+    result.add_argument("--slurm", metavar="FILE", help=text)
     count("--pack", None, "seeds in one process; unset: all of a task, but one where --engine=local finds no GPU")
     count("--jobs_per_device", 1, "jobs that share a GPU, or where there is none, a machine")
     result.add_argument("--ray_address", default="auto", help="of the cluster (auto: RAY_ADDRESS, or the one of this machine)")
@@ -197,6 +198,8 @@ def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         print("\n".join(report(jobs)))
         return 0
     left = [job for job in jobs if not job.is_done()]
+    if options.slurm and not left:
+        raise RunError(f"--slurm={options.slurm}: nothing is left to submit, all {len(jobs)} jobs have finished; not written")
     if options.slurm or options.engine != "print":
         of = f"{len(left)} jobs of {len(jobs)}, {sum(len(job.runs) for job in left)} runs; the others have finished"
         print(of if len(left) < len(jobs) else of.partition(";")[0])

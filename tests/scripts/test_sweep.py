@@ -194,6 +194,18 @@ def test_the_slurm_script_runs_each_command_once(tmp_path, monkeypatch, capsys):
     assert alone.returncode != 0 and "submit this file with sbatch" in alone.stderr
 
 
+def test_there_is_no_slurm_script_where_everything_has_finished(tmp_path, capsys):
+    """Not even with exit code 0, after which `&& sbatch` would submit what an earlier call wrote."""
+    flags = [f"--env_name={TASK}", f"--save_dir={tmp_path}", "--offline_steps=10", "--online_steps=5"]
+    ((run_of_job,),) = (job.runs for job in planned(*flags, pack=1))
+    run_of_job.folder.mkdir(parents=True)
+    write_json(run_of_job.folder / "done.json", {"bc_steps": 1, "offline_steps": 10, "online_steps": 5})
+    assert run(*flags, f"--slurm={tmp_path}/x.sbatch") == 1
+    printed = capsys.readouterr()
+    named = f"error: --slurm={tmp_path}/x.sbatch: nothing is left to submit, all 1 jobs have finished; not written\n"
+    assert (printed.out, printed.err) == ("", named) and not (tmp_path / "x.sbatch").exists()
+
+
 # ---------------------------------------------------------------- how it stands
 
 
