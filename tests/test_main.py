@@ -255,6 +255,14 @@ def test_a_mistake_from_the_shell(tmp_path):
     assert "Traceback" in debug.stderr
 
 
+def test_a_reader_that_leaves_ends_it_quietly(tmp_path):
+    """As `--dry_run | head` does: no traceback, and the exit code of a closed pipe."""
+    command = [sys.executable, "main.py", "--env_name=all50", "--dry_run", f"--save_dir={tmp_path}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ("", 128 + signal.SIGPIPE)
+
+
 # ---------------------------------------------------------------- whole runs
 
 
