@@ -1,6 +1,6 @@
 """Many runs: agents x tasks x seeds x any grid of settings.
 
-    python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 > jobs.txt      # parallel -j4 < jobs.txt
+    python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 > jobs.txt      # one shell command per line
     python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 --slurm=table.sbatch
     python scripts/sweep.py --agents=trqam --env_name=cube-double --grid=agent.kl_budget=0.5,1,2 --engine=local
     python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 --engine=ray --jobs_per_device=2
@@ -8,7 +8,9 @@
 
 Every other flag is main.py's, for all runs (--run_group=table --offline_steps=500_000). Finished runs are skipped and
 unfinished ones go on, whichever engine began them; what a job prints is in <save_dir>/<run_group>/sweep/. The jobs that train
-the base of a domain come first, those that start from it behind them.
+the base of a domain come first, those that start from it behind them. The printed lines choose no device; on four GPUs:
+
+    parallel -j4 'export CUDA_VISIBLE_DEVICES=$(({%} - 1)); eval {}' < jobs.txt
 """
 
 import argparse
