@@ -198,11 +198,13 @@ def train(runs: list[Run], overwrite: bool = False) -> None:
     agents = [new_agent(run, dataset) for run in runs]
     if flags["kl_budget_online"] is not None:
         agents[0].with_kl_budget(flags["kl_budget_online"])
+    if given and agents[0].STARTS_FROM_BASE:
+        check_base(given, agents[0].params["base"], f"--pretrained_actor_path={flags['pretrained_actor_path']}")
     warn_of_little_data(runs[0], len(dataset["rows"]))
     if agents[0].STARTS_FROM_BASE:
         # A single checkpoint may have to be given up for what another seed has, see `standing_together`.
         fresh = [i for i, run in enumerate(runs) if overwrite or run.newest_checkpoint() <= flags["save_interval"]]
-        for i, base in zip(fresh, bases([runs[i] for i in fresh], agents[0], dataset, given), strict=True):
+        for i, base in zip(fresh, bases([runs[i] for i in fresh], dataset, given), strict=True):
             agents[i] = agents[i].with_base(base) if base else agents[i]
     with contextlib.ExitStack() as stack:
         for run in runs:
@@ -226,11 +228,9 @@ def new_agent(run: Run, dataset: dict[str, np.ndarray]) -> Agent:
     return load_agent(run.settings.agent_file).AGENT.create(key, *dims_of(dataset), run.settings.agent)
 
 
-def bases(runs: list[Run], like: Agent, dataset: dict[str, np.ndarray], given: dict | None) -> list[dict | None]:
+def bases(runs: list[Run], dataset: dict[str, np.ndarray], given: dict | None) -> list[dict | None]:
     """The behaviour-cloned base of each run: the given one, a stored one, or one trained now; None where none is wanted."""
     if not runs or given:
-        if given:
-            check_base(given, like.params["base"], f"--pretrained_actor_path={runs[0].settings.flags['pretrained_actor_path']}")
         return [given for _ in runs]
     if not runs[0].settings.flags["bc_steps"]:
         return [None for _ in runs]
