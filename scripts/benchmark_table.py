@@ -35,6 +35,7 @@ OTHERS = ("qam", "qam_edit", "qam_fql", "sqam", "fql", "ifql", "dsrl", "cgql")
 WIDE_ACTOR, WIDE_CRITIC = (f"--agent.{kind}_hidden_dims=(1024,1024,1024,1024)" for kind in ("actor", "value"))
 MEASUREMENTS = {
     "trqam": [TRQAM, "--seeds=1,2,4,8", "--stages"],
+    "trqam one by one": [TRQAM, "--seeds=1,8", "--updates=1", "--blocks=5"],
     "trqam 16 seeds": [TRQAM, "--seeds=16", "--blocks=5"],
     "bc": [BC, "--seeds=1,8"],
     "bc blocks of 20": [BC, "--seeds=1", "--updates=20"],
@@ -45,6 +46,7 @@ MEASUREMENTS = {
     "bc highest": [BC, "--seeds=1", "--matmul_precision=highest"],
     "trqam profile": [TRQAM, "--seeds=1", "--blocks=5", "--trace=FOLDER"],
     "trqam width 1024": [TRQAM, "--seeds=1,8", "--blocks=5", WIDE_ACTOR, WIDE_CRITIC],
+    "trqam one by one width 1024": [TRQAM, "--seeds=1,8", "--updates=1", "--blocks=5", WIDE_ACTOR, WIDE_CRITIC],
     "bc width 1024": [BC, "--seeds=1,8", WIDE_ACTOR],
     "trqam K 5": [TRQAM, "--seeds=1", "--agent.flow_steps=5"],
     "trqam K 20": [TRQAM, "--seeds=1", "--agent.flow_steps=20", "--blocks=5"],
@@ -57,7 +59,7 @@ TINY_CRITIC = ["--agent.value_hidden_dims=(16,16)", "--agent.num_qs=2", "--agent
 TINY_DATA = ["--rows=10_000", "--readers=1", "--seconds=0.2", "--updates_per_call=2"]
 
 TASKS, SEEDS = 5, 8  # of a domain, of a task
-BC_UPDATES, UPDATES, ONLINE_STEPS = 300_000, 1_500_000, 500_000  # of a domain and seed; of a task and seed
+BC_UPDATES, OFFLINE_UPDATES, ONLINE_STEPS = 300_000, 1_000_000, 500_000  # of a domain and seed; of a task and seed
 EVALUATIONS, EPISODES, STEPS = 33, 50, 1025  # of a run, of an evaluation; of an episode that fails, mean of the domains
 
 
@@ -109,7 +111,8 @@ def rows_of(found: dict[str, Any]) -> list[tuple[str, ...]]:
 def hours(found: dict[str, Any]) -> dict[str, float]:
     """Projected hours of the whole table on one such machine, for each part that can be projected from what was measured.
 
-    Networks have the width of their domain. The environments step at the speed of puzzle-4x4, which was measured.
+    Networks have the width of their domain. Online, an update follows each environment step, so a call has one update. The
+    environments step at the speed of puzzle-4x4, which was measured.
     """
     tasks, parts = len(DOMAINS) * TASKS, {}
 
@@ -118,16 +121,21 @@ def hours(found: dict[str, Any]) -> dict[str, float]:
 
     for part, agent, updates in (
         ("behaviour cloning", "bc", SEEDS * BC_UPDATES),
-        ("updates, offline and online", "trqam", SEEDS * TASKS * UPDATES),
+        ("updates offline", "trqam", SEEDS * TASKS * OFFLINE_UPDATES),
+        ("updates online", "trqam one by one", SEEDS * TASKS * ONLINE_STEPS),
     ):
         rates = {512: rate(agent), 1024: rate(f"{agent} width 1024")}
         if all(rates.values()):
             parts[part] = sum(updates / rates[domain.width] for domain in DOMAINS.values()) / 3600
+    measured_all = len(parts) == 3
     speeds = {row["workers"]: row["steps_per_s"] for row in found.get("evaluation", {}).get("evaluation", [])}
     if 1 in speeds:
         parts["environment steps online, all seeds side by side"] = tasks * ONLINE_STEPS / speeds[1] / 3600
+        training = sum(parts.values())
         steps = tasks * SEEDS * EVALUATIONS * EPISODES * STEPS
         parts["evaluation, if every episode failed"] = steps / max(speeds.values()) / 3600
+        if measured_all:
+            parts |= {"training alone": training, "training, then evaluation": sum(parts.values())}
     return parts
 
 

@@ -17,20 +17,10 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from agents import bc, qam, sqam, trqam
+from agents import bc
 from envs.probe import ProbeReward
-from tests.agents.test_optimum import AGENTS, distance_from_optimum
+from tests.agents.test_optimum import AGENTS, FLOWS, distance_from_optimum
 from tests.envs.test_probe import train_on_probe
-
-FLOWS = {
-    "bc": (bc, {}),
-    "trqam": (trqam, {"kl_budget": 2.0}),
-    "trqam, scalar adjoint": (trqam, {"kl_budget": 2.0, "adjoint": "scalar"}),
-    "sqam": (sqam, {"kl_budget": 2.0}),
-    "qam": (qam, {"inv_temp": 10.0}),
-    "qam, editor": (qam, {"inv_temp": 10.0, "edit_scale": 0.5}),
-    "qam, one-step actor": (qam, {"inv_temp": 10.0, "fql_alpha": 0.03}),
-}
 
 
 def main(arguments: list[str]) -> None:
@@ -41,7 +31,7 @@ def main(arguments: list[str]) -> None:
     given = parser.parse_args(arguments)
     header = ["agent", "settings", *(f"seed {seed}" for seed in range(given.seeds))]
     rows = []
-    for name, (module, settings) in (FLOWS | AGENTS).items():
+    for name, (module, settings) in ({"bc": (bc, {})} | FLOWS | AGENTS).items():
         with tempfile.TemporaryDirectory() as folder:
             agents = [train_on_probe(Path(folder), module, ProbeReward, seed=seed, **settings) for seed in range(given.seeds)]
         words = " ".join(f"{key}={value}" for key, value in settings.items())

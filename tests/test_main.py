@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -21,6 +22,7 @@ from envs import download
 from envs.collect import random_data
 from envs.tasks import ALL_TASKS
 from envs.workers import EnvWorkers
+from utils.checkpoints import Checkpoints
 from utils.errors import RunError, UserError
 from utils.logging import CsvLog
 
@@ -298,7 +300,9 @@ def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, cap
     config = json.loads((folder / "config.json").read_text())
     assert config["sources"]["agent.num_qs"] == "command line"
     assert {"jax", "mujoco", "ogbench", "numpy"} == set(config["versions"])
-    assert (folder / "checkpoints" / "20").is_dir()
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        tree, _ = checkpoints.read(20)
+    assert tree["agent"]["step"] == 8 + 2 * (12 - 4)  # --utd_ratio updates a step, from --start_training on
     (base,) = tmp_path.glob("bc/pointmaze-medium-navigate/*/done.json")
     assert not (base.parent / "eval.csv").exists()
     # Started again it is skipped; another agent of the same shape finds the base in place.
@@ -388,6 +392,22 @@ def test_the_readmes_section_on_forks_holds_to_the_letter(data, tmp_path, monkey
     config = json.loads((only_run(tmp_path / "exp") / "config.json").read_text())
     key, value = setting.removeprefix("--agent.").split("=")
     assert config["agent"][key] == float(value)
+    rows = CsvLog(only_run(tmp_path / "exp") / "train.csv").rows()
+    assert {row["dual/lam"] for row in rows} == {np.float32(value)}  # the overridden hook is the one that ran
+
+
+def test_the_readme_names_every_hook():
+    from agents import base, trqam
+
+    section = (ROOT / "README.md").read_text().split("The hooks:")[1].split("There is no registry")[0]
+    named = set(re.findall(r"`(\w+)`", section))
+    marked = {
+        name
+        for owner in (base.Agent, trqam.TRQAM)
+        for name, member in vars(owner).items()
+        if (getattr(member, "__doc__", None) or "").startswith(("Hook", "The hook"))
+    }
+    assert marked <= named and all(hasattr(trqam.TRQAM, name) for name in named)
 
 
 def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):
@@ -571,6 +591,31 @@ def test_balanced_sampling_acts_at_random_first(data, tmp_path):
     assert CsvLog(only_run(tmp_path) / "train.csv").rows()[-1]["step"] == 20
 
 
+def test_the_device_is_idle_while_the_host_is_busy(data, tmp_path, monkeypatch):
+    from utils import logging
+
+    steps = ["--bc_only", "--offline_steps=40", "--log_interval=20", "--eval_interval=0", "--save_interval=0"]
+    real = logging.ProgressBar.update
+    monkeypatch.setattr(logging.ProgressBar, "update", lambda bar, n: (time.sleep(0.1), real(bar, n)))
+    assert train(data, tmp_path, *steps) == 0
+    last = CsvLog(only_run(tmp_path) / "timing.csv").rows()[-1]  # the first holds the compilation
+    assert 0.5 < last["device_idle"] <= 1.0
+
+
+def test_precision_and_compiled_programs_are_where_the_flags_say(data, tmp_path):
+    """From the shell: both are set once for a process."""
+    steps = ["--bc_only", "--offline_steps=8", "--online_steps=0"]
+    assert train(data, tmp_path / "default", *steps) == 0
+    words = [str(data), str(tmp_path / "coarse"), *steps, "--matmul_precision=bfloat16"]
+    words += [f"--compilation_cache_dir={tmp_path}/programs"]
+    code = f"from tests.test_main import train; raise SystemExit(train(*{words}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=lenient())
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "programs").iterdir())
+    loss, other = (CsvLog(only_run(tmp_path / name) / "train.csv").rows()[-1]["flow/loss"] for name in ("default", "coarse"))
+    assert 1e-5 < abs(other / loss - 1) < 0.02
+
+
 def test_nan_stops_the_run_with_its_name_and_the_last_checkpoint(data, tmp_path, monkeypatch, capsys):
     from utils import training
 
@@ -634,10 +679,19 @@ def test_smoke_preset_trains_a_domain_with_one_base(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("agent", ["fql", "ifql", "dsrl", "cgql"])
-def test_smoke_preset_of_the_other_agents(tmp_path, agent):
+@pytest.mark.parametrize(
+    ("agent", "world"),
+    [
+        *((agent, "cube-double") for agent in ("qam", "sqam", "bc", "fql", "ifql", "dsrl", "cgql")),
+        ("trqam_fixed_lambda", "cube-double"),
+        ("trqam_external_kl", "cube-double"),
+        ("qam_edit", "puzzle-3x3"),  # on cube-double the published coefficients of both heads are 0
+        ("qam_fql", "scene"),
+    ],
+)
+def test_smoke_preset_of_the_other_agents(tmp_path, agent, world):
     """A real OGBench environment, offline and online."""
-    task = "cube-double-play-singletask-task1-v0"
+    task = f"{world}-play-singletask-task1-v0"
     assert run(f"--env_name={task}", f"--agent=agents/{agent}.py", "--preset=smoke", f"--save_dir={tmp_path}") == 0
     (log,) = tmp_path.glob(f"smoke/{task}/{agent}_s0_*/train.csv")
     assert {row["phase"] for row in CsvLog(log).rows()} == {"offline", "online"}

@@ -27,19 +27,22 @@ class OnlineEpisodes:
         self.observation: np.ndarray | None = None  # None between episodes
         self.queue: list[np.ndarray] = []
 
-    def wants(self) -> np.ndarray | None:
-        """The observation [O] at which the next actions are wanted, of a new episode if need be; None while some are queued."""
+    def wants(self, step: int) -> np.ndarray | None:
+        """The observation [O] at which environment step number `step` wants the next actions, of a new episode if need be.
+
+        None where some are queued, and where the action is random.
+        """
         if self.observation is None:
             self.episode += 1
             self.length = 0
             self.observation = self._reset()
-        return None if self.queue else self.observation
+        return None if self.queue or step < self.at_random_until else self.observation
 
     def action(self, step: int, chunk: np.ndarray | None) -> np.ndarray:
         """The action [A] of environment step number `step`; chunk: the next ones [H, A], where `wants` asked for them."""
-        self.queue.extend([] if chunk is None else chunk)
         if step < self.at_random_until:
             return np.random.default_rng([self.seed, step]).uniform(-1, 1, self.action_dim).astype(np.float32)
+        self.queue.extend([] if chunk is None else chunk)
         return self.queue[0]
 
     def took(self, action: np.ndarray, result: ChunkResult) -> tuple[dict[str, Any], bool]:

@@ -6,12 +6,13 @@ A table is found by the comment on the line before it:
     <!-- results: results/NAME scope=task columns=name,method,seeds,success,iqm,path_kl,lam step=final phase=offline -->
                                                        run folders, the rows and columns of scripts/report.py
     <!-- results: results/NAME beside=published -->    run folders, the rows that have a published figure, beside it
-    <!-- figures: results/FILE.json -->                made elsewhere: every number in it is a number of that file, rounded
+    <!-- figures: results/FILE.json -->                made elsewhere: the numbers of a row are those of one of its measurements
 
 No other table may hold a figure with an interval (x ± y).
 """
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from utils.statistics import mean_and_half
 
 MARKER = re.compile(r"<!-- (results|figures): (\S+)((?: \w+=\S+)*) -->")
 NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?")
+FIGURE = re.compile(r"\d+\.?\d*(?:[eE][-+]?\d+)?")
 OPTIONS = {"scope": "", "columns": "name,method,seeds,success,iqm,path_kl,lam", "step": "final", "phase": "", "beside": ""}
 
 
@@ -132,20 +134,39 @@ def compare(table: Marked, expected: list[str]) -> list[str]:
 
 
 def not_found(root: Path, table: Marked) -> list[str]:
-    """One line for each number of a table that its file does not hold, rounded as in the table."""
+    """One line for each number of a table that its file does not hold, rounded as in the table.
+
+    The numbers of a row are those of one measurement, where the file has several: of the one that the row's first cell names,
+    else of the one that lacks the fewest.
+    """
     path = root / table.source
     if not path.is_file():
         raise UserError(f"README.md:{table.first}: there is no file {table.source}")
-    values = np.array([abs(float(word)) for word in re.findall(r"\d+\.?\d*(?:[eE][-+]?\d+)?", path.read_text())])
+    content = read_json(path) or {}
+    several = bool(content) and all(isinstance(entry, dict) for entry in content.values())
+    texts = {f", {name}": json.dumps(entry) for name, entry in content.items()} if several else {"": json.dumps(content)}
+    values = {name: np.array([abs(float(word)) for word in FIGURE.findall(text)]) for name, text in texts.items()}
     faults = []
     for i, line in enumerate(table.lines[2:], table.first + 3):
-        for column, cell in zip(cells(table.lines[0]), cells(line), strict=False):
-            for word in NUMBER.findall(cell):
-                number, digits = float(word.replace(",", "")), len(word.partition(".")[2])
-                scale = 0.01 if f"{word} %" in cell else 1.0
-                if not (np.abs(values / scale - number) <= 0.5000001 * 10.0**-digits).any():
-                    faults.append(f"README.md:{i}, column '{column}': {word} is not in {table.source}")
+        named = f", {cells(line)[0]}"
+        lacking = [
+            [
+                f"README.md:{i}, column '{column}': {word} is not in {table.source}{name}"
+                for column, cell in zip(cells(table.lines[0]), cells(line), strict=False)
+                for word in NUMBER.findall(cell)
+                if not holds(values[name], word, 0.01 if f"{word} %" in cell else 1.0)
+            ]
+            for name in ([named] if named in values else values)
+        ]
+        fewest = min(lacking, key=len)
+        faults += fewest
     return faults
+
+
+def holds(values: np.ndarray, word: str, scale: float) -> bool:
+    """Whether one of the values, in units of `scale`, is a number as it is written, rounded to its digits."""
+    number, digits = float(word.replace(",", "")), len(word.partition(".")[2])
+    return bool((np.abs(values / scale - number) <= 0.5000001 * 10.0**-digits).any())
 
 
 def check(root: Path) -> tuple[list[str], int]:

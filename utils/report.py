@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ OVERALL = "all tasks"
 FEW_SEEDS = 5
 SETTLED = 0.5  # the part of a phase's logs in which lambda counts as settled
 NEAR = 0.1  # of the budget
+MOST = 0.9  # of the logs
 DATA_TOLERANCE = 0.05
 
 Item = TypeVar("Item")
@@ -46,6 +47,10 @@ class Row:
     kl_budget: float
     within: float
     """Percent of the logs in the second half of training whose path KL is within a tenth of the budget."""
+    settled: float
+    """Mean step of the first log within a tenth of the budget from which on 90 % are; NaN where a run has `within` below 90."""
+    highest: float
+    """The highest path KL of a log, as a multiple of the budget; mean over the runs."""
     lam: float
     results: list[Result] = dataclasses.field(repr=False)
 
@@ -252,7 +257,8 @@ def row_of(phase: str, scope: str, name: str, method: str, table: Table, draw: B
     steps = sorted({point.step for point in table.inside})
     starts = [point.result.success(0) for point in table.inside]
     duals = [dual_of(point) for point in table.inside]
-    path_kl, kl_budget, within, lam = np.mean([dual for dual in duals if dual] or [(np.nan,) * 4], axis=0)
+    none = DualSummary(*[np.nan] * len(DualSummary._fields))
+    dual = DualSummary(*np.mean([dual for dual in duals if dual] or [none], axis=0))
     return Row(
         phase=phase,
         scope=scope,
@@ -266,10 +272,7 @@ def row_of(phase: str, scope: str, name: str, method: str, table: Table, draw: B
         iqm=draw(iqm, table.scores, bounds=(0, 100)),
         start=float(np.mean([np.nan if start is None else 100 * start for start in starts])),
         episodes=min(episodes_of(point) for point in table.inside),
-        path_kl=path_kl,
-        kl_budget=kl_budget,
-        within=within,
-        lam=lam,
+        **dual._asdict(),
         results=[point.result for point in table.inside],
     )
 
@@ -280,18 +283,31 @@ def episodes_of(point: Point) -> float:
     return float(evaluations["episodes"][evaluations["step"] == point.step][-1])
 
 
-def dual_of(point: Point) -> tuple[float, float, float, float] | None:
-    """Path KL over the last tenth of the logs, the budget, percent of settled logs near it, and λ; None without a KL."""
+class DualSummary(NamedTuple):
+    """The trust region of one run, in the terms of `Row`."""
+
+    path_kl: float
+    kl_budget: float
+    within: float
+    settled: float
+    highest: float
+    lam: float
+
+
+def dual_of(point: Point) -> DualSummary | None:
+    """A run's trust region up to a point; without a budget only path KL and λ, and None without a KL."""
     kl = point.result.kl(point.step)
     if not kl:
         return None
-    last, settled = (kl["step"] > part * point.step for part in (0.9, SETTLED))
+    steps, spent, budget = kl["step"], kl["path_kl"], kl["kl_budget"][-1]
+    last, second = (steps > part * point.step for part in (0.9, SETTLED))
     if not last.any():
         return None
-    budget = kl["kl_budget"][-1]
-    near = np.abs(kl["path_kl"] / kl["kl_budget"] - 1) <= NEAR
-    within = np.nan if np.isnan(budget) else 100 * near[settled].mean()
-    return kl["path_kl"][last].mean(), budget, within, kl["lam"][-1]
+    near = np.abs(spent / kl["kl_budget"] - 1) <= NEAR
+    within = np.nan if np.isnan(budget) else 100 * near[second].mean()
+    share = np.cumsum(near[::-1])[::-1] / np.arange(len(near), 0, -1)  # of the logs from each one on
+    settled = steps[near & (share >= MOST)][0] if within >= 100 * MOST else np.nan
+    return DualSummary(spent[last].mean(), budget, within, settled, (spent / kl["kl_budget"]).max(), kl["lam"][-1])
 
 
 # -------------------------------------------------------------------------------------------------- several methods
@@ -458,14 +474,13 @@ def concerns_of(point: Point) -> list[str]:
     """λ on a bound at the end, and a path KL that is off its budget by half and more; nothing where there is no budget."""
     dual = dual_of(point)
     agent = point.result.config.get("agent", {})
-    if dual is None or np.isnan(dual[1]) or "lambda_max" not in agent:
+    if dual is None or np.isnan(dual.kl_budget) or "lambda_max" not in agent:
         return []
-    path_kl, kl_budget, _, lam = dual
-    lam /= agent.get("lam_scale", 1.0)
+    lam = dual.lam / agent.get("lam_scale", 1.0)
     found = {
         "λ is at its upper bound": lam >= 0.999 * agent["lambda_max"],
         "λ is at its lower bound": lam <= 1.001 * agent["lambda_min"],
-        "path KL is off its budget by half or more": abs(path_kl / kl_budget - 1) > 0.5,
+        "path KL is off its budget by half or more": abs(dual.path_kl / dual.kl_budget - 1) > 0.5,
     }
     return [concern for concern, holds in found.items() if holds]
 

@@ -50,6 +50,8 @@ CELLS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "iqm": ("IQM [95 %]", lambda row: bracket(row.iqm)),
     "path_kl": ("path KL / budget", spent),
     "within": ("within 10 %", lambda row: "" if np.isnan(row.within) else f"{row.within:.0f} %"),
+    "settled": ("settled at", lambda row: "" if np.isnan(row.kl_budget) else f"{row.settled:,.0f}".replace("nan", "-")),
+    "highest": ("highest KL", lambda row: "" if np.isnan(row.kl_budget) else f"{row.highest:.2f}"),
     "lam": ("λ", lambda row: "" if np.isnan(row.lam) else f"{row.lam:.3g}"),
     "data": ("data", lambda row: size(row.only(lambda r: r.transitions))),
     "episodes": ("episodes", lambda row: "" if np.isnan(row.episodes) else f"{row.episodes:.0f}"),
@@ -127,7 +129,8 @@ def as_csv(found: Report) -> str:
         line = dict(kind="ours", phase=row.phase, scope=row.scope, name=row.name, method=row.method, tasks=row.tasks)
         line |= dict(step=row.step.replace(",", ""), seeds=row.seeds, episodes=row.episodes, start=row.start, success=row.mean)
         line |= dict(ci95_half=row.half, iqm=row.iqm.value, low=row.iqm.low, high=row.iqm.high, path_kl=row.path_kl)
-        line |= dict(kl_budget=row.kl_budget, within_tenth_pct=row.within, lam=row.lam)
+        line |= dict(kl_budget=row.kl_budget, within_tenth_pct=row.within, settled=row.settled)
+        line |= dict(highest_kl=row.highest, lam=row.lam)
         line |= {name: row.only(operator.attrgetter(name)) for name in ("transitions", "reward", "discount")}
         lines.append(line)
     for entry in found.beside:
@@ -141,7 +144,7 @@ def as_csv(found: Report) -> str:
     columns = (
         "kind phase scope name method versus step tasks seeds episodes start success ci95_half std iqm probability low high"
     )
-    columns += " path_kl kl_budget within_tenth_pct lam transitions reward discount source differences"
+    columns += " path_kl kl_budget within_tenth_pct settled highest_kl lam transitions reward discount source differences"
     text = io.StringIO()
     writer = csv.DictWriter(text, columns.split(), lineterminator="\n")
     writer.writeheader()

@@ -8,13 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from utils.logging import warn
+
 SEED = PartitionSpec("seed")
 
 
 def mesh_for(seeds: int) -> Mesh | None:
-    """As many of the devices as divide the seeds evenly; None where that is one."""
+    """As many of the devices as divide the seeds evenly; None where that is one. Warns of devices left unused."""
     devices = jax.devices()
     count = max(n for n in range(1, len(devices) + 1) if seeds % n == 0)
+    if count < min(seeds, len(devices)):
+        all_of_them = f"a multiple of {len(devices)} seeds would use them all"
+        warn(f"{seeds} seeds are trained by {count} of {len(devices)} devices: {all_of_them}")
     return Mesh(np.array(devices[:count]), ("seed",)) if count > 1 else None
 
 

@@ -442,7 +442,7 @@ class Trainer:
 
     def advance(self, online_step: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """One environment step of every seed -> the transitions and whether each is the first of its episode, along [S]."""
-        wanted = [episodes.wants() for episodes in self.episodes]
+        wanted = [episodes.wants(online_step) for episodes in self.episodes]
         chunks: list[np.ndarray | None] = [None for _ in wanted]
         if any(observation is not None for observation in wanted):
             some = next(observation for observation in wanted if observation is not None)

@@ -1,6 +1,9 @@
 """The benchmark measures what it says, at any size."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -11,6 +14,7 @@ from configs.domains import DOMAINS
 from envs.tasks import world_name
 from scripts import benchmark, benchmark_table
 
+ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     "--agent.actor_hidden_dims=(16,16)", "--agent.value_hidden_dims=(16,16)", "--agent.num_qs=2", "--agent.flow_steps=2",
     "--agent.batch_size=8", "--transitions=2000", "--blocks=5", "--updates=2",
@@ -74,11 +78,38 @@ def test_the_hours_of_the_table_follow_from_what_was_measured():
     found = {"bc": measured(1000.0), "trqam": measured(100.0)}
     assert benchmark_table.hours(found) == {}  # one of the widths alone says nothing about the table
     found |= {"bc width 1024": measured(500.0), "trqam width 1024": measured(20.0)}
+    online = {"trqam one by one": measured(50.0), "trqam one by one width 1024": measured(10.0)}
     found["evaluation"] = {"evaluation": [{"workers": n, "steps_per_s": 100.0 * n} for n in (0, 1, 4)]}
     parts = benchmark_table.hours(found)
     assert parts["behaviour cloning"] == pytest.approx(8 * 300_000 * (6 / 1000 + 4 / 500) / 3600)
-    assert parts["updates, offline and online"] == pytest.approx(5 * 8 * 1_500_000 * (6 / 100 + 4 / 20) / 3600)
+    assert parts["updates offline"] == pytest.approx(5 * 8 * 1_000_000 * (6 / 100 + 4 / 20) / 3600)
+    assert "updates online" not in parts and "training alone" not in parts
     assert parts["environment steps online, all seeds side by side"] == pytest.approx(50 * 500_000 / 100 / 3600)
     names = [f"{world_name(domain)}-singletask-task1-v0" for domain in DOMAINS]
     longest = sum(50 * 33 * 8 * 5 * gymnasium.spec(name).max_episode_steps for name in names)
     assert parts["evaluation, if every episode failed"] == pytest.approx(longest / 400 / 3600)
+    whole = benchmark_table.hours(found | online)
+    assert whole["updates online"] == pytest.approx(5 * 8 * 500_000 * (6 / 50 + 4 / 10) / 3600)
+    training = sum(value for part, value in parts.items() if "evaluation" not in part) + whole["updates online"]
+    assert whole["training alone"] == pytest.approx(training)
+    assert whole["training, then evaluation"] == pytest.approx(training + parts["evaluation, if every episode failed"])
+
+
+@pytest.mark.slow
+def test_the_whole_measurement_runs_on_tiny_networks(tmp_path):
+    """Each kind of it: updates, one at a time, a profile, evaluation, data on the host."""
+    wanted = ["bc", "trqam one by one", "trqam profile", "evaluation", "data"]
+    flags = ["--tiny", f"--out={tmp_path}/tiny.json", f"--only={','.join(wanted)}"]
+    command = [sys.executable, "scripts/benchmark_table.py", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "tiny.json").read_text())
+    assert list(found) == wanted and not [name for name in wanted if "error" in found[name]]
+    assert 0 < found["trqam profile"]["profile"]["device_busy"] <= 1
+    assert sum(found["trqam profile"]["profile"]["shares"].values()) == pytest.approx(1, abs=0.2)
+    alone, *batched = found["evaluation"]["evaluation"]
+    assert alone["workers"] == 0 and all(5 * row["policy_calls"] <= alone["policy_calls"] for row in batched)
+    assert [row["rows"] for row in found["data"]["measurements"]] == [10_000]
+    assert "| trqam one by one | 8 | 1 |" in done.stdout and "hours" in done.stdout
+    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100)
+    assert again.returncode == 0 and again.stderr == ""  # nothing is measured twice

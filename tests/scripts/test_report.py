@@ -135,6 +135,20 @@ def test_path_kl_and_lambda_are_what_was_written(table):
     assert np.isnan(row_of(found, "all tasks", "qam").path_kl)
 
 
+def test_when_the_path_kl_settled_and_how_high_it_was(tmp_path):
+    """It settles with the first log near the budget from which on nine in ten are; a run that strays again never does."""
+    step = 50_000
+    spent = [3.0, 1.0, 0.5, 0.5, *[0.95] * 12, 1.2, *[1.05] * 3]
+    for task, last in ((1, 1.0), (2, 1.5)):
+        kl = [(step * (i + 1), 2.0 * share, 1.0) for i, share in enumerate([*spent, last, last])]
+        write_run(tmp_path, CUBE.format(task), 0, {1_100_000: 0.5}, "trqam", kl, given={"agent.kl_budget": 2.0})
+    settled, strayed = (row for row in made(tmp_path).rows if row.scope == "task")
+    assert (settled.settled, settled.highest) == (5 * step, 3.0)
+    assert settled.within > 90 > strayed.within and np.isnan(strayed.settled)
+    assert (CELLS["settled"][1](settled), CELLS["settled"][1](strayed)) == ("250,000", "-")
+    assert CELLS["highest"][1](settled) == "3.00"
+
+
 def test_path_kl_without_a_budget_is_shown_alone(tmp_path):
     """QAM logs it and has no budget to be off."""
     write_run(tmp_path, SCENE.format(1), 0, {0: 0.1, 1_000_000: 0.7}, kl=[(1_000_000, 1.05, 0.5)])
@@ -748,6 +762,26 @@ def test_numbers_of_another_programs_table_are_looked_up(project, capsys):
         "column 'updates/s': 1,236 is not in results/speed.json",
         "column 'of peak': 84.5 is not in results/speed.json",
     ]
+
+
+def test_numbers_of_a_row_belong_to_one_measurement(project, capsys):
+    """The one that the row names, or any; two rows that are mixed up are noticed though the file has every number."""
+    measured = {"left": {"gflop": 33.6, "rate": 3.33}, "right": {"gflop": 65.7, "rate": 1.84}}
+    (project / "results" / "agents.json").write_text(json.dumps(measured))
+    with (project / "README.md").open("a") as file:
+        file.write("\n<!-- figures: results/agents.json -->\n| agent | GFLOP | rate |\n|---|---|---|\n")
+        file.write("| left | 33.6 | 3.33 |\n| the other | 65.7 | 1.84 |\n")
+    assert run("--check") == 0
+    for right, wrong, faults in (
+        ("| left | 33.6 | 3.33 |", "| left | 65.7 | 1.84 |", ["'GFLOP': 65.7 is not in results/agents.json, left"] * 2),
+        ("| the other | 65.7 | 1.84 |", "| the other | 65.7 | 3.33 |", ["is not in results/agents.json"]),
+    ):
+        edit(project / "README.md", right, wrong)
+        capsys.readouterr()
+        assert run("--check") == 1
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == len(faults) and faults[0] in lines[0]
+        edit(project / "README.md", wrong, right)
 
 
 @pytest.mark.parametrize(

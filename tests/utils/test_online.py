@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs.workers import LocalEnvs
+from envs.workers import ChunkResult, LocalEnvs
 from tests.utils.test_chunks import make_dataset, online_transition
 from utils.checkpoints import CheckpointError
 from utils.chunks import Replay
@@ -91,18 +91,72 @@ def test_the_file_goes_on_behind_a_position_and_notices_damage(tmp_path):
     assert len(whole.read(empty)) == 0
 
 
-def episodes_of(env_name, action_dim, sparse=False):
+def episodes_of(envs, action_dim, sparse=False, at_random_until=0):
     settings = types.SimpleNamespace(flags={"sparse": sparse})
-    run = types.SimpleNamespace(env_name=env_name, seed=3, settings=settings)
-    return OnlineEpisodes(run, LocalEnvs(env_name), 0, action_dim, 0)
+    run = types.SimpleNamespace(seed=3, settings=settings)
+    return OnlineEpisodes(run, envs, 0, action_dim, at_random_until)
 
 
 def step_of(episodes, step, ask):
     """One environment step, with the actions of `ask` where they are wanted."""
-    observation = episodes.wants()
+    observation = episodes.wants(step)
     action = episodes.action(step, None if observation is None else ask(observation))
     (result,) = episodes.envs.run_chunks([0], action[None, None])
     return episodes.took(action, result)
+
+
+class Episodes:
+    """Its episode e observes [e, t], pays -2 a step and 0 in the goal, and ends at t = 5, in the goal if e is odd."""
+
+    def __init__(self):
+        self.episode, self.step = -1, 0
+
+    def reset(self, slots, seeds):
+        self.episode, self.step = self.episode + 1, 0
+        return np.array([[self.episode, 0]], np.float32)
+
+    def run_chunks(self, slots, chunks):
+        self.step += 1
+        end, goal = self.step == 5, self.episode % 2 == 1
+        reward = 0.0 if end and goal else -2.0
+        observation = np.array([[self.episode, self.step]], np.float32)
+        return [ChunkResult(observation, np.array([reward]), end and goal, end and not goal, float(end and goal))]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_chunks_run_open_loop_and_end_with_their_episode(sparse):
+    asked = []
+
+    def ask(observation):
+        asked.append(observation.tolist())
+        return np.full((3, 2), len(asked), np.float32)
+
+    episodes = episodes_of(Episodes(), 2, sparse)
+    transitions, first = zip(*(step_of(episodes, step, ask) for step in range(10)), strict=True)
+    assert asked == [[0, 0], [0, 3], [1, 0], [1, 3]]  # what was left of the second chunk at the end is not run
+    assert [t["actions"][0] for t in transitions] == [1, 1, 1, 2, 2, 3, 3, 3, 4, 4]
+    assert list(np.flatnonzero(first)) == [0, 5]
+    assert [t["observations"].tolist() for t in transitions] == [[e, t] for e in range(2) for t in range(5)]
+    assert [t["next_observations"].tolist() for t in transitions] == [[e, t + 1] for e in range(2) for t in range(5)]
+    assert [t["terminals"] for t in transitions] == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+    assert [t["masks"] for t in transitions] == [1] * 9 + [0]  # running out of time is no end of the task
+    assert [t["rewards"] for t in transitions] == [-1.0 if sparse else -2.0] * 9 + [0]
+
+
+def test_actions_are_random_at_first_and_the_policy_is_not_asked():
+    episodes = episodes_of(Episodes(), 2, at_random_until=7)
+    asked = []
+
+    def ask(observation):
+        asked.append(observation.tolist())
+        return np.full((3, 2), 9, np.float32)
+
+    actions = [step_of(episodes, step, ask)[0]["actions"] for step in range(12)]
+    assert asked == [[1, 2], [2, 0]]
+    assert [action[0] for action in actions[7:]] == [9] * 5
+    assert np.unique(actions[:7]).size == 14 and np.abs(actions[:7]).max() <= 1
+    again = episodes_of(Episodes(), 2, at_random_until=7)
+    np.testing.assert_array_equal(actions[:7], [step_of(again, step, ask)[0]["actions"] for step in range(7)])
 
 
 @pytest.mark.parametrize(
@@ -121,18 +175,18 @@ def test_a_running_episode_is_repeated_to_the_bit(env_name, action_dim):
         rng = np.random.default_rng(int(abs(observation).sum() * 1e6))
         return rng.uniform(-1, 1, (4, action_dim)).astype(np.float32)
 
-    whole = episodes_of(env_name, action_dim)
+    whole = episodes_of(LocalEnvs(env_name), action_dim)
     before = [step_of(whole, step, ask)[0] for step in range(30)]
     record = whole.record()
     assert (record["length"], len(record["queue"])) == (30, 2)
-    cut = episodes_of(env_name, action_dim)
+    cut = episodes_of(LocalEnvs(env_name), action_dim)
     assert cut.resume(record, np.stack([transition["actions"] for transition in before]))
     for step in range(30, 60):
         ours, theirs = step_of(whole, step, ask), step_of(cut, step, ask)
         assert ours[1] == theirs[1]
         jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
     wrong = record | {"observation": [value + 1e-6 for value in record["observation"]]}
-    again = episodes_of(env_name, action_dim)
+    again = episodes_of(LocalEnvs(env_name), action_dim)
     assert not again.resume(wrong, np.stack([transition["actions"] for transition in before]))
     assert step_of(again, 30, ask)[1]  # a new episode
     assert again.episode == whole.episode + 1
