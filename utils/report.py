@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,7 +25,23 @@ Bootstrap = Callable[..., Interval]
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class TrustRegion:
+    """How a run, or the mean of several, kept to its KL budget; NaN where there is none."""
+
+    path_kl: float
+    """Mean over the last tenth of the logs."""
+    kl_budget: float
+    within: float
+    """Percent of the logs in the second half of training whose path KL is within a tenth of the budget."""
+    settled: float
+    """Step of the first log within a tenth of the budget from which on 90 % are; NaN where `within` is below 90."""
+    highest: float
+    """The highest path KL of a log, as a multiple of the budget."""
+    lam: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Row(TrustRegion):
     """A method on a task, a domain or all tasks, at a step. Success in percent; path KL and λ are means over runs."""
 
     phase: str
@@ -42,16 +58,6 @@ class Row:
     start: float
     """Mean success at step 0, of what the runs began with; NaN where it was not evaluated."""
     episodes: float
-    path_kl: float
-    """Mean over the last tenth of the logs."""
-    kl_budget: float
-    within: float
-    """Percent of the logs in the second half of training whose path KL is within a tenth of the budget."""
-    settled: float
-    """Mean step of the first log within a tenth of the budget from which on 90 % are; NaN where a run has `within` below 90."""
-    highest: float
-    """The highest path KL of a log, as a multiple of the budget; mean over the runs."""
-    lam: float
     results: list[Result] = dataclasses.field(repr=False)
 
     @property
@@ -256,9 +262,8 @@ def row_of(phase: str, scope: str, name: str, method: str, table: Table, draw: B
     mean, half = mean_and_half(table.scores.mean(0))
     steps = sorted({point.step for point in table.inside})
     starts = [point.result.success(0) for point in table.inside]
-    duals = [dual_of(point) for point in table.inside]
-    none = DualSummary(*[np.nan] * len(DualSummary._fields))
-    dual = DualSummary(*np.mean([dual for dual in duals if dual] or [none], axis=0))
+    duals, names = [dual_of(point) for point in table.inside], [field.name for field in dataclasses.fields(TrustRegion)]
+    dual = np.mean([dataclasses.astuple(dual) for dual in duals if dual] or [(np.nan,) * len(names)], axis=0)
     return Row(
         phase=phase,
         scope=scope,
@@ -272,7 +277,7 @@ def row_of(phase: str, scope: str, name: str, method: str, table: Table, draw: B
         iqm=draw(iqm, table.scores, bounds=(0, 100)),
         start=float(np.mean([np.nan if start is None else 100 * start for start in starts])),
         episodes=min(episodes_of(point) for point in table.inside),
-        **dual._asdict(),
+        **dict(zip(names, dual, strict=True)),
         results=[point.result for point in table.inside],
     )
 
@@ -283,18 +288,7 @@ def episodes_of(point: Point) -> float:
     return float(evaluations["episodes"][evaluations["step"] == point.step][-1])
 
 
-class DualSummary(NamedTuple):
-    """The trust region of one run, in the terms of `Row`."""
-
-    path_kl: float
-    kl_budget: float
-    within: float
-    settled: float
-    highest: float
-    lam: float
-
-
-def dual_of(point: Point) -> DualSummary | None:
+def dual_of(point: Point) -> TrustRegion | None:
     """A run's trust region up to a point; without a budget only path KL and λ, and None without a KL."""
     kl = point.result.kl(point.step)
     if not kl:
@@ -307,7 +301,7 @@ def dual_of(point: Point) -> DualSummary | None:
     within = np.nan if np.isnan(budget) else 100 * near[second].mean()
     share = np.cumsum(near[::-1])[::-1] / np.arange(len(near), 0, -1)  # of the logs from each one on
     settled = steps[near & (share >= MOST)][0] if within >= 100 * MOST else np.nan
-    return DualSummary(spent[last].mean(), budget, within, settled, (spent / kl["kl_budget"]).max(), kl["lam"][-1])
+    return TrustRegion(spent[last].mean(), budget, within, settled, (spent / kl["kl_budget"]).max(), kl["lam"][-1])
 
 
 # -------------------------------------------------------------------------------------------------- several methods

@@ -28,7 +28,7 @@ HOT = {"inv_temp": 30.0, "flow_steps": 10}
 FLOWS = {
     "trqam": (trqam, TRUST_REGION),
     "trqam, scalar adjoint": (trqam, TRUST_REGION | {"adjoint": "scalar"}),
-    "sqam": (sqam, TRUST_REGION | {"gap_reg_coef": 0.03}),  # Q is at most 4 here
+    "sqam": (sqam, TRUST_REGION | {"gap_reg_coef": 0.03}),  # 0.3 would flatten a Q of this size
     "qam": (qam, HOT),
     "qam, editor": (qam, HOT | {"edit_scale": 0.1}),
     "qam, one-step actor": (qam, HOT | {"fql_alpha": 0.03}),
