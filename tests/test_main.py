@@ -538,6 +538,27 @@ def test_seeds_together_have_folders_of_their_own_and_go_on_together(
             assert (folder / name).read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["--device_data_gb=1", "--device_data_gb=0"])
+def test_a_seed_on_one_of_four_devices_is_the_seed_alone(data, tmp_path, place):
+    """The whole program, offline and online: logs, evaluations, checkpoints, and going on from one."""
+    flags = [place, "--agent.kl_budget=0.5", "--eval_episodes=2"]
+    environ = lenient() | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    for steps in (12, 16):  # the second goes on from the checkpoint of the first
+        words = [str(data), str(tmp_path / "four"), "--num_seeds=4", f"--online_steps={steps}", *flags]
+        code = f"from tests.test_main import train; raise SystemExit(train(*{words}))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environ)
+        assert done.returncode == 0, done.stderr
+    assert train(data, tmp_path / "alone", "--seed=2", "--online_steps=16", *flags) == 0
+    (four,), (alone,) = ((tmp_path / name).glob(f"Debug/{TASK}/trqam_s2_*") for name in ("four", "alone"))
+    for log, ends in (("train.csv", ()), ("eval.csv", (20,))):  # where the first ended, it was evaluated
+        ours = [row for row in CsvLog(four / log).rows() if row["step"] not in ends]
+        for one, other in zip(ours, CsvLog(alone / log).rows(), strict=True):
+            assert one.pop("phase", None) == other.pop("phase", None)
+            assert one == pytest.approx(other, rel=0.01, abs=1e-4)
+    assert (four / "checkpoints" / "24").is_dir()
+
+
 def test_seeds_step_side_by_side_and_a_killed_environment_loses_nothing(data, tmp_path, monkeypatch, capsys):
     flags = ["--num_seeds=2", "--bc_steps=0", "--offline_steps=0", "--save_interval=8"]
     assert train(data, tmp_path / "whole", *flags) == 0
