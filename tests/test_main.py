@@ -623,6 +623,17 @@ def test_the_device_is_idle_while_the_host_is_busy(data, tmp_path, monkeypatch):
     assert 0.5 < last["device_idle"] <= 1.0
 
 
+def test_the_device_is_not_idle_while_the_host_waits_for_actions(data, tmp_path, monkeypatch):
+    """They follow from the newest update: until they are there the device is at work."""
+    from utils import training
+
+    real = training.act_online
+    monkeypatch.setattr(training, "act_online", lambda *arguments: (time.sleep(0.1), real(*arguments))[1])
+    assert train(data, tmp_path, "--offline_steps=0", "--bc_steps=0", "--start_training=1") == 0
+    last = CsvLog(only_run(tmp_path) / "timing.csv").rows()[-1]
+    assert last["device_idle"] < 0.5
+
+
 def test_precision_and_compiled_programs_are_where_the_flags_say(data, tmp_path):
     """From the shell: both are set once for a process."""
     steps = ["--bc_only", "--offline_steps=8", "--online_steps=0"]

@@ -448,6 +448,7 @@ class Trainer:
             some = next(observation for observation in wanted if observation is not None)
             observations = np.stack([np.zeros_like(some) if observation is None else observation for observation in wanted])
             acted = np.asarray(act_online(self.agents, observations, self.keys["actions"], online_step, self.mesh))
+            self.free_since = time.perf_counter()  # the device has been at work until now: the newest update, then the actions
             shape = (self.chunk_length, self.action_dim)
             chunks = [None if o is None else a.reshape(shape) for o, a in zip(wanted, acted, strict=True)]
         self.require_finite({i: {"actions": chunk} for i, chunk in enumerate(chunks) if chunk is not None})
