@@ -54,7 +54,7 @@ MEASUREMENTS = {
     "evaluation": [TRQAM, "--seeds=1", "--blocks=5", "--evaluate", "--episodes=50"],
     "data": ["--rows=1_000_000,10_000_000,100_000_000", "--readers=1,2,16"],
 }
-TINY = ["--agent.actor_hidden_dims=(16,16)", "--agent.batch_size=8", "--transitions=5000", "--updates=2", "--blocks=5"]
+TINY = ["--agent.actor_hidden_dims=(16,16)", "--agent.batch_size=8", "--transitions=5000", "--blocks=5"]
 TINY_CRITIC = ["--agent.value_hidden_dims=(16,16)", "--agent.num_qs=2", "--agent.flow_steps=2", "--episodes=2"]
 TINY_DATA = ["--rows=10_000", "--readers=1", "--seconds=0.2", "--updates_per_call=2"]
 

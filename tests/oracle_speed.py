@@ -1,6 +1,6 @@
 """How much faster the update is than the straightforward one, and what of the machine each uses; paired, dispatched alike.
 
-    python tests/oracle_speed.py --rounds=9 --json=results/oracle_speed.json
+    python tests/oracle_speed.py --rounds=9 --json=results/oracle_speed/4.json
 
 Paper size (O 83, A 5, H 5; 512x4, 10 critics, K 10, batch 256). In each round the machine's matrix product, a block of ours
 and a block of tests/agents/straightforward.py follow each other in one process; ratios are of the two blocks of a round.

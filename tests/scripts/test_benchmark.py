@@ -98,15 +98,15 @@ def test_the_hours_of_the_table_follow_from_what_was_measured():
 @pytest.mark.slow
 def test_the_whole_measurement_runs_on_tiny_networks(tmp_path):
     """Each kind of it: updates, one at a time, a profile, evaluation, data on the host."""
-    wanted = ["bc", "trqam one by one", "trqam profile", "evaluation", "data"]
+    wanted = ["trqam one by one", "trqam profile", "evaluation", "data"]
     flags = ["--tiny", f"--out={tmp_path}/tiny.json", f"--only={','.join(wanted)}"]
     command = [sys.executable, "scripts/benchmark_table.py", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=800)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "tiny.json").read_text())
     assert list(found) == wanted and not [name for name in wanted if "error" in found[name]]
     assert 0 < found["trqam profile"]["profile"]["device_busy"] <= 1
-    assert sum(found["trqam profile"]["profile"]["shares"].values()) == pytest.approx(1, abs=0.2)
+    assert 0.5 < sum(found["trqam profile"]["profile"]["shares"].values()) <= 1  # of the dozen that take the most
     alone, *batched = found["evaluation"]["evaluation"]
     assert alone["workers"] == 0 and all(5 * row["policy_calls"] <= alone["policy_calls"] for row in batched)
     assert [row["rows"] for row in found["data"]["measurements"]] == [10_000]
