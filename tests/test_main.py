@@ -641,7 +641,8 @@ def test_precision_and_compiled_programs_are_where_the_flags_say(data, tmp_path)
     words = [str(data), str(tmp_path / "coarse"), *steps, "--matmul_precision=bfloat16"]
     words += [f"--compilation_cache_dir={tmp_path}/programs"]
     code = f"from tests.test_main import train; raise SystemExit(train(*{words}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=lenient())
+    environ = lenient() | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # tiny programs too
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environ)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "programs").iterdir())
     loss, other = (CsvLog(only_run(tmp_path / name) / "train.csv").rows()[-1]["flow/loss"] for name in ("default", "coarse"))
