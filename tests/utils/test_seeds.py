@@ -56,6 +56,9 @@ def test_seeds_together_are_the_seeds_alone():
         print(f"seed {i}: parameters after one update {difference(together[i], alone):.1e}, metrics of 100 updates {off:.1e}")
         assert difference(together[i], alone) <= 1e-5
         assert off < 0.01
+        for name in own:
+            np.testing.assert_allclose(own[name], metrics[i][name], rtol=0.01, atol=1e-6, err_msg=name)
+            assert own[name].mean() == pytest.approx(metrics[i][name].mean(), rel=0.01)
     assert difference(*together) > 0.1
 
 
