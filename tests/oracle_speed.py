@@ -1,6 +1,6 @@
 """How much faster the update is than the straightforward one, and what of the machine each uses; paired, dispatched alike.
 
-    python tests/oracle_speed.py --rounds=61 --json=results/oracle_speed/4.json
+    python tests/oracle_speed.py --rounds=61 --json=results/oracle_speed/9.json
 
 Paper size (O 83, A 5, H 5; 512x4, 10 critics, K 10, batch 256). In each round the machine's matrix product, a block of ours,
 two of tests/agents/straightforward.py and another of ours follow each other in one process; a round's ratio is that of its two
