@@ -40,6 +40,7 @@ MEASUREMENTS = {
     "bc": [BC, "--seeds=1,8"],
     "bc blocks of 20": [BC, "--seeds=1", "--updates=20"],
     "trqam 1 seed": [TRQAM, "--seeds=1"],
+    "trqam scalar adjoint": [TRQAM, "--seeds=1", "--agent.adjoint=scalar"],
     **{name: [f"--agent=agents/{name}.py", "--seeds=1"] for name in OTHERS},
     "trqam highest": [TRQAM, "--seeds=1,8", "--matmul_precision=highest", "--blocks=5"],
     "trqam bfloat16": [TRQAM, "--seeds=1,8", "--matmul_precision=bfloat16", "--blocks=5"],
