@@ -6,11 +6,12 @@
 Measured at the size of the paper (puzzle-4x4: O 83, A 5, H 5; 512x4, 10 critics, K 10, batch 256; --agent.KEY changes it) on
 synthetic data. Timed blocks of updates take turns with the machine's own matrix product, (2560,512)x(512,512); the fraction of
 peak is the counted work times the updates per second over the best median of that product. XLA counts the work of one update
-compiled with its flow steps unrolled. With --json the last line is one JSON object.
+compiled for the host's processor with its flow steps unrolled. With --json the last line is one JSON object.
 """
 
 import collections
 import json
+import math
 import os
 import re
 import resource
@@ -32,6 +33,7 @@ from utils.errors import UserError
 
 OBSERVATION_DIM, ACTION_DIM = 83, 5
 PEAK_ROWS, PEAK_WIDTH = 2560, 512
+LARGE = 8192
 EVALUATED = "puzzle-4x4-play-singletask-task1-v0"
 
 
@@ -76,9 +78,14 @@ def synthetic(transitions: int) -> dict[str, np.ndarray]:
 
 
 def gflop_per_update(agent: Any) -> float | None:
-    """XLA's count for one update on a batch; None where flow steps stay a loop, which XLA counts once."""
+    """XLA's count for one update on a batch; None where flow steps stay a loop, which XLA counts once.
+
+    Of the program for the host's processor, whatever the device: calls of an accelerator's libraries count nothing.
+    """
     import jax
     import jax.numpy as jnp
+
+    from utils.seeds import host_device
 
     batch, horizon = agent.config.batch_size, agent.config.horizon_length
     shapes = dict.fromkeys(("rewards", "masks", "terminals", "valid"), (batch, horizon)) | {
@@ -89,27 +96,42 @@ def gflop_per_update(agent: Any) -> float | None:
     arguments = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     noise = jax.eval_shape(lambda: agent.draw_noise(jax.random.key(0), batch))
     update = jax.jit(lambda agent, batch, noise: type(agent).update_with_noise(agent, batch, noise)[:2])
-    compiled: Any = update.lower(agent, arguments, noise).compile()
+    with jax.default_device(host_device()):
+        compiled: Any = update.lower(jax.eval_shape(lambda: agent), arguments, noise).compile()
     return None if " while(" in compiled.as_text() else compiled.cost_analysis()["flops"] / 1e9
 
 
-def matrix_product() -> Callable[[], float]:
-    """A function that returns the GFLOP/s of (2560,512)x(512,512), the median over a third of a second."""
+def matrix_product(rows: int, width: int) -> Callable[[], float]:
+    """A function that returns the GFLOP/s of (rows,width)x(width,width), the median over a third of a second."""
     import jax
+
+    from utils import networks
 
     # An accelerator is not measured by how fast calls reach it: there many products make one call.
     repeats = 1 if jax.default_backend() == "cpu" else 200
-    a, b = (jax.random.normal(jax.random.key(0), (rows, PEAK_WIDTH)) / 20 for rows in (PEAK_ROWS, PEAK_WIDTH))
-    product = jax.jit(lambda a, b: jax.lax.fori_loop(0, repeats, lambda _, x: x @ b, a) if repeats > 1 else a @ b)
+    a, b = (jax.random.normal(jax.random.key(0), (count, width)) / math.sqrt(width) for count in (rows, width))
+    one = networks.product  # in the precision of the update's
+    product = jax.jit(lambda a, b: jax.lax.fori_loop(0, repeats, lambda _, x: one(x, b), a) if repeats > 1 else one(a, b))
     product(a, b).block_until_ready()
 
     def measure() -> float:
         times, start = [], time.perf_counter()
         while time.perf_counter() - start < 0.33:
             times.append(seconds(lambda: product(a, b)))
-        return 2 * repeats * PEAK_ROWS * PEAK_WIDTH**2 / statistics.median(times) / 1e9
+        return 2 * repeats * rows * width**2 / statistics.median(times) / 1e9
 
     return measure
+
+
+def large_product() -> dict[str, float]:
+    """`large_product_gflops` of (8192,8192)x(8192,8192), printed: on an accelerator, which the smaller one may not fill."""
+    import jax
+
+    if jax.default_backend() == "cpu":
+        return {}
+    speed = matrix_product(LARGE, LARGE)()
+    print(f"({LARGE},{LARGE})x({LARGE},{LARGE}): {speed:.0f} GFLOP/s")
+    return {"large_product_gflops": speed}
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -188,12 +210,20 @@ def stages(agent: Any, replay: Any, repeats: int = 5) -> dict[str, float]:
 
 
 def evaluation_speed(agent: Any, episodes: int) -> list[dict[str, float]]:
-    """Evaluations of puzzle-4x4 by number of workers; 0 workers: `one_process_loop`."""
+    """Evaluations of puzzle-4x4 by number of workers, the policy on the host's processor as beside a training on a device.
+
+    0 workers: `one_process_loop`, on the device.
+    """
+    import jax
+
     from envs.workers import SLOTS, EnvWorkers, default_workers
     from utils.evaluation import evaluate
+    from utils.evaluator import without_optimiser
     from utils.policy import evaluation_policy
+    from utils.seeds import host_device
 
-    policy, result = evaluation_policy(agent), [one_process_loop(agent, episodes)]
+    result = [one_process_loop(agent, episodes)]
+    policy = evaluation_policy(jax.device_put(without_optimiser(agent), host_device()))
     length = agent.config.horizon_length if agent.config.action_chunking else 1
     most = default_workers()
     for workers in sorted({1, 2, 4, SLOTS, most} & set(range(1, most + 1))):
@@ -248,7 +278,8 @@ def profile(folder: str, call: Callable[[], Any]) -> dict[str, Any]:
     for plane in jax.profiler.ProfileData.from_file(str(newest)).planes:
         for line in plane.lines if plane.name.startswith(plane_name) else ():
             if line.name.startswith(line_name):
-                own = (event for event in line.events if "::" not in event.name)  # not waiting for others
+                # On a CPU, names in C++ are of threads that wait for others; on an accelerator, of kernels.
+                own = (event for event in line.events if accelerator or "::" not in event.name)
                 events += [(event.start_ns, event.duration_ns, event.name) for event in own]
     busy, end, shares = 0.0, 0.0, collections.defaultdict[str, float](float)
     for start, duration, name in sorted(events):
@@ -292,7 +323,7 @@ def measure(fv: flags.FlagValues, agent_file: str) -> dict[str, Any]:
     def fresh(seed: int) -> Any:
         return kind.create(jax.random.key(seed), OBSERVATION_DIM, ACTION_DIM, config)
 
-    gflop, product = gflop_per_update(fresh(0)), matrix_product()
+    gflop, product = gflop_per_update(fresh(0)), matrix_product(PEAK_ROWS, PEAK_WIDTH)
     result: dict[str, Any] = {
         "agent": agent_file,
         "device": f"{jax.devices()[0].device_kind} ({len(jax.devices())} device(s), {os.cpu_count()} CPU cores)",
@@ -311,7 +342,7 @@ def measure(fv: flags.FlagValues, agent_file: str) -> dict[str, Any]:
     peak = max(products)
     work = "GFLOP not counted (a loop over flow steps)" if gflop is None else f"{gflop:.1f} GFLOP per update"
     print(f"{result['device']}, {work}, blocks of {updates} updates, peak {peak:.0f} GFLOP/s")
-    result |= {"peak_gflops": peak, "by_seeds": []}
+    result |= {"peak_gflops": peak, "by_seeds": []} | large_product()
     for count, training in runs.items():
         rate = statistics.median(rates[count])
         devices = training.mesh.size if training.mesh else 1

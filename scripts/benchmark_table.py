@@ -93,7 +93,7 @@ def rows_of(found: dict[str, Any]) -> list[tuple[str, ...]]:
     """One row for each measurement of updates and number of seeds."""
     rows: list[tuple[str, ...]] = []
     for name, result in found.items():
-        for row in result.get("by_seeds", []):
+        for i, row in enumerate(result.get("by_seeds", [])):
             rows.append(
                 (
                     name,
@@ -103,7 +103,7 @@ def rows_of(found: dict[str, Any]) -> list[tuple[str, ...]]:
                     f"{row['updates_per_s']:.4g}",
                     f"{row['seed_updates_per_s']:.4g}",
                     shown(row["fraction_of_peak"], ".2f"),
-                    f"{result['peak_memory_bytes'] / 1e9:.1f}",
+                    "" if i else f"{result['peak_memory_bytes'] / 1e9:.1f}",
                 )
             )
     return rows
@@ -147,7 +147,7 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def report(found: dict[str, Any]) -> str:
     """All tables as Markdown."""
-    header = ("measurement", "seeds", "block", "GFLOP per update", "updates/s", "seed-updates/s", "of peak", "peak GB")
+    header = ("measurement", "seeds", "block", "GFLOP per update", "updates/s", "seed-updates/s", "of peak", "peak GB, process")
     texts = [table(header, rows_of(found))]
     for name, result in found.items():
         if "error" in result:

@@ -22,7 +22,7 @@ import scipy.stats
 from absl import app, flags
 
 from agents import trqam
-from scripts.benchmark import ACTION_DIM, OBSERVATION_DIM, matrix_product, seconds, synthetic
+from scripts.benchmark import ACTION_DIM, OBSERVATION_DIM, PEAK_ROWS, PEAK_WIDTH, matrix_product, seconds, synthetic
 from tests.agents import straightforward
 from utils.chunks import Replay
 from utils.training import WITHOUT_COPIES
@@ -67,7 +67,7 @@ class Blocks:
 def main(_: list[str]) -> None:
     """Measure, print, and write the figures."""
     batch = Replay.create(synthetic(20_000)).sample(jax.random.key(2), 256, 5, 0.995)
-    product = matrix_product()
+    product = matrix_product(PEAK_ROWS, PEAK_WIDTH)
     ours = Blocks(trqam.AGENT.update_with_noise, batch, FLAGS.updates)
     oracle = Blocks(straightforward.update_with_noise, batch, FLAGS.updates)
     rounds = [(product(), *(blocks.seconds() for blocks in (ours, oracle, oracle, ours))) for _ in range(FLAGS.rounds)]

@@ -42,11 +42,13 @@ class Evaluator:
         self._executor = ThreadPoolExecutor(threads, "evaluation")
         self._own = threading.local()  # the processes of a thread
         self._opened: list[EnvWorkers] = []
+        self._closing = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_) -> None:
+        self._closing = True
         self._executor.shutdown(wait=False, cancel_futures=True)
         for workers in self._opened:
             workers.close()  # what is still being evaluated ends with an error that nobody asks for
@@ -61,6 +63,8 @@ class Evaluator:
         if not hasattr(self._own, "workers"):
             self._own.workers = EnvWorkers(self.env_name, workers=self.workers)
             self._opened.append(self._own.workers)
+            if self._closing:  # meanwhile, so that nobody else closes them
+                self._own.workers.close()
         config = agent.config
         return evaluate(
             evaluation_policy(agent),

@@ -159,7 +159,7 @@ def known_affine_transposed(primals: tuple[jax.Array, ...], cotangent: jax.Array
     x_cotangent, kernel_cotangent = transpose(cotangent.reshape(-1, cotangent.shape[-1]))
     rows = cotangent.reshape(-1, *bias.shape)
     # Their sum as a product: XLA on a CPU takes a hundred times as long to sum over a leading axis.
-    bias_cotangent = jnp.tensordot(jnp.ones(len(rows)), rows, 1).astype(bias.dtype)
+    bias_cotangent = jnp.tensordot(jnp.ones(len(rows)), rows, 1, precision="highest").astype(bias.dtype)
     return x_cotangent.reshape(x.shape), kernel_cotangent, bias_cotangent, None
 
 

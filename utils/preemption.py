@@ -93,14 +93,17 @@ def handled() -> Iterator[None]:
 
 
 def _watch(pipe: socket.socket) -> None:
-    """End the process some time after a SIGTERM, whatever it is doing: a compilation keeps handlers from running.
+    """End the process some time after the first signal, whatever it is doing: a compilation keeps handlers from running.
 
     Checkpoints appear whole or not at all, so this loses nothing but the work since the last one.
     """
-    timer = threading.Timer(GRACE_SECONDS, os._exit, [128 + signal.SIGTERM])
-    timer.daemon = True
+    timer: threading.Timer | None = None
     with pipe:
         while data := pipe.recv(64):  # until the block ends
-            if signal.SIGTERM in data and not timer.is_alive():
+            asked = [signum for signum in data if signum in (signal.SIGTERM, signal.SIGINT)]
+            if asked and timer is None:
+                timer = threading.Timer(GRACE_SECONDS, os._exit, [128 + asked[0]])
+                timer.daemon = True
                 timer.start()
-    timer.cancel()
+    if timer is not None:
+        timer.cancel()

@@ -53,10 +53,14 @@ def place(dataset: dict[str, np.ndarray], gigabytes: float | None, mesh: Mesh | 
 
 
 def device_budget(device: jax.Device) -> float:
-    """Bytes of a device that a dataset may take: half of what is free, on a CPU of the memory that is available."""
-    if stats := device.memory_stats():
-        return (stats["bytes_limit"] - stats["bytes_in_use"]) / 2
-    return available_memory() / 2
+    """Bytes of a device that a dataset may take: half of what is free, on a CPU of the memory that is available.
+
+    0 for an accelerator that does not tell, as with XLA_PYTHON_CLIENT_ALLOCATOR=platform.
+    """
+    if device.platform == "cpu":
+        return available_memory() / 2
+    stats = device.memory_stats() or {}
+    return (stats["bytes_limit"] - stats["bytes_in_use"]) / 2 if "bytes_limit" in stats else 0.0
 
 
 def available_memory() -> float:

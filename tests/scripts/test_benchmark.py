@@ -1,18 +1,23 @@
 """The benchmark measures what it says, at any size."""
 
+import contextlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
+import jax
 import numpy as np
 import ogbench  # noqa: F401  (registers its environments)
 import pytest
 
+from agents import bc
 from configs.domains import DOMAINS
 from envs.tasks import world_name
 from scripts import benchmark, benchmark_table
+from utils.seeds import host_device
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -67,6 +72,43 @@ def test_work_in_a_loop_is_not_counted(capsys):
     result = json.loads(out.splitlines()[-1])
     assert "GFLOP not counted" in out and result["updates_per_s"] > 0
     assert (result["gflop_per_update"], result["fraction_of_peak"]) == (None, None)
+
+
+def test_work_is_counted_in_the_program_for_the_host(monkeypatch):
+    """An accelerator's program calls libraries, which count nothing."""
+    config = bc.get_config()
+    config.update(actor_hidden_dims=(16, 16), batch_size=8)
+    agent = bc.AGENT.create(jax.random.key(0), benchmark.OBSERVATION_DIM, benchmark.ACTION_DIM, config)
+    devices, default_device = [], jax.default_device
+    monkeypatch.setattr(jax, "default_device", lambda device: devices.append(device) or default_device(device))
+    assert benchmark.gflop_per_update(agent) > 0
+    assert devices == [host_device()]
+
+
+def test_an_accelerator_is_measured_by_a_large_product_besides(monkeypatch, capsys):
+    assert benchmark.large_product() == {}
+    monkeypatch.setattr(benchmark, "LARGE", 64)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert benchmark.large_product()["large_product_gflops"] > 0 and "(64,64)x(64,64): " in capsys.readouterr().out
+
+
+def test_the_profile_of_an_accelerator_has_kernels_with_names_in_cpp(monkeypatch, tmp_path):
+    """On a CPU such names are of threads that wait."""
+    names = ["void cutlass::Kernel2<gemm_1>", "fusion_2", "fusion_3"]
+    events = [SimpleNamespace(name=name, start_ns=10.0 * i, duration_ns=5.0) for i, name in enumerate(names)]
+    planes = {
+        "gpu": SimpleNamespace(name="/device:GPU:0", lines=[SimpleNamespace(name="Stream #15(Compute)", events=events)]),
+        "cpu": SimpleNamespace(name="/host:CPU", lines=[SimpleNamespace(name="tf_XLAEigen/1", events=events)]),
+    }
+    (tmp_path / "a.xplane.pb").touch()
+    monkeypatch.setattr(jax.profiler, "trace", contextlib.nullcontext)
+    monkeypatch.setattr(jax.profiler.ProfileData, "from_file", lambda _: SimpleNamespace(planes=planes.values()))
+    found = {}
+    for backend in planes:
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        found[backend] = benchmark.profile(str(tmp_path), lambda: None)
+    assert found["cpu"] == {"device_busy": 10 / 15, "kernels": 2, "shares": {"fusion": 1.0}}
+    assert (found["gpu"]["device_busy"], found["gpu"]["kernels"]) == (15 / 25, 3)
 
 
 def test_the_hours_of_the_table_follow_from_what_was_measured():

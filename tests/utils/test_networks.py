@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from utils.networks import MLP, apply_mlp, init_mlp, product
+from utils.networks import MLP, apply_mlp, init_mlp, known_affine, product
 
 
 def derivatives(x, kernel):
@@ -39,3 +39,13 @@ def test_bfloat16_rounds_on_every_device():
     for precision, least, most in (("default", 0.0, 1e-5), ("bfloat16", 1e-5, 5e-2)):
         for ours, theirs in zip(errors(precision), exact, strict=True):
             assert least <= np.abs(ours - theirs).max() / np.abs(theirs).max() <= most
+
+
+def test_the_gradient_of_a_recalled_bias_is_a_sum_in_full_precision():
+    """It is written as a product with ones, which a device would else round."""
+    x, kernel, bias, result = jnp.ones((8, 4)), jnp.ones((4, 3)), jnp.ones(3), jnp.ones((8, 3))
+    with jax.default_matmul_precision("bfloat16"):
+        gradient = jax.grad(lambda bias: known_affine(x, kernel, bias, result).sum())
+        products = [eqn for eqn in jax.make_jaxpr(gradient)(bias).eqns if eqn.primitive.name == "dot_general"]
+    highest = jax.lax.Precision.HIGHEST
+    assert [eqn.params["precision"] for eqn in products if eqn.outvars[0].aval.shape == (3,)] == [(highest, highest)]

@@ -142,10 +142,12 @@ def test_a_dataset_beyond_the_budget_stays_on_the_host(monkeypatch):
 
 
 def test_the_budget_is_half_of_what_is_free():
-    device = types.SimpleNamespace(memory_stats=lambda: {"bytes_limit": 60e9, "bytes_in_use": 20e9, "other": 1})
-    assert prefetch.device_budget(device) == 20e9
-    on_cpu = prefetch.device_budget(types.SimpleNamespace(memory_stats=lambda: None))
-    assert 1e7 < on_cpu < 1e13
+    def budget(platform, stats):
+        return prefetch.device_budget(types.SimpleNamespace(platform=platform, memory_stats=lambda: stats))
+
+    assert budget("gpu", {"bytes_limit": 60e9, "bytes_in_use": 20e9, "other": 1}) == 20e9
+    assert budget("gpu", None) == budget("gpu", {"bytes_in_use": 20e9}) == 0  # one that does not tell: the host's memory
+    assert 1e7 < budget("cpu", None) < 1e13
 
 
 MEMORY = """
