@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -280,6 +281,8 @@ def attempt(command: Sequence[str], environ: Mapping[str, str], log: str, folder
     """Run a command inside a Ray task -> its exit code. Raises InterruptedError, after which Ray tries again, for a signal."""
     import ray
 
+    # By which Ray cancels; ignored in a cluster that a shell started in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     give_up = time.monotonic() + LOCK_SECONDS
     while any(is_locked(Path(folder)) for folder in folders) and time.monotonic() < give_up:
         time.sleep(POLL_SECONDS)  # until what is left of an attempt on a lost machine is gone

@@ -500,11 +500,14 @@ def test_main_takes_printed_commands_from_a_shell(capsys):
 
 @pytest.fixture
 def cluster():
-    """A Ray cluster of two nodes -> its address, the id of the second node, and what kills that node."""
+    """A Ray cluster of two nodes -> its address, the id of the second node, and what kills that node.
+
+    SIGINT is ignored in it, as in whatever a script starts in the background.
+    """
     # Other programs' memory is not Ray's to act upon.
     environ = plain_environ() | {"RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    command = [sys.executable, "tests/scripts/two_ray_nodes.py"]
+    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "tests/scripts/two_ray_nodes.py"]
     with subprocess.Popen(command, cwd=ROOT, env=environ, **streams) as nodes:
 
         def kill():
