@@ -6,7 +6,8 @@
 Measured at the size of the paper (puzzle-4x4: O 83, A 5, H 5; 512x4, 10 critics, K 10, batch 256; --agent.KEY changes it) on
 synthetic data. Timed blocks of updates take turns with the machine's own matrix product, (2560,512)x(512,512); the fraction of
 peak is the counted work times the updates per second over the best median of that product. XLA counts the work of one update
-compiled for the host's processor with its flow steps unrolled. With --json the last line is one JSON object.
+compiled for the host's processor with its flow steps unrolled. An accelerator, which such a product may not fill, is measured
+by (8192,8192)x(8192,8192) besides. With --json the last line is one JSON object.
 """
 
 import collections
@@ -105,26 +106,26 @@ def matrix_product(rows: int, width: int) -> Callable[[], float]:
     """A function that returns the GFLOP/s of (rows,width)x(width,width), the median over a third of a second."""
     import jax
 
-    from utils import networks
+    from utils.networks import product  # in the precision of the update's
 
     # An accelerator is not measured by how fast calls reach it: there many products make one call.
     repeats = 1 if jax.default_backend() == "cpu" else 200
     a, b = (jax.random.normal(jax.random.key(0), (count, width)) / math.sqrt(width) for count in (rows, width))
-    one = networks.product  # in the precision of the update's
-    product = jax.jit(lambda a, b: jax.lax.fori_loop(0, repeats, lambda _, x: one(x, b), a) if repeats > 1 else one(a, b))
-    product(a, b).block_until_ready()
+    once = repeats == 1
+    call = jax.jit(lambda a, b: product(a, b) if once else jax.lax.fori_loop(0, repeats, lambda _, x: product(x, b), a))
+    call(a, b).block_until_ready()
 
     def measure() -> float:
         times, start = [], time.perf_counter()
         while time.perf_counter() - start < 0.33:
-            times.append(seconds(lambda: product(a, b)))
+            times.append(seconds(lambda: call(a, b)))
         return 2 * repeats * rows * width**2 / statistics.median(times) / 1e9
 
     return measure
 
 
 def large_product() -> dict[str, float]:
-    """`large_product_gflops` of (8192,8192)x(8192,8192), printed: on an accelerator, which the smaller one may not fill."""
+    """`large_product_gflops` of (8192,8192)x(8192,8192), printed; nothing on a CPU."""
     import jax
 
     if jax.default_backend() == "cpu":
