@@ -73,14 +73,18 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     )
 
     count("horizon_length", 5, "H: environment steps of a chunk, and of the critic's backup", least=1)
-    switch("sparse", "reward -1 wherever it is not 0")
+    switch("sparse", "reward -1 wherever it is not 0; refused where rewards are above 0")
     flags.DEFINE_float("dataset_proportion", 1.0, "share of the dataset used, from its start", flag_values=fv)
     text(
         "ogbench_dataset_dir",
         "~/.ogbench/data",
         "folder of OGBench's npz files (downloaded here when missing)",
     )
-    text("dataset", None, "npz file of your own data, for --env_name=module:EnvId")
+    text("dataset", None, "your own data, for --env_name=module:EnvId: an npz, HDF5 or Minari file, or a folder")
+    doc = "of your own data: flat (every row is a transition) or ogbench (final states have rows); auto tells them apart"
+    flags.DEFINE_enum("dataset_layout", "auto", ["auto", "ogbench", "flat"], doc, flag_values=fv)
+    doc = "your own data's actions are divided by it, for an environment wrapped to rescale actions"
+    flags.DEFINE_float("action_scale", 1.0, doc, flag_values=fv)
     doc = "GB a dataset may take on the device, larger ones stay on the host; 0: always; unset: half of the free memory"
     flags.DEFINE_float("device_data_gb", None, doc, flag_values=fv, lower_bound=0.0)
 
@@ -123,6 +127,8 @@ def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
     parse_words(fv, argv, agent, known)
     if not 0.0 < fv.dataset_proportion <= 1.0:
         raise UserError(f"--dataset_proportion={fv.dataset_proportion}: give a share above 0 and at most 1")
+    if not (fv.action_scale > 0 and math.isfinite(fv.action_scale)):
+        raise UserError(f"--action_scale={fv.action_scale}: give a positive number")
     budget = fv.kl_budget_online
     if budget is not None and not (budget > 0 and math.isfinite(budget)):
         raise UserError(f"--kl_budget_online={budget}: give a positive number")

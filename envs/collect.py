@@ -279,11 +279,14 @@ def _is_there(outputs: tuple[Path, Path], settings: dict) -> bool:
     """Whether these settings made both files already. Raises UserError if another file is in their place."""
     present = [output for output in outputs if output.exists()]
     for output in present:
-        if collection_settings(output) != settings:
-            raise UserError(
-                f"--ogbench_dataset_dir: {output} is there already, from elsewhere or with other settings; "
-                "give another folder, or --overwrite"
-            )
+        found = collection_settings(output)
+        if found == settings:
+            continue
+        changed = [name for name in settings if found and found.get(name) != settings[name]]
+        why = ", ".join(f"{name} {(found or {}).get(name)} there and {settings[name]} now" for name in changed)
+        raise UserError(
+            f"--ogbench_dataset_dir: {output} is there already, {why or 'from elsewhere'}; give another folder, or --overwrite"
+        )
     return len(present) == len(outputs)
 
 

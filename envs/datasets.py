@@ -1,26 +1,30 @@
 """Offline datasets in a compact layout: every observation once, the next observation in the next row."""
 
+import contextlib
 import hashlib
 import os
 import shutil
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from envs import own_data
+from envs.arrays import ACTION_LIMIT, ArrayFile, Arrays, check_action_range, checked
 from envs.download import HOSTS, HUGGING_FACE, REPOSITORIES, download, repository_files
 from envs.files import alone
 from envs.ogbench import SeededEnv, make_env
 from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
+from utils.logging import warn
 
 DATASET_DIR = "~/.ogbench/data"
 
 # How many files of a '<dataset>-100m-v0' release are used, one million transitions each.
 SHARDS = {"puzzle-4x4-play": 10, "cube-triple-play": 10, "cube-quadruple-play": 100}
 
-_CLIP = 1 - 1e-5  # actions lie strictly inside the policy's range
 _BLOCK = 1_000_000  # rows whose rewards are computed at a time
 
 
@@ -36,16 +40,38 @@ def find_dataset(env_name: str, dataset_dir: Path | str = DATASET_DIR) -> Path:
     folder = Path(dataset_dir).expanduser()
     if folder.is_file():
         raise UserError(f"--ogbench_dataset_dir: {folder} is a file; give its folder, or --dataset={folder}")
-    for candidate in (folder / f"{name}-100m-v0", folder / f"{name}-10m-v0", folder):
-        if len(_shards(candidate, _pattern(name, candidate))) >= SHARDS.get(name, 1):
-            return candidate
-    single = folder / f"{name}-v0.npz"
-    if single.exists():
-        return single
+    if present := _present_dataset(name, folder):
+        return present
     try:
         return _download(name, folder)
     except (UserError, OSError) as error:
         raise UserError(f"--ogbench_dataset_dir: {_how_to_get(name, folder)} [{error}]") from error
+
+
+def _present_dataset(name: str, folder: Path) -> Path | None:
+    """The npz file or folder of shards of a dataset below a folder; None where there is none."""
+    for candidate in (folder / f"{name}-100m-v0", folder / f"{name}-10m-v0", folder):
+        if len(_shards(candidate, _pattern(name, candidate))) >= SHARDS.get(name, 1):
+            return candidate
+    single = folder / f"{name}-v0.npz"
+    return single if single.exists() else None
+
+
+def dataset_files(env_name: str, dataset_dir: Path | str, dataset_path: Path | str | None) -> list[Path]:
+    """The files that `load_dataset` would read, without downloading any; none where the data is not there."""
+    source: Path | None
+    if dataset_path is not None:
+        source = Path(dataset_path).expanduser()
+    elif is_user_env(env_name):
+        return []
+    else:
+        source = _present_dataset(dataset_name(env_name), Path(dataset_dir).expanduser())
+    if source is None or not source.exists():
+        return []
+    if not source.is_dir():
+        return [source]
+    minari = own_data.minari_file(source)
+    return [minari] if minari else sorted(path for path in source.iterdir() if path.suffix in own_data.SUFFIXES)
 
 
 def published_transitions(env_name: str) -> int:
@@ -103,46 +129,96 @@ def load_dataset(
     proportion: float = 1.0,
     sparse: bool = False,
     split: str = "train",
+    dataset_layout: str = "auto",
+    action_scale: float = 1.0,
+    environment: bool = True,
 ) -> dict[str, np.ndarray]:
-    """Load the data of one task, labelled with the task's rewards by OGBench itself.
+    """Load the data of one task, labelled with the task's rewards by OGBench itself, or a user's own.
 
     R rows hold N transitions; transition n starts in row rows[n] and ends in the row after it. A trajectory's
     last row is its final state, in which no transition starts.
 
-    Returns observations [R, O] and actions [R, A] (float32, actions within ±(1 - 1e-5)), rewards [R],
-    masks [R] (0 where the task succeeded), terminals [R] (1 where the trajectory's last transition starts)
-    and rows [N]. Shards come as read-only memory maps. `proportion` keeps the first share of the transitions;
-    `sparse` makes every reward that is not 0 a -1. `dataset_path` names a file (or folder of shards)
-    outright; a user's own holds observations, actions, terminals and rewards in the same order of rows, and
-    masks if episodes end for other reasons than time. Raises UserError for every file that does not fit.
+    Args:
+        env_name: the task, or a user's 'module:EnvId'.
+        dataset_dir: folder of OGBench's files, used without `dataset_path`.
+        dataset_path: one file or folder; for a user's environment see envs/own_data.py.
+        proportion: the first share of the transitions is kept.
+        sparse: make every reward that is not 0 a -1.
+        split: train, or val for OGBench's validation file.
+        dataset_layout: of a user's own data: auto, ogbench or flat.
+        action_scale: a user's actions are divided by it.
+        environment: False where own data may be used though its environment cannot be made.
+
+    Returns:
+        observations [R, O] and actions [R, A] (float32, actions within ±(1 - 1e-5)), rewards [R], masks [R]
+        (0 where the task ended), terminals [R] (1 where the trajectory's last transition starts) and rows [N].
+        Shards come as read-only memory maps.
+
+    Raises:
+        UserError: the data is missing, or does not fit.
     """
     flag = "--dataset" if dataset_path is not None else "--ogbench_dataset_dir"
     if not 0 < proportion <= 1:
         raise UserError(f"--dataset_proportion must lie in (0, 1], it is {proportion}")
-    source = find_dataset(env_name, dataset_dir) if dataset_path is None else Path(dataset_path).expanduser()
-    env = make_env(env_name)
+    named = None if dataset_path is None else Path(dataset_path).expanduser()
+    source = named or find_dataset(env_name, dataset_dir)
+    env = _environment(env_name, required=environment)
     try:
-        raw, path = _read(source, env_name, split, flag, named=dataset_path is not None)
-        _check_belongs(raw, env, env_name, f"{flag}: {path}")
-        if not is_user_env(env_name):
-            raw["rewards"], raw["masks"] = _label(env, env_name, raw)
+        if is_user_env(env_name):
+            raw, path = _read_own(source, dataset_layout, action_scale, flag), source
+        else:
+            _refuse_own_settings(env_name, dataset_layout, action_scale)
+            raw, path = _read(source, env_name, split, flag, named=named is not None)
+        if env:
+            _check_belongs(raw, env, env_name, f"{flag}: {path}")
+            if not is_user_env(env_name):
+                raw["rewards"], raw["masks"] = _label(env, env_name, raw)
     finally:
-        env.close()
+        if env:
+            env.close()
     if sparse:
-        raw["rewards"] = np.where(raw["rewards"] == 0, np.float32(0), np.float32(-1))
+        raw["rewards"] = _sparse(raw["rewards"], f"{flag}: {path}")
     return _compact(raw, proportion, f"{flag}: {path}")
 
 
-def _read(source: Path, env_name: str, split: str, flag: str, named: bool) -> tuple[dict[str, np.ndarray], Path]:
-    """The arrays of a file or a folder of shards, and the path to name in complaints.
+def _environment(env_name: str, required: bool) -> SeededEnv | None:
+    """The environment that the data is checked against; None where it cannot be made and need not be."""
+    try:
+        return make_env(env_name)
+    except UserError as error:
+        if required or not is_user_env(env_name):
+            raise
+        warn(f"the data is not checked against its environment, and nothing is evaluated ({error})")
+        return None
+
+
+def _refuse_own_settings(env_name: str, dataset_layout: str, action_scale: float) -> None:
+    if dataset_layout != "auto":
+        raise UserError(f"--dataset_layout={dataset_layout}: it is for own data; that of {env_name} is always ogbench")
+    if action_scale != 1:
+        raise UserError(f"--action_scale={action_scale}: it is for own data; the actions of {env_name} have none")
+
+
+def _sparse(rewards: np.ndarray, where: str) -> np.ndarray:
+    """-1 for every reward but 0; raises UserError where that would turn a reward into a cost."""
+    if (rewards > 0).any():
+        raise UserError(
+            f"--sparse: {where} has rewards up to {rewards.max():g}, and --sparse makes every reward but 0 a -1; "
+            "leave it out, or store rewards of at most 0"
+        )
+    return np.where(rewards == 0, np.float32(0), np.float32(-1))
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _read(source: Path, env_name: str, split: str, flag: str, named: bool) -> tuple[Arrays, Path]:
+    """The arrays of OGBench's file or folder of shards, and the path to name in complaints.
 
     A folder the user `named` is used whole; of one that was looked up, the shards that the paper uses.
     """
-    needed = ["observations", "actions", "terminals"]
-    if is_user_env(env_name):
-        needed += ["rewards"]
-    else:
-        needed += ["qpos"] + ["button_states"] * env_name.startswith(("scene", "puzzle"))
+    needed = ["observations", "actions", "terminals", "qpos"]
+    needed += ["button_states"] * env_name.startswith(("scene", "puzzle"))
     if not source.is_dir():
         path = source if split == "train" else source.with_name(f"{source.stem}-val.npz")
         return _read_file(path, needed, flag), path
@@ -153,17 +229,30 @@ def _read(source: Path, env_name: str, split: str, flag: str, named: bool) -> tu
     if split != "train":
         path = shards[0].with_name(f"{shards[0].stem}-val.npz")
         return _read_file(path, needed, flag), path
-    return _map_shards(shards, needed, flag), source
+
+    def rows() -> Iterator[Arrays]:
+        for path in shards:
+            raw = _read_file(path, needed, flag)
+            raw["terminals"][-1] = 1  # a trajectory does not go on in the next file
+            yield raw
+
+    folder = _arrays_folder(shards, lambda folder: _write_shards(shards, rows(), folder, flag), flag)
+    return _mapped(folder), source
 
 
-def _read_file(path: Path, needed: list[str], flag: str) -> dict[str, np.ndarray]:
-    return _checked(_read_arrays(path, needed, flag), f"{flag}: {path}")
-
-
-def _read_arrays(path: Path, needed: list[str], flag: str) -> dict[str, np.ndarray]:
+def _read_file(path: Path, needed: list[str], flag: str) -> Arrays:
     where = f"{flag}: {path}"
+    named = flag == "--dataset"
+    raw = checked(_read_arrays(path, needed, where, named), where, "make or fetch it again")
+    check_action_range(raw["actions"], where, "OGBench's data has none; make or fetch it again")
+    raw["actions"] = np.clip(raw["actions"], -ACTION_LIMIT, ACTION_LIMIT)
+    return raw
+
+
+def _read_arrays(path: Path, needed: list[str], where: str, named: bool) -> Arrays:
     if not path.is_file():
         raise UserError(f"{where} does not exist")
+    remedy = "give an intact npz file" if named else "delete it and fetch or make it again"
     try:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
@@ -171,74 +260,95 @@ def _read_arrays(path: Path, needed: list[str], flag: str) -> dict[str, np.ndarr
             missing = [key for key in needed if key not in file]
             if missing:
                 raise UserError(f"{where} lacks {', '.join(missing)}; it holds {', '.join(file.files)}")
-            if "next_observations" in file:
+            unread = [key for key in ("next_observations", "rewards", "masks") if key in file]
+            if unread:
                 raise UserError(
-                    f"{where} holds next_observations; store every trajectory's states in order instead, "
-                    "the final one too, with terminals 1 in that last row"
+                    f"{where} holds {', '.join(unread)}, which is not read for OGBench's tasks: they label every "
+                    "state themselves, and the next row is the next observation; remove it"
                 )
-            optional = [key for key in ("masks",) if "rewards" in needed and key in file]
-            return {key: file[key] for key in needed + optional}
+            return {key: file[key] for key in needed}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{where} is truncated or no npz file ({error}); delete it and fetch or make it again") from error
+        raise UserError(f"{where} is truncated or no npz file ({error}); {remedy}") from error
 
 
-def _checked(raw: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
-    """Right shapes, real finite numbers; float32 throughout, actions clipped."""
-    rows = len(raw["observations"]) if raw["observations"].ndim else 0
-    for key, value in raw.items():
-        dimensions = 1 if key in ("terminals", "rewards", "masks") else 2
-        if value.ndim != dimensions or len(value) != rows or value.dtype.kind not in "biuf":
-            raise UserError(
-                f"{where} holds {key} of shape {value.shape} and type {value.dtype}; needed are "
-                f"{dimensions}-dimensional numbers with {rows} rows, as many as there are observations"
-            )
-        if not np.all(np.isfinite(value)):
-            raise UserError(f"{where} holds NaN or infinite numbers in {key}; make or fetch it again")
-    integers = ("button_states",)
-    raw = {key: value if key in integers else value.astype(np.float32, copy=False) for key, value in raw.items()}
-    raw["actions"] = np.clip(raw["actions"], -_CLIP, _CLIP)
-    return raw
+def _read_own(source: Path, layout: str, action_scale: float, flag: str) -> Arrays:
+    """A user's own file, or folder of shards, as rows of the ogbench layout; says how it was read."""
+    if source.is_dir() and not own_data.minari_file(source):
+        return _map_own_shards(source, layout, action_scale, flag)
+    arrays = own_data.read_checked(source, layout, action_scale, flag)
+    chosen, why = own_data.choose_layout([arrays], layout, f"{flag}: {source}")
+    rows, reading = own_data.as_rows(arrays, chosen, why)
+    reading.announce(source)
+    return rows
 
 
-def _map_shards(shards: list[Path], needed: list[str], flag: str) -> dict[str, np.ndarray]:
-    """Shards as memory maps, converted to plain arrays in a folder beside them the first time."""
+def _map_own_shards(source: Path, layout: str, action_scale: float, flag: str) -> Arrays:
+    """A folder of own files, all of one layout, as memory maps."""
+    files = sorted(path for path in source.iterdir() if path.suffix in own_data.SUFFIXES)
+    if not files:
+        raise UserError(f"{flag}: {source} holds no npz or HDF5 files, and is no Minari dataset")
+
+    def write(folder: Path) -> None:
+        shards = (own_data.read_checked(path, layout, action_scale, flag) for path in files)
+        chosen, why = own_data.choose_layout(shards, layout, f"{flag}: {source}")
+        readings: list[own_data.Reading] = []
+
+        def rows() -> Iterator[Arrays]:
+            for path in files:
+                arrays = own_data.read_checked(path, layout, action_scale, flag)
+                shard, reading = own_data.as_rows(arrays, chosen, why)
+                readings.append(reading)
+                yield shard
+
+        _write_shards(files, rows(), folder, flag)
+        own_data.total(readings).write(folder / "reading.json")
+
+    folder = _arrays_folder(files, write, flag, (layout, action_scale))
+    own_data.Reading.read(folder / "reading.json").announce(source)
+    return _mapped(folder)
+
+
+# ---------------------------------------------------------------- shards as memory maps
+
+
+def _arrays_folder(shards: list[Path], write: Callable[[Path], None], flag: str, key: tuple = ()) -> Path:
+    """The folder of plain arrays beside shards, which `write` fills the first time; `key` is what they depend on besides."""
     identity = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
-    folder = shards[0].parent / f"arrays-{hashlib.sha256(repr(identity).encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(repr([*identity, *key]).encode()).hexdigest()[:8]
+    folder = shards[0].parent / f"arrays-{digest}"
     with alone(folder.parent):
         if not folder.exists():
+            temporary = folder.with_name(f".{folder.name}.tmp")
+            shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
             try:
-                _convert(shards, needed, folder, flag)
+                temporary.mkdir()
+                write(temporary)
+                os.replace(temporary, folder)
             except OSError as error:
                 raise UserError(f"{flag}: cannot write {folder} ({error.strerror or error})") from error
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _write_shards(shards: list[Path], rows: Iterator[Arrays], folder: Path, flag: str) -> None:
+    """Write the shards' rows one after the other into one .npy for each key, with one shard in memory at a time."""
+    with contextlib.ExitStack() as stack:
+        files: dict[str, ArrayFile] = {}
+        for path, arrays in zip(shards, rows, strict=True):
+            for key in arrays if not files else ():
+                files[key] = stack.enter_context(ArrayFile(folder / f"{key}.npy", arrays[key]))
+            for key in arrays.keys() | files.keys():
+                if key not in arrays or key not in files or arrays[key].shape[1:] != files[key].columns:
+                    raise UserError(f"{flag}: {path} and {shards[0].name} do not hold the same {key}")
+                files[key].append(arrays[key])
+
+
+def _mapped(folder: Path) -> Arrays:
     return {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
 
 
-def _convert(shards: list[Path], needed: list[str], folder: Path, flag: str) -> None:
-    """Write the shards' rows one after the other into one .npy per key, one shard in memory at a time."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-    temporary.mkdir()
-    try:
-        rows = sum(len(_read_arrays(path, ["terminals"], flag)["terminals"]) for path in shards)
-        arrays: dict[str, np.memmap] = {}
-        row = 0
-        for path in shards:
-            raw = _read_file(path, needed, flag)
-            raw["terminals"][-1] = 1  # a trajectory does not go on in the next file
-            if not arrays:
-                for key, value in raw.items():
-                    shape = (rows, *value.shape[1:])
-                    arrays[key] = np.lib.format.open_memmap(temporary / f"{key}.npy", "w+", value.dtype, shape)
-            for key in raw.keys() | arrays.keys():
-                if key not in raw or key not in arrays or raw[key].shape[1:] != arrays[key].shape[1:]:
-                    raise UserError(f"{flag}: {path} and {shards[0].name} do not hold the same {key}")
-                arrays[key][row : row + len(raw[key])] = raw[key]
-            row += len(raw["terminals"])
-        for array in arrays.values():
-            array.flush()
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+# ---------------------------------------------------------------- belonging to the task
 
 
 def _check_belongs(raw: dict[str, np.ndarray], env: SeededEnv, env_name: str, where: str) -> None:
@@ -290,12 +400,11 @@ def _compact(raw: dict[str, np.ndarray], proportion: float, where: str) -> dict[
     ends = final[:kept]
     ends[:-1] |= final[1:kept]
     ends[rows[-1] :] = True  # where the share ends, a trajectory ends
-    masks = raw["masks"] if "masks" in raw else np.ones(len(final), np.float32)
     return {
         "observations": raw["observations"][:kept],
         "actions": raw["actions"][:kept],
         "rewards": raw["rewards"][:kept],
-        "masks": masks[:kept],
+        "masks": raw["masks"][:kept],
         "terminals": ends.astype(np.float32),
         "rows": rows,
     }

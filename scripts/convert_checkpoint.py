@@ -52,7 +52,7 @@ def write_run(run, base: dict, step: int, file: Path, out: Path) -> None:
     env = make_env(run.env_name)
     (observation_dim,), (action_dim,) = env.observation_space.shape, env.action_space.shape
     env.close()
-    run = run.of_base()
+    run = run.expected_base()
     settings = run.settings
     agent = load_agent(settings.agent_file).AGENT.create(jax.random.key(0), observation_dim, action_dim, settings.agent)
     check_base(base, agent.params["base"], str(file))

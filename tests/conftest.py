@@ -13,6 +13,7 @@ os.environ["MUJOCO_GL"] = "disabled"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # Most of the time of these tests is XLA compiling the same small programs, in every worker and at every start.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"))
+os.environ["XDG_CACHE_HOME"] = str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "home")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # a third less
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 

@@ -547,17 +547,45 @@ def test_a_damaged_json_file_says_what_to_do_and_that_helps(name, name_of_run, s
     assert any(line.startswith("resumed at step ") for line in assert_undisturbed())
 
 
+def rewrite(change):
+    """Change the arrays of a npz file in place."""
+
+    def rewritten(path):
+        with np.load(path) as file:
+            arrays = dict(file)
+        change(arrays)
+        np.savez(path, **arrays)
+
+    return rewritten
+
+
+def one_observation(arrays):
+    arrays["observations"][41] += 0.25  # of 70 rows
+
+
+def relabelled(arrays):
+    arrays["rewards"] *= -100
+
+
+def recorded_wrongly(arrays):
+    arrays["masks"][:] = np.where(np.arange(70) == 30, 0, arrays["masks"])
+
+
+CHANGED = "--dataset: dataset changed since {folder} started "
 DATASETS = {
-    "truncated": (truncate, "--dataset: data.npz is truncated or no npz file ("),
+    "truncated": (truncate, "--dataset: data.npz is damaged ("),
     "vanished": (Path.unlink, "--dataset: data.npz does not exist"),
     "another": (
         lambda path: write_dataset(ENV_NAME, path, 66),
-        "--dataset: the data is not what {folder} began with (60 transitions then, 66 now); bring it back, ",
+        CHANGED + "(60 -> 66 transitions): restore it, choose another --run_group, or --overwrite",
     ),
     "of the same length": (
         lambda path: write_dataset(ENV_NAME, path, 60, seed=1),
-        "--dataset: the data is not what {folder} began with (60 transitions then, 60 now); bring it back, ",
+        CHANGED + "(other values in as many rows): restore it",
     ),
+    "one observation": (rewrite(one_observation), CHANGED),
+    "rewards": (rewrite(relabelled), CHANGED),
+    "masks": (rewrite(recorded_wrongly), CHANGED),
 }
 
 
@@ -570,6 +598,44 @@ def test_other_data_is_refused_and_brought_back_it_goes_on(how, stand, assert_st
     assert assert_stops(2).startswith(f"error: {message.format(folder=folder_of())}")
     assert newest().name == "20"
     os.replace("kept.npz", "data.npz")
+    assert_undisturbed()
+
+
+@pytest.mark.parametrize("how", ["of the same length", "one observation", "rewards", "masks"])
+def test_a_finished_run_looks_at_its_data(how, stand, assert_stops, capsys):
+    stand("whole")
+    assert train() == 0 and "finished already: " in capsys.readouterr().out
+    DATASETS[how][0](Path("data.npz"))
+    assert assert_stops(2).startswith(f"error: {CHANGED.format(folder=folder_of())}")
+    Path("data.npz").unlink()
+    assert train() == 0 and "(its data is not here and was not compared)" in capsys.readouterr().out
+
+
+def test_the_base_follows_the_content_of_the_data(stand):
+    """Not its path: other actions in the same file make another base, the same content elsewhere shares one."""
+    stand("whole")
+    bases = {path.parent.name for path in Path("exp/bc").glob("*/*/done.json")}
+    shutil.copy("data.npz", "elsewhere.npz")
+    assert train("--dataset=elsewhere.npz") == 0
+    rewrite(relabelled)(Path("elsewhere.npz"))
+    assert train("--dataset=elsewhere.npz", "--run_group=relabelled") == 0
+    assert {path.parent.name for path in Path("exp/bc").glob("*/*/done.json")} == bases and len(bases) == 1
+    rewrite(lambda arrays: arrays.update(actions=-arrays["actions"]))(Path("data.npz"))
+    for flags in (["--run_group=mended"], ["--overwrite"]):
+        assert train(*flags) == 0
+        assert len(list(Path("exp/bc").glob("*/*/done.json"))) == 2
+
+
+def test_a_run_of_an_older_version_goes_on(stand, assert_undisturbed):
+    """Its checksum is of a sample, and flags that came later stand at their defaults."""
+    stand("online")
+    path = folder_of() / "config.json"
+    config = json.loads(path.read_text())
+    config["dataset"]["crc"] = 123456789
+    for name in ("dataset_layout", "action_scale"):
+        del config["flags"][name], config["sources"][name]
+    config["flags"]["of_old"], config["sources"]["of_old"] = 7, "default"
+    path.write_text(json.dumps(config))
     assert_undisturbed()
 
 

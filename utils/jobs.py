@@ -57,7 +57,7 @@ class Job:
     @functools.cached_property
     def bases(self) -> tuple[Run, ...]:
         """The runs of behaviour cloning that the first job to need them trains, while others that do wait for them."""
-        return tuple(run.of_base() for run in self.runs if run.needs_base())
+        return tuple(run.expected_base() for run in self.runs if run.needs_base())
 
     def is_done(self) -> bool:
         """Whether all its runs have finished."""

@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import functools
 import hashlib
 import importlib
 import io
@@ -270,6 +271,12 @@ class ProgressBar(tqdm):
 def warn(text: str) -> None:
     """Print a warning on a line of its own, whatever bar is being shown."""
     tqdm.write(f"warning: {text}", file=sys.stderr)
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Print a warning the first time that a process has it."""
+    warn(text)
 
 
 def progress_bar(total: int, desc: str, initial: int = 0) -> ProgressBar:

@@ -45,6 +45,7 @@ ROOT = Path(__file__).resolve().parents[1]
 AGENTS = ROOT / "agents"
 BC_FILE = AGENTS / "bc.py"
 BASE_SETTINGS = ("horizon_length", "action_chunking", "actor_hidden_dims", "actor_layer_norm", "lr", "batch_size")
+BASE_FLAGS = ("dataset", "dataset_proportion", "dataset_layout", "action_scale", "ogbench_dataset_dir", "offline_steps")
 MAY_CHANGE = {"offline_steps", "online_steps", "ogbench_dataset_dir", *LOGGING, *PLACE}
 
 
@@ -67,8 +68,8 @@ class Run:
             identity["agent_file"] = str(agent_file)
         return cls(env_name, seed, settings, identity)
 
-    def of_base(self) -> "Run":
-        """The behaviour-cloning run whose base this run starts from, shared by all runs that would train the same one."""
+    def base_settings(self) -> Settings:
+        """The settings of the behaviour-cloning run whose base this run starts from."""
         settings = bc_only(self.settings)
         changed = {
             "run_group": "bc",
@@ -77,11 +78,24 @@ class Run:
             "video_episodes": 0,
             "sparse": False,
         }
-        settings = dataclasses.replace(settings, flags=settings.flags | changed)
+        return dataclasses.replace(settings, flags=settings.flags | changed)
+
+    def of_base(self, data: str) -> "Run":
+        """The behaviour-cloning run whose base this run starts from, shared by all runs that would train the same one.
+
+        data: the fingerprint of what behaviour cloning reads, wherever it lies.
+        """
+        settings = self.base_settings()
         identity = {name: settings.agent[name] for name in BASE_SETTINGS}
-        identity |= {name: settings.flags[name] for name in ("dataset", "dataset_proportion", "offline_steps")}
-        identity["ogbench_dataset_dir"] = str(Path(settings.flags["ogbench_dataset_dir"]).expanduser())
+        identity |= {"offline_steps": settings.flags["offline_steps"], "data": data}
         return Run(dataset_name(self.env_name), self.seed, settings, identity)
+
+    def expected_base(self) -> "ExpectedBase":
+        """The same run for a process that has not read the data."""
+        settings = self.base_settings()
+        identity = {name: settings.agent[name] for name in BASE_SETTINGS}
+        identity |= {name: settings.flags[name] for name in BASE_FLAGS}
+        return ExpectedBase(dataset_name(self.env_name), self.seed, settings, identity)
 
     @property
     def agent_name(self) -> str:
@@ -138,7 +152,7 @@ class Run:
             f"{prefix}{name}: stored {stored[part].get(name)}, now {ours[part].get(name)}"
             for part, prefix in (("flags", "--"), ("agent", "--agent."))
             for name in sorted(set(stored[part]) | set(ours[part]))
-            if name not in MAY_CHANGE and stored[part].get(name) != ours[part].get(name)
+            if name not in MAY_CHANGE and self.differs(stored, ours, part, name)
         ]
         steps, now = stored["flags"]["offline_steps"], ours["flags"]["offline_steps"]
         if steps != now and self.newest_checkpoint() > min(steps, now):
@@ -149,19 +163,39 @@ class Run:
                 "give another --run_group, or --overwrite to delete it"
             )
 
+    @staticmethod
+    def differs(stored: dict[str, Any], ours: dict[str, Any], part: str, name: str) -> bool:
+        """Whether a setting of flags or agent has another value; one that a version does not know has its default there."""
+        both = (stored, ours)
+        if all(name in config[part] for config in both):
+            return stored[part][name] != ours[part][name]
+        source = name if part == "flags" else f"agent.{name}"
+        return any(config["sources"].get(source, "default") != "default" for config in both if name in config[part])
+
     def newest_checkpoint(self) -> int:
         """The step of the newest checkpoint in the folder; -1 where there is none."""
         return max((int(path.name) for path in self.folder.glob("checkpoints/*") if path.name.isdigit()), default=-1)
 
+    def check_data(self, transitions: int, crc: str) -> None:
+        """Raise UserError where the folder holds a run that was trained on other data.
+
+        An older version's checksum, an integer, is of a sample: of such a run only the transitions are counted.
+        """
+        stored = (read_json(self.folder / "config.json") or {}).get("dataset", {})
+        before, checksum = stored.get("transitions", transitions), stored.get("crc", crc)
+        if before == transitions and (checksum == crc or isinstance(checksum, int)):
+            return
+        flag = "--dataset" if self.settings.flags["dataset"] else "--ogbench_dataset_dir"
+        change = f"{before:,} -> {transitions:,} transitions" if before != transitions else "other values in as many rows"
+        raise UserError(
+            f"{flag}: dataset changed since {self.folder} started ({change}): "
+            "restore it, choose another --run_group, or --overwrite"
+        )
+
     def prepare(self, overwrite: bool, found: dict[str, Any]) -> None:
         """Make the folder, after --overwrite an empty one, and write config.json with what was `found` besides."""
-        stored = read_json(self.folder / "config.json") or {}
-        if not overwrite and stored.get("dataset", found["dataset"]) != found["dataset"]:
-            flag = "--dataset" if self.settings.flags["dataset"] else "--ogbench_dataset_dir"
-            raise UserError(
-                f"{flag}: the data is not what {self.folder} began with ({stored['dataset']['transitions']} "
-                f"transitions then, {found['dataset']['transitions']} now); bring it back, or give another --run_group"
-            )
+        if not overwrite:
+            self.check_data(**found["dataset"])
         if overwrite and self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -183,6 +217,27 @@ class Run:
                 print(f"waiting for the process that is training {self.folder}")
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpectedBase(Run):
+    """A behaviour-cloning run that is known by the place of its data, because the data has not been read here."""
+
+    @property
+    def folder(self) -> Path:
+        """The newest run of the same settings on data of that place; a folder that is not there while there is none."""
+        expected = super().folder
+        found = [folder for folder in expected.parent.glob(f"bc_s{self.seed}_*") if self.made(folder)]
+        return max(found, key=lambda folder: (folder / "config.json").stat().st_mtime_ns, default=expected)
+
+    def made(self, folder: Path) -> bool:
+        """Whether a folder holds such a run."""
+        try:
+            stored = read_json(folder / "config.json") or {}
+            values = {**stored["agent"], **stored["flags"]}
+        except (RunError, KeyError, TypeError):
+            return False
+        return all(values.get(name) == value for name, value in json.loads(json.dumps(self.identity)).items())
 
 
 def lock_of(folder: Path) -> Path:

@@ -5,11 +5,12 @@ updates follows from (seed, number of the update), so that it does not depend on
 """
 
 import contextlib
+import importlib.metadata
 import math
 import os
+import re
 import sys
 import time
-import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from agents.base import Agent
-from envs.collect import collect, random_data
-from envs.datasets import load_dataset, published_transitions
+from envs.collect import collect, collection_settings, random_data
+from envs.datasets import dataset_files, load_dataset, published_transitions
+from envs.fingerprint import Fingerprint, remembered
 from envs.tasks import dataset_name, has_oracle, is_user_env
 from envs.workers import EnvWorkers, LocalEnvs, WorkerError
 from utils import preemption
@@ -32,7 +34,7 @@ from utils.chunks import FIELDS, Fed, Replay, Rows, Transitions, update_keys
 from utils.errors import RunError, UserError
 from utils.evaluator import Evaluation, Evaluator, without_optimiser
 from utils.journal import Journal
-from utils.logging import ProgressBar, check_backends, progress_bar, warn
+from utils.logging import ProgressBar, check_backends, progress_bar, warn, warn_once
 from utils.online import OnlineEpisodes, as_dataset
 from utils.policy import evaluation_policy, stream
 from utils.prefetch import Block, place
@@ -164,7 +166,45 @@ def prepare_data(run: Run) -> dict[str, np.ndarray]:
         elif run.settings.random_data:
             print(f"{dataset_name(env_name)} has no oracle: {transitions:,} transitions of random actions, in {folder}")
             random_data(env_name, folder, transitions, progress=True)
-    return load_dataset(env_name, folder, flags["dataset"], flags["dataset_proportion"], flags["sparse"])
+    return load_data(run)
+
+
+def load_data(run: Run) -> dict[str, np.ndarray]:
+    """The run's dataset, as its flags say."""
+    flags = run.settings.flags
+    needs_environment = flags["online_steps"] or flags["eval_episodes"] or flags["video_episodes"]
+    return load_dataset(
+        run.env_name,
+        flags["ogbench_dataset_dir"],
+        flags["dataset"],
+        flags["dataset_proportion"],
+        flags["sparse"],
+        dataset_layout=flags["dataset_layout"],
+        action_scale=flags["action_scale"],
+        environment=bool(needs_environment),
+    )
+
+
+DATA_FLAGS = ("dataset_proportion", "sparse", "dataset_layout", "action_scale")
+"""Flags on which a dataset depends besides the task and its files."""
+
+
+def data_fingerprint(run: Run, dataset: dict[str, np.ndarray] | None = None) -> Fingerprint | None:
+    """The fingerprint of the run's dataset, which is loaded where it is not given and not known; None if its files are gone."""
+    flags = run.settings.flags
+    files = dataset_files(run.env_name, flags["ogbench_dataset_dir"], flags["dataset"])
+    if not files:
+        return None
+    settings = {"env_name": run.env_name, **{name: flags[name] for name in DATA_FLAGS}}
+    return remembered(files, settings, lambda: load_data(run) if dataset is None else dataset)
+
+
+def report_finished(runs: list[Run], data: Fingerprint | None) -> None:
+    """Say which runs have finished already; raises UserError where the data is no longer what they were trained on."""
+    for run in runs:
+        if data:
+            run.check_data(data.transitions, data.task)
+        print(f"finished already: {run.folder}" + ("" if data else " (its data is not here and was not compared)"))
 
 
 def warn_of_little_data(run: Run, transitions: int) -> None:
@@ -178,6 +218,28 @@ def warn_of_little_data(run: Run, transitions: int) -> None:
         warn(f"{place} gives {transitions:,} transitions; the published results are with {wanted:,.0f}")
 
 
+PHYSICS = ((3, 1, 6), (3, 4))
+"""MuJoCo versions, from the first to before the last, that repeat OGBench's recorded actions to 5e-10 m."""
+
+
+def warn_of_other_physics(run: Run) -> None:
+    """Warn once where OGBench's tasks are simulated, or their data was made, by a MuJoCo with other contacts."""
+    if is_user_env(run.env_name):
+        return
+    versions = {"mujoco is installed as": importlib.metadata.version("mujoco")}
+    flags = run.settings.flags
+    for path in dataset_files(run.env_name, flags["ogbench_dataset_dir"], flags["dataset"])[:1]:
+        made = collection_settings(path) or {}
+        versions |= {f"{path.name} was made with mujoco": made["mujoco"]} if "mujoco" in made else {}
+    first, end = PHYSICS
+    for what, version in versions.items():
+        if not first <= tuple(map(int, re.findall(r"\d+", version)[:3])) < end:
+            warn_once(
+                f"{what} {version}, whose contacts differ from those of OGBench's data and of the published tables: "
+                "results do not compare; pip install 'mujoco>=3.1.6,<3.4'"
+            )
+
+
 def train(runs: list[Run], overwrite: bool = False) -> None:
     """Bring the seeds of one task to their ends, from wherever their folders stand, together where they stand together.
 
@@ -188,28 +250,31 @@ def train(runs: list[Run], overwrite: bool = False) -> None:
     if not overwrite:
         for run in runs:
             run.check_folder()
-        for run in (done := [run for run in runs if run.is_done()]):
-            print(f"finished already: {run.folder}")
-        runs = [run for run in runs if run not in done]
+    finished = [] if overwrite else [run for run in runs if run.is_done()]
+    runs = [run for run in runs if run not in finished]
     if not runs:
-        return
+        return report_finished(finished, data_fingerprint(finished[0]))
     given = flags["pretrained_actor_path"] and load_base(flags["pretrained_actor_path"])
     dataset = prepare_data(runs[0])
+    data = data_fingerprint(runs[0], dataset)
+    assert data, "its files are there: they were just read"
+    report_finished(finished, data)
     agents = [new_agent(run, dataset) for run in runs]
     if flags["kl_budget_online"] is not None:
         agents[0].with_kl_budget(flags["kl_budget_online"])
     if given and agents[0].STARTS_FROM_BASE:
         check_base(given, agents[0].params["base"], f"--pretrained_actor_path={flags['pretrained_actor_path']}")
     warn_of_little_data(runs[0], len(dataset["rows"]))
+    warn_of_other_physics(runs[0])
     if agents[0].STARTS_FROM_BASE:
         # A single checkpoint may have to be given up for what another seed has, see `standing_together`.
         fresh = [i for i, run in enumerate(runs) if overwrite or run.newest_checkpoint() <= flags["save_interval"]]
-        for i, base in zip(fresh, bases([runs[i] for i in fresh], dataset, given), strict=True):
+        for i, base in zip(fresh, bases([runs[i] for i in fresh], dataset, data, given), strict=True):
             agents[i] = agents[i].with_base(base) if base else agents[i]
     with contextlib.ExitStack() as stack:
         for run in runs:
             stack.enter_context(run.locked())
-        finish(runs, agents, dataset, overwrite)
+        finish(runs, agents, dataset, data.task, overwrite)
 
 
 def keys_of(run: Run) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -228,28 +293,30 @@ def new_agent(run: Run, dataset: dict[str, np.ndarray]) -> Agent:
     return load_agent(run.settings.agent_file).AGENT.create(key, *dims_of(dataset), run.settings.agent)
 
 
-def bases(runs: list[Run], dataset: dict[str, np.ndarray], given: dict | None) -> list[dict | None]:
+def bases(runs: list[Run], dataset: dict[str, np.ndarray], data: Fingerprint, given: dict | None) -> list[dict | None]:
     """The behaviour-cloned base of each run: the given one, a stored one, or one trained now; None where none is wanted."""
     if not runs or given:
         return [given for _ in runs]
     if not runs[0].settings.flags["bc_steps"]:
         return [None for _ in runs]
-    base_runs = [run.of_base() for run in runs]
+    base_runs = [run.of_base(data.behaviour) for run in runs]
     with contextlib.ExitStack() as stack:
         for base_run in base_runs:  # another task of the domain may be training the same base
             stack.enter_context(base_run.locked(wait=True))
         step = base_runs[0].settings.flags["offline_steps"]
         missing = [run for run in base_runs if not (run.is_done() and Checkpoints(run.folder / "checkpoints").holds(step))]
         if missing:
-            finish(missing, [new_agent(run, dataset) for run in missing], dataset, overwrite=False)
+            agents = [new_agent(run, dataset) for run in missing]
+            finish(missing, agents, dataset, data.behaviour, overwrite=False)
         return [load_base(run.folder) for run in base_runs]
 
 
-def finish(runs: list[Run], agents: list[Agent], dataset: dict[str, np.ndarray], overwrite: bool) -> None:
-    """Train, from the newest checkpoints on, and write each run's done.json."""
+def finish(runs: list[Run], agents: list[Agent], dataset: dict[str, np.ndarray], crc: str, overwrite: bool) -> None:
+    """Train, from the newest checkpoints on, and write each run's done.json; `crc` is of the data that the runs read."""
     observation_dim, action_dim = dims_of(dataset)
     device = f"{jax.devices()[0].device_kind} ({os.cpu_count()} CPU cores)"
-    found = {"observation_dim": observation_dim, "action_dim": action_dim, "dataset": fingerprint(dataset), "device": device}
+    data = {"transitions": len(dataset["rows"]), "crc": crc}
+    found = {"observation_dim": observation_dim, "action_dim": action_dim, "dataset": data, "device": device}
     for run in runs:
         run.prepare(overwrite, found)
     with contextlib.ExitStack() as stack:
@@ -282,17 +349,6 @@ def standing_together(journals: list[Journal]) -> list[tuple[int, list[int]]]:
 def dims_of(dataset: dict[str, np.ndarray]) -> tuple[int, int]:
     """O and A."""
     return dataset["observations"].shape[1], dataset["actions"].shape[1]
-
-
-def fingerprint(dataset: dict[str, np.ndarray]) -> dict[str, int]:
-    """The number of transitions, and a CRC-32 over some 10,000 rows: a run goes on with the data it began with.
-
-    Rewards and masks are left out, since tasks of one domain that share a base differ in them.
-    """
-    crc = 0
-    for name in ("observations", "actions", "terminals", "rows"):
-        crc = zlib.crc32(dataset[name][:: max(1, len(dataset[name]) // 10_000)].tobytes(), crc)
-    return {"transitions": len(dataset["rows"]), "crc": crc}
 
 
 class Trainer:

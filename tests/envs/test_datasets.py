@@ -2,7 +2,6 @@ import shutil
 import warnings
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import pytest
 
@@ -289,6 +288,10 @@ def nan(value):
         (changed(observations=lambda o: o[:, 0]), r"holds observations of shape \(7,\)"),
         (changed(terminals=lambda t: t[:, None]), r"holds terminals of shape \(7, 1\)"),
         (changed(observations=lambda o: o.astype(str)), "and type <U"),
+        (changed(actions=lambda a: 2 * a), r"holds actions up to 1\.\d+ \(\d of 14 numbers beyond"),
+        (changed(observations=lambda o: o.astype(np.float64) + 1e39), "observations up to 1e.39, more than float32"),
+        (changed(terminals=lambda t: t * 0.5), "holds terminals other than 0 and 1"),
+        (lambda rows: rows | {"rewards": np.zeros(7)}, "holds rewards, which is not read for OGBench's tasks"),
         (changed(observations=nan), "holds NaN or infinite numbers in observations"),
         (changed(actions=nan), "holds NaN or infinite numbers in actions"),
         (changed(terminals=np.ones_like), "holds no transition"),
@@ -335,6 +338,8 @@ def test_a_dataset_of_another_robot(cube_data):
         ({"proportion": 0.0}, "--dataset_proportion must lie in"),
         ({"proportion": 1.5}, "--dataset_proportion"),
         ({"dataset_path": "/no/such/file.npz"}, "--dataset: /no/such/file.npz does not exist"),
+        ({"dataset_path": FILE, "dataset_layout": "flat"}, "--dataset_layout=flat: it is for own data"),
+        ({"action_scale": 2.0}, "--action_scale=2.0: it is for own data"),
         ({"split": "val"}, "pointmaze-medium-navigate-v0-val.npz does not exist"),
     ],
 )
@@ -348,62 +353,7 @@ def test_a_file_given_as_the_folder(maze_data):
         load_dataset(MAZE, maze_data / FILE)
 
 
-# A user's own environment and data
-
-
-class UsersEnv(gymnasium.Env):
-    observation_space = gymnasium.spaces.Box(-1, 1, (3,))
-    action_space = gymnasium.spaces.Box(-1, 1, (2,))
-
-
-@pytest.fixture
-def users_file(tmp_path) -> Path:
-    gymnasium.register("Users-v0", UsersEnv, disable_env_checker=True)
-    rng = np.random.default_rng(0)
-    np.savez(
-        tmp_path / "mine.npz",
-        observations=rng.normal(size=(7, 3)),
-        actions=np.full((7, 2), -1.0),
-        terminals=np.array([0, 0, 1, 0, 0, 0, 1]),
-        rewards=np.arange(7.0),
-    )
-    yield tmp_path / "mine.npz"
-    gymnasium.registry.pop("Users-v0")
-
-
-def test_a_users_data(users_file):
-    data = load_dataset(f"{__name__}:Users-v0", dataset_path=users_file)
-    np.testing.assert_array_equal(data["rows"], [0, 1, 3, 4, 5])
-    np.testing.assert_array_equal(data["rewards"], np.arange(7))
-    np.testing.assert_array_equal(data["masks"], np.ones(7))
-    assert np.all(data["actions"] == np.float32(-1 + 1e-5)) and data["observations"].dtype == np.float32
-
-    with np.load(users_file) as file:
-        content = dict(file)
-    np.savez(users_file, **content, masks=np.array([1, 0, 1, 1, 1, 1, 1]))
-    assert load_dataset(f"{__name__}:Users-v0", dataset_path=users_file)["masks"][1] == 0
-    np.savez(users_file, **content, next_observations=content["observations"])
-    with pytest.raises(UserError, match="holds next_observations; store every trajectory's states in order"):
-        load_dataset(f"{__name__}:Users-v0", dataset_path=users_file)
-
-
-def test_a_users_shards(users_file):
-    with np.load(users_file) as file:
-        content = dict(file)
-    folder = users_file.parent / "shards"
-    folder.mkdir()
-    np.savez(folder / "a.npz", **content, masks=np.zeros(7))
-    np.savez(folder / "b.npz", **content, masks=np.ones(7))
-    data = load_dataset(f"{__name__}:Users-v0", dataset_path=folder)
-    np.testing.assert_array_equal(data["masks"], [0] * 7 + [1] * 7)
-    np.savez(folder / "b.npz", **content)
-    with pytest.raises(UserError, match="b.npz and a.npz do not hold the same masks"):
-        load_dataset(f"{__name__}:Users-v0", dataset_path=folder)
-
-
-def test_a_users_environment_needs_a_file(users_file):
-    with pytest.raises(UserError, match="needs its data as --dataset=FILE.npz"):
-        load_dataset(f"{__name__}:Users-v0")
+# Data of our own making
 
 
 def test_collected_data_of_a_maze_loads(tmp_path):

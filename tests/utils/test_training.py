@@ -1,9 +1,14 @@
-"""The window of metrics between two rows of train.csv."""
+"""The window of metrics between two rows of train.csv, and what is told before training."""
+
+import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from utils import logging, training
 from utils.training import Window, updates_per_call
 
 
@@ -21,3 +26,30 @@ def test_calls_have_one_length_that_crosses_no_interval():
     assert updates_per_call(1000, 0, 20, 50, 0) == 2
     assert updates_per_call(1000, 0, 100, 200, 0) == 4  # the most on a CPU
     assert updates_per_call(60, 45, 10, 40, 15) == 1
+
+
+@pytest.mark.parametrize(
+    ("installed", "made", "warnings"),
+    [
+        ("3.3.7", None, []),
+        ("3.1.6", "3.2.4", []),
+        ("3.3.7", "3.4.0", ["pointmaze-medium-navigate-v0.npz was made with mujoco 3.4.0"]),
+        ("3.5.1", None, ["mujoco is installed as 3.5.1"]),
+        ("3.1.5", None, ["mujoco is installed as 3.1.5"]),
+        ("3.10.0", None, ["mujoco is installed as 3.10.0"]),
+    ],
+)
+def test_other_physics_is_told_once(installed, made, warnings, tmp_path, monkeypatch, capsys):
+    settings = {} if made is None else {"collection": np.array(json.dumps({"mujoco": made}))}
+    np.savez(tmp_path / "pointmaze-medium-navigate-v0.npz", **settings)
+    monkeypatch.setattr(training.importlib.metadata, "version", lambda name: installed)
+    logging.warn_once.cache_clear()
+    flags = {"ogbench_dataset_dir": str(tmp_path), "dataset": None}
+    run = SimpleNamespace(env_name="pointmaze-medium-navigate-singletask-task1-v0", settings=SimpleNamespace(flags=flags))
+    for _ in range(2):
+        training.warn_of_other_physics(run)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(", whose contacts differ")[0] for line in lines] == [f"warning: {text}" for text in warnings]
+    run.env_name = "envs.probe:ProbeChain-v0"
+    training.warn_of_other_physics(run)
+    assert not capsys.readouterr().err

@@ -1,0 +1,368 @@
+"""A user's own data: npz, HDF5 and Minari files in one of two layouts, as rows of the compact layout.
+
+ogbench   every state has a row, the last one of a trajectory too; terminals is 1 in that final row
+flat      every row is a transition (s, a, r); terminals is 1 in the last one (D4RL, FQL and most others)
+
+`as_rows` turns both into the ogbench layout with masks.
+"""
+
+import dataclasses
+import functools
+import json
+import operator
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from envs.arrays import ACTION_LIMIT, Arrays, check_action_range, checked
+from utils.errors import UserError
+from utils.logging import warn
+
+LAYOUTS = ("auto", "ogbench", "flat")
+ENDS = ("timeouts", "truncations", "truncateds", "dones_float")
+"""Flags that end a trajectory without ending the task, in the names that common writers use."""
+NEEDED = ("observations", "actions", "rewards", "terminals")
+READ = (*NEEDED, "masks", "next_observations", *ENDS)
+SIMULATOR = ("qpos", "qvel", "button_states")
+"""A simulator's state in each row, which own data may carry and nothing reads."""
+SUFFIXES = (".npz", ".hdf5", ".h5")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How a file was read, and what of it is not used; counts are summed over the shards of a folder."""
+
+    layout: str = ""
+    why: str = ""
+    transitions: int = 0
+    trajectories: int = 0
+    left_out: int = 0
+    """Transitions of the flat layout that end at a time limit without a next observation."""
+    rewards_left_out: float = 0.0
+    unread: int = 0
+    """Final rows of the ogbench layout that hold a reward other than 0 or a mask of 0."""
+    jumps: int = 0
+    """Rows whose next observation is not the next row's observation, though no trajectory ends there."""
+    clipped: int = 0
+    """Numbers of actions beyond ±1, by less than a thousandth."""
+    assumed_ends: int = 0
+    """Terminal rows that are taken to end the task, because the flat layout came without masks."""
+
+    def __add__(self, other: "Reading") -> "Reading":
+        names = [field.name for field in dataclasses.fields(self) if field.name not in ("layout", "why")]
+        return dataclasses.replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    def announce(self, source: Path) -> None:
+        """Say how a file or folder was read, and warn of what is not used."""
+        size = f"{self.transitions:,} transitions in {self.trajectories:,} trajectories"
+        print(f"{source}: {size}, layout {self.layout} ({self.why})")
+        for line in self.losses():
+            warn(f"{source}: {line}")
+
+    def losses(self) -> list[str]:
+        """One line for each kind of content that is not used, or used otherwise than a user may expect."""
+        lines = []
+        if self.left_out:
+            lines.append(
+                f"{self.left_out:,} transitions at a time limit are left out, because their next observation is not "
+                f"stored (their rewards sum to {self.rewards_left_out:g}); add next_observations to keep them"
+            )
+        if self.unread:
+            lines.append(
+                f"{self.unread:,} final rows hold a reward other than 0 or a mask of 0, which is not read; "
+                "if they are transitions, give --dataset_layout=flat"
+            )
+        if self.jumps:
+            lines.append(
+                f"{self.jumps:,} next_observations differ from the next row's observation though no trajectory ends "
+                "there; each starts a new trajectory"
+            )
+        if self.assumed_ends:
+            lines.append(
+                f"{self.assumed_ends:,} terminal rows are taken to end the task (mask 0), because there are no masks; "
+                "mark time limits in timeouts or truncations"
+            )
+        if self.clipped:
+            lines.append(f"{self.clipped:,} numbers of actions just beyond ±1 are clipped")
+        return lines
+
+    def write(self, path: Path) -> None:
+        """Store it as JSON."""
+        path.write_text(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def read(cls, path: Path) -> "Reading":
+        """What `write` stored."""
+        return cls(**json.loads(path.read_text()))
+
+
+def total(readings: list[Reading]) -> Reading:
+    """The sum over the shards of a folder."""
+    return functools.reduce(operator.add, readings)
+
+
+# ---------------------------------------------------------------- files
+
+
+def read_checked(path: Path, layout: str, action_scale: float, flag: str) -> Arrays:
+    """The arrays of a file as float32, actions divided by `action_scale`.
+
+    Raises UserError for a file of another kind, for rows that nobody reads and for numbers that cannot be used.
+    """
+    where = f"{flag}: {path}"
+    arrays = _refuse_unknown(read_file(path, flag), where)
+    if layout == "ogbench":
+        _fill_final_rows(arrays)
+    arrays = checked(arrays, where, "correct it in the file")
+    if action_scale != 1:
+        arrays["actions"] = arrays["actions"] / np.float32(action_scale)
+    remedy = "where the environment is wrapped to rescale actions, --action_scale=2 divides them by 2"
+    check_action_range(arrays["actions"], where, remedy)
+    return arrays
+
+
+def _fill_final_rows(arrays: Arrays) -> None:
+    """Writers may leave NaN where no transition starts; nothing reads it."""
+    final = arrays["terminals"] > 0
+    for name, value in (("actions", 0), ("rewards", 0), ("masks", 1)):
+        array = arrays.get(name)
+        if array is not None and array.dtype.kind == "f" and array.ndim and len(array) == len(final):
+            rows = array[final]
+            array[final] = np.where(np.isnan(rows), value, rows)
+
+
+def read_file(path: Path, flag: str) -> Arrays:
+    """The arrays of an npz or HDF5 file, or of a Minari dataset's folder.
+
+    Raises UserError for a file that is neither, is damaged, or holds rows that nobody reads.
+    """
+    where = f"{flag}: {path}"
+    if minari_file(path):
+        return _read_hdf5(minari_file(path) or path, where)
+    if not path.is_file():
+        raise UserError(f"{where} does not exist")
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise UserError(f"{where} cannot be read ({error.strerror})") from error
+    if start == b"\x89HDF\r\n\x1a\n":
+        return _read_hdf5(path, where)
+    if not start.startswith(b"PK"):
+        raise UserError(f"{where} is {_kind(start)}; give an npz file (numpy.savez) or an HDF5 file")
+    return _read_npz(path, where)
+
+
+def _kind(start: bytes) -> str:
+    """What a file is that begins with these bytes and is no npz file."""
+    if start.startswith(b"\x93NUMPY"):
+        return "a single array (.npy), not an npz file"
+    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return "a pickle, which is never loaded"
+    return "an empty file" if not start else "no npz file"
+
+
+def _read_npz(path: Path, where: str) -> Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = _wanted(file.files, where)
+            arrays = {name: _member(file, name, where) for name in names}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{where} is damaged ({error}); bring back an intact copy") from error
+    return arrays
+
+
+def _member(file: Any, name: str, where: str) -> np.ndarray:
+    """One array of an npz file; raises UserError where it can only be stored as Python objects."""
+    try:
+        return file[name]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise UserError(
+            f"{where} holds {name} as Python objects (rows of unequal length?), which are never loaded; "
+            "store one array of numbers with a row for each step"
+        ) from error
+
+
+def _wanted(names: list[str], where: str) -> list[str]:
+    """All names but those of a simulator's state; raises UserError where a needed one is missing."""
+    missing = [name for name in NEEDED if name not in names]
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(missing)}; it holds {', '.join(names) or 'nothing'}")
+    return [name for name in names if name not in SIMULATOR]
+
+
+def _refuse_unknown(arrays: Arrays, where: str) -> Arrays:
+    """The arrays that are read; raises UserError for others that hold a value for each row."""
+    rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
+    unknown = [name for name, array in arrays.items() if name not in READ and array.ndim and len(array) == rows]
+    if unknown:
+        raise UserError(
+            f"{where} holds {', '.join(unknown)} with a value for each row, which nobody reads; "
+            f"rename to one of {', '.join(READ)}, or remove it"
+        )
+    return {name: array for name, array in arrays.items() if name in READ}
+
+
+# ---------------------------------------------------------------- HDF5
+
+
+def minari_file(path: Path) -> Path | None:
+    """The HDF5 file in the folder of a Minari dataset; None where there is none."""
+    places = (path / "main_data.hdf5", path / "data" / "main_data.hdf5")
+    return next((place for place in places if place.is_file()), None)
+
+
+def _read_hdf5(path: Path, where: str) -> Arrays:
+    """The arrays of an HDF5 file in D4RL's layout, or of Minari's episodes in the ogbench layout."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise UserError(f"{where} is an HDF5 file, which needs h5py: pip install '.[hdf5]'") from error
+    try:
+        with h5py.File(path, "r") as file:
+            if "episode_0" in file:
+                return _minari_rows(file, where)
+            names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
+            groups = set(file) - set(names) - {"infos", "metadata"}  # D4RL's, with rows that nobody reads
+            if groups:
+                raise UserError(f"{where} holds the group {', '.join(sorted(groups))}; only arrays are read")
+            return {name: file[name][()] for name in _wanted(names, where)}
+    except OSError as error:
+        raise UserError(f"{where} is damaged ({error}); bring back an intact copy") from error
+
+
+def _minari_rows(file: Any, where: str) -> Arrays:
+    """Minari's episodes one after the other; each stores its final observation, hence the ogbench layout."""
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in (*NEEDED, "masks")}
+    for name in sorted(file, key=lambda name: int(name.removeprefix("episode_"))):
+        episode = file[name]
+        if not all(hasattr(episode[key], "shape") for key in ("observations", "actions")):
+            raise UserError(f"{where}: {name} stores observations or actions as a dictionary; only arrays are read")
+        steps = len(episode["actions"])
+        if len(episode["observations"]) != steps + 1:
+            raise UserError(f"{where}: {name} holds {len(episode['observations'])} observations of {steps} steps")
+        final = np.zeros(steps + 1)
+        final[-1] = 1
+        parts["observations"].append(episode["observations"][()])
+        parts["actions"].append(_with_final_row(episode["actions"][()], 0))
+        parts["rewards"].append(_with_final_row(episode["rewards"][()], 0))
+        parts["masks"].append(_with_final_row(1 - episode["terminations"][()].astype(np.float32), 1))
+        parts["terminals"].append(final)
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _with_final_row(array: np.ndarray, value: float) -> np.ndarray:
+    return np.concatenate([array, np.full_like(array[:1], value)])
+
+
+# ---------------------------------------------------------------- layouts
+
+
+def evidence(arrays: Arrays) -> tuple[str | None, str]:
+    """The layout that the arrays themselves show, None where they show none, and how they show it."""
+    flat_keys = [name for name in ("next_observations", *ENDS) if name in arrays]
+    if flat_keys:
+        return "flat", f"it holds {', '.join(flat_keys)}"
+    final = arrays["terminals"] > 0
+    if "masks" in arrays:
+        return _evidence_of_masks(arrays["masks"], final)
+    rewards = arrays["rewards"]
+    filler = not rewards[final].any() and not arrays["actions"][final].any()
+    if not filler and not np.isin(rewards[final], rewards[~final]).all():
+        return "flat", "a terminal row has a reward that no other row has"
+    return None, ""
+
+
+def _evidence_of_masks(masks: np.ndarray, final: np.ndarray) -> tuple[str | None, str]:
+    if (masks[final] == 0).any():
+        return "flat", "a terminal row has mask 0"
+    if (masks[:-1][final[1:]] == 0).any():
+        return "ogbench", "masks are 0 in rows before terminal rows alone"
+    return None, ""
+
+
+def choose_layout(files: Iterable[Arrays], asked: str, where: str) -> tuple[str, str]:
+    """The layout of a file, or of all shards, and why it is that one.
+
+    Raises UserError where --dataset_layout=auto finds no evidence, or evidence for both.
+    """
+    if asked != "auto":
+        return asked, f"--dataset_layout={asked}"
+    found: dict[str, str] = {}
+    for arrays in files:
+        layout, why = evidence(arrays)
+        if layout:
+            found.setdefault(layout, why)
+    if len(found) == 1:
+        return next(iter(found.items()))
+    problem = "its shards are of both layouts" if found else "nothing in it shows its layout"
+    raise UserError(
+        f"{where}: {problem}; give --dataset_layout=ogbench if the final state of every trajectory has a row of its "
+        "own, with terminals 1 there, or --dataset_layout=flat if every row is a transition"
+    )
+
+
+def as_rows(arrays: Arrays, layout: str, why: str) -> tuple[Arrays, Reading]:
+    """Arrays of either layout in the ogbench layout, with masks: a trajectory's final row starts no transition."""
+    if layout == "flat":
+        rows, reading = _flat_rows(arrays)
+    else:
+        rows, reading = _ogbench_rows(arrays)
+    final = rows["terminals"] > 0
+    clipped = int((np.abs(arrays["actions"]) > 1).sum())
+    rows["actions"] = np.clip(rows["actions"], -ACTION_LIMIT, ACTION_LIMIT)
+    counts = {"transitions": int((~final).sum()), "trajectories": int((~final[:-1] & final[1:]).sum())}
+    return rows, dataclasses.replace(reading, layout=layout, why=why, clipped=clipped, **counts)
+
+
+def _ogbench_rows(arrays: Arrays) -> tuple[Arrays, Reading]:
+    """The rows as they are; the last one ends a trajectory whether or not it says so."""
+    final = arrays["terminals"] > 0
+    final[-1:] = True
+    masks = arrays.get("masks", np.ones(len(final), np.float32))
+    unread = final & ((arrays["rewards"] != 0) | (masks == 0))
+    rows = {name: arrays[name] for name in NEEDED} | {"masks": masks, "terminals": final.astype(np.float32)}
+    return rows, Reading(unread=int(unread.sum()))
+
+
+def _flat_rows(arrays: Arrays) -> tuple[Arrays, Reading]:
+    """Every trajectory's final state gets a row of its own.
+
+    Its observation is the last next_observation. Without next_observations it is unknown, which does not matter
+    where the task ended (mask 0): there the last observation stands for it. At a time limit it does, and the last
+    transition is given up: its own observation becomes the final state.
+    """
+    masks = arrays.get("masks", 1 - arrays["terminals"])
+    ends = np.any([arrays[name] > 0 for name in ("terminals", *ENDS) if name in arrays], axis=0)
+    following = arrays.get("next_observations")
+    jumps = 0
+    if following is None:
+        ends[-1:] = True
+        given_up = ends & (masks > 0)
+        observations = arrays["observations"]
+    else:
+        continues = np.all(following[:-1] == arrays["observations"][1:], axis=1)
+        jumps = int((~continues & ~ends[:-1]).sum())
+        ends = np.append(~continues | ends[:-1], True)
+        given_up = np.zeros(len(ends), bool)
+        observations = following
+    added = ends & ~given_up
+    source = np.repeat(np.arange(len(ends)), 1 + added)
+    is_added = np.diff(source, prepend=-1) == 0
+    rows = {name: arrays[name][source] for name in NEEDED} | {"masks": masks[source]}
+    rows["observations"][is_added] = observations[added]
+    rows["rewards"][is_added], rows["masks"][is_added] = 0, 1
+    rows["terminals"] = (is_added | given_up[source]).astype(np.float32)
+    told = any(name in arrays for name in ("masks", *ENDS))
+    return rows, Reading(
+        left_out=int(given_up.sum()),
+        rewards_left_out=float(arrays["rewards"][given_up].sum()),
+        jumps=jumps,
+        assumed_ends=0 if told else int(arrays["terminals"].sum()),
+    )

@@ -1,0 +1,94 @@
+"""A dataset's fingerprint: every value counts, and files that stay as they are need not be read again."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+from envs.fingerprint import Fingerprint, fingerprint, remembered
+
+
+def dataset(rows=30_000):
+    rng = np.random.default_rng(0)
+    values = {"observations": rng.normal(size=(rows, 3)).astype(np.float32), "rewards": np.zeros(rows, np.float32)}
+    values |= {"actions": np.zeros((rows, 2), np.float32), "masks": np.ones(rows, np.float32)}
+    return values | {"terminals": np.zeros(rows, np.float32), "rows": np.arange(rows - 1, dtype=np.int32)}
+
+
+@pytest.mark.parametrize("name", ["observations", "actions", "terminals", "rows", "rewards", "masks"])
+def test_one_value_changes_it(name):
+    """Rewards and masks count for the task, but not for the base that all tasks of a domain share."""
+    before, changed = dataset(), dataset()
+    changed[name][12_345] += 1
+    shared = name in ("rewards", "masks")
+    assert (fingerprint(before).behaviour == fingerprint(changed).behaviour) is shared
+    assert fingerprint(before).task != fingerprint(changed).task
+
+
+def test_memory_maps_and_views_count_as_what_they_hold(tmp_path):
+    whole = dataset()
+    np.save(tmp_path / "observations.npy", whole["observations"])
+    mapped = np.load(tmp_path / "observations.npy", mmap_mode="r")
+    assert fingerprint(whole | {"observations": mapped}) == fingerprint(whole)
+    spread = np.repeat(whole["observations"], 2, axis=0)[::2]
+    assert fingerprint(whole | {"observations": spread}) == fingerprint(whole)
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "data.npz"
+    path.write_text("one")
+    os.utime(path, (time.time() - 60, time.time() - 60))
+    return path
+
+
+def load(content=0):
+    loads.append(content)
+    return dataset(100) | {"masks": np.full(100, content, np.float32)}
+
+
+loads: list[int] = []
+
+
+def test_a_file_that_stays_as_it_is_is_read_once(file):
+    loads.clear()
+    first = remembered([file], {"sparse": False}, load)
+    assert remembered([file], {"sparse": False}, load) == first == fingerprint(load()) and isinstance(first, Fingerprint)
+    assert len(loads) == 2  # by the first call, and here
+    assert remembered([file], {"sparse": True}, lambda: load(1)) != first
+
+
+@pytest.mark.parametrize("change", ["size", "time", "inode"])
+def test_a_file_that_changes_is_read_again(file, change):
+    first = remembered([file], {}, load)
+    stat = file.stat()
+    if change == "size":
+        file.write_text("three")
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    elif change == "time":
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    else:
+        other = file.with_name("other")
+        other.write_text("two")
+        os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        os.replace(other, file)
+    assert remembered([file], {}, lambda: load(1)) != first
+
+
+def test_a_file_written_just_now_is_not_remembered(file):
+    """Its next change might leave size, inode and time as they are."""
+    os.utime(file)
+    first = remembered([file], {}, load)
+    assert remembered([file], {}, lambda: load(1)) != first
+
+
+def test_a_damaged_memory_and_a_home_that_cannot_be_written_cost_time_alone(file, monkeypatch):
+    first = remembered([file], {}, load)
+    (stored,) = file.parent.glob("cache/trqam/fingerprints/*.json")
+    for content in ("", "{}", "[1]", "\x00"):
+        stored.write_text(content)
+        assert remembered([file], {}, load) == first
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert remembered([file], {}, load) == first
