@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 import main as program
+from configs.flags import parse_flags
 from envs.probe import ProbeChain, write_dataset
 from envs.workers import EnvWorkers
 from utils import evaluator, training
@@ -624,6 +625,17 @@ def test_the_base_follows_the_content_of_the_data(stand):
     for flags in (["--run_group=mended"], ["--overwrite"]):
         assert train(*flags) == 0
         assert len(list(Path("exp/bc").glob("*/*/done.json"))) == 2
+
+
+def test_a_sweep_finds_the_base_without_reading_the_data(stand):
+    stand("whole")
+    (run,) = program.plan(parse_flags(["main.py", *FLAGS]))
+    (base,) = (path.parent for path in Path("exp/bc").glob("*/*/done.json"))
+    assert run.expected_base().folder == base and run.expected_base().is_done()
+    (other,) = program.plan(parse_flags(["main.py", *FLAGS, "--bc_steps=5"]))
+    assert not other.expected_base().folder.exists()
+    truncate(base / "config.json")
+    assert not run.expected_base().folder.exists()
 
 
 def test_a_run_of_an_older_version_goes_on(stand, assert_undisturbed):

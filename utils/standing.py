@@ -1,5 +1,6 @@
 """How the jobs of a sweep stand, and how long they will take: read from the run folders alone, whoever runs them."""
 
+import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,14 +11,17 @@ from utils.jobs import Job
 from utils.logging import read_rows
 from utils.runs import Run, is_locked
 
-STATES = ("finished", "running", "failed", "missing")
+STATES = ("finished", "running", "stopped", "failed", "missing")
 PHASES = ("offline", "online")
 Speeds = dict[tuple[str, str], list[float]]
 """Seconds per step that were measured, by agent and phase."""
 
 
 class Standing(NamedTuple):
-    """Where a run is: one of STATES (failed: begun, not finished, and nobody is writing it), and how many steps it has done."""
+    """Where a run is, one of STATES, and how many steps it has done.
+
+    A run is stopped if it was begun, has not finished and no process writes it; it failed if its job's log ends in an error.
+    """
 
     run: Run
     state: str
@@ -31,7 +35,15 @@ def standing(run: Run) -> Standing:
     step = max((row["step"] for row in timing(run)), default=0)
     if is_locked(run.folder):
         return Standing(run, "running", step)
-    return Standing(run, "failed" if (run.folder / "config.json").exists() else "missing", step)
+    return Standing(run, "stopped" if (run.folder / "config.json").exists() else "missing", step)
+
+
+def standings(job: Job) -> list[Standing]:
+    """Look into the folders of a job's runs, and into its log if it has one."""
+    places = [standing(run) for run in job.runs]
+    if job.failure():
+        places = [place._replace(state="failed") if place.state in ("stopped", "missing") else place for place in places]
+    return places
 
 
 def total_steps(run: Run) -> int:
@@ -89,8 +101,11 @@ def seconds_left(run: Run, step: int, speeds: Speeds) -> float | None:
 
 
 def clock(seconds: float | None) -> str:
-    """Hours and minutes, such as 31:05."""
-    return "?" if seconds is None else f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02d}"
+    """Hours, minutes and seconds, such as 31:05:00."""
+    if seconds is None:
+        return "?"
+    minutes, left = divmod(math.ceil(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{left:02d}"
 
 
 def most(values: Iterable[float | None]) -> float | None:
@@ -105,10 +120,7 @@ def report(jobs: Sequence[Job]) -> list[str]:
 
     The seeds of one job count once in the time left. Bases that are still to be trained count with what they need.
     """
-    by_job = {job: [standing(run) for run in job.runs] for job in jobs}
-    for job, places in by_job.items():
-        if job.failure():
-            by_job[job] = [place._replace(state="failed") if place.state == "missing" else place for place in places]
+    by_job = {job: standings(job) for job in jobs}
     everything = [place for places in by_job.values() for place in places]
     lines = table(everything)
 
@@ -120,13 +132,7 @@ def report(jobs: Sequence[Job]) -> list[str]:
         unfinished = [place for place in places if place.state != "finished"]
         return most(seconds_left(place.run, place.step, speeds) for place in unfinished)
 
-    for job, places in by_job.items():
-        states = {place.state for place in places}
-        step, total = min(place.step for place in places), total_steps(job.runs[0])
-        if "running" in states:
-            lines.append(f"running  {step / max(1, total):4.0%}  {clock(left(places)):>6} left  {job.name}")
-        elif "failed" in states:
-            lines.append(f"failed   {job.failure() or f'stopped at step {step}'}  {job.name}")
+    lines += [line for job, places in by_job.items() if (line := unfinished_job(job, places, left(places)))]
     groups = {tuple(place.run.folder for place in places): places for places in [*by_job.values(), *bases.values()]}
     times = [left(places) for places in groups.values()]
     unfinished = [seconds for seconds in times if seconds != 0.0]
@@ -137,7 +143,20 @@ def report(jobs: Sequence[Job]) -> list[str]:
         return [*lines, "time left: not known before the first rows of timing.csv are there"]
     needed = sum(seconds for seconds in unfinished if seconds is not None)
     together = f"; {clock(needed / running)} for {running} at a time, as now" if running else ""
-    return [*lines, f"time left (hours:minutes): {clock(needed)} of one job after the other{together}"]
+    return [*lines, f"time left (h:mm:ss): {clock(needed)} of one job after the other{together}"]
+
+
+def unfinished_job(job: Job, places: Sequence[Standing], seconds: float | None) -> str | None:
+    """One line about a job that runs, was stopped or failed; None for others."""
+    states = {place.state for place in places}
+    step, total = min(place.step for place in places), total_steps(job.runs[0])
+    if "running" in states:
+        return f"running  {step / max(1, total):4.0%}  {clock(seconds):>9} left  {job.name}"
+    if "failed" in states:
+        return f"failed   {job.failure()}  {job.log}"
+    if "stopped" in states:
+        return f"stopped  at step {step:,} of {total:,}, the same command goes on  {job.runs[0].folder}"
+    return None
 
 
 def table(places: Sequence[Standing]) -> list[str]:

@@ -27,6 +27,7 @@ from utils import jobs as jobs_module
 from utils.errors import RunError
 from utils.jobs import Job, Local, run_jobs
 from utils.runs import is_locked, lock_of, write_json
+from utils.standing import clock
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -216,10 +217,10 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
     ]  # fmt: skip
     assert run(*flags, "--status") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-2].split() == ["all", "0", "0", "0", "10"] and "not known before" in lines[-1]
+    assert lines[-2].split() == ["all", "0", "0", "0", "0", "10"] and "not known before" in lines[-1]
     assert list(tmp_path.iterdir()) == []
 
-    finished, running, failed, early, _ = planned(*flags, pack=2)
+    finished, running, failed, early, stopped = planned(*flags, pack=2)
     for one in finished.runs:
         one.folder.mkdir(parents=True)
         write_json(one.folder / "done.json", {"bc_steps": 0, "offline_steps": 1000, "online_steps": 100})
@@ -228,7 +229,7 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
             "step,updates_per_s,save_seconds,eval_seconds\n500,0.5263157894736842,20.0,\n"
             "1000,0.5263157894736842,20.0,\n1000,,,60.0\n1100,1.0,100.0,\n"
         )
-    for one in (*running.runs, *failed.runs):
+    for one in (*running.runs, *failed.runs, *stopped.runs):
         one.folder.mkdir(parents=True)
         write_json(one.folder / "config.json", {})
     for one in running.runs:
@@ -242,15 +243,21 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
             stack.enter_context(one.locked())
         assert run(*flags, "--status") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["finished", "running", "failed", "missing"]
-    assert lines[1].split() == ["trqam", "scene-play", "2", "2", "4", "2"]
-    assert lines[2].split() == ["all", "2", "2", "4", "2"]
-    assert lines[3].split() == ["running", "91%", "0:05", "left", running.name]
-    assert lines[4] == f"failed   exit code 1: the disk is full  {failed.name}"
-    assert lines[5] == f"failed   exit code 1: no data  {early.name}"
+    assert lines[0].split() == ["finished", "running", "stopped", "failed", "missing"]
+    assert lines[1].split() == ["trqam", "scene-play", "2", "2", "2", "4", "0"]
+    assert lines[2].split() == ["all", "2", "2", "2", "4", "0"]
+    assert lines[3].split() == ["running", "91%", "0:05:00", "left", running.name]
+    assert lines[4] == f"failed   exit code 1: the disk is full  {failed.log}" and failed.log.exists()
+    assert lines[5] == f"failed   exit code 1: no data  {early.log}"
+    # one that Ctrl-C stopped, of a process that wrote no log
+    assert lines[6] == f"stopped  at step 0 of 1,100, the same command goes on  {stopped.runs[0].folder}"
     # three jobs of 1000 x 2 s and 100 x 3 s, and 300 s of the running one
-    assert lines[6] == "time left (hours:minutes): 2:00 of one job after the other; 2:00 for 1 at a time, as now"
-    assert len(lines) == 7
+    assert lines[7] == "time left (h:mm:ss): 2:00:00 of one job after the other; 2:00:00 for 1 at a time, as now"
+    assert len(lines) == 8
+
+
+def test_time_left_is_never_nothing_while_jobs_are_missing():
+    assert [clock(seconds) for seconds in (0.2, 59.5, 61, 111_900, None)] == ["0:00:01", "0:01:00", "0:01:01", "31:05:00", "?"]
 
 
 def test_looking_at_a_lock_never_keeps_a_process_from_taking_it(tmp_path):
