@@ -1,0 +1,28 @@
+"""The files in examples/ do what the README says of them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from utils.logging import read_rows
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def python(*words: str) -> str:
+    """What a command prints from the project's root."""
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_an_environment_and_data_of_ones_own(tmp_path):
+    python("examples/own_environment.py", str(tmp_path / "reach.npz"))
+    told = python(
+        "main.py", "--env_name=examples.own_environment:Reach-v0", f"--dataset={tmp_path}/reach.npz", "--preset=smoke",
+        f"--save_dir={tmp_path}/exp",
+    )  # fmt: skip
+    assert "22,611 transitions in 1,000 trajectories, layout flat (it holds next_observations, truncations)" in told
+    assert "left out" not in told and "cube-double" not in told and "TRQAM paper" not in told
+    (log,) = tmp_path.glob("exp/smoke/examples.own_environment_Reach-v0/trqam_s0_*/eval.csv")
+    assert {row["step"] for row in read_rows(log)} >= {0, 20, 60} and all("success" in row for row in read_rows(log))
