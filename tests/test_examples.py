@@ -26,3 +26,8 @@ def test_an_environment_and_data_of_ones_own(tmp_path):
     assert "left out" not in told and "cube-double" not in told and "TRQAM paper" not in told
     (log,) = tmp_path.glob("exp/smoke/examples.own_environment_Reach-v0/trqam_s0_*/eval.csv")
     assert {row["step"] for row in read_rows(log)} >= {0, 20, 60} and all("success" in row for row in read_rows(log))
+
+
+def test_the_readme_quotes_the_reader_of_an_exported_policy():
+    reader = (ROOT / "examples" / "run_exported_policy.py").read_text().partition('"""\n\n')[2]
+    assert reader.strip() and reader in (ROOT / "README.md").read_text()

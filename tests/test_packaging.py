@@ -6,12 +6,15 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 import yaml
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -92,11 +95,32 @@ def test_ranges_keep_the_physics_and_python_of_the_published_tables():
 
 
 def test_everything_pyproject_names_exists():
-    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "scripts"}
-    assert sorted(setuptools["packages"]) == sorted(packages)
-    files = [f"{module}.py" for module in setuptools["py-modules"]] + PROJECT["license-files"] + [PROJECT["readme"]]
+    files = [*PROJECT["license-files"], PROJECT["readme"]]
     assert [name for name in files if not (ROOT / name).is_file()] == []
+
+
+def test_an_installation_brings_dependencies_and_no_module(tmp_path):
+    """The wheel that `pip install .` would build and unpack into site-packages, from a copy."""
+    source, wheels = tmp_path / "source", tmp_path / "wheels"
+    wheels.mkdir()
+    kept_out = shutil.ignore_patterns(".*", "exp", "build", "dist", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=kept_out)
+    code = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    command = [sys.executable, "-c", code, wheels]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = wheels.glob("*.whl")
+    info = f"{PROJECT['name']}-{PROJECT['version']}.dist-info"
+    with zipfile.ZipFile(wheel) as archive:
+        assert {name.partition("/")[0] for name in archive.namelist()} == {info}
+        metadata = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
+    assert metadata.get_all("Provides-Extra") == list(EXTRAS)
+    required = {Requirement(line) for line in metadata.get_all("Requires-Dist")}
+    assert set(map(Requirement, PROJECT["dependencies"])) < required
+    for extra, lines in EXTRAS.items():
+        for requirement in map(Requirement, lines):
+            requirement.marker = Marker(f'extra == "{extra}"')
+            assert requirement in required
 
 
 def write_program(path: Path, body: str) -> None:

@@ -4,7 +4,6 @@ import itertools
 import os
 import zlib
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,19 +75,60 @@ def load_run(run_dir: str | os.PathLike, best: bool = False) -> tuple[Agent, dic
     return agent_from(tree["agent"], agent, folder), stored
 
 
+def chunks_from_seed(
+    agent: Agent,
+    observations: jax.Array,
+    seed: jax.Array,
+    call: jax.Array,
+    action_dim: int,
+) -> jax.Array:
+    """Action chunks [B, H, A] in [-1, 1] from the noise of a seed and of a call's number.
+
+    `load_policy` and the files of `utils.export_policy` use it, so their noise is the same.
+
+    Args:
+        observations: [B, O]; B may be a symbolic dimension.
+        seed, call: uint32 scalars.
+        action_dim: A.
+    """
+    rows, flat = observations.shape[0], agent.flat_action_dim
+    key = jax.random.fold_in(stream(jax.random.key(seed), "policy"), call)
+    x0 = jax.random.normal(key, (agent.draws, rows, flat))
+    return agent.act(observations, x0).reshape(rows, flat // action_dim, action_dim)
+
+
+def checked_observations(observations: np.ndarray, observation_dim: int) -> np.ndarray:
+    """Observations [O] or [B, O] as float32 [B, O].
+
+    Raises ValueError for another shape and for values that are not finite in float32.
+    """
+    shape = np.shape(observations)
+    if len(shape) not in (1, 2) or shape[-1] != observation_dim:
+        wanted = f"[{observation_dim}] or [B, {observation_dim}]"
+        raise ValueError(f"observations have shape {list(shape)}; this policy takes {wanted}")
+    with np.errstate(over="ignore"):  # what overflows is reported below
+        batch = np.atleast_2d(np.asarray(observations, np.float32))
+    if not np.isfinite(batch).all():
+        row, entry = np.argwhere(~np.isfinite(batch))[0]
+        value = batch[row, entry]
+        raise ValueError(f"observations must be finite; entry {entry} of row {row} is {value}")
+    return batch
+
+
 def load_policy(run_dir: str | os.PathLike, seed: int = 0, best: bool = False) -> Callable[[np.ndarray], np.ndarray]:
     """The policy of a run folder: observations [O] or [B, O] -> action chunks [H, A] or [B, H, A] in [-1, 1].
 
-    Every call draws fresh noise from `seed`. The agent is that of `load_run`, which says what is raised.
+    Every call draws fresh noise from `seed`, which is below 2^32. Raises what `load_run` does;
+    the policy raises ValueError for observations of another width or with NaN or infinity.
     """
     agent, stored = load_run(run_dir, best)
-    act = partial(jax.jit(type(agent).act), agent)
-    key, count = stream(jax.random.key(seed), "policy"), itertools.count()
+    act = jax.jit(chunks_from_seed, static_argnames="action_dim")
+    start, calls = np.uint32(seed), itertools.count()
 
     def policy(observations: np.ndarray) -> np.ndarray:
-        batch = np.atleast_2d(observations)
-        x0 = jax.random.normal(jax.random.fold_in(key, next(count)), (agent.draws, len(batch), agent.flat_action_dim))
-        chunks = np.asarray(act(batch, x0)).reshape(len(batch), -1, stored["action_dim"])
+        batch = checked_observations(observations, stored["observation_dim"])
+        call = np.uint32(next(calls))
+        chunks = np.asarray(act(agent, batch, start, call, action_dim=stored["action_dim"]))
         return chunks if np.ndim(observations) > 1 else chunks[0]
 
     return policy

@@ -1,0 +1,81 @@
+"""Write the policy of a run to one file that JAX runs without this project.
+
+    python scripts/export_policy.py RUN_DIR --out=policy.zip
+    python scripts/export_policy.py RUN_DIR --out=policy.zip --best
+
+utils/export_policy.py says what is in the file and for how long JAX reads it;
+examples/run_exported_policy.py runs it.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from absl import flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils.errors import RunError, UserError  # noqa: E402
+
+USAGE = "usage: python scripts/export_policy.py RUN_DIR --out=policy.zip [--best] [--step=N]"
+
+
+def define() -> flags.FlagValues:
+    """This script's flags."""
+    fv = flags.FlagValues()
+    flags.DEFINE_string("out", None, "the file to write", flag_values=fv)
+    text = "the checkpoint that did best in its evaluation, not the newest"
+    flags.DEFINE_boolean("best", False, text, flag_values=fv)
+    text = "the checkpoint of this step, not the newest"
+    flags.DEFINE_integer("step", None, text, lower_bound=0, flag_values=fv)
+    flags.DEFINE_boolean("overwrite", False, "replace an existing file", flag_values=fv)
+    return fv
+
+
+def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
+    """Flags and the run's folder; raises UserError."""
+    fv = define()
+    fv.set_gnu_getopt(True)  # flags may follow the folder
+    try:
+        _, *folders = fv(argv)
+    except flags.Error as error:
+        raise UserError(str(error).replace("\n", " ")) from error
+    if len(folders) != 1:
+        raise UserError(f"{USAGE}; --help shows all flags")
+    if not fv.out:
+        raise UserError("--out is missing: give the file to write, such as --out=policy.zip")
+    if fv.best and fv.step is not None:
+        raise UserError(f"--best and --step={fv.step}: give one of them")
+    return fv, folders[0]
+
+
+def export(fv: flags.FlagValues, run_dir: str) -> int:
+    """Write the file and say what it is; returns the exit code."""
+    from utils.export_policy import export_policy
+
+    about = export_policy(run_dir, fv.out, fv.step, fv.best, fv.overwrite)
+    rate = about["success"]
+    success = "not evaluated" if rate is None else f"success {rate:.1%}"
+    print("{agent} on {task}, seed {seed}, step {step}".format(**about), success, sep=", ")
+    print(about["function"])
+    print(f"{fv.out}: {Path(fv.out).expanduser().stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Answer mistakes in one line; returns the exit code."""
+    if {"--help", "-help", "-h"} & set(argv):
+        print(__doc__, define().get_help(), sep="\n")
+        return 0
+    try:
+        return export(*parse(argv))
+    except (UserError, RunError, OSError) as error:
+        print("error:", str(error).partition("\n")[0], file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main(sys.argv))

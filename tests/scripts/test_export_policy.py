@@ -1,0 +1,219 @@
+"""The policy of a trained run, exported by the script, against `load_policy`."""
+
+import json
+import os
+import re
+import runpy
+import shutil
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import main as program
+from envs.collect import random_data
+from scripts import export_policy
+from utils.policy import load_policy
+
+ROOT = Path(__file__).resolve().parents[2]
+TASK = "pointmaze-medium-navigate-singletask-task1-v0"
+OBSERVATIONS = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A run with checkpoints at steps 2 and 4; its eval.csv says that the first is better."""
+    root = tmp_path_factory.mktemp("export")
+    random_data(TASK, root / "data", 300)
+    flags = [
+        f"--agent={ROOT}/agents/trqam.py", f"--env_name={TASK}", "--seed=5",
+        f"--ogbench_dataset_dir={root}/data", f"--save_dir={root}/exp",
+        "--bc_steps=4", "--offline_steps=4", "--online_steps=0", "--log_interval=2",
+        "--eval_interval=2", "--eval_episodes=1", "--eval_workers=1",
+        "--save_interval=2", "--keep_checkpoints=2",
+        "--horizon_length=3", "--agent.action_chunking=True", "--agent.flow_steps=2",
+        "--agent.actor_hidden_dims=(8,8)", "--agent.value_hidden_dims=(8,8)",
+        "--agent.num_qs=2", "--agent.batch_size=8", "--agent.lr=0.01",
+    ]  # fmt: skip
+    assert program.main(["main.py", *flags]) == 0
+    (config,) = root.glob(f"exp/Debug/{TASK}/*/config.json")
+    rows = [line.split(",") for line in (config.parent / "eval.csv").read_text().splitlines()]
+    for row in rows[1:]:
+        row[rows[0].index("success")] = "0.75" if row[0] == "2" else "0.25"
+    (config.parent / "eval.csv").write_text("".join(",".join(row) + "\n" for row in rows))
+    return config.parent
+
+
+def run(*words):
+    return export_policy.main(["scripts/export_policy.py", *map(str, words)])
+
+
+def assert_same(chunks, expected):
+    np.testing.assert_allclose(chunks, expected, rtol=0, atol=1e-6)
+
+
+def read(path):
+    """The policy of a file by the reader that it holds, and its about.json."""
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["policy.jax", "about.json", "reader.py"]
+        archive.extract("reader.py", path.parent)
+        about = json.loads(archive.read("about.json"))
+    here = os.getcwd()
+    os.chdir(path.parent)
+    try:
+        return runpy.run_path("reader.py")["policy"], about
+    finally:
+        os.chdir(here)
+
+
+def test_the_exported_policy_is_the_one_of_load_policy_call_by_call(run_dir, tmp_path, capsys):
+    assert run(run_dir, f"--out={tmp_path}/a/new/folder/policy.zip") == 0
+    first, second, _ = capsys.readouterr().out.splitlines()
+    assert first == f"trqam on {TASK}, seed 5, step 4, success 25.0%"
+    arguments = "observations float32[B,2], seed uint32[], call uint32[]"
+    assert second == f"({arguments}) -> float32[B,3,2]"
+    exported, about = read(tmp_path / "a" / "new" / "folder" / "policy.zip")
+    assert os.listdir(tmp_path / "a" / "new" / "folder") == ["policy.zip", "reader.py"]
+    seed = 2**32 - 1
+    ours = load_policy(run_dir, seed)
+    for call in range(3):
+        assert_same(exported(OBSERVATIONS, seed, call), ours(OBSERVATIONS))
+    assert_same(exported(OBSERVATIONS[:1], seed, 3)[0], ours(OBSERVATIONS[0]))
+    config = json.loads((run_dir / "config.json").read_text())
+    expected = {"task": TASK, "agent": "trqam", "seed": 5, "step": 4, "success": 0.25}
+    expected |= {"commit": config["commit"], "trained_with": config["versions"]}
+    expected |= {"data": {"name": "pointmaze-medium-navigate"} | config["dataset"]}
+    expected |= {"observation_dim": 2, "action_dim": 2, "chunk_length": 3}
+    expected |= {"platforms": ["cpu", "cuda", "tpu"]}
+    assert {key: about[key] for key in expected} == expected
+    assert about["versions"]["jax"] == jax.__version__
+
+
+def test_best_and_step_choose_the_checkpoint(run_dir, tmp_path):
+    chunks = {}
+    for flag in ("--best", "--step=2", "--step=4"):
+        assert run(run_dir, flag, f"--out={tmp_path}/policy.zip", "--overwrite") == 0
+        policy, about = read(tmp_path / "policy.zip")
+        chunks[flag] = policy(OBSERVATIONS, 0, 0)
+        expected = (4, 0.25) if flag == "--step=4" else (2, 0.75)
+        assert (about["step"], about["success"]) == expected
+    np.testing.assert_array_equal(chunks["--best"], chunks["--step=2"])
+    assert_same(chunks["--best"], load_policy(run_dir, best=True)(OBSERVATIONS))
+    assert np.abs(chunks["--step=4"] - chunks["--step=2"]).max() > 1e-3
+
+
+def test_a_base_is_exported_too(run_dir, tmp_path, capsys):
+    (base,) = run_dir.parents[2].glob("bc/*/bc_s5_*")
+    assert run(base, f"--out={tmp_path}/base.zip") == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line == "bc on pointmaze-medium-navigate, seed 5, step 4, not evaluated"
+    shutil.move(tmp_path / "base.zip", tmp_path / "policy.zip")
+    policy, about = read(tmp_path / "policy.zip")
+    assert_same(policy(OBSERVATIONS, 0, 0), load_policy(base)(OBSERVATIONS))
+    assert about["success"] is None
+
+
+def test_nothing_of_the_machine_is_in_the_file(run_dir, tmp_path):
+    """Paths and folder names stay here: the file is for others."""
+    assert run(run_dir, f"--out={tmp_path}/policy.zip") == 0
+    with zipfile.ZipFile(tmp_path / "policy.zip") as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    for name, data in content.items():
+        found = re.findall(rb"/(?:home|root|tmp|work|usr|Users)/[^\0\s]*", data)
+        assert found == [], name
+        for place in (ROOT, run_dir.parents[3]):
+            assert str(place).encode() not in data, name
+
+
+BAD = {
+    "a wrong width": (
+        np.zeros((4, 3)),
+        "observations have shape [4, 3]; this policy takes [2] or [B, 2]",
+    ),
+    "a wrong width of one": (
+        np.zeros(3),
+        "observations have shape [3]; this policy takes [2] or [B, 2]",
+    ),
+    "three axes": (
+        np.zeros((1, 4, 2)),
+        "observations have shape [1, 4, 2]; this policy takes [2] or [B, 2]",
+    ),
+    "a number": (0.5, "observations have shape []; this policy takes [2] or [B, 2]"),
+    "NaN": (
+        [[0.0, 0.0], [0.0, np.nan]],
+        "observations must be finite; entry 1 of row 1 is nan",
+    ),
+    "infinity": ([-np.inf, 0.0], "observations must be finite; entry 0 of row 0 is -inf"),
+    "beyond float32": ([0.0, 1e300], "observations must be finite; entry 1 of row 0 is inf"),
+}
+
+
+def test_load_policy_refuses_in_one_line_what_it_cannot_act_on(run_dir):
+    policy, fresh = load_policy(run_dir), load_policy(run_dir)
+    for observations, message in BAD.values():
+        with pytest.raises(ValueError) as caught:
+            policy(observations)
+        assert str(caught.value) == message
+    # What was refused has used up no noise.
+    np.testing.assert_array_equal(policy(OBSERVATIONS), fresh(OBSERVATIONS))
+    assert policy(OBSERVATIONS.astype(np.float64)).dtype == np.float32
+    with pytest.raises(OverflowError, match="out of bounds for uint32"):
+        load_policy(run_dir, seed=2**32)
+
+
+def mistakes(run_dir, tmp_path):
+    (tmp_path / "mine.zip").write_text("mine")
+    out = f"--out={tmp_path}/new.zip"
+    return {
+        "no folder": ([out], "usage: "),
+        "two folders": ([run_dir, run_dir, out], "usage: "),
+        "no file": ([run_dir], "--out is missing"),
+        "no run": ([tmp_path, out], "is not the folder of a run"),
+        "a file that is there": (
+            [run_dir, f"--out={tmp_path}/mine.zip"],
+            "mine.zip exists; give another name, or --overwrite",
+        ),
+        "a folder": (
+            [run_dir, f"--out={tmp_path}", "--overwrite"],
+            "exists; give a file in it",
+        ),
+        "no such checkpoint": (
+            [run_dir, out, "--step=3"],
+            f"--step=3: {run_dir} has no such checkpoint; it has 2, 4",
+        ),
+        "two checkpoints": (
+            [run_dir, out, "--step=2", "--best"],
+            "--best and --step=2: give one of them",
+        ),
+        "a negative step": ([run_dir, out, "--step=-1"], "--step=-1"),
+        "unknown flag": ([run_dir, out, "--steps=2"], "Did you mean: step"),
+    }
+
+
+def test_a_mistake_is_one_line_and_leaves_nothing(run_dir, tmp_path, capsys):
+    for words, hint in mistakes(run_dir, tmp_path).values():
+        assert run(*words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and hint in line
+    assert os.listdir(tmp_path) == ["mine.zip"]
+    assert (tmp_path / "mine.zip").read_text() == "mine"
+
+
+def test_a_file_is_written_whole_or_not_at_all(run_dir, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "policy.zip").write_text("mine")
+    monkeypatch.setattr("utils.export_policy.os.fsync", full)
+    assert run(run_dir, f"--out={tmp_path}/policy.zip", "--overwrite") == 1
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
+    assert os.listdir(tmp_path) == ["policy.zip"]
+    assert (tmp_path / "policy.zip").read_text() == "mine"
+
+
+def test_help_names_every_flag(capsys):
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    assert all(f"--{name}" in text for name in ("out", "step", "[no]best", "[no]overwrite"))
