@@ -4,6 +4,7 @@
     python scripts/report.py exp/ --html=report.html --csv=report.csv --latex=report.tex
     python scripts/report.py exp/ --step=200_000                         # every run at one step; --step=last: as far as all are
     python scripts/report.py exp/Debug/ exp_data.pkl                     # published exp_data pickles beside them
+    python scripts/report.py other.pkl --pickle_axes=seeds,evaluations   # where arrays are so
     python scripts/report.py exp/Debug/ --export=results/NAME            # keep what a report reads, and the commands
     python scripts/report.py exp/again --repeat_of=results/study         # whether repeated runs land where they should
     python scripts/report.py --check                                     # the README's tables against results/ (--write: renew)
@@ -15,11 +16,15 @@ phase; unfinished ones are told and left out. Methods are told apart by the agen
 import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.errors import RunError, UserError  # noqa: E402
+from utils.exp_data import AXES  # noqa: E402
+
+if TYPE_CHECKING:
+    from utils.report import Report
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,6 +70,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     doc = "whether each run lands inside the 95 %% prediction interval of this folder's other seeds of its settings"
     parser.add_argument("--repeat_of", type=Path, metavar="DIR", help=doc)
     parser.add_argument("--pickle_interval", type=positive, default=50_000, help="steps between the evaluations in a pickle")
+    doc = "what the axes of a pickle's arrays are"
+    parser.add_argument("--pickle_axes", default=AXES[0], choices=AXES, help=doc)
     parser.add_argument("--check", action="store_true", help="compare the README's tables with results/")
     parser.add_argument("--write", action="store_true", help="renew the README's tables from results/")
     flags = parser.parse_args(argv)
@@ -87,30 +94,40 @@ def check_readme(write: bool) -> int:
     return 1 if faults else 0
 
 
+def write(files: list[tuple[Path, str]]) -> list[str]:
+    """Write the texts; returns the names of their files."""
+    for path, text in files:
+        path.write_text(text, encoding="utf-8")
+    return [str(path) for path, _ in files]
+
+
 def run(argv: list[str]) -> int:
     """What `main` does, but for errors."""
     flags = parse(argv)
     if flags.check or flags.write:
         return check_readme(flags.write)
-    from utils.report import repeats, report
+    from utils.report import report
     from utils.report_html import page
     from utils.report_text import as_csv, as_latex, as_text
     from utils.results import export, read_all, read_published
 
-    results, notes = read_all(flags.places, flags.pickle_interval)
+    results, notes = read_all(flags.places, flags.pickle_interval, flags.pickle_axes)
     found = report(results, flags.step, read_published(), notes, flags.bootstrap, flags.widen)
     outputs = [(flags.csv, as_csv), (flags.latex, as_latex), (flags.html, lambda found: page(found, flags.title))]
-    written = []
-    for path, made in outputs:
-        if path:
-            path.expanduser().write_text(made(found), encoding="utf-8")
-            written.append(str(path))
+    written = write([(path.expanduser(), made(found)) for path, made in outputs if path])
     if flags.export:
         written.append(f"{export(results, flags.export.expanduser())} runs below {flags.export}")
     print(as_text(found), *(f"written: {what}" for what in written), sep="\n")
-    if not flags.repeat_of:
-        return 0
-    compared = repeats(found, read_all([str(flags.repeat_of)], flags.pickle_interval)[0])
+    return repeated(found, flags) if flags.repeat_of else 0
+
+
+def repeated(found: "Report", flags: argparse.Namespace) -> int:
+    """Compare runs with those of --repeat_of; returns the exit code, 1 where one is outside."""
+    from utils.report import repeats
+    from utils.results import read_all
+
+    others, _ = read_all([str(flags.repeat_of)], flags.pickle_interval, flags.pickle_axes)
+    compared = repeats(found, others)
     print("", *(line for line, _ in compared), sep="\n")
     return 0 if all(inside for _, inside in compared) else 1
 

@@ -1,5 +1,7 @@
 """The exceptions that `main.py` and the scripts answer with one line instead of a traceback."""
 
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake of the user's: one line that says what was wrong, which flag, and what to do.
@@ -10,3 +12,10 @@ class UserError(Exception):
 
 class RunError(RuntimeError):
     """A run that cannot go on, through nobody's mistake on the command line: what happened and what is left; exit code 1."""
+
+
+def join_first(names: Iterable[str], most: int = 3) -> str:
+    """The first few of many names, for a message."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

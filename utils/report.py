@@ -9,9 +9,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from envs.tasks import DOMAINS
-from utils.errors import UserError
-from utils.results import Published, Result, some, unlike
-from utils.statistics import REPLICATES, Interval, bootstrap, iqm, mean_and_half, prediction_half, probability_of_improvement
+from utils.errors import UserError, join_first
+from utils.results import Published, Result, unlike
+from utils.statistics import (
+    REPLICATES,
+    Interval,
+    bootstrap,
+    improvements,
+    iqm,
+    mean_and_half,
+    prediction_half,
+)
 
 OVERALL = "all tasks"
 FEW_SEEDS = 5
@@ -113,6 +121,16 @@ class Point:
     step: int
     success: float
 
+    @property
+    def phase_step(self) -> int:
+        """The step, counted from the beginning of its phase."""
+        return self.step - (self.result.offline_steps if self.phase == "online" else 0)
+
+    @functools.cached_property
+    def trust_region(self) -> TrustRegion | None:
+        """The run's trust region up to the point; see dual_of."""
+        return dual_of(self)
+
 
 def report(
     results: list[Result],
@@ -122,36 +140,48 @@ def report(
     replicates: int = REPLICATES,
     widen: bool = False,
 ) -> Report:
-    """All of a report at the step `at`: a number, final (the end of each phase) or last (the last step that all runs share)."""
+    """All of a report.
+
+    Args:
+        results: the runs, each with the name of its method.
+        at: a step, "final" (the end of each phase) or "last" (that all runs of a task share).
+        published: figures to put beside the rows.
+        notes: on how the results were read.
+        replicates: of the bootstrap.
+        widen: its intervals by √(N/(N-1)).
+    """
     notes = list(notes)
-    draw = functools.partial(bootstrap, replicates=replicates, widen=widen)
     points = choose_points(results, at, notes)
-    methods = sorted({point.result.method for point in points})
-    ranked = sorted(methods, key=lambda method: -np.mean([p.success for p in points if p.result.method == method]))
-    rows, improvements = [], []
-    reduced: dict[str, dict[str, None]] = {}  # names in order, once each
-    for phase in ("offline", "online"):
-        now = [point for point in points if point.phase == phase]
-        for scope, name, inside in groups(now, lambda point: point.result):
-            tables = {method: Table([p for p in inside if p.result.method == method]) for method in methods}
-            tables = {method: table for method, table in tables.items() if table.points}
-            for method, table in tables.items():
-                if row := row_of(phase, scope, name, method, table, draw, notes):
-                    rows.append(row)
-                    if table.left_out:
-                        reduced.setdefault(method, {})[f"{name} {row.seeds}"] = None
-            improvements += compare(phase, name, {m: tables[m] for m in ranked if m in tables}, draw)
-    for method, names in reduced.items():
-        notes.append(f"{method}: rows over several tasks count the seeds that each of the tasks has: {some(names)}")
+    by_method: dict[str, list[float]] = {}
+    for point in points:
+        by_method.setdefault(point.result.method, []).append(point.success)
+    methods = sorted(by_method)
+    ranked = sorted(methods, key=lambda method: -np.mean(by_method[method]))
+    draw = functools.partial(bootstrap, replicates=replicates, widen=widen)
+    tables, rows, compared = [], [], []
+    for phase, now in by_phase(points, lambda point: point.phase):
+        tables += tables_of(phase, now)
+    for _, group in itertools.groupby(tables, key=lambda table: (table.phase, table.name)):
+        inside = list(group)
+        rows += [row for table in inside if (row := row_of(table, draw, notes))]
+        compared += compare(inside, ranked, replicates, widen)
+    note_reduced(tables, notes)
     check_groups(points, notes, widen)
     check_runs(points, notes)
     beside = place_beside(rows, published)
-    if others := [entry for entry in beside if any(difference.startswith("DATA") for difference in entry.differences)]:
-        notes.append(
-            f"{len(others)} published figures are from another amount of data than ours (DATA): "
-            f"{some(f'{entry.row.method} {entry.row.name}' for entry in others)}"
-        )
-    return Report(results, methods, rows, improvements, beside, list(dict.fromkeys(notes)))
+    note_other_data(beside, notes)
+    return Report(results, methods, rows, compared, beside, list(dict.fromkeys(notes)))
+
+
+def by_phase(
+    entries: Iterable[Item],
+    phase_of: Callable[[Item], str],
+) -> list[tuple[str, list[Item]]]:
+    """The entries of each phase that has any."""
+    found: dict[str, list[Item]] = {"offline": [], "online": []}
+    for entry in entries:
+        found[phase_of(entry)].append(entry)
+    return [(phase, inside) for phase, inside in found.items() if inside]
 
 
 # -------------------------------------------------------------------------------------------------- which evaluations
@@ -168,16 +198,20 @@ def choose_points(results: list[Result], at: str, notes: list[str]) -> list[Poin
             "no run has reached the end of a phase: every task at the last step that all of its runs share (--step=last)"
         )
         at = "last"
-    if at == "last":
-        return last_points(ordered, notes)
-    step = int(at)
-    found = [(result, result.success(step)) for result in ordered]
-    if all(success is None for _, success in found):
-        last = max(result.last_step for result in ordered)
-        raise UserError(f"--step={step}: no run has an evaluation there; the last ones are at step {last:,}")
+    return last_points(ordered, notes) if at == "last" else points_at(ordered, int(at), notes)
+
+
+def points_at(results: list[Result], step: int, notes: list[str]) -> list[Point]:
+    """Every run that was evaluated at a step; UserError where none was."""
+    found = [(result, result.success(step)) for result in results]
     absent = [result.name for result, success in found if success is None]
+    if len(absent) == len(found):
+        last = max(result.last_step for result in results)
+        nowhere = f"--step={step}: no run has an evaluation there"
+        raise UserError(f"{nowhere}; the last ones are at step {last:,}")
     if absent:
-        notes.append(f"{len(absent)} of {len(found)} runs have no evaluation at step {step:,} and are left out: {some(absent)}")
+        absence = f"{len(absent)} of {len(found)} runs have no evaluation at step {step:,}"
+        notes.append(f"{absence} and are left out: {join_first(absent)}")
     return [Point(result, result.phase(step), step, success) for result, success in found if success is not None]
 
 
@@ -193,31 +227,39 @@ def final_points(results: list[Result], notes: list[str]) -> list[Point]:
             else:
                 behind.setdefault(result.name, f"{result.name} ({phase}, step {result.last_step:,} of {end:,})")
     if behind:
-        notes.append(f"{len(behind)} runs have not reached the end of a phase and are left out there: {some(behind.values())}")
+        absence = f"{len(behind)} runs have not reached the end of a phase"
+        notes.append(f"{absence} and are left out there: {join_first(behind.values())}")
     return points
 
 
 def last_points(results: list[Result], notes: list[str]) -> list[Point]:
     """Every run of a task at the last step that all runs of the task were evaluated at; UserError where no task has one."""
     points = []
-    for env_name, members in itertools.groupby(results, key=lambda r: r.env_name):
-        runs = list(members)
-        shared = set.intersection(*(set(run.evaluations["step"].astype(int).tolist()) for run in runs))
-        if not shared:
-            notes.append(f"{env_name}: its runs have no evaluated step in common and are left out")
-            continue
-        step = max(shared)
-        furthest = max(runs, key=lambda r: r.last_step)
-        if furthest.last_step > step:
-            slowest = min(runs, key=lambda r: r.last_step)
-            notes.append(f"{env_name}: at step {step:,} of {furthest.last_step:,}, held back by {slowest.name}")
-        for run in runs:
-            success = run.success(step)
-            if success is not None:
-                points.append(Point(run, run.phase(step), step, success))
+    members: dict[tuple[str, bool], list[Result]] = {}
+    for result in results:  # steps of a run without an offline phase are no steps of the others
+        members.setdefault((result.env_name, result.offline_steps > 0), []).append(result)
+    for (env_name, _), runs in members.items():
+        step = last_shared_step(env_name, runs, notes)
+        if step is not None:
+            points += points_at(runs, step, notes)
     if not points:
         raise UserError("--step=last: no task has a step that all of its runs were evaluated at; give --step=N")
     return points
+
+
+def last_shared_step(env_name: str, runs: list[Result], notes: list[str]) -> int | None:
+    """The last step that all runs of a task were evaluated at; None, and a note, if none."""
+    steps = [set(run.evaluations["step"].astype(int).tolist()) for run in runs]
+    shared = set.intersection(*steps)
+    if not shared:
+        notes.append(f"{env_name}: its runs have no evaluated step in common and are left out")
+        return None
+    step, furthest = max(shared), max(runs, key=lambda r: r.last_step)
+    if furthest.last_step > step:
+        slowest = min(runs, key=lambda r: r.last_step)
+        reached = f"at step {step:,} of {furthest.last_step:,}"
+        notes.append(f"{env_name}: {reached}, held back by {slowest.name}")
+    return step
 
 
 def groups(items: list[Item], result_of: Callable[[Item], Result]) -> list[tuple[str, str, list[Item]]]:
@@ -239,10 +281,10 @@ def groups(items: list[Item], result_of: Callable[[Item], Result]) -> list[tuple
 
 
 class Table:
-    """The scores of one method [T, N], of the seeds that each of its tasks has."""
+    """Scores of a method in percent [T, N]: T tasks, the N seeds that all of them have."""
 
-    def __init__(self, points: list[Point]):
-        self.points = points
+    def __init__(self, phase: str, scope: str, name: str, method: str, points: list[Point]):
+        self.phase, self.scope, self.name, self.method = phase, scope, name, method
         by_task: dict[str, dict[int, Point]] = {}
         for point in points:
             by_task.setdefault(point.result.env_name, {})[point.result.seed] = point
@@ -254,32 +296,66 @@ class Table:
         self.scores = np.round(100 * rates, 9)  # equal rates are ties, whatever they were computed from
 
 
-def row_of(phase: str, scope: str, name: str, method: str, table: Table, draw: Bootstrap, notes: list[str]) -> Row | None:
-    """The row of one method; None, with a note, where its tasks have no seed in common."""
+def tables_of(phase: str, points: list[Point]) -> list[Table]:
+    """The tables of all tasks, each domain and each task: those of every method together."""
+    found = []
+    for scope, name, inside in groups(points, lambda point: point.result):
+        by_method: dict[str, list[Point]] = {}
+        for point in inside:
+            by_method.setdefault(point.result.method, []).append(point)
+        found += [Table(phase, scope, name, m, by_method[m]) for m in sorted(by_method)]
+    return found
+
+
+def row_of(table: Table, draw: Bootstrap, notes: list[str]) -> Row | None:
+    """The row of a table; None, with a note, where its tasks have no seed in common."""
     if not table.seeds:
-        notes.append(f"{name}: the tasks of {method} have no seed in common, so there is no row over them")
+        no_seed = f"the tasks of {table.method} have no seed in common"
+        notes.append(f"{table.name}: {no_seed}, so there is no row over them")
         return None
     mean, half = mean_and_half(table.scores.mean(0))
     steps = sorted({point.step for point in table.inside})
-    starts = [point.result.success(0) for point in table.inside]
-    duals, names = [dual_of(point) for point in table.inside], [field.name for field in dataclasses.fields(TrustRegion)]
-    dual = np.mean([dataclasses.astuple(dual) for dual in duals if dual] or [(np.nan,) * len(names)], axis=0)
     return Row(
-        phase=phase,
-        scope=scope,
-        name=name,
-        method=method,
+        phase=table.phase,
+        scope=table.scope,
+        name=table.name,
+        method=table.method,
         step=f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}",
         tasks=len(table.tasks),
         seeds=len(table.seeds),
         mean=float(mean),
         half=float(half),
         iqm=draw(iqm, table.scores, bounds=(0, 100)),
-        start=float(np.mean([np.nan if start is None else 100 * start for start in starts])),
+        start=start_of(table.inside),
         episodes=min(episodes_of(point) for point in table.inside),
-        **dict(zip(names, dual, strict=True)),
+        **mean_trust_region(table.inside),
         results=[point.result for point in table.inside],
     )
+
+
+def start_of(points: list[Point]) -> float:
+    """Mean success in percent at step 0; NaN where a run was not evaluated there."""
+    rates = [point.result.success(0) for point in points]
+    return float(np.mean([np.nan if rate is None else 100 * rate for rate in rates]))
+
+
+def mean_trust_region(points: list[Point]) -> dict[str, float]:
+    """The fields of TrustRegion, means over the runs that have one; NaN where none has."""
+    names = [field.name for field in dataclasses.fields(TrustRegion)]
+    regions = [point.trust_region for point in points if point.trust_region]
+    values = [dataclasses.astuple(region) for region in regions] or [(np.nan,) * len(names)]
+    return dict(zip(names, np.mean(values, axis=0), strict=True))
+
+
+def note_reduced(tables: list[Table], notes: list[str]) -> None:
+    """Name the tables over several tasks in which seeds are left out."""
+    reduced: dict[str, dict[str, None]] = {}  # names in order, once each
+    for table in tables:
+        if table.seeds and table.left_out:
+            reduced.setdefault(table.method, {})[f"{table.name} {len(table.seeds)}"] = None
+    for method, names in reduced.items():
+        counted = "rows over several tasks count the seeds that each of the tasks has"
+        notes.append(f"{method}: {counted}: {join_first(names)}")
 
 
 def episodes_of(point: Point) -> float:
@@ -307,17 +383,34 @@ def dual_of(point: Point) -> TrustRegion | None:
 # -------------------------------------------------------------------------------------------------- several methods
 
 
-def compare(phase: str, name: str, tables: dict[str, Table], draw: Bootstrap) -> list[Improvement]:
-    """Every method against every other, on the tasks that both have."""
-    found = []
-    for (method, one), (other, two) in itertools.combinations(tables.items(), 2):
-        shared = [task for task in one.tasks if task in two.tasks]
-        if not (shared and one.seeds and two.seeds):
-            continue
-        x, y = (table.scores[[table.tasks.index(task) for task in shared]] for table in (one, two))
-        interval = draw(probability_of_improvement, x, y, bounds=(0, 1))
-        found.append(Improvement(phase, name, method, other, len(shared), Interval(*(100 * value for value in interval))))
-    return found
+def compare(
+    tables: list[Table],
+    ranked: list[str],
+    replicates: int,
+    widen: bool,
+) -> list[Improvement]:
+    """Each method against each that is ranked lower, on the tasks that both have.
+
+    Args:
+        tables: of one phase and name, one for each method.
+        ranked: the methods, the best first.
+        replicates: of the bootstrap.
+        widen: its intervals by √(N/(N-1)).
+    """
+    scores: dict[str, dict[str, np.ndarray]] = {}
+    tables = sorted((t for t in tables if t.seeds), key=lambda t: ranked.index(t.method))
+    for table in tables:
+        for task, rates in zip(table.tasks, table.scores, strict=True):
+            scores.setdefault(task, {})[table.method] = rates
+    found = improvements(scores, replicates, widen)
+    compared = []
+    for one, other in itertools.combinations(tables, 2):
+        tasks, interval = found.get((one.method, other.method), (0, None))
+        if interval:
+            percent = Interval(*(100 * value for value in interval))
+            entry = Improvement(one.phase, one.name, one.method, other.method, tasks, percent)
+            compared.append(entry)
+    return compared
 
 
 def place_beside(rows: list[Row], published: list[Published]) -> list[Beside]:
@@ -334,6 +427,15 @@ def place_beside(rows: list[Row], published: list[Published]) -> list[Beside]:
         same = [figure for figure in figures if f"{figure.step:,}" == row.step]
         found += [Beside(row, figure, differences(row, figure)) for figure in same or figures]
     return found
+
+
+def note_other_data(beside: list[Beside], notes: list[str]) -> None:
+    """Name the published figures that are from another amount of data than ours."""
+    others = [entry for entry in beside if any(d.startswith("DATA") for d in entry.differences)]
+    if others:
+        names = join_first(f"{entry.row.method} {entry.row.name}" for entry in others)
+        kind = "published figures are from another amount of data than ours (DATA)"
+        notes.append(f"{len(others)} {kind}: {names}")
 
 
 def differences(row: Row, figure: Published) -> list[str]:
@@ -400,15 +502,30 @@ def repeats(found: Report, of: list[Result]) -> list[tuple[str, bool]]:
 
 
 def check_groups(points: list[Point], notes: list[str], widen: bool) -> None:
-    """Methods that were not run on the same tasks, seeds that differ in number, and steps that differ."""
-    for phase in ("offline", "online"):
-        ran = [(p.result.method, p.result.env_name) for p in points if p.phase == phase]
-        tasks = {method: frozenset(task for other, task in ran if other == method) for method in sorted({m for m, _ in ran})}
-        if len(set(tasks.values())) > 1:
-            counts = ", ".join(f"{method} {len(names)}" for method, names in tasks.items())
-            notes.append(
-                f"{phase}: methods were run on different tasks ({counts}): their rows over several tasks are not comparable"
-            )
+    """Methods on different tasks, few or different numbers of seeds, and different steps."""
+    for phase, now in by_phase(points, lambda point: point.phase):
+        check_tasks(phase, now, notes)
+    check_seeds(points, notes, widen)
+    for phase, now in by_phase(points, lambda point: point.phase):
+        steps = sorted({point.phase_step for point in now})
+        if len(steps) > 1:
+            reached = f"runs stand at different steps of it, {steps[0]:,} to {steps[-1]:,}"
+            notes.append(f"{phase}: {reached}; --step=N compares at one")
+
+
+def check_tasks(phase: str, points: list[Point], notes: list[str]) -> None:
+    """Methods that were not run on the same tasks."""
+    tasks: dict[str, set[str]] = {}
+    for point in points:
+        tasks.setdefault(point.result.method, set()).add(point.result.env_name)
+    if len(set(map(frozenset, tasks.values()))) > 1:
+        counts = ", ".join(f"{method} {len(tasks[method])}" for method in sorted(tasks))
+        different = f"methods were run on different tasks ({counts})"
+        notes.append(f"{phase}: {different}: their rows over several tasks are not comparable")
+
+
+def check_seeds(points: list[Point], notes: list[str], widen: bool) -> None:
+    """Seeds that differ in number, or are too few for the bootstrap's intervals."""
     seeds: dict[tuple[str, str, str], int] = {}
     for point in points:
         key = (point.phase, point.result.env_name, point.result.method)
@@ -430,10 +547,6 @@ def check_groups(points: list[Point], notes: list[str], widen: bool) -> None:
             f"{min(few)} seeds: over few tasks the bootstrap's intervals are too narrow even with --widen (about 80 % over one "
             "task with 3 seeds); Student's are those to use there"
         )
-    for phase in ("offline", "online"):
-        steps = sorted({point.step for point in points if point.phase == phase})
-        if len(steps) > 1:
-            notes.append(f"{phase}: runs stand at different steps, {steps[0]:,} to {steps[-1]:,}; --step=N compares at one")
 
 
 def check_runs(points: list[Point], notes: list[str]) -> None:
@@ -446,17 +559,25 @@ def check_runs(points: list[Point], notes: list[str]) -> None:
         seeds.setdefault((point.phase, result.env_name, result.method), []).append(point)
     mixed = [task for task, fingerprints in data.items() if len(fingerprints - {()}) > 1]
     if mixed:
-        notes.append(f"the runs of a task were not all trained on the same data: {some(mixed)}")
+        tasks = join_first(mixed)
+        notes.append(f"the runs of a task were not all trained on the same data: {tasks}")
     differing: dict[str, dict[str, None]] = {}  # names in order, once each
     for (_, task, method), inside in seeds.items():
         for difference in unlike([point.result.settings(point.step) for point in inside]):
             differing.setdefault(difference, {})[f"{method} {task}"] = None
-    notes += [f"seeds of one method were trained with {what}: {some(names)}" for what, names in differing.items()]
-    concerns: dict[str, dict[str, None]] = {}
+    for what, names in differing.items():
+        notes.append(f"seeds of one method were trained with {what}: {join_first(names)}")
+    check_concerns(points, notes)
+
+
+def check_concerns(points: list[Point], notes: list[str]) -> None:
+    """What is amiss in single runs, each with the names of the runs."""
+    concerns: dict[str, dict[str, None]] = {}  # names in order, once each
     for point in points:
         for concern in concerns_of(point):
             concerns.setdefault(concern, {})[point.result.name] = None
-    notes += [f"{concern} in {len(names)} runs: {some(names)}" for concern, names in concerns.items()]
+    for concern, names in concerns.items():
+        notes.append(f"{concern} in {len(names)} runs: {join_first(names)}")
 
 
 def fingerprint(result: Result) -> tuple:
@@ -466,7 +587,7 @@ def fingerprint(result: Result) -> tuple:
 
 def concerns_of(point: Point) -> list[str]:
     """λ on a bound at the end, and a path KL that is off its budget by half and more; nothing where there is no budget."""
-    dual = dual_of(point)
+    dual = point.trust_region
     agent = point.result.config.get("agent", {})
     if dual is None or np.isnan(dual.kl_budget) or "lambda_max" not in agent:
         return []

@@ -1,14 +1,25 @@
 """A report as one page that opens without a network: tables, and curves as inline SVG. No script, no font, no other file."""
 
+import functools
 import html
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
-from utils.report import OVERALL, Report, Row, curve, groups, kl_curve
-from utils.report_text import BESIDE, CELLS, IMPROVEMENT, beside_cells, by_phase, coarse, improvement_cells, short
+from utils.report import OVERALL, Report, Row, by_phase, curve, groups, kl_curve
+from utils.report_text import (
+    BESIDE,
+    CELLS,
+    IMPROVEMENT,
+    beside_cells,
+    coarse,
+    improvement_cells,
+    short,
+)
+from utils.results import Result
 
 LIGHT = ("#2468c8", "#c2571a", "#1a8a5a", "#8a4fc0", "#a87b00", "#0b8494", "#c0354e", "#5f6875")
 DARK = ("#74a9f7", "#f0965c", "#53c795", "#bb97ee", "#d9b04b", "#4fc3d2", "#f0808f", "#a9b1bd")
@@ -53,7 +64,8 @@ def summary(found: Report) -> str:
     return (
         "<p>Success in percent over the evaluation episodes, at step 0 and at the step named. ± is Student's 95 % interval "
         "over seeds, IQM the interquartile mean with its 95 % bootstrap interval stratified by task (Agarwal et al. 2021). "
-        "Bands in the figures are 95 % intervals over seeds.</p>"
+        "Bands in the figures are 95 % intervals over seeds. A method without an offline phase "
+        "is drawn from where the online phase of the others begins.</p>"
         + table(["method", "runs", "tasks", "seeds", "settings given", "device", "commit"], lines)
     )
 
@@ -120,77 +132,148 @@ def curves(found: Report) -> Iterable[tuple[str, str]]:
     for name, inside in itertools.groupby(
         everything, key=lambda group: OVERALL if group[0] == "overall" else group[2][0].domain
     ):
-        body = ""
-        for _, title, results in inside:
-            by_method = {method: [r for r in results if r.method == method] for method in found.methods}
-            by_method = {method: runs for method, runs in by_method.items() if runs}
-            series = {method: curve(runs) for method, runs in by_method.items()}
-            ends = {end for r in results if r.online_steps and r.last_step > r.offline_steps for end in (r.offline_steps,)}
-            figures = [chart(f"{short(title)}: success (%)", found.methods, series, top=100.0, ends=ends)]
-            for column, label in (("path_kl", "path KL"), ("lam", "λ")):
-                series = {method: kl_curve(runs, column) for method, runs in by_method.items()}
-                budgets = {method: kl_curve(runs, "kl_budget") for method, runs in by_method.items() if column == "path_kl"}
-                if any(len(steps) for steps, _, _ in series.values()):
-                    figures.append(chart(f"{short(title)}: {label}", found.methods, series, budgets, ends=ends))
-            body += f'<div class="row">{"".join(figures)}</div>'
-        yield name, body
+        rows = [figure_row(found.methods, short(title), runs) for _, title, runs in inside]
+        yield name, "".join(rows)
 
 
-Series = dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+Line = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Steps, mean and half of the interval."""
+
+
+def figure_row(methods: list[str], title: str, results: list[Result]) -> str:
+    """A row of figures of some runs: success, and path KL and λ where there are any."""
+    by_method: dict[str, list[Result]] = {}
+    for result in results:
+        by_method.setdefault(result.method, []).append(result)
+    by_method = {method: by_method[method] for method in methods if method in by_method}
+    ends = online_starts(results)
+    draw = functools.partial(chart, methods=methods, ends=ends, shift=shifts(by_method, ends))
+    figures = [draw(f"{title}: success (%)", series=lines(by_method, curve), top=100.0)]
+    columns = ("path_kl", "kl_budget", "lam")
+    kl, budget, lam = (lines(by_method, functools.partial(kl_curve, name=n)) for n in columns)
+    if kl:
+        figures.append(draw(f"{title}: path KL", series=kl, dashed=budget))
+    if lam:
+        figures.append(draw(f"{title}: λ", series=lam))
+    return f'<div class="row">{"".join(figures)}</div>'
+
+
+def shifts(by_method: dict[str, list[Result]], ends: set[int]) -> dict[str, int]:
+    """How far methods without an offline phase are moved: to where the others go online."""
+    shift = max(ends, default=0)
+    return {m: shift for m, runs in by_method.items() if not any(r.offline_steps for r in runs)}
+
+
+def online_starts(results: list[Result]) -> set[int]:
+    """The steps at which runs with an offline phase began to be trained online."""
+    both = [result for result in results if result.offline_steps and result.online_steps]
+    return {result.offline_steps for result in both if result.last_step > result.offline_steps}
+
+
+def lines(
+    by_method: dict[str, list[Result]],
+    line_of: Callable[[list[Result]], Line],
+) -> dict[str, Line]:
+    """The line of each method that has any points."""
+    found = {method: line_of(runs) for method, runs in by_method.items()}
+    return {method: line for method, line in found.items() if len(line[0])}
+
+
+class Axes(NamedTuple):
+    """The scales of a figure: from 0 to the last step and to the highest value."""
+
+    right: float
+    top: float
+
+    def place(self, steps: np.ndarray, values: np.ndarray) -> list[str]:
+        """Points of a path, values clipped to the figure."""
+        x = LEFT + (WIDTH - LEFT - RIGHT) * steps / self.right
+        inside = np.clip(values, 0.0, self.top)
+        y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * inside / self.top
+        return [f"{a:.1f} {b:.1f}" for a, b in zip(x.tolist(), y.tolist(), strict=True)]
+
+    def at(self, x: float, y: float) -> list[str]:
+        """The two coordinates of one point."""
+        return self.place(np.array([x]), np.array([y]))[0].split()
+
+    def grid(self, ends: Iterable[int]) -> str:
+        """Ticks with their numbers, and a rule at each step of `ends`."""
+        parts = []
+        for y in ticks(self.top):
+            _, b = self.at(0, y)
+            parts.append(f'<path class="grid" d="M{LEFT} {b}H{WIDTH - RIGHT}"/>')
+            parts.append(f'<text class="y" x="{LEFT - 5}" y="{b}">{y:g}</text>')
+        for x in ticks(self.right):
+            a, _ = self.at(x, 0)
+            below = HEIGHT - BOTTOM + 15
+            parts.append(f'<text class="x" x="{a}" y="{below}">{counted(x)}</text>')
+        for end in ends:
+            a, _ = self.at(min(end, self.right), 0)
+            rule = f'<path class="end" d="M{a} {TOP}V{HEIGHT - BOTTOM}">'
+            parts.append(f"{rule}<title>online from here</title></path>")
+        return "".join(parts)
 
 
 def chart(
     title: str,
     methods: list[str],
-    series: Series,
-    dashed: Series | None = None,
+    series: dict[str, Line],
+    dashed: dict[str, Line] | None = None,
     top: float | None = None,
     ends: Iterable[int] = (),
+    shift: dict[str, int] | None = None,
 ) -> str:
-    """One figure: lines with bands, `dashed` lines without, and a rule at each of the steps `ends`."""
-    shown = [line for line in [*series.values(), *(dashed or {}).values()] if len(line[0])]
-    right = max((line[0][-1] for line in shown), default=1.0) or 1.0
+    """One figure.
+
+    Args:
+        title: above it.
+        methods: all of the report's, which gives each its colour.
+        series: lines with bands by method.
+        dashed: lines without bands.
+        top: the highest value; the highest of the lines by default.
+        ends: the steps at which the online phase begins.
+        shift: by how many steps a method without an offline phase is moved to the right, to the
+            beginning of the online phase of the others.
+    """
+    dashed, shift = dashed or {}, shift or {}
+    shown = [*series.items(), *dashed.items()]
+    last = [line[0][-1] + shift.get(method, 0) for method, line in shown]
     if top is None:
-        top = max((np.nanmax(line[1]) for line in shown), default=1.0) * 1.15 or 1.0
-    xs, ys = ticks(right), ticks(top)
+        top = max((np.nanmax(line[1]) for _, line in shown), default=1.0) * 1.15 or 1.0
+    axes = Axes(max(last, default=1.0) or 1.0, top)
+    parts = [f'<text class="title" x="{LEFT}" y="14">{escape(title)}</text>', axes.grid(ends)]
+    for method, (steps, mean, _) in dashed.items():
+        points = "L".join(axes.place(steps + shift.get(method, 0), mean))
+        kind = f"line budget s{methods.index(method) % len(LIGHT)}"
+        parts.append(f'<path class="{kind}" d="M{points}"/>')
+    for method, line in series.items():
+        name, i = escape(method), methods.index(method)
+        parts.append(curve_path(axes, name, i, line, shift.get(method, 0)))
+    box = f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}"'
+    return f'<svg class="chart" {box}>{"".join(parts)}</svg>'
 
-    def place(steps: np.ndarray, values: np.ndarray) -> list[str]:
-        x = LEFT + (WIDTH - LEFT - RIGHT) * steps / right
-        y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * np.clip(values, 0.0, top) / top
-        return [f"{a:.1f} {b:.1f}" for a, b in zip(x.tolist(), y.tolist(), strict=True)]
 
-    def at(x: float, y: float) -> tuple[str, str]:
-        a, b = place(np.array([x]), np.array([y]))[0].split()
-        return a, b
+def curve_path(axes: Axes, name: str, i: int, line: Line, shift: int) -> str:
+    """The line of a method with its band, and its last value as a tooltip.
 
-    parts = [f'<text class="title" x="{LEFT}" y="14">{escape(title)}</text>']
-    for y in ys:
-        _, b = at(0, y)
-        parts.append(f'<path class="grid" d="M{LEFT} {b}H{WIDTH - RIGHT}"/><text class="y" x="{LEFT - 5}" y="{b}">{y:g}</text>')
-    for x in xs:
-        a, _ = at(x, 0)
-        parts.append(f'<text class="x" x="{a}" y="{HEIGHT - BOTTOM + 15}">{counted(x)}</text>')
-    for end in ends:
-        a, _ = at(min(end, right), 0)
-        parts.append(f'<path class="end" d="M{a} {TOP}V{HEIGHT - BOTTOM}"><title>online from here</title></path>')
-    for method, (steps, mean, _) in (dashed or {}).items():
-        if len(steps):
-            parts.append(
-                f'<path class="line budget s{methods.index(method) % len(LIGHT)}" d="M{"L".join(place(steps, mean))}"/>'
-            )
-    for method, (steps, mean, half) in series.items():
-        if not len(steps):
-            continue
-        i = methods.index(method)
-        if (band := np.isfinite(half)).any():
-            upper, lower = place(steps[band], (mean + half)[band]), place(steps[band], (mean - half)[band])
-            parts.append(f'<path class="band s{i % len(LIGHT)}" d="M{"L".join([*upper, *lower[::-1]])}Z"/>')
-        points = place(steps, mean)
-        parts.append(
-            f'<path class="line s{i % len(LIGHT)}" {_dash(i)} d="M{"L".join(points if len(points) > 1 else points * 2)}">'
-            f"<title>{escape(method)}: {mean[-1]:.3g} at {counted(steps[-1])}</title></path>"
-        )
-    return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+    Args:
+        axes: the scales of the figure.
+        name: of the method.
+        i: the number of the method, for its colour and dashes.
+        line: what is drawn.
+        shift: by how many steps to the right.
+    """
+    steps, mean, half = line
+    moved, colour, part = steps + shift, i % len(LIGHT), ""
+    if (band := np.isfinite(half)).any():
+        upper = axes.place(moved[band], (mean + half)[band])
+        lower = axes.place(moved[band], (mean - half)[band])
+        part = f'<path class="band s{colour}" d="M{"L".join([*upper, *lower[::-1]])}Z"/>'
+    points = axes.place(moved, mean)
+    path = "L".join(points if len(points) > 1 else points * 2)
+    where = f"{counted(steps[-1])} steps, all online" if shift else counted(steps[-1])
+    title = f"<title>{name}: {mean[-1]:.3g} at {where}</title>"
+    return f'{part}<path class="line s{colour}" {_dash(i)} d="M{path}">{title}</path>'
 
 
 def _dash(i: int) -> str:

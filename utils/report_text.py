@@ -5,14 +5,12 @@ import dataclasses
 import io
 import operator
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from utils.report import Beside, Improvement, Report, Row, size
+from utils.report import Beside, Improvement, Report, Row, by_phase, size
 from utils.statistics import Interval
-
-Entry = TypeVar("Entry")
 
 
 def plus_minus(mean: float, half: float | None, digits: int = 1) -> str:
@@ -77,12 +75,6 @@ def improvement_cells(entry: Improvement) -> list[str]:
 
 
 IMPROVEMENT = ["task", "method X", "method Y", "tasks", "P(X > Y) in % [95 %]"]
-
-
-def by_phase(entries: list[Entry], phase_of: Callable[[Entry], str]) -> list[tuple[str, list[Entry]]]:
-    """The entries of each phase that has any."""
-    found = [(phase, [entry for entry in entries if phase_of(entry) == phase]) for phase in ("offline", "online")]
-    return [(phase, inside) for phase, inside in found if inside]
 
 
 def aligned(header: list[str], lines: list[list[str]]) -> str:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from envs.tasks import dataset_name
-from utils.errors import RunError, UserError
-from utils.published import safe_unpickle
+from utils.errors import RunError, UserError, join_first
+from utils.exp_data import AXES, Curves, read_curves
 from utils.runs import LOGGING, PLACE, UNHASHED, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +31,6 @@ ORIGINS = ("pretrained_actor_path", "ogbench_dataset_dir")  # where bases and da
 NOT_A_METHOD = UNHASHED | set(ORIGINS)
 NOT_KEPT = {"save_dir", "run_group", "ogbench_dataset_dir", "compilation_cache_dir"}
 PUBLISHED_AS = {"qam_edit": "QAM-E", "qam_fql": "QAM-F"}  # other agents are published under their own names
-PICKLE_OFFLINE = 1_000_000  # steps of the published programs' offline phase
 
 Columns = dict[str, np.ndarray]
 
@@ -212,75 +211,91 @@ def read_run(folder: Path) -> Result | None:
     )
 
 
-def read_pickle(path: Path, interval: int) -> tuple[list[Result], str]:
-    """Results of a published exp_data pickle, {(task, method): success [N] or [N, evaluations]}, and how it was read.
-
-    Success may be in percent. Evaluations are `interval` steps apart, the last one at a multiple of ten of them: a first one
-    more is that of step 0. Names that are no single task (means over tasks) are left out. Raises UserError for anything else.
-    """
-    data = safe_unpickle(path)
-    if not (isinstance(data, dict) and data and all(isinstance(key, tuple) and len(key) == 2 for key in data)):
-        raise UserError(f"{path}: not an exp_data file, which is a dict of (name, method) -> array")
-    tasks = {(str(name), str(method)): value for (name, method), value in data.items() if "-singletask" in str(name)}
-    if not tasks:
-        raise UserError(f"{path}: no name in it is a single task; it has {', '.join({str(name) for name, _ in data}):.200}")
-    try:
-        arrays = {key: np.atleast_2d(np.asarray(value, np.float64).T).T for key, value in tasks.items()}
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: an array in it is not made of numbers ({error})") from error
-    if any(array.ndim != 2 or not array.size for array in arrays.values()):
-        raise UserError(f"{path}: arrays must be [seeds] or [seeds, evaluations]")
-    scale = 100.0 if max(np.nanmax(array) for array in arrays.values()) > 1.0 else 1.0
-    results = []
-    for (name, method), array in arrays.items():
-        evaluations = array.shape[1]
-        first = 0 if evaluations % 10 == 1 and evaluations > 1 else 1
-        steps = interval * np.arange(first, first + evaluations) if evaluations > 1 else np.array([PICKLE_OFFLINE])
-        online = max(0, int(steps[-1]) - PICKLE_OFFLINE)
-        for seed, row in enumerate(array):
-            known = np.isfinite(row)
-            columns = {"step": steps[known].astype(float), "success": row[known] / scale}
-            nothing = {column: np.zeros(0) for column in COLUMNS["train.csv"]}
-            columns["episodes"] = np.full(known.sum(), np.nan)
-            offline = int(steps[-1]) - online
-            results.append(Result(method, method, {}, name, seed, path, {}, columns, nothing, offline, online))
-    last = max(result.last_step for result in results)
-    return results, f"{path}: {len(results)} runs, read as evaluated every {interval:,} steps, the last time at {last:,}"
+def curves_results(path: Path, curves: Curves) -> list[Result]:
+    """The results of the seeds of published learning curves."""
+    steps, offline, online = curves.schedule
+    found = []
+    for seed, rates in enumerate(curves.success.T):
+        known = np.isfinite(rates)
+        columns = {"step": steps[known].astype(float), "success": rates[known]}
+        columns["episodes"] = np.full(known.sum(), np.nan)
+        nothing = {column: np.zeros(0) for column in COLUMNS["train.csv"]}
+        found.append(
+            Result(
+                method=curves.method,
+                agent=curves.method,
+                overrides={},
+                env_name=curves.task,
+                seed=seed,
+                folder=path,
+                config={},
+                evaluations=columns,
+                training=nothing,
+                offline_steps=offline,
+                online_steps=online,
+            )
+        )
+    return found
 
 
-def read_all(places: Iterable[str], pickle_interval: int) -> tuple[list[Result], list[str]]:
-    """Every result below folders and in pickle files, named apart, and what a reader should know of what was read.
+def read_all(
+    places: Iterable[str],
+    pickle_interval: int,
+    pickle_axes: str = AXES[0],
+) -> tuple[list[Result], list[str]]:
+    """Every result below folders and in pickle files, named apart, and notes on what was read.
+
+    Args:
+        places: folders, and exp_data pickles (.pkl).
+        pickle_interval: steps between the evaluations in a pickle.
+        pickle_axes: the axes of the arrays in a pickle, one of AXES.
 
     Raises UserError where there is no result at all.
     """
     places = [str(Path(place).expanduser()) for place in places]
-    pickles = [Path(place) for place in dict.fromkeys(places) if place.endswith(".pkl")]
+    pickles = list(dict.fromkeys(place for place in places if place.endswith(".pkl")))
+    results, notes = read_runs([place for place in places if place not in pickles])
+    for path in map(Path, pickles):
+        found, read_as = read_curves(path, pickle_interval, pickle_axes)
+        results += [result for curves in found for result in curves_results(path, curves)]
+        notes += read_as
+    if not results:
+        nothing = f"no run with an evaluation in {', '.join(places)}"
+        raise UserError(f"{nothing}; train one with main.py, or give another folder")
+    return without_doubles(name_methods(results), notes), notes
+
+
+def without_doubles(results: list[Result], notes: list[str]) -> list[Result]:
+    """The first result of each method, task and seed; the others are named in `notes`."""
+    kept: dict[tuple[str, str, int], Result] = {}
+    twice = []
+    for result in results:
+        key = (result.method, result.env_name, result.seed)
+        if kept.setdefault(key, result) is not result:
+            twice.append(str(result.folder))
+    if twice:
+        doubles = f"{len(twice)} runs have the method, task and seed of another"
+        notes.append(f"{doubles} and are left out: {join_first(twice)}")
+    return list(kept.values())
+
+
+def read_runs(folders: Iterable[str]) -> tuple[list[Result], list[str]]:
+    """The results of the evaluated runs below folders, and notes on the others."""
     results: list[Result] = []
     without: list[Result] = []
     notes: list[str] = []
-    for folder in run_folders(place for place in places if not place.endswith(".pkl")):
+    for folder in run_folders(folders):
         try:
             result = read_run(folder)
         except RunError as error:
             notes.append(f"left out: {str(error).partition('; delete')[0]}")
             continue
-        if result is None or is_base(result):
-            continue
-        (results if result.last_step >= 0 else without).append(result)
+        if result is not None and not is_base(result):
+            (results if result.last_step >= 0 else without).append(result)
     if without:
-        notes.append(f"{len(without)} runs have no evaluation yet and are left out: {some(r.name for r in without)}")
-    for path in pickles:
-        found, note = read_pickle(path, pickle_interval)
-        results += found
-        notes.append(note)
-    if not results:
-        raise UserError(f"no run with an evaluation in {', '.join(places)}; train one with main.py, or give another folder")
-    kept: dict[tuple[str, str, int], Result] = {}
-    named = name_methods(results)
-    twice = [str(r.folder) for r in named if kept.setdefault((r.method, r.env_name, r.seed), r) is not r]
-    if twice:
-        notes.append(f"{len(twice)} runs have the method, task and seed of another and are left out: {some(twice)}")
-    return list(kept.values()), notes
+        names = join_first(result.name for result in without)
+        notes.append(f"{len(without)} runs have no evaluation yet and are left out: {names}")
+    return results, notes
 
 
 def is_base(result: Result) -> bool:
@@ -296,12 +311,6 @@ def unlike(settings: list[dict[str, Any]]) -> list[str]:
         if len(values) > 1:
             found.append(f"{name} {' and '.join(sorted(values))}")
     return found
-
-
-def some(names: Iterable[str], most: int = 3) -> str:
-    """The first few of many names."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 # -------------------------------------------------------------------------------------------------- methods

@@ -4,8 +4,10 @@ Scores are arrays [T, N] of T tasks and N seeds. The bootstrap is stratified by 
 with replacement and apart from those of the others; intervals are the percentiles of the estimates.
 """
 
+import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -59,8 +61,7 @@ def iqm(scores: np.ndarray) -> np.ndarray:
 
 def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """P(X > Y) + P(X = Y) / 2 of a run of each [..., T, N], [..., T, M], the mean over the tasks [...] (Mann-Whitney's U)."""
-    above, below = x[..., :, None] > y[..., None, :], x[..., :, None] < y[..., None, :]
-    return 0.5 + 0.5 * (above.mean((-3, -2, -1)) - below.mean((-3, -2, -1)))
+    return 0.5 + 0.5 * np.sign(x[..., :, None] - y[..., None, :]).mean((-3, -2, -1))
 
 
 def bootstrap(
@@ -85,12 +86,104 @@ def bootstrap(
     for first in range(0, replicates, most):
         count = min(most, replicates - first)
         estimates.append(statistic(*(_drawn(rng, array, count) for array in scores)))
-    ends = np.percentile(np.concatenate(estimates), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    low, high = value + (ends - value) * (math.sqrt(seeds / (seeds - 1)) if widen else 1.0)
-    return Interval(value, *(float(np.clip(end, *bounds)) for end in (low, high)))
+    ends = _ends(value, np.concatenate(estimates), seeds, widen, bounds)
+    return Interval(value, *ends.tolist())
+
+
+def _ends(
+    value: np.ndarray | float,
+    estimates: np.ndarray,
+    seeds: np.ndarray | int,
+    widen: bool,
+    bounds: tuple[float, float],
+) -> np.ndarray:
+    """Both ends [2, ...] of the intervals of values [...] with bootstrap estimates [..., B]."""
+    ends = np.percentile(estimates, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=-1)
+    factor = np.sqrt(seeds / (seeds - 1)) if widen else 1.0
+    return np.clip(value + (ends - value) * factor, *bounds)
 
 
 def _drawn(rng: np.random.Generator, scores: np.ndarray, count: int) -> np.ndarray:
     tasks, seeds = scores.shape
     index = rng.integers(seeds, size=(count, tasks, seeds))
     return scores[np.arange(tasks)[:, None], index]
+
+
+# ---------------------------------------------------------------- many pairs of methods
+
+
+def improvements(
+    scores: Mapping[str, Mapping[str, np.ndarray]],
+    replicates: int = REPLICATES,
+    widen: bool = False,
+) -> dict[tuple[str, str], tuple[int, Interval]]:
+    """The probability of improvement of each method over each later one, by the two names.
+
+    Each with the number of tasks that both have, and what `bootstrap` gives. The probability is
+    a mean over tasks that are drawn apart, and so is each replicate: those of a task are
+    computed once, for it and for all groups of tasks.
+
+    Args:
+        scores: by task, then by method: [N] of its seeds. The methods are in one order.
+        replicates: of the bootstrap.
+        widen: as in `bootstrap`.
+    """
+    scored: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
+    drawn: dict[tuple[str, str], list[np.ndarray]] = {}
+    for task, by_method in scores.items():
+        rates = tuple((method, tuple(rates.tolist())) for method, rates in by_method.items())
+        pairs = itertools.combinations(by_method, 2)
+        for pair, wins in zip(pairs, _wins(task, rates, replicates), strict=True):
+            scored.setdefault(pair, []).append((by_method[pair[0]], by_method[pair[1]]))
+            drawn.setdefault(pair, []).append(wins)
+    if not scored:
+        return {}
+    both = [[np.stack(one) for one in zip(*tasks, strict=True)] for tasks in scored.values()]
+    values = np.array([probability_of_improvement(x, y) for x, y in both])
+    seeds = np.array([min(x.shape[1], y.shape[1]) for x, y in both])
+    estimates = np.stack([np.mean(wins, axis=0, dtype=np.float64) for wins in drawn.values()])
+    ends = _ends(values, estimates, np.maximum(seeds, 2), widen, (0.0, 1.0))
+    low, high = np.where(seeds > 1, ends, np.nan).tolist()
+    intervals = map(Interval, values.tolist(), low, high)
+    counts = map(len, scored.values())
+    return dict(zip(scored, zip(counts, intervals, strict=True), strict=True))
+
+
+_Scores = tuple[tuple[str, tuple[float, ...]], ...]
+
+
+@functools.lru_cache(maxsize=64)  # a task is asked for alone, in its domain and in all tasks
+def _wins(task: str, scores: _Scores, replicates: int) -> np.ndarray:
+    """P(X > Y) + P(X = Y) / 2 of each pair of methods on one task, in each replicate [P, B]."""
+    drawn = [_draw(f"{task} {method}", np.array(rates), replicates) for method, rates in scores]
+    wins = [_win_rate(x, y) for x, y in itertools.combinations(drawn, 2)]
+    return np.reshape(wins, (-1, replicates))
+
+
+class _Drawn(NamedTuple):
+    """The scores of one method on one task, its seeds drawn with replacement B times."""
+
+    scores: np.ndarray
+    """[N], ascending."""
+    counts: np.ndarray
+    """[N, B]: how often each is drawn."""
+    below: np.ndarray
+    """[N + 1, B]: how many of those drawn are among the lowest 0 to N scores."""
+
+
+def _draw(name: str, scores: np.ndarray, replicates: int) -> _Drawn:
+    """Draw by the name alone: an interval does not depend on what else is compared."""
+    seeds = len(scores)
+    index = np.random.default_rng(list(name.encode())).integers(seeds, size=(seeds, replicates))
+    flat = index * replicates + np.arange(replicates)
+    counts = np.bincount(flat.ravel(), minlength=seeds * replicates).reshape(seeds, replicates)
+    below = np.concatenate([np.zeros((1, replicates)), counts.cumsum(axis=0)])
+    return _Drawn(np.sort(scores), counts.astype(np.float32), below.astype(np.float32))
+
+
+def _win_rate(x: _Drawn, y: _Drawn) -> np.ndarray:
+    """P(X > Y) + P(X = Y) / 2 in each replicate [B]: how much of X is below each score of Y."""
+    lower = np.searchsorted(x.scores, y.scores, "left")
+    not_higher = np.searchsorted(x.scores, y.scores, "right")
+    losses = np.einsum("mb,mb->b", y.counts, x.below[lower] + x.below[not_higher])
+    return 1 - losses / (2 * len(x.scores) * len(y.scores))

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import re
+import resource
 import shlex
 import shutil
 import subprocess
@@ -238,14 +239,60 @@ def test_every_published_agent_of_this_project_finds_its_figures(tmp_path):
     assert {r.published_name for r in results if r.agent == "qam_fql"} == {"QAM-F"}
 
 
+STEPS = {
+    "RQL": {("offline", 2_000_000)},
+    "QAM": {("offline", 1_000_000), ("online", 1_500_000)},
+    "RLPD": {("online", 500_000)},  # it has no offline phase
+    "TRQAM": {("offline", 1_000_000), ("offline", 200_000)},
+}
+
+
 def test_the_published_figures_have_their_sources():
     figures = read_published()
-    assert len(figures) == 16 * 61 * 2 + 10 and len(set(figures)) == len(figures)
+    assert len(figures) == 16 * 61 * 2 + 61 + 10 + 30 and len(set(figures)) == len(figures)
     known = {*ALL_TASKS, *map(dataset_name, ALL_TASKS), "all"}
     for figure in figures:
         assert figure.name in known and 0 <= figure.success <= 100 and figure.seeds in (4, 8, 12)
         assert re.search(r"arXiv \d{4}\.\d{5}|rerun", figure.source)
-        assert (figure.phase, figure.step) in {("offline", 1_000_000), ("offline", 200_000), ("online", 1_500_000)}
+        paper = figure.source.split()[0].replace("independent", "TRQAM")
+        paper = "RLPD" if figure.method == "RLPD" else paper
+        assert (figure.phase, figure.step) in STEPS[paper]
+        if paper in ("QAM", "RLPD"):
+            assert figure.seeds == 12 and figure.std is not None
+
+
+def test_the_published_figures_of_domains_are_means_of_their_tasks():
+    """Of the QAM paper, whose figures were rounded to a tenth of a percent each."""
+    figures = [f for f in read_published() if f.source == "QAM paper (arXiv 2601.14234)"]
+    of = {(f.method, f.phase, f.name): f.success for f in figures}
+    assert len(of) == 16 * 61 * 2 + 61
+    for method, phase in {(f.method, f.phase) for f in figures}:
+        tasks = {task: of[method, phase, task] for task in ALL_TASKS}
+        mean = np.mean(list(tasks.values()))
+        assert of[method, phase, "all"] == pytest.approx(mean, abs=0.101)
+        for domain in map(dataset_name, ALL_TASKS):
+            own = [rate for task, rate in tasks.items() if dataset_name(task) == domain]
+            assert of[method, phase, domain] == pytest.approx(np.mean(own), abs=0.101)
+    right = {"QAM-E": (45.7, 84.7), "QAM": (44.4, 69.9)}
+    for method, rates in right.items():
+        assert (of[method, "offline", "all"], of[method, "online", "all"]) == rates
+    assert (of["ReBRAC", "offline", "all"], of["RLPD", "online", "all"]) == (40.0, 60.0)
+
+
+def test_second_hand_figures_say_so_and_leave_blank_what_is_unknown():
+    figures = {(f.method, f.name): f for f in read_published() if f.source.startswith("RQL")}
+    assert {method for method, _ in figures} == {"RQL", "BDPO", "TFQL"}
+    assert all("second hand" in f.source for f in figures.values())
+    assert {(f.seeds, f.std) for f in figures.values()} == {(4, None)}
+    assert figures["RQL", "cube-quadruple-play"].success == 51
+    assert figures["TFQL", "scene-play"].success == 61
+    assert figures["BDPO", "antmaze-large-navigate"].success == 83
+    rql = {name: figure for (method, name), figure in figures.items() if method == "RQL"}
+    sizes = {name: f.transitions / 1e6 for name, f in rql.items() if f.transitions}
+    assert sizes == {"puzzle-4x4-play": 100, "cube-triple-play": 1, "cube-quadruple-play": 100}
+    others = [figure for (method, _), figure in figures.items() if method != "RQL"]
+    assert {(f.reward, f.discount) for f in others} == {(None, None)}
+    assert (rql["scene-play"].reward, rql["scene-play"].discount) == ("sparse", 0.99)
 
 
 # ---------------------------------------------------------------- what it writes
@@ -538,24 +585,128 @@ def dump(path, value):
     return path
 
 
-def test_published_pickles_are_read(tmp_path, capsys):
-    curves = np.linspace(0, 1, 31) * np.array([[60.0], [80.0]])  # percent, at steps 0, 50,000 ... 1,500,000
+def curves_of(low, high, evaluations, seeds=12):
+    """Success [evaluations, seeds] that rises from `low` to `high` in the mean of seeds."""
+    own = 0.001 * (np.arange(seeds) - (seeds - 1) / 2)
+    return np.linspace(low, high, evaluations)[:, None] + own
+
+
+def published(domains=("cube-double-play", "scene-play")):
+    """A file like the QAM paper's: 30 evaluations of 12 seeds, 10 of RLPD, means over tasks."""
+    data = {}
+    tasks = [task for task in ALL_TASKS if dataset_name(task) in domains]
+    ends_of = {"QAM-E": (0.11, 0.69, 30), "QAM": (0.01, 0.59, 30), "RLPD": (0.05, 0.5, 10)}
+    for method, ends in ends_of.items():
+        data |= {(task, method): curves_of(*ends) + 0.01 * i for i, task in enumerate(tasks)}
+        for name in ("all", *domains):
+            own = [data[task, method] for task in tasks if name in ("all", dataset_name(task))]
+            data[name, method] = np.mean(own, axis=0)[:, ::-1]  # seeds in another order
+    return data
+
+
+def numbers(path, *words):
+    """The lines of kind "ours" of the CSV of a report on a pickle, by (phase, method, name)."""
+    target = path.with_suffix(".csv")
+    assert run(path, f"--csv={target}", "--bootstrap=50", *words) == 0
+    lines = list(csv.DictReader(io.StringIO(target.read_text())))
+    assert lines[0].keys() >= {"phase", "name", "method", "success", "seeds"}
+    ours = [line for line in lines if line["kind"] == "ours"]
+    return {(line["phase"], line["method"], line["name"]): line for line in ours}
+
+
+def test_published_pickles_are_evaluations_by_seeds(tmp_path, capsys):
+    """Row 19 of 30 is at 1M steps, row 29 at 1.5M; ten tasks are 4.5 % above the first."""
+    lines = numbers(dump(tmp_path / "exp_data.pkl", published()))
+    for (phase, method), step, rate in (
+        (("offline", "QAM-E"), "1000000", 49 + 4.5),
+        (("online", "QAM-E"), "1500000", 69 + 4.5),
+        (("offline", "QAM"), "1000000", 39 + 4.5),
+        (("online", "QAM"), "1500000", 59 + 4.5),
+        (("online", "RLPD"), "500000", 50 + 4.5),
+    ):
+        line = lines[phase, method, "all tasks"]
+        assert float(line["success"]) == pytest.approx(rate)
+        assert (line["step"], line["seeds"]) == (step, "12")
+    assert not any(method == "RLPD" and phase == "offline" for phase, method, _ in lines)
+    shown = capsys.readouterr().out
+    offline, _, online = shown.partition("online: success")
+    assert "RLPD" not in offline and re.search(r"RLPD +10 +12 +54\.5 ± .*500,000", online)
+    notes = [line for line in shown.splitlines() if line.startswith("note: ")]
+    when = "evaluated every 50,000 steps, the last time at 1,500,000"
+    assert len(notes) == 1
+    assert f"360 runs, read as {when}; QAM-E, QAM: 30 evaluations of 12 seeds" in notes[0]
+
+
+def test_the_axes_of_a_pickle_are_given_by_a_flag(tmp_path, capsys):
+    data = {key: array.T for key, array in published().items()}
+    path = dump(tmp_path / "exp_data.pkl", data)
+    line = numbers(path, "--pickle_axes=seeds,evaluations")["online", "QAM-E", "all tasks"]
+    assert float(line["success"]) == pytest.approx(73.5) and line["seeds"] == "12"
+    assert "axis" not in capsys.readouterr().out
+    assert ("offline", "QAM-E", "all tasks") in numbers(path)
+    shown = capsys.readouterr().out
+    assert "note: " + str(path) + ": the second axis is the longer one" in shown
+    assert "with --pickle_axes=seeds,evaluations all of them are" in shown
+
+
+def test_published_pickles_are_read_beside_runs(tmp_path, capsys):
+    """31 rows of percent begin at step 0; a single evaluation is that after 1M steps."""
+    curves = np.linspace(0, 1, 31)[:, None] * np.array([60.0, 80.0])
     data = {(CUBE.format(1), "QAM"): curves, (CUBE.format(1), "FQL"): np.array([10.0, 30.0]), ("all", "QAM"): curves}
     write_run(tmp_path / "exp", CUBE.format(1), 0, {0: 0.0, 1_000_000: 0.9})
     path = dump(tmp_path / "exp_data.pkl", data)
-    found = report(*_read(tmp_path / "exp", path))
+    results, notes = read_all([str(tmp_path / "exp"), str(path)], 50_000)
+    found = report(results, "final", [], notes)
     means = {(row.method, row.phase): (row.mean, row.step, row.seeds) for row in found.rows}
     assert means["QAM", "offline"] == (pytest.approx(70.0 * 20 / 30), "1,000,000", 2)
     assert means["QAM", "online"] == (pytest.approx(70.0), "1,500,000", 2)
     assert means["FQL", "offline"] == (pytest.approx(20.0), "1,000,000", 2)
     assert means["trqam", "offline"][0] == pytest.approx(90.0)
+    starts = {row.start for row in found.rows if row.method == "QAM"}
+    assert starts == {0.0}
     assert any("4 runs, read as evaluated every 50,000 steps, the last time at 1,500,000" in note for note in found.notes)
     assert run(path, f"--html={tmp_path / 'r.html'}") == 0  # a pickle alone
 
 
-def _read(*places):
-    results, notes = read_all(map(str, places), 50_000)
-    return results, "final", [], notes
+def test_a_method_without_an_offline_phase_does_not_hold_back_the_others(tmp_path):
+    path = dump(tmp_path / "exp_data.pkl", published())
+    results, notes = read_all([str(path)], 50_000)
+    found = report(results, "last", [], notes, 50)
+    assert {row.phase for row in found.rows} == {"online"}
+    steps = {row.method: row.step for row in found.rows}
+    assert steps == {"QAM-E": "1,500,000", "QAM": "1,500,000", "RLPD": "500,000"}
+    assert not any("held back" in note for note in found.notes)
+
+
+def test_online_steps_are_counted_from_the_end_of_the_offline_phase(tmp_path):
+    """500K steps online are as many after 1M offline as after none; 250K are not."""
+    success = {250_000: 0.4, 500_000: 0.5, 1_000_000: 0.5, 1_500_000: 0.6}
+    write_run(tmp_path, CUBE.format(1), 0, success, online_steps=500_000)
+    alone = {"root": tmp_path, "env_name": CUBE.format(1), "seed": 0, "offline_steps": 0}
+    write_run(**alone, success=success, agent="qam", online_steps=500_000)
+    assert not any("different steps" in note for note in made(tmp_path).notes)
+    write_run(**alone, success=success, agent="fql", online_steps=250_000)
+    (note,) = (note for note in made(tmp_path).notes if "different steps" in note)
+    assert note.startswith("online: runs stand at different steps of it, 250,000 to 500,000; ")
+
+
+def test_a_curve_without_an_offline_phase_begins_where_the_others_go_online(tmp_path):
+    path = dump(tmp_path / "exp_data.pkl", published(("scene-play",)))
+    results, notes = read_all([str(path)], 50_000)
+    text = page(report(results, "final", [], notes, 50), "curves")
+    task = text[text.index('aria-label="scene-play-task1: success (%)"') :]
+    task = task[: task.index("</svg>")]
+    (end,) = re.findall(r'class="end" d="M([\d.]+) ', task)
+    path = r'class="line s\d" *d="M([\d.]+) [\d. L]*L([\d.]+) [\d.]+"><title>(.*?)</title>'
+    firsts, lasts, titles = zip(*re.findall(path, task), strict=True)
+    at_500k = "RLPD: 50 at 500K steps, all online"
+    assert titles == ("QAM: 59 at 1.5M", "QAM-E: 69 at 1.5M", at_500k)
+    assert len(set(lasts)) == 1
+    width = float(lasts[0]) - 40  # of 1.5M steps; 40 is the left edge
+    places = [float(first) - 40 for first in (*firsts, end)]
+    assert places == pytest.approx([width * k / 30 for k in (1, 1, 21, 20)], abs=0.1)
+    alone = [result for result in results if result.method == "RLPD"]
+    assert 'class="end"' not in page(report(alone, "final", [], notes, 50), "curves")
 
 
 class Evil:
@@ -568,8 +719,9 @@ PICKLES = {
     "no dict": (lambda: [1, 2], "not an exp_data file, which is a dict of (name, method) -> array"),
     "no task": (lambda: {("all", "QAM"): np.ones(3)}, "no name in it is a single task; it has all"),
     "text": (lambda: {(CUBE.format(1), "QAM"): ["a", "b"]}, "is not made of numbers"),
-    "a cube": (lambda: {(CUBE.format(1), "QAM"): np.ones((2, 2, 2))}, "arrays must be [seeds] or [seeds, evaluations]"),
-    "nothing": (lambda: {(CUBE.format(1), "QAM"): np.ones((0, 3))}, "arrays must be [seeds] or [seeds, evaluations]"),
+    "a cube": (lambda: {(CUBE.format(1), "QAM"): np.ones((2, 2, 2))}, "arrays must be [seeds]"),
+    "nothing": (lambda: {(CUBE.format(1), "QAM"): np.ones((0, 3))}, "arrays must be [seeds]"),
+    "returns": (lambda: {(CUBE.format(1), "QAM"): np.array([-9.0])}, "not success rates"),
 }
 
 
@@ -813,6 +965,7 @@ MISTAKES = {
     "no runs": (["{empty}"], "no run with an evaluation in {empty}; train one with main.py, or give another folder"),
     "a step that is none": (["{empty}", "--step=end"], "argument --step: invalid step value: 'end'"),
     "a number that is none": (["{empty}", "--bootstrap=0"], "argument --bootstrap: invalid positive value: '0'"),
+    "other axes": (["{empty}", "--pickle_axes=tasks"], "--pickle_axes: invalid choice"),
     "an unknown flag": (["{empty}", "--htm=x"], "unrecognized arguments: --htm=x (see --help)"),
     "nowhere to write": (["{empty}", "--html={empty}/none/r.html"], "r.html: there is no folder {empty}/none"),
 }
@@ -862,6 +1015,24 @@ def test_1200_runs_take_less_than_20_seconds(tmp_path):
     seconds = time.perf_counter() - start
     print(f"1,200 runs in {seconds:.1f} s, a page of {(tmp_path / 'html').stat().st_size / 1e6:.1f} MB")
     assert done.returncode == 0 and seconds < 20
+
+
+@pytest.mark.slow
+def test_a_published_file_of_17_methods_takes_less_than_20_seconds(tmp_path):
+    """On 50 tasks with 12 seeds each: seconds of one core, whatever else the machine does."""
+    rng = np.random.default_rng(0)
+    tasks = [(task, f"M{method}") for task in ALL_TASKS for method in range(17)]
+    data = {key: rng.binomial(50, rng.uniform(0, 0.9), (30, 12)) / 50 for key in tasks}
+    path = dump(tmp_path / "exp_data.pkl", data)
+    files = [f"--{kind}={tmp_path / kind}" for kind in ("html", "csv", "latex")]
+    command = [sys.executable, ROOT / "scripts" / "report.py", path, *files]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    print(f"17 methods on 50 tasks in {seconds:.1f} s")
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 61 * (17 + 17 * 16 // 2) and seconds < 20
 
 
 def test_the_readmes_markers_are_found():

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from utils.statistics import bootstrap, iqm, mean_and_half, prediction_half, probability_of_improvement
+from utils import statistics
+from utils.statistics import (
+    bootstrap,
+    improvements,
+    iqm,
+    mean_and_half,
+    prediction_half,
+    probability_of_improvement,
+)
 
 # ---------------------------------------------------------------- Student's t
 
@@ -136,6 +144,75 @@ def test_a_widened_interval_ends_where_the_statistic_does():
     assert bootstrap(iqm, scores, widen=True, bounds=(0, 1)) == (pytest.approx(1 / 3), 0.0, 1.0)
 
 
+# ---------------------------------------------------------------- many pairs of methods
+
+
+def by_task(**methods):
+    """Scores [T, N] of each method, by task and method."""
+    tasks = range(len(next(iter(methods.values()))))
+    return {f"task{t}": {name: scores[t] for name, scores in methods.items()} for t in tasks}
+
+
+def test_a_replicate_is_the_probability_of_what_was_drawn():
+    """Of 5 and 8 seeds with ties: the same as from the scores that the counts stand for."""
+    rng = np.random.default_rng(10)
+    x, y = (np.sort(rng.integers(0, 5, seeds) / 5) for seeds in (5, 8))
+    one, two = (statistics._draw(name, scores, 30) for name, scores in (("x", x), ("y", y)))
+    assert (one.counts.sum(0) == 5).all() and (two.counts.sum(0) == 8).all()
+    assert len(np.unique(one.counts, axis=1).T) > 20 and one.counts.max() >= 3
+    for i, rate in enumerate(statistics._win_rate(one, two)):
+        counts = [drawn.counts[:, i].astype(int) for drawn in (one, two)]
+        again = [np.repeat(s, n)[None] for s, n in zip((x, y), counts, strict=True)]
+        assert rate == pytest.approx(probability_of_improvement(*again), abs=1e-6)
+
+
+@pytest.mark.parametrize("widen", [False, True])
+def test_all_pairs_at_once_are_what_the_bootstrap_of_each_gives(widen):
+    rng = np.random.default_rng(11)
+    methods = {f"m{i}": rng.binomial(20, 0.3 + 0.1 * i, (6, 4 + i)) / 20 for i in range(3)}
+    found = improvements(by_task(**methods), replicates=20_000, widen=widen)
+    assert list(found) == [("m0", "m1"), ("m0", "m2"), ("m1", "m2")]
+    for (one, two), (tasks, interval) in found.items():
+        pair, options = (methods[one], methods[two]), {"widen": widen, "bounds": (0, 1)}
+        expected = bootstrap(probability_of_improvement, *pair, replicates=20_000, **options)
+        assert tasks == 6 and interval.value == pytest.approx(expected.value, rel=1e-12)
+        np.testing.assert_allclose(interval[1:], expected[1:], atol=0.01)
+        assert interval.high - interval.low > 0.15
+
+
+def test_methods_and_tasks_are_drawn_apart():
+    """Draws of one method on two tasks, and of two methods on one, are independent."""
+    names = [f"{task} {method}" for task in "ab" for method in "xy"]
+    counts = [statistics._draw(name, np.arange(4.0), 4_000).counts[0] for name in names]
+    np.testing.assert_allclose(np.corrcoef(counts), np.eye(4), atol=0.06)
+    assert np.mean(counts) == pytest.approx(1.0, abs=0.03)
+
+
+def test_an_interval_does_not_depend_on_what_else_is_compared():
+    rng = np.random.default_rng(12)
+    methods = {name: rng.random((3, 5)) for name in "abc"}
+    every = improvements(by_task(**methods), replicates=100)
+    two = improvements(by_task(a=methods["a"], c=methods["c"]), replicates=100)
+    assert two["a", "c"] == every["a", "c"] and len(every) == 3
+    assert improvements(by_task(a=methods["a"]), replicates=100) == {}
+
+
+def test_pairs_are_compared_on_the_tasks_that_both_have():
+    scores = by_task(a=np.array([[0.1, 0.2], [0.9, 0.9]]), b=np.array([[0.5, 0.6], [0.5, 0.6]]))
+    scores["task1"] = {"b": scores["task1"]["b"], "c": np.array([0.5, 0.4])}
+    found = improvements(scores, replicates=50)
+    assert found["a", "b"] == (1, (0.0, 0.0, 0.0)) and len(found) == 2
+    assert found["b", "c"] == (1, pytest.approx((0.875, 0.5, 1.0)))
+
+
+def test_one_seed_has_no_interval_and_widening_ends_at_the_bounds():
+    one = improvements(by_task(a=np.array([[0.5]]), b=np.array([[0.1, 0.6]])), replicates=50)
+    tasks, interval = one["a", "b"]
+    assert tasks == 1 and interval.value == 0.5 and np.isnan(interval[1:]).all()
+    scores = by_task(a=np.array([[0.0, 0.0, 1.0]]), b=np.full((1, 3), 0.5))
+    assert improvements(scores, widen=True)["a", "b"] == (1, (pytest.approx(1 / 3), 0.0, 1.0))
+
+
 # ---------------------------------------------------------------- coverage
 
 
@@ -156,7 +233,8 @@ def rates(tasks, seeds, simulations, replicates=500, widen=False):
         ours, other = simulate(rng, tasks, seeds), simulate(rng, tasks, seeds, shift=0.05)
         mean, half = mean_and_half(ours.mean(0))
         found = bootstrap(iqm, ours, replicates=replicates, widen=widen)
-        better = bootstrap(probability_of_improvement, other, ours, replicates=replicates, widen=widen)
+        compared = improvements(by_task(other=other, ours=ours), replicates, widen)
+        _, better = compared["other", "ours"]
         ends[i] = [(found.low, better.low, mean - half), (found.high, better.high, mean + half)]
     covered = ((ends[:, 0] <= truth) & (truth <= ends[:, 1])).mean(0)
     print(f"{tasks} tasks, {seeds} seeds: IQM {covered[0]:.1%}, improvement {covered[1]:.1%}, Student's t {covered[2]:.1%}")
