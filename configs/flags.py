@@ -56,7 +56,9 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     text(
         "pretrained_actor_path",
         None,
-        "start from this base instead of training one: a run folder of agents/bc.py, or a published params_*.pkl or its folder",
+        "start from this base instead of training one: 'published' (the paper's own of the "
+        "domain, fetched once to <ogbench_dataset_dir>/bases), a run folder of agents/bc.py, "
+        "or a published params_*.pkl or its folder",
     )
     count("start_training", 5_000, "online environment steps before the first online update")
     count("utd_ratio", 1, "updates per online environment step", least=1)

@@ -8,13 +8,15 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from envs import own_data
 from envs.arrays import ACTION_LIMIT, ArrayFile, Arrays, check_action_range, checked
-from envs.download import HOSTS, HUGGING_FACE, REPOSITORIES, download, repository_files
+from envs.download import HOSTS, REPOSITORIES, Host, download, open_hosts
 from envs.files import alone
+from envs.hub import Repository, endpoint
 from envs.ogbench import SeededEnv, make_env
 from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
@@ -24,6 +26,8 @@ DATASET_DIR = "~/.ogbench/data"
 
 # How many files of a '<dataset>-100m-v0' release are used, one million transitions each.
 SHARDS = {"puzzle-4x4-play": 10, "cube-triple-play": 10, "cube-quadruple-play": 100}
+
+INCOMPLETE = ".incomplete"  # a file in a folder of shards that are still being fetched
 
 _BLOCK = 1_000_000  # rows whose rewards are computed at a time
 
@@ -40,17 +44,14 @@ def find_dataset(env_name: str, dataset_dir: Path | str = DATASET_DIR) -> Path:
     folder = Path(dataset_dir).expanduser()
     if folder.is_file():
         raise UserError(f"--ogbench_dataset_dir: {folder} is a file; give its folder, or --dataset={folder}")
-    if present := _present_dataset(name, folder):
-        return present
-    try:
-        return _download(name, folder)
-    except (UserError, OSError) as error:
-        raise UserError(f"--ogbench_dataset_dir: {_how_to_get(name, folder)} [{error}]") from error
+    return stored_dataset(name, folder) or fetch_dataset(name, folder)
 
 
-def _present_dataset(name: str, folder: Path) -> Path | None:
-    """The npz file or folder of shards of a dataset below a folder; None where there is none."""
+def stored_dataset(name: str, folder: Path) -> Path | None:
+    """The dataset's file or folder of shards below `folder`; None where it is not there."""
     for candidate in (folder / f"{name}-100m-v0", folder / f"{name}-10m-v0", folder):
+        if (candidate / INCOMPLETE).exists():
+            continue
         if len(_shards(candidate, _pattern(name, candidate))) >= SHARDS.get(name, 1):
             return candidate
     single = folder / f"{name}-v0.npz"
@@ -65,7 +66,7 @@ def dataset_files(env_name: str, dataset_dir: Path | str, dataset_path: Path | s
     elif is_user_env(env_name):
         return []
     else:
-        source = _present_dataset(dataset_name(env_name), Path(dataset_dir).expanduser())
+        source = stored_dataset(dataset_name(env_name), Path(dataset_dir).expanduser())
     if source is None or not source.exists():
         return []
     if not source.is_dir():
@@ -92,34 +93,99 @@ def _shards(folder: Path, pattern: str, limit: int | None = None) -> list[Path]:
 
 def _how_to_get(name: str, folder: Path) -> str:
     missing = f"the data of {name} is neither in {folder} nor to be downloaded"
+    place = f"--ogbench_dataset_dir={folder}"
+    fetch = f"python scripts/download.py --env_name={name} --data {place}"
     if has_oracle(name):
         many = f" --transitions={published_transitions(name)}" if name in SHARDS else ""
-        command = f"python scripts/make_data.py --env_name={name} --ogbench_dataset_dir={folder}{many}"
-        return f"{missing}; make it: {command}"
-    source = f"{HUGGING_FACE}/datasets/{REPOSITORIES[name]}" if name in REPOSITORIES else HOSTS[0]
+        command = f"python scripts/make_data.py --env_name={name} {place}{many}"
+        return f"{missing}; make it: {command}, or fetch it where there is a network: {fetch}"
+    if name in REPOSITORIES:
+        source = f"{endpoint()}/{REPOSITORIES[name]} to {folder}/{name}-10m-v0"
+    else:
+        source = f"{HOSTS[0]}/{name}-v0.npz to {folder}"
     return (
         f"{missing}, and scripts/make_data.py cannot make it (that takes OGBench's expert policies); "
-        f"fetch it from {source} elsewhere and put it there"
+        f"fetch it where there is a network: {fetch}, or bring {source}"
     )
 
 
-def _download(name: str, folder: Path) -> Path:
-    if name in REPOSITORIES:
-        target = folder / f"{name}-10m-v0"
-        host = f"{HUGGING_FACE}/datasets/{REPOSITORIES[name]}/resolve/main"
-        for file in repository_files(REPOSITORIES[name]):
-            download(file, target / Path(file).name, [host])
-        return target
+class Published(NamedTuple):
+    """A file of a published dataset: its name below each of the hosts, and its path here."""
+
+    name: str
+    path: Path
+    hosts: list[Host]
+
+
+def stored_shards(name: str, folder: Path) -> list[Published]:
+    """The files of a dataset of shards that is there, wherever they lie; [] where it is not."""
+    stored, hosts = stored_dataset(name, folder), _hosts_of(name)
+    if stored is None or not stored.is_dir():
+        return []
+    shards = _shards(stored, _pattern(name, stored))
+    return [Published(f"{_place_of(name)}/{path.name}", path, hosts) for path in shards]
+
+
+def published_files(name: str, folder: Path) -> list[Published]:
+    """The files of a dataset, as they lie below `folder` once they are fetched.
+
+    Raises UserError where that takes a repository's list which cannot be had.
+    """
+    hosts, place = _hosts_of(name), _place_of(name)
     if name in SHARDS:
-        target = folder / f"{name}-100m-v0"
-        print(f"{name} is {SHARDS[name]} files of a million transitions, fetched to {target} where they are missing")
-        for index in range(SHARDS[name]):
-            file = f"{name}-v0-{index:03d}.npz"
-            download(f"{target.name}/{file}", target / file, HOSTS[:1])
-        return target
-    for file in (f"{name}-v0-val.npz", f"{name}-v0.npz"):
-        download(file, folder / file)
-    return folder / f"{name}-v0.npz"
+        names = [f"{place}/{name}-v0-{index:03d}.npz" for index in range(SHARDS[name])]
+    elif name in REPOSITORIES:
+        repositories = [host for host in hosts if isinstance(host, Repository)]
+        names = next(filter(None, (host.names(place) for host in repositories)), [])
+        if not names:
+            failures = "; ".join(f"{host}: {host.fault()}" for host in repositories)
+            raise _unavailable(name, folder, failures)
+    else:
+        names = [f"{name}-v0-val.npz", f"{name}-v0.npz"]
+    return [Published(file, folder / place / Path(file).name, hosts) for file in names]
+
+
+def _place_of(name: str) -> str:
+    """The folder of a dataset of shards, here as on the hosts; "." for a single file."""
+    if name in SHARDS:
+        return f"{name}-100m-v0"
+    return f"{name}-10m-v0" if name in REPOSITORIES else "."
+
+
+def _hosts_of(name: str) -> list[Host]:
+    hosts = open_hosts(HOSTS)
+    if name not in REPOSITORIES:
+        return hosts
+    own = Repository(REPOSITORIES[name], folder=_place_of(name))
+    return [own, *(host for host in hosts if isinstance(host, Repository))]
+
+
+def fetch_dataset(name: str, folder: Path) -> Path:
+    """Fetch what is missing of a dataset; returns where it is, as `find_dataset` does.
+
+    Raises UserError, with what to do, where a file cannot be had.
+    """
+    files = published_files(name, folder)
+    place = files[0].path.parent
+    if name in SHARDS:
+        many = f"{SHARDS[name]} files of a million transitions"
+        print(f"{name} is {many}, fetched to {place} where they are missing")
+    try:
+        # Without a network, nothing else tells how many files a repository's dataset has.
+        mark = place / INCOMPLETE
+        if name in REPOSITORIES and not all(file.path.exists() for file in files):
+            place.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        for file in files:
+            download(*file)
+        mark.unlink(missing_ok=True)
+    except (UserError, OSError) as error:
+        raise _unavailable(name, folder, error) from error
+    return files[-1].path if place == folder else place
+
+
+def _unavailable(name: str, folder: Path, why: object) -> UserError:
+    return UserError(f"--ogbench_dataset_dir: {_how_to_get(name, folder)} [{why}]")
 
 
 def load_dataset(

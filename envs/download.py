@@ -1,134 +1,237 @@
-"""Published datasets: download with resume, checked, from the first host that has them."""
+"""Published files: download with resume, checked, from the first host that has them."""
 
 import contextlib
 import hashlib
 import http.client
-import json
 import os
-import re
 import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
 from envs.files import alone
+from envs.hub import FAILURES, Known, Repository, Source, Web, reason
 from utils.errors import UserError
+from utils.published import safe_unpickle
 
-# OGBench's own host, then a mirror of its standard datasets.
+# OGBench's own host, a mirror of its standard datasets, and one of all that the paper uses.
 HOSTS = (
     "https://rail.eecs.berkeley.edu/datasets/ogbench",
-    "https://huggingface.co/datasets/zhouzypaul/ogbench_datasets/resolve/main",
+    "hf://datasets/zhouzypaul/ogbench_datasets",
+    "hf://datasets/yonghoon96/ogbench-mirror",
 )
 # Larger collections that live in a Hugging Face repository of their own.
-REPOSITORIES = {"antmaze-giant-navigate": "yonghoon96/antmaze-giant-navigate-10m-v0"}
-HUGGING_FACE = "https://huggingface.co"
+REPOSITORIES = {"antmaze-giant-navigate": "datasets/yonghoon96/antmaze-giant-navigate-10m-v0"}
 
-TIMEOUT = 8.0  # seconds without an answer before the next host is asked
 RETRIES = 3  # further attempts at a host whose transfer breaks off
 
-_Failure = (urllib.error.URLError, http.client.HTTPException, OSError)
+Host = str | Repository
+"""An address to which a file's name is appended, or a repository that knows where it is."""
 
 
 class _BrokenOff(OSError):
     """The connection ended before the whole file was there."""
 
 
-def download(name: str, destination: Path, hosts: Sequence[str] | None = None, progress: bool = True) -> Path:
-    """Fetch `name` (a path below each of the hosts) to `destination`, atomically.
+def open_hosts(names: Sequence[str]) -> list[Host]:
+    """The hosts of such names; each repository is asked for its list at most once."""
+    scheme = "hf://"
+    return [Repository(n.removeprefix(scheme)) if n.startswith(scheme) else n for n in names]
 
-    What an interrupted transfer left is continued. Size and checksums are compared before the file gets its
-    name. Raises UserError, naming every host's answer, if none delivers.
+
+def download(
+    name: str,
+    destination: Path,
+    hosts: Sequence[Host] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Fetch a file to `destination`, atomically, and print where it is from.
+
+    What an interrupted transfer left is continued. Size, sha256 (if the host gives it) and
+    content are checked before the file gets its name. Raises UserError with every host's answer
+    if none delivers, OSError if the folder cannot be written.
+
+    Args:
+        name: the file's path below each of the hosts.
+        destination: where it goes; nothing is fetched if it is there.
+        hosts: asked in this order; HOSTS unless given.
+        progress: whether to show a bar.
     """
-    destination.parent.mkdir(parents=True, exist_ok=True)
     answers = []
-    with alone(destination.parent):
+    with _folder_of(destination):
         if destination.exists():  # another process was faster
             return destination
-        for host in HOSTS if hosts is None else hosts:
-            url = f"{host}/{name}"
+        for host in open_hosts(HOSTS) if hosts is None else hosts:
+            source = locate(host, name)
             try:
-                part = _fetch(url, destination, progress)
-                _check_archive(part)
-            except _Failure as error:
-                answers.append(f"{re.sub('^https?://', '', host).partition('/')[0]}: {_reason(error)}")
+                part, known = _fetch(source, destination, progress)
+                checked = _check(part, known, destination.suffix == ".npz")
+            except FAILURES as error:
+                answers.append(f"{short_name(host)}: {reason(error)}")
                 continue
             os.replace(part, destination)
+            size = tqdm.format_sizeof(destination.stat().st_size, "B")
+            server = short_name(host).partition("/")[0]
+            print(f"{destination.name}: {size} from {server}, {checked}")
             return destination
-        with contextlib.suppress(OSError):  # nothing came: leave no empty folder behind
-            destination.parent.rmdir()
     raise UserError(f"{destination.name} could not be downloaded ({'; '.join(answers)})")
 
 
-def repository_files(name: str) -> list[str]:
-    """The npz files of a Hugging Face dataset repository. Raises UserError if the list cannot be had."""
-    url = f"{HUGGING_FACE}/api/datasets/{name}"
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-            files = [entry["rfilename"] for entry in json.load(response)["siblings"]]
-    except (*_Failure, ValueError, KeyError) as error:
-        raise UserError(f"{url} could not be read ({_reason(error)})") from error
-    return sorted(file for file in files if file.endswith(".npz"))
+def locate(host: Host, name: str) -> Source:
+    """Where a host has a file."""
+    return host.find(name) if isinstance(host, Repository) else Source(f"{host}/{name}")
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return f"HTTP {error.code}"
-    return str(getattr(error, "reason", None) or error or type(error).__name__)
+def short_name(host: Host) -> str:
+    """What messages call a host."""
+    return str(host) if isinstance(host, Repository) else urlsplit(host).netloc
 
 
-def _fetch(url: str, destination: Path, progress: bool) -> Path:
-    """Download into this URL's part file (bytes of two hosts are never mixed), going on where it ends."""
-    part = destination.with_name(f".{destination.name}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part")
+def measure(name: str, hosts: Sequence[Host]) -> tuple[int | None, str]:
+    """The size of a file and the first host that has it, without fetching it.
+
+    Raises UserError with every host's answer if none has it.
+    """
+    answers = []
+    for host in hosts:
+        source = locate(host, name)
+        if source.known.size is not None:
+            return source.known.size, short_name(host)
+        web = Web()
+        try:
+            with web.open(source.url, method="HEAD") as response:
+                length = response.headers.get("Content-Length")
+        except FAILURES as error:
+            answers.append(f"{short_name(host)}: {reason(error)}")
+            continue
+        return web.said.size or (int(length) if length else None), short_name(host)
+    raise UserError(f"no host has {name} ({'; '.join(answers)})")
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _folder_of(destination: Path):
+    """Hold a file's folder for this process; made if missing, removed again if nothing came."""
+    missing = [folder for folder in destination.parents if not folder.exists()]
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with alone(destination.parent):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # not empty
+                for folder in missing:
+                    folder.rmdir()
+
+
+def _fetch(source: Source, destination: Path, progress: bool) -> tuple[Path, list[Known]]:
+    """Download into this address's part file, continuing where it ends.
+
+    The part file's name depends on the address, so bytes of two hosts are never mixed. Also
+    returns what the host's listing and its answer say of the file.
+    """
+    tag = hashlib.sha256(source.url.encode()).hexdigest()[:8]
+    part, web = destination.with_name(f".{destination.name}.{tag}.part"), Web()
     for attempt in range(RETRIES + 1):
         before = part.stat().st_size if part.exists() else 0
         try:
-            return _continue(url, part, before, progress, destination.name)
+            _continue(web, source, part, progress, destination.name)
         except urllib.error.HTTPError:
             raise
-        except _Failure:
+        except FAILURES:
             gained = part.exists() and part.stat().st_size > before
             if attempt == RETRIES or not gained:
                 raise
+        else:
+            return part, [source.known, web.said]
     raise AssertionError("the last attempt returns or raises")
 
 
-def _continue(url: str, part: Path, start: int, progress: bool, label: str) -> Path:
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            raise
-        if error.headers.get("Content-Range", "").rpartition("/")[2] == str(start):
-            return part  # it was complete
-        part.unlink()
-        return _continue(url, part, 0, progress, label)
+def _continue(web: Web, source: Source, part: Path, progress: bool, label: str) -> None:
+    """Append to the part what it lacks; raises one of FAILURES."""
+    response = _open(web, source.url, part)
+    if response is None:
+        return
     with response:
-        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            start = 0  # this host cannot resume
+        resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        start = part.stat().st_size if resumed else 0
         length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
+        total = start + int(length) if length else web.said.size or source.known.size
         unit = {"unit": "B", "unit_scale": True, "desc": label, "disable": not progress}
-        with part.open("ab" if start else "wb") as file, tqdm(total=total, initial=start, **unit) as bar:
+        with (
+            part.open("ab" if resumed else "wb") as file,
+            tqdm(total=total, initial=start, **unit) as bar,
+        ):
             while block := response.read(1 << 20):
                 file.write(block)
                 bar.update(len(block))
-    if total is not None and part.stat().st_size != total:
-        raise _BrokenOff(f"broke off after {part.stat().st_size} of {total} bytes")
-    return part
+    came = part.stat().st_size
+    if total is not None and came < total:
+        raise _BrokenOff(f"broke off after {came} of {total} bytes")
 
 
-def _check_archive(part: Path) -> None:
-    """Every checksum inside an npz is right, or the part is deleted and OSError raised."""
+def _open(web: Web, url: str, part: Path) -> http.client.HTTPResponse | None:
+    """The answer from where the part ends, or from the start; None if the part is complete."""
+    start = part.stat().st_size if part.exists() else 0
+    try:
+        return web.open(url, start)
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        size = error.headers.get("Content-Range", "").rpartition("/")[2]
+    if size == str(start):
+        return None
+    part.unlink()
+    return web.open(url)
+
+
+def _check(part: Path, known: list[Known], is_archive: bool) -> str:
+    """What was checked of a part, in words.
+
+    Deletes the part and raises OSError if its size, its sha256 or its content is wrong.
+    """
+    if fault := _fault(part, known, is_archive):
+        part.unlink()
+        raise OSError(f"{fault}; deleted")
+    checksum = next((facts.sha256 for facts in known if facts.sha256), None)
+    if checksum:
+        return f"sha256 {checksum:.12} as published"
+    return f"no sha256 there: size{' and CRC-32' if is_archive else ' alone'} checked"
+
+
+def _fault(part: Path, known: list[Known], is_archive: bool) -> str:
+    """What is wrong with a part; "" if nothing is."""
+    size = part.stat().st_size
+    for facts in dict.fromkeys(known):  # most often one: the listing and the answer agree
+        if facts.size not in (None, size):
+            return f"{size} bytes came instead of {facts.size}"
+        if facts.sha256 and (found := sha256_of(part)) != facts.sha256:
+            return f"its sha256 is {found} instead of the published {facts.sha256}"
+    return _archive_fault(part) if is_archive else _pickle_fault(part)
+
+
+def _archive_fault(part: Path) -> str:
+    """What is wrong with an npz file, judged by the checksums inside it; "" if nothing is."""
     try:
         with zipfile.ZipFile(part) as archive:
-            bad = archive.testzip()
+            broken = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError):
-        bad = part.name
-    if bad:
-        part.unlink()
-        raise OSError("what came is not a whole npz file")
+        broken = part.name
+    return "what came is not a whole npz file" if broken else ""
+
+
+def _pickle_fault(part: Path) -> str:
+    """What is wrong with a pickle, of which no code runs; "" if nothing is."""
+    try:
+        safe_unpickle(part, "what came")
+    except UserError as error:
+        return str(error)
+    return ""

@@ -6,6 +6,7 @@ and a CRC-32 of all that: what is read is what was written, or it is refused.
 
 import contextlib
 import functools
+import hashlib
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import sys
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -24,6 +25,8 @@ from flax.serialization import from_state_dict, to_state_dict
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
 
 from agents.base import Agent
+from envs.bases import PUBLISHED, base_data, base_source, published_base
+from envs.download import sha256_of
 from utils.errors import RunError, UserError
 from utils.published import load_published, published_file
 
@@ -244,6 +247,54 @@ def agent_from(tree: dict, like: Agent, where: str | os.PathLike) -> Agent:
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+
+
+class GivenBase(NamedTuple):
+    """The base that --pretrained_actor_path gives a run."""
+
+    params: dict
+    record: dict[str, str]
+    """What config.json keeps of it: its source without a place, and the sha256 of the file or,
+    for a run folder, of the parameters."""
+    data: str
+    """What it was cloned from; "" where only its maker knows."""
+
+    def describe(self) -> str:
+        """One line: where it is from, what it was cloned from, and what is not done for it."""
+        cloned = f", {self.data}" if self.data else ""
+        return f"base: {self.record['source']}{cloned}; bc_steps not run"
+
+    def check_begun(self, folder: Path, stored: dict[str, Any] | None) -> None:
+        """Raise UserError if a run began with another base; `stored` is its config.json."""
+        then, now = (stored or {}).get("base", self.record)["sha256"], self.record["sha256"]
+        if then != now and any(folder.glob("checkpoints/*")):
+            source, sums = self.record["source"], f"sha256 {then:.12} then, {now:.12} now"
+            raise UserError(
+                f"--pretrained_actor_path: {source} is not the base that {folder} began with "
+                f"({sums}); bring that one back, or give another --run_group"
+            )
+
+
+def given_base(path: str, env_name: str, dataset_dir: str) -> GivenBase:
+    """The base that --pretrained_actor_path names; the published one is fetched if missing.
+
+    Raises UserError where there is none.
+    """
+    source, data = Path(path).name, ""
+    if path == PUBLISHED:
+        path = str(published_base(env_name, dataset_dir))
+        source, data = base_source(env_name), base_data(env_name)
+    params, file = load_base(path), published_file(path)
+    checksum = sha256_of(file) if file else sha256_of_tree(params)
+    return GivenBase(params, {"source": source, "sha256": checksum}, data)
+
+
+def sha256_of_tree(tree: Any) -> str:
+    """The checksum of the bytes of all arrays of a tree, in the order of their names."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        found.update(np.asarray(leaf).tobytes())
+    return found.hexdigest()
 
 
 def load_base(path: str | os.PathLike) -> dict:

@@ -29,7 +29,14 @@ from envs.fingerprint import Fingerprint, remembered
 from envs.tasks import dataset_name, has_oracle, is_user_env
 from envs.workers import EnvWorkers, LocalEnvs, WorkerError
 from utils import preemption
-from utils.checkpoints import Checkpoints, agent_from, agent_tree, load_base
+from utils.checkpoints import (
+    Checkpoints,
+    GivenBase,
+    agent_from,
+    agent_tree,
+    given_base,
+    load_base,
+)
 from utils.chunks import FIELDS, Fed, Replay, Rows, Transitions, update_keys
 from utils.errors import RunError, UserError
 from utils.evaluator import Evaluation, Evaluator, without_optimiser
@@ -39,7 +46,7 @@ from utils.online import OnlineEpisodes, as_dataset
 from utils.policy import evaluation_policy, stream
 from utils.prefetch import Block, place
 from utils.published import check_base
-from utils.runs import STEPS, Run, load_agent, write_json
+from utils.runs import STEPS, Run, load_agent, read_json, write_json
 from utils.seeds import for_each_seed, mesh_for, stack_seeds, take
 from utils.video import film
 
@@ -254,7 +261,7 @@ def train(runs: list[Run], overwrite: bool = False) -> None:
     runs = [run for run in runs if run not in finished]
     if not runs:
         return report_finished(finished, data_fingerprint(finished[0]))
-    given = flags["pretrained_actor_path"] and load_base(flags["pretrained_actor_path"])
+    given = find_given_base(runs, overwrite)
     dataset = prepare_data(runs[0])
     data = data_fingerprint(runs[0], dataset)
     assert data, "its files are there: they were just read"
@@ -262,19 +269,41 @@ def train(runs: list[Run], overwrite: bool = False) -> None:
     agents = [new_agent(run, dataset) for run in runs]
     if flags["kl_budget_online"] is not None:
         agents[0].with_kl_budget(flags["kl_budget_online"])
-    if given and agents[0].STARTS_FROM_BASE:
-        check_base(given, agents[0].params["base"], f"--pretrained_actor_path={flags['pretrained_actor_path']}")
+    if given:
+        where = f"--pretrained_actor_path={flags['pretrained_actor_path']}"
+        check_base(given.params, agents[0].params["base"], where)
+        print(given.describe())
     warn_of_little_data(runs[0], len(dataset["rows"]))
     warn_of_other_physics(runs[0])
     if agents[0].STARTS_FROM_BASE:
         # A single checkpoint may have to be given up for what another seed has, see `standing_together`.
         fresh = [i for i, run in enumerate(runs) if overwrite or run.newest_checkpoint() <= flags["save_interval"]]
-        for i, base in zip(fresh, bases([runs[i] for i in fresh], dataset, data, given), strict=True):
+        given_or_made = bases([runs[i] for i in fresh], dataset, data, given and given.params)
+        for i, base in zip(fresh, given_or_made, strict=True):
             agents[i] = agents[i].with_base(base) if base else agents[i]
     with contextlib.ExitStack() as stack:
         for run in runs:
             stack.enter_context(run.locked())
-        finish(runs, agents, dataset, data.task, overwrite)
+        found = about_data(dataset, data.task) | ({"base": given.record} if given else {})
+        finish(runs, agents, dataset, found, overwrite)
+
+
+def find_given_base(runs: list[Run], overwrite: bool) -> GivenBase | None:
+    """The base that --pretrained_actor_path gives the seeds of a task; None without one.
+
+    Raises UserError if it cannot be had, or is not what a run that resumes began with.
+    """
+    settings, env_name = runs[0].settings, runs[0].env_name
+    path = settings.flags["pretrained_actor_path"]
+    if path and not load_agent(settings.agent_file).AGENT.STARTS_FROM_BASE:
+        warn(f"--pretrained_actor_path has no effect: {runs[0].agent_name} starts from no base")
+        return None
+    if not path:
+        return None
+    given = given_base(path, env_name, settings.flags["ogbench_dataset_dir"])
+    for run in runs if not overwrite else ():
+        given.check_begun(run.folder, read_json(run.folder / "config.json"))
+    return given
 
 
 def keys_of(run: Run) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -307,18 +336,29 @@ def bases(runs: list[Run], dataset: dict[str, np.ndarray], data: Fingerprint, gi
         missing = [run for run in base_runs if not (run.is_done() and Checkpoints(run.folder / "checkpoints").holds(step))]
         if missing:
             agents = [new_agent(run, dataset) for run in missing]
-            finish(missing, agents, dataset, data.behaviour, overwrite=False)
+            finish(missing, agents, dataset, about_data(dataset, data.behaviour), overwrite=False)
         return [load_base(run.folder) for run in base_runs]
 
 
-def finish(runs: list[Run], agents: list[Agent], dataset: dict[str, np.ndarray], crc: str, overwrite: bool) -> None:
-    """Train, from the newest checkpoints on, and write each run's done.json; `crc` is of the data that the runs read."""
+def about_data(dataset: dict[str, np.ndarray], crc: str) -> dict[str, Any]:
+    """What config.json holds of the data; `crc` is of what the run reads of it."""
+    observation_dim, action_dim = dims_of(dataset)
+    data = {"transitions": len(dataset["rows"]), "crc": crc}
+    return {"observation_dim": observation_dim, "action_dim": action_dim, "dataset": data}
+
+
+def finish(
+    runs: list[Run],
+    agents: list[Agent],
+    dataset: dict[str, np.ndarray],
+    found: dict[str, Any],
+    overwrite: bool,
+) -> None:
+    """Train, from the newest checkpoints on, and write each run's config.json, with what was `found`, and done.json."""
     observation_dim, action_dim = dims_of(dataset)
     device = f"{jax.devices()[0].device_kind} ({os.cpu_count()} CPU cores)"
-    data = {"transitions": len(dataset["rows"]), "crc": crc}
-    found = {"observation_dim": observation_dim, "action_dim": action_dim, "dataset": data, "device": device}
     for run in runs:
-        run.prepare(overwrite, found)
+        run.prepare(overwrite, found | {"device": device})
     with contextlib.ExitStack() as stack:
         journals = [Journal(run, stack, observation_dim, action_dim) for run in runs]
         errors = []

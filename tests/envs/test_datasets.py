@@ -20,7 +20,7 @@ def no_network(monkeypatch):
     """Every host refuses; the tests of downloading run their own."""
     monkeypatch.setattr(download, "HOSTS", ("http://127.0.0.1:9",))
     monkeypatch.setattr(datasets, "HOSTS", ("http://127.0.0.1:9",))
-    monkeypatch.setattr(download, "HUGGING_FACE", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
 
 
 def maze_rows(lengths=(3, 4), seed=0) -> dict[str, np.ndarray]:
@@ -204,38 +204,7 @@ def test_too_few_shards_are_not_the_dataset(shards):
         load_dataset(MAZE, shards)
 
 
-# Downloading
-
-
-def test_what_is_asked_for(tmp_path, monkeypatch, capsys):
-    asked = []
-
-    def fake(name, destination, hosts=None):
-        asked.append((name, destination.relative_to(tmp_path), hosts))
-        destination.parent.mkdir(exist_ok=True)
-        destination.touch()
-        return destination
-
-    monkeypatch.setattr(datasets, "download", fake)
-    monkeypatch.setattr(datasets, "repository_files", lambda repository: ["data/part-0.npz", "data/part-1.npz"])
-
-    assert find_dataset("cube-double", tmp_path) == tmp_path / "cube-double-play-v0.npz"
-    names = [name for name, _, hosts in asked if hosts is None]
-    assert names == ["cube-double-play-v0-val.npz", "cube-double-play-v0.npz"]
-
-    asked.clear()
-    folder = find_dataset("cube-triple", tmp_path)
-    assert folder == tmp_path / "cube-triple-play-100m-v0"
-    assert "cube-triple-play is 10 files of a million transitions" in capsys.readouterr().out
-    wanted = [f"cube-triple-play-100m-v0/cube-triple-play-v0-{i:03d}.npz" for i in range(10)]
-    assert [name for name, *_ in asked] == wanted == [str(path) for _, path, _ in asked]
-    assert find_dataset("cube-triple", tmp_path) == folder and len(asked) == 10
-
-    asked.clear()
-    folder = find_dataset("antmaze-giant", tmp_path)
-    assert [str(path.relative_to(folder.name)) for _, path, _ in asked] == ["part-0.npz", "part-1.npz"]
-    assert asked[0][2][0].endswith("yonghoon96/antmaze-giant-navigate-10m-v0/resolve/main")
-    assert find_dataset("antmaze-giant", tmp_path) == folder and len(asked) == 2
+# What to do without a network; tests/envs/test_download.py has the downloads
 
 
 @pytest.mark.parametrize(
@@ -251,7 +220,19 @@ def test_what_is_asked_for(tmp_path, monkeypatch, capsys):
             "--env_name=cube-quadruple-play --ogbench_dataset_dir={folder} --transitions=100000000",
         ),
         ("antmaze-large", "scripts/make_data.py cannot make it"),
-        ("antmaze-giant", "yonghoon96/antmaze-giant-navigate-10m-v0 elsewhere and put it there"),
+        (
+            "scene",
+            "scripts/download.py --env_name=scene-play --data --ogbench_dataset_dir={folder} [",
+        ),
+        (
+            "antmaze-large",
+            "or bring http://127.0.0.1:9/antmaze-large-navigate-v0.npz to {folder} [",
+        ),
+        (
+            "antmaze-giant",
+            "bring http://127.0.0.1:9/datasets/yonghoon96/antmaze-giant-navigate-10m-v0 to "
+            "{folder}/antmaze-giant-navigate-10m-v0 [",
+        ),
     ],
 )
 def test_a_dataset_that_is_not_to_be_had(name, message, tmp_path):

@@ -1,4 +1,3 @@
-import http.server
 import io
 import json
 import threading
@@ -7,8 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs import download as module
-from envs.download import download, repository_files
+from envs import hub as hub_module
+from envs.bases import base_domain, base_path, published_base
+from envs.datasets import find_dataset
+from envs.download import HOSTS, download, measure, open_hosts
+from envs.hub import Repository, read_manifest, sum_of
+from tests.envs.web import Host, Hub, sha256
 from utils.errors import UserError
 
 NAME = "cube-single-play-v0.npz"
@@ -18,57 +21,6 @@ def archive(seed: int = 0) -> bytes:
     file = io.BytesIO()
     np.savez(file, observations=np.random.default_rng(seed).normal(size=(100, 30)))
     return file.getvalue()
-
-
-class Host:
-    """A web server on 127.0.0.1 whose faults the test chooses."""
-
-    def __init__(self):
-        self.files: dict[str, bytes] = {}
-        self.requests: list[tuple[str, str | None]] = []  # (path, Range)
-        self.break_after: list[int] = []  # bytes after which the coming answers break off
-        self.resumes = True
-        host = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_):
-                pass
-
-            def do_GET(self):
-                host.answer(self)
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True)
-        self.thread.start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def answer(self, request):
-        wanted = request.headers["Range"]
-        self.requests.append((request.path, wanted))
-        request.close_connection = True
-        body = self.files.get(request.path)
-        if body is None:
-            request.send_error(404)
-            return
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and self.resumes else 0
-        if start >= len(body):
-            request.send_response(416)
-            request.send_header("Content-Range", f"bytes */{len(body)}")
-            request.send_header("Content-Length", "0")
-            request.end_headers()
-            return
-        request.send_response(206 if start else 200)
-        request.send_header("Content-Length", str(len(body) - start))
-        request.end_headers()
-        end = start + self.break_after.pop(0) if self.break_after else len(body)
-        request.wfile.write(body[start:end])
-
-    def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
 
 
 @pytest.fixture
@@ -104,7 +56,8 @@ def test_a_broken_transfer_goes_on_by_itself(host, tmp_path):
 def test_an_interrupted_run_is_resumed_by_the_next(host, tmp_path):
     host.files[f"/{NAME}"] = archive()
     host.break_after = [5000, 0]  # broken off, then dead
-    with pytest.raises(UserError, match=f"{NAME} could not be downloaded .*5000 of {len(archive())} bytes"):
+    fault = f"{NAME} could not be downloaded .*5000 of {len(archive())} bytes"
+    with pytest.raises(UserError, match=fault):
         download(NAME, tmp_path / NAME, [host.url], progress=False)
     (part,) = tmp_path.iterdir()
     assert part.suffix == ".part" and part.stat().st_size == 5000
@@ -147,7 +100,8 @@ def test_the_mirror_is_asked_next_and_bytes_are_never_mixed(host, mirror, tmp_pa
 
 def test_not_found_then_the_mirror(host, mirror, tmp_path):
     mirror.files[f"/{NAME}"] = archive()
-    assert download(NAME, tmp_path / NAME, [host.url, mirror.url], progress=False).read_bytes() == archive()
+    path = download(NAME, tmp_path / NAME, [host.url, mirror.url], progress=False)
+    assert path.read_bytes() == archive()
     assert len(host.requests) == 1  # an answer is not asked for again
 
 
@@ -178,7 +132,7 @@ def test_when_nobody_answers_every_reason_is_given(host, tmp_path):
 
 
 def test_a_silent_host_is_given_up(host, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "TIMEOUT", 0.2)
+    monkeypatch.setattr(hub_module, "TIMEOUT", 0.2)
     release = threading.Event()
     monkeypatch.setattr(host, "answer", lambda request: release.wait(10))
     with pytest.raises(UserError, match="timed out"):
@@ -186,13 +140,370 @@ def test_a_silent_host_is_given_up(host, tmp_path, monkeypatch):
     release.set()
 
 
-def test_the_files_of_a_repository(host, monkeypatch):
-    monkeypatch.setattr(module, "HUGGING_FACE", host.url)
-    listing = {"siblings": [{"rfilename": name} for name in ("b-001.npz", "a-000.npz", "README.md")]}
-    host.files["/api/datasets/me/data"] = json.dumps(listing).encode()
-    assert repository_files("me/data") == ["a-000.npz", "b-001.npz"]
-    with pytest.raises(UserError, match="could not be read .HTTP 404"):
-        repository_files("me/other")
+# ---------------------------------------------------------------- bases from the hub
+
+MODELS, MIRROR = "yonghoon96/trqam-bc-checkpoints", "datasets/yonghoon96/ogbench-mirror"
+BASE = (Path(__file__).parents[1] / "published" / "numpy2" / "params_300000.pkl").read_bytes()
+PUZZLE, TASK = "puzzle-4x4-play/params_300000.pkl", "puzzle-4x4-play-singletask-task3-v0"
+
+
+def flipped(body: bytes) -> bytes:
+    return body[:500] + bytes([body[500] ^ 1]) + body[501:]
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The hub with the bases of two domains, and its storage, to which it redirects."""
+    hub, hub.storage = (hub := Hub()), Host()
+    hub.repositories[MODELS] = {
+        PUZZLE: BASE,
+        "scene-play/params_300000.pkl": flipped(BASE),
+        "README.md": b"MIT",
+    }
+    monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield hub
+    hub.stop()
+    hub.storage.stop()
+
+
+def line_of(call, *arguments) -> str:
+    """The one line of the UserError that a call ends in."""
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_the_base_of_a_domain_is_fetched_once(hub, tmp_path, capsys):
+    path = published_base(TASK, tmp_path)
+    assert path == tmp_path / "bases" / PUZZLE == base_path("puzzle-4x4", tmp_path)
+    assert path.read_bytes() == BASE and left(path.parent) == ["params_300000.pkl"]
+    assert f"sha256 {sha256(BASE):.12} as published" in capsys.readouterr().out
+    assert [path for path, _ in hub.storage.requests] == [f"/blobs/{sha256(BASE)}"]
+    asked = len(hub.requests)
+    assert published_base("puzzle-4x4", tmp_path) == path and len(hub.requests) == asked
+    assert published_base("scene", tmp_path).read_bytes() == flipped(BASE)
+
+
+@pytest.mark.parametrize("lists", [True, False])
+@pytest.mark.parametrize("links", [True, False])
+def test_the_sum_is_taken_from_whatever_has_it(lists, links, hub, tmp_path, capsys):
+    hub.lists, hub.links_sums = lists, links
+    published_base(TASK, tmp_path)
+    known = f"sha256 {sha256(BASE):.12} as published"
+    wanted = known if lists or links else "no sha256 there: size alone checked"
+    assert wanted in capsys.readouterr().out
+    (tmp_path / "bases" / PUZZLE).unlink()
+    hub.damaged[PUZZLE] = flipped(BASE)
+    if not (lists or links):
+        assert published_base(TASK, tmp_path).read_bytes() == flipped(BASE)
+        return
+    line = line_of(published_base, TASK, tmp_path)
+    found, wanted = sha256(flipped(BASE)), sha256(BASE)
+    assert f"its sha256 is {found} instead of the published {wanted}; deleted" in line
+    assert not [path for path in left(tmp_path) if "params" in path]
+    hub.damaged.clear()
+    assert published_base(TASK, tmp_path).read_bytes() == BASE
+
+
+def test_a_file_of_another_size_is_not_kept(hub, tmp_path):
+    hub.damaged[PUZZLE] = BASE + b"more"
+    line = line_of(published_base, TASK, tmp_path)
+    assert f"{len(BASE) + 4} bytes came instead of {len(BASE)}; deleted" in line
+    assert left(tmp_path) == []
+
+
+def test_a_web_page_is_no_base(hub, tmp_path):
+    hub.lists = hub.links_sums = False
+    hub.repositories[MODELS][PUZZLE] = b"<html>log in to this network first</html>"
+    assert "what came: not a pickle file" in line_of(published_base, TASK, tmp_path)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("says_length", [True, False])
+def test_a_broken_transfer_resumes_where_the_hub_redirects_to(says_length, hub, tmp_path):
+    hub.storage.break_after, hub.storage.says_length = [100, 300], says_length
+    assert published_base(TASK, tmp_path).read_bytes() == BASE
+    assert [wanted for _, wanted in hub.storage.requests] == [None, "bytes=100-", "bytes=400-"]
+
+
+def test_the_next_process_resumes_and_compares_the_whole_file(hub, tmp_path):
+    hub.storage.break_after = [700, 0]
+    line = line_of(published_base, TASK, tmp_path)
+    assert f"broke off after 700 of {len(BASE)} bytes" in line
+    (part,) = (tmp_path / "bases" / "puzzle-4x4-play").iterdir()
+    part.write_bytes(flipped(part.read_bytes()))  # on the disk
+    assert "instead of the published" in line_of(published_base, TASK, tmp_path)
+    assert hub.storage.requests[-1][1] == "bytes=700-"
+    assert published_base(TASK, tmp_path).read_bytes() == BASE
+
+
+def test_a_complete_part_is_compared_too(hub, tmp_path):
+    hub.lists = False
+    hub.storage.break_after = [700, 0]
+    line_of(published_base, TASK, tmp_path)
+    (part,) = (tmp_path / "bases" / "puzzle-4x4-play").iterdir()
+    part.write_bytes(flipped(BASE))
+    assert "instead of the published" in line_of(published_base, TASK, tmp_path)
+
+
+def test_the_token_goes_to_the_endpoint_alone(hub, host, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret\n")
+    hub.wanted_token = "hf_secret"
+    hub.moved[MODELS] = "someone/else"  # on the same host, as for a repository that was renamed
+    hub.repositories["someone/else"] = hub.repositories.pop(MODELS)
+    assert published_base(TASK, tmp_path).read_bytes() == BASE
+    assert hub.storage.tokens == [None]
+    assert len(hub.tokens) > 1 and set(hub.tokens) == {"Bearer hf_secret"}
+    host.files[f"/{NAME}"] = archive()
+    download(NAME, tmp_path / NAME, [host.url], progress=False)
+    assert host.tokens == [None]
+
+
+def test_a_refusal_says_what_the_token_has_to_do_with_it(hub, tmp_path, monkeypatch):
+    hub.wanted_token = "hf_right"
+    line = line_of(published_base, TASK, tmp_path)
+    assert "HTTP 401: private or gated; set HF_TOKEN to a token that may read it" in line
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    line = line_of(published_base, TASK, tmp_path)
+    assert "HTTP 403: the token in HF_TOKEN may not read this" in line
+    assert "hf_wrong" not in line
+    monkeypatch.setenv("HF_TOKEN", "hf_…")
+    assert "HF_TOKEN: a token has no such letters" in line_of(published_base, TASK, tmp_path)
+
+
+def test_a_refusal_by_another_host_is_none_of_the_token(host, tmp_path, hub):
+    host.answer = lambda request: request.send_error(403)
+    line = line_of(download, NAME, tmp_path / NAME, [host.url])
+    assert "HTTP 403)" in line and "HF_TOKEN" not in line
+
+
+@pytest.mark.parametrize("folder", ["puzzle-4x4", "puzzle-4x4-play-v0", "b/puzzle-4x4-play_h"])
+def test_a_folder_with_another_form_of_the_name(folder, hub, tmp_path):
+    files = hub.repositories[MODELS]
+    files[f"{folder}/params_300000.pkl"] = files.pop(PUZZLE)
+    others = [f"puzzle-{kind}/params_300000.pkl" for kind in ("4x4-noisy", "4x5-play")]
+    files |= dict.fromkeys(others, flipped(BASE))
+    assert published_base(TASK, tmp_path).read_bytes() == BASE
+    assert left(tmp_path / "bases") == ["puzzle-4x4-play", PUZZLE]
+
+
+def test_a_missing_folder_is_one_line_with_those_there_are(hub, tmp_path):
+    line = line_of(published_base, "cube-triple", tmp_path)
+    wanted = "has no bases of cube-triple-play (there: puzzle-4x4-play, scene-play); bring"
+    assert f"{MODELS} {wanted}" in line
+    hub.lists = False
+    line = line_of(published_base, "cube-triple", tmp_path)
+    address = f"{hub.url}/{MODELS}/resolve/main/cube-triple-play/params_300000.pkl"
+    assert "HTTP 404" in line and address in line
+    assert left(tmp_path) == []
+
+
+def test_two_folders_for_one_domain_are_not_chosen_from(hub, tmp_path):
+    files = hub.repositories[MODELS]
+    both = [f"puzzle-4x4-play-{seed}/params_300000.pkl" for seed in "ab"]
+    files |= dict.fromkeys(both, files.pop(PUZZLE))
+    line = line_of(published_base, TASK, tmp_path)
+    folders = "puzzle-4x4-play-a, puzzle-4x4-play-b"
+    assert f"has 2 bases of puzzle-4x4-play (there: {folders}); bring" in line
+
+
+def test_offline_the_line_says_what_to_bring_and_where_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    line = line_of(published_base, TASK, tmp_path / "data")
+    assert line.startswith("--pretrained_actor_path=published: ")
+    assert "Connection refused" in line
+    flags = f"--env_name=puzzle-4x4-play --base --ogbench_dataset_dir={tmp_path}/data"
+    assert f"python scripts/download.py {flags}" in line
+    address = f"http://127.0.0.1:9/{MODELS}/resolve/main/{PUZZLE}"
+    assert f"bring {address} to {tmp_path}/data/bases/{PUZZLE}" in line
+    assert left(tmp_path) == []
+    path = base_path(TASK, tmp_path / "data")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(BASE)
+    assert published_base(TASK, tmp_path / "data") == path
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(hub, tmp_path):
+    (tmp_path / "bases").touch()
+    assert "--pretrained_actor_path=published: " in line_of(published_base, TASK, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cube-single", "antmaze-large-stitch", "mine:Toy-v0"])
+def test_a_task_outside_the_ten_domains(name, tmp_path):
+    line = line_of(base_domain, name)
+    assert line.startswith("--pretrained_actor_path=published: there is no published base of ")
+    assert "antmaze-large-navigate, " in line and "leave the flag out" in line
+
+
+@pytest.mark.parametrize("address", ["hub.example", "file:///etc", "http://"])
+def test_an_endpoint_that_is_no_web_address(address, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    line = line_of(published_base, TASK, tmp_path)
+    assert f"HF_ENDPOINT={address.rstrip('/')}: give a web address" in line
+
+
+# ---------------------------------------------------------------- datasets from the hub
+
+
+@pytest.fixture
+def hosts(hub, host, monkeypatch):
+    """OGBench's host and two mirrors on the hub, all of them empty, in the order of HOSTS."""
+    assert HOSTS[0].startswith("https://rail.eecs.berkeley.edu/")
+    assert HOSTS[2] == f"hf://{MIRROR}"
+    monkeypatch.setattr("envs.datasets.HOSTS", (host.url, *HOSTS[1:]))
+    hub.repositories[MIRROR] = {}
+    return [host.url, *open_hosts(HOSTS[1:])]
+
+
+def test_ogbenchs_own_host_comes_first_and_needs_no_other(hosts, host, hub, tmp_path, capsys):
+    for name in ("cube-double-play-v0.npz", "cube-double-play-v0-val.npz"):
+        host.files[f"/{name}"] = archive()
+    assert find_dataset("cube-double", tmp_path) == tmp_path / "cube-double-play-v0.npz"
+    assert left(tmp_path) == ["cube-double-play-v0-val.npz", "cube-double-play-v0.npz"]
+    assert hub.requests == []
+    assert capsys.readouterr().out.count("no sha256 there: size and CRC-32 checked") == 2
+
+
+@pytest.mark.parametrize("place", ["", "data/", "ogbench/v1/"])
+def test_the_mirror_comes_last_and_its_sums_count(place, hosts, host, hub, tmp_path, capsys):
+    good, name = archive(), f"{place}cube-double-play-v0.npz"
+    hub.repositories[MIRROR] |= {name: good, f"{place}cube-double-play-v0-val.npz": archive(1)}
+    assert find_dataset("cube-double", tmp_path).read_bytes() == good
+    lines = capsys.readouterr().out.splitlines()
+    found = f"{len(good) / 1000:.1f}kB from {hub.url[7:]}, sha256 {sha256(good):.12}"
+    assert f"cube-double-play-v0.npz: {found} as published" in lines
+    assert "/cube-double-play-v0.npz" in [path for path, _ in host.requests]
+    (tmp_path / "cube-double-play-v0.npz").unlink()
+    hub.damaged[name] = archive(2)  # whole, but another
+    line = line_of(find_dataset, "cube-double", tmp_path)
+    found, wanted = sha256(archive(2)), sha256(good)
+    assert f"its sha256 is {found} instead of the published {wanted}; deleted" in line
+    assert left(tmp_path) == ["cube-double-play-v0-val.npz"]
+
+
+def lines(form: str, sums: dict[str, str], end: str = "\n") -> str:
+    return end.join(form.format(name=name, sum=checksum) for name, checksum in sums.items())
+
+
+def entry(name: str, checksum: str) -> dict:
+    return {"size": 9, "name": f"./{name}", "hashes": {"sha256": f"sha256:{checksum}"}}
+
+
+MANIFESTS = {
+    "manifest.json": json.dumps,
+    "meta/MANIFEST.json": lambda sums: json.dumps({"name": "a.mirror", "files": sums}),
+    "manifest1.json": lambda sums: json.dumps([{"path": n, "sha256": sums[n]} for n in sums]),
+    "manifest2.json": lambda sums: json.dumps({n: {"sha256": sums[n].upper()} for n in sums}),
+    "manifest3.json": lambda sums: json.dumps({"files": [entry(n, sums[n]) for n in sums]}),
+    "data/SHA256SUMS": lambda sums: lines("{sum}  {name}", sums).replace("data/", ""),
+    "sha256sum.txt": lambda sums: "# by hand\n\n" + lines("{sum} *{name}", sums, "\r\n"),
+    "sha256.bsd": lambda sums: lines("SHA256 ({name}) = {sum}", sums),
+}
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS)
+def test_sums_of_a_manifest(manifest, hosts, hub, tmp_path, capsys):
+    """Where neither the list nor the answers have them; of every form that people write."""
+    hub.lists_sums = hub.links_sums = False
+    names = ("cube-double-play-v0", "cube-double-play-v0-val")
+    files = {f"data/{name}.npz": archive(i) for i, name in enumerate(names)}
+    sums = {name: sha256(body) for name, body in files.items()}
+    text = MANIFESTS[manifest](sums)
+    assert {(Path(name).name, checksum) for name, checksum in read_manifest(text)} == {
+        (Path(name).name, checksum) for name, checksum in sums.items()
+    }
+    hub.repositories[MIRROR] |= files | {manifest: text.encode()}
+    find_dataset("cube-double", tmp_path)
+    printed = capsys.readouterr().out
+    assert all(f"sha256 {checksum:.12} as published" in printed for checksum in sums.values())
+    (tmp_path / "cube-double-play-v0.npz").unlink()
+    hub.damaged["data/cube-double-play-v0.npz"] = archive(2)
+    assert "instead of the published" in line_of(find_dataset, "cube-double", tmp_path)
+
+
+def test_a_manifest_names_one_file_only_by_its_path():
+    assert read_manifest("no sums in here") == read_manifest("[1, null, 2.5]") == []
+    sums = {"a/x.npz": "1" * 64, "b/x.npz": "2" * 64, "c/y.npz": "3" * 64}
+    assert sum_of("b/x.npz", sums) == "2" * 64 and sum_of("x.npz", sums) is None
+    assert sum_of("elsewhere/y.npz", sums) == "3" * 64 and sum_of("z.npz", sums) is None
+    facts = {"path": "a.npz", "sha256": "1" * 64, "xetHash": "2" * 64}
+    assert read_manifest(json.dumps([facts])) == [("a.npz", "1" * 64)]
+
+
+def test_a_list_of_many_pages(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.page, hub.wanted_token = 2, "hf_secret"
+    files = {f"{i}.npz": archive(i) for i in range(5)}
+    hub.repositories["datasets/me/data"] = files
+    assert set(Repository("datasets/me/data").listing) == set(files)
+    assert len(hub.requests) == 3
+
+
+def test_shards(hosts, host, hub, tmp_path, capsys):
+    """Ten from OGBench's host and, where it lacks them, from the mirror, in any folder."""
+    names = [f"cube-triple-play-v0-{i:03d}.npz" for i in range(10)]
+    contents = {name: archive(i) for i, name in enumerate(names)}
+    host.files |= {f"/cube-triple-play-100m-v0/{name}": contents[name] for name in names[:8]}
+    files = hub.repositories[MIRROR]
+    files |= {f"cube-triple-10M/{name}": content for name, content in contents.items()}
+    files |= {f"cube-triple-10M/{name}.npz": archive(99) for name in names}
+    folder = find_dataset("cube-triple", tmp_path)
+    assert folder == tmp_path / "cube-triple-play-100m-v0" and left(folder) == names
+    assert all((folder / name).read_bytes() == content for name, content in contents.items())
+    assert [path.startswith(f"/api/{MIRROR}/") for path, _ in hub.requests].count(True) == 1
+    assert "cube-triple-play is 10 files of a million transitions" in capsys.readouterr().out
+    asked = len(host.requests)
+    assert find_dataset("cube-triple", tmp_path) == folder and len(host.requests) == asked
+
+
+OWN = "datasets/yonghoon96/antmaze-giant-navigate-10m-v0"
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_repository_of_its_own_or_its_copy_in_the_mirror(gone, hosts, hub, tmp_path):
+    files = {f"part-{i}.npz": archive(i) for i in range(3)}
+    place = "all/antmaze-giant-navigate-10m-v0"
+    hub.repositories[MIRROR] |= {f"{place}/{name}": body for name, body in files.items()}
+    hub.repositories[MIRROR]["antmaze-large-navigate-v0.npz"] = archive(9)
+    if not gone:
+        own = {f"data/{name}": body for name, body in files.items()}
+        hub.repositories[OWN] = own | {"README.md": b""}
+    folder = find_dataset("antmaze-giant", tmp_path)
+    assert folder == tmp_path / "antmaze-giant-navigate-10m-v0" and left(folder) == list(files)
+    assert all((folder / name).read_bytes() == body for name, body in files.items())
+    asked = [path for path, _ in hub.requests]
+    assert (f"/{OWN}/resolve/main/data/part-1.npz" in asked) is not gone
+
+
+def test_a_part_of_a_repository_is_not_taken_for_the_dataset(hosts, hub, tmp_path):
+    """Its list says how many files there are, and the next process may have no network."""
+    files = {f"part-{i}.npz": archive(i) for i in range(3)}
+    hub.repositories[OWN], hub.damaged = files, {"part-1.npz": archive(9)}
+    line_of(find_dataset, "antmaze-giant", tmp_path)
+    assert (tmp_path / "antmaze-giant-navigate-10m-v0" / "part-0.npz").exists()
+    del hub.repositories[OWN]
+    assert "HTTP 404" in line_of(find_dataset, "antmaze-giant", tmp_path)
+    hub.repositories[OWN], hub.damaged = files, {}
+    assert left(find_dataset("antmaze-giant", tmp_path)) == list(files)
+
+
+def test_sizes_without_fetching(hosts, host, hub):
+    host.files[f"/{NAME}"] = archive()
+    assert measure(NAME, hosts) == (len(archive()), host.url.removeprefix("http://"))
+    hub.repositories[MIRROR]["scene-play-v0.npz"] = archive() + b"more"
+    assert measure("scene-play-v0.npz", hosts)[0] == len(archive()) + 4
+    hub.lists = False
+    assert measure("scene-play-v0.npz", open_hosts(HOSTS[1:]))[0] == len(archive()) + 4
+    line = line_of(measure, "none.npz", hosts)
+    assert line.startswith("no host has none.npz (127.0.0.1")
+    assert line.count("HTTP 404") == 3
+    assert hub.storage.break_after == [] and "GET" not in hub.storage.methods
 
 
 def test_the_archive_the_tests_use_is_large_enough(tmp_path: Path):

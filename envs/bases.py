@@ -1,0 +1,108 @@
+"""The published bases, one for each domain of the paper: fetched if missing."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from envs.datasets import published_transitions
+from envs.download import download
+from envs.hub import Repository
+from envs.tasks import DOMAINS, dataset_name
+from utils.errors import UserError
+
+PUBLISHED = "published"  # the value of --pretrained_actor_path that means the domain's own
+REPOSITORY = "yonghoon96/trqam-bc-checkpoints"
+FILE = "params_300000.pkl"
+_FLAG = f"--pretrained_actor_path={PUBLISHED}"
+
+
+def base_domain(env_name: str) -> str:
+    """The domain whose base a task starts from; raises UserError for a task that has none."""
+    domain = dataset_name(env_name)
+    if domain not in DOMAINS:
+        known = ", ".join(DOMAINS)
+        fault = f"there is no published base of {domain}, only of {known}"
+        raise UserError(f"{_FLAG}: {fault}; leave the flag out to train one")
+    return domain
+
+
+def check_published(path: str | None, datasets: Iterable[str]) -> None:
+    """Raise UserError if `path` means the published base and one of the datasets has none."""
+    if path == PUBLISHED:
+        for dataset in datasets:
+            base_domain(dataset)
+
+
+def base_path(env_name: str, dataset_dir: Path | str) -> Path:
+    """Where the base of a task's domain is kept: beside the data."""
+    return Path(dataset_dir).expanduser() / "bases" / base_domain(env_name) / FILE
+
+
+def base_source(env_name: str) -> str:
+    """Where the base of a task's domain is from, without a place of this machine."""
+    return f"{REPOSITORY}/{base_domain(env_name)}"
+
+
+def base_data(env_name: str) -> str:
+    """What the base of a task's domain was cloned from, the domain's data."""
+    return f"{published_transitions(env_name) // 1_000_000}M transitions"
+
+
+def published_base(env_name: str, dataset_dir: Path | str) -> Path:
+    """The file of the base of a task's domain; fetched if it is not there.
+
+    Raises UserError, with what to do, if the task has no published base or it cannot be had.
+    """
+    domain, path = base_domain(env_name), base_path(env_name, dataset_dir)
+    if path.is_file():
+        return path
+    repository = Repository(REPOSITORY)
+    name = base_name(domain, repository)
+    try:
+        return download(name, path, [repository])
+    except (UserError, OSError) as error:
+        command = f"python scripts/download.py --env_name={domain} --base"
+        raise UserError(
+            f"{_FLAG}: {error}; where there is a network: {command} "
+            f"--ogbench_dataset_dir={dataset_dir}, or bring {repository.url(name)} to {path}"
+        ) from error
+
+
+def base_name(domain: str, repository: Repository) -> str:
+    """The path of a domain's base in the repository, in a folder of its name or one like it.
+
+    Raises UserError with the folders there are if none is the domain's.
+    """
+    if repository.listing is None:
+        return f"{domain}/{FILE}"
+    bases = sorted(path for path in repository.listing if path.endswith(f"/{FILE}"))
+    found = _bases_of(domain, bases)
+    if len(found) == 1:
+        return found[0]
+    folders = ", ".join(path.removesuffix(f"/{FILE}") for path in found or bases) or "none"
+    fault = f"{repository} has {len(found) or 'no'} bases of {domain} (there: {folders})"
+    remedy = "bring the file and name it in the flag, or leave the flag out to train one"
+    raise UserError(f"{_FLAG}: {fault}; {remedy}")
+
+
+def _bases_of(domain: str, bases: list[str]) -> list[str]:
+    """The bases in a folder of the domain's name, or else in one like it."""
+    for fits in (_is_folder, _is_called, _begins_with):
+        if found := [path for path in bases if fits(path, domain)]:
+            return found
+    return []
+
+
+def _is_folder(path: str, domain: str) -> bool:
+    """Whether this is where a domain's base is looked for first."""
+    return path == f"{domain}/{FILE}"
+
+
+def _is_called(path: str, domain: str) -> bool:
+    """Whether a folder has the domain's name, or that without 'play' or 'navigate'."""
+    return bool({domain, domain.rpartition("-")[0]} & set(path.split("/")[:-1]))
+
+
+def _begins_with(path: str, domain: str) -> bool:
+    """Whether a folder has the domain's name with a suffix."""
+    prefixes = tuple(f"{domain}{mark}" for mark in "-_.")
+    return any(folder.startswith(prefixes) for folder in path.split("/"))
