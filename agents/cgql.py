@@ -9,9 +9,13 @@ The critic also reads a time: Q_e(s, x, t), with t = 1 for clean actions. With x
              mse      mean (Q_e(s, x_t, t) - Q'_e(s, a, 1))^2                                                     CGQL-M
              linex    mean exp(d) + inv_temp Q_e(s, x_t, t),  d = inv_temp (Q'_e(s, a, 1) - Q_e(s, x_t, t))       CGQL-L
 
-v is the moving average of the base. A flow whose score is inv_temp grad Q has the velocity (x + (1 - t) score) / t: hence
-the guidance. Linex is least where exp(inv_temp Q(s, x, t)) = E[exp(inv_temp Q'(s, a, 1)) | x_t = x], whose gradient is the
-exact guidance to the base tilted by exp(inv_temp Q').
+v is the moving average of the base. With inv_temp = 0 there is no guidance, its x / t part
+included: v alone acts.
+
+A flow whose score is inv_temp grad Q has the velocity (x + (1 - t) score) / t: hence the
+guidance. Linex is least where
+exp(inv_temp Q(s, x, t)) = E[exp(inv_temp Q'(s, a, 1)) | x_t = x], whose gradient is the exact
+guidance to the base tilted by exp(inv_temp Q').
 
     python main.py --env_name=cube-double --agent=agents/cgql.py --agent.mode=linex --agent.guidance_coef=0.01
 """
@@ -88,13 +92,15 @@ class CGQL(Agent):
             return config.inv_temp * jax.grad(lambda x: q(at_time(x, read_at)).mean(axis=0).sum())(x)
 
         base = VelocityField(self.target_params["base"], observations)
-        return euler_sample(guided(base, score, config.guidance_coef), x0, config.flow_steps)
+        velocity = guided(base, score, config.guidance_coef) if config.inv_temp else base
+        return euler_sample(velocity, x0, config.flow_steps)
 
     def draw_noise(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
-        """next_action [n, B, D], flow_x0 and noisy_x0 [B, D], flow_t and noisy_t [B, 1]."""
+        """next_action [n, B, D], flow_x0 [B, D], flow_t [B, 1]; noisy_x0 and noisy_t if read."""
         shape, time = (batch_size, self.flat_action_dim), (batch_size, 1)
+        noisy = {"noisy_x0": shape, "noisy_t": time} if NOISY_LOSSES[self.config.mode] else {}
         next_action = (self.samples, *shape)
-        return draw(key, next_action=next_action, flow_x0=shape, flow_t=time, noisy_x0=shape, noisy_t=time)
+        return draw(key, next_action=next_action, flow_x0=shape, flow_t=time, **noisy)
 
     def fixed_quantities(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """The critic target, and Q'_e(s, a, 1) [E, B]."""
@@ -117,7 +123,7 @@ class CGQL(Agent):
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """CGQL-L with the published inv_temp; the coefficients of a domain are in configs/domains.py."""
+    """CGQL-L with the published inv_temp; configs/ has the coefficients by domain and mode."""
     config = critic_config()
     config.update(
         dict(

@@ -1,13 +1,14 @@
 """What each domain of the table uses, every value with its source. Applied automatically, below presets and flags."""
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 TABLE = "TRQAM paper (arXiv 2605.27079), settings shared by all methods"
 COMMANDS = "the published TRQAM commands"
 RERUN = "an independent rerun of the published TRQAM code"
 QAM = "QAM paper (arXiv 2601.14234), its datasets and discount"
-QAM_SPARSE = QAM + ", sparse rewards"
 
 
 class Setting(NamedTuple):
@@ -40,34 +41,33 @@ DOMAINS = {
     "cube-quadruple-play": Domain(1024, True, 5, 0.995, 0.5),
 }
 
-# What one agent uses, by the name of its class, which those that extend it inherit, or by that of its file.
-KL_BUDGETS = {"humanoidmaze-medium-navigate": Setting(0.5, RERUN), "cube-triple-play": Setting(0.5, COMMANDS)}
-COLUMNS = {
-    "QAM": ("inv_temp",),
-    "qam_edit": ("inv_temp", "edit_scale"),  # an edit_scale of 0 is QAM
-    "qam_fql": ("inv_temp", "fql_alpha"),  # and so is an fql_alpha of 0
-    "FQL": ("alpha",),
-    "IFQL": ("kappa",),
-    "DSRL": ("noise_scale",),
-    "CGQL": ("guidance_coef", "noisy_coef"),  # as tuned for mode=linex
+KL_BUDGETS = {
+    "humanoidmaze-medium-navigate": Setting(0.5, RERUN),
+    "cube-triple-play": Setting(0.5, COMMANDS),
 }
-# fmt: off
-QAM_TABLE = {
-    #                                QAM       QAM-E        QAM-F          FQL       IFQL      DSRL     CGQL-L
-    "puzzle-3x3-play":              ((3.0,),  (1.0, 0.1),  (3.0, 0.0),    (300.0,), (0.95,),  (1.0,),  (0.1, 0.001)),
-    "scene-play":                   ((1.0,),  (1.0, 0.0),  (1.0, 300.0),  (300.0,), (0.9,),   (0.4,),  (0.1, 0.1)),
-    "cube-double-play":             ((1.0,),  (1.0, 0.0),  (1.0, 0.0),    (300.0,), (0.9,),   (1.0,),  (0.01, 0.001)),
-    "antmaze-large-navigate":       ((10.0,), (1.0, 0.1),  (3.0, 30.0),   (3.0,),   (0.9,),   (0.8,),  (0.1, 0.001)),
-    "humanoidmaze-medium-navigate": ((3.0,),  (3.0, 0.1),  (1.0, 30.0),   (30.0,),  (0.7,),   (0.6,),  (0.1, 0.1)),
-    "cube-triple-play":             ((3.0,),  (3.0, 0.1),  (10.0, 300.0), (30.0,),  (0.95,),  (1.4,),  (0.1, 0.001)),
-    "cube-quadruple-play":          ((1.0,),  (3.0, 0.1),  (0.3, 30.0),   (100.0,), (0.95,),  (1.4,),  (0.01, 0.1)),
-    "puzzle-4x4-play":              ((30.0,), (0.1, 0.9),  (3.0, 3.0),    (1.0,),   (0.9,),   (1.0,),  (1.0, 0.001)),
-    "antmaze-giant-navigate":       ((3.0,),  (10.0, 0.1), (3.0, 30.0),   (3.0,),   (0.8,),   (1.2,),  (0.1, 0.001)),
-    "humanoidmaze-large-navigate":  ((3.0,),  (3.0, 0.1),  (0.3, 30.0),   (30.0,),  (0.8,),   (0.8,),  (0.1, 0.1)),
-}
-# fmt: on
-SPARSE = {"puzzle-3x3-play", "scene-play", "puzzle-4x4-play"}
 
+# Settings that the QAM paper tuned by domain: the method in qam_table.csv, and its keys. By the
+# name of a class, whose subclasses inherit them, or of an agent file.
+TUNED = {
+    "QAM": ("qam", ("inv_temp",)),
+    "qam_edit": ("qam_edit", ("inv_temp", "edit_scale")),  # an edit_scale of 0 is QAM
+    "qam_fql": ("qam_fql", ("inv_temp", "fql_alpha")),  # and so is an fql_alpha of 0
+    "FQL": ("fql", ("alpha",)),
+    "IFQL": ("ifql", ("kappa",)),
+    "DSRL": ("dsrl", ("noise_scale",)),
+    # One method for each mode: cgql_simple, cgql_mse, cgql_linex.
+    "CGQL": ("cgql", ("inv_temp", "guidance_coef", "noisy_coef")),
+}
+
+
+def read_qam_table() -> dict[tuple[str, str, str], dict[str, str]]:
+    """What the QAM paper's published commands set: CSV lines by domain, method and key."""
+    with open(Path(__file__).with_name("qam_table.csv"), newline="") as file:
+        lines = list(csv.DictReader(file))
+    return {(line["domain"], line["method"], line["key"]): line for line in lines}
+
+
+QAM_TABLE = read_qam_table()
 
 # First matching prefix wins; every state-based OGBench dataset matches one.
 NEAREST = {
@@ -95,20 +95,38 @@ def nearest_domain(dataset: str) -> str:
     return next(name for prefix, name in NEAREST.items() if dataset.startswith(prefix))
 
 
-def own_settings(domain: str) -> dict[str, dict[str, Setting]]:
-    """What the domain sets for one agent alone: by the name of the agent's class or file, then by key."""
-    source = QAM_SPARSE if domain in SPARSE else QAM
-    found = {"TRQAM": {"kl_budget": KL_BUDGETS[domain]} if domain in KL_BUDGETS else {}}
-    for (kind, keys), values in zip(COLUMNS.items(), QAM_TABLE[domain], strict=True):
-        found[kind] = {key: Setting(value, source) for key, value in zip(keys, values, strict=True)}
+def own_settings(domain: str, kind: str, agent: Mapping[str, Any]) -> dict[str, Setting]:
+    """What the domain sets for one kind of agent alone, by key.
+
+    Args:
+        domain: one of DOMAINS.
+        kind: the name of a class of agents, or of an agent file.
+        agent: the agent's settings; a method with modes has coefficients for each.
+    """
+    if kind == "TRQAM" and domain in KL_BUDGETS:
+        return {"kl_budget": KL_BUDGETS[domain]}
+    method, keys = TUNED.get(kind, ("", ()))
+    found = {}
+    for name in (method, f"{method}_{agent.get('mode')}"):
+        for key in keys:
+            if line := QAM_TABLE.get((domain, name, key)):
+                rewards = ", sparse rewards" if line["sparse"] == "1" else ""
+                found[key] = Setting(float(line["value"]), f"{QAM}{rewards}: {name}")
     return found
 
 
-def domain_settings(dataset: str, lineage: Sequence[str]) -> dict[str, Setting]:
-    """Settings for a dataset such as 'puzzle-4x4-play', by key; an agent takes those it has.
+def domain_settings(
+    dataset: str,
+    lineage: Sequence[str],
+    agent: Mapping[str, Any],
+) -> dict[str, Setting]:
+    """Settings of a domain for one agent, by key; the agent takes those it has.
 
-    lineage: the names of the agent's classes from the base class up, and of its file; the later ones count. By them,
-    because one key means two things to two agents.
+    Args:
+        dataset: such as 'puzzle-4x4-play'.
+        lineage: the names of the agent's classes from the base class up, and of its file.
+            A later name overrides an earlier one. One key can mean two things to two agents.
+        agent: the agent's settings, from its file and the command line.
     """
     name = nearest_domain(dataset)
     domain = DOMAINS[name]
@@ -122,8 +140,7 @@ def domain_settings(dataset: str, lineage: Sequence[str]) -> dict[str, Setting]:
         "rho": domain.rho,
     }
     settings = {key: Setting(value, TABLE) for key, value in shared.items()}
-    own = own_settings(name)
     for kind in lineage:
-        settings |= own.get(kind, {})
+        settings |= own_settings(name, kind, agent)
     where = "" if name == dataset else f"nearest domain {name}: "
     return {key: Setting(value, where + source) for key, (value, source) in settings.items()}

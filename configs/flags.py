@@ -205,12 +205,18 @@ def unknown_agent_key(argv: Sequence[str], agent: str, known: list[str]) -> User
 
 def check_agent_values(agent: dict) -> None:
     """Raise UserError for agent settings that no run can use."""
-    positive = "lr batch_size flow_steps num_qs best_of_n inv_temp kl_budget lam_scale eta_lambda dual_gain kl_clip_coef "
-    positive += "lam lambda_min lambda_max n_bridge num_samples noise_scale isd_clip"
+    positive = "lr batch_size flow_steps num_qs best_of_n kl_budget lam_scale eta_lambda "
+    positive += "dual_gain kl_clip_coef lam lambda_min lambda_max n_bridge num_samples "
+    positive += "noise_scale isd_clip"
+    not_negative = "edit_scale fql_alpha gap_reg_coef alpha guidance_coef noisy_coef"
+    if "guidance_coef" in agent:
+        not_negative += " inv_temp"  # at 0 nothing is guided
+    else:
+        positive += " inv_temp"
     for key in positive.split():
         if key in agent and not (agent[key] > 0 and math.isfinite(agent[key])):
             raise UserError(f"--agent.{key}={agent[key]}: give a positive number")
-    for key in ("edit_scale", "fql_alpha", "gap_reg_coef", "alpha", "guidance_coef", "noisy_coef"):
+    for key in not_negative.split():
         if key in agent and not (agent[key] >= 0 and math.isfinite(agent[key])):
             raise UserError(f"--agent.{key}={agent[key]}: give 0 or a positive number")
     for key in ("discount", "tau", "kl_ema_coef", "kappa"):

@@ -56,7 +56,7 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
         settings.update({key: setting for key, setting in layer.items() if key in settings})
 
     agent_file = config_flags.get_config_filename(fv["agent"])
-    take(agent, domain_settings(dataset, agent_lineage(agent_file)))
+    take(agent, domain_settings(dataset, agent_lineage(agent_file), fv.agent))
     preset = PRESETS[fv.preset] if fv.preset else None
     if preset:
         source = f"preset {fv.preset}"

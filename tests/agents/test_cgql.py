@@ -7,7 +7,7 @@ import pytest
 
 from agents import cgql
 from agents.base import q_values
-from agents.flow import VelocityField
+from agents.flow import VelocityField, euler_sample
 from tests.agents.test_trqam import OBS, B, D, random_batch, tiny
 
 
@@ -84,8 +84,22 @@ def test_noisy_loss_by_hand(mode):
     np.testing.assert_allclose(total, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["simple", "mse", "linex"])
+def test_without_inv_temp_the_base_acts_alone(mode):
+    """Not even the x / t part of the guidance is left."""
+    agent = tiny(cgql, mode=mode, inv_temp=0.0, guidance_coef=0.3, tau=0.5)
+    agent, _ = agent.update(random_batch(), jax.random.key(0))  # parameters and averages differ
+    s, x0 = random_batch()["observations"], jax.random.normal(jax.random.key(1), (2, B, D))
+    base = VelocityField(agent.target_params["base"], s)
+    expected = euler_sample(base, x0, agent.config.flow_steps)
+    np.testing.assert_allclose(agent.sample(s, x0), expected, atol=1e-6)
+
+
 def test_simple_mode_trains_the_critic_at_clean_actions_alone():
     agent = tiny(cgql, mode="simple")
+    assert set(agent.draw_noise(jax.random.key(0), B)) == {"next_action", "flow_x0", "flow_t"}
+    noise = tiny(cgql, mode="mse").draw_noise(jax.random.key(0), B)
+    assert {"noisy_x0", "noisy_t"} < set(noise)
     _, metrics = agent.update(random_batch(), jax.random.key(0))
     assert "critic/noisy_loss" not in metrics
     assert agent.params["critic"]["Dense_0"]["kernel"].shape == (3, OBS + D + 1, 16)
