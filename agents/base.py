@@ -116,9 +116,13 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
             case "critic" | "latent_critic" | "value":
                 mlp = MLP(config.value_hidden_dims, 1, config.value_layer_norm)
                 return init_mlp(key, mlp, s) if name == "value" else init_ensemble(key, mlp, s + a, config.num_qs)
-        heads = {"one_step_actor": (s + a, a), "editor": (s + a, 2 * a), "noise_actor": (s, 2 * a)}
-        inputs, outputs = heads.get(name, (s + a + 1, a))
-        return init_mlp(key, MLP(config.actor_hidden_dims, outputs, config.actor_layer_norm), inputs)
+            case "editor" | "noise_actor":
+                # tanh-Gaussian: mean and log-std. Published without LayerNorm, whatever
+                # actor_layer_norm is.
+                mlp = MLP(config.actor_hidden_dims, 2 * a, layer_norm=False, heads=2)
+                return init_mlp(key, mlp, s + a if name == "editor" else s)
+        inputs = s + a if name == "one_step_actor" else s + a + 1
+        return init_mlp(key, MLP(config.actor_hidden_dims, a, config.actor_layer_norm), inputs)
 
     @classmethod
     def init_state(cls, config: Any) -> dict[str, Any]:

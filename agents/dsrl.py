@@ -68,6 +68,7 @@ class DSRL(Agent):
             "flow/loss": flow_loss,
             "latent/loss": latent,
             "latent/q_mean": -q_loss,
+            "actor/loss": entropy_metrics["entropy/loss"] + q_loss,
         }
 
 

@@ -42,7 +42,8 @@ def distillation_loss(actions: jax.Array, flow_actions: jax.Array) -> jax.Array:
 def tanh_gaussian(params: dict, inputs: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Reparametrised actions [..., B, D] and their log-probabilities [..., B].
 
-    `params` is an MLP on inputs [B, N] whose 2 D outputs are mean and log-std; noise [..., B, D] is standard normal.
+    `params` is an MLP on inputs [..., B, N] whose 2 D outputs are mean and log-std; it has no
+    LayerNorm (`Agent.init_network`). noise [..., B, D] is standard normal.
     """
     mean, log_std = jnp.split(apply_mlp(params, inputs), 2, axis=-1)
     return squash(jnp.broadcast_to(mean, noise.shape), jnp.broadcast_to(log_std, noise.shape), noise)
@@ -72,7 +73,10 @@ def temperature_loss(log_alpha: jax.Array, log_probs: jax.Array, target_entropy:
 def entropy_loss(log_alpha: jax.Array, log_probs: jax.Array, target_entropy: float) -> tuple[jax.Array, dict[str, jax.Array]]:
     """alpha mean log_probs, which the actor descends at constant alpha, plus `temperature_loss`; and their metrics."""
     actor_loss = jnp.exp(jax.lax.stop_gradient(log_alpha)) * log_probs.mean()
-    return actor_loss + temperature_loss(log_alpha, log_probs, target_entropy), {
+    alpha_loss = temperature_loss(log_alpha, log_probs, target_entropy)
+    return actor_loss + alpha_loss, {
         "entropy/alpha": jnp.exp(log_alpha),
         "entropy/mean": -log_probs.mean(),
+        "entropy/loss": actor_loss,
+        "entropy/alpha_loss": alpha_loss,
     }

@@ -9,13 +9,17 @@ code. One line is printed per quantity with its largest error over the updates; 
 when a quantity in the file is unknown here, and when parameters of ours are missing there or a quantity that it holds for
 another update. What the file holds for no update is named and not compared.
 
-Error is max|a - b| / max|b| per array: 1e-5, adjoints and xs 5e-5; parameters 1e-5 absolute after the last update.
+Error is max|a - b| / max(max|b|, 0.1) per array: a mean of values of order 1 may be near 0 and
+still carries their rounding. It may be 1e-5, for states of a process 5e-5; for parameters the
+absolute error may be 1e-5 after each update. States are adjoints and xs, and next_actions of
+QSM and DAC, whose sampler multiplies rounding by 12.
 """
 
 import importlib
 import json
 import os
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -27,7 +31,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 TOLERANCE = 1e-5
-LOOSE = {"xs": 5e-5, "adjoints": 5e-5}
+STATE_TOLERANCE = 5e-5
+STATES = {"xs", "adjoints"}
+OWN_STATES = {"qsm": {"next_actions"}, "dac": {"next_actions"}}  # besides STATES, by agent
+LEAST_SCALE = 0.1  # of a quantity to which its error is relative
 METRICS = {
     "critic_loss": "critic/loss",
     "flow_loss": "flow/loss",
@@ -38,18 +45,22 @@ METRICS = {
     "lam": "dual/lam",
     "kl_ema": "dual/kl_ema",
     "value_gap": "critic/value_gap",
+    "actor_loss": "actor/loss",
+    "q_loss": "head/q_loss",
+    "distill_loss": "head/distill_loss",
+    "alpha": "entropy/alpha",
+    "alpha_loss": "entropy/alpha_loss",
+    "entropy": "entropy/mean",
+    "entropy_loss": "entropy/loss",
+    "latent_q_mean": "latent/q_mean",
+    "noisy_critic_loss": "critic/noisy_loss",
+    "value_loss": "value/loss",
+    "v_mean": "value/mean",
 }
-FEW = {name: METRICS[name] for name in ("critic_loss", "q_mean")}
-OWN_METRICS = {  # of agents whose files hold other quantities, or call ours by other names
-    "fql": FEW | {"actor_loss": "actor/loss", "bc_flow_loss": "flow/loss", "distill_loss": "actor/distill_loss"},
-    "ifql": {
-        "critic_loss": "critic/loss",
-        "q_mean": "critic/target_mean",
-        "actor_loss": "flow/loss",
-        "value_loss": "value/loss",
-        "v_mean": "value/mean",
-    },
-    "cgql": FEW | {"flow_loss": "flow/loss", "noisy_critic_loss": "critic/noisy_loss"},
+OWN_METRICS = {  # what the same name means in the files of one agent
+    "fql": {"bc_flow_loss": "flow/loss", "distill_loss": "actor/distill_loss"},
+    "ifql": {"q_mean": "critic/target_mean", "actor_loss": "flow/loss"},
+    "dsrl": {"distill_loss": "latent/loss"},
 }
 FIXED = {"xs": "xs", "adjoints": "adjoints", "next_actions": "next_actions", "policy_actions": "x_final"}
 PARTS = ("batch", "noise", "out", "params_after")
@@ -83,9 +94,35 @@ class Golden:
         found = {k[len(prefix) + 1 :]: v for k, v in self.arrays.items() if k.startswith(prefix + "/")}
         return unflatten_dict({k: jnp.asarray(v) for k, v in found.items()}, sep="/")
 
+    @property
+    def outputs(self) -> set[str]:
+        """The outputs that the file has for any update."""
+        return {name.partition("/out/")[2] for name in self.arrays}
+
+    def noise(self, u: int, samples: int) -> dict:
+        """The draws of update u; a file may have next_action [n, B, D] as [B, D] for n = 1."""
+        noise = self.tree(f"update{u}/noise")
+        if "next_action" in noise:
+            noise["next_action"] = noise["next_action"].reshape(samples, self.meta["B"], -1)
+        return noise
+
+    def results(self, u: int) -> dict[str, np.ndarray]:
+        """The outputs of update u, and the parameters after it under params_after/, by name."""
+        prefix = f"update{u}/"
+        starts = (f"{prefix}out/", f"{prefix}params_after/")
+        found = {k: v for k, v in self.arrays.items() if k.startswith(starts)}
+        return {k.removeprefix(prefix).removeprefix("out/"): v for k, v in found.items()}
+
+    def strays(self) -> list[str]:
+        """The arrays that belong to no update, one line for each."""
+        us = range(self.meta["n_updates"])
+        updates = [f"update{u}/{part}/" for u in us for part in PARTS]
+        stray = [name for name in self.arrays if not name.startswith(("params/", *updates))]
+        return [f"{name} is in the file and belongs to no update" for name in stray]
+
 
 def build(golden: Golden):
-    """The agent at the file's starting parameters."""
+    """An agent with the file's settings, at parameters of its own."""
     meta = golden.meta
     module = importlib.import_module(f"agents.{meta['agent']}")
     config = module.get_config()
@@ -94,7 +131,7 @@ def build(golden: Golden):
             "horizon_length": meta["H"],
             "actor_hidden_dims": tuple(meta["hidden"]),
             "value_hidden_dims": tuple(meta["hidden"]),
-            **{key: value for key, value in meta.items() if key in config and key not in ALIASES},
+            **{key: setting(meta[key]) for key in (meta.keys() & config.keys()) - ALIASES},
         }
     )
     if "grad_clip" in meta and "clip_grad" in config:
@@ -102,14 +139,40 @@ def build(golden: Golden):
     unread = set(meta) - set(config) - ALIASES
     if unread:
         print(f"note: the agent does not know {sorted(unread)}; the numbers decide whether that matters")
-    agent = module.AGENT.create(jax.random.key(0), meta["O"], meta["A"], config)
-    params = golden.tree("params")
+    return module.AGENT.create(jax.random.key(0), meta["O"], meta["A"], config)
+
+
+def setting(value):
+    """A value of the file's JSON as the agents' settings have it: sequences are tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def networks(agent) -> dict:
+    """All parameters of the agent under the file's names."""
+    targets = {f"target_{name}": params for name, params in agent.target_params.items()}
+    return agent.params | targets
+
+
+def shapes(networks: dict) -> dict[str, str]:
+    """The shape of each parameter, by its name in a file."""
+    return {name: str(value.shape) for name, value in flatten_dict(networks, sep="/").items()}
+
+
+def differing_networks(agent, golden: Golden) -> list[str]:
+    """One line for each parameter that only one side has, or that differs in shape."""
+    ours, theirs = shapes(networks(agent)), shapes(golden.tree("params"))
+    names = sorted({name for name, _ in ours.items() ^ theirs.items()})
+    pairs = {name: (ours.get(name, "none"), theirs.get(name, "none")) for name in names}
+    return [f"params/{name}: {a} here, {b} in the file" for name, (a, b) in pairs.items()]
+
+
+def started(agent, golden: Golden):
+    """The agent at the parameters and the dual state that the file starts from."""
+    params, meta = golden.tree("params"), golden.meta
     agent = agent.replace(
-        params={name: params.pop(name) for name in agent.params},
-        target_params={name: params.pop(f"target_{name}") for name in agent.target_params},
+        params={name: params[name] for name in agent.params},
+        target_params={name: params[f"target_{name}"] for name in agent.target_params},
     )
-    if params:
-        raise SystemExit(f"{meta['agent']}: networks of the file that the agent does not have: {sorted(params)}")
     if "lam" in meta and getattr(agent, "dual", None) is not None:
         dual = agent.dual.replace(lam=jnp.float32(meta["lam"]), kl_ema=jnp.float32(meta["kl_ema"]))
         agent = agent.replace(dual=dual)
@@ -118,63 +181,68 @@ def build(golden: Golden):
 
 def outputs(agent, metrics: dict, fixed: dict, meta: dict) -> dict[str, np.ndarray]:
     """Everything ours that a file may hold, under the file's names."""
-    ours = {name: metrics[key] for name, key in OWN_METRICS.get(meta["agent"], METRICS).items() if key in metrics}
+    keys = METRICS | OWN_METRICS.get(meta["agent"], {})
+    ours = {name: metrics[key] for name, key in keys.items() if key in metrics}
     ours |= {name: fixed[key] for name, key in FIXED.items() if key in fixed}
     if "xs" in fixed:
         ts = agent.times()
         ours["ts"] = jnp.broadcast_to(ts[:, None, None], (len(ts), meta["B"], 1))
-    networks = agent.params | {f"target_{name}": params for name, params in agent.target_params.items()}
-    flat = {f"params_after/{name}": value for name, value in flatten_dict(networks, sep="/").items()}
+    params = flatten_dict(networks(agent), sep="/")
+    flat = {f"params_after/{name}": value for name, value in params.items()}
     return {name: np.asarray(value) for name, value in (ours | flat).items()}
 
 
 def compare(path: str) -> tuple[dict[str, float], list[str]]:
     """Largest error by quantity over all updates of the file; and what went wrong."""
     golden = Golden(path)
-    agent, meta = build(golden), golden.meta
-    worst: dict[str, float] = {}
-    stems = ("params/", *(f"update{u}/{part}/" for u in range(meta["n_updates"]) for part in PARTS))
-    problems = [f"{name} is in the file and belongs to no update" for name in golden.arrays if not name.startswith(stems)]
-    held = {name.partition("/out/")[2] for name in golden.arrays}
+    agent = build(golden)
+    if problems := differing_networks(agent, golden):
+        return {}, problems
+    agent, problems, worst = started(agent, golden), golden.strays(), defaultdict(float)
     update = jax.jit(type(agent).update_with_noise)
-    for u in range(meta["n_updates"]):
-        noise = golden.tree(f"update{u}/noise")
-        if "next_action" in noise:
-            noise["next_action"] = noise["next_action"].reshape(agent.samples, meta["B"], -1)
+    for u in range(golden.meta["n_updates"]):
+        noise = golden.noise(u, agent.samples)
         agent, metrics, fixed = update(agent, golden.tree(f"update{u}/batch"), noise)
-        ours = outputs(agent, metrics, fixed, meta)
-        if u == 0 and (absent := sorted(name for name in ours if "/" not in name and name not in held)):
-            print(f"note: not in the file and not compared: {', '.join(absent)}")
-        prefix = f"update{u}/"
-        theirs = {
-            name.removeprefix(prefix).removeprefix("out/"): value
-            for name, value in golden.arrays.items()
-            if name.startswith((prefix + "out/", prefix + "params_after/"))
-        }
-        problems += [f"update {u}: {name} is in the file and not computed here" for name in sorted(set(theirs) - set(ours))]
-        missing = sorted(name for name in set(ours) - set(theirs) if "/" in name or name in held)
-        problems += [f"update {u}: {name} is computed here and not in the file" for name in missing]
-        for name in sorted(set(theirs) & set(ours)):
+        ours, theirs = outputs(agent, metrics, fixed, golden.meta), golden.results(u)
+        problems += [f"update {u}: {name}" for name in unmatched(ours, theirs, golden.outputs)]
+        for name in sorted(ours.keys() & theirs.keys()):
             quantity = "/".join(name.split("/")[:2]) if name.startswith("params_after/") else name
-            error = distance(quantity, ours[name], theirs[name])
-            worst[quantity] = max(worst.get(quantity, 0.0), error)
+            worst[quantity] = max(worst[quantity], distance(quantity, ours[name], theirs[name]))
+    outside = [name for name in ours if not name.startswith("params_after/")]
+    if uncompared := sorted(set(outside) - golden.outputs):
+        print(f"note: not in the file and not compared: {', '.join(uncompared)}")
     for quantity, error in worst.items():
-        if not error <= tolerance(quantity):
-            problems.append(f"{quantity}: error {error:.1e} is beyond {tolerance(quantity):.0e}")
+        if not error <= (allowed := tolerance(quantity, golden.meta["agent"])):
+            problems.append(f"{quantity}: error {error:.1e} is beyond {allowed:.0e}")
     return worst, problems
 
 
-def tolerance(quantity: str) -> float:
-    """The largest error allowed."""
-    return LOOSE.get(quantity, TOLERANCE)
+def unmatched(ours: dict, theirs: dict, held: set[str]) -> list[str]:
+    """What only one side has of an update; `held` are the outputs that the file has for any."""
+    unknown, missing = theirs.keys() - ours.keys(), ours.keys() - theirs.keys()
+    missing = {name for name in missing if name.startswith("params_after/") or name in held}
+    return [
+        *(f"{name} is in the file and not computed here" for name in sorted(unknown)),
+        *(f"{name} is computed here and not in the file" for name in sorted(missing)),
+    ]
+
+
+def tolerance(quantity: str, agent: str) -> float:
+    """The largest error allowed of a quantity in a file of this agent."""
+    return STATE_TOLERANCE if quantity in STATES | OWN_STATES.get(agent, set()) else TOLERANCE
 
 
 def distance(quantity: str, ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Absolute error for parameters, error relative to the largest entry for the rest; infinite for another shape or NaN."""
+    """Absolute error for parameters, relative to the largest entry or to 0.1 for the rest.
+
+    Infinite for another shape and for values that are not finite.
+    """
     if ours.shape != theirs.shape or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return float("inf")
     error = np.abs(ours.astype(np.float64) - theirs).max()
-    return float(error if quantity.startswith("params_after/") else error / max(np.abs(theirs).max(), 1e-30))
+    if quantity.startswith("params_after/"):
+        return float(error)
+    return float(error / max(np.abs(theirs).max(), LEAST_SCALE))
 
 
 def main(arguments: list[str]) -> int:
@@ -189,8 +257,10 @@ def main(arguments: list[str]) -> int:
     failed = False
     for path in paths:
         worst, problems = compare(path)
+        agent = Golden(path).meta["agent"]
         for quantity, error in sorted(worst.items()):
-            print(f"{Path(path).name:24} {quantity:28} {error:.1e}  (at most {tolerance(quantity):.0e})")
+            allowed = tolerance(quantity, agent)
+            print(f"{Path(path).name:24} {quantity:28} {error:.1e}  (at most {allowed:.0e})")
         for problem in problems:
             print(f"{Path(path).name:24} WRONG {problem}")
         failed |= bool(problems)

@@ -17,11 +17,15 @@ Layers = tuple[jax.Array, ...]
 
 
 class MLP(NamedTuple):
-    """The shape of a network: gelu layers, each followed by LayerNorm where asked, and a linear output layer."""
+    """The shape of a network: gelu layers, LayerNorm after each if asked, and a linear layer.
+
+    The last consists of `heads` layers of equal width, each initialised for its own width.
+    """
 
     hidden_dims: Sequence[int]
     out_dim: int
     layer_norm: bool
+    heads: int = 1
 
 
 def init_mlp(key: jax.Array, mlp: MLP, in_dim: int) -> dict:
@@ -29,11 +33,19 @@ def init_mlp(key: jax.Array, mlp: MLP, in_dim: int) -> dict:
     widths = [in_dim, *mlp.hidden_dims, mlp.out_dim]
     params = {}
     for i, layer_key in enumerate(jax.random.split(key, len(widths) - 1)):
-        kernel = jax.nn.initializers.xavier_uniform()(layer_key, (widths[i], widths[i + 1]))
+        hidden = i < len(mlp.hidden_dims)
+        kernel = init_kernel(layer_key, widths[i], widths[i + 1], 1 if hidden else mlp.heads)
         params[f"Dense_{i}"] = {"kernel": kernel, "bias": jnp.zeros(widths[i + 1])}
-        if mlp.layer_norm and i < len(mlp.hidden_dims):
+        if mlp.layer_norm and hidden:
             params[f"LayerNorm_{i}"] = {"scale": jnp.ones(widths[i + 1]), "bias": jnp.zeros(widths[i + 1])}
     return params
+
+
+def init_kernel(key: jax.Array, inputs: int, outputs: int, heads: int) -> jax.Array:
+    """A kernel [inputs, outputs] of `heads` Xavier-uniform blocks [inputs, outputs / heads]."""
+    keys = jax.random.split(key, heads) if heads > 1 else [key]
+    xavier = jax.nn.initializers.xavier_uniform()
+    return jnp.concatenate([xavier(k, (inputs, outputs // heads)) for k in keys], axis=1)
 
 
 def init_ensemble(key: jax.Array, mlp: MLP, in_dim: int, size: int) -> dict:

@@ -27,8 +27,8 @@ class MLP(nn.Module):
 
 
 def network(params, *inputs):
-    """The MLP with these parameters at concat(inputs), whose leading axes are broadcast to those of the second."""
-    lead = inputs[1].shape[:-1]
+    """The MLP at concat(inputs), whose leading axes are broadcast to those of the last."""
+    lead = inputs[-1].shape[:-1]
     x = jnp.concatenate([jnp.broadcast_to(part, (*lead, part.shape[-1])) for part in inputs], axis=-1)
     dense = sorted(name for name in params if name.startswith("Dense_"))
     mlp = MLP(tuple(params[name]["kernel"].shape[-1] for name in dense), "LayerNorm_0" in params)
@@ -43,16 +43,52 @@ def q_values(critic, s, a):
     return jax.vmap(lambda member: network(member, s, a)[..., 0])(critic)
 
 
-def act(agent, s, x0):
-    """x <- x + h v(s, x, t_k), clipped; the best of n by the mean of the online critic."""
-    flow_steps, x = agent.config.flow_steps, x0
+def flow(params, s, x, flow_steps):
+    """x <- x + h v(s, x, t_k), clipped."""
     for k in range(flow_steps):
-        x = x + velocity(agent.params["policy"], s, x, k / flow_steps) / flow_steps
-    actions = jnp.clip(x, -1, 1)
+        x = x + velocity(params, s, x, k / flow_steps) / flow_steps
+    return jnp.clip(x, -1, 1)
+
+
+def best_of_n(actions, q):
+    """Of actions [n, B, D] those with the highest mean of q [E, n, B]; [B, D]."""
+    return jnp.take_along_axis(actions, q.mean(axis=0).argmax(axis=0)[None, :, None], axis=0)[0]
+
+
+def act(agent, s, x0):
+    """Flow samples of the policy; the best of n by the mean of the online critic."""
+    actions = flow(agent.params["policy"], s, x0, agent.config.flow_steps)
     if len(actions) == 1:
         return actions[0]
-    best = q_values(agent.params["critic"], s, actions).mean(axis=0).argmax(axis=0)
-    return jnp.take_along_axis(actions, best[None, :, None], axis=0)[0]
+    return best_of_n(actions, q_values(agent.params["critic"], s, actions))
+
+
+def td_target(config, batch, q):
+    """R + gamma^H m (mean_e q - rho std_e q) [B], from the target critic's q [E, B]."""
+    pessimistic = q.mean(axis=0) - config.rho * q.std(axis=0)
+    discount = config.discount**config.horizon_length
+    return batch["rewards"][:, -1] + discount * batch["masks"][:, -1] * pessimistic
+
+
+def flat_actions(config, batch):
+    """The chunk, or its first action without chunking; [B, D]."""
+    chunk = batch["actions"] if config.action_chunking else batch["actions"][:, :1]
+    return chunk.reshape(len(chunk), -1)
+
+
+def shared_losses(params, config, batch, noise, q, target):
+    """critic_loss of q [E, B] and flow_loss, and their metrics."""
+    s, a, valid = batch["observations"], flat_actions(config, batch), batch["valid"][:, -1]
+    critic_loss = jnp.mean((q - target[None]) ** 2 * valid[None])
+    x0, t = noise["flow_x0"], noise["flow_t"]
+    error = velocity(params["base"], s, (1 - t) * x0 + t * a, t) - (a - x0)
+    flow_loss = jnp.mean(jnp.mean(error**2, axis=-1) * valid)
+    return critic_loss + flow_loss, {
+        "critic/loss": critic_loss,
+        "critic/q_mean": q.mean(),
+        "critic/target_mean": target.mean(),
+        "flow/loss": flow_loss,
+    }
 
 
 def fixed_quantities(agent, batch, noise):
@@ -61,8 +97,6 @@ def fixed_quantities(agent, batch, noise):
     policy, base, critic = agent.params["policy"], agent.target_params["base"], agent.target_params["critic"]
     flow_steps, h = config.flow_steps, 1 / config.flow_steps
     next_actions = act(agent, s_next, noise["next_action"])
-    next_q = q_values(critic, s_next, next_actions)
-    backup = batch["masks"][:, -1] * (next_q.mean(axis=0) - config.rho * next_q.std(axis=0))
     x, xs = noise["sde_x0"], []
     for k in range(flow_steps - 1):
         t = k * h
@@ -82,7 +116,7 @@ def fixed_quantities(agent, batch, noise):
         adjoints.append(adjoint)
     return {
         "next_actions": next_actions,
-        "td_target": batch["rewards"][:, -1] + config.discount**config.horizon_length * backup,
+        "td_target": td_target(config, batch, q_values(critic, s_next, next_actions)),
         "xs": jnp.stack(xs),
         "adjoints": jnp.stack(adjoints[::-1]),
         "x_final": x,
@@ -91,14 +125,9 @@ def fixed_quantities(agent, batch, noise):
 
 def loss(params, agent, batch, noise, fixed):
     """critic_loss + flow_loss + adj_loss, and the metrics."""
-    config, s, valid = agent.config, batch["observations"], batch["valid"][:, -1]
-    chunk = batch["actions"] if config.action_chunking else batch["actions"][:, :1]
-    a = chunk.reshape(len(s), -1)
-    q = q_values(params["critic"], s, a)
-    critic_loss = jnp.mean((q - fixed["td_target"][None]) ** 2 * valid[None])
-    x0, t = noise["flow_x0"], noise["flow_t"]
-    error = velocity(params["base"], s, (1 - t) * x0 + t * a, t) - (a - x0)
-    flow_loss = jnp.mean(jnp.mean(error**2, axis=-1) * valid)
+    config, s = agent.config, batch["observations"]
+    q = q_values(params["critic"], s, flat_actions(config, batch))
+    shared, metrics = shared_losses(params, config, batch, noise, q, fixed["td_target"])
     h, lam = 1 / config.flow_steps, agent.trust_region()
     ts = jnp.arange(config.flow_steps)[:, None, None] * h
     xs, adjoints = fixed["xs"], fixed["adjoints"]
@@ -106,12 +135,8 @@ def loss(params, agent, batch, noise, fixed):
     g_squared = 2 * (1 - ts + h) / (ts + h)
     sigma = jnp.sqrt(g_squared / lam)
     adj_loss = ((2 * delta / sigma + sigma * adjoints) ** 2).sum(axis=(0, 2)).mean()
-    per_action = chunk.shape[1]
-    return critic_loss + flow_loss + adj_loss, {
-        "critic/loss": critic_loss,
-        "critic/q_mean": q.mean(),
-        "critic/target_mean": fixed["td_target"].mean(),
-        "flow/loss": flow_loss,
+    per_action = config.horizon_length if config.action_chunking else 1
+    return shared + adj_loss, metrics | {
         "adjoint/loss": adj_loss,
         "adjoint/clipped": jnp.mean(jnp.abs(fixed["x_final"]) > 1),
         "dual/path_kl": (2 * h / g_squared * delta**2).sum(axis=(0, 2)).mean() / per_action,
@@ -119,12 +144,13 @@ def loss(params, agent, batch, noise, fixed):
     }
 
 
-def update_with_noise(agent, batch, noise):
-    """One update; the agent after it, the metrics, and the constants of the losses."""
+def update_with_noise(agent, batch, noise, fixed_quantities=fixed_quantities, loss=loss):
+    """One update, by default TRQAM's or QAM's: the next agent, metrics and constants."""
     fixed = fixed_quantities(agent, batch, noise)
     grads, metrics = jax.grad(loss, has_aux=True)(agent.params, agent, batch, noise, fixed)
     adam = optax.adam(agent.config.lr)
-    optimiser = optax.chain(optax.clip_by_global_norm(1.0), adam) if agent.config.clip_grad else adam
+    clipped = optax.chain(optax.clip_by_global_norm(1.0), adam)
+    optimiser = clipped if agent.config.get("clip_grad") else adam
     updates, opt_state = optimiser.update(grads, agent.opt_state, agent.params)
     tau = agent.config.tau
     targets = {name: jax.tree.map(lambda p, t: tau * p + (1 - tau) * t, agent.params[name], agent.target_params[name])

@@ -116,6 +116,11 @@ def test_entropy_loss_reaches_the_actor_at_constant_alpha():
     slopes = jax.grad(lambda *x: heads.entropy_loss(*x, -3.0)[0], argnums=(0, 1))(jnp.log(2.0), jnp.array([1.0, 2.0]))
     np.testing.assert_allclose(slopes[0], 2.0 * (-1.5 + 3.0), rtol=1e-6)  # of the temperature alone
     np.testing.assert_allclose(slopes[1], [1.0, 1.0], rtol=1e-6)  # alpha / B
+    total, metrics = heads.entropy_loss(jnp.log(2.0), jnp.array([1.0, 2.0]), -3.0)
+    expected = {"alpha": 2.0, "mean": -1.5, "loss": 2.0 * 1.5, "alpha_loss": 2.0 * (-1.5 + 3.0)}
+    found = {name.removeprefix("entropy/"): float(value) for name, value in metrics.items()}
+    assert found == pytest.approx(expected)
+    assert float(total) == pytest.approx(expected["loss"] + expected["alpha_loss"])
 
 
 def test_critic_objective_moves_actions_and_no_critic():

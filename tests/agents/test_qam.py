@@ -181,7 +181,7 @@ def test_head_learns_the_critics_action(head):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agents.heads.q_values", q)
         before = jnp.abs(act(agent, random_batch()["observations"], noise_for(agent)) - c).mean()
-        for u in range(150):
+        for u in range(300):
             agent, _ = update(agent, random_batch(u), jax.random.key(u))
     after = jnp.abs(act(agent, random_batch()["observations"], noise_for(agent)) - c).mean()
     assert after < 0.5 * before

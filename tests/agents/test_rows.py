@@ -1,0 +1,198 @@
+"""QAM's heads, DSRL and CGQL against updates written straight from the equations.
+
+The straightforward updates agree with the published numbers, which have one set of sizes.
+Here they write files of other settings, which parity.py reads: LayerNorm in the actor, best of
+n, no chunks, no pessimism, invalid rows.
+"""
+
+import importlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from tests import parity
+from tests.agents import straightforward_rows
+from tests.agents.test_straightforward import diverse
+from tests.agents.test_trqam import OBS, A, B, random_batch, tiny
+from tests.test_parity import GOLDEN
+
+UPDATES = 2
+HIDDEN = (16, 16)
+BARE = {"actor_layer_norm": True, "rho": 0.0, "horizon_length": 1, "action_chunking": False}
+NORMED = {"actor_layer_norm": True, "rho": 0.0}
+CASES = {
+    "QAM-E": ("qam_edit", BARE | {"best_of_n": 2, "inv_temp": 3.0}),
+    "QAM-F": ("qam_fql", NORMED | {"best_of_n": 2}),
+    "DSRL": ("dsrl", NORMED | {"best_of_n": 3, "noise_scale": 1.4}),
+    "CGQL-S": ("cgql", BARE | {"mode": "simple"}),
+    "CGQL-M": ("cgql", NORMED | {"mode": "mse"}),
+}
+SLOW_CASES = {
+    "QAM-E, chunks": ("qam_edit", {"actor_layer_norm": True, "edit_scale": 0.9}),
+    "DSRL, no chunks": ("dsrl", BARE | {"noise_scale": 0.6}),
+    "CGQL-S, two samples": ("cgql", {"mode": "simple", "best_of_n": 2}),
+    "CGQL-L without guidance": ("cgql", {"mode": "linex", "inv_temp": 0.0}),
+}
+
+
+def noise_shapes(name, config, d):
+    """The Gaussian draws of an update, by their names in a golden file."""
+    n, steps = config.best_of_n, config.flow_steps
+    shapes = {"next_action": (n, B, d) if n > 1 else (B, d), "flow_x0": (B, d)}
+    qam = {"sde_x0": (B, d), "sde_noise": (steps, B, d), "z": (B, d)}
+    own = {
+        "qam_edit": qam | {"edit": (n + 1, B, d)},
+        "qam_fql": qam,
+        "dsrl": {"latent": (B, d), "actor": (B, d)},
+        "cgql": {"noisy_x0": (B, d)} if config.get("mode") != "simple" else {},
+    }
+    return shapes | own[name]
+
+
+def made_noise(name, agent, u):
+    """The draws of update u."""
+    rng, shapes = (
+        np.random.default_rng(100 + u),
+        noise_shapes(name, agent.config, agent.flat_action_dim),
+    )
+    noise = {key: rng.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+    times = {key.replace("_x0", "_t") for key in shapes} & {"flow_t", "noisy_t"}
+    return noise | {key: rng.uniform(size=(B, 1)).astype(np.float32) for key in sorted(times)}
+
+
+def made_batch(config, u):
+    """A batch with an ended and an invalid row."""
+    batch, horizon = random_batch(u), config.horizon_length
+    batch |= {key: value[:, :horizon] for key, value in batch.items() if key != "observations"}
+    batch["masks"] = batch["masks"].at[1, -1].set(0.0)
+    batch["valid"] = batch["valid"].at[0, -1].set(0.0)
+    return batch
+
+
+def write_golden(path, name, agent):
+    """A file as parity.py reads it, with the numbers of the straightforward update."""
+    config = agent.config
+    meta = {key: value for key, value in config.items() if not key.endswith("hidden_dims")}
+    meta |= {
+        "agent": name,
+        "B": B,
+        "O": OBS,
+        "A": A,
+        "H": config.horizon_length,
+        "hidden": HIDDEN,
+        "n_updates": UPDATES,
+    }
+    meta |= {
+        "activation": "gelu",
+        "grad_clip": 1.0 if config.get("clip_grad") else None,
+        "target_entropy": -1.5,
+    }
+    params = flatten_dict(parity.networks(agent), sep="/")
+    arrays = {f"params/{key}": value for key, value in params.items()}
+    update = jax.jit(straightforward_rows.update(name))
+    for u in range(UPDATES):
+        batch, noise = made_batch(config, u), made_noise(name, agent, u)
+        full = noise | {"next_action": noise["next_action"].reshape(config.best_of_n, B, -1)}
+        agent, metrics, fixed = update(agent, batch, full)
+        for key, value in parity.outputs(agent, metrics, fixed, meta).items():
+            arrays[f"update{u}/{key if '/' in key else f'out/{key}'}"] = value
+        for part, values in (("batch", batch), ("noise", noise)):
+            arrays |= {f"update{u}/{part}/{key}": value for key, value in values.items()}
+    np.savez(
+        path,
+        meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
+        **{k: np.asarray(v) for k, v in arrays.items()},
+    )
+
+
+PARAMETERS = [pytest.param(*values, id=name) for name, values in CASES.items()]
+PARAMETERS += [
+    pytest.param(*values, id=name, marks=pytest.mark.slow)
+    for name, values in SLOW_CASES.items()
+]  # fmt: skip
+OUTPUTS = {
+    "qam_edit": {
+        "adj_loss",
+        "xs",
+        "adjoints",
+        "q_loss",
+        "entropy",
+        "entropy_loss",
+        "alpha",
+        "alpha_loss",
+    },
+    "qam_fql": {"adj_loss", "xs", "adjoints", "q_loss", "distill_loss"},
+    "dsrl": {
+        "distill_loss",
+        "latent_q_mean",
+        "actor_loss",
+        "entropy",
+        "entropy_loss",
+        "alpha",
+        "alpha_loss",
+    },
+    "cgql": set(),
+}
+
+
+@pytest.mark.parametrize(("name", "settings"), PARAMETERS)
+def test_equals_the_straightforward_update(tmp_path, name, settings):
+    agent = diverse(tiny(importlib.import_module(f"agents.{name}"), flow_steps=3, **settings))
+    write_golden(tmp_path / "made.npz", name, agent)
+    worst, problems = parity.compare(tmp_path / "made.npz")
+    assert problems == []
+    expected = OUTPUTS[name] | {
+        "critic_loss",
+        "q_mean",
+        "flow_loss",
+        "next_actions",
+        "global_grad_norm",
+    }
+    assert expected | {f"params_after/{key}" for key in parity.networks(agent)} <= set(worst)
+    assert ("noisy_critic_loss" in worst) == (settings.get("mode") in ("mse", "linex"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["qam_edit", "qam_fql", "dsrl", "cgql_simple", "cgql_mse", "cgql_linex"],
+)  # fmt: skip
+def test_the_straightforward_update_gives_the_published_numbers(monkeypatch, name):
+    agent = name.partition("_")[0] if name.startswith("cgql") else name
+    kind = importlib.import_module(f"agents.{agent}").AGENT
+    monkeypatch.setattr(kind, "update_with_noise", straightforward_rows.update(agent))
+    worst, problems = parity.compare(GOLDEN / f"{name}_chunk5.npz")
+    assert problems == []
+    assert {"critic_loss", "next_actions", "params_after/critic"} <= set(worst)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_layer_norm_reaches_velocity_fields_and_no_tanh_gaussian(layer_norm):
+    """A one-step actor is such a field that is asked at no time."""
+    fields = {"policy", "base", "one_step_actor"} if layer_norm else set()
+    critics = {"critic", "latent_critic"}
+    heads = {"qam_edit": "editor", "dsrl": "noise_actor", "qam_fql": "one_step_actor"}
+    for name, head in (heads | {"fql": "one_step_actor"}).items():
+        agent = tiny(importlib.import_module(f"agents.{name}"), actor_layer_norm=layer_norm)
+        normed = {net for net, params in agent.params.items() if "LayerNorm_0" in params}
+        assert head in agent.params
+        assert normed == (fields | critics) & set(agent.params), name
+
+
+@pytest.mark.parametrize(("name", "head"), [("qam_edit", "editor"), ("dsrl", "noise_actor")])
+def test_mean_and_log_std_are_each_drawn_for_their_own_width(name, head):
+    """Xavier-uniform for (hidden, D): within sqrt(6 / (hidden + D)), beyond that of 2 D."""
+    module = importlib.import_module(f"agents.{name}")
+    agent = tiny(module, actor_hidden_dims=(16, 64))
+    last, d = agent.params[head]["Dense_2"], agent.flat_action_dim
+    assert last["kernel"].shape == (64, 2 * d)
+    assert not last["bias"].any()
+    bound, joint = np.sqrt(6 / (64 + d)), np.sqrt(6 / (64 + 2 * d))
+    halves = jnp.split(last["kernel"], 2, axis=1)
+    for half in halves:
+        assert joint < jnp.abs(half).max() <= bound
+        np.testing.assert_allclose(half.std(), bound / np.sqrt(3), rtol=0.1)
+    assert np.abs(np.corrcoef(*(half.ravel() for half in halves))[0, 1]) < 0.2
