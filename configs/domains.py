@@ -46,6 +46,12 @@ KL_BUDGETS = {
     "cube-triple-play": Setting(0.5, COMMANDS),
 }
 
+# A user's 'module:EnvId': chunks, and else the agent's defaults.
+OWN_ENVIRONMENT = {
+    "horizon_length": Setting(5, "own environment"),
+    "action_chunking": Setting(True, "own environment"),
+}
+
 # Settings that the QAM paper tuned by domain: the method in qam_table.csv, and its keys. By the
 # name of a class, whose subclasses inherit them, or of an agent file.
 TUNED = {
@@ -86,12 +92,7 @@ NEAREST = {
 
 
 def nearest_domain(dataset: str) -> str:
-    """The domain whose settings a dataset takes: its own, else the nearest in body and size.
-
-    A user's own environment ('module:EnvId') takes those of cube-double-play, the agents' defaults with chunks.
-    """
-    if ":" in dataset:
-        return "cube-double-play"
+    """The domain whose settings an OGBench dataset takes: its own, else the nearest in body and size."""
     return next(name for prefix, name in NEAREST.items() if dataset.startswith(prefix))
 
 
@@ -128,6 +129,8 @@ def domain_settings(
             A later name overrides an earlier one. One key can mean two things to two agents.
         agent: the agent's settings, from its file and the command line.
     """
+    if ":" in dataset:
+        return OWN_ENVIRONMENT
     name = nearest_domain(dataset)
     domain = DOMAINS[name]
     shared = {

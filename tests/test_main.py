@@ -118,6 +118,14 @@ def test_the_horizon_flag_sets_the_agents_horizon():
     assert settings.sources["agent.horizon_length"] == "command line"
 
 
+def test_an_environment_of_ones_own_takes_chunks_and_else_the_agents_defaults():
+    settings = resolved("--env_name=some.module:Thing-v0", "--agent=agents/trqam.py")
+    assert (settings.agent.horizon_length, settings.agent.action_chunking) == (5, True)
+    sources = {name.removeprefix("agent."): source for name, source in settings.sources.items() if "agent." in name}
+    chunks = {"horizon_length": "own environment", "action_chunking": "own environment"}
+    assert sources == dict.fromkeys(sources, "default") | chunks
+
+
 def test_an_environment_outside_the_table_says_whose_settings_it_takes():
     settings = resolved("--env_name=cube-single", "--agent=agents/trqam.py")
     assert settings.sources["agent.discount"].startswith("nearest domain cube-double-play: ")
@@ -691,7 +699,7 @@ def test_an_environment_and_an_agent_file_of_ones_own(tmp_path, capsys):
         "--eval_episodes=2", "--eval_workers=1", *TINY,
     ]  # fmt: skip
     assert run(*flags) == 0
-    assert "nearest domain cube-double-play" in capsys.readouterr().out
+    assert "own environment" in capsys.readouterr().out
     (log,) = (tmp_path / "exp").glob("Debug/envs.probe_ProbeReward-v0/my_agent_s0_*/train.csv")
     assert [row["dual/lam"] for row in CsvLog(log).rows()] == [0.5, 0.5]
 
