@@ -93,7 +93,8 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     count("log_interval", 5_000, "steps between rows of train.csv; 0: only at the end of each phase")
     count("eval_interval", 50_000, "steps between evaluations; 0: only before and after each phase")
     count("save_interval", 50_000, "steps between checkpoints; 0: only at the end of each phase")
-    count("keep_checkpoints", 2, "how many of the newest checkpoints stay, besides the best by success rate", least=1)
+    doc = "how many of the newest checkpoints stay, besides the best one"
+    count("keep_checkpoints", 2, doc, least=1)
     count("eval_episodes", 50, "episodes of an evaluation; 0: none")
     count("eval_workers", 0, "environment processes; 0: as many as there are cores")
     doc = "evaluate on the host's processor while training goes on; unset: where training has a device of its own"

@@ -13,8 +13,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from envs.checks import check_number, check_observation
 from envs.tasks import dataset_name, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
+
+EPISODE_LIMIT = 1000  # steps, for a user's own environment that has no limit
 
 _State = dict[str, Any] | tuple[Any, ...]  # of NumPy's legacy generators
 
@@ -42,11 +45,18 @@ class SeededEnv(gymnasium.Wrapper):
     OGBench draws from three generators: the environment's, its action space's and NumPy's global one.
     `reset(seed)` seeds all three, and the global one is this environment's own copy while it runs, so that
     other environments and callers in the process neither disturb it nor are disturbed. Observations are
-    float32 [O]; actions [A] are clipped to the action space.
+    float32 [O]; actions [A] are clipped to the action space. An observation or a reward that
+    cannot be used raises EnvFault.
+
+    Args:
+        env: the environment.
+        limit: the step after which an episode is truncated if it has not ended; then it is
+            info["cut_at"]. None: no limit.
     """
 
-    def __init__(self, env: gymnasium.Env):
+    def __init__(self, env: gymnasium.Env, limit: int | None = None):
         super().__init__(env)
+        self._limit, self._steps = limit, 0
         self._state: _State = _fresh_state()
         with self._own_numpy_state():
             space = env.observation_space  # OGBench's arm resets itself to answer this
@@ -66,14 +76,22 @@ class SeededEnv(gymnasium.Wrapper):
             self.action_space.seed(seed)
         with self._own_numpy_state():
             observation, info = self.env.reset(seed=seed, options=options)
-        return np.asarray(observation, np.float32), info
+        self._steps = 0
+        return self._checked(observation, "observation of reset()"), info
 
     def step(self, action: np.ndarray):
         """Act; returns (observation [O], reward, terminated, truncated, info)."""
         action = np.clip(action, self.action_space.low, self.action_space.high)
         with self._own_numpy_state():
             observation, reward, terminated, truncated, info = self.env.step(action)
-        return np.asarray(observation, np.float32), float(reward), bool(terminated), bool(truncated), info
+        self._steps += 1
+        if self._steps == self._limit and not (terminated or truncated):
+            truncated, info = True, {**info, "cut_at": self._limit}
+        observation, reward = self._checked(observation), check_number(reward, "reward")
+        return observation, reward, bool(terminated), bool(truncated), info
+
+    def _checked(self, observation: Any, name: str = "observation") -> np.ndarray:
+        return check_observation(observation, self.observation_space.shape, name)
 
 
 def _import_simulator(film: bool, arm: bool) -> None:
@@ -136,13 +154,24 @@ def _make_users(env_name: str, film: bool) -> gymnasium.Env:
     return env
 
 
+def _has_limit(env: gymnasium.Env) -> bool:
+    """Whether a TimeLimit is among the wrappers, as `max_episode_steps` puts it there."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            return True
+        env = env.env
+    return False
+
+
 def make_env(env_name: str, film: bool = False) -> SeededEnv:
     """Make one single task, or a user's 'module:EnvId'.
 
+    A user's environment without a TimeLimit has its episodes truncated at EPISODE_LIMIT steps.
     `film` says that `render()` will be called: OpenGL then comes from MUJOCO_GL, or else EGL. Raises
     UserError if the name is unknown or the environment cannot be made.
     """
     if is_user_env(env_name):
-        return SeededEnv(_make_users(env_name, film))
+        env = _make_users(env_name, film)
+        return SeededEnv(env, None if _has_limit(env) else EPISODE_LIMIT)
     task = env_name.removeprefix(dataset_name(env_name))
     return SeededEnv(make_raw(world_name(env_name) + task, film))

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, Self
 import gymnasium
 import numpy as np
 
+from envs.checks import EnvFault, success_of
 from utils.errors import RunError, UserError
+from utils.logging import warn
 
 SLOTS = 8
 MakeEnv = Callable[[str], gymnasium.Env]
@@ -28,6 +30,7 @@ _ENVIRON = {
     "MKL_NUM_THREADS": "1",
 }
 _environ_lock = threading.Lock()
+_limits_mentioned: set[str] = set()  # environments whose episodes were cut
 
 
 def make_ogbench_env(env_name: str) -> gymnasium.Env:
@@ -46,13 +49,16 @@ class WorkerError(RunError):
 
 
 class ChunkResult(NamedTuple):
-    """What one chunk did, up to L <= H steps: an episode's end cuts the chunk short."""
+    """What one chunk did, L <= H steps: the end of an episode and a fault end the chunk too."""
 
     observations: np.ndarray  # [L,O] float32, after each step
     rewards: np.ndarray  # [L] float64
     terminated: bool  # after the last step
     truncated: bool
-    success: float  # info["success"] of the last step, 0 where the environment has none
+    success: float = np.nan  # that the last step's info reports; NaN where it reports none
+    success_any: float = np.nan  # the highest that a step's info reports; NaN where none does
+    fault: str = ""  # what the last step returned wrong: its observation and reward are NaN
+    cut_at: int = 0  # the step after which SeededEnv ended the episode; 0: it did not
 
     @property
     def done(self) -> bool:
@@ -146,7 +152,9 @@ class EnvWorkers:
 
     def run_chunks(self, slots: Sequence[int], chunks: np.ndarray) -> list[ChunkResult]:
         """Runs chunks [len(slots),H,A] open loop, each at most to its episode's end. Raises WorkerError."""
-        return self._ask("run", slots, list(np.asarray(chunks, np.float32)))
+        results = self._ask("run", slots, list(np.asarray(chunks, np.float32)))
+        _mention_limit(self.env_name, results)
+        return results
 
     def close(self) -> None:
         """Ends every process; may be called twice."""
@@ -226,16 +234,42 @@ class LocalEnvs:
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
         """As of EnvWorkers."""
-        return np.stack([_reset(self._envs, *pair, self.env_name, self._make_env) for pair in zip(slots, seeds, strict=True)])
+        pairs = zip(slots, seeds, strict=True)
+        return np.stack([self._answer("reset", slot, seed) for slot, seed in pairs])
 
     def run_chunks(self, slots: Sequence[int], chunks: np.ndarray) -> list[ChunkResult]:
         """As of EnvWorkers."""
-        return [_run(self._envs[slot], chunk) for slot, chunk in zip(slots, chunks, strict=True)]
+        pairs = zip(slots, chunks, strict=True)
+        results = [self._answer("run", slot, chunk) for slot, chunk in pairs]
+        _mention_limit(self.env_name, results)
+        return results
 
     def close(self) -> None:
         """Close the environments."""
         for env in self._envs.values():
             env.close()
+
+    def _answer(self, command: str, slot: int, argument: Any) -> Any:
+        try:
+            return _answer(self._envs, command, slot, argument, self.env_name, self._make_env)
+        except UserError:
+            raise
+        except Exception as error:
+            summary = f"environment {self.env_name} (slot {slot}): {_summary(error)}"
+            raise WorkerError(summary, traceback.format_exc()) from error
+
+
+def _mention_limit(env_name: str, results: list[ChunkResult]) -> None:
+    """Warn once that episodes of an environment are cut, in the process that asked for them."""
+    limit = max((result.cut_at for result in results), default=0)
+    with _environ_lock:
+        if not limit or env_name in _limits_mentioned:
+            return
+        _limits_mentioned.add(env_name)
+    warn(
+        f"an episode of {env_name} had not ended after {limit:,} steps and was truncated: the "
+        "environment has no time limit; gymnasium.register(..., max_episode_steps=N) sets one"
+    )
 
 
 @contextlib.contextmanager
@@ -265,41 +299,65 @@ def _serve(pipe: connection.Connection, env_name: str, make_env: MakeEnv) -> Non
             try:
                 answers: dict[int, Any] = {}
                 for slot, argument in requests:
-                    if command == "reset":
-                        answers[slot] = _reset(envs, slot, argument, env_name, make_env)
-                    else:
-                        answers[slot] = _run(envs[slot], argument)
+                    answers[slot] = _answer(envs, command, slot, argument, env_name, make_env)
             except UserError as error:
                 pipe.send(("user error", str(error)))
                 break
             except Exception as error:
-                summary = " ".join(f"{type(error).__name__}: {error}".split())
-                pipe.send(("error", (slot, summary, traceback.format_exc())))
+                pipe.send(("error", (slot, _summary(error), traceback.format_exc())))
                 break
             pipe.send(("answers", answers))
     for env in envs.values():
         env.close()
 
 
-def _reset(envs: dict, slot: int, seed: int, env_name: str, make_env: MakeEnv) -> np.ndarray:
+def _summary(error: Exception) -> str:
+    """One line; the type of an error that the environment's own code raised comes first."""
+    kind = "" if isinstance(error, EnvFault) else f"{type(error).__name__}: "
+    return " ".join(f"{kind}{error}".split())
+
+
+def _answer(
+    envs: dict[int, gymnasium.Env],
+    command: str,
+    slot: int,
+    argument: Any,
+    env_name: str,
+    make_env: MakeEnv,
+) -> np.ndarray | ChunkResult:
+    """Answers "reset" with an observation and "run" with the result of a chunk."""
+    if command == "run":
+        return _run(envs[slot], argument)
     if slot not in envs:
         envs[slot] = make_env(env_name)
-    observation, _ = envs[slot].reset(seed=seed)
+    observation, _ = envs[slot].reset(seed=argument)
     return np.asarray(observation, np.float32)
 
 
 def _run(env: gymnasium.Env, chunk: np.ndarray) -> ChunkResult:
-    observations, rewards = [], []
+    observations, rewards, successes = [], [], []
+    terminated = truncated = False
+    info: dict[str, Any] = {}
+    fault = ""
     for action in chunk:
-        observation, reward, terminated, truncated, info = env.step(action)
+        try:
+            observation, reward, terminated, truncated, info = env.step(action)
+            success = success_of(info)
+        except EnvFault as error:
+            fault, terminated, truncated = str(error), False, False
+            observation, reward, success = env.observation_space.low * np.nan, np.nan, np.nan
         observations.append(np.asarray(observation, np.float32))
         rewards.append(float(reward))
-        if terminated or truncated:
+        successes.append(success)
+        if terminated or truncated or fault:
             break
     return ChunkResult(
         np.stack(observations),
         np.asarray(rewards),
         bool(terminated),
         bool(truncated),
-        float(info.get("success", 0.0)),
+        successes[-1],
+        float(np.fmax.reduce(successes)),
+        fault,
+        info.get("cut_at", 0),
     )

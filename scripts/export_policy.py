@@ -10,6 +10,7 @@ examples/run_exported_policy.py runs it.
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -54,12 +55,19 @@ def export(fv: flags.FlagValues, run_dir: str) -> int:
     from utils.export_policy import export_policy
 
     about = export_policy(run_dir, fv.out, fv.step, fv.best, fv.overwrite)
-    rate = about["success"]
-    success = "not evaluated" if rate is None else f"success {rate:.1%}"
-    print("{agent} on {task}, seed {seed}, step {step}".format(**about), success, sep=", ")
+    print("{agent} on {task}, seed {seed}, step {step}".format(**about), outcome(about), sep=", ")
     print(about["function"])
     print(f"{fv.out}: {Path(fv.out).expanduser().stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+def outcome(about: dict[str, Any]) -> str:
+    """What the checkpoint's evaluation gave."""
+    if about["success"] is not None:
+        return f"success {about['success']:.1%}"
+    if about["return"] is not None:
+        return f"mean return {about['return']:.4g} (no success reported)"
+    return "not evaluated"
 
 
 def main(argv: list[str]) -> int:

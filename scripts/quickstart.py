@@ -105,6 +105,7 @@ def show(run, summary: dict) -> None:
 def main(argv: list[str]) -> int:
     """Train, then summarise every run the flags ask for; returns the exit code."""
     from configs.flags import parse_flags
+    from envs.tasks import is_user_env
     from utils.errors import UserError
 
     arguments = [argv[0], "--preset=quickstart", *argv[1:]]
@@ -114,8 +115,12 @@ def main(argv: list[str]) -> int:
     except UserError:
         return program.main(arguments)  # which says what is wrong
     flags, agent = runs[0].settings.flags, runs[0].settings.agent
-    if not (flags["eval_episodes"] and flags["offline_steps"] and flags["bc_steps"] and "kl_budget" in agent):
-        message = "error: quickstart compares BC with an agent that has a KL budget; use main.py for anything else"
+    steps = flags["eval_episodes"] and flags["offline_steps"] and flags["bc_steps"]
+    if not steps or "kl_budget" not in agent or is_user_env(runs[0].env_name):
+        message = (
+            "error: quickstart compares BC with an agent that has a KL budget, on a task of "
+            "OGBench; use main.py for anything else"
+        )
         print(message, file=sys.stderr)
         return 2
     finished = [run.is_done() for run in runs]  # a run shown again keeps the time it took

@@ -7,16 +7,22 @@ With the run's own seed, which is the default, these are the episodes of its eva
 at the start, in discounted reward.
 """
 
+import math
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.errors import RunError, UserError  # noqa: E402
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from utils.evaluation import EvalResult
 
 ENDINGS = (".mp4", ".gif")
 
@@ -26,7 +32,8 @@ def define() -> flags.FlagValues:
     fv = flags.FlagValues()
     flags.DEFINE_integer("episodes", 10, "how many episodes", lower_bound=1, flag_values=fv)
     flags.DEFINE_integer("seed", None, "of the episodes; the run's own unless given", lower_bound=0, flag_values=fv)
-    flags.DEFINE_boolean("best", False, "the checkpoint that did best in its evaluation, not the newest", flag_values=fv)
+    doc = "the best checkpoint by its evaluation (success, then return), not the newest"
+    flags.DEFINE_boolean("best", False, doc, flag_values=fv)
     flags.DEFINE_string("env_name", None, "another task of the same world, or a task for a base", flag_values=fv)
     flags.DEFINE_integer("eval_workers", 0, "environment processes; 0: one per core", lower_bound=0, flag_values=fv)
     flags.DEFINE_string("video", None, "film to this .mp4 or .gif", flag_values=fv)
@@ -95,12 +102,7 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     print(f"{Path(stored['agent_file']).stem} after {int(agent.step)} updates on {task}, seed {seed}")
     with EnvWorkers(task, workers=fv.eval_workers or default_workers(fv.episodes)) as workers:
         result = evaluate(watched, workers, fv.episodes, seed, chunk_length, stored["action_dim"], discount=config.discount)
-    print("episode  success  steps    return  discounted     value")
-    outcomes = zip(result.successes, result.lengths, result.returns, result.discounted_returns, expected, strict=True)
-    for episode, (success, steps, total, discounted, value) in enumerate(outcomes):
-        told = "" if np.isnan(value) else f"  {value:8.2f}"
-        print(f"{episode:7d}  {'yes' if success else 'no':>7}  {steps:5d}  {total:8.2f}  {discounted:10.2f}{told}")
-    print(f"success {result.success:.1%} of {fv.episodes} episodes")
+    print_episodes(result, expected)
     if not fv.video:
         return 0
     episodes, path = min(fv.episodes, fv.video_episodes), Path(fv.video).expanduser()
@@ -108,6 +110,22 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     filmed = film(task, policy, path, episodes, *shape, caption=task.removesuffix("-v0"), values=values)
     print(filmed or "no film")
     return 0 if filmed else 1
+
+
+def print_episodes(result: "EvalResult", expected: "np.ndarray") -> None:
+    """A line for each episode and one for all; expected: the critic's values [E] or NaN."""
+    print("episode  success  steps    return  discounted     value")
+    discounted_returns = result.discounted_returns
+    columns = (result.successes, result.lengths, result.returns, discounted_returns, expected)
+    outcomes = zip(*columns, strict=True)
+    for episode, (success, steps, total, discounted, value) in enumerate(outcomes):
+        word = "yes" if success > 0 else "no" if success == 0 else "-"
+        told = "" if math.isnan(value) else f"  {value:8.2f}"
+        print(f"{episode:7d}  {word:>7}  {steps:5d}  {total:8.2f}  {discounted:10.2f}{told}")
+    print(f"{result.describe(digits=1)} of {len(result.lengths)} episodes")
+    any_step = result.successes_any.mean()
+    if result.success is not None and any_step > result.success:
+        print(f"success {any_step:.1%} counting every step of an episode, not only the last")
 
 
 def main(argv: list[str]) -> int:

@@ -496,7 +496,7 @@ def test_a_run_with_evaluations_beside_the_training_is_the_same(stand, runs):
     assert train("--eval_async") == 0
     ours, theirs = result(), result(runs / "whole")
     assert [name for name in ours if ours[name] != theirs.get(name)] == ["record"]  # where its last evaluation is running
-    of_evaluations = {"evaluated_at", "evaluating", "rows", "success"}
+    of_evaluations = {"evaluated_at", "evaluating", "rows", "success", "return"}
     assert {key for key in ours["record"] if ours["record"][key] != theirs["record"][key]} <= of_evaluations
 
 
@@ -688,10 +688,14 @@ def assert_good(step, assert_undisturbed):
     assert f"resumed at step {step}: {folder_of()}" in assert_undisturbed()
 
 
-@pytest.mark.parametrize("name, place", {"rewards": 1, "next_observations": 0}.items())
-def test_an_environment_that_gives_no_numbers(name, place, stand, assert_stops, assert_undisturbed, monkeypatch):
+FAULTS = {"reward is nan": 1, "observation has nan at index 0": 0}  # and the place in a step
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_environment_that_gives_no_numbers(fault, stand, assert_stops, assert_undisturbed, monkeypatch):
     """Before they reach the replay, in which they would outlast the checkpoint that is named."""
     stand()
+    place = FAULTS[fault]
     real, steps = ProbeChain.step, itertools.count(1)
 
     def step(env, action):
@@ -704,8 +708,8 @@ def test_an_environment_that_gives_no_numbers(name, place, stand, assert_stops, 
         patch.setattr(ProbeChain, "step", step)
         line = assert_stops(1)
     assert line == (
-        f"error: {name} of the environment step is not finite after step 19 of {folder_of()}; "
-        "the last good checkpoint is that of step 16"
+        f"error: environment {ENV_NAME}: the {fault} in the step after step 19 of "
+        f"{folder_of()}; the last good checkpoint is that of step 16"
     )
     assert_good(16, assert_undisturbed)
 

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -205,8 +206,21 @@ class _Precious(PreservationPolicy):
 
 
 def best_step(evaluations: Iterable[dict[str, Any]], steps: Collection[int]) -> int | None:
-    """The step, of those given, with the highest success rate in the rows of an eval.csv, the latest of equals; or None."""
-    return max(((row["success"], row["step"]) for row in evaluations if row["step"] in steps), default=(0.0, None))[1]
+    """The step with the highest success rate, of those given; None where none was evaluated.
+
+    Of equal rates it is that with the highest return, and then the latest. An environment that
+    reports no success has no rates, so that its return decides.
+
+    Args:
+        evaluations: rows of an eval.csv.
+        steps: those that count.
+    """
+
+    def rank(row: dict[str, Any]) -> tuple[float, float, int]:
+        return row.get("success", 0.0), row.get("return", -math.inf), row["step"]
+
+    ranks = (rank(row) for row in evaluations if row["step"] in steps)
+    return max(ranks, default=(0.0, 0.0, None))[2]
 
 
 @functools.cache

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from envs.workers import EnvWorkers
+from envs.workers import ChunkResult, EnvWorkers, WorkerError
+from utils.errors import RunError
 
 # (observations [S,O] float32, keys [S,3] uint32: seed, episode, chunk index) -> actions [S,H*A] or [S,H,A].
 # Row i may depend on nothing but row i of the arguments: noise comes from its key.
@@ -20,7 +21,8 @@ Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
 class EvalResult:
     """Per-episode outcomes [E] in the order of the episodes, and what they cost."""
 
-    successes: np.ndarray
+    successes: np.ndarray  # at the last step; NaN where the environment reports none
+    successes_any: np.ndarray  # the highest of all steps
     returns: np.ndarray
     lengths: np.ndarray
     discounted_returns: np.ndarray
@@ -29,21 +31,35 @@ class EvalResult:
     seconds: float
 
     @property
-    def success(self) -> float:
-        return float(self.successes.mean())
+    def success(self) -> float | None:
+        """The success rate; None where the environment reports no success."""
+        return None if np.isnan(self.successes).any() else float(self.successes.mean())
+
+    @property
+    def mean_return(self) -> float:
+        """Undiscounted."""
+        return float(self.returns.mean())
 
     @property
     def env_steps(self) -> int:
         return int(self.lengths.sum())
 
+    def describe(self, digits: int = 0) -> str:
+        """The success rate in words or, where the environment reports none, the mean return."""
+        if self.success is None:
+            return f"mean return {self.mean_return:.4g} (no success reported)"
+        return f"success {self.success:.{digits}%}"
+
     def row(self) -> dict[str, float]:
-        """The means, a row for eval.csv: success, return, length, discounted_return."""
-        return {
-            "success": self.success,
-            "return": float(self.returns.mean()),
+        """The means, a row for eval.csv; without success where the environment reports none."""
+        row = {
+            "return": self.mean_return,
             "length": float(self.lengths.mean()),
             "discounted_return": float(self.discounted_returns.mean()),
         }
+        if self.success is None:
+            return row
+        return {"success": self.success, **row, "success_any": float(self.successes_any.mean())}
 
 
 def reset_seed(seed: int, episode: int) -> int:
@@ -77,8 +93,8 @@ def evaluate(
         progress: show a bar over episodes, where there is a terminal.
 
     Raises:
-        WorkerError: an environment failed.
-        FloatingPointError: the policy returned NaN or infinity.
+        WorkerError: an environment failed, or returned something that cannot be used.
+        RunError: the policy returned NaN or infinity.
     """
     if episodes < 1:
         raise ValueError(f"nothing to evaluate: {episodes} episodes")
@@ -92,10 +108,11 @@ def evaluate(
             policy_calls, policy_rows = policy_calls + 1, policy_rows + len(active)
             chunks = actions.reshape(workers.slots, chunk_length, action_dim)[active]
             if not np.isfinite(chunks).all():
-                raise FloatingPointError("the policy returned actions that are not finite")
+                raise RunError(f"the policy's actions for {workers.env_name} are not finite")
             bar.update(rows.run(active, np.clip(chunks, -1.0, 1.0)))
     taken = time.perf_counter() - start
-    return EvalResult(**rows.outcome, policy_calls=policy_calls, policy_rows=policy_rows, seconds=taken)
+    outcomes = rows.outcomes()
+    return EvalResult(**outcomes, policy_calls=policy_calls, policy_rows=policy_rows, seconds=taken)
 
 
 class _Rows:
@@ -113,7 +130,8 @@ class _Rows:
         self.keys = np.zeros((workers.slots, 3), np.uint32)
         count = len(episodes)
         self.outcome = {
-            "successes": np.zeros(count),
+            "successes": np.full(count, np.nan),
+            "successes_any": np.full(count, np.nan),
             "returns": np.zeros(count),
             "lengths": np.zeros(count, np.int64),
             "discounted_returns": np.zeros(count),
@@ -138,14 +156,30 @@ class _Rows:
         ended = 0
         for slot, result in zip(active, self._workers.run_chunks(active, chunks), strict=True):
             episode = int(self.keys[slot, 1]) - self._first
+            self._check(result, slot, episode)
             powers = self._discount ** (self.outcome["lengths"][episode] + np.arange(result.length))
             self.outcome["returns"][episode] += result.rewards.sum()
             self.outcome["discounted_returns"][episode] += (powers * result.rewards).sum()
             self.outcome["lengths"][episode] += result.length
             self.outcome["successes"][episode] = result.success
+            so_far = self.outcome["successes_any"][episode]
+            self.outcome["successes_any"][episode] = np.fmax(so_far, result.success_any)
             self.observations[slot] = result.observations[-1]
             self.keys[slot, 2] += 1
             if result.done:
                 self._active.remove(slot)
                 ended += 1
         return ended
+
+    def _check(self, result: ChunkResult, slot: int, episode: int) -> None:
+        if result.fault:
+            step = self.outcome["lengths"][episode] + result.length
+            where = f"at step {step} of episode {self.keys[slot, 1]}"
+            raise WorkerError(f"environment {self._workers.env_name}: {result.fault}, {where}")
+
+    def outcomes(self) -> dict[str, np.ndarray]:
+        """What the episodes gave; a success reported in some steps is 0 in the others."""
+        if np.isfinite(self.outcome["successes_any"]).any():
+            for name in ("successes", "successes_any"):
+                self.outcome[name] = np.nan_to_num(self.outcome[name])
+        return self.outcome

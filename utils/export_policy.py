@@ -32,10 +32,10 @@ import jax.numpy as jnp
 
 from agents.base import Agent
 from envs.tasks import dataset_name
-from utils.checkpoints import Checkpoints, agent_from, best_step
+from utils.checkpoints import Checkpoints, agent_from
 from utils.errors import UserError
 from utils.logging import read_rows
-from utils.policy import chunks_from_seed, load_run
+from utils.policy import best_evaluated, chunks_from_seed, load_run
 from utils.runs import ROOT, git_commit
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -85,7 +85,7 @@ def load_checkpoint(
         there = ", ".join(map(str, steps))
         raise UserError(f"--step={step}: {folder} has no such checkpoint; it has {there}")
     if best:
-        step = best_step(read_rows(folder / "eval.csv"), steps)
+        step = best_evaluated(folder, steps)
     if step is None:
         step, tree, _ = next(checkpoints.readable())  # `load_run` has read one
     else:
@@ -142,13 +142,14 @@ def provenance(folder: Path, stored: dict[str, Any], step: int) -> dict[str, Any
     task, own = flags["env_name"], flags.get("dataset")
     name = Path(own).name if own else dataset_name(task)
     rows = [row for row in read_rows(folder / "eval.csv") if row["step"] == step]
-    success = rows[-1].get("success") if rows else None
+    evaluated = {name: value for row in rows[-1:] for name, value in row.items() if value == value}
     return {
         "task": task,
         "agent": Path(stored["agent_file"]).stem,
         "seed": flags["seed"],
         "step": step,
-        "success": success if success == success else None,  # JSON has no NaN
+        "success": evaluated.get("success"),  # JSON has no NaN
+        "return": evaluated.get("return"),
         "commit": stored.get("commit"),
         "data": {"name": name} | stored.get("dataset", {}),
         "trained_with": stored.get("versions"),

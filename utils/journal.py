@@ -29,7 +29,8 @@ class Journal:
         self.replay_file = ReplayFile(run.folder / "replay.bin", observation_dim, action_dim)
         stack.callback(self.replay_file.close)
         self.evaluating: int | None = None  # the step of an evaluation that was begun and has no row in eval.csv yet
-        self.success: float | None = None
+        # Of the newest evaluation:
+        self.outcome: dict[str, float | None] = {"success": None, "return": None}
         self.evaluated_at = -1
         self.recent: collections.deque[dict[str, Any]] = collections.deque(maxlen=Agent.PATIENCE)  # rows of train.csv
         self.warned: list[str] = []
@@ -65,7 +66,8 @@ class Journal:
         self.replay_file.resume(record.get("replay", {"rows": 0, "crc": 0}))
         if not record:
             return tree, record
-        self.success, self.evaluated_at, self.warned = record["success"], record["evaluated_at"], record["warned"]
+        self.outcome = {name: record.get(name) for name in self.outcome}
+        self.evaluated_at, self.warned = record["evaluated_at"], record["warned"]
         self.recent.extend(self.logger["train"].rows()[-Agent.PATIENCE :])
         print(f"resumed at step {step}: {self.run.folder}")
         return tree, record
@@ -75,9 +77,9 @@ class Journal:
     def save(self, step: int, tree: dict, record: dict[str, Any]) -> None:
         """Write a checkpoint: `tree` and `record`, and where the files of this journal stand."""
         start = time.perf_counter()
-        record = record | {
+        record = record | self.outcome
+        record |= {
             "step": step,
-            "success": self.success,
             "evaluated_at": self.evaluated_at,
             "evaluating": self.evaluating,
             "warned": self.warned,
@@ -105,9 +107,11 @@ class Journal:
 
     def evaluated(self, step: int, result: EvalResult) -> None:
         """Write a row of eval.csv, and what it cost."""
-        self.success, self.evaluated_at, self.evaluating = result.success, step, None
+        self.outcome = {"success": result.success, "return": result.mean_return}
+        self.evaluated_at, self.evaluating = step, None
         self.logger.eval(step, {"episodes": len(result.lengths), **result.row()})
         rate = result.env_steps / result.seconds
         self.logger.timing(step, {"eval_seconds": result.seconds, "eval_steps_per_s": rate})
         if step == 0:
-            print(f"{self.run.name}: success {result.success:.0%} over {len(result.lengths)} episodes before the first update")
+            found, episodes = result.describe(), f"{len(result.lengths)} episodes"
+            print(f"{self.run.name}: {found} over {episodes} before the first update")

@@ -256,11 +256,14 @@ class ProgressBar(tqdm):
         path_kl: float | None = None,
         kl_budget: float | None = None,
         lam: float | None = None,
+        mean_return: float | None = None,
     ) -> None:
-        """Shows success rate, path KL / budget and lambda with the next refresh; None leaves one out."""
+        """Shows these with the next refresh; None leaves one out, success the return."""
         parts = {}
         if success is not None:
             parts["success"] = f"{success:.0%}"
+        elif mean_return is not None:
+            parts["return"] = f"{mean_return:.4g}"
         if path_kl is not None:
             parts["KL"] = f"{path_kl:.3g}" if kl_budget is None else f"{path_kl:.3g}/{kl_budget:.3g}"
         if lam is not None:

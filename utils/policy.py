@@ -3,7 +3,7 @@
 import itertools
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from agents.base import Agent, q_values
 from utils.checkpoints import Checkpoints, agent_from, best_step
 from utils.errors import UserError
 from utils.evaluation import Policy, Values
-from utils.logging import read_rows
+from utils.logging import read_rows, warn
 from utils.runs import load_agent, read_json
 
 
@@ -68,11 +68,22 @@ def load_run(run_dir: str | os.PathLike, best: bool = False) -> tuple[Agent, dic
     observation_dim, action_dim = stored["observation_dim"], stored["action_dim"]
     agent = load_agent(stored["agent_file"]).AGENT.create(jax.random.key(0), observation_dim, action_dim, config)
     checkpoints = Checkpoints(folder / "checkpoints")
-    wanted = best_step(read_rows(folder / "eval.csv"), checkpoints.steps()) if best else None
+    wanted = best_evaluated(folder, checkpoints.steps()) if best else None
     tree = checkpoints.read(wanted)[0] if wanted is not None else next((tree for _, tree, _ in checkpoints.readable()), None)
     if tree is None:
         raise UserError(f"{folder} holds no checkpoint that can be read")
     return agent_from(tree["agent"], agent, folder), stored
+
+
+def best_evaluated(folder: Path, steps: Collection[int]) -> int | None:
+    """The step that did best in the evaluations of a run folder, of those given.
+
+    None, with a warning, where none of them was evaluated.
+    """
+    step = best_step(read_rows(folder / "eval.csv"), steps)
+    if step is None and steps:
+        warn(f"no checkpoint of {folder} was evaluated: the newest is taken for the best")
+    return step
 
 
 def chunks_from_seed(

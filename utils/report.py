@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -101,6 +101,20 @@ class Beside:
 
 
 @dataclasses.dataclass(frozen=True)
+class Return:
+    """The mean return of a method on a task whose environment reports no success."""
+
+    phase: str
+    name: str
+    method: str
+    step: str
+    seeds: int
+    mean: float
+    half: float
+    """Half of Student's 95 % interval over seeds; NaN for one seed."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """What scripts/report.py shows."""
 
@@ -110,6 +124,7 @@ class Report:
     improvements: list[Improvement]
     beside: list[Beside]
     notes: list[str]
+    returns: list[Return] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,12 +166,14 @@ def report(
         widen: its intervals by √(N/(N-1)).
     """
     notes = list(notes)
-    points = choose_points(results, at, notes)
+    chosen = choose_points(results, at, notes)
+    methods = sorted({point.result.method for point in chosen})
+    returns = returns_of(chosen, notes)
+    points = [point for point in chosen if not np.isnan(point.success)]
     by_method: dict[str, list[float]] = {}
     for point in points:
         by_method.setdefault(point.result.method, []).append(point.success)
-    methods = sorted(by_method)
-    ranked = sorted(methods, key=lambda method: -np.mean(by_method[method]))
+    ranked = sorted(sorted(by_method), key=lambda method: -np.mean(by_method[method]))
     draw = functools.partial(bootstrap, replicates=replicates, widen=widen)
     tables, rows, compared = [], [], []
     for phase, now in by_phase(points, lambda point: point.phase):
@@ -167,10 +184,11 @@ def report(
         compared += compare(inside, ranked, replicates, widen)
     note_reduced(tables, notes)
     check_groups(points, notes, widen)
-    check_runs(points, notes)
+    check_runs(chosen, notes)
     beside = place_beside(rows, published)
     note_other_data(beside, notes)
-    return Report(results, methods, rows, compared, beside, list(dict.fromkeys(notes)))
+    notes = list(dict.fromkeys(notes))
+    return Report(results, methods, rows, compared, beside, notes, returns)
 
 
 def by_phase(
@@ -314,13 +332,12 @@ def row_of(table: Table, draw: Bootstrap, notes: list[str]) -> Row | None:
         notes.append(f"{table.name}: {no_seed}, so there is no row over them")
         return None
     mean, half = mean_and_half(table.scores.mean(0))
-    steps = sorted({point.step for point in table.inside})
     return Row(
         phase=table.phase,
         scope=table.scope,
         name=table.name,
         method=table.method,
-        step=f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}",
+        step=step_range([point.step for point in table.inside]),
         tasks=len(table.tasks),
         seeds=len(table.seeds),
         mean=float(mean),
@@ -378,6 +395,33 @@ def dual_of(point: Point) -> TrustRegion | None:
     share = np.cumsum(near[::-1])[::-1] / np.arange(len(near), 0, -1)  # of the logs from each one on
     settled = steps[near & (share >= MOST)][0] if within >= 100 * MOST else np.nan
     return TrustRegion(spent[last].mean(), budget, within, settled, (spent / kl["kl_budget"]).max(), kl["lam"][-1])
+
+
+def returns_of(points: list[Point], notes: list[str]) -> list[Return]:
+    """The returns of the runs that report no success; `notes` names the runs."""
+    by_key: dict[tuple[str, str, str], list[Point]] = {}
+    without = [point for point in points if np.isnan(point.success)]
+    for point in without:
+        key = (point.phase, point.result.env_name, point.result.method)
+        by_key.setdefault(key, []).append(point)
+    found = []
+    for (phase, name, method), inside in by_key.items():
+        values = np.array([point.result.mean_return(point.step) for point in inside])
+        mean, half = mean_and_half(values)
+        step = step_range([point.step for point in inside])
+        found.append(Return(phase, name, method, step, len(inside), float(mean), float(half)))
+    if names := list(dict.fromkeys(point.result.name for point in without)):
+        notes.append(
+            f"{len(names)} runs report no success: their returns have a table of their own, "
+            f"and they count in no row of success: {join_first(names)}"
+        )
+    return found
+
+
+def step_range(steps: Collection[int]) -> str:
+    """1,000, or 500 to 1,000."""
+    low, high = min(steps), max(steps)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 # -------------------------------------------------------------------------------------------------- several methods
@@ -480,6 +524,9 @@ def repeats(found: Report, of: list[Result]) -> list[tuple[str, bool]]:
     lines = []
     for result in found.results:
         step, name = result.last_step, f"{result.agent} {result.env_name.removesuffix('-v0')} seed {result.seed}"
+        if np.isnan(result.evaluations["success"][-1]):
+            lines.append((f"{name}: it reports no success to compare", False))
+            continue
         key = (result.agent, result.overrides, result.env_name)
         others = [r for r in of if (r.agent, r.overrides, r.env_name) == key and r.seed != result.seed]
         same = [r for r in others if not unlike([result.settings(step), r.settings(step)])]

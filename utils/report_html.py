@@ -14,9 +14,11 @@ from utils.report_text import (
     BESIDE,
     CELLS,
     IMPROVEMENT,
+    RETURN,
     beside_cells,
     coarse,
     improvement_cells,
+    return_cells,
     short,
 )
 from utils.results import Result
@@ -80,6 +82,10 @@ def tables(found: Report) -> list[tuple[str, str, str]]:
             ("means", "Domains and all tasks", first),
             ("tasks", "Tasks", [row for row in rows if row.scope == "task"]),
         ) if inside]  # fmt: skip
+    for phase, returns in by_phase(found.returns, lambda entry: entry.phase):
+        title = f"Return of runs that report no success, {phase}"
+        body = table(RETURN, [return_cells(entry) for entry in returns])
+        sections.append((f"{phase}-return", title, body))
     for phase, entries in by_phase(coarse(found), lambda entry: entry.phase):
         body = table(IMPROVEMENT, [improvement_cells(entry) for entry in entries])
         sections.append((f"{phase}-improvement", f"Probability of improvement, {phase}", body))
@@ -141,14 +147,16 @@ Line = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def figure_row(methods: list[str], title: str, results: list[Result]) -> str:
-    """A row of figures of some runs: success, and path KL and λ where there are any."""
+    """A row of figures of some runs: success, path KL and λ where there are any."""
     by_method: dict[str, list[Result]] = {}
     for result in results:
         by_method.setdefault(result.method, []).append(result)
     by_method = {method: by_method[method] for method in methods if method in by_method}
     ends = online_starts(results)
     draw = functools.partial(chart, methods=methods, ends=ends, shift=shifts(by_method, ends))
-    figures = [draw(f"{title}: success (%)", series=lines(by_method, curve), top=100.0)]
+    figures = []
+    if success := lines(by_method, curve):
+        figures.append(draw(f"{title}: success (%)", series=success, top=100.0))
     columns = ("path_kl", "kl_budget", "lam")
     kl, budget, lam = (lines(by_method, functools.partial(kl_curve, name=n)) for n in columns)
     if kl:

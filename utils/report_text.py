@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.report import Beside, Improvement, Report, Row, by_phase, size
+from utils.report import Beside, Improvement, Report, Return, Row, by_phase, size
 from utils.statistics import Interval
 
 
@@ -77,6 +77,15 @@ def improvement_cells(entry: Improvement) -> list[str]:
 IMPROVEMENT = ["task", "method X", "method Y", "tasks", "P(X > Y) in % [95 %]"]
 
 
+def return_cells(entry: Return) -> list[str]:
+    """Task, method, seeds, mean return, step."""
+    value = plus_minus(entry.mean, entry.half)
+    return [short(entry.name), entry.method, str(entry.seeds), value, entry.step]
+
+
+RETURN = ["task", "method", "seeds", "return", "step"]
+
+
 def aligned(header: list[str], lines: list[list[str]]) -> str:
     """A table for a terminal."""
     widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
@@ -97,6 +106,7 @@ def as_text(found: Report) -> str:
             lines.append(line if row.name != before else ["", *line[1:]])
             before = row.name
         parts.append(f"{phase}: success in %, mean ± 95 % interval over seeds\n" + aligned([CELLS[n][0] for n in names], lines))
+    parts += return_tables(found)
     for phase, improvements in by_phase(coarse(found), lambda entry: entry.phase):
         lines = [improvement_cells(entry) for entry in improvements]
         parts.append(f"{phase}: probability of improvement\n" + aligned(IMPROVEMENT, lines))
@@ -108,10 +118,26 @@ def as_text(found: Report) -> str:
     return "\n\n".join(parts)
 
 
+def return_tables(found: Report) -> list[str]:
+    """The returns of the runs without success, a table for each phase."""
+    parts = []
+    for phase, returns in by_phase(found.returns, lambda entry: entry.phase):
+        title = f"{phase}: return of runs that report no success, mean ± 95 % interval"
+        parts.append(f"{title}\n{aligned(RETURN, [return_cells(entry) for entry in returns])}")
+    return parts
+
+
 def coarse(found: Report) -> list[Improvement]:
     """The improvements over several tasks; where there are none, all."""
     several = [entry for entry in found.improvements if entry.tasks > 1]
     return several or found.improvements
+
+
+def return_line(entry: Return) -> dict[str, Any]:
+    """The line of a return in the CSV."""
+    line = dict(kind="return", scope="task", tasks=1) | dataclasses.asdict(entry)
+    line |= {"step": entry.step.replace(",", ""), "return": line.pop("mean")}
+    return line | {"ci95_half": line.pop("half")}
 
 
 def as_csv(found: Report) -> str:
@@ -125,6 +151,7 @@ def as_csv(found: Report) -> str:
         line |= dict(highest_kl=row.highest, lam=row.lam)
         line |= {name: row.only(operator.attrgetter(name)) for name in ("transitions", "reward", "discount")}
         lines.append(line)
+    lines += map(return_line, found.returns)
     for entry in found.beside:
         row, figure = entry.row, entry.published
         line = {"kind": "published"} | dataclasses.asdict(figure) | dict(scope=row.scope, name=row.name, tasks=row.tasks)
@@ -137,6 +164,7 @@ def as_csv(found: Report) -> str:
         "kind phase scope name method versus step tasks seeds episodes start success ci95_half std iqm probability low high"
     )
     columns += " path_kl kl_budget within_tenth_pct settled highest_kl lam transitions reward discount source differences"
+    columns += " return"
     text = io.StringIO()
     writer = csv.DictWriter(text, columns.split(), lineterminator="\n")
     writer.writeheader()

@@ -24,7 +24,7 @@ from utils.runs import LOGGING, PLACE, UNHASHED, read_json, write_json
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "configs" / "published.csv"
 COLUMNS = {
-    "eval.csv": ("step", "success", "episodes"),
+    "eval.csv": ("step", "success", "episodes", "return"),
     "train.csv": ("step", "dual/path_kl", "dual/kl_budget", "dual/lam"),
 }
 ORIGINS = ("pretrained_actor_path", "ogbench_dataset_dir")  # where bases and data lie
@@ -81,9 +81,16 @@ class Result:
         return {phase: end for phase, end in ends.items() if (self.offline_steps, self.online_steps)[phase == "online"]}
 
     def success(self, step: int) -> float | None:
-        """The success rate at a step; None where it was not evaluated there."""
+        """The success rate at a step; None if not evaluated there, NaN if none is reported."""
+        return self._evaluated("success", step)
+
+    def mean_return(self, step: int) -> float | None:
+        """The mean return at a step; None where it was not evaluated there."""
+        return self._evaluated("return", step)
+
+    def _evaluated(self, column: str, step: int) -> float | None:
         found = np.flatnonzero(self.evaluations["step"] == step)
-        return float(self.evaluations["success"][found[-1]]) if len(found) else None
+        return float(self.evaluations[column][found[-1]]) if len(found) else None
 
     @property
     def transitions(self) -> int | None:
@@ -161,6 +168,19 @@ def read_columns(path: Path, names: tuple[str, ...]) -> Columns:
     return dict(zip(names, array[np.isfinite(array[:, 0])].T, strict=True))
 
 
+def read_evaluations(path: Path) -> Columns:
+    """The columns of an eval.csv; success is NaN throughout where the environment reports none.
+
+    An environment may report it in successful episodes alone: then it is 0 where it is absent. Rows
+    of 0 beside absent ones are of earlier versions, which wrote 0 for an environment without success.
+    """
+    columns = read_columns(path, COLUMNS["eval.csv"])
+    success = columns["success"]
+    if np.isnan(success).any():
+        success = np.nan_to_num(success) if (success > 0).any() else np.full_like(success, np.nan)
+    return columns | {"success": success}
+
+
 def _number(cell: str) -> float:
     try:
         return float(cell or "nan")
@@ -204,7 +224,7 @@ def read_run(folder: Path) -> Result | None:
         seed=flags["seed"],
         folder=folder,
         config=config,
-        evaluations=read_columns(folder / "eval.csv", COLUMNS["eval.csv"]),
+        evaluations=read_evaluations(folder / "eval.csv"),
         training=read_columns(folder / "train.csv", COLUMNS["train.csv"]),
         offline_steps=flags["offline_steps"],
         online_steps=flags["online_steps"],

@@ -27,7 +27,7 @@ from envs.collect import collect, collection_settings, random_data
 from envs.datasets import dataset_files, load_dataset, published_transitions
 from envs.fingerprint import Fingerprint, remembered
 from envs.tasks import dataset_name, has_oracle, is_user_env
-from envs.workers import EnvWorkers, LocalEnvs, WorkerError
+from envs.workers import ChunkResult, EnvWorkers, LocalEnvs, WorkerError
 from utils import preemption
 from utils.checkpoints import (
     Checkpoints,
@@ -454,7 +454,7 @@ class Trainer:
         self.film()
         for _, journal in self.going:
             journal.checkpoints.wait()  # a run without its last checkpoint is not finished
-            done = {name: self.flags[name] for name in STEPS} | {"success": journal.success}
+            done = {name: self.flags[name] for name in STEPS} | journal.outcome
             write_json(journal.run.folder / "done.json", done)
             print(f"finished: {journal.run.folder}")
         for error in self.broken.values():
@@ -547,27 +547,34 @@ class Trainer:
             self.free_since = time.perf_counter()  # the device has been at work until now: the newest update, then the actions
             shape = (self.chunk_length, self.action_dim)
             chunks = [None if o is None else a.reshape(shape) for o, a in zip(wanted, acted, strict=True)]
-        self.require_finite({i: {"actions": chunk} for i, chunk in enumerate(chunks) if chunk is not None})
+        self.require_finite({i: chunk for i, chunk in enumerate(chunks) if chunk is not None})
         for i in self.broken:
             chunks[i] = None if chunks[i] is None else np.zeros_like(chunks[i])  # their environments idle
         actions = [episodes.action(online_step, chunk) for episodes, chunk in zip(self.episodes, chunks, strict=True)]
         results = self.envs.run_chunks(range(len(actions)), np.stack(actions)[:, None])
+        self.require_no_fault(results)
         took = zip(self.episodes, actions, results, strict=True)
         steps = [episodes.took(action, result) for episodes, action, result in took]
-        self.require_finite({i: transition for i, (transition, _) in enumerate(steps)})
         for i, journal in self.going:
             journal.replay_file.append(steps[i][0])
         transitions, first = zip(*steps, strict=True)
         return {name: np.stack([t[name] for t in transitions]).astype(np.float32) for name in transitions[0]}, np.array(first)
 
-    def require_finite(self, values: dict[int, dict[str, Any]]) -> None:
-        """Break the seeds, by place, in which a value that goes to the environment or to the replay is not finite."""
-        for i, named in values.items():
-            bad = [name for name, value in named.items() if not np.isfinite(value).all()]
-            if bad and i not in self.broken:
-                self.means()  # names the update that did it, if it was one
-            if bad and i not in self.broken:
-                self.breaks(i, f"{bad[0]} of the environment step is not finite after step {self.step}")
+    def require_finite(self, chunks: dict[int, np.ndarray]) -> None:
+        """Break the seeds, by place, whose policies return actions that are not finite."""
+        for i, chunk in chunks.items():
+            if i in self.broken or np.isfinite(chunk).all():
+                continue
+            self.means()  # names the update that did it, if it was one
+            if i not in self.broken:
+                self.breaks(i, f"an action of the policy is not finite after step {self.step}")
+
+    def require_no_fault(self, results: list[ChunkResult]) -> None:
+        """Break the seeds whose environments returned what cannot be used."""
+        for i, result in enumerate(results):
+            if result.fault and i not in self.broken:
+                where = f"environment {self.task.env_name}: {result.fault}"
+                self.breaks(i, f"{where} in the step after step {self.step}")
 
     def film(self) -> None:
         """Film the trained policies where asked."""
@@ -658,7 +665,10 @@ class Trainer:
             journal.log(self.step, {"phase": phase, **means[i]}, speed, self.agents)
         if means and bar is not None:
             place, journal = self.going[0]
-            bar.status(journal.success, *(means[place].get(f"dual/{name}") for name in ("path_kl", "kl_budget", "lam")))
+            names = ("path_kl", "kl_budget", "lam")
+            dual = {name: means[place].get(f"dual/{name}") for name in names}
+            found = journal.outcome
+            bar.status(found["success"], mean_return=found["return"], **dual)
         self.windows, self.window_updates, self.window_start, self.idle = None, 0, time.perf_counter(), 0.0
 
     def save(self, phase: str) -> None:

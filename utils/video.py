@@ -14,6 +14,7 @@ import imageio.v2 as imageio
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from envs.checks import success_of
 from envs.tasks import dataset_name, is_user_env, world_name
 from envs.workers import SLOTS, EnvWorkers, MakeEnv, WorkerError
 from utils.evaluation import Policy, Values, evaluate
@@ -138,8 +139,7 @@ class _Filmed(gymnasium.Wrapper):
         self._steps += 1
         done = result[2] or result[3]
         if done or self._steps % self._frame_skip == 0:
-            success = bool(result[4].get("success", False))
-            self._film(self.env.render(), "success" if success else "no success" if done else "")
+            self._film(self.env.render(), _outcome(success_of(result[4]), done))
         self._episodes -= done
         if not self._episodes:
             self._writer.close()
@@ -152,6 +152,13 @@ class _Filmed(gymnasium.Wrapper):
             value = f"  value {self._value.value:.2f}" if self._value else ""
             frame = _captioned(frame, [self._caption, f"episode {self._episode}  step {self._steps}{value}", outcome])
         self._writer.append_data(frame)
+
+
+def _outcome(success: float, done: bool) -> str:
+    """What a caption says of it; nothing where the environment reports none (NaN)."""
+    if success > 0:
+        return "success"
+    return "no success" if done and success == 0 else ""
 
 
 def _captioned(frame: np.ndarray, lines: list[str]) -> np.ndarray:

@@ -8,7 +8,9 @@ import time
 import gymnasium
 import numpy as np
 
+from envs.probe import ProbeReward
 from utils.errors import UserError
+from utils.evaluation import reset_seed
 
 
 class Counter(gymnasium.Env):
@@ -85,6 +87,83 @@ class Walk(gymnasium.Env):
 
     def render(self):
         return np.full((256, 256, 3), min(255, int(50 * np.abs(self.place).max())), np.uint8)
+
+
+class Script(gymnasium.Env):
+    """Plays given steps (observation, reward, terminated, truncated, info) over and over."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, *steps):
+        self.steps, self.start = steps, np.zeros(2, np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return self.start, {}
+
+    def step(self, action):
+        self.count += 1
+        return self.steps[(self.count - 1) % len(self.steps)]
+
+
+def step_of(observation=(1.0, 2.0), reward=0.0, end=False, **info):
+    """A step for Script, truncated where the episode ends."""
+    return np.asarray(observation, np.float32), reward, False, end, info
+
+
+SCRIPTS = {
+    "in the middle": [step_of(success=success) for success in (0, 1, 0, 0)],
+    "is_success": [step_of(is_success=np.array([0])), *[step_of(is_success=np.array([1]))] * 3],
+    "none": [step_of(reward=0.5)] * 4,
+    "where it succeeds": [step_of(), step_of(success=True), step_of(), step_of()],
+    "nan reward": [step_of()] * 2 + [step_of(reward=np.nan)],
+    "wide": [step_of(), step_of(observation=np.zeros(3))],
+    "half success": [step_of(), step_of(success="half")],
+    "endless": [step_of(reward=1.0, success=0)],
+}
+
+
+def make_script(name: str) -> gymnasium.Env:
+    """A script as make_env returns a user's environment; episodes of 4 steps, of 6 if endless."""
+    from envs.ogbench import SeededEnv
+
+    if name == "endless":
+        return SeededEnv(Script(*SCRIPTS[name]), limit=6)
+    return SeededEnv(gymnasium.wrappers.TimeLimit(Script(*SCRIPTS[name]), 4))
+
+
+class Silent(ProbeReward):
+    """ProbeReward, which reports no success."""
+
+    def step(self, action):
+        return (*super().step(action)[:4], {})
+
+
+class Endless(Silent):
+    """Silent, whose episodes do not end."""
+
+    def step(self, action):
+        observation, reward, _, _, _ = super().step(action)
+        return observation, reward, False, False, {}
+
+
+class Melting(Silent):
+    """Silent, whose third online episode of seed 1 has a reward of NaN."""
+
+    def reset(self, *, seed=None, options=None):
+        self.melts = seed == reset_seed(1 + (1 << 20), 2)
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, np.nan if self.melts else reward, *rest
+
+
+for name, probe in {"Silent-v0": Silent, "Endless-v0": Endless, "Melting-v0": Melting}.items():
+    gymnasium.register(name, f"tests.envs.stand_ins:{probe.__name__}")
+gymnasium.register("Limited-v0", "tests.envs.stand_ins:Endless", max_episode_steps=3)
 
 
 def make(name: str) -> gymnasium.Env:

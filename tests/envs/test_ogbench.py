@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from envs import tasks
+from envs.checks import EnvFault
 from envs.ogbench import SeededEnv, make_env
 from envs.tasks import ALL_TASKS, resolve_env_name, world_name
+from tests.envs.stand_ins import Script, step_of
 from utils.errors import UserError
 
 KINDS = {
@@ -20,6 +22,9 @@ KINDS = {
     "humanoidmaze-medium-navigate-singletask-task5-v0": (69, 21),
     "pointmaze-teleport-navigate-singletask-task3-v0": (2, 2),
 }
+
+
+POINTMAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 
 
 def episode(env: SeededEnv, seed: int, between=lambda: None) -> tuple[np.ndarray, np.ndarray]:
@@ -113,6 +118,97 @@ def test_the_users_gl_setting_survives_and_nothing_is_printed():
     environ = os.environ | {"MUJOCO_GL": "egl"}
     run = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "egl False False" and run.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["cube-single-play-singletask-task1-v0", POINTMAZE])
+def test_tasks_end_in_the_step_that_succeeds(name, monkeypatch):
+    """So that success at the last step is success at any step."""
+    env = make_env(name)
+    env.reset(seed=0)
+    _, _, terminated, _, info = env.step(np.zeros(env.action_space.shape))
+    assert (terminated, info["success"]) == (False, 0.0)
+    if tasks.is_manipulation(name):
+        monkeypatch.setattr(env.unwrapped, "_compute_successes", lambda: [True])
+    else:
+        env.unwrapped.set_xy(env.unwrapped.cur_goal_xy)
+    action = np.zeros(env.action_space.shape)
+    steps = [env.step(action) for _ in range(2)]  # the arm reports what was before a step
+    found = [(terminated, bool(info["success"])) for _, _, terminated, _, info in steps]
+    assert (True, True) in found and set(found) <= {(True, True), (False, False)}
+
+
+def played(*steps, limit=None):
+    env = SeededEnv(Script(*steps), limit)
+    env.reset(seed=0)
+    return env
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (step_of(observation=[0.0, np.nan]), "the observation has nan at index 1"),
+        (step_of(observation=np.zeros(3)), "the observation has the shape (3,) instead of (2,)"),
+        (step_of(reward=np.inf), "the reward is inf"),
+        (step_of(reward=np.zeros(2)), "the reward has the shape (2,) instead of one element"),
+    ],
+)
+def test_a_step_that_cannot_be_used(step, message):
+    env = played(step_of(), step)
+    env.step(np.zeros(1))
+    with pytest.raises(EnvFault) as caught:
+        env.step(np.zeros(1))
+    assert str(caught.value) == message
+
+
+def test_a_reset_that_cannot_be_used():
+    env = played(step_of())
+    env.unwrapped.start = np.zeros(5)
+    with pytest.raises(EnvFault, match=r"^the observation of reset\(\) has the shape \(5,\)"):
+        env.reset(seed=1)
+
+
+def test_a_reward_may_be_an_array_of_one_element():
+    reward = played(step_of(reward=np.array([0.5]))).step(np.zeros(1))[1]
+    assert reward == 0.5 and type(reward) is float
+
+
+def test_an_observation_does_not_change_afterwards():
+    """Also not where the environment writes the next one into the same array."""
+    buffer = np.zeros(2, np.float32)
+    env = played((buffer, 0.0, False, False, {}))
+    observation = env.step(np.zeros(1))[0]
+    buffer[:] = 7.0
+    assert observation.tolist() == [0.0, 0.0]
+
+
+def ends_of(env, steps):
+    """(truncated, cut_at) of each of some steps."""
+    results = [env.step(np.zeros(1)) for _ in range(steps)]
+    assert not any(terminated for _, _, terminated, _, _ in results)
+    return [(truncated, info.get("cut_at")) for _, _, _, truncated, info in results]
+
+
+def test_an_endless_episode_is_truncated_at_the_limit():
+    env = played(step_of(), limit=3)
+    assert ends_of(env, 3) == [(False, None), (False, None), (True, 3)]
+    env.reset(seed=1)
+    assert ends_of(env, 3)[-1] == (True, 3)  # the steps of each episode count
+    env = played(step_of(), step_of(), step_of(end=True), limit=3)
+    assert ends_of(env, 3)[-1] == (True, None)  # it ended by itself
+    assert not any(truncated for truncated, _ in ends_of(played(step_of()), 2000))
+
+
+def test_a_users_environment_without_a_time_limit_has_one():
+    assert ends_of_user("tests.envs.stand_ins:Endless-v0", 1000) == (1000, 1000)
+    assert ends_of_user("tests.envs.stand_ins:Limited-v0", 4) == (3, None)  # max_episode_steps=3
+
+
+def ends_of_user(name, steps):
+    """The first step in which an episode is truncated, and the limit that did it."""
+    env = make_env(name)
+    env.reset(seed=0)
+    ends = enumerate(ends_of(env, steps), start=1)
+    return next((step, cut) for step, (truncated, cut) in ends if truncated)
 
 
 USERS = """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from envs.workers import EnvWorkers, LocalEnvs, WorkerError, default_workers
-from tests.envs.stand_ins import make
+from tests.envs.stand_ins import Script, make, make_script
 from utils.errors import UserError
 
 
@@ -78,6 +78,96 @@ def test_slots_in_this_process_are_those_of_processes():
                 np.testing.assert_array_equal(ours.rewards, theirs.rewards)
                 assert ours[2:] == theirs[2:]
     local.close()
+
+
+def everywhere(name):
+    """The result of a chunk of five steps in another process, and that in this one."""
+    local = LocalEnvs(name, make_script)
+    with start(name, slots=1, workers=1, make_env=make_script) as workers:
+        for envs in (workers, local):
+            envs.reset([0], [0])
+            yield envs.run_chunks([0], np.zeros((1, 5, 1)))[0]
+    local.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "success", "any_step"),
+    [
+        ("in the middle", 0.0, 1.0),
+        ("is_success", 1.0, 1.0),
+        ("none", np.nan, np.nan),
+        ("where it succeeds", np.nan, 1.0),
+    ],
+)
+def test_success_of_the_last_step_and_of_any(name, success, any_step):
+    for result in everywhere(name):
+        assert result.length == 4 and result.truncated and not result.fault
+        np.testing.assert_array_equal([result.success, result.success_any], [success, any_step])
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "fault"),
+    [
+        ("nan reward", 3, "the reward is nan"),
+        ("wide", 2, "the observation has the shape (3,) instead of (2,)"),
+        ("half success", 2, "the success in info is of type <U4, not numeric: 'half'"),
+    ],
+)
+def test_a_fault_ends_the_chunk_and_nothing_else(name, length, fault):
+    """The other slots of a call have their results, and the processes go on."""
+    for result in everywhere(name):
+        assert (result.fault, result.length, result.done) == (fault, length, False)
+        assert np.isnan(result.observations[-1]).all() and np.isnan(result.rewards[-1])
+        assert result.observations[:-1].tolist() == [[1.0, 2.0]] * (length - 1)
+    with start(name, slots=2, make_env=make_script) as workers:
+        workers.reset([0, 1], [0, 0])
+        workers.run_chunks([0], np.zeros((1, length - 1, 1)))
+        broken, whole = workers.run_chunks([0, 1], np.zeros((2, 1, 1)))
+        assert broken.fault == fault and not whole.fault
+        assert workers.reset([0], [0]).shape == (1, 2)
+
+
+def test_an_episode_that_is_cut_is_mentioned_once(capsys):
+    for result in everywhere("endless"):
+        assert not result.done and not result.cut_at
+    assert capsys.readouterr().err == ""
+    local = LocalEnvs("endless", make_script)
+    for seed in range(2):
+        local.reset([0], [seed])
+        (result,) = local.run_chunks([0], np.zeros((1, 9, 1)))
+        assert (result.length, result.cut_at) == (6, 6)
+        assert result.truncated and not result.terminated
+    assert capsys.readouterr().err == (
+        "warning: an episode of endless had not ended after 6 steps and was truncated: the "
+        "environment has no time limit; gymnasium.register(..., max_episode_steps=N) sets one\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["step", "reset"])
+def test_an_environment_that_breaks_in_this_process_is_one_line_too(command, monkeypatch):
+    def melt(*_, **__):
+        raise ValueError("the cube\nmelted")
+
+    local = LocalEnvs("none", make_script)
+    local.reset([4], [0])
+    monkeypatch.setattr(Script, command, melt)
+    ask = {"step": lambda: local.run_chunks([4], np.zeros((1, 5, 1))), "reset": lambda: local.reset([4], [0])}
+    with pytest.raises(WorkerError) as caught:
+        ask[command]()
+    assert caught.value.summary == "environment none (slot 4): ValueError: the cube melted"
+
+
+def test_an_observation_of_reset_that_cannot_be_used_is_one_line(monkeypatch):
+    monkeypatch.setattr(Script, "reset", lambda *_, **__: (np.zeros(1), {}))
+    with pytest.raises(WorkerError) as caught:
+        LocalEnvs("none", make_script).reset([0], [0])
+    fault = "the observation of reset() has the shape (1,) instead of (2,)"
+    assert caught.value.summary == f"environment none (slot 0): {fault}"
+
+
+def test_a_users_mistake_in_this_process_stays_one():
+    with pytest.raises(UserError, match="^--env_name=no-such-env: did you mean"):
+        LocalEnvs("no-such-env", make).reset([0], [0])
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,16 @@ def test_best_and_step_choose_the_checkpoint(run_dir, tmp_path):
     assert np.abs(chunks["--step=4"] - chunks["--step=2"]).max() > 1e-3
 
 
+def test_without_success_the_return_is_said_and_decides(run_dir, tmp_path, capsys):
+    folder = shutil.copytree(run_dir, tmp_path / "run")
+    (folder / "eval.csv").write_text("step,episodes,return\n0,1,-9\n2,1,-2.5\n4,1,-3.5\n")
+    assert run(folder, "--best", f"--out={tmp_path}/policy.zip") == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.endswith(", seed 5, step 2, mean return -2.5 (no success reported)")
+    _, about = read(tmp_path / "policy.zip")
+    assert (about["success"], about["return"]) == (None, -2.5)
+
+
 def test_a_base_is_exported_too(run_dir, tmp_path, capsys):
     (base,) = run_dir.parents[2].glob("bc/*/bc_s5_*")
     assert run(base, f"--out={tmp_path}/base.zip") == 0

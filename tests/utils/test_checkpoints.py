@@ -55,6 +55,16 @@ def test_the_best_step_is_one_of_those_given_and_the_latest_of_equals():
     assert best_step(evaluations, [5]) is None
 
 
+def test_without_success_the_highest_return_is_the_best():
+    returns = {0: -9.0, 4: -2.5, 8: -3.0, 12: -2.5, 16: -7.0}
+    evaluations = [{"step": step, "return": value} for step, value in returns.items()]
+    assert best_step(evaluations, [0, 4, 8]) == 4
+    assert best_step(evaluations, [*returns]) == 12  # the latest of equals
+    assert best_step([row | {"success": 0.0} for row in evaluations], [0, 4, 16]) == 4
+    evaluations[1]["success"], evaluations[4]["success"] = 0.5, 0.75  # reported where reached
+    assert best_step(evaluations, [*returns]) == 16
+
+
 def test_nothing_that_is_not_finite_is_saved(tmp_path):
     with kept(tmp_path, 2) as checkpoints:
         checkpoints.save(1, TREE, {})

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs.workers import EnvWorkers
-from tests.envs.stand_ins import Walk, make
+from envs.workers import EnvWorkers, WorkerError
+from tests.envs.stand_ins import Walk, make, make_script
+from utils.errors import RunError
 from utils.evaluation import evaluate, reset_seed
 
 H, A = 3, 2
@@ -24,8 +25,14 @@ def run(policy, workers, episodes=11, seed=3, env_name="walk", make_env=make, ho
         return evaluate(policy, pool, episodes, seed, horizon, A, **kwargs)
 
 
+def play(name, episodes=5, horizon=H, **kwargs):
+    """The evaluation of a script of the stand-ins."""
+    with EnvWorkers(name, slots=4, workers=1, make_env=make_script) as pool:
+        return evaluate(lambda *_: np.zeros((4, horizon)), pool, episodes, 0, horizon, 1, **kwargs)
+
+
 def assert_same(a, b):
-    for name in ("successes", "returns", "lengths", "discounted_returns"):
+    for name in ("successes", "successes_any", "returns", "lengths", "discounted_returns"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
@@ -34,19 +41,21 @@ def test_a_plain_loop_gives_the_same_episodes():
     for episode in range(11):
         env = Walk()
         observation, _ = env.reset(seed=reset_seed(3, episode))
-        rewards, done, chunk = [], False, 0
+        rewards, done, chunk, any_step = [], False, 0, False
         while not done:
             key = np.array([[3, episode, chunk]], np.uint32)
             actions = numpy_policy(np.asarray(observation, np.float32)[None], key).astype(np.float32)
             for action in np.clip(actions.reshape(H, A), -1, 1):
                 observation, reward, terminated, truncated, info = env.step(action)
                 rewards.append(reward)
+                any_step |= info["success"]
                 done = terminated or truncated
                 if done:
                     break
             chunk += 1
         assert result.lengths[episode] == len(rewards)
         assert result.successes[episode] == info["success"]
+        assert result.successes_any[episode] == any_step
         np.testing.assert_allclose(result.returns[episode], sum(rewards), rtol=1e-12)
         discounted = sum(0.9**t * reward for t, reward in enumerate(rewards))
         np.testing.assert_allclose(result.discounted_returns[episode], discounted, rtol=1e-12)
@@ -57,7 +66,46 @@ def test_a_plain_loop_gives_the_same_episodes():
         "return": result.returns.mean(),
         "length": result.lengths.mean(),
         "discounted_return": result.discounted_returns.mean(),
+        "success_any": result.successes_any.mean(),
     }
+    assert result.describe(digits=1) == f"success {result.successes.mean():.1%}"
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 5])
+@pytest.mark.parametrize("name", ["in the middle", "is_success", "where it succeeds"])
+def test_success_at_the_end_and_at_any_step(name, horizon):
+    """Wherever the ends of the chunks fall."""
+    success = float(name == "is_success")
+    result = play(name, horizon=horizon)
+    assert result.successes.tolist() == [success] * 5
+    assert result.successes_any.tolist() == [1] * 5
+    assert result.success == result.row()["success"] == success
+    assert result.row()["success_any"] == 1
+
+
+def test_an_environment_that_reports_no_success_has_none():
+    result = play("none", discount=0.5)
+    assert result.success is None and np.isnan(result.successes).all()
+    assert result.row() == {"return": 2.0, "length": 4.0, "discounted_return": 0.5 * 1.875}
+    assert result.describe() == "mean return 2 (no success reported)"
+
+
+def test_an_endless_episode_is_truncated_and_the_others_follow():
+    result = play("endless", episodes=6)
+    assert result.lengths.tolist() == [6] * 6 and result.returns.tolist() == [6.0] * 6
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nan reward", "the reward is nan, at step 3 of episode 7"),
+        ("wide", "the observation has the shape (3,) instead of (2,), at step 2 of episode 7"),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_its_step_and_episode(name, message):
+    with pytest.raises(WorkerError) as caught:
+        play(name, episodes=1, horizon=2, first_episode=7)
+    assert str(caught.value) == f"environment {name}: {message}"
 
 
 def test_numpy_policy_is_bit_identical_for_any_number_of_workers():
@@ -142,7 +190,7 @@ def test_reset_seeds_are_fixed_and_distinct():
 
 
 def test_actions_that_are_not_finite_are_an_error():
-    with pytest.raises(FloatingPointError, match="the policy returned actions that are not finite"):
+    with pytest.raises(RunError, match="^the policy's actions for walk are not finite$"):
         run(lambda observations, keys: np.full((4, H * A), np.nan), 1, episodes=1)
 
 

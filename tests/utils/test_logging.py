@@ -235,6 +235,17 @@ def test_the_bar_shows_rate_time_left_and_status():
     assert "success=43%, KL=0.314/0.5, lam=12.3" in text
 
 
+def test_the_bar_shows_the_return_where_there_is_no_success():
+    file = Terminal()
+    with ProgressBar(10, "TRQAM", file=file) as bar:
+        bar.status(mean_return=-12.345678, lam=1.0)
+        bar.refresh()
+        assert "return=-12.35, lam=1" in file.getvalue()
+        bar.status(success=0.0, mean_return=-12.345678)
+        bar.refresh()
+        assert file.getvalue().split("\r")[-1].rstrip().endswith("success=0%]")
+
+
 def test_away_from_a_terminal_the_bar_is_a_few_plain_lines():
     file = io.StringIO()
     with ProgressBar(1000, "BC", file=file) as bar:

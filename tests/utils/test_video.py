@@ -11,8 +11,9 @@ import pytest
 
 from envs.workers import EnvWorkers
 from tests.envs.stand_ins import make
+from utils.errors import RunError
 from utils.evaluation import evaluate
-from utils.video import _captioned, film, make_film_env
+from utils.video import _captioned, _outcome, film, make_film_env
 
 H, A = 5, 2
 
@@ -52,6 +53,11 @@ def test_captions_tell_the_episode_the_step_the_value_and_the_outcome(tmp_path):
         expected = _captioned(plain, ["counter-task1", f"episode {episode}  step {step}  value {value:.2f}", outcome])
         assert (expected != plain).any()
         np.testing.assert_allclose(frame[..., :3].astype(int), expected, atol=8)
+
+
+def test_a_caption_says_nothing_of_a_success_that_is_not_reported():
+    found = [[_outcome(success, done) for success in (1.0, 0.0, np.nan)] for done in (True, False)]
+    assert found == [["success", "no success", ""], ["success", "", ""]]
 
 
 class Recorder:
@@ -169,6 +175,6 @@ def test_a_failing_environment_leaves_no_half_video(tmp_path, capfd):
 
 
 def test_a_failing_policy_is_not_hidden(tmp_path):
-    with pytest.raises(FloatingPointError):
+    with pytest.raises(RunError, match="not finite"):
         film("counter", lambda *_: np.full((8, H, A), np.nan), tmp_path / "a.mp4", 1, 0, H, A, make_env=make)
     assert list(Path(tmp_path).iterdir()) == []

@@ -1,0 +1,115 @@
+"""The program on a user's own environments: without success, without an end, with a fault."""
+
+import csv
+import dataclasses
+import itertools
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import main as program
+from envs.probe import write_dataset
+from scripts import report, rollout
+from utils import evaluator
+from utils.checkpoints import Checkpoints
+from utils.logging import read_rows
+from utils.online import ONLINE_SEEDS, ReplayFile
+
+FLAGS = [
+    "--dataset=data.npz", "--save_dir=exp", "--bc_steps=4", "--offline_steps=16",
+    "--online_steps=0", "--start_training=4", "--log_interval=4", "--eval_interval=4",
+    "--save_interval=4", "--keep_checkpoints=1", "--eval_episodes=2", "--eval_workers=1",
+    "--horizon_length=2", "--agent.action_chunking=True", "--agent.actor_hidden_dims=(8,8)",
+    "--agent.value_hidden_dims=(8,8)", "--agent.num_qs=2", "--agent.flow_steps=2",
+    "--agent.batch_size=8",
+]  # fmt: skip
+STAND_INS = "tests.envs.stand_ins"
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch):
+    """A data set, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    write_dataset("tests.envs.stand_ins:Silent-v0", "data.npz", 60)
+
+
+def train(name, *flags):
+    return program.main(["main.py", f"--env_name={STAND_INS}:{name}-v0", *FLAGS, *flags])
+
+
+def only_run(name):
+    (config,) = Path().glob(f"exp/Debug/{STAND_INS}_{name}-v0/*/config.json")
+    return config.parent
+
+
+def test_without_success_the_return_is_reported_and_decides(monkeypatch, capsys):
+    """Returns of -9, -1, -5, -7 and -3 at steps 0, 4, 8, 12 and 16."""
+    real, totals = evaluator.evaluate, itertools.chain((-9.0, -1.0, -5.0, -7.0, -3.0))
+
+    def evaluate(*args, **kwargs):
+        result = real(*args, **kwargs)
+        return dataclasses.replace(result, returns=np.full(2, next(totals)))
+
+    monkeypatch.setattr(evaluator, "evaluate", evaluate)
+    assert train("Silent") == 0
+    out, folder = capsys.readouterr().out, only_run("Silent")
+    found = "mean return -9 (no success reported) over 2 episodes before the first update"
+    assert f"trqam tests.envs.stand_ins:Silent seed 0: {found}" in out and "0%" not in out
+    header = (folder / "eval.csv").read_text().partition("\n")[0]
+    assert header == "step,episodes,return,length,discounted_return"
+    done = json.loads((folder / "done.json").read_text())
+    assert (done["success"], done["return"]) == (None, -3.0)
+    assert Checkpoints(folder / "checkpoints").steps() == [4, 16]
+
+    assert rollout.main(["rollout.py", str(folder), "--best", "--episodes=1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("trqam after 4 updates") and lines[2].split()[:2] == ["0", "-"]
+    assert re.fullmatch(r"mean return -[.\de-]+ \(no success reported\) of 1 episodes", lines[3])
+
+    assert report.main(["report.py", "exp", "--csv=report.csv"]) == 0
+    out = capsys.readouterr().out
+    assert "note: 1 runs report no success: their returns have a table of their own" in out
+    assert "offline: return of runs that report no success" in out and "success in %" not in out
+    rows = list(csv.DictReader(Path("report.csv").open()))
+    columns = ("kind", "return", "step", "success")
+    assert [[row[column] for column in columns] for row in rows] == [["return", "-3", "16", ""]]
+
+
+def test_the_best_of_a_run_without_evaluations_is_said_to_be_the_newest(capsys):
+    assert train("Silent", "--eval_episodes=0") == 0
+    capsys.readouterr()
+    assert rollout.main(["rollout.py", str(only_run("Silent")), "--best", "--episodes=1"]) == 0
+    found = capsys.readouterr()
+    assert "trqam after 16 updates" in found.out
+    assert "was evaluated: the newest is taken for the best" in found.err
+
+
+def test_episodes_that_do_not_end_are_truncated_online_and_in_evaluations(monkeypatch, capsys):
+    monkeypatch.setattr("envs.ogbench.EPISODE_LIMIT", 5)  # in this process: of the online phase
+    assert train("Endless", "--online_steps=12", "--eval_interval=0") == 0
+    folder, found = only_run("Endless"), capsys.readouterr()
+    assert {row["length"] for row in read_rows(folder / "eval.csv")} == {1000}
+    (line,) = (line for line in found.err.splitlines() if "warning: an episode" in line)
+    assert "Endless-v0 had not ended after 1,000 steps and was truncated" in line
+    assert "gymnasium.register(..., max_episode_steps=N) sets one" in line
+    path = folder / "replay.bin"
+    rows = np.fromfile(path, ReplayFile(path, 1, 1).dtype)
+    rows = rows[rows["starts"] == 1]
+    assert rows["terminals"].tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0]
+    assert rows["masks"].tolist() == [1] * 12  # running out of time is no end of the task
+
+
+def test_a_fault_of_one_seeds_environment_leaves_the_others_alone(capsys):
+    assert ONLINE_SEEDS == 1 << 20  # as the stand-in has it
+    assert train("Melting", "--online_steps=8", "--num_seeds=2", "--eval_interval=0") == 1
+    err = capsys.readouterr().err.splitlines()
+    fault = "the reward is nan in the step after step 18 of "
+    message = f"environment {STAND_INS}:Melting-v0: {fault}"
+    assert sum(line.startswith(f"warning: {message}") for line in err) == 1
+    assert err[-1].startswith(f"error: {message}")
+    assert err[-1].endswith("; the last good checkpoint is that of step 16")
+    done = Path().glob(f"exp/Debug/{STAND_INS}_Melting-v0/*/done.json")
+    assert [path.parent.name.partition("_s")[2][0] for path in done] == ["0"]
