@@ -2,20 +2,16 @@
 
 import difflib
 import math
-import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
+from configs.agent_file import AGENTS, agent_settings, define_agent_flag
 from configs.presets import PRESETS
 from utils.errors import UserError
 
-AGENTS = Path(__file__).resolve().parents[1] / "agents"
-NOT_AGENTS = {"__init__", "base", "flow", "heads"}
 IGNORED_VALUES = ("buffer_size", "dataset_replace_interval")
 IGNORED_SWITCHES = ("save_all_online_states", "save_last_checkpoint", "save_replay_buffer")
 IGNORED = (*IGNORED_VALUES, *IGNORED_SWITCHES)
@@ -40,7 +36,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "an OGBench single task, a domain (its five tasks), all50, or module:EnvId of your own",
     )
     doc = "agent file; --agent.KEY=VALUE overrides; agents/trqam.py unless given"
-    config_flags.DEFINE_config_file("agent", None, doc, flag_values=fv, sys_argv=list(argv))
+    define_agent_flag(fv, argv, doc)
     flags.DEFINE_enum("preset", None, list(PRESETS), "settings for a purpose; they make their own data", flag_values=fv)
     count("seed", 0, "random seed", most=2**31 - 1)
     count("num_seeds", 1, "run seeds seed .. seed + num_seeds - 1", least=1)
@@ -165,34 +161,6 @@ def take_agent(argv: Sequence[str]) -> tuple[str, list[str]]:
         else:
             rest.append(word)
     return agent, rest
-
-
-def agent_settings(path: str) -> list[str]:
-    """The settings that an agent file knows; raises UserError where it is none."""
-    return list(run_agent_file(path)["get_config"]().keys())
-
-
-def agent_lineage(path: str) -> list[str]:
-    """The names of the classes of an agent file's agent, from the base class up, and of the file itself.
-
-    Raises UserError where it is no agent file.
-    """
-    return [*(kind.__name__ for kind in reversed(run_agent_file(path)["AGENT"].__mro__)), Path(path).stem]
-
-
-def run_agent_file(path: str) -> dict[str, Any]:
-    """What an agent file defines; raises UserError, with the nearest agent, where there is no such file."""
-    if not Path(path).is_file():
-        names = sorted(path.stem for path in AGENTS.glob("*.py") if path.stem not in NOT_AGENTS)
-        nearest = difflib.get_close_matches(Path(path).stem, names, n=1, cutoff=0.0)[0]
-        raise UserError(f"--agent={path}: there is no such file; the nearest agent is agents/{nearest}.py")
-    try:
-        defined = runpy.run_path(path)
-    except Exception as error:  # whatever a user's file raises is the user's to read
-        raise UserError(f"--agent={path}: the file does not run ({type(error).__name__}: {error})") from error
-    if not {"AGENT", "get_config"} <= set(defined):
-        raise UserError(f"--agent={path}: the file defines no AGENT and get_config; see agents/trqam_fixed_lambda.py")
-    return defined
 
 
 def unknown_agent_key(argv: Sequence[str], agent: str, known: list[str]) -> UserError:

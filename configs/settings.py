@@ -11,8 +11,9 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from configs.agent_file import Source, agent_lineage, read_source
 from configs.domains import Setting, domain_settings
-from configs.flags import IGNORED, agent_lineage, check_agent_values
+from configs.flags import IGNORED, check_agent_values
 from configs.presets import PRESETS
 from utils.errors import UserError
 
@@ -25,6 +26,8 @@ class Settings:
     """Resolved settings of one domain: flag values, the agent's configuration, and the source of each, by name."""
 
     agent_file: str
+    source: Source
+    """The agent file's source when the settings were resolved; later edits do not count."""
     flags: dict[str, Any]
     agent: ml_collections.ConfigDict
     sources: dict[str, str]
@@ -56,7 +59,8 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
         settings.update({key: setting for key, setting in layer.items() if key in settings})
 
     agent_file = config_flags.get_config_filename(fv["agent"])
-    take(agent, domain_settings(dataset, agent_lineage(agent_file), fv.agent))
+    agent_source = read_source(agent_file)
+    take(agent, domain_settings(dataset, agent_lineage(agent_source), fv.agent))
     preset = PRESETS[fv.preset] if fv.preset else None
     if preset:
         source = f"preset {fv.preset}"
@@ -79,6 +83,7 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
     sources = {key: setting.source for key, setting in values.items()}
     return Settings(
         agent_file=agent_file,
+        source=agent_source,
         flags={key: setting.value for key, setting in values.items()},
         agent=config,
         sources=sources | {f"agent.{key}": setting.source for key, setting in agent.items()},

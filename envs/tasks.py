@@ -1,7 +1,9 @@
 """Names: OGBench's state-based single tasks, their domains and their datasets. Imports no simulator."""
 
 import difflib
+import functools
 import re
+import sys
 
 from utils.errors import UserError
 
@@ -14,6 +16,19 @@ _FAMILIES = {
     "cube": (("single", "double", "triple", "quadruple", "octuple"), ("play", "noisy")),
     "scene": (("",), ("play", "noisy")),
     "puzzle": (("3x3", "4x4", "4x5", "4x6"), ("play", "noisy")),
+}
+# The task that OGBench calls "<dataset>-singletask-v0", by the beginning of the dataset's name.
+_DEFAULT_TASKS = {
+    "pointmaze": 1,
+    "antmaze": 1,
+    "humanoidmaze": 1,
+    "antsoccer": 4,
+    "cube": 2,
+    "scene": 2,
+    "puzzle-3x3": 4,
+    "puzzle-4x4": 4,
+    "puzzle-4x5": 2,
+    "puzzle-4x6": 2,
 }
 _DATASETS = {(f"{family}-{size}" if size else family): kinds for family, (sizes, kinds) in _FAMILIES.items() for size in sizes}
 
@@ -37,7 +52,7 @@ def _tasks(dataset: str) -> list[str]:
 
 ALL_TASKS = tuple(task for domain in DOMAINS for task in _tasks(domain))
 
-_SINGLE_TASK = re.compile(r"(?P<dataset>.+)-singletask(-task[1-5])?-v0")
+_SINGLE_TASK = re.compile(r"(?P<dataset>.+)-singletask(?P<task>-task[1-5])?-v0")
 
 
 def is_user_env(name: str) -> bool:
@@ -51,6 +66,27 @@ def _split(dataset: str) -> tuple[str, str] | None:
     return (world, kind) if kind in _DATASETS.get(world, ()) else None
 
 
+def resolve_alias(name: str) -> str:
+    """The task that an alias like 'scene-play-singletask-v0' means; other names as they are."""
+    match = _SINGLE_TASK.fullmatch(name)
+    if is_user_env(name) or not match or match["task"] or not _split(match["dataset"]):
+        return name
+    number = next(task for world, task in _DEFAULT_TASKS.items() if name.startswith(world))
+    return f"{match['dataset']}-singletask-task{number}-v0"
+
+
+def alias_of(task: str) -> str | None:
+    """OGBench's alias for a task; None where it has none."""
+    alias = re.sub("-task[1-5]-v0$", "-v0", task)
+    return alias if alias != task and resolve_alias(alias) == task else None
+
+
+@functools.cache
+def _say_alias(alias: str, task: str) -> None:
+    """Once for each, since a program may resolve a name several times."""
+    print(f"note: --env_name={alias} is {task}, the default task of OGBench", file=sys.stderr)
+
+
 def _unknown(name: str) -> UserError:
     datasets = [f"{world}-{kind}" for world, kinds in _DATASETS.items() for kind in kinds]
     known = ["all50", *_DATASETS, *datasets, *(task for dataset in datasets for task in _tasks(dataset))]
@@ -62,7 +98,8 @@ def resolve_env_name(name: str) -> list[str]:
     """The single tasks that a value of --env_name stands for.
 
     Takes a full single-task name, a domain with or without its dataset type ('puzzle-4x4', 'puzzle-4x4-play':
-    five tasks), 'all50', or a user's 'module:EnvId'. Raises UserError with the nearest name otherwise.
+    five tasks), 'all50', or a user's 'module:EnvId'. OGBench's alias for a task is that task; a
+    note says so once. Raises UserError with the nearest name otherwise.
     """
     if is_user_env(name):
         return [name]
@@ -74,7 +111,10 @@ def resolve_env_name(name: str) -> list[str]:
         return _tasks(name)
     match = _SINGLE_TASK.fullmatch(name)
     if match and _split(match["dataset"]):
-        return [name]
+        task = resolve_alias(name)
+        if task != name:
+            _say_alias(name, task)
+        return [task]
     raise _unknown(name)
 
 

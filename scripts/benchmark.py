@@ -29,7 +29,8 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from configs.flags import agent_settings, check_agent_values, parse_words, take_agent
+from configs.agent_file import agent_settings, define_agent_flag, load_agent
+from configs.flags import check_agent_values, parse_words, take_agent
 from utils.errors import UserError
 
 OBSERVATION_DIM, ACTION_DIM = 83, 5
@@ -41,9 +42,7 @@ EVALUATED = "puzzle-4x4-play-singletask-task1-v0"
 def define(argv: Sequence[str]) -> flags.FlagValues:
     """The flags of this script."""
     fv = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "agent", None, "agent file; --agent.KEY=VALUE overrides", flag_values=fv, sys_argv=list(argv)
-    )
+    define_agent_flag(fv, argv, "agent file; --agent.KEY=VALUE overrides")
     flags.DEFINE_list("seeds", ["1"], "numbers of seeds trained in one program, separated by commas", flag_values=fv)
     flags.DEFINE_integer("blocks", 5, "timed blocks", lower_bound=5, flag_values=fv)
     doc = "updates in each block (one call); 0: what training uses on this device"
@@ -310,7 +309,6 @@ def measure(fv: flags.FlagValues, agent_file: str) -> dict[str, Any]:
     import jax
 
     from utils.chunks import Replay
-    from utils.runs import load_agent
     from utils.training import configure_jax, updates_per_call
 
     configure_jax({"matmul_precision": fv.matmul_precision, "compilation_cache_dir": ""})

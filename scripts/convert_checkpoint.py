@@ -47,14 +47,14 @@ def write_run(run, base: dict, step: int, file: Path, out: Path) -> None:
     from envs.ogbench import make_env
     from utils.checkpoints import Checkpoints, agent_tree
     from utils.published import check_base
-    from utils.runs import STEPS, load_agent, write_json
+    from utils.runs import STEPS, write_json
 
     env = make_env(run.env_name)
     (observation_dim,), (action_dim,) = env.observation_space.shape, env.action_space.shape
     env.close()
     run = run.expected_base()
     settings = run.settings
-    agent = load_agent(settings.agent_file).AGENT.create(jax.random.key(0), observation_dim, action_dim, settings.agent)
+    agent = run.agent.create(jax.random.key(0), observation_dim, action_dim, settings.agent)
     check_base(base, agent.params["base"], str(file))
     agent = agent.with_base(base).replace(step=jnp.asarray(step, jnp.int32))
     dims = {"observation_dim": observation_dim, "action_dim": action_dim}
@@ -65,6 +65,7 @@ def write_run(run, base: dict, step: int, file: Path, out: Path) -> None:
             checkpoints.save(step, {"agent": agent_tree(agent)}, record={})
         config = run.config() | dims | {"converted_from": file.name}
         config["sources"] |= dict.fromkeys(("offline_steps", "agent.actor_hidden_dims", "agent.actor_layer_norm"), file.name)
+        run.source.keep(part)
         write_json(part / "config.json", config)
         write_json(part / "done.json", {name: settings.flags[name] for name in STEPS} | {"success": None})
         os.replace(part, out)

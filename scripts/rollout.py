@@ -59,11 +59,11 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
 
 def task_of(stored: dict[str, Any], env_name: str | None) -> str:
     """The task to run; raises UserError for a base, which has none, and for a task of another world."""
-    from envs.tasks import is_user_env, resolve_env_name, world_name
+    from envs.tasks import is_user_env, resolve_alias, resolve_env_name, world_name
 
     trained = stored["flags"]["env_name"]
     if env_name is None and (is_user_env(trained) or "singletask" in trained):
-        return trained
+        return resolve_alias(trained)
     if env_name is None:
         raise UserError(f"--env_name is missing: this is a base of {trained}; give one of its tasks")
     task, *others = resolve_env_name(env_name)

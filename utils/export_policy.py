@@ -31,12 +31,13 @@ import jax.export
 import jax.numpy as jnp
 
 from agents.base import Agent
+from configs.agent_file import ROOT
 from envs.tasks import dataset_name
 from utils.checkpoints import Checkpoints, agent_from
 from utils.errors import UserError
 from utils.logging import read_rows
 from utils.policy import best_evaluated, chunks_from_seed, load_run
-from utils.runs import ROOT, git_commit
+from utils.runs import git_commit
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 READER = ROOT / "examples" / "run_exported_policy.py"

@@ -22,9 +22,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from configs.agent_file import ROOT
 from utils.errors import UserError
 from utils.preemption import deferred, handled, leave_if_asked
-from utils.runs import ROOT, Run, is_locked
+from utils.runs import Run, is_locked
 
 TIED = ROOT / "utils" / "tied.py"
 GRACE_SECONDS = 30.0  # in which a process that got SIGTERM saves and is gone

@@ -3,10 +3,10 @@
 import csv
 import difflib
 import functools
-import hashlib
 import importlib
 import io
 import os
+import secrets
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -76,13 +76,8 @@ class CsvLog:
         return _table(self.path)
 
     def _rewrite(self, header: list[str], lines: Iterable[Mapping[str, str]]) -> None:
-        part = self.path.with_name(f".{self.path.name}.part")
-        with part.open("w", newline="", encoding="utf-8") as file:
-            if header:
-                file.write(_lines([header, *([line.get(key, "") for key in header] for line in lines)]))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self.path)
+        cells = [[line.get(key, "") for key in header] for line in lines]
+        _replace(self.path, _lines([header, *cells] if header else []))
         self._header = header
 
 
@@ -111,6 +106,34 @@ def _value(cell: str) -> int | float | str:
         except ValueError:
             pass
     return cell
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a text file, all or nothing."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def wandb_id(folder: Path) -> str:
+    """The id of the W&B run that belongs to a run folder: random, and kept in the folder.
+
+    A resumed run continues its W&B run. A run that starts again in an emptied folder has
+    another, and so has one under the same path on another machine.
+    """
+    file = folder / "wandb_id"
+    if file.exists() and (kept := file.read_text().strip()):
+        return kept
+    # An older version derived the id from the folder's path and kept none. Its W&B run is
+    # continued as one curve, by the id in the names of W&B's own folders, run-<time>-<id>; that
+    # holds also where the run folder was moved since.
+    logged = sorted(path.name.partition("run-")[2] for path in folder.glob("wandb/*run-*-*"))
+    found = logged[-1].rpartition("-")[2] if logged else secrets.token_hex(8)
+    _replace(file, f"{found}\n")
+    return found
 
 
 def _lines(table: list[Sequence[str]]) -> str:
@@ -219,9 +242,8 @@ class RunLogger:
         return tensorboard.SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._purge_step)
 
     def _open_wandb(self) -> Any:
-        # The id follows from the folder, so that a resumed run goes on in the same place.
-        run_id = hashlib.sha256(str(self.folder.resolve()).encode()).hexdigest()[:16]
-        defaults = {"project": "trqam", "name": self.folder.name, "dir": str(self.folder), "id": run_id}
+        defaults = {"project": "trqam", "name": self.folder.name, "dir": str(self.folder)}
+        defaults["id"] = wandb_id(self.folder)
         run = importlib.import_module("wandb").init(resume="allow", **{**defaults, **self._wandb_arguments})
         run.define_metric("*", step_metric="step")  # W&B drops rows of an earlier step, and evaluations may come late
         return run

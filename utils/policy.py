@@ -12,11 +12,12 @@ import ml_collections
 import numpy as np
 
 from agents.base import Agent, q_values
+from configs.agent_file import load_run_agent
 from utils.checkpoints import Checkpoints, agent_from, best_step
 from utils.errors import UserError
 from utils.evaluation import Policy, Values
 from utils.logging import read_rows, warn
-from utils.runs import load_agent, read_json
+from utils.runs import read_json
 
 
 def stream(key: jax.Array, name: str) -> jax.Array:
@@ -57,8 +58,10 @@ def evaluation_values(agent: Agent) -> Values | None:
 def load_run(run_dir: str | os.PathLike, best: bool = False) -> tuple[Agent, dict[str, Any]]:
     """The agent of a run folder, and its config.json.
 
-    It is that of the newest checkpoint or, with `best`, of the one that did best in its evaluation. Raises UserError where
-    the folder holds no checkpoint of a run that can be read.
+    It is that of the newest checkpoint or, with `best`, of the one that did best in its
+    evaluation. Its code is the source that the run folder keeps, whatever lies at the agent
+    file's place now. That code is executed: load only runs of people whom you trust. Raises
+    UserError where the folder holds no checkpoint of a run that can be read.
     """
     folder = Path(run_dir).expanduser()
     stored = read_json(folder / "config.json")
@@ -66,7 +69,8 @@ def load_run(run_dir: str | os.PathLike, best: bool = False) -> tuple[Agent, dic
         raise UserError(f"{folder} is not the folder of a run: it has no config.json")
     config = ml_collections.ConfigDict({k: tuple(v) if isinstance(v, list) else v for k, v in stored["agent"].items()})
     observation_dim, action_dim = stored["observation_dim"], stored["action_dim"]
-    agent = load_agent(stored["agent_file"]).AGENT.create(jax.random.key(0), observation_dim, action_dim, config)
+    kind = load_run_agent(folder, stored).AGENT
+    agent = kind.create(jax.random.key(0), observation_dim, action_dim, config)
     checkpoints = Checkpoints(folder / "checkpoints")
     wanted = best_evaluated(folder, checkpoints.steps()) if best else None
     tree = checkpoints.read(wanted)[0] if wanted is not None else next((tree for _, tree, _ in checkpoints.readable()), None)
@@ -129,8 +133,9 @@ def checked_observations(observations: np.ndarray, observation_dim: int) -> np.n
 def load_policy(run_dir: str | os.PathLike, seed: int = 0, best: bool = False) -> Callable[[np.ndarray], np.ndarray]:
     """The policy of a run folder: observations [O] or [B, O] -> action chunks [H, A] or [B, H, A] in [-1, 1].
 
-    Every call draws fresh noise from `seed`, which is below 2^32. Raises what `load_run` does;
-    the policy raises ValueError for observations of another width or with NaN or infinity.
+    Every call draws fresh noise from `seed`, which is below 2^32. Executes and raises what
+    `load_run` does; the policy raises ValueError for observations of another width or with NaN
+    or infinity.
     """
     agent, stored = load_run(run_dir, best)
     act = jax.jit(chunks_from_seed, static_argnames="action_dim")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.tasks import dataset_name
+from envs.tasks import dataset_name, resolve_alias
 from utils.errors import RunError, UserError, join_first
 from utils.exp_data import AXES, Curves, read_curves
 from utils.runs import LOGGING, PLACE, UNHASHED, read_json, write_json
@@ -214,13 +214,18 @@ def read_run(folder: Path) -> Result | None:
     presets = sorted({source for source in config["sources"].values() if source.startswith("preset ")})
     if presets:
         overrides["preset"] = presets[0].removeprefix("preset ")
-    if file.parent.name != "agents":  # two files of one name are two agents
+    # Two files of one name are two agents if their code differs. An older version recorded only
+    # the path.
+    source = config.get("source")
+    if source and not source["of_checkout"]:
+        overrides["agent_source"] = source["digest"][:8]
+    elif not source and file.parent.name != "agents":
         overrides["agent_file"] = str(file)
     return Result(
         method=file.stem,
         agent=file.stem,
         overrides={name.removeprefix("agent."): value for name, value in overrides.items()},
-        env_name=flags["env_name"],
+        env_name=resolve_alias(flags["env_name"]),
         seed=flags["seed"],
         folder=folder,
         config=config,

@@ -1,18 +1,17 @@
 """Run folders: where a run lives, what it is made of, and whether it is finished.
 
     <save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>/
-        config.json  train.csv  eval.csv  timing.csv  checkpoints/  videos/  done.json
+        config.json  train.csv  eval.csv  timing.csv  checkpoints/  source/  videos/  done.json
 
-The hash covers what the command line sets besides steps, intervals, logging and place; the rest is compared with
-config.json.
+The hash covers what the command line sets besides steps, intervals, logging and place, and the
+source of an agent file outside agents/; the rest is compared with config.json.
 """
 
 import contextlib
 import dataclasses
 import fcntl
-import functools
+import glob
 import hashlib
-import importlib.machinery
 import importlib.metadata
 import json
 import os
@@ -21,12 +20,20 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
+from configs.agent_file import (
+    AGENTS,
+    Source,
+    changes_of_checkout,
+    kept_source,
+    load_source,
+    read_source,
+)
 from configs.settings import Settings
-from envs.tasks import dataset_name
-from utils.errors import RunError, UserError
+from envs.tasks import alias_of, dataset_name
+from utils.errors import RunError, UserError, join_first
+from utils.logging import warn, warn_once
 
 STEPS = ("bc_steps", "offline_steps", "online_steps")
 LOGGING = (
@@ -41,8 +48,6 @@ LOGGING = (
 )
 PLACE = ("compilation_cache_dir", "device_data_gb", "save_dir", "run_group", "tags", "logger", "env_name", "seed", "num_seeds")
 UNHASHED = {*STEPS, *LOGGING, *PLACE}
-ROOT = Path(__file__).resolve().parents[1]
-AGENTS = ROOT / "agents"
 BC_FILE = AGENTS / "bc.py"
 BASE_SETTINGS = ("horizon_length", "action_chunking", "actor_hidden_dims", "actor_layer_norm", "lr", "batch_size")
 BASE_FLAGS = ("dataset", "dataset_proportion", "dataset_layout", "action_scale", "ogbench_dataset_dir", "offline_steps")
@@ -62,11 +67,17 @@ class Run:
     @classmethod
     def of_task(cls, env_name: str, seed: int, settings: Settings) -> "Run":
         """The run of a task; what the command line sets makes its identity."""
-        identity = {name: value for name, value in settings.given().items() if name not in UNHASHED}
-        agent_file = Path(settings.agent_file).resolve()
-        if agent_file.parent != AGENTS:  # two files of one name are two agents
-            identity["agent_file"] = str(agent_file)
-        return cls(env_name, seed, settings, identity)
+        given = settings.given()
+        given = {name: value for name, value in given.items() if name not in UNHASHED}
+        run = cls(env_name, seed, settings, given)
+        if run.source.of_checkout:
+            return run
+        # Two files of one name are two agents; one file in two places is one.
+        run = dataclasses.replace(run, identity=given | {"agent_source": run.source.digest})
+        # An older version went by the file's path.
+        path = str(Path(settings.agent_file).expanduser().resolve())
+        older = dataclasses.replace(run, identity=given | {"agent_file": path})
+        return older if not run.folder.exists() and older.is_stored() else run
 
     def base_settings(self) -> Settings:
         """The settings of the behaviour-cloning run whose base this run starts from."""
@@ -114,6 +125,25 @@ class Run:
         name = f"{self.agent_name}_s{self.seed}_{digest(self.identity)}"
         return Path(flags["save_dir"]).expanduser() / flags["run_group"] / self.env_name.replace(":", "_") / name
 
+    @property
+    def source(self) -> Source:
+        """The source of the agent file."""
+        return self.settings.source
+
+    @property
+    def agent(self) -> Any:
+        """The class of the agent."""
+        return load_source(self.source).AGENT
+
+    def is_stored(self) -> bool:
+        """Whether the folder holds a run with this agent, as far as its source is kept."""
+        try:
+            stored = read_json(self.folder / "config.json")
+        except RunError:  # a damaged file, which is reported where the run is to go on
+            return True
+        kept = kept_source(self.folder, stored) if stored else None
+        return stored is not None and (kept is None or kept.digest == self.source.digest)
+
     def is_done(self) -> bool:
         """Whether the run has finished at least the steps now asked for."""
         done = read_json(self.folder / "done.json")
@@ -122,14 +152,15 @@ class Run:
     def needs_base(self) -> bool:
         """Whether the run starts from a base that has to be trained, `of_base`."""
         flags = self.settings.flags
-        from_base = load_agent(self.settings.agent_file).AGENT.STARTS_FROM_BASE
+        from_base = self.agent.STARTS_FROM_BASE
         return bool(from_base and flags["bc_steps"] and not flags["pretrained_actor_path"])
 
     def config(self) -> dict[str, Any]:
         """What config.json holds of the run itself: the settings, their sources, the versions."""
         flags = self.settings.flags | {"env_name": self.env_name, "seed": self.seed}
         return {
-            "agent_file": self.settings.agent_file,
+            "agent_file": self.source.recorded_file,
+            "source": self.source.record(),
             "flags": flags,
             "agent": self.settings.agent.to_dict(),
             "sources": self.settings.sources,
@@ -146,7 +177,10 @@ class Run:
             raise UserError(f"--save_dir={self.settings.flags['save_dir']}: cannot write to {place}; give another folder")
         stored = read_json(self.folder / "config.json")
         if stored is None:
+            mention_namesakes(self.folder.parent, self.agent_name, self.source)
+            self.mention_alias()
             return
+        self.check_source(stored)
         ours = json.loads(json.dumps(self.config()))
         differences = [
             f"{prefix}{name}: stored {stored[part].get(name)}, now {ours[part].get(name)}"
@@ -171,6 +205,32 @@ class Run:
             return stored[part][name] != ours[part][name]
         source = name if part == "flags" else f"agent.{name}"
         return any(config["sources"].get(source, "default") != "default" for config in both if name in config[part])
+
+    def check_source(self, stored: dict[str, Any]) -> None:
+        """Raise UserError where a user's agent file differs from what the run began with."""
+        kept = kept_source(self.folder, stored)
+        if kept is None:
+            return
+        differing = kept.differences(self.source)
+        if differing and not (stored["source"]["of_checkout"] and self.source.of_checkout):
+            raise UserError(
+                f"--agent: the code differs from what {self.folder} began with "
+                f"({join_first(differing)}; its own is in source/); "
+                "give another --run_group, or --overwrite to delete the run"
+            )
+        if not self.is_done():  # the project's own code may be a newer version's
+            if differing:
+                warn(f"{self.source.recorded_file} has changed since {self.folder} began")
+            if changed := changes_of_checkout(stored, self.source):
+                warn(f"{changed} since {self.folder} began")
+
+    def mention_alias(self) -> None:
+        """Say where an older version stored this run under OGBench's alias for its task."""
+        alias = alias_of(self.env_name)
+        older = dataclasses.replace(self, env_name=alias).folder if alias else None
+        if older and (older / "config.json").exists():
+            text = f"{older} is this run under another name of its task"
+            warn_once(f"{text}; to continue it, move it to {self.folder}")
 
     def newest_checkpoint(self) -> int:
         """The step of the newest checkpoint in the folder; -1 where there is none."""
@@ -199,6 +259,11 @@ class Run:
         if overwrite and self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        stored = read_json(self.folder / "config.json") or {}
+        if kept_source(self.folder, stored):
+            found = found | {"source": stored["source"]}
+        else:
+            self.source.keep(self.folder)
         write_json(self.folder / "config.json", self.config() | found)
 
     @contextlib.contextmanager
@@ -240,6 +305,18 @@ class ExpectedBase(Run):
         return all(values.get(name) == value for name, value in json.loads(json.dumps(self.identity)).items())
 
 
+def mention_namesakes(place: Path, name: str, source: Source) -> None:
+    """Say in one line which runs in a folder bear an agent's name and have another source."""
+    others = []
+    for file in sorted(place.glob(f"{glob.escape(name)}_s*_*/config.json")):
+        with contextlib.suppress(RunError):
+            record = (read_json(file) or {}).get("source", {"file": None})
+            if record["file"] == source.file.name and record["digest"] != source.digest:
+                others.append(file.parent.name)
+    if others:
+        warn_once(f"{place} has runs of other code under the name {name}: {join_first(others)}")
+
+
 def lock_of(folder: Path) -> Path:
     """The file that a process locks while it writes a run's folder."""
     return folder.with_name(f".{folder.name}.lock")
@@ -264,22 +341,14 @@ def is_locked(folder: Path) -> bool:
 
 def bc_only(settings: Settings) -> Settings:
     """The same settings for the base alone: agents/bc.py for offline_steps."""
-    config = load_agent(BC_FILE).get_config()
+    source = read_source(BC_FILE)
+    config = load_source(source).get_config()
     config.update({key: settings.agent[key] for key in config})
     flags = settings.flags | {"bc_steps": 0, "online_steps": 0}
     known = {*flags, *(f"agent.{key}" for key in config)}
     sources = {name: source for name, source in settings.sources.items() if name in known}
-    return dataclasses.replace(settings, agent_file=str(BC_FILE), flags=flags, agent=config, sources=sources)
-
-
-@functools.cache  # one class for each file, so that what is compiled for it is compiled once
-def load_agent(path: str | os.PathLike) -> ModuleType:
-    """The module of an agent file anywhere on disk; it defines `AGENT` and `get_config`."""
-    path = Path(path) if Path(path).is_file() else ROOT / path  # config.json may name it as seen from the project's root
-    loader = importlib.machinery.SourceFileLoader(f"agent_{path.stem}", str(path))
-    module = ModuleType(loader.name)
-    loader.exec_module(module)
-    return module
+    changed = {"agent_file": str(BC_FILE), "source": source, "flags": flags, "agent": config}
+    return dataclasses.replace(settings, **changed, sources=sources)
 
 
 def digest(value: Any) -> str:

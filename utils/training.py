@@ -46,7 +46,7 @@ from utils.online import OnlineEpisodes, as_dataset
 from utils.policy import evaluation_policy, stream
 from utils.prefetch import Block, place
 from utils.published import check_base
-from utils.runs import STEPS, Run, load_agent, read_json, write_json
+from utils.runs import STEPS, Run, read_json, write_json
 from utils.seeds import for_each_seed, mesh_for, stack_seeds, take
 from utils.video import film
 
@@ -295,7 +295,7 @@ def find_given_base(runs: list[Run], overwrite: bool) -> GivenBase | None:
     """
     settings, env_name = runs[0].settings, runs[0].env_name
     path = settings.flags["pretrained_actor_path"]
-    if path and not load_agent(settings.agent_file).AGENT.STARTS_FROM_BASE:
+    if path and not runs[0].agent.STARTS_FROM_BASE:
         warn(f"--pretrained_actor_path has no effect: {runs[0].agent_name} starts from no base")
         return None
     if not path:
@@ -308,7 +308,7 @@ def find_given_base(runs: list[Run], overwrite: bool) -> GivenBase | None:
 
 def keys_of(run: Run) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Three keys of a run, for its parameters, updates and actions; those of a base differ from those of its heirs."""
-    role = "heir" if load_agent(run.settings.agent_file).AGENT.STARTS_FROM_BASE else "base"
+    role = "heir" if run.agent.STARTS_FROM_BASE else "base"
     root = jax.random.key(run.seed)
     return stream(root, f"{role} parameters"), stream(root, f"{role} updates"), stream(root, f"{role} actions")
 
@@ -319,7 +319,7 @@ def new_agent(run: Run, dataset: dict[str, np.ndarray]) -> Agent:
     horizon, transitions = run.settings.agent.horizon_length, len(dataset["rows"])
     if transitions < horizon:
         raise UserError(f"--horizon_length={horizon}: the dataset has only {transitions} transitions")
-    return load_agent(run.settings.agent_file).AGENT.create(key, *dims_of(dataset), run.settings.agent)
+    return run.agent.create(key, *dims_of(dataset), run.settings.agent)
 
 
 def bases(runs: list[Run], dataset: dict[str, np.ndarray], data: Fingerprint, given: dict | None) -> list[dict | None]:

@@ -3,7 +3,18 @@ import sys
 
 import pytest
 
-from envs.tasks import ALL_TASKS, DOMAINS, dataset_name, is_manipulation, resolve_env_name, world_name
+from envs import tasks
+from envs.ogbench import make_raw
+from envs.tasks import (
+    ALL_TASKS,
+    DOMAINS,
+    alias_of,
+    dataset_name,
+    is_manipulation,
+    resolve_alias,
+    resolve_env_name,
+    world_name,
+)
 from utils.errors import UserError
 
 
@@ -29,7 +40,6 @@ def test_every_domain_has_a_shortcut(domain):
     ("name", "dataset"),
     [
         ("cube-single-play-singletask-task1-v0", "cube-single-play"),
-        ("cube-single-play-singletask-v0", "cube-single-play"),
         ("scene-noisy-singletask-task5-v0", "scene-noisy"),
         ("pointmaze-medium-navigate-singletask-task1-v0", "pointmaze-medium-navigate"),
         ("antmaze-teleport-explore-singletask-task2-v0", "antmaze-teleport-explore"),
@@ -39,6 +49,33 @@ def test_every_domain_has_a_shortcut(domain):
 def test_single_tasks(name, dataset):
     assert resolve_env_name(name) == [name]
     assert dataset_name(name) == dataset
+
+
+@pytest.mark.parametrize("world", tasks._DATASETS)
+def test_an_alias_is_the_default_task_of_ogbench(world, capsys):
+    # OGBench registers the humanoid's teleport maze, but its model lacks a material.
+    built = world.replace("humanoidmaze-teleport", "antmaze-teleport")
+    env = make_raw(f"{built}-singletask-v0")
+    default = env.unwrapped._reward_task_id
+    env.close()
+    for kind in tasks._DATASETS[world]:
+        alias = f"{world}-{kind}-singletask-v0"
+        task = f"{world}-{kind}-singletask-task{default}-v0"
+        assert [resolve_env_name(alias), resolve_env_name(alias)] == [[task], [task]]
+        note = f"note: --env_name={alias} is {task}, the default task of OGBench\n"
+        assert capsys.readouterr().err == note
+        assert dataset_name(alias) == dataset_name(task) == f"{world}-{kind}"
+        assert resolve_alias(alias) == task and alias_of(task) == alias
+        others = {f"{world}-{kind}-singletask-task{i}-v0" for i in range(1, 6)} - {task}
+        assert {alias_of(other) for other in others} == {None}
+
+
+OTHERS = ["mine:a-singletask-v0", "nothing-singletask-v0", "cube-double", ALL_TASKS[0]]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_names_are_no_aliases(name):
+    assert resolve_alias(name) == name
 
 
 def test_datasets_of_shortcuts():

@@ -64,6 +64,13 @@ def test_a_base_has_no_critic_and_wants_a_task(run_dir, capsys):
     assert len(capsys.readouterr().out.splitlines()[2].split()) == 5  # no value
 
 
+def test_the_alias_of_a_task_is_that_task():
+    """Also where the run of an older version bears it."""
+    alias, task = (f"scene-play-singletask-{name}v0" for name in ("", "task2-"))
+    stored = {"flags": {"env_name": alias}}
+    assert rollout.task_of(stored, None) == rollout.task_of(stored, alias) == task
+
+
 @pytest.mark.slow
 def test_the_film_shows_task_success_and_value(run_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")

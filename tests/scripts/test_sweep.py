@@ -24,7 +24,7 @@ from envs.files import alone
 from envs.tasks import ALL_TASKS
 from scripts import sweep
 from utils import jobs as jobs_module
-from utils.errors import RunError
+from utils.errors import RunError, UserError
 from utils.jobs import Job, Local, run_jobs
 from utils.runs import is_locked, lock_of, write_json
 from utils.standing import clock
@@ -108,6 +108,21 @@ def test_finished_runs_are_skipped(tmp_path, capsys):
     tasks = [words[2] for words in printed(capsys, *flags)]
     assert tasks == [f"--env_name=scene-play-singletask-task{i}-v0" for i in (2, 4, 5)]
     assert len(printed(capsys, *flags, "--online_steps=6")) == 5  # larger steps extend a run
+
+
+def test_the_alias_of_a_task_is_that_task():
+    alias, task = (f"--env_name=scene-play-singletask-{name}v0" for name in ("", "task2-"))
+    ((by_alias,), (by_task,)) = (planned(name)[0].runs for name in (alias, task))
+    assert by_alias.folder == by_task.folder
+    with pytest.raises(UserError, match="two of these runs would share .*-task2-v0/"):
+        planned(f"{alias},{task.partition('=')[2]}")
+
+
+def test_an_agent_file_may_be_named_from_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text((ROOT / "agents" / "fql.py").read_text())
+    ((run,),) = (job.runs for job in planned("--agents=~/mine.py", f"--env_name={TASK}"))
+    assert run.agent_name == "mine" and run.source.file == tmp_path / "mine.py"
 
 
 MISTAKES = {

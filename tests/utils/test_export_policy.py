@@ -11,9 +11,9 @@ import jax.export
 import numpy as np
 import pytest
 
+from configs.agent_file import load_agent
 from utils.export_policy import READER, describe, export_agent, write_policy
 from utils.policy import chunks_from_seed
-from utils.runs import load_agent
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "agents").glob("*.py"))

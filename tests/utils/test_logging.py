@@ -2,8 +2,10 @@ import io
 import math
 import os
 import re
+import shutil
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,10 +172,13 @@ def test_tensorboard_gets_the_numbers_and_forgets_what_a_resume_cuts(tmp_path, m
     assert calls == [(folder, 6), ("train/loss", 0.5, 6), ("eval/success", 1.0, 6), "closed"]
 
 
-def test_wandb_continues_the_run_of_the_folder(tmp_path, monkeypatch):
+@pytest.fixture
+def wandb_calls(monkeypatch):
+    """What a stand-in for W&B is asked to do; the folder keeps the id before init gets it."""
     calls = []
 
     def init(**arguments):
+        assert (Path(arguments["dir"]) / "wandb_id").read_text() == f"{arguments['id']}\n"
         calls.append(arguments)
         return types.SimpleNamespace(
             log=lambda numbers: calls.append((numbers,)),
@@ -182,16 +187,46 @@ def test_wandb_continues_the_run_of_the_folder(tmp_path, monkeypatch):
         )
 
     fake_module(monkeypatch, "wandb", init=init)
-    for _ in range(2):
-        with RunLogger(tmp_path / "a", ("wandb",), wandb={"group": "g", "project": "p"}) as logger:
-            logger.train(1, {"loss": 0.5})
-    with RunLogger(tmp_path / "b", ("wandb",)) as logger:
+    return calls
+
+
+def log_to_wandb(folder, **arguments):
+    with RunLogger(folder, ("wandb",), wandb=arguments) as logger:
         logger.train(1, {"loss": 0.5})
+
+
+def test_wandb_continues_the_run_of_the_folder(tmp_path, wandb_calls):
+    calls = wandb_calls
+    for _ in range(2):
+        log_to_wandb(tmp_path / "a", group="g", project="p")
+    log_to_wandb(tmp_path / "b")
     first, second, third = (call for call in calls if isinstance(call, dict))
     assert first == second and first["resume"] == "allow"
     assert (first["group"], first["project"], first["name"]) == ("g", "p", "a")
     assert third["project"] == "trqam" and third["id"] != first["id"] and "mode" not in first  # WANDB_MODE rules
     assert calls[1:4] == [("*", "step"), ({"step": 1, "train/loss": 0.5},), "finished"]
+
+
+def test_a_folder_that_starts_again_is_another_run_of_wandb(tmp_path, wandb_calls):
+    """Deleted by --overwrite, or of the same path on another machine."""
+    for _ in range(2):
+        log_to_wandb(tmp_path / "a")
+        shutil.rmtree(tmp_path / "a")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "wandb_id").write_text("")  # as after a power cut
+    log_to_wandb(tmp_path / "a")
+    log_to_wandb((tmp_path / "a").rename(tmp_path / "moved"))
+    ids = [call["id"] for call in wandb_calls if isinstance(call, dict)]
+    assert len(set(ids)) == 3 and ids[2] == ids[3]
+    assert all(re.fullmatch("[0-9a-f]{16}", found) for found in ids)
+
+
+def test_a_run_that_an_older_version_logged_to_wandb_is_continued(tmp_path, wandb_calls):
+    runs = ("run-20250102_000000-0123abcd", "offline-run-20250203_000000-4567cdef")
+    for name in (*runs, "latest-run"):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+    log_to_wandb(tmp_path)
+    assert wandb_calls[0]["id"] == "4567cdef"
 
 
 def test_backends_are_imported_only_when_asked_for(tmp_path, monkeypatch):

@@ -1,0 +1,508 @@
+"""Agent files: what their imports find, when they load again, and which sources are equal."""
+
+import ast
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from configs import agent_file
+from configs.agent_file import (
+    AGENTS,
+    ROOT,
+    agent_lineage,
+    agent_settings,
+    kept_source,
+    load_agent,
+    load_run_agent,
+    load_source,
+    read_source,
+)
+from configs.flags import define_flags, parse_flags, take_agent
+from utils.errors import UserError
+
+AGENT = """
+from agents.fql import AGENT as Parent, get_config
+{imports}
+
+
+class Mine(Parent):
+    VALUE = {value}
+
+
+AGENT = Mine
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def write(folder, name="mine.py", imports="", value="1", helpers=None):
+    """An agent file whose class has VALUE, and other files below its folder."""
+    files = {name: AGENT.format(imports=imports, value=value)} | (helpers or {})
+    for place, text in files.items():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).write_text(text)
+    return folder / name
+
+
+def value_of(path):
+    return load_agent(path).AGENT.VALUE
+
+
+# ---------------------------------------------------------------- what imports find
+
+
+HELPER = {"helper.py": "V = {n}"}
+NETS = {"nets/__init__.py": "", "nets/sub.py": "V = {n}"}
+IMPORTS = {
+    "a module": ("import helper", "helper.V", HELPER),
+    "a name": ("from helper import V as value", "value", HELPER),
+    "everything": ("from helper import *", "V", HELPER),
+    "a relative name": ("from .helper import V", "V", HELPER),
+    "a relative module": ("from . import helper", "helper.V", HELPER),
+    "a module that imports": (
+        "import a", "a.V", {"a.py": "from b import V", "b.py": "V = {n}"},
+    ),
+    "two that import each other": (
+        "import a", "a.b.V", {"a.py": "import b", "b.py": "import a\nV = {n}"},
+    ),
+    "an import of itself": (
+        "import helper", "helper.V", {"helper.py": "import mine\nV = mine and {n}"},
+    ),
+    "an import in a function": (
+        "import a", "a.v()", {"a.py": "def v():\n import b\n return b.V", "b.py": "V = {n}"},
+    ),
+    "a package": ("from nets.sub import V", "V", NETS),
+    "a package's name": ("import nets.sub", "nets.sub.V", NETS),
+    "a package's alias": ("import nets.sub as s", "s.V", NETS),
+    "a package's init": (
+        "import nets", "nets.V", NETS | {"nets/__init__.py": "from nets.sub import V"},
+    ),
+    "a folder": (
+        "from nets import sub", "sub.V",
+        {"nets/sub.py": "from nets.more import V", "nets/more.py": "V = {n}"},
+    ),
+    "an installed name": ("import yaml", "yaml.V", {"yaml.py": "V = {n}"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", IMPORTS)
+def test_modules_of_the_folder_are_found_and_are_each_agents_own(kind, tmp_path):
+    imports, value, helpers = IMPORTS[kind]
+    files = []
+    for n in (1, 2):
+        texts = {name: text.format(n=n) for name, text in helpers.items()}
+        files.append(write(tmp_path / str(n), imports=imports, value=value, helpers=texts))
+    assert [value_of(file) for file in files] == [1, 2]
+    assert [value_of(file) for file in reversed(files)] == [2, 1]
+    source = read_source(files[0])
+    assert source.kept.keys() == {"mine.py", *helpers}
+    assert source.digest != read_source(files[1]).digest
+
+
+def test_an_import_that_comes_late_finds_the_agents_own_module(tmp_path):
+    """When a method imports, another folder's module of that name may have been loaded last."""
+    late = "lambda: __import__('helper') and importlib and read()"
+    imports = "import importlib\n\n\ndef read():\n    import helper\n    return helper.V"
+    given = {"imports": imports, "value": late}
+    files = [write(tmp_path / n, **given, helpers={"helper.py": f"V = {n}"}) for n in "12"]
+    kinds = [load_agent(file).AGENT for file in files]
+    assert [vars(kind)["VALUE"]() for kind in kinds] == [1, 2]
+    assert "helper" not in sys.modules
+
+
+def test_an_edit_after_the_file_was_read_does_not_count(tmp_path):
+    """Runs are planned, and keep the source, long before the last of them imports it all."""
+    imports = "def late():\n    import helper\n    return helper.V"
+    path = write(tmp_path, imports=imports, value="late", helpers={"helper.py": "V = 1"})
+    source = read_source(path)
+    write(tmp_path, value="None", helpers={"helper.py": "V = 2"})
+    assert vars(load_source(source).AGENT)["VALUE"]() == 1
+    source.keep(tmp_path)
+    assert (tmp_path / "source" / "helper.py").read_text() == "V = 1"
+
+
+def test_the_checkout_and_the_standard_library_come_before_the_folder(tmp_path):
+    imports = "import statistics\nfrom utils.errors import UserError"
+    path = write(
+        tmp_path,
+        imports=imports,
+        value="statistics.mean([2, 4])",
+        helpers=dict.fromkeys(("statistics.py", "utils.py"), ""),
+    )
+    assert value_of(path) == 3
+    assert read_source(path).kept.keys() == {"mine.py"}
+    checkout = read_source(path).checkout
+    assert {"utils/errors.py", "agents/fql.py", "agents/base.py"} <= checkout.keys()
+
+
+def test_a_folder_without_modules_hides_nothing_that_is_installed(tmp_path):
+    """W&B and others leave folders of their own name where a program runs."""
+    (tmp_path / "yaml").mkdir()
+    path = write(tmp_path, imports="import yaml", value="yaml.safe_load('5')")
+    assert value_of(path) == 5
+
+
+def test_a_folder_on_the_search_path_is_reached_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    helpers = {
+        "__init__.py": "START = 40",
+        "nets.py": "from project.sub import START\nV = START + 2",
+    }
+    path = write(
+        tmp_path / "project" / "sub",
+        imports="from project.sub.nets import V",
+        value="V",
+        helpers=helpers,
+    )
+    (tmp_path / "project" / "other.py").write_text("")
+    assert value_of(path) == 42
+    source = read_source(path)
+    assert (source.package, source.kept.keys()) == (
+        "project.sub",
+        {"mine.py", "__init__.py", "nets.py"},
+    )
+    source.keep(tmp_path / "run")
+    for name in ("nets.py", "__init__.py"):
+        (path.parent / name).write_text("")
+    monkeypatch.undo()
+    stored = {"agent_file": "/nowhere/mine.py", "source": source.record()}
+    assert load_run_agent(tmp_path / "run", stored).AGENT.VALUE == 42
+
+
+@pytest.mark.parametrize("name", ["my-agent.py", "v1.2.py", "jax.py", "mine.txt"])
+def test_any_file_name_will_do(name, tmp_path):
+    path = write(
+        tmp_path,
+        name=name,
+        imports="from helper import V",
+        value="V",
+        helpers={"helper.py": "V = 7"},
+    )
+    assert value_of(path) == 7
+    assert agent_lineage(read_source(path))[-2:] == ["Mine", path.stem]
+
+
+def test_an_agent_file_in_the_projects_root(tmp_path):
+    """There, the packages beside it are the checkout's; a file beside it is the agent's."""
+    checkout = tmp_path / "checkout"
+    for name in ("agents", "configs", "utils"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, checkout / name, ignore=ignored)
+    write(checkout, imports="import helper", value="helper.V", helpers={"helper.py": "V = 6"})
+    code = """
+from configs.agent_file import load_agent, read_source
+source = read_source("mine.py")
+print(load_agent("mine.py").AGENT.VALUE, *sorted(source.kept))
+print("agents/fql.py" in source.checkout)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert done.stdout == "6 helper.py mine.py\nTrue\n", done.stderr
+
+
+FUTURE = '''
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from agents import trqam
+
+
+@dataclasses.dataclass
+class Extra:
+    """A plain dataclass, whose annotations are strings."""
+
+    NAMES: ClassVar[tuple[str, ...]] = ("a",)
+    size: int = 3
+
+
+class Counting(trqam.TRQAM):
+    """TRQAM that counts its updates in a state field of its own."""
+
+    count: jax.Array
+
+    @classmethod
+    def init_state(cls, config):
+        return super().init_state(config) | {"count": jnp.zeros(Extra().size)}
+
+    def after_step(self, metrics):
+        agent, metrics = super().after_step(metrics)
+        return agent.replace(count=agent.count + 1), metrics
+
+
+def get_config():
+    config = trqam.get_config()
+    config.widths = tuple(map(int, (Path(__file__).parent / "widths.txt").read_text().split()))
+    return config
+
+
+AGENT = Counting
+'''
+
+
+def test_future_annotations_a_state_field_and_the_files_place(tmp_path):
+    """All of it also where the flags read the file's settings."""
+    path = tmp_path / "counting.py"
+    path.write_text(FUTURE)
+    (tmp_path / "widths.txt").write_text("8 16")
+    fv = parse_flags(
+        [
+            "main.py",
+            "--env_name=scene",
+            f"--agent={path}",
+            "--agent.widths=(4,)",
+            "--agent.lr=0.5",
+        ]
+    )
+    assert (fv.agent.widths, fv.agent.lr) == ((4,), 0.5)
+    assert agent_settings(path)[-1] == "widths" and load_agent(path).get_config().widths == (
+        8,
+        16,
+    )
+    kind = load_agent(path).AGENT
+    assert [field.name for field in dataclasses.fields(kind)][-1] == "count"
+    config = fv.agent.copy_and_resolve_references()
+    config.actor_hidden_dims = config.value_hidden_dims = (8,)
+    agent = kind.create(jax.random.key(0), 2, 1, config)
+    assert agent.count.shape == (3,) and sys.modules[kind.__module__].__file__ == str(path)
+
+
+# ---------------------------------------------------------------- when it is loaded again
+
+
+def test_a_file_is_loaded_once_until_it_or_its_helper_changes(tmp_path):
+    path = write(tmp_path, imports="import helper", value="helper.V")
+    (tmp_path / "helper.py").write_text("V = 1")
+    module = load_agent(path)
+    assert load_agent(path) is module is load_agent(str(path)) and module.AGENT.VALUE == 1
+    for n in (2, 3):  # of one length, within a second
+        (tmp_path / "helper.py").write_text(f"V = {n}")
+        assert value_of(path) == n
+    assert not list(tmp_path.rglob("__pycache__"))
+
+
+def test_a_helper_that_was_missing_is_found_once_it_is_there(tmp_path):
+    path = write(tmp_path, imports="import helper", value="helper.V")
+    with pytest.raises(
+        UserError,
+        match=r"the file does not run \(ModuleNotFoundError: No module named 'helper'\)",
+    ):
+        load_agent(path)
+    write(tmp_path, imports="import helper", value="helper.V", helpers={"helper.py": "V = 9"})
+    assert value_of(path) == 9
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def mistake(path):
+    with pytest.raises(UserError) as caught:
+        load_agent(path)
+    assert str(caught.value).startswith(f"--agent={path}: ")
+    return str(caught.value)
+
+
+def test_a_file_that_does_not_run_is_one_line(tmp_path):
+    assert "does not run (SyntaxError: " in mistake(ROOT / "README.md")
+    path = write(tmp_path, value="1 / 0")
+    assert "does not run (ZeroDivisionError: division by zero)" in mistake(path)
+    path = write(tmp_path, imports="raise ValueError('no')")
+    assert "does not run (ValueError: no)" in mistake(path)
+    (tmp_path / "null.py").write_bytes(b"\0")
+    assert "does not run (SyntaxError: " in mistake(tmp_path / "null.py")
+    (tmp_path / "latin.py").write_bytes(b"AGENT = '\xe9'")
+    assert "does not run (SyntaxError: " in mistake(tmp_path / "latin.py")
+    (tmp_path / "half.py").write_text("AGENT = 3")
+    assert "defines no AGENT and get_config" in mistake(tmp_path / "half.py")
+    with pytest.raises(SystemExit):  # not an error of the file's
+        load_agent(write(tmp_path, imports="raise SystemExit"))
+
+
+def test_a_missing_file_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    missing = f"--agent=agents/trqm.py: there is no such file as {AGENTS}/trqm.py; "
+    assert mistake("agents/trqm.py") == missing + "the nearest agent is agents/trqam.py"
+    monkeypatch.chdir(tmp_path)
+    missing = f"there is no such file as {tmp_path}/agents/tr"
+    meant = f"the project has {AGENTS}/trqam.py"
+    assert mistake("agents/trqam.py").endswith(f"{missing}qam.py; {meant}")
+    meant = f"the nearest agent is {AGENTS}/trqam.py"
+    assert mistake("agents/trqm.py").endswith(f"{missing}qm.py; {meant}")
+    assert f"no such file as {tmp_path};" in mistake("")
+
+
+def test_the_flag_is_listed_with_those_of_the_program():
+    listed = define_flags(["main.py"]).get_help()
+    assert "configs.agent_file" not in listed and "--agent: agent file;" in listed
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "work", value="8")
+    assert value_of("~/work/mine.py") == 8
+    for words in (["--agent=~/work/mine.py"], ["--agent", "~/work/mine.py"]):
+        path, _ = take_agent(["main.py", *words])
+        assert value_of(path) == 8
+        assert parse_flags(["main.py", "--env_name=scene", *words]).agent.lr == 3e-4
+    assert f"no such file as {tmp_path}/work/mien.py;" in mistake("~/work/mien.py")
+
+
+# ---------------------------------------------------------------- which sources are equal
+
+
+def test_what_changes_the_digest_and_what_does_not(tmp_path):
+    path = write(
+        tmp_path,
+        imports="from helper import V",
+        value="V",
+        helpers={"helper.py": "def V():\n    return None"},
+    )
+    digest = read_source(path).digest
+
+    def with_helper(text):
+        (tmp_path / "helper.py").write_text(text)
+        return read_source(path).digest
+
+    same = [
+        '"""Purpose."""\n\n\ndef V():\n    """None."""\n    return (None)  # nothing',
+        "def V(): return None",
+    ]
+    assert [with_helper(text) for text in same] == [digest, digest]
+    other = [
+        "def V(): return",
+        "def V(): return 0",
+        "def V(): return 0.0",
+        "def V(): return False",
+        "def V(): ''",
+    ]
+    other += [
+        "def V(): return '0'",
+        "def V(): return b'0'",
+        "def V(x=None): return None",
+        "async def V(): return None",
+    ]
+    assert len({digest, *map(with_helper, other)}) == len(other) + 1
+    moved = shutil.copytree(tmp_path, tmp_path / "elsewhere")
+    assert read_source(moved / "mine.py").digest == read_source(path).digest
+
+
+def test_the_digest_is_the_same_in_every_version_of_python():
+    """It is part of folder names, and `ast` differs between versions. Of 3.10 to 3.13."""
+    text = 'def f(a, *, b=None) -> int:\n    "doc"\n    return f"{a!r:>{b}} {1.5}" or u"x"\n'
+    tree = ast.parse(text)
+    assert agent_file._digest(agent_file._skeleton(tree)) == "fbaba75036a5f80e"
+
+
+def test_every_agent_of_the_checkout_is_read_whole():
+    for file in AGENTS.glob("*.py"):
+        source = read_source(file)
+        assert source.of_checkout and not source.siblings
+        assert source.kept == {file.name: file.read_bytes()}
+        assert source.recorded_file == f"agents/{file.name}" and source.package == ""
+    source = read_source(AGENTS / "qam_edit.py")
+    assert {
+        "agents/qam.py",
+        "agents/trqam.py",
+        "agents/base.py",
+        "utils/networks.py",
+    } <= source.checkout.keys()
+
+
+# ---------------------------------------------------------------- what a run folder keeps
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run folder that keeps an agent with a helper, its config.json, and the agent file."""
+    path = write(
+        tmp_path / "code",
+        imports="from nets.sub import V",
+        value="V",
+        helpers={"nets/sub.py": "V = 1"},
+    )
+    folder = tmp_path / "run"
+    folder.mkdir()
+    source = read_source(path)
+    source.keep(folder)
+    return folder, {"agent_file": source.recorded_file, "source": source.record()}, path
+
+
+def test_the_kept_source_is_the_same_source(begun):
+    folder, stored, path = begun
+    kept = kept_source(folder, stored)
+    assert kept.digest == read_source(path).digest
+    assert kept.file == folder / "source" / "mine.py"
+    assert kept.kept.keys() == {"mine.py", "nets/sub.py"}
+    assert kept.record() == read_source(path).record()
+
+
+def test_other_code_at_the_recorded_place_is_mentioned_and_not_used(begun, capsys, monkeypatch):
+    folder, stored, path = begun
+    module = load_run_agent(folder, stored)
+    # That of the recorded place: beside it lie the data files that it may read.
+    assert module is load_agent(path) and capsys.readouterr().err == ""
+    (path.parent / "nets" / "sub.py").write_text("V = 2")
+    monkeypatch.chdir("/")
+    assert load_run_agent(folder, stored).AGENT.VALUE == 1 and value_of(path) == 2
+    used = f"{folder}/source/mine.py is used\n"
+    differs = f"warning: {path} differs from what {folder} began with; {used}"
+    assert capsys.readouterr().err == differs
+    path.write_text("(")
+    assert load_run_agent(folder, stored).AGENT.VALUE == 1
+    assert "differs" in capsys.readouterr().err
+    path.unlink()
+    assert load_run_agent(folder, stored).AGENT.VALUE == 1 and capsys.readouterr().err == ""
+
+
+def test_a_kept_agent_of_the_project_that_no_longer_runs_gives_way_to_todays(tmp_path, capsys):
+    source = read_source("agents/fql.py")
+    source.keep(tmp_path)
+    stored = {"agent_file": "agents/fql.py", "source": source.record()}
+    kept = tmp_path / "source" / "fql.py"
+    kept.write_text("from utils.networks import of_an_older_version\n" + kept.read_text())
+    assert load_run_agent(tmp_path, stored) is load_agent("agents/fql.py")
+    assert "the project has changed too much for it" in capsys.readouterr().err
+
+
+def test_changes_of_the_checkouts_own_modules_are_mentioned(begun, capsys):
+    folder, stored, _ = begun
+    stored["source"]["checkout"] |= {"agents/base.py": "0", "agents/gone.py": "0"}
+    load_run_agent(folder, stored)
+    changed = "agents/base.py, agents/gone.py have changed"
+    assert capsys.readouterr().err == f"warning: {changed} since {folder} began\n"
+
+
+def test_a_run_of_an_older_version_says_which_file_it_uses(begun, capsys, monkeypatch):
+    folder, stored, path = begun
+    del stored["source"]
+    assert load_run_agent(folder, stored) is load_agent(path)
+    used = f"warning: {folder} keeps no source of its agent; {path} is used\n"
+    assert capsys.readouterr().err == used
+    monkeypatch.chdir("/")
+    stored["agent_file"] = "agents/fql.py"
+    assert load_run_agent(folder, stored) is load_agent(AGENTS / "fql.py")
+    stored["agent_file"] = "agents/gone.py"
+    with pytest.raises(UserError, match="there is no such file"):
+        load_run_agent(folder, stored)
+
+
+def test_keeping_leaves_nothing_of_what_was_kept_before(begun, tmp_path):
+    folder, _, _ = begun
+    (folder / ".source.part").mkdir()
+    read_source(write(tmp_path / "b", name="b.py")).keep(folder)
+    kept = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
+    assert kept == [os.path.join("source", "b.py")]
+    assert Path(folder, "source", "b.py").read_text() == AGENT.format(imports="", value="1")
