@@ -2,6 +2,7 @@
 
     python main.py --env_name=puzzle-4x4 --agent=agents/trqam.py        # the five tasks of a domain
     python main.py --env_name=all50 --agent=agents/qam.py --num_seeds=8  # the table
+    python main.py --env_name=scene,cube-double --num_seeds=2            # two domains
     python main.py --env_name=puzzle-4x4 --preset=smoke                  # everything once, on tiny networks
     python main.py --env_name=scene-play-singletask-task1-v0 --dry_run   # what would run, with which settings
 
@@ -22,13 +23,12 @@ def plan(fv) -> list:
     from configs.agent_file import load_source
     from configs.settings import resolve
     from envs.bases import check_published
-    from envs.tasks import dataset_name, resolve_env_name
+    from envs.tasks import dataset_name, resolve_env_names
     from utils.runs import Run, bc_only
 
-    env_name = fv.env_name or resolve(fv, "").flags["env_name"]
-    if not env_name:
+    tasks = resolve_env_names(fv.env_name or resolve(fv, "").flags["env_name"] or "")
+    if not tasks:
         raise UserError("--env_name is missing: give a task, a domain such as puzzle-4x4, or all50")
-    tasks = resolve_env_name(env_name)
     settings = {dataset: resolve(fv, dataset) for dataset in dict.fromkeys(map(dataset_name, tasks))}
     if fv.bc_only:
         settings = {dataset: bc_only(resolved) for dataset, resolved in settings.items()}
@@ -46,15 +46,6 @@ def plan(fv) -> list:
     ]
 
 
-def show(runs: list) -> None:
-    """Print one line per run, and each distinct set of settings with where every value came from."""
-    for run in runs:
-        print(f"{run.env_name}  {run.agent_name}  seed {run.seed}  {run.folder}")
-    for settings in {id(run.settings): run.settings for run in runs}.values():
-        names = [run.env_name for run in runs if run.settings is settings]
-        print(f"\nsettings of {names[0]}{' and its like' if len(names) > 1 else ''}:\n{settings.describe()}")
-
-
 def main(argv: list[str]) -> int:
     """Parse, plan, and train one run after the other; returns the exit code."""
     try:
@@ -70,13 +61,14 @@ def run_all(argv: list[str]) -> int:
     debug = "--debug" in argv
     try:
         from configs.flags import define_flags, parse_flags
+        from configs.screen import listing
 
         if {"--help", "-help", "-h"} & set(argv):
             print(__doc__, define_flags(argv).get_help(), sep="\n")
             return 0
         fv = parse_flags(argv)
         runs = plan(fv)
-        show(runs)
+        print(listing(runs, everything=fv.dry_run), flush=True)
         if not fv.dry_run:
             from utils.training import configure_jax, train
 

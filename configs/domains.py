@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 TABLE = "TRQAM paper (arXiv 2605.27079), settings shared by all methods"
-COMMANDS = "the published TRQAM commands"
-RERUN = "an independent rerun of the published TRQAM code"
+COMMANDS = "the published TRQAM commands (code of arXiv 2605.27079)"
+RERUN = "an independent rerun of the published TRQAM code (configs/published.csv)"
 QAM = "QAM paper (arXiv 2601.14234), its datasets and discount"
 
 

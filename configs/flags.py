@@ -3,7 +3,7 @@
 import difflib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -15,6 +15,31 @@ from utils.errors import UserError
 IGNORED_VALUES = ("buffer_size", "dataset_replace_interval")
 IGNORED_SWITCHES = ("save_all_online_states", "save_last_checkpoint", "save_replay_buffer")
 IGNORED = (*IGNORED_VALUES, *IGNORED_SWITCHES)
+SYNONYMS = {
+    "gamma": ("discount",),
+    "learning_rate": ("lr",),
+    "actor_lr": ("lr",),
+    "critic_lr": ("lr",),
+    "polyak": ("tau",),
+    "target_update_rate": ("tau",),
+    "ensemble": ("num_qs",),
+    "ensemble_size": ("num_qs",),
+    "num_critics": ("num_qs",),
+    "hidden_dims": ("actor_hidden_dims", "value_hidden_dims"),
+    "layer_norm": ("actor_layer_norm", "value_layer_norm"),
+    "denoising_steps": ("flow_steps",),
+    "target_kl": ("kl_budget",),
+    "epsilon": ("kl_budget",),
+    "expectile": ("kappa",),
+    "bc_coef": ("alpha",),
+    "horizon": ("horizon_length",),
+    "chunk_size": ("horizon_length",),
+    "n_step": ("horizon_length",),
+    "utd": ("utd_ratio",),
+    "env": ("env_name",),
+    "task": ("env_name",),
+}
+"""What other programs call a setting of an agent, or a flag: the names here."""
 
 
 def define_flags(argv: Sequence[str]) -> flags.FlagValues:
@@ -33,7 +58,8 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     text(
         "env_name",
         None,
-        "an OGBench single task, a domain (its five tasks), all50, or module:EnvId of your own",
+        "an OGBench single task, a domain (its five tasks), all50, or module:EnvId of your own "
+        "environment; several with commas between them",
     )
     doc = "agent file; --agent.KEY=VALUE overrides; agents/trqam.py unless given"
     define_agent_flag(fv, argv, doc)
@@ -143,6 +169,8 @@ def parse_words(fv: flags.FlagValues, argv: Sequence[str], agent: str, known: li
         rest = fv(argv)
     except AttributeError as error:  # how config_flags reports an unknown --agent.KEY
         raise unknown_agent_key(argv, agent, known) from error
+    except flags.UnrecognizedFlagError as error:
+        raise unknown_flag(error.flagvalue, fv, agent, known) from error
     except flags.Error as error:
         raise UserError(str(error).replace("\n", " ")) from error
     if len(rest) > 1:
@@ -168,8 +196,27 @@ def unknown_agent_key(argv: Sequence[str], agent: str, known: list[str]) -> User
     words = [word.lstrip("-").split("=")[0] for word in argv if word.startswith("-")]
     given = [word.removeprefix("agent.") for word in words if word.startswith("agent.")]
     key = next(key for key in given if key not in known)
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-    return UserError(f"--agent.{key}: {agent} has no such setting; the nearest is --agent.{nearest}")
+    near = called_here(key, known) or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    nearest = " or ".join(f"--agent.{key}" for key in near)
+    return UserError(f"--agent.{key}: {agent} has no such setting; the nearest is {nearest}")
+
+
+def unknown_flag(word: str, flag_names: Iterable[str], agent: str, known: list[str]) -> UserError:
+    """The error for a flag that does not exist, with the one it may mean."""
+    name, _, value = word.lstrip("-").partition("=")
+    written = {key: f"--agent.{key}" for key in known}
+    written |= {flag: f"--{flag}" for flag in flag_names if not flag.startswith("agent.")}
+    if meant := called_here(name, written):
+        words = [f"{written[key]}={value}" if value else written[key] for key in meant]
+        return UserError(f"--{name}: no such flag; it is written {' or '.join(words)}")
+    for nearest in difflib.get_close_matches(name, written, n=1, cutoff=0.75):
+        return UserError(f"--{name}: no such flag; the nearest is {written[nearest]}")
+    return UserError(f"--{name}: no such flag, nor a setting of {agent}; --help lists all")
+
+
+def called_here(name: str, names: Collection[str]) -> list[str]:
+    """The name, if it is one of `names`; else those of them that other programs call so."""
+    return [name] if name in names else [key for key in SYNONYMS.get(name, ()) if key in names]
 
 
 def check_agent_values(agent: dict) -> None:

@@ -11,7 +11,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from configs.agent_file import Source, agent_lineage, read_source
+from configs.agent_file import Source, agent_lineage, load_source, read_source
 from configs.domains import Setting, domain_settings
 from configs.flags import IGNORED, check_agent_values
 from configs.presets import PRESETS
@@ -35,17 +35,29 @@ class Settings:
     """How much data to make where none is; None where the dataset must be there or be downloaded."""
     random_data: bool
     """Whether it may be of random actions where no oracle can make it."""
+    differing: frozenset[str]
+    """The names of the values that are not the default, or not what the domain has set."""
+
+    def values(self) -> dict[str, Any]:
+        """All values by name, those of the agent as 'agent.KEY'."""
+        return self.flags | {f"agent.{key}": value for key, value in self.agent.items()}
 
     def given(self) -> dict[str, Any]:
         """The values that the command line set, by name."""
-        values = self.flags | {f"agent.{key}": value for key, value in self.agent.items()}
+        values = self.values()
         return {name: values[name] for name, source in self.sources.items() if source == COMMAND_LINE}
 
-    def describe(self) -> str:
-        """One line per value: name, value, source."""
-        values = self.flags | {f"agent.{key}": value for key, value in self.agent.items()}
-        width = max(map(len, values))
-        return "\n".join(f"  {name:{width}}  {value!s:24}  {self.sources[name]}" for name, value in values.items())
+
+def named(values: dict[str, Setting], agent: dict[str, Setting]) -> dict[str, Setting]:
+    """Flags and the agent's settings by name; --horizon_length is what the agent has."""
+    horizon = {"horizon_length": agent["horizon_length"]}
+    return values | horizon | {f"agent.{key}": setting for key, setting in agent.items()}
+
+
+def differing(final: dict[str, Setting], *layers: dict[str, Setting]) -> frozenset[str]:
+    """The names of the settings that have another value in one of the layers below."""
+    names = (name for old in layers for name in old if old[name].value != final[name].value)
+    return frozenset(names)
 
 
 def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
@@ -53,14 +65,18 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
     own = {"agent", "preset", "dry_run", "debug", "overwrite", *IGNORED}
     defined = [name for name in fv if name not in own and not name.startswith("agent.")]
     values = {name: Setting(fv[name].default, DEFAULT) for name in defined}
-    agent = {key: Setting(value, DEFAULT) for key, value in fv.agent.items()}
+    agent_file = config_flags.get_config_filename(fv["agent"])
+    # Not fv.agent, in which the command line's values are already.
+    agent_source = read_source(agent_file)
+    default_config = load_source(agent_source).get_config()
+    agent = {key: Setting(value, DEFAULT) for key, value in default_config.items()}
 
     def take(settings: dict[str, Setting], layer: dict[str, Setting]) -> None:
         settings.update({key: setting for key, setting in layer.items() if key in settings})
 
-    agent_file = config_flags.get_config_filename(fv["agent"])
-    agent_source = read_source(agent_file)
+    defaults = named(values, agent)
     take(agent, domain_settings(dataset, agent_lineage(agent_source), fv.agent))
+    published = named(values, agent)
     preset = PRESETS[fv.preset] if fv.preset else None
     if preset:
         source = f"preset {fv.preset}"
@@ -76,17 +92,17 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
     # One horizon: the flag where it was given, else what the domain uses.
     if values["horizon_length"].source == COMMAND_LINE:
         agent["horizon_length"] = values["horizon_length"]
-    values["horizon_length"] = agent["horizon_length"]
+    final = named(values, agent)
 
     config = ml_collections.ConfigDict({key: setting.value for key, setting in agent.items()})
     check_agent_values(config.to_dict())
-    sources = {key: setting.source for key, setting in values.items()}
     return Settings(
         agent_file=agent_file,
         source=agent_source,
-        flags={key: setting.value for key, setting in values.items()},
+        flags={name: final[name].value for name in values},
         agent=config,
-        sources=sources | {f"agent.{key}": setting.source for key, setting in agent.items()},
+        sources={name: setting.source for name, setting in final.items()},
         transitions=preset.transitions if preset else None,
         random_data=bool(preset and preset.random_data),
+        differing=differing(final, defaults, published),
     )

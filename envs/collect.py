@@ -21,12 +21,12 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
-from tqdm import tqdm
 
 from envs.files import alone
 from envs.ogbench import make_raw
 from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
+from utils.progress import Counter
 
 _STACKING = {"single": (0, 0), "double": (0, 0.25), "triple": (0.05, 0.35), "quadruple": (0.1, 0.5)}
 _ROW_TYPES: dict[str, type] = {"observations": np.float32, "actions": np.float32, "terminals": bool}
@@ -260,7 +260,12 @@ def collection_settings(path: Path) -> dict | None:
         return None
 
 
-def _run_workers(job: _Job, missing: list[tuple[Path, int, int, int]], workers: int, bar: tqdm) -> None:
+def _run_workers(
+    job: _Job,
+    missing: list[tuple[Path, int, int, int]],
+    workers: int,
+    bar: Counter,
+) -> None:
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (job,))
     try:
@@ -314,8 +319,14 @@ def _collect(job: _Job, folder: Path, transitions: int, workers: int, progress: 
         missing = [task for task in tasks if not task[0].exists()]
         total = sum(steps for *_, steps in tasks)
         done = total - sum(steps for *_, steps in missing)
-        unit = {"unit": " transitions", "unit_scale": True, "desc": job.dataset}
-        with tqdm(total=total, initial=done, disable=not progress, **unit) as bar:
+        with Counter(
+            job.dataset,
+            total,
+            initial=done,
+            unit=" transitions",
+            unit_scale=True,
+            disable=not progress,
+        ) as bar:
             if missing:
                 _run_workers(job, missing, workers, bar)
         for split in (1, 0):

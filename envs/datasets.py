@@ -20,7 +20,7 @@ from envs.hub import Repository, endpoint
 from envs.ogbench import SeededEnv, make_env
 from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
-from utils.logging import warn
+from utils.logging import say, warn
 
 DATASET_DIR = "~/.ogbench/data"
 
@@ -169,7 +169,7 @@ def fetch_dataset(name: str, folder: Path) -> Path:
     place = files[0].path.parent
     if name in SHARDS:
         many = f"{SHARDS[name]} files of a million transitions"
-        print(f"{name} is {many}, fetched to {place} where they are missing")
+        say(f"{name} is {many}, fetched to {place} where they are missing")
     try:
         # Without a network, nothing else tells how many files a repository's dataset has.
         mark = place / INCOMPLETE

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
 from envs.files import alone
 from envs.hub import FAILURES, Known, Repository, Source, Web, reason
 from utils.errors import UserError
+from utils.logging import say
+from utils.progress import Counter
 from utils.published import safe_unpickle
 
 # OGBench's own host, a mirror of its standard datasets, and one of all that the paper uses.
@@ -74,9 +74,9 @@ def download(
                 answers.append(f"{short_name(host)}: {reason(error)}")
                 continue
             os.replace(part, destination)
-            size = tqdm.format_sizeof(destination.stat().st_size, "B")
+            size = Counter.format_sizeof(destination.stat().st_size, "B")
             server = short_name(host).partition("/")[0]
-            print(f"{destination.name}: {size} from {server}, {checked}")
+            say(f"{destination.name}: {size} from {server}, {checked}")
             return destination
     raise UserError(f"{destination.name} could not be downloaded ({'; '.join(answers)})")
 
@@ -165,10 +165,9 @@ def _continue(web: Web, source: Source, part: Path, progress: bool, label: str) 
         start = part.stat().st_size if resumed else 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else web.said.size or source.known.size
-        unit = {"unit": "B", "unit_scale": True, "desc": label, "disable": not progress}
         with (
             part.open("ab" if resumed else "wb") as file,
-            tqdm(total=total, initial=start, **unit) as bar,
+            Counter(label, total, initial=start, disable=not progress, unit="B", unit_scale=True) as bar,
         ):
             while block := response.read(1 << 20):
                 file.write(block)

@@ -20,7 +20,7 @@ import numpy as np
 
 from envs.arrays import ACTION_LIMIT, Arrays, check_action_range, checked
 from utils.errors import UserError
-from utils.logging import warn
+from utils.logging import say, shown, warn
 
 LAYOUTS = ("auto", "ogbench", "flat")
 ENDS = ("timeouts", "truncations", "truncateds", "dones_float")
@@ -59,9 +59,10 @@ class Reading:
     def announce(self, source: Path) -> None:
         """Say how a file or folder was read, and warn of what is not used."""
         size = f"{self.transitions:,} transitions in {self.trajectories:,} trajectories"
-        print(f"{source}: {size}, layout {self.layout} ({self.why})")
+        place = shown(source)
+        say(f"{place}: {size}, layout {self.layout} ({self.why})")
         for line in self.losses():
-            warn(f"{source}: {line}")
+            warn(f"{place}: {line}")
 
     def losses(self) -> list[str]:
         """One line for each kind of content that is not used, or used otherwise than a user may expect."""

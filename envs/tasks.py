@@ -87,11 +87,57 @@ def _say_alias(alias: str, task: str) -> None:
     print(f"note: --env_name={alias} is {task}, the default task of OGBench", file=sys.stderr)
 
 
+# What OGBench's other names are, by the part of the name that shows it; {} is what to type.
+_NOT_COVERED = {
+    "visual": "OGBench's tasks from images are not covered; type {} for the same from states",
+    "powderworld": "OGBench's powderworld tasks, from images and with discrete actions, are not "
+    "covered; --env_name=all50 --dry_run lists 50 tasks that are",
+    "oraclerep": "OGBench's goal-conditioned tasks, here with oracle representations of the "
+    "goals, are not covered; type {} for tasks with a fixed goal",
+    "100m": "this names a dataset of 100 million transitions, which is no task; type {}, and "
+    "--dataset=FOLDER to train on all files of that folder",
+    "v0": "OGBench's goal-conditioned tasks are not covered; type {} for tasks with a fixed goal",
+}
+
+
 def _unknown(name: str) -> UserError:
+    """The error for a name that is no task here: what it is elsewhere, or the nearest name."""
+    parts = name.split("-")
+    base = "-".join(part for part in parts if part not in _NOT_COVERED)
+    if "singletask" in parts:
+        base += "-v0"
+    for part, what in _NOT_COVERED.items():
+        if part in parts and (part != "v0" or _is_known(base)):
+            typed = base if _is_known(base) else _nearest(base)
+            return UserError(f"--env_name={name}: {what.format(typed)}")
+    if parts[0] not in _FAMILIES and (nearest := _nearest_of_gymnasium(name)):
+        return UserError(
+            f"--env_name={name}: an environment of Gymnasium's is written gymnasium:{nearest}, "
+            "and --dataset=FILE.npz names its data"
+        )
+    said = f"no environment is called '{name}'; the nearest name is '{_nearest(name)}'"
+    return UserError(f"--env_name: {said}")
+
+
+def _is_known(name: str) -> bool:
+    """Whether `resolve_env_name` takes the name of an OGBench domain or task."""
+    match = _SINGLE_TASK.fullmatch(name)
+    return name in _DATASETS or _split(match["dataset"] if match else name) is not None
+
+
+def _nearest(name: str) -> str:
+    """The name nearest to one that is none."""
     datasets = [f"{world}-{kind}" for world, kinds in _DATASETS.items() for kind in kinds]
     known = ["all50", *_DATASETS, *datasets, *(task for dataset in datasets for task in _tasks(dataset))]
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-    return UserError(f"--env_name: no environment is called '{name}'; the nearest name is '{nearest}'")
+    return difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+
+
+def _nearest_of_gymnasium(name: str) -> str | None:
+    """The name of an environment of Gymnasium's that is this or much like it, or None."""
+    import gymnasium  # only for an error: names need no simulator
+
+    found = difflib.get_close_matches(name, gymnasium.registry, n=1, cutoff=0.85)
+    return found[0] if found else None
 
 
 def resolve_env_name(name: str) -> list[str]:
@@ -116,6 +162,13 @@ def resolve_env_name(name: str) -> list[str]:
             _say_alias(name, task)
         return [task]
     raise _unknown(name)
+
+
+def resolve_env_names(names: str) -> list[str]:
+    """The single tasks of a comma-separated value of --env_name, each once, in order."""
+    given = [name.strip() for name in names.split(",")]
+    tasks = (task for name in given if name for task in resolve_env_name(name))
+    return list(dict.fromkeys(tasks))
 
 
 def dataset_name(env_name: str) -> str:

@@ -117,7 +117,7 @@ def plan_jobs(options: argparse.Namespace, flags: Sequence[str], pack: int) -> l
         for run in job.runs:
             if run.folder in folders:
                 raise UserError(
-                    f"--grid, --agents, --env_name: two of these runs would share {run.folder}; a grid over steps or intervals "
+                    f"--grid, --agents: two of these runs would share {run.folder}; a grid over steps or intervals "
                     "needs a sweep with its own --run_group for each value"
                 )
             folders[run.folder] = job
@@ -129,10 +129,9 @@ def jobs_of_agent(agent: str, flags: Sequence[str], options: argparse.Namespace,
     from configs.flags import parse_flags
 
     seeds = [f"--seed={options.first_seed}", f"--num_seeds={options.seeds}"]
-    runs: list[Run] = []
-    for env_name in options.env_name.split(","):
-        place = [f"--env_name={env_name}"] if env_name else []  # a preset may name one
-        runs.extend(program.plan(parse_flags(["sweep.py", f"--agent={agent}", *place, *seeds, *flags])))
+    tasks = [f"--env_name={options.env_name}"] if options.env_name else []  # a preset may name one
+    words = ["sweep.py", f"--agent={agent}", *tasks, *seeds, *flags]
+    runs: list[Run] = program.plan(parse_flags(words))
     jobs = []
     for task, of_task in itertools.groupby(runs, key=lambda run: run.env_name):
         together = list(of_task)

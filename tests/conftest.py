@@ -5,6 +5,7 @@ Environment variables rather than `jax.config`: programs under test inherit them
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -16,6 +17,19 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().
 os.environ["XDG_CACHE_HOME"] = str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "home")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # a third less
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+class Printed(NamedTuple):
+    """What was written to stdout and stderr."""
+
+    out: str
+    err: str
+
+
+@pytest.fixture
+def printed(capsys):
+    """A function that returns what was printed since its last call, each wrapped message on one line."""
+    return lambda: Printed(*(text.replace("\n  ", " ") for text in capsys.readouterr()))
 
 
 @pytest.fixture

@@ -281,7 +281,8 @@ class Life:
 
     def resumed(self) -> dict[Path, int]:
         """Where it says that runs were resumed, by run folder."""
-        lines = re.findall(r"resumed at step (\d+): (.+)", self.output.read_text(errors="replace"))
+        text = self.output.read_text(errors="replace")  # a long path has a line of its own
+        lines = re.findall(r"resumed at step (\d+):\s+(.+)", text)
         return {Path(folder.strip()): int(step) for step, folder in lines}
 
     def failure(self, message: str) -> Failure:

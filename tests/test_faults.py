@@ -144,14 +144,16 @@ def assert_undisturbed(runs, capsys):
         assert errors(captured.err) == []
         ours, theirs = result(), result(runs / "whole")
         assert [name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)] == []
-        return captured.out.splitlines()
+        return captured.out.replace("\n  ", " ").splitlines()  # a wrapped message on one line
 
     return check
 
 
 def errors(stderr):
-    """The lines besides those of progress bars; an error is one of them and names what is to be done."""
-    return [line for line in stderr.splitlines() if not re.search(r"\d+%\|.*\d+/\d+ \[", line)]
+    """The messages besides the lines of progress; an error is one of them and names what is to be done."""
+    progress = r"  step \w+/\w+ (offline|online)(  |$)|\S+/\S+ transitions in "
+    lines = stderr.replace("\n  ", " ").splitlines()  # a wrapped message on one line
+    return [line for line in lines if not re.search(progress, line)]
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from envs import download
 from envs.collect import random_data
 from envs.tasks import ALL_TASKS
 from envs.workers import EnvWorkers
+from tests.terminal import lines_on, terminal, written
 from utils.checkpoints import Checkpoints
 from utils.errors import RunError, UserError
 from utils.logging import CsvLog
@@ -50,25 +51,46 @@ def run(*flags):
     return program.main(["main.py", *map(str, flags)])
 
 
+def unwrapped(text):
+    """Printed messages with each on one line."""
+    return text.replace("\n  ", " ")
+
+
 # ---------------------------------------------------------------- what it resolves
 
 
 def test_all50_dry_run_lists_fifty_runs_and_trains_nothing(tmp_path, capsys):
     assert run("--env_name=all50", "--dry_run", f"--save_dir={tmp_path}/exp") == 0
     lines = capsys.readouterr().out.splitlines()
-    listed = [line.split() for line in lines if "-singletask-" in line and line.endswith(tuple("0123456789abcdef"))]
-    assert sorted(words[0] for words in listed) == sorted(ALL_TASKS)
-    assert all(words[1:4] == ["trqam", "seed", "0"] and words[4].startswith(f"{tmp_path}/exp/Debug/") for words in listed)
+    folders = [Path(line).relative_to(f"  {tmp_path}/exp/Debug") for line in lines if line.startswith("  /")]
+    assert [line.split() for line in lines if "  seed 0" in line] == [[task, "seed", "0"] for task in ALL_TASKS]
+    assert [folder.parent.name for folder in folders[1:]] == list(ALL_TASKS)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_domain_with_seeds(tmp_path, capsys):
     flags = ["--env_name=puzzle-4x4", "--num_seeds=2", "--seed=3", "--dry_run", f"--save_dir={tmp_path}"]
     assert run(*flags) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "  trqam  seed " in line]
+    lines = capsys.readouterr().out.splitlines()
     names = [f"puzzle-4x4-play-singletask-task{i}-v0" for i in range(1, 6)]
-    assert [(words[0], words[3]) for words in lines] == [(name, seed) for name in names for seed in "34"]
-    assert len({words[4] for words in lines}) == 10
+    assert [line for line in lines if "  seeds " in line] == [f"{name}  seeds 3-4" for name in names]
+    folders = {line.strip() for line in lines if line.startswith(f"  {tmp_path}") and "TASK" not in line}
+    assert len(folders) == 10
+
+
+def test_several_names_are_the_tasks_of_each_once():
+    """As sweep.py takes them: tasks and domains in one list, whatever is in two of them."""
+    from configs.flags import parse_flags
+
+    task = "scene-play-singletask-task3-v0"
+    names = f"--env_name={task}, cube-double,scene,{task},"
+    runs = program.plan(parse_flags(["main.py", names, "--num_seeds=2"]))
+    scene = [f"scene-play-singletask-task{i}-v0" for i in (3, 1, 2, 4, 5)]
+    cube = [f"cube-double-play-singletask-task{i}-v0" for i in range(1, 6)]
+    tasks = [scene[0], *cube, *scene[1:]]
+    assert [(run.env_name, run.seed) for run in runs] == [(name, seed) for name in tasks for seed in (0, 1)]
+    assert runs[0].settings is runs[-1].settings is not runs[2].settings
+    assert runs[0].folder != runs[2].folder
 
 
 def resolved(*flags):
@@ -82,7 +104,7 @@ def test_precedence_and_provenance():
     plain = resolved("--env_name=cube-triple", "--agent=agents/trqam.py")
     assert plain.agent.actor_hidden_dims == (1024,) * 4
     assert plain.agent.kl_budget == 0.5
-    assert plain.sources["agent.kl_budget"] == "the published TRQAM commands"
+    assert plain.sources["agent.kl_budget"].startswith("the published TRQAM commands")
     assert plain.sources["agent.actor_hidden_dims"].startswith("TRQAM paper (arXiv 2605.27079)")
     assert (plain.agent.lr, plain.sources["agent.lr"]) == (3e-4, "default")
     smoke = resolved("--env_name=cube-triple", "--agent=agents/trqam.py", "--preset=smoke")
@@ -182,6 +204,8 @@ def data(tmp_path_factory):
 
 MISTAKES = {
     "unknown environment": (["--env_name=puzle-4x4"], "--env_name", "puzzle-4x4"),
+    "unknown environment in a list": (["--env_name=scene,puzle-4x4"], "--env_name", "puzzle-4x4"),
+    "no environment in a list": (["--env_name=,"], "--env_name is missing", "all50"),
     "unknown task": (["--env_name=cube-double-play-singletask-task6-v0"], "--env_name", "cube-double-play-singletask-task"),
     "no environment": ([], "--env_name is missing", "all50"),
     "no such user environment": (["--env_name=nowhere:Env-v0", "--dataset={data}/good/x.npz"], "--env_name", "nowhere"),
@@ -204,7 +228,21 @@ MISTAKES = {
     "negative setting": (["--env_name=scene", "--agent.kl_budget=-1"], "--agent.kl_budget=-1.0", "positive"),
     "no layers": (["--env_name=scene", "--agent.actor_hidden_dims=()"], "--agent.actor_hidden_dims", "widths"),
     "two horizons": (["--env_name=scene", "--agent.horizon_length=3"], "--agent.horizon_length", "--horizon_length"),
-    "unknown flag": (["--env_name=scene", "--offline_step=1"], "offline_step", "offline_steps"),
+    "unknown flag": (["--env_name=scene", "--offline_step=1"], "--offline_step:", "--offline_steps"),
+    "like nothing": (["--env_name=scene", "--xyzzy=1"], "--xyzzy: no such flag, nor a setting of", "--help"),
+    "a setting as a flag": (["--env_name=scene", "--kl_budget=0.5"], "--kl_budget:", "written --agent.kl_budget=0.5"),
+    "and another": (["--env_name=scene", "--batch_size", "8"], "--batch_size:", "written --agent.batch_size"),
+    "of another agent file": (
+        ["--env_name=scene", "--agent=agents/qam.py", "--inv_temp=3"], "--inv_temp:", "written --agent.inv_temp=3",
+    ),
+    "what others call it": (["--env_name=scene", "--gamma=0.99"], "--gamma:", "written --agent.discount=0.99"),
+    "two that others call so": (
+        ["--env_name=scene", "--hidden_dims=(8,8)"],
+        "--hidden_dims:", "--agent.actor_hidden_dims=(8,8) or --agent.value_hidden_dims=(8,8)",
+    ),
+    "a flag that others call so": (["--env_name=scene", "--chunk_size=5"], "--chunk_size:", "--horizon_length=5"),
+    "a setting that others call so": (["--env_name=scene", "--agent.gamma=0.9"], "--agent.gamma:", "is --agent.discount"),
+    "a mistyped setting": (["--env_name=scene", "--kl_bugdet=1"], "--kl_bugdet:", "nearest is --agent.kl_budget"),
     "not a flag": (["--env_name=scene", "seed=1"], "seed=1", "--name=value"),
     "negative number": (["--env_name=scene", "--offline_steps=-1"], "--offline_steps=-1", "non-negative"),
     "not a number": (["--env_name=scene", "--seed=one"], "--seed=one", "int"),
@@ -313,13 +351,30 @@ def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, cap
     assert tree["agent"]["step"] == 8 + 2 * (12 - 4)  # --utd_ratio updates a step, from --start_training on
     (base,) = tmp_path.glob("bc/pointmaze-medium-navigate/*/done.json")
     assert not (base.parent / "eval.csv").exists()
+    check_progress(capsys.readouterr().err.splitlines(), rows, evaluations)
     # Started again it is skipped; another agent of the same shape finds the base in place.
-    capsys.readouterr()
     assert train(data, tmp_path, *flags) == 0
-    assert f"finished already: {folder}" in capsys.readouterr().out
+    assert f"finished already: {folder}" in unwrapped(capsys.readouterr().out)
     assert train(data, tmp_path, "--agent=agents/qam.py", "--online_steps=0", *chunked) == 0
     assert list(tmp_path.glob("bc/pointmaze-medium-navigate/*/done.json")) == [base]
     assert len(list(tmp_path.glob(f"Debug/{TASK}/qam_s0_*/done.json"))) == 1
+
+
+def check_progress(lines, rows, evaluations):
+    """One line for each log interval, with the figures of the CSV files."""
+    steps = ["4/4 offline", "4/8 offline", "8/8 offline", "4/12 online", "8/12 online", "12/12 online"]
+    lines = [line for line in lines if "  step " in line]
+    assert [re.search(r"  step (.*?)  ", line)[1] for line in lines] == steps
+    assert [" updates/s" in line for line in lines] == [True] * 3 + [False] * 3
+    assert all(" steps/s" in line for line in lines[3:]) and max(map(len, lines)) <= 100
+    assert lines[0].startswith("bc pointmaze-medium-navigate s0  ")
+    logged = [None, *rows[:2], None, *rows[2:]]  # the base; steps before online updates
+    success = {row["step"]: row["success"] for row in evaluations}
+    for line, row, evaluated in zip(lines[1:], logged[1:], (0, 8, 8, 16, 20), strict=True):
+        assert f"  success {success[evaluated]:.0%}" in line
+        kl, budget = row and f"{row['dual/path_kl']:.3g}", row and f"{row['dual/kl_budget']:.3g}"
+        shown = row and f"  KL {kl}/{budget}  λ {3.0 * row['dual/lam']:.3g}"  # lam_scale is 3
+        assert shown in line if row else "KL" not in line and "λ" not in line
 
 
 SQAM = ["--agent=agents/sqam.py", "--kl_budget_online=0.125", "--agent.best_of_n=2"]
@@ -395,7 +450,8 @@ def test_the_readmes_section_on_forks_holds_to_the_letter(data, tmp_path, monkey
     fork.write_text(text.replace(name, "YourClass"))
     assert "AGENT = YourClass" in section and "AGENT = YourClass" in fork.read_text()
     assert run(place, agent, setting, "--dry_run") == 0
-    assert capsys.readouterr().out.count(f"  {fork.stem}  seed 0  ") == 5
+    said = capsys.readouterr().out
+    assert said.startswith(f"{fork.stem}: 5 runs in ") and said.count("  seed 0\n") == 5
     assert train(data, "exp", agent, setting, "--online_steps=0") == 0
     config = json.loads((only_run(tmp_path / "exp") / "config.json").read_text())
     key, value = setting.removeprefix("--agent.").split("=")
@@ -499,7 +555,7 @@ def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(data, tmp_path, 
 
     monkeypatch.setattr(training, "new_agent", poisoned)
     assert train(data, tmp_path / "both", *flags) == 1
-    error = capsys.readouterr().err
+    error = unwrapped(capsys.readouterr().err)
     assert re.search(
         r"warning: [\w/]+ is not finite since update 1, .*_s0_\w+; there is no checkpoint yet; the other seeds go on", error
     )
@@ -538,7 +594,7 @@ def test_seeds_together_have_folders_of_their_own_and_go_on_together(
     shutil.rmtree(folders[1] / "checkpoints" / str(newest))
     capsys.readouterr()
     assert train(data, tmp_path / "cut", *flags) == 0
-    resumed = re.findall(r"resumed at step (\d+): .*/trqam_s\d_", capsys.readouterr().out)
+    resumed = re.findall(r"resumed at step (\d+): .*/trqam_s\d_", unwrapped(capsys.readouterr().out))
     assert resumed == ([] if shared is None else [str(shared)] * 3)
     for folder in folders:
         for name in ("train.csv", "eval.csv", "replay.bin"):
@@ -582,7 +638,7 @@ def test_seeds_step_side_by_side_and_a_killed_environment_loses_nothing(data, tm
         assert train(data, tmp_path / "cut", *flags) == 1
     assert "died (killed by signal 9)" in capsys.readouterr().err
     assert train(data, tmp_path / "cut", *flags) == 0
-    assert capsys.readouterr().out.count("resumed at step 5: ") == 2
+    assert unwrapped(capsys.readouterr().out).count("resumed at step 5: ") == 2
     cut, whole = (sorted((tmp_path / which).glob(f"Debug/{TASK}/trqam_s*/*.*")) for which in ("cut", "whole"))
     compared = [(a, b) for a, b in zip(cut, whole, strict=True) if a.name in ("train.csv", "replay.bin")]
     assert len(compared) == 4 and all(a.read_bytes() == b.read_bytes() for a, b in compared)
@@ -604,9 +660,11 @@ def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(data, tmp_
     folder = only_run(tmp_path)
     assert folder.name.startswith("bc_s0_")
     assert [row["step"] for row in CsvLog(folder / "eval.csv").rows()] == [0, 8]
-    assert "gives 300 transitions; the published results are with 1,000,000" in capsys.readouterr().err
+    said = unwrapped(capsys.readouterr().err)
+    assert "gives 300 transitions; the published results are with 1,000,000" in said
     assert train(data, tmp_path / "tuned", f"--pretrained_actor_path={folder}", "--online_steps=3") == 0
-    assert "--online_steps=3 ends before online updates begin (--start_training=4)" in capsys.readouterr().err
+    said = unwrapped(capsys.readouterr().err)
+    assert "--online_steps=3 ends before online updates begin (--start_training=4)" in said
     assert not (tmp_path / "tuned" / "bc").exists()
     capsys.readouterr()
     other = ["--agent.actor_layer_norm=True"]
@@ -621,11 +679,11 @@ def test_balanced_sampling_acts_at_random_first(data, tmp_path):
 
 
 def test_the_device_is_idle_while_the_host_is_busy(data, tmp_path, monkeypatch):
-    from utils import logging
+    from utils import progress
 
     steps = ["--bc_only", "--offline_steps=40", "--log_interval=20", "--eval_interval=0", "--save_interval=0"]
-    real = logging.ProgressBar.update
-    monkeypatch.setattr(logging.ProgressBar, "update", lambda bar, n: (time.sleep(0.1), real(bar, n)))
+    real = progress.ProgressBar.update
+    monkeypatch.setattr(progress.ProgressBar, "update", lambda bar, n: (time.sleep(0.1), real(bar, n)))
     assert train(data, tmp_path, *steps) == 0
     last = CsvLog(only_run(tmp_path) / "timing.csv").rows()[-1]  # the first holds the compilation
     assert 0.5 < last["device_idle"] <= 1.0
@@ -717,6 +775,45 @@ def test_smoke_preset_trains_a_domain_with_one_base(tmp_path):
     assert len(list(tmp_path.glob("bc/*/*/done.json"))) == 1
     for log in tmp_path.glob("smoke/*/trqam_s0_*/train.csv"):
         assert {row["phase"] for row in CsvLog(log).rows()} == {"offline", "online"}
+
+
+SMOKE = ["--env_name=cube-double-play-singletask-task2-v0", "--preset=smoke", "--agent.kl_budget=0.5"]
+
+
+@pytest.mark.slow
+def test_the_log_of_a_run_has_100_columns_and_begins_with_a_screenful(tmp_path):
+    command = [sys.executable, ROOT / "main.py", *SMOKE, "--save_dir=exp"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=lenient())
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines() + done.stderr.splitlines()
+    assert max(map(len, lines)) <= 100 and "\r" not in done.stderr
+    assert done.stdout.splitlines().index("[3] command line") < 25
+    assert sum(re.search(r"KL \d\S*/0\.5  λ \d", line) is not None for line in lines) == 4
+
+
+@pytest.mark.slow
+def test_a_run_in_a_terminal_of_100_columns(tmp_path):
+    with terminal(100) as (ours, programs):
+        command = [sys.executable, ROOT / "main.py", *SMOKE, "--save_dir=exp"]
+        process = subprocess.Popen(command, stdout=programs, stderr=programs, cwd=tmp_path, env=lenient())
+        text = ""
+        while process.poll() is None:
+            time.sleep(0.1)
+            text += written(ours)
+        text += written(ours)
+    lines = lines_on(text)
+    assert process.returncode == 0, text
+    assert max(map(len, lines)) <= 100
+    drawn = re.split(r"[\r\n]", text.replace("\x1b[A", ""))
+    assert max(map(len, drawn)) <= 100
+    (offline, online) = (line for line in lines if line.startswith("trqam c") and "  step " in line)
+    figures = r"success \d+%  KL \d\S*/0\.5  λ \d\S*"
+    assert re.search(rf"  step 20/20 offline  \S+ updates/s  {figures}$", offline)
+    assert re.search(rf"  step 40/40 online  \S+ steps/s  {figures}$", online)
+    finished = [line for line in lines if "finished" in line]
+    folder = rf"finished: exp/smoke/{SMOKE[0].partition('=')[2]}/trqam_s0_\w+"
+    assert re.fullmatch(r"finished: exp/bc/cube-double-play/bc_s0_\w+", finished[0])
+    assert re.fullmatch(folder, finished[1]) and len(finished) == 2
 
 
 @pytest.mark.slow

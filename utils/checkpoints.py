@@ -29,6 +29,7 @@ from agents.base import Agent
 from envs.bases import PUBLISHED, base_data, base_source, published_base
 from envs.download import sha256_of
 from utils.errors import RunError, UserError
+from utils.logging import say
 from utils.published import load_published, published_file
 
 
@@ -189,7 +190,7 @@ class Checkpoints:
             try:
                 yield step, *self.read(step)
             except CheckpointError as error:
-                print(f"{error}; falling back to the one before")
+                say(f"{error}; falling back to the one before")
 
     def holds(self, step: int) -> bool:
         """Whether the checkpoint of a step is there and can be read; says so where it cannot."""

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from envs.workers import ChunkResult, EnvWorkers, WorkerError
 from utils.errors import RunError
+from utils.progress import Counter
 
 # (observations [S,O] float32, keys [S,3] uint32: seed, episode, chunk index) -> actions [S,H*A] or [S,H,A].
 # Row i may depend on nothing but row i of the arguments: noise comes from its key.
@@ -101,7 +101,7 @@ def evaluate(
     start = time.perf_counter()
     rows = _Rows(workers, seed, range(first_episode, first_episode + episodes), discount)
     policy_calls = policy_rows = 0
-    with tqdm(total=episodes, desc="evaluation", unit="ep", leave=False, disable=None if progress else True) as bar:
+    with Counter("evaluation", episodes, unit="ep", kept=False, disable=not progress) as bar:
         while active := rows.start_episodes():
             # Copies: an asynchronous policy may still read them when the next round begins.
             actions = np.asarray(policy(rows.observations.copy(), rows.keys.copy()), np.float32)

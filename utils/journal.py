@@ -10,7 +10,7 @@ from agents.base import Agent
 from utils.checkpoints import CheckpointError, Checkpoints, best_step
 from utils.errors import RunError
 from utils.evaluation import EvalResult
-from utils.logging import RunLogger, warn
+from utils.logging import RunLogger, say, shown, warn
 from utils.online import ReplayFile
 from utils.runs import Run
 
@@ -45,7 +45,7 @@ class Journal:
             try:
                 self.replay_file.read(record["replay"])
             except CheckpointError as error:
-                print(f"{error}; falling back to the checkpoint before that of step {step}")
+                say(f"{error}; falling back to the checkpoint before that of step {step}")
                 continue
             self.unreadable = [other for other in self.checkpoints.steps() if other > step]
             return step
@@ -69,7 +69,7 @@ class Journal:
         self.outcome = {name: record.get(name) for name in self.outcome}
         self.evaluated_at, self.warned = record["evaluated_at"], record["warned"]
         self.recent.extend(self.logger["train"].rows()[-Agent.PATIENCE :])
-        print(f"resumed at step {step}: {self.run.folder}")
+        say(f"resumed at step {step}: {shown(self.run.folder)}")
         return tree, record
 
     # ---------------------------------------------------------------- writing
@@ -114,4 +114,4 @@ class Journal:
         self.logger.timing(step, {"eval_seconds": result.seconds, "eval_steps_per_s": rate})
         if step == 0:
             found, episodes = result.describe(), f"{len(result.lengths)} episodes"
-            print(f"{self.run.name}: {found} over {episodes} before the first update")
+            say(f"{self.run.name}: {found} over {episodes} before the first update")

@@ -1,4 +1,4 @@
-"""Run logs: CSV files that survive kills and resumes, optional TensorBoard and W&B, and the progress bar."""
+"""Run logs (CSV that survives kills and resumes, TensorBoard, W&B) and printed messages."""
 
 import csv
 import difflib
@@ -8,14 +8,15 @@ import io
 import os
 import secrets
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
-
-from tqdm import tqdm
+from typing import Any, Self, TextIO
 
 from utils.errors import UserError
 
+WIDTH = 100
+"""Columns that printed lines keep to."""
 BACKENDS = {"csv": None, "tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
@@ -215,7 +216,8 @@ class RunLogger:
         for name, file in self._files.items():
             count = position.get(name, 0)
             if file.count < count:
-                print(f"{file.path} has lost {count - file.count} rows since the checkpoint of step {step}")
+                lost = f"has lost {count - file.count} rows since the checkpoint of step {step}"
+                say(f"{shown(file.path)} {lost}")
             file.cut(count)
 
     def close(self) -> None:
@@ -253,49 +255,25 @@ def _is_number(value: Any) -> bool:
     return value is not None and not isinstance(value, str)
 
 
-class ProgressBar(tqdm):
-    """tqdm with a status; away from a terminal one line every `quiet_seconds` instead of a moving bar."""
+def wrapped(text: str) -> list[str]:
+    """The text on lines of at most WIDTH columns; a longer word, as a path, has a line."""
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
-    def __init__(self, total: int, desc: str, initial: int = 0, *, file=None, quiet_seconds: float = 30.0):
-        file = file or sys.stderr
-        moving = file.isatty()
-        interval = 0.1 if moving else quiet_seconds
-        super().__init__(
-            total=total,
-            desc=desc,
-            initial=initial,
-            unit=" updates",
-            file=file if moving else _Lines(file),
-            mininterval=interval,
-            maxinterval=max(10.0, interval),
-            dynamic_ncols=moving,
-            ncols=None if moving else 110,
-        )
 
-    def status(
-        self,
-        success: float | None = None,
-        path_kl: float | None = None,
-        kl_budget: float | None = None,
-        lam: float | None = None,
-        mean_return: float | None = None,
-    ) -> None:
-        """Shows these with the next refresh; None leaves one out, success the return."""
-        parts = {}
-        if success is not None:
-            parts["success"] = f"{success:.0%}"
-        elif mean_return is not None:
-            parts["return"] = f"{mean_return:.4g}"
-        if path_kl is not None:
-            parts["KL"] = f"{path_kl:.3g}" if kl_budget is None else f"{path_kl:.3g}/{kl_budget:.3g}"
-        if lam is not None:
-            parts["lam"] = f"{lam:.3g}"
-        self.set_postfix(parts, refresh=False)
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print a message, wrapped, to stdout unless given another file."""
+    print("\n".join(wrapped(text)), file=file or sys.stdout, flush=True)
 
 
 def warn(text: str) -> None:
-    """Print a warning on a line of its own, whatever bar is being shown."""
-    tqdm.write(f"warning: {text}", file=sys.stderr)
+    """Print a warning to stderr."""
+    say(f"warning: {text}", sys.stderr)
 
 
 @functools.cache
@@ -304,21 +282,7 @@ def warn_once(text: str) -> None:
     warn(text)
 
 
-def progress_bar(total: int, desc: str, initial: int = 0) -> ProgressBar:
-    """A bar over updates: rate, time left and status; `initial` is where a resumed run starts."""
-    return ProgressBar(total, desc, initial)
-
-
-class _Lines:
-    """tqdm redraws with carriage returns; in a log file each drawing is a line."""
-
-    def __init__(self, file):
-        self._file = file
-
-    def write(self, text: str) -> None:
-        for line in text.splitlines():
-            if line.strip():
-                self._file.write(line.rstrip() + "\n")
-
-    def flush(self) -> None:
-        self._file.flush()
+def shown(path: Path) -> str:
+    """A path as it is printed: relative where it lies below the current folder."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

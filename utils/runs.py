@@ -33,7 +33,7 @@ from configs.agent_file import (
 from configs.settings import Settings
 from envs.tasks import alias_of, dataset_name
 from utils.errors import RunError, UserError, join_first
-from utils.logging import warn, warn_once
+from utils.logging import say, shown, warn, warn_once
 
 STEPS = ("bc_steps", "offline_steps", "online_steps")
 LOGGING = (
@@ -279,7 +279,7 @@ class Run:
             if not free and not wait:
                 raise RunError(f"{self.folder} is being written by another process; wait for it to end")
             if not free:
-                print(f"waiting for the process that is training {self.folder}")
+                say(f"waiting for the process that is training {shown(self.folder)}")
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

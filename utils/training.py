@@ -41,10 +41,11 @@ from utils.chunks import FIELDS, Fed, Replay, Rows, Transitions, update_keys
 from utils.errors import RunError, UserError
 from utils.evaluator import Evaluation, Evaluator, without_optimiser
 from utils.journal import Journal
-from utils.logging import ProgressBar, check_backends, progress_bar, warn, warn_once
+from utils.logging import check_backends, say, shown, warn, warn_once
 from utils.online import OnlineEpisodes, as_dataset
 from utils.policy import evaluation_policy, stream
 from utils.prefetch import Block, place
+from utils.progress import ProgressBar, run_name
 from utils.published import check_base
 from utils.runs import STEPS, Run, read_json, write_json
 from utils.seeds import for_each_seed, mesh_for, stack_seeds, take
@@ -171,7 +172,8 @@ def prepare_data(run: Run) -> dict[str, np.ndarray]:
         if has_oracle(dataset_name(env_name)):
             collect(env_name, folder, transitions, progress=True)
         elif run.settings.random_data:
-            print(f"{dataset_name(env_name)} has no oracle: {transitions:,} transitions of random actions, in {folder}")
+            made = f"{transitions:,} transitions of random actions, in {folder}"
+            say(f"{dataset_name(env_name)} has no oracle: {made}")
             random_data(env_name, folder, transitions, progress=True)
     return load_data(run)
 
@@ -211,7 +213,8 @@ def report_finished(runs: list[Run], data: Fingerprint | None) -> None:
     for run in runs:
         if data:
             run.check_data(data.transitions, data.task)
-        print(f"finished already: {run.folder}" + ("" if data else " (its data is not here and was not compared)"))
+        compared = "" if data else " (its data is not here and was not compared)"
+        say(f"finished already: {shown(run.folder)}{compared}")
 
 
 def warn_of_little_data(run: Run, transitions: int) -> None:
@@ -272,7 +275,7 @@ def train(runs: list[Run], overwrite: bool = False) -> None:
     if given:
         where = f"--pretrained_actor_path={flags['pretrained_actor_path']}"
         check_base(given.params, agents[0].params["base"], where)
-        print(given.describe())
+        say(given.describe())
     warn_of_little_data(runs[0], len(dataset["rows"]))
     warn_of_other_physics(runs[0])
     if agents[0].STARTS_FROM_BASE:
@@ -397,7 +400,8 @@ class Trainer:
     def __init__(self, journals: list[Journal], agents: list[Agent], step: int, action_dim: int, stack: contextlib.ExitStack):
         self.journals, self.stack, self.action_dim = journals, stack, action_dim
         self.task, self.flags = journals[0].run, journals[0].run.settings.flags
-        self.name = self.task.name if len(journals) == 1 else f"{self.task.name}..{journals[-1].run.seed}"
+        seeds = [journal.run.seed for journal in journals]
+        self.name = run_name(self.task.agent_name, self.task.env_name, seeds)
         keys = [dict(zip(("updates", "actions"), map(jax.random.key_data, keys_of(j.run)[1:]), strict=True)) for j in journals]
         self.records: list[dict[str, Any]] = []  # of the checkpoints that the runs go on from
         pendings: list[dict | None] = []
@@ -456,7 +460,7 @@ class Trainer:
             journal.checkpoints.wait()  # a run without its last checkpoint is not finished
             done = {name: self.flags[name] for name in STEPS} | journal.outcome
             write_json(journal.run.folder / "done.json", done)
-            print(f"finished: {journal.run.folder}")
+            say(f"finished: {shown(journal.run.folder)}")
         for error in self.broken.values():
             raise error
 
@@ -477,7 +481,7 @@ class Trainer:
         blocks = (Block(done + step, updates) for step in range(self.step, steps, updates))
         with contextlib.ExitStack() as stack:
             feed = stack.enter_context(data.feed(replay, self.keys["updates"], self.agents.config, blocks))
-            bar = stack.enter_context(progress_bar(steps, self.name, self.step))
+            bar = stack.enter_context(ProgressBar(steps, self.name, initial=self.step))
             for rows in feed:
                 self.update(replay, updates, rows)
                 self.step += updates
@@ -505,7 +509,8 @@ class Trainer:
         blocks = (Block(done + i * utd, utd, online_step + 1) for i, online_step in enumerate(learning))
         with contextlib.ExitStack() as stack:
             feed = stack.enter_context(data.feed(replay, self.keys["updates"], self.agents.config, blocks))
-            bar = stack.enter_context(progress_bar(steps, f"{self.name} online", self.step - before))
+            progress = ProgressBar(steps, self.name, "online", "steps", self.step - before)
+            bar = stack.enter_context(progress)
             for online_step in range(self.step - before, steps):
                 try:
                     transitions, first = self.advance(online_step)
@@ -616,19 +621,23 @@ class Trainer:
             interval = self.flags[f"{name}_interval"]
             return last or bool(interval) and self.step % interval == 0
 
+        figures: dict[str, Any] = {}
         if due("log"):
             self.collect(phase, wait=False)
-            self.log(phase, bar)
+            figures = self.log(phase)
         if due("eval"):
             self.means()
             self.evaluate(phase)
+        if figures and bar is not None:
+            outcome = self.going[0][1].outcome
+            bar.status(success=outcome["success"], mean_return=outcome["return"], **figures)
         if due("save"):
             self.save(phase)
         if preemption.received():
             self.save(phase)
             for _, journal in self.going:
                 journal.checkpoints.wait()
-                print(f"saved at step {self.step}: {journal.run.folder}", file=sys.stderr)
+                say(f"saved at step {self.step}: {shown(journal.run.folder)}", sys.stderr)
             preemption.leave_if_asked()
 
     def means(self) -> dict[int, dict[str, float]]:
@@ -655,21 +664,20 @@ class Trainer:
             raise self.broken[place]
         warn(f"{self.broken[place]}; the other seeds go on")
 
-    def log(self, phase: str, bar: ProgressBar | None) -> None:
-        """Write each window's means and start another."""
+    def log(self, phase: str) -> dict[str, Any]:
+        """Write each window's means and start another -> the figures of the progress bar."""
         means = self.means()
         taken = time.perf_counter() - self.window_start
         speed = {"updates_per_s": self.window_updates / taken, "device_idle": min(1.0, self.idle / taken)}
         for i, journal in self.going if means else ():
             journal.checkpoints.check()
             journal.log(self.step, {"phase": phase, **means[i]}, speed, self.agents)
-        if means and bar is not None:
-            place, journal = self.going[0]
-            names = ("path_kl", "kl_budget", "lam")
-            dual = {name: means[place].get(f"dual/{name}") for name in names}
-            found = journal.outcome
-            bar.status(found["success"], mean_return=found["return"], **dual)
         self.windows, self.window_updates, self.window_start, self.idle = None, 0, time.perf_counter(), 0.0
+        first = means.get(self.going[0][0], {})
+        figures = {name: first.get(f"dual/{name}") for name in ("path_kl", "kl_budget", "lam")}
+        if figures["lam"] is not None:
+            figures["lam"] *= self.agents.config.get("lam_scale", 1.0)
+        return figures | {"seconds": taken}
 
     def save(self, phase: str) -> None:
         """Write everything that the runs need to go on from here as if they had not been interrupted."""

@@ -449,48 +449,48 @@ def test_the_kept_source_is_the_same_source(begun):
     assert kept.record() == read_source(path).record()
 
 
-def test_other_code_at_the_recorded_place_is_mentioned_and_not_used(begun, capsys, monkeypatch):
+def test_other_code_at_the_recorded_place_is_mentioned_and_not_used(begun, printed, monkeypatch):
     folder, stored, path = begun
     module = load_run_agent(folder, stored)
     # That of the recorded place: beside it lie the data files that it may read.
-    assert module is load_agent(path) and capsys.readouterr().err == ""
+    assert module is load_agent(path) and printed().err == ""
     (path.parent / "nets" / "sub.py").write_text("V = 2")
     monkeypatch.chdir("/")
     assert load_run_agent(folder, stored).AGENT.VALUE == 1 and value_of(path) == 2
     used = f"{folder}/source/mine.py is used\n"
     differs = f"warning: {path} differs from what {folder} began with; {used}"
-    assert capsys.readouterr().err == differs
+    assert printed().err == differs
     path.write_text("(")
     assert load_run_agent(folder, stored).AGENT.VALUE == 1
-    assert "differs" in capsys.readouterr().err
+    assert "differs" in printed().err
     path.unlink()
-    assert load_run_agent(folder, stored).AGENT.VALUE == 1 and capsys.readouterr().err == ""
+    assert load_run_agent(folder, stored).AGENT.VALUE == 1 and printed().err == ""
 
 
-def test_a_kept_agent_of_the_project_that_no_longer_runs_gives_way_to_todays(tmp_path, capsys):
+def test_a_kept_agent_of_the_project_that_no_longer_runs_gives_way_to_todays(tmp_path, printed):
     source = read_source("agents/fql.py")
     source.keep(tmp_path)
     stored = {"agent_file": "agents/fql.py", "source": source.record()}
     kept = tmp_path / "source" / "fql.py"
     kept.write_text("from utils.networks import of_an_older_version\n" + kept.read_text())
     assert load_run_agent(tmp_path, stored) is load_agent("agents/fql.py")
-    assert "the project has changed too much for it" in capsys.readouterr().err
+    assert "the project has changed too much for it" in printed().err
 
 
-def test_changes_of_the_checkouts_own_modules_are_mentioned(begun, capsys):
+def test_changes_of_the_checkouts_own_modules_are_mentioned(begun, printed):
     folder, stored, _ = begun
     stored["source"]["checkout"] |= {"agents/base.py": "0", "agents/gone.py": "0"}
     load_run_agent(folder, stored)
     changed = "agents/base.py, agents/gone.py have changed"
-    assert capsys.readouterr().err == f"warning: {changed} since {folder} began\n"
+    assert printed().err == f"warning: {changed} since {folder} began\n"
 
 
-def test_a_run_of_an_older_version_says_which_file_it_uses(begun, capsys, monkeypatch):
+def test_a_run_of_an_older_version_says_which_file_it_uses(begun, printed, monkeypatch):
     folder, stored, path = begun
     del stored["source"]
     assert load_run_agent(folder, stored) is load_agent(path)
     used = f"warning: {folder} keeps no source of its agent; {path} is used\n"
-    assert capsys.readouterr().err == used
+    assert printed().err == used
     monkeypatch.chdir("/")
     stored["agent_file"] = "agents/fql.py"
     assert load_run_agent(folder, stored) is load_agent(AGENTS / "fql.py")

@@ -80,7 +80,7 @@ def transitions(data):
 
 
 @pytest.mark.parametrize("with_masks", [False, True])
-def test_a_flat_file_keeps_the_last_transition_of_each_episode(tmp_path, capsys, with_masks):
+def test_a_flat_file_keeps_the_last_transition_of_each_episode(tmp_path, printed, with_masks):
     arrays = flat()
     data = load(tmp_path, arrays | ({"masks": 1 - arrays["terminals"]} if with_masks else {}))
     found = transitions(data)
@@ -88,13 +88,13 @@ def test_a_flat_file_keeps_the_last_transition_of_each_episode(tmp_path, capsys,
     assert found["masks"] == [1, 1, 0, 1, 1, 0] and found["terminals"] == [0, 0, 1, 0, 0, 1]
     assert found["next"][:2] == [1, 2] and found["next"][3:5] == [4, 5]
     np.testing.assert_allclose(data["actions"][data["rows"], 0], np.linspace(-0.9, 0.9, 6), atol=1e-7)
-    out, err = capsys.readouterr()
+    out, err = printed()
     assert "6 transitions in 2 trajectories, layout flat (a terminal row has" in out
     assert ("2 terminal rows are taken to end the task" in err) is not with_masks
 
 
 @pytest.mark.parametrize("key", ["timeouts", "truncations", "truncateds", "dones_float"])
-def test_time_limits_end_episodes_and_say_what_they_cost(tmp_path, capsys, key):
+def test_time_limits_end_episodes_and_say_what_they_cost(tmp_path, printed, key):
     """Without next observations the last transition of an episode that goes on cannot be used; its state can."""
     arrays = flat(4, 5, terminals=np.zeros(20), rewards=np.ones(20))
     data = load(tmp_path, arrays | {key: np.arange(20) % 5 == 4})
@@ -102,46 +102,46 @@ def test_time_limits_end_episodes_and_say_what_they_cost(tmp_path, capsys, key):
     assert len(rows) == 16 and (data["masks"][rows] == 1).all()
     assert (data["observations"][rows, 1] == data["observations"][rows + 1, 1]).all()
     assert transitions(data)["terminals"] == [0, 0, 0, 1] * 4
-    out, err = capsys.readouterr()
+    out, err = printed()
     assert f"layout flat (it holds {key})" in out
     assert "4 transitions at a time limit are left out" in err and "rewards sum to 4" in err
 
 
-def test_next_observations_keep_every_transition(tmp_path, capsys):
+def test_next_observations_keep_every_transition(tmp_path, printed):
     arrays = flat(2, 3, terminals=np.array([0, 0, 1, 0, 0, 0.0]))
     following = arrays["observations"] + [1, 0]
     data = load(tmp_path, arrays | {"next_observations": following, "timeouts": np.array([0, 0, 0, 0, 0, 1])})
     assert transitions(data)["next"] == following[:, 0].tolist()
     assert transitions(data)["masks"] == [1, 1, 0, 1, 1, 1] and transitions(data)["terminals"] == [0, 0, 1, 0, 0, 1]
-    assert capsys.readouterr().err == ""
+    assert printed().err == ""
 
 
-def test_a_jump_that_no_flag_marks_starts_a_new_trajectory(tmp_path, capsys):
+def test_a_jump_that_no_flag_marks_starts_a_new_trajectory(tmp_path, printed):
     arrays = flat(1, 6)
     following = arrays["observations"] + [1, 0]
     following[2, 0] = 99
     data = load(tmp_path, arrays | {"next_observations": following, "masks": 1 - arrays["terminals"]})
     assert transitions(data)["next"] == [1, 2, 99, 4, 5, 6] and transitions(data)["terminals"] == [0, 0, 1, 0, 0, 1]
-    assert "1 next_observations differ from the next row's observation" in capsys.readouterr().err
+    assert "1 next_observations differ from the next row's observation" in printed().err
 
 
-def test_an_unfinished_last_episode(tmp_path, capsys):
+def test_an_unfinished_last_episode(tmp_path, printed):
     """Its last row has no next observation: it is the state in which the transition before it ends."""
     arrays = {name: value[:5] for name, value in flat().items()}
     data = load(tmp_path, arrays)
     assert transitions(data)["rewards"] == [0, 0, 1, 0] and transitions(data)["next"][-1] == 4
-    assert "1 transitions at a time limit are left out" in capsys.readouterr().err
+    assert "1 transitions at a time limit are left out" in printed().err
 
 
 # The ogbench layout, and which it is
 
 
-def test_a_final_row_starts_no_transition(tmp_path, capsys):
+def test_a_final_row_starts_no_transition(tmp_path, printed):
     data = load(tmp_path, ogbench())
     np.testing.assert_array_equal(data["rows"], [0, 1, 3, 4, 5])
     assert transitions(data)["masks"] == [1, 0, 1, 1, 1]
     assert np.all(data["actions"] == np.float32(-1 + 1e-5)) and data["observations"].dtype == np.float32
-    assert "layout ogbench (masks are 0 in rows before terminal rows alone)" in capsys.readouterr().out
+    assert "layout ogbench (masks are 0 in rows before terminal rows alone)" in printed().out
 
 
 def test_a_probes_data_is_recognised(tmp_path):
@@ -169,10 +169,10 @@ def test_an_ambiguous_file_is_refused_and_read_as_told(tmp_path, arrays):
     assert len(told["rows"]) == (rows - 2 if "masks" in arrays else rows)
 
 
-def test_what_an_ogbench_file_does_not_use_is_said(tmp_path, capsys):
+def test_what_an_ogbench_file_does_not_use_is_said(tmp_path, printed):
     arrays = flat(masks=np.array([1, 1, 0, 1, 1, 1]))
     load(tmp_path, arrays, dataset_layout="ogbench")
-    assert "2 final rows hold a reward other than 0 or a mask of 0, which is not read" in capsys.readouterr().err
+    assert "2 final rows hold a reward other than 0 or a mask of 0, which is not read" in printed().err
 
 
 def test_final_rows_may_hold_nan(tmp_path):
@@ -189,7 +189,7 @@ def test_final_rows_may_hold_nan(tmp_path):
 # Files
 
 
-def test_shards_of_both_layouts(tmp_path, capsys):
+def test_shards_of_both_layouts(tmp_path, printed):
     folder = tmp_path / "shards"
     folder.mkdir()
     np.savez(folder / "a.npz", **flat(rewards=np.zeros(6)))  # shows no layout by itself
@@ -197,7 +197,7 @@ def test_shards_of_both_layouts(tmp_path, capsys):
     for _ in range(2):  # the second time from the converted arrays
         data = load_dataset(NAME, dataset_path=folder)
         assert transitions(data)["masks"] == [1, 1, 0] * 4 and isinstance(data["observations"], np.memmap)
-        out, err = capsys.readouterr()
+        out, err = printed()
         assert "12 transitions in 4 trajectories, layout flat" in out and "4 terminal rows are taken to end" in err
     np.savez(folder / "c.npz", **ogbench())
     with pytest.raises(UserError, match="its shards are of both layouts; give --dataset_layout="):
@@ -305,14 +305,14 @@ def test_what_has_no_row_for_each_step_and_a_simulators_state_are_let_be(tmp_pat
 # Actions and rewards
 
 
-def test_actions_of_another_scale_are_divided_when_told(tmp_path, capsys):
+def test_actions_of_another_scale_are_divided_when_told(tmp_path, printed):
     actions = np.array([[-2], [-1], [0], [0.5], [1.001], [2.001]])
     with pytest.raises(UserError, match=r"actions up to 2.001 \(2 of 6 numbers"):
         load(tmp_path, flat(actions=actions))
     data = load(tmp_path, flat(actions=actions), action_scale=2.0)
     expected = np.clip(actions / 2, -1 + 1e-5, 1 - 1e-5)
     np.testing.assert_allclose(data["actions"][data["rows"]], expected, atol=1e-7)
-    assert "1 numbers of actions just beyond ±1 are clipped" in capsys.readouterr().err
+    assert "1 numbers of actions just beyond ±1 are clipped" in printed().err
 
 
 def test_sparse_turns_no_reward_into_a_cost(tmp_path):
@@ -323,12 +323,12 @@ def test_sparse_turns_no_reward_into_a_cost(tmp_path):
     assert transitions(data)["rewards"] == [-1, -1, 0, -1, -1, 0]
 
 
-def test_an_environment_that_cannot_be_made_is_needed_for_evaluation_alone(tmp_path, capsys):
+def test_an_environment_that_cannot_be_made_is_needed_for_evaluation_alone(tmp_path, printed):
     np.savez(tmp_path / "mine.npz", **flat())
     with pytest.raises(UserError, match="no_such_module:Thing-v0 cannot be made"):
         load_dataset("no_such_module:Thing-v0", dataset_path=tmp_path / "mine.npz")
     data = load_dataset("no_such_module:Thing-v0", dataset_path=tmp_path / "mine.npz", environment=False)
-    assert len(data["rows"]) == 6 and "not checked against its environment" in capsys.readouterr().err
+    assert len(data["rows"]) == 6 and "not checked against its environment" in printed().err
 
 
 def test_a_users_environment_needs_a_file():

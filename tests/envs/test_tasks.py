@@ -92,7 +92,6 @@ def test_datasets_of_shortcuts():
         ("cube-doubel-play", "cube-double-play"),
         ("cube-double-play-singletask-task6-v0", "cube-double-play-singletask-task5-v0"),
         ("cube-double-play-singletask-task1", "cube-double-play-singletask-task1-v0"),
-        ("visual-cube-single-play", "cube-single-play"),
         ("all5", "all50"),
         ("", None),
     ],
@@ -103,6 +102,39 @@ def test_unknown_names_get_the_nearest_one(name, nearest):
     message = str(error.value)
     assert "\n" not in message and message.startswith(f"--env_name: no environment is called '{name}'")
     assert nearest is None or message.endswith(f"'{nearest}'")
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "typed"),
+    [
+        ("visual-cube-single-play", "images are not covered", "type cube-single-play for"),
+        ("visual-scene-play-v0", "images are not covered", "type scene-play for"),
+        (
+            "visual-puzzle-4x4-play-singletask-task2-v0",
+            "images are not covered",
+            "type puzzle-4x4-play-singletask-task2-v0 for",
+        ),
+        ("visual-puzle-4x4-play-v0", "images are not covered", "type puzzle-4x4-play for"),
+        ("powderworld-easy-play-v0", "discrete actions, are not covered", "--env_name=all50"),
+        (
+            "antmaze-large-navigate-oraclerep-v0",
+            "goal-conditioned tasks, here with oracle representations of the goals, are not covered",
+            "type antmaze-large-navigate for",
+        ),
+        ("cube-single-play-v0", "goal-conditioned tasks are not covered", "type cube-single-play for"),
+        ("antmaze-giant-v0", "goal-conditioned tasks are not covered", "type antmaze-giant for"),
+        ("cube-quadruple-play-100m-v0", "names a dataset", "type cube-quadruple-play, and --dataset=FOLDER"),
+        ("HalfCheetah-v5", "environment of Gymnasium's", "gymnasium:HalfCheetah-v5, and --dataset="),
+        ("HalfCheetah", "environment of Gymnasium's", "gymnasium:HalfCheetah-v"),
+        ("phys2d/CartPole-v1", "environment of Gymnasium's", "gymnasium:phys2d/CartPole-v1,"),
+    ],
+)
+def test_names_that_mean_something_elsewhere_are_told_what(name, what, typed):
+    with pytest.raises(UserError) as error:
+        resolve_env_name(name)
+    message = str(error.value)
+    assert "\n" not in message and message.startswith(f"--env_name={name}: ")
+    assert what in message and typed in message and "nearest" not in message
 
 
 @pytest.mark.parametrize("name", ["all50", "nothing", "cube-double-play-v0"])

@@ -131,7 +131,7 @@ def test_domains_tasks_and_lists(hub, tmp_path, capsys):
     assert {path.name for path in (tmp_path / "bases").iterdir()} == domains
 
 
-def test_shards_are_reported_one_by_one(hub, tmp_path, monkeypatch, capsys):
+def test_shards_are_reported_one_by_one(hub, tmp_path, monkeypatch, printed):
     monkeypatch.setitem(SHARDS, "cube-triple-play", 2)
     folder = tmp_path / "cube-triple-play-100m-v0"
     names = [f"cube-triple-play-v0-{i:03d}.npz" for i in range(2)]
@@ -140,7 +140,7 @@ def test_shards_are_reported_one_by_one(hub, tmp_path, monkeypatch, capsys):
     (folder / names[0]).write_bytes(archive())
     (tmp_path / "cube-triple-play-v0.npz").write_bytes(archive())  # not what the paper uses
     assert run(tmp_path, "--env_name=cube-triple", "--data") == 0
-    first, said, second, *_ = capsys.readouterr().out.splitlines()
+    first, said, second, *_ = printed().out.splitlines()
     assert first.startswith(f"{folder / names[0]}: there already, 24.3kB, ")
     assert first.endswith(f"{sum_of(archive())}, as published")
     assert "2 files of a million transitions" in said
@@ -150,7 +150,7 @@ def test_shards_are_reported_one_by_one(hub, tmp_path, monkeypatch, capsys):
         path.rename(tmp_path / path.name)
     asked = len(hub.storage.requests)
     assert run(tmp_path, "--env_name=cube-triple", "--data") == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = printed().out.splitlines()
     assert [line.partition(":")[0] for line in lines[:2]] == [str(tmp_path / n) for n in names]
     assert len(hub.storage.requests) == asked
 

@@ -74,6 +74,14 @@ def test_jobs_that_train_different_bases_come_first(capsys):
     assert [job.bases for job in without] == [()] * 10
 
 
+def test_a_task_that_two_names_stand_for_is_one_job():
+    names = "--env_name=scene-play-singletask-task2-v0,scene,cube-single-play-singletask-task1-v0"
+    jobs = planned(names)
+    tasks = [f"scene-play-singletask-task{i}-v0" for i in (2, 1, 3, 4, 5)]
+    assert {job.runs[0].env_name for job in jobs} == {*tasks, "cube-single-play-singletask-task1-v0"}
+    assert len(jobs) == 6
+
+
 def test_seeds_are_packed_and_a_grid_is_every_combination(capsys):
     flags = [f"--env_name={TASK}", "--first_seed=2", "--seeds=8", "--pack=3", "--run_group=mine"]
     grid = ["--grid=agent.kl_budget=0.5,1", "--grid=agent.actor_hidden_dims=(8,8),(16,)"]
@@ -137,6 +145,9 @@ MISTAKES = {
     "an agent of main's": ([f"--env_name={TASK}", "--agent=agents/qam.py"], "--agent", "--agents=NAME"),
     "overwriting": ([f"--env_name={TASK}", "--overwrite"], "--overwrite", "--run_group"),
     "unknown flag": ([f"--env_name={TASK}", "--offline_step=1"], "offline_step", "offline_steps"),
+    "a setting as a flag": (
+        [f"--env_name={TASK}", "--grid=kl_budget=1,2"], "--kl_budget", "written --agent.kl_budget=1",
+    ),
     "unknown setting": ([f"--env_name={TASK}", "--agent.kl_bugdet=1"], "--agent.kl_bugdet", "--agent.kl_budget"),
     "a setting that one agent lacks": (
         ["--agents=trqam,qam", f"--env_name={TASK}", "--grid=agent.kl_budget=1,2"], "--agent.kl_budget", "agents/qam.py",

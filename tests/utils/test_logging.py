@@ -1,8 +1,8 @@
-import io
 import math
 import os
 import re
 import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.errors import UserError
-from utils.logging import CsvLog, ProgressBar, RunLogger, check_backends
+from utils.logging import WIDTH, CsvLog, RunLogger, check_backends, say, shown, warn
+
+ROOT = Path(__file__).resolve().parents[2]
 
 numbers = st.integers(-(10**20), 10**20) | st.floats(allow_nan=False)
 row_lists = st.lists(st.dictionaries(st.sampled_from("abcde"), numbers, max_size=4), max_size=6).map(
@@ -141,7 +143,8 @@ def test_a_run_has_three_files_and_wall_times_in_one(tmp_path, capsys):
         assert logger["eval"].rows() == logger["timing"].rows() == []
         assert capsys.readouterr().out == ""
         logger.cut(5, position | {"train": 3})
-    assert f"{tmp_path}/run/train.csv has lost 2 rows since the checkpoint of step 5" in capsys.readouterr().out
+    lost = f"{tmp_path}/run/train.csv has lost 2 rows since the checkpoint of step 5"
+    assert lost.split() == capsys.readouterr().out.split()
 
 
 def fake_module(monkeypatch, name, **attributes):
@@ -253,54 +256,36 @@ def test_an_unknown_backend_names_the_nearest(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
+LONG = "a message that is longer than a line of a hundred columns, and whose words are all short"
 
 
-def test_the_bar_shows_rate_time_left_and_status():
-    file = Terminal()
-    with ProgressBar(1000, "TRQAM", initial=200, file=file) as bar:
-        bar.status(success=0.426, path_kl=0.3141, kl_budget=0.5, lam=12.345)
-        bar.update(300)
-        bar.refresh()
-        text = file.getvalue().split("\r")[-1]
-    assert text.startswith("TRQAM:  50%") and "500/1000" in text
-    assert re.search(r"\[\d\d:\d\d<(\d\d:\d\d|\?), ", text) and "updates/s" in text
-    assert "success=43%, KL=0.314/0.5, lam=12.3" in text
+def test_messages_keep_to_a_hundred_columns(capsys):
+    say(f"{LONG}: {LONG}")
+    warn(LONG)
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert len(lines) == 2 and all(len(line) <= WIDTH for line in lines)
+    assert lines[1].startswith("  ") and out.split() == f"{LONG}: {LONG}".split()
+    assert err == f"warning: {LONG}\n"
 
 
-def test_the_bar_shows_the_return_where_there_is_no_success():
-    file = Terminal()
-    with ProgressBar(10, "TRQAM", file=file) as bar:
-        bar.status(mean_return=-12.345678, lam=1.0)
-        bar.refresh()
-        assert "return=-12.35, lam=1" in file.getvalue()
-        bar.status(success=0.0, mean_return=-12.345678)
-        bar.refresh()
-        assert file.getvalue().split("\r")[-1].rstrip().endswith("success=0%]")
+def test_a_long_path_has_a_line_of_its_own_and_stays_whole(capsys):
+    path = "/" + "-folder/" * 15
+    say(f"finished: {path}")
+    assert capsys.readouterr().out == f"finished:\n  {path}\n"
 
 
-def test_away_from_a_terminal_the_bar_is_a_few_plain_lines():
-    file = io.StringIO()
-    with ProgressBar(1000, "BC", file=file) as bar:
-        for _ in range(1000):
-            bar.update()
-            bar.status(lam=1.0)
-    lines = file.getvalue().splitlines()
-    assert len(lines) == 2 and lines[0].startswith("BC:   0%") and lines[1].startswith("BC: 100%")
-    assert "\r" not in file.getvalue() and "lam=1" in lines[1] and file.getvalue().isascii()
-    assert bar.mininterval == 30
+def test_a_path_below_the_current_folder_is_shown_as_seen_from_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert shown(tmp_path / "exp" / "run") == "exp/run"
+    assert shown(Path("exp/run")) == "exp/run"
+    assert shown(tmp_path.parent / "run") == f"{tmp_path.parent}/run"
 
 
-def test_away_from_a_terminal_lines_come_in_time():
-    file = io.StringIO()
-    with ProgressBar(100, "BC", file=file, quiet_seconds=0.0) as bar:
-        for _ in range(3):
-            bar.update()
-    assert [line.split("|")[0] for line in file.getvalue().splitlines()][:4] == [
-        "BC:   0%",
-        "BC:   1%",
-        "BC:   2%",
-        "BC:   3%",
-    ]
+def test_a_message_is_in_the_file_at_once(tmp_path):
+    """As `main.py > log` is read by `tail -f` and by a sweep."""
+    code = f"from utils.logging import say; say('now'); print(open({str(tmp_path / 'log')!r}).read())"
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open(tmp_path / "log", "w") as log:
+        subprocess.run([sys.executable, "-c", code], stdout=log, cwd=ROOT, env=environ, check=True)
+    assert (tmp_path / "log").read_text() == "now\nnow\n\n"
