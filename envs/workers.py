@@ -30,6 +30,7 @@ _ENVIRON = {
     "MKL_NUM_THREADS": "1",
 }
 _environ_lock = threading.Lock()
+_limits_lock = threading.Lock()  # evaluations of several seeds run side by side
 _limits_mentioned: set[str] = set()  # environments whose episodes were cut
 
 
@@ -262,8 +263,10 @@ class LocalEnvs:
 def _mention_limit(env_name: str, results: list[ChunkResult]) -> None:
     """Warn once that episodes of an environment are cut, in the process that asked for them."""
     limit = max((result.cut_at for result in results), default=0)
-    with _environ_lock:
-        if not limit or env_name in _limits_mentioned:
+    if not limit:
+        return
+    with _limits_lock:
+        if env_name in _limits_mentioned:
             return
         _limits_mentioned.add(env_name)
     warn(
