@@ -10,6 +10,7 @@ import numpy as np
 from envs.workers import ChunkResult, EnvWorkers, LocalEnvs
 from utils.checkpoints import CheckpointError
 from utils.chunks import FIELDS
+from utils.errors import RunError
 from utils.evaluation import reset_seed
 from utils.runs import Run
 
@@ -21,7 +22,7 @@ class OnlineEpisodes:
 
     def __init__(self, run: Run, envs: EnvWorkers | LocalEnvs, slot: int, action_dim: int, at_random_until: int):
         self.envs, self.slot = envs, slot
-        self.seed, self.sparse = run.seed, run.settings.flags["sparse"]
+        self.env_name, self.seed, self.sparse = run.env_name, run.seed, run.settings.flags["sparse"]
         self.action_dim, self.at_random_until = action_dim, at_random_until
         self.episode, self.length = -1, 0
         self.observation: np.ndarray | None = None  # None between episodes
@@ -46,13 +47,16 @@ class OnlineEpisodes:
         return self.queue[0]
 
     def took(self, action: np.ndarray, result: ChunkResult) -> tuple[dict[str, Any], bool]:
-        """What came of an action -> the transition and whether it is the first of its episode."""
+        """What came of an action -> the transition and whether it is the first of its episode.
+
+        Raises RunError for a reward above 0 with --sparse.
+        """
         assert self.observation is not None, "call wants() first"
         first, observation, reward = self.length == 0, result.observations[0], result.rewards[0]
         transition = {
             "observations": self.observation,
             "actions": action,
-            "rewards": -1.0 if self.sparse and reward != 0 else reward,
+            "rewards": self._sparse(reward) if self.sparse else reward,
             "terminals": float(result.done),
             "masks": 1.0 - float(result.terminated),
             "next_observations": observation,
@@ -62,6 +66,14 @@ class OnlineEpisodes:
         if result.done:
             self.observation, self.queue = None, []
         return transition, first
+
+    def _sparse(self, reward: float) -> float:
+        if reward > 0:
+            raise RunError(
+                f"--sparse: {self.env_name} gives a reward of {reward:g}, and --sparse makes every reward "
+                "but 0 a -1; leave it out"
+            )
+        return -1.0 if reward != 0 else reward
 
     def _reset(self) -> np.ndarray:
         return self.envs.reset([self.slot], [reset_seed(self.seed + ONLINE_SEEDS, self.episode)])[0]

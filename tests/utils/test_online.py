@@ -11,6 +11,7 @@ from envs.workers import ChunkResult, LocalEnvs
 from tests.utils.test_chunks import make_dataset, online_transition
 from utils.checkpoints import CheckpointError
 from utils.chunks import Replay
+from utils.errors import RunError
 from utils.online import OnlineEpisodes, ReplayFile, as_dataset
 
 
@@ -93,7 +94,7 @@ def test_the_file_goes_on_behind_a_position_and_notices_damage(tmp_path):
 
 def episodes_of(envs, action_dim, sparse=False, at_random_until=0):
     settings = types.SimpleNamespace(flags={"sparse": sparse})
-    run = types.SimpleNamespace(seed=3, settings=settings)
+    run = types.SimpleNamespace(env_name="some:Env-v0", seed=3, settings=settings)
     return OnlineEpisodes(run, envs, 0, action_dim, at_random_until)
 
 
@@ -108,8 +109,8 @@ def step_of(episodes, step, ask):
 class Episodes:
     """Its episode e observes [e, t], pays -2 a step and 0 in the goal, and ends at t = 5, in the goal if e is odd."""
 
-    def __init__(self):
-        self.episode, self.step = -1, 0
+    def __init__(self, sign=-1):
+        self.episode, self.step, self.sign = -1, 0, sign
 
     def reset(self, slots, seeds):
         self.episode, self.step = self.episode + 1, 0
@@ -118,7 +119,7 @@ class Episodes:
     def run_chunks(self, slots, chunks):
         self.step += 1
         end, goal = self.step == 5, self.episode % 2 == 1
-        reward = 0.0 if end and goal else -2.0
+        reward = 0.0 if end and goal else 2.0 * self.sign
         observation = np.array([[self.episode, self.step]], np.float32)
         return [ChunkResult(observation, np.array([reward]), end and goal, end and not goal, float(end and goal))]
 
@@ -141,6 +142,12 @@ def test_chunks_run_open_loop_and_end_with_their_episode(sparse):
     assert [t["terminals"] for t in transitions] == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
     assert [t["masks"] for t in transitions] == [1] * 9 + [0]  # running out of time is no end of the task
     assert [t["rewards"] for t in transitions] == [-1.0 if sparse else -2.0] * 9 + [0]
+
+
+def test_sparse_turns_no_reward_into_a_cost_online_either():
+    episodes = episodes_of(Episodes(sign=1), 2, sparse=True)
+    with pytest.raises(RunError, match="--sparse: some:Env-v0 gives a reward of 2, and --sparse makes every reward but"):
+        step_of(episodes, 0, lambda observation: np.zeros((3, 2), np.float32))
 
 
 def test_actions_are_random_at_first_and_the_policy_is_not_asked():
