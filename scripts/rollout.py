@@ -81,6 +81,7 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
 
     from envs.workers import EnvWorkers, default_workers
     from utils.evaluation import evaluate
+    from utils.logging import say
     from utils.policy import evaluation_policy, evaluation_values, load_run
     from utils.video import film
 
@@ -99,7 +100,8 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
             expected[keys[starts, 1]] = values(observations, actions)[starts]
         return actions
 
-    print(f"{Path(stored['agent_file']).stem} after {int(agent.step)} updates on {task}, seed {seed}")
+    agent_name = Path(stored["agent_file"]).stem
+    say(f"{agent_name} after {int(agent.step)} updates on {task}, seed {seed}: {fv.episodes} episodes")
     with EnvWorkers(task, workers=fv.eval_workers or default_workers(fv.episodes)) as workers:
         result = evaluate(watched, workers, fv.episodes, seed, chunk_length, stored["action_dim"], discount=config.discount)
     print_episodes(result, expected)

@@ -18,6 +18,8 @@ from envs.checks import success_of
 from envs.tasks import dataset_name, is_user_env, world_name
 from envs.workers import SLOTS, EnvWorkers, MakeEnv, WorkerError
 from utils.evaluation import Policy, Values, evaluate
+from utils.logging import say, shown
+from utils.progress import Counter
 
 _SIZE = 320
 _LINE = 16  # pixels of a caption's line
@@ -86,10 +88,16 @@ def film(
             value.value = values(observations, actions)[episode % slots]  # the one row that is in use
         return actions
 
+    say(f"filming {shown(path)}, episodes: {episodes}")
+    environ = {"MUJOCO_GL": gl}
     try:
-        with EnvWorkers(env_name, slots, workers=1, make_env=make_filmed, environ={"MUJOCO_GL": gl}) as workers:
+        with (
+            EnvWorkers(env_name, slots, workers=1, make_env=make_filmed, environ=environ) as workers,
+            Counter("filming", episodes, unit=" ep", kept=False) as bar,
+        ):
             for episode in range(episodes):
                 evaluate(filmed_policy, workers, 1, seed, chunk_length, action_dim, first_episode=episode, progress=False)
+                bar.update()
         os.replace(part, path)
     except WorkerError as error:
         print(f"no video {path.name}, all else is unaffected: {error.summary}", file=sys.stderr)

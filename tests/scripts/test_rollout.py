@@ -38,8 +38,8 @@ def run(*flags):
 
 def test_the_episodes_are_those_of_the_runs_evaluation(run_dir, capsys):
     assert run(run_dir, "--episodes=3", "--eval_workers=2") == 0
-    out = capsys.readouterr().out.splitlines()
-    assert out[0] == f"trqam after 0 updates on {TASK}, seed 5"
+    out = capsys.readouterr().out.replace("\n  ", " ").splitlines()
+    assert out[0] == f"trqam after 0 updates on {TASK}, seed 5: 3 episodes"
     table = [dict(zip(out[1].split(), line.split(), strict=True)) for line in out[2:5]]
     assert [row["episode"] for row in table] == ["0", "1", "2"] and all(float(row["value"]) for row in table)
     evaluation = CsvLog(run_dir / "eval.csv").rows()[-1]
@@ -50,9 +50,9 @@ def test_the_episodes_are_those_of_the_runs_evaluation(run_dir, capsys):
     assert out[5] == f"success {evaluation['success']:.1%} of 3 episodes"
     # Other episodes with another seed; and what a row says depends on nothing but the seed and its number.
     assert run(run_dir, "--episodes=1", "--seed=6") == 0
-    other = capsys.readouterr().out.splitlines()[2].split()
+    other = capsys.readouterr().out.splitlines()[-2].split()
     assert run(run_dir, "--episodes=2", "--seed=6", "--eval_workers=1", "--best") == 0
-    again = capsys.readouterr().out.splitlines()[2].split()
+    again = capsys.readouterr().out.splitlines()[-3].split()
     assert other == again and other[-1] != table[0]["value"]
 
 
@@ -81,7 +81,8 @@ def test_the_film_shows_task_success_and_value(run_dir, tmp_path, monkeypatch, c
         assert "no video out.gif" in capsys.readouterr().err
         return
     assert run(run_dir, *flags) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(path)
+    out = capsys.readouterr().out
+    assert f"filming {path}, episodes: 1" in out.replace("\n  ", " ") and out.splitlines()[-1] == str(path)
     frames = imageio.mimread(path)
     assert len(frames) == 4 and frames[0].shape[:2] == (320, 320)  # steps 0, 400, 800 and the last
 
