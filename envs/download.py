@@ -167,7 +167,15 @@ def _continue(web: Web, source: Source, part: Path, progress: bool, label: str) 
         total = start + int(length) if length else web.said.size or source.known.size
         with (
             part.open("ab" if resumed else "wb") as file,
-            Counter(label, total, initial=start, disable=not progress, unit="B", unit_scale=True) as bar,
+            Counter(
+                label,
+                total,
+                kept=False,  # `download` says at the end what came from where
+                initial=start,
+                disable=not progress,
+                unit="B",
+                unit_scale=True,
+            ) as bar,
         ):
             while block := response.read(1 << 20):
                 file.write(block)

@@ -45,6 +45,14 @@ def test_a_whole_file(host, tmp_path):
     assert len(host.requests) == 1
 
 
+def test_a_log_gets_one_line_for_each_file(host, tmp_path, capsys):
+    host.files[f"/{NAME}"] = archive()
+    host.break_after = [5000, 7000]
+    download(NAME, tmp_path / NAME, [host.url])
+    said = capsys.readouterr()
+    assert said.err == "" and said.out.startswith(f"{NAME}: ") and said.out.count("\n") == 1
+
+
 def test_a_broken_transfer_goes_on_by_itself(host, tmp_path):
     host.files[f"/{NAME}"] = archive()
     host.break_after = [5000, 7000]
