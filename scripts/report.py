@@ -1,16 +1,18 @@
 """Runs -> the table: success with intervals, method against method, curves, and the published figures beside.
 
-    python scripts/report.py exp/                                        # a table in the terminal
+    python scripts/report.py exp/                                        # for each domain
+    python scripts/report.py exp/ --details                              # and each task
     python scripts/report.py exp/ --html=report.html --csv=report.csv --latex=report.tex
-    python scripts/report.py exp/ --step=200_000                         # every run at one step; --step=last: as far as all are
+    python scripts/report.py exp/ --step=200_000                         # all runs at one step (last: as far as all are)
     python scripts/report.py exp/Debug/ exp_data.pkl                     # published exp_data pickles beside them
     python scripts/report.py other.pkl --pickle_axes=seeds,evaluations   # where arrays are so
     python scripts/report.py exp/Debug/ --export=results/NAME            # keep what a report reads, and the commands
     python scripts/report.py exp/again --repeat_of=results/study         # whether repeated runs land where they should
-    python scripts/report.py --check                                     # the README's tables against results/ (--write: renew)
+    python scripts/report.py --check                                     # the README's tables (--write: make them anew)
 
-Folders are searched for run folders at any depth. Without --step a run counts at the end of its offline and of its online
-phase; unfinished ones are told and left out. Methods are told apart by the agent and by the settings that differ.
+Folders are searched for run folders at any depth. Without --step a run counts at the end of its
+offline and of its online phase; unfinished ones are named and left out. Methods differ in the
+agent or in settings. The terminal shows at most 120 columns; CSV and page have every number.
 """
 
 import argparse
@@ -62,6 +64,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "95 %% instead of 88 over 50 tasks, but about 80 %% instead of 75 over a single one: use Student's there"
     )
     parser.add_argument("--widen", action="store_true", help=doc)
+    doc = "also every task, pair of methods and published figure"
+    parser.add_argument("--details", action="store_true", help=doc)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every number")
     parser.add_argument("--latex", type=Path, metavar="FILE", help="write a LaTeX table")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with tables and curves")
@@ -117,18 +121,19 @@ def run(argv: list[str]) -> int:
     written = write([(path.expanduser(), made(found)) for path, made in outputs if path])
     if flags.export:
         written.append(f"{export(results, flags.export.expanduser())} runs below {flags.export}")
-    print(as_text(found), *(f"written: {what}" for what in written), sep="\n")
+    print(as_text(found, flags.details), *(f"written: {what}" for what in written), sep="\n")
     return repeated(found, flags) if flags.repeat_of else 0
 
 
 def repeated(found: "Report", flags: argparse.Namespace) -> int:
     """Compare runs with those of --repeat_of; returns the exit code, 1 where one is outside."""
     from utils.report import repeats
+    from utils.report_text import wrapped
     from utils.results import read_all
 
     others, _ = read_all([str(flags.repeat_of)], flags.pickle_interval, flags.pickle_axes)
     compared = repeats(found, others)
-    print("", *(line for line, _ in compared), sep="\n")
+    print("", *(wrapped(line) for line, _ in compared), sep="\n")
     return 0 if all(inside for _, inside in compared) else 1
 
 

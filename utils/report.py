@@ -27,6 +27,7 @@ SETTLED = 0.5  # the part of a phase's logs in which lambda counts as settled
 NEAR = 0.1  # of the budget
 MOST = 0.9  # of the logs
 DATA_TOLERANCE = 0.05
+UNSURE = ("published data", "data ")  # how differences begin that there may not be
 
 Item = TypeVar("Item")
 Bootstrap = Callable[..., Interval]
@@ -98,6 +99,11 @@ class Beside:
     row: Row
     published: Published
     differences: list[str]
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything is known to differ."""
+        return not all(difference.startswith(UNSURE) for difference in self.differences)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -584,16 +590,11 @@ def check_seeds(points: list[Point], notes: list[str], widen: bool) -> None:
             f"to {max(seeds.values())}"
         )
     few = [count for count in seeds.values() if 1 < count < FEW_SEEDS]
-    if few and not widen:
-        notes.append(
-            f"{min(few)} seeds: the bootstrap's intervals, as rliable defines them, are narrower than 95 % by a factor near "
-            "√(1 - 1/N) with N seeds (--widen corrects it over many tasks); Student's are not"
-        )
     if few:
-        notes.append(
-            f"{min(few)} seeds: over few tasks the bootstrap's intervals are too narrow even with --widen (about 80 % over one "
-            "task with 3 seeds); Student's are those to use there"
-        )
+        over_few = "over few tasks even with --widen (one task, 3 seeds: about 80 %)"
+        over_many = "" if widen else "over many tasks without --widen (as in rliable), and "
+        narrow = f"bootstrap intervals are too narrow {over_many}{over_few}"
+        notes.append(f"{min(few)} seeds: {narrow}; use Student's ± there")
 
 
 def check_runs(points: list[Point], notes: list[str]) -> None:

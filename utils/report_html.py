@@ -1,333 +1,319 @@
-"""A report as one page that opens without a network: tables, and curves as inline SVG. No script, no font, no other file."""
+"""A report as one page that opens without a network: curves, tables, details; no script."""
 
-import functools
-import html
 import itertools
-import math
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-import numpy as np
-
-from utils.report import OVERALL, Report, Row, by_phase, curve, groups, kl_curve
+from utils.report import OVERALL, Beside, Improvement, Report, Row, by_phase, groups
+from utils.report_curves import escape, figures, sample
 from utils.report_text import (
     BESIDE,
     CELLS,
-    IMPROVEMENT,
+    EXPLAINED,
     RETURN,
+    Block,
+    Lookup,
+    Matrix,
     beside_cells,
-    coarse,
-    improvement_cells,
-    return_cells,
+    blocks,
+    bracket,
+    certain,
+    main_names,
+    main_rows,
+    matrices,
     short,
+    shown,
 )
 from utils.results import Result
+from utils.statistics import Interval
 
-LIGHT = ("#2468c8", "#c2571a", "#1a8a5a", "#8a4fc0", "#a87b00", "#0b8494", "#c0354e", "#5f6875")
-DARK = ("#74a9f7", "#f0965c", "#53c795", "#bb97ee", "#d9b04b", "#4fc3d2", "#f0808f", "#a9b1bd")
-WIDTH, HEIGHT = 330, 190
-LEFT, RIGHT, TOP, BOTTOM = 40, 14, 24, 24
-TICKS = 4
+SHADE = 0.45  # of a cell with a probability of 100 %
+COLUMNS = ["tasks", "seeds", "start", "success", "iqm", "path_kl", "within", "settled"]
+COLUMNS += ["highest", "lam", "data", "episodes", "step"]
+STYLE = Path(__file__).with_name("report.css")
 
 
 def page(found: Report, title: str) -> str:
     """The whole page."""
-    sections = [("summary", "Summary", summary(found))]
-    if found.notes:
-        notes = "".join(f"<li>{escape(note)}</li>" for note in found.notes)
-        sections.append(("notes", "What to mind", f"<ul>{notes}</ul>"))
-    sections += tables(found)
-    figures = [(f"curves-{i}", short(name), body) for i, (name, body) in enumerate(curves(found))]
-    contents = "".join(f'<li><a href="#{key}">{escape(name)}</a></li>' for key, name, _ in sections)
-    below = "".join(f'<li><a href="#{key}">{escape(name)}</a></li>' for key, name, _ in figures)
-    body = "".join(f'<section id="{key}"><h2>{escape(name)}</h2>{inside}</section>' for key, name, inside in sections)
-    body += f'<section id="curves"><h2>Curves</h2>{legend(found)}'
-    body += "".join(f'<div id="{key}"><h3>{escape(name)}</h3>{inside}</div>' for key, name, inside in figures) + "</section>"
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{style()}</style></head><body>'
-        f'<nav><strong>Contents</strong><ul>{contents}<li><a href="#curves">Curves</a><ul>{below}</ul></li></ul></nav>'
-        f"<main><h1>{escape(title)}</h1>{body}</main></body></html>\n"
+    lookup = Lookup(found)
+    sections = [
+        ("curves", "Curves", curves(found, lookup)),
+        ("tables", "Success, path KL and λ", main_tables(found, lookup)),
+        ("improvement", "Probability of improvement", improvement(found, lookup)),
+        ("details", "Details", details(found, lookup)),
+    ]
+    sections = [section for section in sections if section[2]]
+    links = "".join(f'<a href="#{key}">{name}</a> ' for key, name, _ in sections)
+    body = ""
+    for key, name, inside in sections:
+        body += f'<section id="{key}"><h2>{name}</h2>{inside}</section>'
+    head = (
+        f'<meta charset="utf-8"><title>{escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
     )
+    main = f"<h1>{escape(title)}</h1><nav>{links}</nav>{body}"
+    inside = f"<head>{head}</head><body><main>{main}</main></body>"
+    return f'<!doctype html><html lang="en">{inside}</html>\n'
 
 
-def summary(found: Report) -> str:
-    """What the report is made of: the methods with their settings, the programs and machines."""
-    lines = []
-    for method in found.methods:
-        results = [result for result in found.results if result.method == method]
-        overrides = sorted({result.given or "defaults" for result in results})
-        made = {key: sorted({str(r.config.get(key)) for r in results if r.config.get(key)}) for key in ("device", "commit")}
-        tasks, seeds = len({r.env_name for r in results}), len({r.seed for r in results})
-        commits = ", ".join(commit[:10] for commit in made["commit"])
-        lines.append(
-            [method, str(len(results)), str(tasks), str(seeds), "; ".join(overrides), ", ".join(made["device"]), commits]
-        )
-    return (
-        "<p>Success in percent over the evaluation episodes, at step 0 and at the step named. ± is Student's 95 % interval "
-        "over seeds, IQM the interquartile mean with its 95 % bootstrap interval stratified by task (Agarwal et al. 2021). "
-        "Bands in the figures are 95 % intervals over seeds. A method without an offline phase "
-        "is drawn from where the online phase of the others begins.</p>"
-        + table(["method", "runs", "tasks", "seeds", "settings given", "device", "commit"], lines)
+# ---------------------------------------------------------------- curves
+
+
+def curves(found: Report, lookup: Lookup) -> str:
+    """The figures of all tasks and of each domain, and what their lines are."""
+    shown_groups = list(main_groups(found.results))
+    rows = figure_rows(shown_groups, lookup)
+    first = rows[:1] if len(rows) == len(shown_groups) else []
+    about = (
+        "<p>Over steps. Bands: 95 % intervals over seeds. Thin lines: the KL budget. "
+        "A rule: the online phase begins; methods without an offline phase start there.</p>"
     )
+    return "".join([*first, legend(lookup), about, *rows[len(first) :]])
 
 
-def tables(found: Report) -> list[tuple[str, str, str]]:
-    """(key, title, body) of the sections with tables."""
-    sections = []
-    columns = ["method", "tasks", "seeds", "start", "success", "iqm", "path_kl", "within", "lam", "data", "episodes", "step"]
-    for phase, rows in by_phase(found.rows, lambda row: row.phase):
-        first = [row for row in rows if row.scope != "task"]
-        sections += [(f"{phase}-{key}", f"{title}, {phase}", result_table(inside, columns)) for key, title, inside in (
-            ("means", "Domains and all tasks", first),
-            ("tasks", "Tasks", [row for row in rows if row.scope == "task"]),
-        ) if inside]  # fmt: skip
+def by_domain(results: list[Result]) -> Iterator[tuple[str, list[tuple[str, list[Result]]]]]:
+    """(domain, [(title, runs)]): the domain and each of its tasks; first all tasks."""
+
+    def domain_of(group: tuple[str, str, list[Result]]) -> str:
+        return OVERALL if group[0] == "overall" else group[2][0].domain
+
+    found = groups(results, lambda result: result)
+    for domain, inside in itertools.groupby(found, key=domain_of):
+        yield domain, [(short(name), runs) for _, name, runs in inside]
+
+
+def main_groups(results: list[Result]) -> Iterator[tuple[str, list[Result]]]:
+    """(title, runs) of all tasks and of each domain."""
+    for _, inside in by_domain(results):
+        yield inside[0]
+
+
+def figure_rows(runs: list[tuple[str, list[Result]]], lookup: Lookup) -> list[str]:
+    """Rows of figures: one for each group of runs, or all in one where a group has but one."""
+    drawn = [figures(lookup.keys, title, inside) for title, inside in runs]
+    drawn = [row for row in drawn if row]
+    if all(len(row) == 1 for row in drawn):
+        drawn = [[figure for row in drawn for figure in row]]
+    return [f'<div class="row">{"".join(row)}</div>' for row in drawn]
+
+
+def legend(lookup: Lookup) -> str:
+    """The line and the key of each method, in columns as wide as the names."""
+    entries = ""
+    for i, (method, key) in enumerate(lookup.keys.items()):
+        entries += f"<li>{sample(i)}<b>{key}</b><span>{escape(method)}</span></li>"
+    width = min(300, 60 + 8 * max(map(len, lookup.keys)))
+    return f'<ul class="legend" style="--w:{width}px">{entries}</ul>'
+
+
+# ---------------------------------------------------------------- tables
+
+
+def main_tables(found: Report, lookup: Lookup) -> str:
+    """A table for all tasks and for each domain, and the sources of the published figures."""
+    parts = [block_table(block, lookup) for block in blocks(main_rows(found))]
     for phase, returns in by_phase(found.returns, lambda entry: entry.phase):
-        title = f"Return of runs that report no success, {phase}"
-        body = table(RETURN, [return_cells(entry) for entry in returns])
-        sections.append((f"{phase}-return", title, body))
-    for phase, entries in by_phase(coarse(found), lambda entry: entry.phase):
-        body = table(IMPROVEMENT, [improvement_cells(entry) for entry in entries])
-        sections.append((f"{phase}-improvement", f"Probability of improvement, {phase}", body))
-    for phase, beside in by_phase(found.beside, lambda entry: entry.row.phase):
-        body = table(BESIDE, [beside_cells(entry) for entry in beside])
-        sections.append((f"{phase}-published", f"Beside the published figures, {phase}", body))
-    return sections
+        body = table(RETURN, map(lookup.returned, returns))
+        parts.append(f"<h3>Return of runs that report no success, {phase}</h3>{body}")
+    sources = "".join(f"<li>{escape(source)}</li>" for source in lookup.sources)
+    if sources:
+        about = "≠: not the same experiment. Published figures:"
+        parts.append(f'<p class="dim">{about}</p><ol class="dim">{sources}</ol>')
+    return f'{"".join(parts)}<p class="dim">{EXPLAINED}</p>'
 
 
-def result_table(rows: list[Row], columns: list[str]) -> str:
-    """Rows, a rule before each name's first; columns that are empty throughout are left out."""
-    columns = [name for name in columns if any(CELLS[name][1](row) for row in rows)]
-    lines = []
-    for name, inside in itertools.groupby(rows, key=lambda row: row.name):
-        for i, row in enumerate(inside):
-            lines.append([short(name) if i == 0 else "", *(CELLS[column][1](row) for column in columns)])
-    return table([CELLS["name"][0], *(CELLS[column][0] for column in columns)], lines)
+def block_table(block: Block, lookup: Lookup) -> str:
+    """One table with its heading."""
+    facts, header, lines = shown(block, lookup)
+    methods = [row.method for row in block.rows]
+    body = methods_table(header, zip(methods, lines, strict=True), lookup)
+    about = " · ".join([block.phase, *facts])
+    return f'<h3>{escape(short(block.name))} <span class="dim">{about}</span></h3>{body}'
+
+
+def methods_table(
+    header: list[str],
+    lines: Iterable[tuple[str, list[str]]],
+    lookup: Lookup,
+) -> str:
+    """A table with a line for each method."""
+    body = [[method_head(method, lookup), *map(_cell, cells)] for method, cells in lines]
+    return _table(["method", *header], body)
+
+
+def method_head(method: str, lookup: Lookup) -> str:
+    """The key and the name of a method; its settings are not shown on a narrow screen."""
+    agent, _, settings = method.partition(" ")
+    more = f" <small>{escape(settings)}</small>" if settings else ""
+    return f"<th><b>{lookup.keys[method]}</b> {escape(agent)}{more}</th>"
 
 
 def table(header: list[str], lines: Iterable[list[str]]) -> str:
     """An HTML table in a box that scrolls."""
+    return _table(header, [list(map(_cell, line)) for line in lines])
+
+
+def _cell(text: str) -> str:
+    return f"<td>{escape(text)}</td>"
+
+
+def _table(header: list[str], body: list[list[str]]) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = ""
-    for line in lines:
-        kind = ' class="first"' if line[0] else ""
-        body += f"<tr{kind}>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>"
-    return f'<div class="box"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    rows = "".join(f"<tr>{''.join(cells)}</tr>" for cells in body)
+    inside = f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody>"
+    return f'<div class="box"><table>{inside}</table></div>'
 
 
-def escape(text: str) -> str:
-    """Text for HTML."""
-    return html.escape(text)
+# ---------------------------------------------------------------- improvement
 
 
-# -------------------------------------------------------------------------------------------------- figures
+def improvement(found: Report, lookup: Lookup) -> str:
+    """The matrices of all tasks, or of the only table, and folded those of the domains."""
+    made = matrices(found, lookup)
+    if not made:
+        return ""
+    first: list[str] = []
+    folded: list[str] = []
+    for matrix in made:
+        (first if matrix.name == made[0].name else folded).append(matrix_table(matrix, lookup))
+    about = (
+        "<p>In percent: how probably a run of the method on the left does better than one of "
+        "the method above. Bold: the 95 % interval leaves out 50 %.</p>"
+    )
+    more = fold("domains", "Of each domain", "".join(folded)) if folded else ""
+    return f"{about}{''.join(first)}{more}"
 
 
-def legend(found: Report) -> str:
-    """The colour of each method."""
-    entries = ""
-    for i, method in enumerate(found.methods):
-        line = f'<path class="line s{i % len(LIGHT)}" {_dash(i)} d="M1 5H25"/>'
-        entries += f'<span><svg width="26" height="10">{line}</svg>{escape(method)}</span>'
-    return f'<p class="legend">{entries}</p>'
+def matrix_table(matrix: Matrix, lookup: Lookup) -> str:
+    """One matrix with its heading."""
+    header = [lookup.keys[method] for method in matrix.methods]
+    body = [
+        [method_head(method, lookup), *map(matrix_cell, cells)]
+        for method, cells in zip(matrix.methods, matrix.cells, strict=True)
+    ]
+    heading = f'<h3>{escape(short(matrix.name))} <span class="dim">{matrix.phase}</span></h3>'
+    return f'{heading}<div class="matrix">{_table(["", *header], body)}</div>'
 
 
-def curves(found: Report) -> Iterable[tuple[str, str]]:
-    """(domain, its figures): success, path KL against its budget, and λ, of the domain and of each task."""
-    everything = groups(found.results, lambda result: result)
-    for name, inside in itertools.groupby(
-        everything, key=lambda group: OVERALL if group[0] == "overall" else group[2][0].domain
-    ):
-        rows = [figure_row(found.methods, short(title), runs) for _, title, runs in inside]
-        yield name, "".join(rows)
+def matrix_cell(interval: Interval | None) -> str:
+    """A probability, shaded above 50 %, its interval as a tooltip."""
+    if interval is None:
+        return "<td></td>"
+    shade = SHADE * max(0.0, interval.value / 50 - 1)
+    kind = ' class="certain"' if certain(interval) else ""
+    tint = f' style="--p:{shade:.2f}"' if shade else ""
+    return f'<td{kind}{tint} title="{bracket(interval)}">{interval.value:.0f}</td>'
 
 
-Line = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Steps, mean and half of the interval."""
+# ---------------------------------------------------------------- details
 
 
-def figure_row(methods: list[str], title: str, results: list[Result]) -> str:
-    """A row of figures of some runs: success, path KL and λ where there are any."""
+def fold(key: str, title: str, body: str) -> str:
+    """A part of the page that is closed at first."""
+    return f'<details id="{key}"><summary>{escape(title)}</summary>{body}</details>'
+
+
+def details(found: Report, lookup: Lookup) -> str:
+    """Everything else, folded."""
+    parts = [("methods", "Methods: settings, device, commit", methods_made(found, lookup))]
+    if found.notes:
+        listed = "".join(f"<li>{escape(note)}</li>" for note in found.notes)
+        parts.insert(0, ("notes", f"Notes ({len(found.notes)})", f"<ul>{listed}</ul>"))
+    parts += task_curves(found, lookup)
+    parts += tables(found, lookup)
+    return "".join(fold(*part) for part in parts)
+
+
+def methods_made(found: Report, lookup: Lookup) -> str:
+    """The methods with their settings, the programs and machines."""
+    header = ["runs", "tasks", "seeds", "settings given", "device", "commit"]
     by_method: dict[str, list[Result]] = {}
-    for result in results:
+    for result in found.results:
         by_method.setdefault(result.method, []).append(result)
-    by_method = {method: by_method[method] for method in methods if method in by_method}
-    ends = online_starts(results)
-    draw = functools.partial(chart, methods=methods, ends=ends, shift=shifts(by_method, ends))
-    figures = []
-    if success := lines(by_method, curve):
-        figures.append(draw(f"{title}: success (%)", series=success, top=100.0))
-    columns = ("path_kl", "kl_budget", "lam")
-    kl, budget, lam = (lines(by_method, functools.partial(kl_curve, name=n)) for n in columns)
-    if kl:
-        figures.append(draw(f"{title}: path KL", series=kl, dashed=budget))
-    if lam:
-        figures.append(draw(f"{title}: λ", series=lam))
-    return f'<div class="row">{"".join(figures)}</div>'
+    lines = [(method, made_cells(by_method[method])) for method in found.methods]
+    return methods_table(header, lines, lookup)
 
 
-def shifts(by_method: dict[str, list[Result]], ends: set[int]) -> dict[str, int]:
-    """How far methods without an offline phase are moved: to where the others go online."""
-    shift = max(ends, default=0)
-    return {m: shift for m, runs in by_method.items() if not any(r.offline_steps for r in runs)}
+def made_cells(results: list[Result]) -> list[str]:
+    """Numbers of runs, tasks and seeds of one method; its settings, devices and commits."""
+    numbers = [len(results), len({r.env_name for r in results}), len({r.seed for r in results})]
+    given = sorted({result.given or "defaults" for result in results})
+    devices, commits = (named(results, key) for key in ("device", "commit"))
+    short_commits = [commit[:10] for commit in commits]
+    return [*map(str, numbers), *map("; ".join, (given, devices, short_commits))]
 
 
-def online_starts(results: list[Result]) -> set[int]:
-    """The steps at which runs with an offline phase began to be trained online."""
-    both = [result for result in results if result.offline_steps and result.online_steps]
-    return {result.offline_steps for result in both if result.last_step > result.offline_steps}
+def named(results: list[Result], key: str) -> list[str]:
+    """The different values of an entry of config.json, where there are any."""
+    return sorted({str(r.config[key]) for r in results if r.config.get(key)})
 
 
-def lines(
-    by_method: dict[str, list[Result]],
-    line_of: Callable[[list[Result]], Line],
-) -> dict[str, Line]:
-    """The line of each method that has any points."""
-    found = {method: line_of(runs) for method, runs in by_method.items()}
-    return {method: line for method, line in found.items() if len(line[0])}
+def task_curves(found: Report, lookup: Lookup) -> list[tuple[str, str, str]]:
+    """(key, title, body): the figures of the tasks of each domain that has several."""
+    parts: list[tuple[str, str, str]] = []
+    for domain, (_, *tasks) in by_domain(found.results):
+        if tasks:
+            body = "".join(figure_rows(tasks, lookup))
+            title = f"Curves: {domain}, {len(tasks)} tasks"
+            parts.append((f"curves-{len(parts)}", title, body))
+    return parts
 
 
-class Axes(NamedTuple):
-    """The scales of a figure: from 0 to the last step and to the highest value."""
-
-    right: float
-    top: float
-
-    def place(self, steps: np.ndarray, values: np.ndarray) -> list[str]:
-        """Points of a path, values clipped to the figure."""
-        x = LEFT + (WIDTH - LEFT - RIGHT) * steps / self.right
-        inside = np.clip(values, 0.0, self.top)
-        y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * inside / self.top
-        return [f"{a:.1f} {b:.1f}" for a, b in zip(x.tolist(), y.tolist(), strict=True)]
-
-    def at(self, x: float, y: float) -> list[str]:
-        """The two coordinates of one point."""
-        return self.place(np.array([x]), np.array([y]))[0].split()
-
-    def grid(self, ends: Iterable[int]) -> str:
-        """Ticks with their numbers, and a rule at each step of `ends`."""
-        parts = []
-        for y in ticks(self.top):
-            _, b = self.at(0, y)
-            parts.append(f'<path class="grid" d="M{LEFT} {b}H{WIDTH - RIGHT}"/>')
-            parts.append(f'<text class="y" x="{LEFT - 5}" y="{b}">{y:g}</text>')
-        for x in ticks(self.right):
-            a, _ = self.at(x, 0)
-            below = HEIGHT - BOTTOM + 15
-            parts.append(f'<text class="x" x="{a}" y="{below}">{counted(x)}</text>')
-        for end in ends:
-            a, _ = self.at(min(end, self.right), 0)
-            rule = f'<path class="end" d="M{a} {TOP}V{HEIGHT - BOTTOM}">'
-            parts.append(f"{rule}<title>online from here</title></path>")
-        return "".join(parts)
+def tables(found: Report, lookup: Lookup) -> list[tuple[str, str, str]]:
+    """(key, title, body) of the tables with every column, every pair and published figure."""
+    parts: list[tuple[str, str, str]] = []
+    for scope, title in (("means", "Domains and all tasks"), ("tasks", "Tasks")):
+        rows = [row for row in found.rows if (row.scope == "task") == (scope == "tasks")]
+        for phase, inside in by_phase(rows, lambda row: row.phase):
+            body = full_tables(inside, lookup)
+            parts.append((f"{phase}-{scope}", f"{title}, {phase}: every column", body))
+    for phase, entries in by_phase(main_pairs(found), lambda pair: pair.phase):
+        title = f"Pairs of methods with intervals, {phase}"
+        parts.append((f"{phase}-pairs", title, pair_tables(entries, lookup)))
+    for phase, beside in by_phase(found.beside, lambda entry: entry.row.phase):
+        body = table(BESIDE, [labelled(entry, lookup) for entry in beside])
+        body = f'<div class="wide">{body}</div>'
+        parts.append((f"{phase}-published", f"Beside the published figures, {phase}", body))
+    return parts
 
 
-def chart(
-    title: str,
-    methods: list[str],
-    series: dict[str, Line],
-    dashed: dict[str, Line] | None = None,
-    top: float | None = None,
-    ends: Iterable[int] = (),
-    shift: dict[str, int] | None = None,
-) -> str:
-    """One figure.
-
-    Args:
-        title: above it.
-        methods: all of the report's, which gives each its colour.
-        series: lines with bands by method.
-        dashed: lines without bands.
-        top: the highest value; the highest of the lines by default.
-        ends: the steps at which the online phase begins.
-        shift: by how many steps a method without an offline phase is moved to the right, to the
-            beginning of the online phase of the others.
-    """
-    dashed, shift = dashed or {}, shift or {}
-    shown = [*series.items(), *dashed.items()]
-    last = [line[0][-1] + shift.get(method, 0) for method, line in shown]
-    if top is None:
-        top = max((np.nanmax(line[1]) for _, line in shown), default=1.0) * 1.15 or 1.0
-    axes = Axes(max(last, default=1.0) or 1.0, top)
-    parts = [f'<text class="title" x="{LEFT}" y="14">{escape(title)}</text>', axes.grid(ends)]
-    for method, (steps, mean, _) in dashed.items():
-        points = "L".join(axes.place(steps + shift.get(method, 0), mean))
-        kind = f"line budget s{methods.index(method) % len(LIGHT)}"
-        parts.append(f'<path class="{kind}" d="M{points}"/>')
-    for method, line in series.items():
-        name, i = escape(method), methods.index(method)
-        parts.append(curve_path(axes, name, i, line, shift.get(method, 0)))
-    box = f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}"'
-    return f'<svg class="chart" {box}>{"".join(parts)}</svg>'
+def main_pairs(found: Report) -> list[Improvement]:
+    """The pairs of methods in the tables that are shown first."""
+    names = main_names(found)
+    return [pair for pair in found.improvements if (pair.phase, pair.name) in names]
 
 
-def curve_path(axes: Axes, name: str, i: int, line: Line, shift: int) -> str:
-    """The line of a method with its band, and its last value as a tooltip.
-
-    Args:
-        axes: the scales of the figure.
-        name: of the method.
-        i: the number of the method, for its colour and dashes.
-        line: what is drawn.
-        shift: by how many steps to the right.
-    """
-    steps, mean, half = line
-    moved, colour, part = steps + shift, i % len(LIGHT), ""
-    if (band := np.isfinite(half)).any():
-        upper = axes.place(moved[band], (mean + half)[band])
-        lower = axes.place(moved[band], (mean - half)[band])
-        part = f'<path class="band s{colour}" d="M{"L".join([*upper, *lower[::-1]])}Z"/>'
-    points = axes.place(moved, mean)
-    path = "L".join(points if len(points) > 1 else points * 2)
-    where = f"{counted(steps[-1])} steps, all online" if shift else counted(steps[-1])
-    title = f"<title>{name}: {mean[-1]:.3g} at {where}</title>"
-    return f'{part}<path class="line s{colour}" {_dash(i)} d="M{path}">{title}</path>'
+def pair_tables(entries: list[Improvement], lookup: Lookup) -> str:
+    """Each pair of methods with the interval, a table for each name."""
+    header = ["method X", "method Y", "tasks", "P(X > Y) in % [95 %]"]
+    parts = []
+    for name, inside in itertools.groupby(entries, key=lambda entry: entry.name):
+        lines = [pair_cells(pair, lookup) for pair in inside]
+        parts.append(f"<h3>{escape(short(name))}</h3>{table(header, lines)}")
+    return "".join(parts)
 
 
-def _dash(i: int) -> str:
-    return f'stroke-dasharray="{2 * (i // len(LIGHT))} 3"' if i >= len(LIGHT) else ""
+def pair_cells(pair: Improvement, lookup: Lookup) -> list[str]:
+    """The two methods, the number of their tasks, and the probability."""
+    methods = [lookup.label(pair.method), lookup.label(pair.other)]
+    return [*methods, str(pair.tasks), bracket(pair.probability)]
 
 
-def ticks(top: float) -> list[float]:
-    """0 and round numbers up to `top`, about TICKS of them."""
-    raw = top / TICKS
-    unit = 10.0 ** math.floor(math.log10(raw))
-    step = min((unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= raw * 0.999), default=raw)
-    return [i * step for i in range(int(top / step * 1.001) + 1)]
+def labelled(entry: Beside, lookup: Lookup) -> list[str]:
+    """The cells of a row beside a published figure, the method by its label."""
+    name, _, *cells = beside_cells(entry)
+    return [name, lookup.label(entry.row.method), *cells]
 
 
-def counted(steps: float) -> str:
-    """250K, 1.5M."""
-    for unit, letter in ((1e6, "M"), (1e3, "K")):
-        if steps >= unit:
-            return f"{steps / unit:.4g}{letter}"
-    return f"{steps:g}"
-
-
-def style() -> str:
-    """The page's style sheet, for light and dark screens."""
-    colours = ["".join(f".s{i}{{--c:{colour}}}" for i, colour in enumerate(palette)) for palette in (LIGHT, DARK)]
-    return f"""
-:root{{--fg:#1c2128;--dim:#5c6570;--bg:#fff;--line:#d8dde3;--grid:#e9ecef;--box:#f6f7f9}}{colours[0]}
-@media(prefers-color-scheme:dark){{:root{{--fg:#e3e7ec;--dim:#9aa4b0;--bg:#15181c;--line:#343b44;--grid:#272d34;--box:#1d2126}}
-{colours[1]}}}
-*{{box-sizing:border-box}}body{{margin:0;color:var(--fg);background:var(--bg);font:14px/1.5 system-ui,sans-serif;display:flex}}
-nav{{position:sticky;top:0;height:100vh;overflow:auto;flex:0 0 205px;padding:20px 16px;border-right:1px solid var(--line);
-font-size:13px}}nav ul{{list-style:none;margin:6px 0;padding-left:0}}nav ul ul{{padding-left:14px;margin:0}}
-nav a{{color:var(--dim);text-decoration:none}}nav a:hover{{color:var(--fg);text-decoration:underline}}
-main{{flex:1;min-width:0;max-width:1320px;padding:20px 26px 80px}}h1{{font-size:24px;margin:0 0 12px}}
-h2{{font-size:18px;margin:36px 0 10px;padding-top:6px}}h3{{font-size:15px;margin:26px 0 4px}}
-.box{{overflow-x:auto}}table{{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}}
-th{{text-align:left;color:var(--dim);font-weight:600;padding:4px 11px 4px 0;border-bottom:1px solid var(--fg);
-white-space:nowrap}}td{{padding:2px 11px 2px 0;vertical-align:top}}tr.first td{{border-top:1px solid var(--line)}}
-td:not(:last-child){{white-space:nowrap}}
-.row{{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:10px;margin-bottom:10px}}
-.chart{{width:100%;height:auto}}.chart text{{fill:var(--dim);font-size:10px}}.chart .title{{fill:var(--fg);font-size:11px}}
-.x{{text-anchor:middle}}.y{{text-anchor:end;dominant-baseline:middle}}.grid{{stroke:var(--grid)}}
-.end{{stroke:var(--dim);stroke-dasharray:2 3;fill:none}}
-.line{{fill:none;stroke:var(--c);stroke-width:1.6;stroke-linejoin:round}}
-.budget{{stroke-dasharray:5 4;stroke-width:1.2;opacity:.8}}.band{{fill:var(--c);opacity:.18}}
-.legend{{position:sticky;top:0;background:var(--bg);padding:8px 0;margin:0;z-index:1}}.legend span{{margin-right:18px}}
-.legend svg{{margin-right:6px}}
-@media(max-width:900px){{body{{display:block}}nav{{position:static;height:auto;border:0}}main{{padding:12px}}}}
-"""
+def full_tables(rows: list[Row], lookup: Lookup) -> str:
+    """A table of every column for each name, without the columns that are empty throughout."""
+    columns = [CELLS[name] for name in COLUMNS]
+    columns = [(header, cell) for header, cell in columns if any(map(cell, rows))]
+    header = [header for header, _ in columns]
+    parts = []
+    for block in blocks(rows):
+        lines = [(row.method, [cell(row) for _, cell in columns]) for row in block.rows]
+        body = methods_table(header, lines, lookup)
+        parts.append(f"<h3>{escape(short(block.name))}</h3>{body}")
+    return "".join(parts)

@@ -3,14 +3,22 @@
 import csv
 import dataclasses
 import io
+import itertools
 import operator
-from collections.abc import Callable
-from typing import Any
+import string
+import textwrap
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.report import Beside, Improvement, Report, Return, Row, by_phase, size
+from utils.report import OVERALL, Beside, Report, Return, Row, by_phase, size
 from utils.statistics import Interval
+
+WIDTH = 120
+GAP = 2
+NAME = 40  # the widest first column
+AGENT = 20  # the longest word beside a key
 
 
 def plus_minus(mean: float, half: float | None, digits: int = 1) -> str:
@@ -19,11 +27,10 @@ def plus_minus(mean: float, half: float | None, digits: int = 1) -> str:
     return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if known else "")
 
 
-def bracket(interval: Interval) -> str:
+def bracket(interval: Interval, digits: int = 1) -> str:
     """64.1 [62.0, 66.0]; the value alone where there is no interval."""
-    if np.isnan(interval.low):
-        return f"{interval.value:.1f}"
-    return f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
+    value, low, high = (f"{number:.{digits}f}" for number in interval)
+    return value if np.isnan(interval.low) else f"{value} [{low}, {high}]"
 
 
 def spent(row: Row) -> str:
@@ -69,68 +76,384 @@ def beside_cells(entry: Beside) -> list[str]:
 BESIDE = ["task", "method", "ours ± 95 %", "seeds", "data", "published ± std", "seeds", "data", "source", "what differs"]
 
 
-def improvement_cells(entry: Improvement) -> list[str]:
-    """Where, which, against which, on how many tasks, probability."""
-    return [short(entry.name), entry.method, entry.other, str(entry.tasks), bracket(entry.probability)]
-
-
-IMPROVEMENT = ["task", "method X", "method Y", "tasks", "P(X > Y) in % [95 %]"]
-
-
-def return_cells(entry: Return) -> list[str]:
-    """Task, method, seeds, mean return, step."""
-    value = plus_minus(entry.mean, entry.half)
-    return [short(entry.name), entry.method, str(entry.seeds), value, entry.step]
-
-
 RETURN = ["task", "method", "seeds", "return", "step"]
 
 
-def aligned(header: list[str], lines: list[list[str]]) -> str:
-    """A table for a terminal."""
-    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
+# ---------------------------------------------------------------- what terminal and page show
+
+
+class Block(NamedTuple):
+    """The rows of one table: the methods on a task, a domain or all tasks in one phase."""
+
+    phase: str
+    name: str
+    rows: list[Row]
+
+
+def blocks(rows: Iterable[Row]) -> list[Block]:
+    """The tables that rows make, in their order."""
+    grouped = itertools.groupby(rows, key=lambda row: (row.phase, row.name))
+    return [Block(phase, name, list(inside)) for (phase, name), inside in grouped]
+
+
+def main_rows(found: Report) -> list[Row]:
+    """The rows over several tasks, and those of tasks that are not in one for each method."""
+    inside = set()
+    for row in found.rows:
+        inside |= {(row.phase, row.method, task) for task in row.names if row.scope == "domain"}
+    alone = set()
+    for row in found.rows:
+        if row.scope == "task" and (row.phase, row.method, row.name) not in inside:
+            alone.add((row.phase, row.name))
+    return [row for row in found.rows if row.scope != "task" or (row.phase, row.name) in alone]
+
+
+def main_names(found: Report) -> set[tuple[str, str]]:
+    """The phases and names of the tables that are shown first."""
+    return {(row.phase, row.name) for row in main_rows(found)}
+
+
+def keys_of(methods: list[str]) -> dict[str, str]:
+    """A short key for each method: A to Z, then AA, AB and so on."""
+    letters = (itertools.product(string.ascii_uppercase, repeat=n) for n in itertools.count(1))
+    keys = map("".join, itertools.chain.from_iterable(letters))
+    return dict(zip(methods, keys, strict=False))
+
+
+Pairs = dict[tuple[str, str], Interval]
+"""P(X > Y) in percent by the methods (X, Y), in both orders."""
+
+
+def pairs_of(found: Report) -> dict[tuple[str, str], Pairs]:
+    """The pairs of methods, by phase and name."""
+    pairs: dict[tuple[str, str], Pairs] = {}
+    for entry in found.improvements:
+        value, low, high = entry.probability
+        inside = pairs.setdefault((entry.phase, entry.name), {})
+        inside[entry.method, entry.other] = entry.probability
+        inside[entry.other, entry.method] = Interval(100 - value, 100 - high, 100 - low)
+    return pairs
+
+
+def best_of(rows: list[Row]) -> Row | None:
+    """The row with the highest success; None for one row and for rows over different tasks."""
+    if len(rows) < 2 or len({row.names for row in rows}) > 1:
+        return None
+    return max(rows, key=lambda row: row.mean)
+
+
+class Lookup:
+    """What the tables of a report share: keys, pairs of methods, published figures, sources."""
+
+    def __init__(self, found: Report):
+        self.keys = keys_of(found.methods)
+        self.pairs = pairs_of(found)
+        self.sources: dict[str, int] = {}
+        self.published: dict[tuple[str, str, str], list[Beside]] = {}
+        for entry in found.beside:
+            self.sources.setdefault(entry.published.source, len(self.sources) + 1)
+            key = (entry.row.phase, entry.row.name, entry.row.method)
+            self.published.setdefault(key, []).append(entry)
+
+    def label(self, method: str) -> str:
+        """The key and the first word of a method's name."""
+        agent = method.partition(" ")[0]
+        short_agent = agent if len(agent) <= AGENT else f"{agent[: AGENT - 3]}..."
+        return f"{self.keys[method]} {short_agent}"
+
+    def figures(self, row: Row) -> str:
+        """The published figures of a row's method with the numbers of their sources."""
+        found = self.published.get((row.phase, row.name, row.method), [])
+        return ", ".join(self.figure(entry) for entry in found)
+
+    def figure(self, entry: Beside) -> str:
+        """84.5 ± 7.7 [1] ≠: a figure, its source, and whether anything is known to differ."""
+        figure, differs = entry.published, " ≠" if entry.differs else ""
+        number = self.sources[figure.source]
+        return f"{plus_minus(figure.success, figure.std)} [{number}]{differs}"
+
+    def improvement(self, block: Block) -> dict[str, list[str]]:
+        """The column with the probability that the best method does better than each."""
+        best = best_of(block.rows)
+        pairs = self.pairs.get((block.phase, block.name), {})
+        if best is None or not pairs:
+            return {}
+        against = [pairs.get((best.method, row.method)) for row in block.rows]
+        cells = ["best" if row is best else "" for row in block.rows]
+        cells = [bracket(p, 0) if p else cell for p, cell in zip(against, cells, strict=True)]
+        return {f"P({self.keys[best.method]} > it) %": cells}
+
+    def returned(self, entry: Return) -> list[str]:
+        """The cells of RETURN."""
+        value = plus_minus(entry.mean, entry.half)
+        return [short(entry.name), self.label(entry.method), str(entry.seeds), value, entry.step]
+
+
+MAIN = ["success", "path_kl", "lam", "iqm"]
+EXPLAINED = (
+    "success: mean ± Student's 95 % interval over seeds. IQM, and P(X > it), how probably a "
+    "run of X does better: with 95 % bootstrap intervals (Agarwal et al. 2021)."
+)
+STARRED = "* the 95 % interval leaves out 50 %; the intervals are in the CSV and the page"
+
+
+class Shown(NamedTuple):
+    """A block as it is shown: what its rows have in common, and its columns but the method."""
+
+    facts: list[str]
+    header: list[str]
+    lines: list[list[str]]
+
+
+def shown(block: Block, lookup: Lookup) -> Shown:
+    """The table of a block; columns that are empty are left out."""
+    columns = cells_of(block, MAIN)
+    columns |= lookup.improvement(block)
+    columns["published"] = [lookup.figures(row) for row in block.rows]
+    facts = []
+    for name in ("start", "tasks", "seeds", "step"):
+        column = cells_of(block, [name])
+        (cells,) = column.values()
+        if len(set(cells)) > 1:
+            columns |= column
+        elif cells[0]:
+            facts.append(fact(name, cells[0]))
+    columns = {header: cells for header, cells in columns.items() if any(cells)}
+    lines = [list(line) for line in zip(*columns.values(), strict=True)]
+    return Shown(facts, list(columns), lines)
+
+
+def cells_of(block: Block, names: list[str]) -> dict[str, list[str]]:
+    """Columns by their headers; `names` as in CELLS."""
+    columns = [CELLS[name] for name in names]
+    return {header: [cell(row) for row in block.rows] for header, cell in columns}
+
+
+def fact(name: str, cell: str) -> str:
+    """3 seeds, 1 seed, step 5,000, 6.7 % at step 0."""
+    if name == "start":
+        return f"{cell} % at step 0"
+    if name == "step":
+        return f"step {cell}"
+    return f"{cell} {name.removesuffix('s') if cell == '1' else name}"
+
+
+class Matrix(NamedTuple):
+    """P(row > column) in percent for the methods of a block."""
+
+    phase: str
+    name: str
+    methods: list[str]
+    cells: list[list[Interval | None]]
+    """[rows, columns]; None on the diagonal and for methods without a common task."""
+
+
+def matrices(found: Report, lookup: Lookup) -> list[Matrix]:
+    """The matrix of each block that is shown and has several methods."""
+    keys = ((block.phase, block.name) for block in blocks(main_rows(found)))
+    compared = [key for key in keys if key in lookup.pairs]
+    return [matrix_of(*key, found.methods, lookup.pairs[key]) for key in compared]
+
+
+def matrix_of(phase: str, name: str, methods: list[str], pairs: Pairs) -> Matrix:
+    """The matrix of the methods that are compared there."""
+    compared = {method for pair in pairs for method in pair}
+    methods = [method for method in methods if method in compared]
+    return Matrix(phase, name, methods, [[pairs.get((x, y)) for y in methods] for x in methods])
+
+
+def certain(interval: Interval) -> bool:
+    """Whether the 95 % interval of a probability of improvement leaves out 50 %."""
+    return interval.low > 50 or interval.high < 50
+
+
+# ---------------------------------------------------------------- the terminal
+
+
+def aligned(header: list[str], lines: list[list[str]], least: int = 0) -> str:
+    """A table for a terminal, at most WIDTH wide: the columns that do not fit are shown below.
+
+    Args:
+        header: a title for each column.
+        lines: the cells. The first column names what a line is about and is repeated.
+        least: if given, the last column is wrapped to what the others leave, but not below it.
+    """
+    table = [header, *lines]
+    widths = [max(len(line[i]) for line in table) for i in range(len(header))]
+    widths = [min(width, WIDTH - NAME - GAP if i else NAME) for i, width in enumerate(widths)]
+    if least:
+        rest = WIDTH - sum(width + GAP for width in widths[:-1])
+        widths[-1] = min(widths[-1], max(rest, least))
+    return "\n\n".join(_aligned(table, widths, columns) for columns in _fitting(widths))
+
+
+def _fitting(widths: list[int]) -> list[list[int]]:
+    """The numbers of the columns that fit beside the first one together."""
+    runs = [[0]]
+    for i, width in enumerate(widths[1:], 1):
+        if len(runs[-1]) > 1 and sum(widths[k] + GAP for k in runs[-1]) + width > WIDTH:
+            runs.append([0])
+        runs[-1].append(i)
+    return runs
+
+
+def _aligned(table: list[list[str]], widths: list[int], columns: list[int]) -> str:
+    """Some columns of a table, cells that are too wide on several lines."""
     rule = ["-" * width for width in widths]
-    table = [zip(line, widths, strict=True) for line in [header, rule, *lines]]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in line).rstrip() for line in table)
+    text = []
+    for line in [table[0], rule, *table[1:]]:
+        cells = [_split(line[i], widths[i]) for i in columns]
+        for part in itertools.zip_longest(*cells, fillvalue=""):
+            padded = (cell.ljust(widths[i]) for i, cell in zip(columns, part, strict=True))
+            text.append((" " * GAP).join(padded).rstrip())
+    return "\n".join(text)
 
 
-def as_text(found: Report) -> str:
-    """The report for a terminal."""
-    parts = []
-    for phase, rows in by_phase(found.rows, lambda row: row.phase):
-        names = ["name", "method", "tasks", "seeds", "start", "success", "iqm", "path_kl", "lam", "step"]
-        names = [name for name in names if any(CELLS[name][1](row) for row in rows)]
-        lines, before = [], None
-        for row in rows:
-            line = [CELLS[name][1](row) for name in names]
-            lines.append(line if row.name != before else ["", *line[1:]])
-            before = row.name
-        parts.append(f"{phase}: success in %, mean ± 95 % interval over seeds\n" + aligned([CELLS[n][0] for n in names], lines))
-    parts += return_tables(found)
-    for phase, improvements in by_phase(coarse(found), lambda entry: entry.phase):
-        lines = [improvement_cells(entry) for entry in improvements]
-        parts.append(f"{phase}: probability of improvement\n" + aligned(IMPROVEMENT, lines))
-    for phase, entries in by_phase(found.beside, lambda entry: entry.row.phase):
-        lines = [beside_cells(entry) for entry in entries]
-        parts.append(f"{phase}: beside the published figures\n" + aligned(BESIDE, lines))
-    if found.notes:
-        parts.append("\n".join(f"note: {note}" for note in found.notes))
+def _split(cell: str, width: int) -> list[str]:
+    return [cell] if len(cell) <= width else textwrap.wrap(cell, width)
+
+
+def wrapped(text: str, indent: int = 2) -> str:
+    """A line for a terminal, on as many lines as it needs; names are not broken at hyphens."""
+    return textwrap.fill(text, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False)
+
+
+def as_text(found: Report, details: bool = False) -> str:
+    """The report for a terminal; with details also every task, all pairs and what differs."""
+    lookup = Lookup(found)
+    parts = key_lines(lookup)
+    parts += [block_text(block, lookup) for block in blocks(main_rows(found))]
+    parts += return_tables(found, lookup)
+    if details:
+        parts += [matrix_text(matrix, lookup) for matrix in matrices(found, lookup)]
+        parts += task_tables(found, lookup)
+        parts += beside_tables(found, lookup)
+    parts.append("\n".join([*footnotes(found, lookup, details), *notes(found)]))
     return "\n\n".join(parts)
 
 
-def return_tables(found: Report) -> list[str]:
+def key_lines(lookup: Lookup) -> list[str]:
+    """The keys of the methods, unless the labels beside the rows say all."""
+    if all(lookup.label(method) == f"{key} {method}" for method, key in lookup.keys.items()):
+        return []
+    lines = [wrapped(f"{key}  {method}") for method, key in lookup.keys.items()]
+    return ["\n".join(lines)]
+
+
+def block_text(block: Block, lookup: Lookup) -> str:
+    """One table with its title."""
+    facts, header, lines = shown(block, lookup)
+    labels = [lookup.label(row.method) for row in block.rows]
+    table = aligned(["method", *header], [[a, *b] for a, b in zip(labels, lines, strict=True)])
+    return f"{title(block.phase, block.name, ', '.join(facts))}\n{table}"
+
+
+def return_tables(found: Report, lookup: Lookup) -> list[str]:
     """The returns of the runs without success, a table for each phase."""
     parts = []
     for phase, returns in by_phase(found.returns, lambda entry: entry.phase):
-        title = f"{phase}: return of runs that report no success, mean ± 95 % interval"
-        parts.append(f"{title}\n{aligned(RETURN, [return_cells(entry) for entry in returns])}")
+        heading = f"{phase}: return of runs that report no success, mean ± 95 % interval"
+        parts.append(f"{heading}\n{aligned(RETURN, list(map(lookup.returned, returns)))}")
     return parts
 
 
-def coarse(found: Report) -> list[Improvement]:
-    """The improvements over several tasks; where there are none, all."""
-    several = [entry for entry in found.improvements if entry.tasks > 1]
-    return several or found.improvements
+def title(phase: str, name: str, more: str) -> str:
+    """The line above a table."""
+    return wrapped(f"{phase}, {short(name)}" + (f": {more}" if more else ""))
+
+
+def matrix_text(matrix: Matrix, lookup: Lookup) -> str:
+    """One matrix with its title; * where the interval leaves out 50 %."""
+    lines = [
+        [lookup.label(method), *(_chance(cell) for cell in cells)]
+        for method, cells in zip(matrix.methods, matrix.cells, strict=True)
+    ]
+    header = ["P(row > column) %", *(lookup.keys[method].rjust(3) for method in matrix.methods)]
+    return f"{title(matrix.phase, matrix.name, 'improvement')}\n{aligned(header, lines)}"
+
+
+def _chance(cell: Interval | None) -> str:
+    if cell is None:
+        return "  ."
+    return f"{cell.value:3.0f}" + "*" * certain(cell)
+
+
+def task_tables(found: Report, lookup: Lookup) -> list[str]:
+    """Tasks down and methods across, for each phase with tasks that are not shown before."""
+    before = {id(row) for row in main_rows(found)}
+    parts = []
+    for phase, rows in by_phase(found.rows, lambda row: row.phase):
+        tasks = [row for row in rows if row.scope == "task"]
+        if not before.issuperset(map(id, tasks)):
+            heading = f"{phase}, tasks: success (%), path KL / budget (KL), λ"
+            parts.append(f"{heading}\n{across(tasks, lookup)}")
+    return parts
+
+
+def across(rows: list[Row], lookup: Lookup) -> str:
+    """A line for each task; columns of the success, the path KL and the λ of each method."""
+    names = list(dict.fromkeys(row.name for row in rows))
+    columns = {"task": [short(name) for name in names]}
+    for quantity, word in (("success", ""), ("path_kl", "KL "), ("lam", "λ ")):
+        for method, key in lookup.keys.items():
+            found = {row.name: CELLS[quantity][1](row) for row in rows if row.method == method}
+            header = f"{word}{key}" if word else lookup.label(method)
+            columns[header] = [found.get(name, "") for name in names]
+    return table_of(columns)
+
+
+def table_of(columns: dict[str, list[str]]) -> str:
+    """A table of columns by their headers, without those that are empty."""
+    columns = {header: cells for header, cells in columns.items() if any(cells)}
+    return aligned(list(columns), [list(line) for line in zip(*columns.values(), strict=True)])
+
+
+def beside_tables(found: Report, lookup: Lookup) -> list[str]:
+    """Our rows beside the published figures, a table for each phase."""
+    parts = []
+    header = ["task", "method", "ours ± 95 %", "published ± std", "seeds", "what differs"]
+    for phase, entries in by_phase(found.beside, lambda entry: entry.row.phase):
+        lines = [beside_line(entry, lookup) for entry in entries]
+        parts.append(f"{phase}: beside the published figures\n{aligned(header, lines, 20)}")
+    return parts
+
+
+def beside_line(entry: Beside, lookup: Lookup) -> list[str]:
+    """Task, method, our figure, the published one with its source, seeds, what differs."""
+    row, figure = entry.row, entry.published
+    theirs = f"{plus_minus(figure.success, figure.std)} [{lookup.sources[figure.source]}]"
+    seeds = f"{row.seeds} / {figure.seeds or '?'}"
+    ours = plus_minus(row.mean, row.half)
+    differs = "; ".join(entry.differences)
+    return [short(row.name), lookup.label(row.method), ours, theirs, seeds, differs]
+
+
+def footnotes(found: Report, lookup: Lookup, details: bool) -> list[str]:
+    """What the columns are, and where the published figures that are shown come from."""
+    lines = [wrapped(EXPLAINED)]
+    if details and lookup.pairs:
+        lines.append(STARRED)
+    names = main_names(found)
+    beside = [e for e in found.beside if details or (e.row.phase, e.row.name) in names]
+    lines += source_lines(beside, lookup)
+    if any(entry.differs for entry in beside):
+        lines.append(f"≠ not the same experiment{'' if details else '; --details says why'}")
+    return lines
+
+
+def source_lines(beside: list[Beside], lookup: Lookup) -> list[str]:
+    """The sources of some published figures, by their numbers."""
+    used = {entry.published.source for entry in beside}
+    numbered = [(number, source) for source, number in lookup.sources.items() if source in used]
+    return [wrapped(f"[{number}] {source}") for number, source in numbered]
+
+
+def notes(found: Report) -> list[str]:
+    """What to know when reading the tables."""
+    return [wrapped(f"note: {note}", 6) for note in found.notes]
+
+
+# ---------------------------------------------------------------- files
 
 
 def return_line(entry: Return) -> dict[str, Any]:
@@ -192,32 +515,42 @@ LATEX = {
 
 def as_latex(found: Report) -> str:
     """Tasks and domains down, methods across, the best mean of lines whose methods have the same tasks in bold; no package."""
-    parts = []
-    for phase, rows in by_phase(found.rows, lambda row: row.phase):
-        methods = [method for method in found.methods if any(row.method == method for row in rows)]
-        cells = {(row.name, row.method): row for row in rows}
-        scopes = {row.name: row.scope for row in rows}
-        columns = "c" * len(methods)
-        ordered = sorted(scopes, key=lambda name: scopes[name] == "overall")
-        lines = [
-            rf"% {phase}: success in %, mean $\pm$ 95 % interval over seeds",
-            rf"\begin{{tabular}}{{l{columns}}}",
-            r"\hline",
-        ]
-        lines += [" & ".join(["", *map(escape, methods)]) + r" \\", r"\hline"]
-        for name in ordered:
-            inside = [cells.get((name, method)) for method in methods]
-            comparable = len({row.names for row in inside if row}) == 1
-            best = max(round(row.mean, 1) for row in inside if row) if comparable else np.nan
-            words = [rf"\textbf{{{_latex(row)}}}" if row and round(row.mean, 1) == best else _latex(row) for row in inside]
-            title = escape(short(name)) if scopes[name] == "task" else rf"\textit{{{escape(short(name))}}}"
-            lines.append(" & ".join([title, *words]) + r" \\")
-        parts.append("\n".join([*lines, r"\hline", r"\end{tabular}", ""]))
-    return "\n".join(parts)
+    phases = by_phase(found.rows, lambda row: row.phase)
+    return "\n".join(latex_table(phase, rows, found.methods) for phase, rows in phases)
 
 
-def _latex(row: Row | None) -> str:
-    return escape(plus_minus(row.mean, row.half)) if row else "--"
+def latex_table(phase: str, rows: list[Row], methods: list[str]) -> str:
+    """The table of one phase; all tasks come last."""
+    present = {row.method for row in rows}
+    methods = [method for method in methods if method in present]
+    by_name: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        by_name.setdefault(row.name, {})[row.method] = row
+    lines = [
+        rf"% {phase}: success in %, mean $\pm$ 95 % interval over seeds",
+        rf"\begin{{tabular}}{{l{'c' * len(methods)}}}",
+        r"\hline",
+        " & ".join(["", *map(escape, methods)]) + r" \\",
+        r"\hline",
+    ]
+    ordered = sorted(by_name, key=lambda name: name == OVERALL)
+    lines += [latex_line(by_name[name], methods) for name in ordered]
+    return "\n".join([*lines, r"\hline", r"\end{tabular}", ""])
+
+
+def latex_line(inside: dict[str, Row], methods: list[str]) -> str:
+    """A task, a domain or all tasks: the rows by method."""
+    rows = list(inside.values())
+    comparable = len({row.names for row in rows}) == 1
+    best = max(round(row.mean, 1) for row in rows) if comparable else np.nan
+    words = []
+    for method in methods:
+        row = inside.get(method)
+        cell = escape(plus_minus(row.mean, row.half)) if row else "--"
+        words.append(rf"\textbf{{{cell}}}" if row and round(row.mean, 1) == best else cell)
+    name = escape(short(rows[0].name))
+    title = name if rows[0].scope == "task" else rf"\textit{{{name}}}"
+    return " & ".join([title, *words]) + r" \\"
 
 
 def escape(text: str) -> str:

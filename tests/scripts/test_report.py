@@ -3,6 +3,7 @@
 import csv
 import html.parser
 import io
+import itertools
 import json
 import pickle
 import re
@@ -24,8 +25,21 @@ from tests.synthetic_runs import write_csv, write_run, write_table
 from utils import readme
 from utils.errors import UserError
 from utils.report import curve, kl_curve, report
+from utils.report_curves import chart, value_range
 from utils.report_html import page
-from utils.report_text import CELLS
+from utils.report_text import (
+    CELLS,
+    Lookup,
+    aligned,
+    as_csv,
+    as_text,
+    blocks,
+    keys_of,
+    main_names,
+    main_rows,
+    short,
+    shown,
+)
 from utils.results import command, read_all, read_published
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +54,11 @@ def run(*words):
 def made(folder, at="final", **changed):
     results, notes = read_all([str(folder)], 50_000)
     return report(results, at, read_published(), notes, replicates=200, **changed)
+
+
+def words(text):
+    """A text without its line breaks."""
+    return " ".join(text.split())
 
 
 def row_of(found, name, method, phase="offline"):
@@ -74,12 +93,14 @@ def test_repeated_runs_are_told_apart_from_others(tmp_path, capsys):
     write_run(tmp_path / "again", task, 3, {1_000_000: 1.0}, **settings)
     assert run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 0
     interval = f"40.0 ± {100 * stats.t.ppf(0.975, 2) * 0.2 * (4 / 3) ** 0.5:.1f} (95 % prediction interval of 3 seeds)"
-    assert f"trqam {task[:-3]} seed 3, step 1,000,000: 100.0 % is inside {interval}" in capsys.readouterr().out
+    assert f"trqam {task[:-3]} seed 3, step 1,000,000: 100.0 % is inside {interval}" in words(capsys.readouterr().out)
     write_run(tmp_path / "again", task, 4, {1_000_000: 0.5}, hashed="b", given={"agent.kl_budget": 3.0})
     assert run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 1
-    assert "seed 4, step 1,000,000: 50.0 % is OUTSIDE 95.0 ±" in capsys.readouterr().out
+    assert "seed 4, step 1,000,000: 50.0 % is OUTSIDE 95.0 ±" in words(capsys.readouterr().out)
     assert run(tmp_path / "kept", f"--repeat_of={tmp_path}/again", "--bootstrap=10") == 1
-    assert "fewer than two other seeds of the same settings" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 120
+    assert "fewer than two other seeds of the same settings" in words(shown)
 
 
 def test_repeated_runs_have_the_settings_and_as_many_data(tmp_path, capsys):
@@ -89,14 +110,14 @@ def test_repeated_runs_have_the_settings_and_as_many_data(tmp_path, capsys):
         write_run(tmp_path / "kept", task, seed, {1_000_000: 0.5}, bc_steps=10_000)
     write_run(tmp_path / "short", task, 3, {1_000_000: 0.5}, bc_steps=20)
     assert run(tmp_path / "short", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 1
-    assert "evaluated at step 1,000,000; there are others with bc_steps 10000 and 20" in capsys.readouterr().out
+    assert "evaluated at step 1,000,000; there are others with bc_steps 10000 and 20" in words(capsys.readouterr().out)
     again = write_run(tmp_path / "again", task, 3, {1_000_000: 0.5}, bc_steps=10_000, offline_steps=2_000_000)
     change_dataset(again, crc=8)
     assert run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 0
-    assert "(95 % prediction interval of 3 seeds); the data were not the same" in capsys.readouterr().out
+    assert "(95 % prediction interval of 3 seeds); the data were not the same" in words(capsys.readouterr().out)
     change_dataset(again, transitions=60_000)
     assert run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 1
-    assert "there are others with transitions 1000000 and 60000" in capsys.readouterr().out
+    assert "there are others with transitions 1000000 and 60000" in words(capsys.readouterr().out)
 
 
 def test_a_row_for_every_task_domain_and_all_tasks(table):
@@ -325,8 +346,10 @@ def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(table, tmp_pat
     assert run(folder, "--bootstrap=200", *(f"--{path.suffix[1:].replace('tex', 'latex')}={path}" for path in files)) == 0
     shown = capsys.readouterr().out
     overall = row_of(found, "all tasks", "trqam")
-    cells = f"70.0 ± {overall.half:.1f}", f"70.0 [{overall.iqm.low:.1f}, {overall.iqm.high:.1f}]", f"{overall.path_kl:.3f} / 1"
-    assert re.search(r"trqam +50 +8 +0\.0 +" + " +".join(map(re.escape, cells)), shown)
+    iqm = f"70.0 [{overall.iqm.low:.1f}, {overall.iqm.high:.1f}]"
+    cells = f"70.0 ± {overall.half:.1f}", f"{overall.path_kl:.3f} / 1", f"{overall.lam:.3g}", iqm
+    assert "offline, all tasks: 0.0 % at step 0, 50 tasks, 8 seeds, step 1,000,000\n" in shown
+    assert re.search("\nC trqam +" + " +".join(map(re.escape, cells)) + r" +best +68\.0 \[\d\]\n", shown)
 
     text = files[0].read_text()
     page = Page(text)
@@ -356,6 +379,279 @@ def test_methods_are_text_wherever_they_are_shown(tmp_path, capsys):
     assert run(tmp_path / "exp", *files) == 0
     assert "trqam mode=a&lt;b&amp;c" in (tmp_path / "r.html").read_text()
     assert r"trqam mode=50\%\_x" in (tmp_path / "r.tex").read_text()
+
+
+# ---------------------------------------------------------------- what is shown first
+
+
+class Shown:
+    """A report as it is shown: in the terminal, with details, as a page and as CSV lines."""
+
+    def __init__(self, found):
+        self.found = found
+        self.text, self.details = as_text(found), as_text(found, details=True)
+        self.page = page(found, "Results")
+        self.lines = list(csv.DictReader(io.StringIO(as_csv(found))))
+        self.keys = keys_of(found.methods)
+
+    def chance(self, phase, name, x, y):
+        """P(X > Y) and the ends of its interval, from the CSV; None without a common task."""
+        for line in self.lines:
+            if (line["kind"], line["phase"], line["name"]) != ("improvement", phase, name):
+                continue
+            values = [float(line[key]) for key in ("probability", "low", "high")]
+            if (line["method"], line["versus"]) == (x, y):
+                return values
+            if (line["method"], line["versus"]) == (y, x):
+                return [100 - values[i] for i in (0, 2, 1)]
+        return None
+
+
+@pytest.fixture(scope="module")
+def study():
+    return Shown(made(ROOT / "results" / "study"))
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    """17 methods with long settings on three tasks of two domains, offline and online."""
+    folder = tmp_path_factory.mktemp("crowd")
+    rng = np.random.default_rng(0)
+    for i in range(17):
+        given = {"agent.mode": f"{'a_long_word_' * 12}{i}", "agent.kl_budget": 0.1 * 2.0**i}
+        kl = [(100_000 * k, 0.1 * 2.0**i * (1 + 1 / k), 1.0 + i) for k in range(1, 16)]
+        for task in (CUBE.format(1), CUBE.format(2), SCENE.format(1)):
+            for seed in range(2):
+                rates = rng.uniform(size=16)
+                success = dict(zip(range(0, 1_600_000, 100_000), rates, strict=True))
+                settings = {"given": given, "hashed": f"{i}", "online_steps": 500_000}
+                write_run(folder, task, seed, success, kl=kl, **settings)
+    return Shown(made(folder))
+
+
+def test_the_study_fits_a_screen(study):
+    lines = study.text.splitlines()
+    assert len(lines) <= 60 and max(map(len, lines)) <= 120
+    assert max(map(len, study.details.splitlines())) <= 120
+    assert [f"{key}  {name}" for name, key in study.keys.items()] == lines[: len(study.keys)]
+    (header,) = (line for line in lines if line.startswith("method "))
+    columns = ["method", "success (%)", "path KL / budget", "λ", "IQM [95 %]", "P(G > it) %"]
+    assert re.split(" {2,}", header) == [*columns, "at step 0", "step"]
+    for row in study.found.rows:
+        cells = [CELLS[name][1](row) for name in ("success", "path_kl", "lam", "iqm")]
+        label = f"{study.keys[row.method]} {row.method.split()[0]}"
+        (line,) = (line for line in lines if line.startswith(f"{label} "))
+        assert words(line).startswith(" ".join([label, *filter(None, cells)]))
+    assert "P(row > column)" in study.details and "P(row > column)" not in study.text
+
+
+@pytest.mark.parametrize("details", ["text", "details"])
+def test_many_methods_with_long_settings_fit(crowd, details):
+    text = getattr(crowd, details)
+    assert max(map(len, text.splitlines())) <= 120
+    joined = "".join(text.split())
+    for method, key in crowd.keys.items():
+        assert f"{key}{method}".replace(" ", "") in joined  # wrapped, and whole
+    tables = re.findall(r"^(\w+, .*): .*2 seeds, step [\d,]+$", text, re.M)
+    names = ("all tasks", "scene-play-task1", "cube-double-play")
+    assert tables == [f"{phase}, {name}" for phase in ("offline", "online") for name in names]
+    assert ("offline, tasks: success" in text) == (details == "details")
+
+
+def test_more_methods_than_letters_fit(tmp_path):
+    for i in range(40):
+        settings = {"given": {"agent.lr": float(i)}, "hashed": f"{i}"}
+        write_run(tmp_path, CUBE.format(1), 0, {1_000_000: i / 40}, **settings)
+    shown = Shown(made(tmp_path))
+    assert max(map(len, shown.details.splitlines())) <= 120
+    assert len(set(shown.keys.values())) == 40 and shown.keys["trqam lr=9.0"] == "AN"
+    cells = text_matrices(shown.details)["offline", "cube-double-play-task1"]
+    assert len(cells) == 40 * 40 and cells["AN", "A"] == "100"
+
+
+def text_matrices(text):
+    """{(phase, name): {(row, column): cell}} of the matrices in the terminal."""
+    found, cells = {}, None
+    for part in text.split("\n\n"):
+        title, *lines = part.splitlines()
+        if match := re.fullmatch(r"(\w+), (.*): improvement", title):
+            cells = found[match.groups()] = {}
+        elif title.startswith("P(row"):
+            lines = [title, *lines]
+        else:
+            continue
+        columns = lines[0].split()[4:]
+        for line in lines[2:]:
+            key, *rest = line.split()
+            row = zip(columns, rest[-len(columns) :], strict=True)
+            cells |= {(key, column): cell for column, cell in row}
+    return found
+
+
+def page_matrices(text):
+    """{(phase, name): {(row, column): (probability, bold, interval)}} of those in the page."""
+    found = {}
+    section = text[text.index('id="improvement"') : text.index('id="details"')]
+    heading = r'<h3>(.*?) <span class="dim">(.*?)</span></h3><div class="matrix">(.*?)</table>'
+    for name, phase, table in re.findall(heading, section):
+        head, body = table.split("<tbody>")
+        columns = re.findall(r"<th>(\w+)</th>", head)
+        cells = found[phase, name] = {}
+        for key, line in re.findall(r"<tr><th><b>(\w+)</b>.*?</th>(.*?)</tr>", body):
+            cell = r'<td( class="certain")?(?: style="[^"]*")?(?: title="(.*?)")?>(\d*)</td>'
+            row = zip(columns, re.findall(cell, line), strict=True)
+            for column, (bold, interval, value) in row:
+                cells[key, column] = value, bool(bold), interval
+    return found
+
+
+@pytest.mark.parametrize("which", ["study", "table", "crowd"])
+def test_the_matrices_are_the_pairs_of_the_csv(which, request):
+    report_of = request.getfixturevalue(which)
+    shown = Shown(report_of[2]) if which == "table" else report_of
+    in_text, in_page = text_matrices(shown.details), page_matrices(shown.page)
+    assert in_text.keys() == in_page.keys()
+    assert len(in_text) == {"study": 1, "table": 11, "crowd": 6}[which]
+    pairs = 0
+    for (phase, name), cells in in_text.items():
+        full = next(row.name for row in shown.found.rows if short(row.name) == name)
+        assert len(cells) == len(shown.keys) ** 2
+        for x, y in itertools.product(shown.keys, repeat=2):
+            key = shown.keys[x], shown.keys[y]
+            expected = shown.chance(phase, full, x, y)
+            if x == y:
+                assert (cells[key], in_page[phase, name][key]) == (".", ("", False, ""))
+                continue
+            value, low, high = expected
+            certain = low > 50 or high < 50
+            bold = in_page[phase, name][key][1]
+            assert (cells[key].endswith("*"), bold) == (certain, certain)
+            assert float(cells[key].rstrip("*")) == pytest.approx(value, abs=0.5001)
+            numbers = map(float, re.findall(r"[\d.]+", in_page[phase, name][key][2]))
+            assert list(numbers) == pytest.approx([value, low, high], abs=0.0501)
+            pairs += 1
+    methods = len(shown.keys)
+    assert pairs == len(in_text) * methods * (methods - 1)
+
+
+def test_the_best_method_is_compared_with_each(study):
+    (block,) = blocks(main_rows(study.found))
+    best = max(block.rows, key=lambda row: row.mean)
+    _, header, lines = shown(block, Lookup(study.found))
+    column = header.index(f"P({study.keys[best.method]} > it) %")
+    for row, line in zip(block.rows, lines, strict=True):
+        if row is best:
+            assert line[column] == "best"
+            continue
+        numbers = map(float, re.findall(r"\d+", line[column]))
+        expected = study.chance("offline", row.name, best.method, row.method)
+        assert list(numbers) == pytest.approx(expected, abs=0.5001)
+
+
+@pytest.mark.parametrize("which", ["study", "crowd"])
+def test_the_page_begins_with_curves_and_folds_the_details(which, request):
+    shown = request.getfixturevalue(which)
+    text = shown.page
+    sections = ("curves", "tables", "improvement", "details")
+    places = [text.index(f'<section id="{key}">') for key in sections]
+    assert places == sorted(places) and text.index('<svg class="chart') < text.index("<table")
+    row = text[text.index('<div class="row">') : text.index('<ul class="legend"')]
+    name = "cube-single-play-task1" if which == "study" else "all tasks"
+    drawn = re.findall('aria-label="(.*?)"', row)
+    assert drawn == [f"{name}: {what}" for what in ("success (%)", "path KL", "λ")]
+    tables = text[places[1] : places[2]]
+    columns = re.findall("<th>(.*?)</th>", tables)
+    assert columns[:4] == ["method", "success (%)", "path KL / budget", "λ"]
+    folded = text[places[3] :]
+    assert "<details open" not in text and re.sub("<details.*?</details>", "", folded) == (
+        '<section id="details"><h2>Details</h2></section></main></body></html>\n'
+    )
+    titles = re.findall("<summary>(.*?)</summary>", folded)
+    wanted = ("Notes (", "Methods: ", "Tasks, offline", "Pairs of methods")
+    assert all(any(title.startswith(word) for title in titles) for word in wanted)
+    assert all(html.escape(note) in folded for note in shown.found.notes)
+    assert text.count('<div class="box"><table>') == text.count("<table>")  # which scrolls
+    folded_pairs = folded[folded.index('id="offline-pairs"') :].partition("</details>")[0]
+    main = {short(name) for phase, name in main_names(shown.found) if phase == "offline"}
+    assert set(re.findall("<h3>(.*?)</h3>", folded_pairs)) == main
+    count = len(shown.keys) * (len(shown.keys) - 1) // 2
+    assert folded_pairs.count("<tr><td>") == count * len(main)
+
+
+@pytest.mark.parametrize("which", ["study", "crowd"])
+def test_lines_are_told_apart_without_colour(which, request):
+    """No two have the same colour and dashes, and the key at the end of a line is readable."""
+    shown = request.getfixturevalue(which)
+    chart = shown.page[shown.page.index('<svg class="chart') :].partition("</svg>")[0]
+    line = r'class="line s(\d)"(?: stroke-dasharray="([\d ]+)")? d='
+    styles = re.findall(line, chart)
+    assert len(styles) == len(set(styles)) == len(shown.keys)
+    assert all(a[1] != b[1] for a, b in itertools.pairwise(styles))
+    legend = shown.page[shown.page.index('<ul class="legend"') :].partition("</ul>")[0]
+    assert re.findall(line, legend) == styles
+    names = re.findall("<span>(.*?)</span>", legend)
+    assert [html.unescape(name) for name in names] == list(shown.keys)
+    keys = re.findall(r'<text class="key s(\d)" x="([\d.]+)" y="([\d.]+)">(\w+)<', chart)
+    assert sorted((key, colour) for colour, _, _, key in keys) == sorted(
+        (key, colour) for key, (colour, _) in zip(shown.keys.values(), styles, strict=True)
+    )
+    for a, b in itertools.combinations(keys, 2):
+        assert a[1] != b[1] or abs(float(a[2]) - float(b[2])) > 7.8
+    assert all(24 - 0.1 <= float(y) <= 166.1 and float(x) < 330 for _, x, y, _ in keys)
+
+
+def test_an_axis_is_logarithmic_where_the_ends_are_far_apart():
+    steps, half = np.arange(3.0), np.full(3, np.nan)
+    near = [(steps, np.array([0.0, end, end]), half) for end in (1.0, 2.0)]
+    assert value_range(near) == (0.0, pytest.approx(2.3))
+    far = [(steps, np.array([0.0, end, end]), half) for end in (0.1, 1.0, 100.0)]
+    assert value_range(far) == (pytest.approx(0.1 / 1.2), pytest.approx(115))
+    early = (steps, np.array([1e-6, 1.0, 1.0]), half)
+    assert value_range([*far, early]) == (pytest.approx(0.1 / 5), pytest.approx(115))
+    keys = {name: name for name in "abc"}
+    drawn = chart("KL", keys, dict(zip("abc", far, strict=True)), {}, (), {})
+    ends = [float(y) for y in re.findall(r"L[\d.]+ ([\d.]+)\"><title>", drawn)]
+    assert len(ends) == 3 and ends[0] - ends[1] > 20 and ends[1] - ends[2] > 40
+    assert re.findall(r'class="y" .*?>(.*?)<', drawn) == ["0.1", "1", "10", "100"]
+
+
+def test_tasks_are_shown_first_where_a_method_has_no_row_over_them(tmp_path):
+    for task in (1, 2):
+        write_run(tmp_path, CUBE.format(task), 0, {1_000_000: 0.5})
+        write_run(tmp_path, CUBE.format(task), task, {1_000_000: 0.4}, agent="qam")
+    found = made(tmp_path)
+    assert {(row.name, row.method) for row in main_rows(found)} == {
+        ("cube-double-play", "trqam"),
+        *((CUBE.format(task), method) for task in (1, 2) for method in ("qam", "trqam")),
+    }
+
+
+def test_published_figures_stand_beside_the_rows_with_their_sources(table):
+    text, details = (as_text(table[2], shown) for shown in (False, True))
+    rows = text[text.index("offline, antmaze-giant-navigate") :].partition("\n\n")[0]
+    (trqam,) = re.findall(r"41\.0 \[(\d)\] ≠\n?", rows)  # of 10M transitions
+    (qam,) = re.findall(r"18\.1 ± 7\.3 \[(\d)\]$", rows, re.M)  # whose data size is not stated
+    assert f"\n[{qam}] QAM paper (arXiv 2601.14234)\n" in text
+    assert f"\n[{trqam}] TRQAM paper (arXiv 2605.27079)" in text
+    line = r"antmaze-giant-navigate +C trqam +70\.0 .* 41\.0 .*DATA 1M, published 10M\n"
+    assert re.search(line, details)
+    assert "independent rerun" in details and "independent rerun" not in text  # of single tasks
+    assert max(map(len, details.splitlines())) <= 120
+
+
+def test_a_table_that_is_too_wide_goes_on_below():
+    header = ["name", *(f"column{i}" for i in range(30))]
+    lines = [["x" * 90, *(f"{i}{j}" * 5 for j in range(30))] for i in range(3)]
+    text = aligned(header, lines)
+    assert max(map(len, text.splitlines())) <= 120
+    parts = text.split("\n\n")
+    assert len(parts) > 1 and all(part.split()[0] == "name" for part in parts)
+    cells = {cell for line in lines for cell in line[1:]}
+    assert cells | set(header) <= set(text.split())
+    assert all("".join(part.split()).count("x") == 3 * 90 for part in parts)
+    long = "what differs is told in many words, " * 6
+    last = aligned(["task", "what differs"], [["a", long]], 20)
+    assert words(long) in words(last) and max(map(len, last.splitlines())) <= 120
 
 
 # ---------------------------------------------------------------- which evaluations count
@@ -423,9 +719,10 @@ def test_different_numbers_of_seeds_and_tasks_are_told(tmp_path):
         in notes
     )
     assert f"the number of seeds differs, from 1 (qam on {CUBE.format(1)}, offline) to 3" in notes
-    assert "2 seeds: the bootstrap's intervals, as rliable defines them, are narrower than 95 %" in notes
+    narrow = "2 seeds: bootstrap intervals are too narrow "
+    assert f"{narrow}over many tasks without --widen (as in rliable), and over few tasks even " in notes
     (note,) = (note for note in made(tmp_path, widen=True).notes if "bootstrap" in note)
-    assert note.startswith("2 seeds: over few tasks the bootstrap's intervals are too narrow even with --widen")
+    assert note.startswith(f"{narrow}over few tasks even with --widen")
 
 
 def test_widened_intervals_stay_inside_what_can_be(tmp_path):
@@ -446,8 +743,12 @@ def test_rows_over_different_tasks_say_so_and_are_not_ranked(tmp_path, capsys):
     assert run(tmp_path / "exp", *(f"--{kind}={tmp_path / kind}" for kind in ("html", "latex"))) == 0
     shown = capsys.readouterr().out
     assert "note: online: methods were run on different tasks (qam 1, trqam 2): " in shown and "offline: methods" not in shown
-    assert re.search(r"cube-double-play +qam +1 +1 .*\n +trqam +2 +1 ", shown[shown.index("online: success") :])
-    rows = re.findall(r"<td>(qam|trqam)</td><td>(\d*)</td><td>1</td>", (tmp_path / "html").read_text())
+    offline, _, online = shown.partition("online, cube-double-play: 10.0 % at step 0, 1 seed, ")
+    assert "cube-double-play: 10.0 % at step 0, 2 tasks, 1 seed, " in offline and "P(A > it) %" in offline
+    assert re.search(r"\nA qam .* 1\nB trqam .* 2\n", online) and "> it) %" not in online.partition("\n\n")[0]
+    text = (tmp_path / "html").read_text()
+    tables = text[text.index('id="offline-means"') : text.index('id="offline-tasks"')]
+    rows = re.findall(r"<th><b>[AB]</b> (qam|trqam)</th><td>(\d)</td><td>1</td>", tables)
     assert rows == [("qam", "2"), ("trqam", "2"), ("qam", "1"), ("trqam", "2")]
     lines = [line for line in (tmp_path / "latex").read_text().splitlines() if line.startswith(r"\textit{cube-double-play}")]
     assert [line.count(r"\textbf{") for line in lines] == [2, 0]
@@ -472,8 +773,9 @@ def test_runs_that_are_being_written_or_damaged_are_read_as_far_as_they_go(tmp_p
     (write_run(tmp_path, CUBE.format(1), 3, {0: 0.5}) / "config.json").write_text('{"agent_file": "agents/t')
     base = write_run(tmp_path, "cube-double-play", 0, {}, agent="bc", run_group="bc", eval_episodes=0)
     assert run(tmp_path, "--step=last") == 0
-    shown = capsys.readouterr().out
-    assert re.search(r"cube-double-play-task1 +trqam +1 +25.0 +50.0 +50.0 +1.000 / 1 +3 +500,000", shown)
+    shown = words(capsys.readouterr().out)
+    assert "offline, cube-double-play-task1: 25.0 % at step 0, 1 seed, step 500,000 method" in shown
+    assert " A trqam 50.0 1.000 / 1 3 50.0 " in shown
     assert "note: 2 runs have no evaluation yet and are left out: trqam cube-double-play-singletask-task1 seed 1, " in shown
     assert re.search(r"note: left out: .*trqam_s3_44136fa3/config.json is damaged", shown)
     assert base.name not in shown and "bc" not in shown
@@ -502,10 +804,10 @@ def test_runs_without_success_are_named_and_their_returns_shown(tmp_path, capsys
     assert run(tmp_path / "exp", *(f"--{kind}={path}" for kind, path in files.items())) == 0
     shown = capsys.readouterr().out
     half = stats.t.ppf(0.975, 1) * 2
-    assert re.search(rf"mine:Walker +trqam +2 +-12.0 ± {half:.1f} +1,000,000\n", shown)
-    assert re.search(r"cube-double-play-task1 +trqam +1 +-3.5 +1,000,000\n", shown)
-    assert re.search(r"cube-double-play-task1 +trqam +2 +0.0 +50.0 ± 0.0 ", shown)
-    assert "note: 3 runs report no success: their returns have a table of their own" in shown
+    assert re.search(rf"mine:Walker +A trqam +2 +-12.0 ± {half:.1f} +1,000,000\n", shown)
+    assert re.search(r"cube-double-play-task1 +A trqam +1 +-3.5 +1,000,000\n", shown)
+    assert re.search(r"cube-double-play-task1: 0.0 % at step 0, 2 seeds, .*\n.*\n.*\nA trqam +50.0 ± 0.0 ", shown)
+    assert "note: 3 runs report no success: their returns have a table of their own" in words(shown)
     assert "Return of runs that report no success, offline" in files["html"].read_text()
     assert "Walker" not in files["latex"].read_text()
     rows = [row for row in csv.DictReader(files["csv"].open()) if row["kind"] != "published"]
@@ -518,6 +820,9 @@ def test_runs_without_success_are_named_and_their_returns_shown(tmp_path, capsys
     assert run(tmp_path / "exp" / "sweep" / own, f"--repeat_of={tmp_path / 'exp'}") == 1
     line = "trqam mine:Walker seed 0: it reports no success to compare"
     assert line in capsys.readouterr().out
+    alone = page(made(tmp_path / "exp" / "sweep" / own), "returns alone")
+    assert "<td>mine:Walker</td><td>A trqam</td><td>2</td><td>-12.0 ± " in alone
+    assert 'id="improvement"' not in alone and "<svg class=" not in alone
 
 
 def test_success_that_is_reported_only_where_it_is_reached_is_0_elsewhere(tmp_path):
@@ -684,12 +989,11 @@ def test_published_pickles_are_evaluations_by_seeds(tmp_path, capsys):
         assert (line["step"], line["seeds"]) == (step, "12")
     assert not any(method == "RLPD" and phase == "offline" for phase, method, _ in lines)
     shown = capsys.readouterr().out
-    offline, _, online = shown.partition("online: success")
-    assert "RLPD" not in offline and re.search(r"RLPD +10 +12 +54\.5 ± .*500,000", online)
-    notes = [line for line in shown.splitlines() if line.startswith("note: ")]
+    offline, _, online = shown.partition("online, all tasks: 10 tasks, 12 seeds\n")
+    assert "RLPD" not in offline and re.search(r"RLPD +54\.5 ± .*500,000", online)
     when = "evaluated every 50,000 steps, the last time at 1,500,000"
-    assert len(notes) == 1
-    assert f"360 runs, read as {when}; QAM-E, QAM: 30 evaluations of 12 seeds" in notes[0]
+    assert len(re.findall("^note: ", shown, re.MULTILINE)) == 1
+    assert f"360 runs, read as {when}; QAM-E, QAM: 30 evaluations of 12 seeds" in words(shown)
 
 
 def test_the_axes_of_a_pickle_are_given_by_a_flag(tmp_path, capsys):
@@ -699,7 +1003,7 @@ def test_the_axes_of_a_pickle_are_given_by_a_flag(tmp_path, capsys):
     assert float(line["success"]) == pytest.approx(73.5) and line["seeds"] == "12"
     assert "axis" not in capsys.readouterr().out
     assert ("offline", "QAM-E", "all tasks") in numbers(path)
-    shown = capsys.readouterr().out
+    shown = words(capsys.readouterr().out)
     assert "note: " + str(path) + ": the second axis is the longer one" in shown
     assert "with --pickle_axes=seeds,evaluations all of them are" in shown
 
@@ -752,7 +1056,7 @@ def test_a_curve_without_an_offline_phase_begins_where_the_others_go_online(tmp_
     task = text[text.index('aria-label="scene-play-task1: success (%)"') :]
     task = task[: task.index("</svg>")]
     (end,) = re.findall(r'class="end" d="M([\d.]+) ', task)
-    path = r'class="line s\d" *d="M([\d.]+) [\d. L]*L([\d.]+) [\d.]+"><title>(.*?)</title>'
+    path = r'class="line s\d"[^>]*? d="M([\d.]+) [\d. L]*L([\d.]+) [\d.]+"><title>(.*?)</title>'
     firsts, lasts, titles = zip(*re.findall(path, task), strict=True)
     at_500k = "RLPD: 50 at 500K steps, all online"
     assert titles == ("QAM: 59 at 1.5M", "QAM-E: 69 at 1.5M", at_500k)
@@ -1040,7 +1344,8 @@ def test_help_names_every_flag(capsys):
         run("--help")
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for flag in ("step", "bootstrap", "widen", "csv", "latex", "html", "export", "check", "write"):
+    flags = ("step", "bootstrap", "widen", "details", "csv", "latex", "html", "export")
+    for flag in (*flags, "check", "write"):
         assert f"--{flag}" in shown
 
 
