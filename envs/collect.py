@@ -285,14 +285,16 @@ def _is_there(outputs: tuple[Path, Path], settings: dict) -> bool:
     present = [output for output in outputs if output.exists()]
     for output in present:
         found = collection_settings(output)
-        if found == settings:
-            continue
-        changed = [name for name in settings if found and found.get(name) != settings[name]]
-        why = ", ".join(f"{name} {(found or {}).get(name)} there and {settings[name]} now" for name in changed)
-        raise UserError(
-            f"--ogbench_dataset_dir: {output} is there already, {why or 'from elsewhere'}; give another folder, or --overwrite"
-        )
+        if found != settings:
+            why = _differences(found or {}, settings) or "from elsewhere"
+            raise UserError(f"--ogbench_dataset_dir: {output} is there already, {why}; give another folder, or --overwrite")
     return len(present) == len(outputs)
+
+
+def _differences(found: dict, settings: dict) -> str:
+    """In what the settings of a file that was made here differ: 'transitions 20 there and 40 now'."""
+    names = [name for name in settings if name in found and found[name] != settings[name]]
+    return ", ".join(f"{name} {found[name]} there and {settings[name]} now" for name in names)
 
 
 def _collect(job: _Job, folder: Path, transitions: int, workers: int, progress: bool, overwrite: bool) -> Path:

@@ -323,18 +323,23 @@ def _read_arrays(path: Path, needed: list[str], where: str, named: bool) -> Arra
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("a single array")
-            missing = [key for key in needed if key not in file]
-            if missing:
-                raise UserError(f"{where} lacks {', '.join(missing)}; it holds {', '.join(file.files)}")
-            unread = [key for key in ("next_observations", "rewards", "masks") if key in file]
-            if unread:
-                raise UserError(
-                    f"{where} holds {', '.join(unread)}, which is not read for OGBench's tasks: they label every "
-                    "state themselves, and the next row is the next observation; remove it"
-                )
+            _check_names(file.files, needed, where)
             return {key: file[key] for key in needed}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{where} is truncated or no npz file ({error}); {remedy}") from error
+
+
+def _check_names(names: list[str], needed: list[str], where: str) -> None:
+    """Raise UserError where an OGBench file lacks an array, or holds one that would be ignored."""
+    missing = [key for key in needed if key not in names]
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(missing)}; it holds {', '.join(names)}")
+    unread = [key for key in ("next_observations", "rewards", "masks") if key in names]
+    if unread:
+        raise UserError(
+            f"{where} holds {', '.join(unread)}, which is not read for OGBench's tasks: they label every "
+            "state themselves, and the next row is the next observation; remove it"
+        )
 
 
 def _read_own(source: Path, layout: str, action_scale: float, flag: str) -> Arrays:

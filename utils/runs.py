@@ -170,19 +170,31 @@ class Run:
 
     def check_folder(self) -> None:
         """Raise UserError where the folder cannot be written, or holds a run with other settings (the first are shown)."""
-        place = self.folder
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        if not place.is_dir() or not os.access(place, os.W_OK):
-            raise UserError(f"--save_dir={self.settings.flags['save_dir']}: cannot write to {place}; give another folder")
+        self.check_writable()
         stored = read_json(self.folder / "config.json")
         if stored is None:
             mention_namesakes(self.folder.parent, self.agent_name, self.source)
             self.mention_alias()
             return
         self.check_source(stored)
+        if differences := self.differences(stored):
+            raise UserError(
+                f"{self.folder} holds a run with other settings ({'; '.join(differences[:4])}); "
+                "give another --run_group, or --overwrite to delete it"
+            )
+
+    def check_writable(self) -> None:
+        """Raise UserError where the folder cannot be made or written."""
+        place = self.folder
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise UserError(f"--save_dir={self.settings.flags['save_dir']}: cannot write to {place}; give another folder")
+
+    def differences(self, stored: dict[str, Any]) -> list[str]:
+        """The settings that may not differ from those of a config.json and do, with both values."""
         ours = json.loads(json.dumps(self.config()))
-        differences = [
+        found = [
             f"{prefix}{name}: stored {stored[part].get(name)}, now {ours[part].get(name)}"
             for part, prefix in (("flags", "--"), ("agent", "--agent."))
             for name in sorted(set(stored[part]) | set(ours[part]))
@@ -190,12 +202,8 @@ class Run:
         ]
         steps, now = stored["flags"]["offline_steps"], ours["flags"]["offline_steps"]
         if steps != now and self.newest_checkpoint() > min(steps, now):
-            differences.append(f"--offline_steps: stored {steps}, now {now}, and the run is past the smaller of them")
-        if differences:
-            raise UserError(
-                f"{self.folder} holds a run with other settings ({'; '.join(differences[:4])}); "
-                "give another --run_group, or --overwrite to delete it"
-            )
+            found.append(f"--offline_steps: stored {steps}, now {now}, and the run is past the smaller of them")
+        return found
 
     @staticmethod
     def differs(stored: dict[str, Any], ours: dict[str, Any], part: str, name: str) -> bool:

@@ -134,16 +134,20 @@ def report(jobs: Sequence[Job]) -> list[str]:
 
     lines += [line for job, places in by_job.items() if (line := unfinished_job(job, places, left(places)))]
     groups = {tuple(place.run.folder for place in places): places for places in [*by_job.values(), *bases.values()]}
-    times = [left(places) for places in groups.values()]
-    unfinished = [seconds for seconds in times if seconds != 0.0]
     running = sum(any(place.state == "running" for place in places) for places in by_job.values())
+    return [*lines, time_left([left(places) for places in groups.values()], running)]
+
+
+def time_left(times: Sequence[float | None], running: int) -> str:
+    """One line: the time that jobs with these seconds left take, and with as many at a time as are running."""
+    unfinished = [seconds for seconds in times if seconds != 0.0]
     if not unfinished:
-        return [*lines, "all finished"]
+        return "all finished"
     if None in unfinished:
-        return [*lines, "time left: not known before the first rows of timing.csv are there"]
+        return "time left: not known before the first rows of timing.csv are there"
     needed = sum(seconds for seconds in unfinished if seconds is not None)
     together = f"; {clock(needed / running)} for {running} at a time, as now" if running else ""
-    return [*lines, f"time left (h:mm:ss): {clock(needed)} of one job after the other{together}"]
+    return f"time left (h:mm:ss): {clock(needed)} of one job after the other{together}"
 
 
 def unfinished_job(job: Job, places: Sequence[Standing], seconds: float | None) -> str | None:

@@ -251,17 +251,13 @@ def warn_of_other_physics(run: Run) -> None:
 
 
 def train(runs: list[Run], overwrite: bool = False) -> None:
-    """Bring the seeds of one task to their ends, from wherever their folders stand, together where they stand together.
+    """Bring the seeds of one task to their ends, each from its newest checkpoint.
 
-    What a user may have to mend is found out first. Raises RunError, once the others are finished, for a seed that broke.
+    What a user may have to mend is found out first. Raises RunError, once the others are finished,
+    for a seed that broke.
     """
-    flags = runs[0].settings.flags
-    check_backends(flags["logger"].split(","))
-    if not overwrite:
-        for run in runs:
-            run.check_folder()
-    finished = [] if overwrite else [run for run in runs if run.is_done()]
-    runs = [run for run in runs if run not in finished]
+    check_backends(runs[0].settings.flags["logger"].split(","))
+    finished, runs = by_whether_finished(runs, overwrite)
     if not runs:
         return report_finished(finished, data_fingerprint(finished[0]))
     given = find_given_base(runs, overwrite)
@@ -270,25 +266,55 @@ def train(runs: list[Run], overwrite: bool = False) -> None:
     assert data, "its files are there: they were just read"
     report_finished(finished, data)
     agents = [new_agent(run, dataset) for run in runs]
-    if flags["kl_budget_online"] is not None:
-        agents[0].with_kl_budget(flags["kl_budget_online"])
-    if given:
-        where = f"--pretrained_actor_path={flags['pretrained_actor_path']}"
-        check_base(given.params, agents[0].params["base"], where)
-        say(given.describe())
+    check_start(runs[0], agents[0], given)
     warn_of_little_data(runs[0], len(dataset["rows"]))
     warn_of_other_physics(runs[0])
-    if agents[0].STARTS_FROM_BASE:
-        # A single checkpoint may have to be given up for what another seed has, see `standing_together`.
-        fresh = [i for i, run in enumerate(runs) if overwrite or run.newest_checkpoint() <= flags["save_interval"]]
-        given_or_made = bases([runs[i] for i in fresh], dataset, data, given and given.params)
-        for i, base in zip(fresh, given_or_made, strict=True):
-            agents[i] = agents[i].with_base(base) if base else agents[i]
+    agents = from_bases(runs, agents, dataset, data, given, overwrite)
+    found = about_data(dataset, data.task) | ({"base": given.record} if given else {})
     with contextlib.ExitStack() as stack:
         for run in runs:
             stack.enter_context(run.locked())
-        found = about_data(dataset, data.task) | ({"base": given.record} if given else {})
         finish(runs, agents, dataset, found, overwrite)
+
+
+def by_whether_finished(runs: list[Run], overwrite: bool) -> tuple[list[Run], list[Run]]:
+    """The runs that have finished and those that have not; raises UserError for a folder that is another run's."""
+    if overwrite:
+        return [], runs
+    for run in runs:
+        run.check_folder()
+    finished = [run for run in runs if run.is_done()]
+    return finished, [run for run in runs if run not in finished]
+
+
+def check_start(run: Run, agent: Agent, given: GivenBase | None) -> None:
+    """Raise UserError for a base or an online KL budget that the agent cannot take; say which base is given."""
+    flags = run.settings.flags
+    if flags["kl_budget_online"] is not None:
+        agent.with_kl_budget(flags["kl_budget_online"])
+    if given:
+        where = f"--pretrained_actor_path={flags['pretrained_actor_path']}"
+        check_base(given.params, agent.params["base"], where)
+        say(given.describe())
+
+
+def from_bases(
+    runs: list[Run],
+    agents: list[Agent],
+    dataset: dict[str, np.ndarray],
+    data: Fingerprint,
+    given: GivenBase | None,
+    overwrite: bool,
+) -> list[Agent]:
+    """The agents, those of runs that begin now started from their behaviour-cloned bases."""
+    flags = runs[0].settings.flags
+    if not agents[0].STARTS_FROM_BASE or not (given or flags["bc_steps"]):
+        return agents
+    fresh = [run for run in runs if overwrite or may_begin_anew(run)]
+    made = [given.params for _ in fresh] if given else trained_bases(fresh, dataset, data)
+    bases = dict(zip([run.seed for run in fresh], made, strict=True))
+    pairs = zip(runs, agents, strict=True)
+    return [agent.with_base(bases[run.seed]) if run.seed in bases else agent for run, agent in pairs]
 
 
 def find_given_base(runs: list[Run], overwrite: bool) -> GivenBase | None:
@@ -325,22 +351,28 @@ def new_agent(run: Run, dataset: dict[str, np.ndarray]) -> Agent:
     return run.agent.create(key, *dims_of(dataset), run.settings.agent)
 
 
-def bases(runs: list[Run], dataset: dict[str, np.ndarray], data: Fingerprint, given: dict | None) -> list[dict | None]:
-    """The behaviour-cloned base of each run: the given one, a stored one, or one trained now; None where none is wanted."""
-    if not runs or given:
-        return [given for _ in runs]
-    if not runs[0].settings.flags["bc_steps"]:
-        return [None for _ in runs]
+def may_begin_anew(run: Run) -> bool:
+    """Whether a run has one checkpoint at most, which is given up where another seed has none (`standing_together`)."""
+    return run.newest_checkpoint() <= run.settings.flags["save_interval"]
+
+
+def trained_bases(runs: list[Run], dataset: dict[str, np.ndarray], data: Fingerprint) -> list[dict]:
+    """The behaviour-cloned base of each run: a stored one, or one that is trained now."""
     base_runs = [run.of_base(data.behaviour) for run in runs]
     with contextlib.ExitStack() as stack:
         for base_run in base_runs:  # another task of the domain may be training the same base
             stack.enter_context(base_run.locked(wait=True))
-        step = base_runs[0].settings.flags["offline_steps"]
-        missing = [run for run in base_runs if not (run.is_done() and Checkpoints(run.folder / "checkpoints").holds(step))]
+        missing = [run for run in base_runs if not is_whole(run)]
         if missing:
             agents = [new_agent(run, dataset) for run in missing]
             finish(missing, agents, dataset, about_data(dataset, data.behaviour), overwrite=False)
         return [load_base(run.folder) for run in base_runs]
+
+
+def is_whole(base_run: Run) -> bool:
+    """Whether a base has been trained to its end and its last checkpoint is there."""
+    checkpoints = Checkpoints(base_run.folder / "checkpoints")
+    return base_run.is_done() and checkpoints.holds(base_run.settings.flags["offline_steps"])
 
 
 def about_data(dataset: dict[str, np.ndarray], crc: str) -> dict[str, Any]:
