@@ -307,14 +307,16 @@ def from_bases(
     overwrite: bool,
 ) -> list[Agent]:
     """The agents, those of runs that begin now started from their behaviour-cloned bases."""
-    flags = runs[0].settings.flags
-    if not agents[0].STARTS_FROM_BASE or not (given or flags["bc_steps"]):
+    wanted = given or runs[0].settings.flags["bc_steps"]
+    if not (wanted and agents[0].STARTS_FROM_BASE):
         return agents
     fresh = [run for run in runs if overwrite or may_begin_anew(run)]
-    made = [given.params for _ in fresh] if given else trained_bases(fresh, dataset, data)
-    bases = dict(zip([run.seed for run in fresh], made, strict=True))
-    pairs = zip(runs, agents, strict=True)
-    return [agent.with_base(bases[run.seed]) if run.seed in bases else agent for run, agent in pairs]
+    made = [given.params] * len(fresh) if given else trained_bases(fresh, dataset, data)
+    bases = {run.seed: base for run, base in zip(fresh, made, strict=True)}
+    for i, run in enumerate(runs):
+        if run.seed in bases:
+            agents[i] = agents[i].with_base(bases[run.seed])
+    return agents
 
 
 def find_given_base(runs: list[Run], overwrite: bool) -> GivenBase | None:
