@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from envs.tasks import resolve_alias
 from utils.errors import UserError, join_first
 from utils.published import safe_unpickle
 from utils.statistics import mean_and_half
@@ -82,13 +83,18 @@ def read_curves(path: Path, interval: int, axes: str = AXES[0]) -> tuple[list[Cu
 
 
 def read_entries(path: Path) -> dict[Key, Any]:
-    """The entries of a pickle by (name, method); raises UserError where it is no such dict."""
+    """The entries of a pickle by (name, method); raises UserError where it is no such dict.
+
+    OGBench's alias for a task counts as that task, unless the task is there under its own name.
+    """
     data = safe_unpickle(path)
     keys = list(data) if isinstance(data, dict) else []
     if not keys or any(not isinstance(key, tuple) or len(key) != 2 for key in keys):
         form = "a dict of (name, method) -> array"
         raise UserError(f"{path}: not an exp_data file, which is {form}")
-    return {(str(name), str(method)): value for (name, method), value in data.items()}
+    entries = {(str(name), str(method)): value for (name, method), value in data.items()}
+    of_aliases = {(resolve_alias(name), method): value for (name, method), value in entries.items()}
+    return {key: entries.get(key, value) for key, value in of_aliases.items()}
 
 
 def groups_of(path: Path, names: Iterable[str]) -> dict[str, list[str]]:
