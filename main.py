@@ -20,7 +20,6 @@ from utils.preemption import Preempted, handled
 
 def plan(fv) -> list:
     """The runs that the flags ask for, in order; raises UserError where there is nothing to run."""
-    from configs.agent_file import load_source
     from configs.settings import resolve
     from envs.bases import check_published
     from envs.tasks import dataset_name, resolve_env_names
@@ -33,7 +32,7 @@ def plan(fv) -> list:
     if fv.bc_only:
         settings = {dataset: bc_only(resolved) for dataset, resolved in settings.items()}
     one = next(iter(settings.values()))
-    agent, flags = load_source(one.source).AGENT, one.flags
+    agent, flags = one.source.module.AGENT, one.flags
     check_published(flags["pretrained_actor_path"], settings)
     for resolved in settings.values():
         agent.init_state(resolved.agent)  # raises UserError for settings that the agent cannot start with

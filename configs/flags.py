@@ -2,18 +2,23 @@
 
 import difflib
 import math
+import os
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+import ml_collections
 from absl import flags
+from ml_collections import config_flags
 
-from configs.agent_file import AGENTS, agent_settings, define_agent_flag
+from configs.agent_file import load_source
+from configs.agent_source import AGENTS, ROOT
 from configs.presets import PRESETS
 from utils.errors import UserError
 
 IGNORED_VALUES = ("buffer_size", "dataset_replace_interval")
 IGNORED_SWITCHES = ("save_all_online_states", "save_last_checkpoint", "save_replay_buffer")
+NOT_AGENTS = {"__init__", "base", "flow", "heads"}
 IGNORED = (*IGNORED_VALUES, *IGNORED_SWITCHES)
 SYNONYMS = {
     "gamma": ("discount",),
@@ -143,10 +148,24 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     return fv
 
 
+def define_agent_flag(fv: flags.FlagValues, argv: Sequence[str], doc: str) -> None:
+    """Define --agent, and --agent.KEY for the settings of the agent file that `argv` names."""
+    config_flags.DEFINE_config_file("agent", None, doc, flag_values=fv, sys_argv=list(argv))
+    fv["agent"].parser = _AgentParser()
+
+
+class _AgentParser(flags.ArgumentParser):
+    """Reads an agent file's settings as ml_collections does, with the one loader."""
+
+    def parse(self, path: str) -> ml_collections.ConfigDict:
+        config = load_source(path).module.get_config()
+        return ml_collections.ConfigDict(config).lock()
+
+
 def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
     """Parse a command line; raises UserError, in one line, for anything wrong in it."""
     agent, rest = take_agent(argv)
-    known = agent_settings(agent)
+    known = list(load_source(agent).module.get_config())
     argv = [argv[0], f"--agent={agent}", *rest]  # first, because the flags --agent.KEY follow from it
     fv = define_flags(argv)
     parse_words(fv, argv, agent, known)
@@ -178,7 +197,10 @@ def parse_words(fv: flags.FlagValues, argv: Sequence[str], agent: str, known: li
 
 
 def take_agent(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """The agent file that a command line names last, agents/trqam.py where it names none, and the words besides."""
+    """The agent file that a command line names last, and the other words.
+
+    Where it names none, that is agents/trqam.py. Raises UserError where there is no such file.
+    """
     agent = "agents/trqam.py" if Path("agents/trqam.py").is_file() else str(AGENTS / "trqam.py")
     rest, words = [], iter(argv[1:])
     for word in words:
@@ -188,7 +210,21 @@ def take_agent(argv: Sequence[str]) -> tuple[str, list[str]]:
             agent = word.split("=", 1)[1]
         else:
             rest.append(word)
+    if not Path(agent).expanduser().is_file():
+        raise no_such_agent(agent)
     return agent, rest
+
+
+def no_such_agent(path: str) -> UserError:
+    """The error for an agent file that is not there, with the one that may be meant."""
+    place = Path(os.path.abspath(Path(path).expanduser()))
+    if (ROOT / path).is_file():
+        meant = f"the project has {ROOT / path}"
+    else:
+        names = sorted(file.stem for file in AGENTS.glob("*.py") if file.stem not in NOT_AGENTS)
+        name = f"agents/{difflib.get_close_matches(place.stem, names, n=1, cutoff=0.0)[0]}.py"
+        meant = f"the nearest agent is {name if Path(name).is_file() else ROOT / name}"
+    return UserError(f"--agent={path}: there is no such file as {place}; {meant}")
 
 
 def unknown_agent_key(argv: Sequence[str], agent: str, known: list[str]) -> UserError:

@@ -11,7 +11,8 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from configs.agent_file import Source, agent_lineage, load_source, read_source
+from configs.agent_file import load_source
+from configs.agent_source import Source
 from configs.domains import Setting, domain_settings
 from configs.flags import IGNORED, check_agent_values
 from configs.presets import PRESETS
@@ -60,6 +61,12 @@ def differing(final: dict[str, Setting], *layers: dict[str, Setting]) -> frozens
     return frozenset(names)
 
 
+def lineage(source: Source) -> list[str]:
+    """The class names of an agent, the base class first, and the name of its file."""
+    kinds = reversed(source.module.AGENT.__mro__)
+    return [*(kind.__name__ for kind in kinds), source.file.stem]
+
+
 def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
     """Settings of the runs on one dataset; raises UserError for values that no run can use."""
     own = {"agent", "preset", "dry_run", "debug", "overwrite", *IGNORED}
@@ -67,15 +74,15 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
     values = {name: Setting(fv[name].default, DEFAULT) for name in defined}
     agent_file = config_flags.get_config_filename(fv["agent"])
     # Not fv.agent, in which the command line's values are already.
-    agent_source = read_source(agent_file)
-    default_config = load_source(agent_source).get_config()
+    agent_source = load_source(agent_file)
+    default_config = agent_source.module.get_config()
     agent = {key: Setting(value, DEFAULT) for key, value in default_config.items()}
 
     def take(settings: dict[str, Setting], layer: dict[str, Setting]) -> None:
         settings.update({key: setting for key, setting in layer.items() if key in settings})
 
     defaults = named(values, agent)
-    take(agent, domain_settings(dataset, agent_lineage(agent_source), fv.agent))
+    take(agent, domain_settings(dataset, lineage(agent_source), fv.agent))
     published = named(values, agent)
     preset = PRESETS[fv.preset] if fv.preset else None
     if preset:

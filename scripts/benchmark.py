@@ -29,8 +29,8 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from configs.agent_file import agent_settings, define_agent_flag, load_agent
-from configs.flags import check_agent_values, parse_words, take_agent
+from configs.agent_file import load_source
+from configs.flags import check_agent_values, define_agent_flag, parse_words, take_agent
 from utils.errors import UserError
 
 OBSERVATION_DIM, ACTION_DIM = 83, 5
@@ -316,7 +316,7 @@ def measure(fv: flags.FlagValues, agent_file: str) -> dict[str, Any]:
     if "action_chunking" not in config_flags.get_override_values(fv["agent"]):
         config.action_chunking = True
     check_agent_values(config.to_dict())
-    kind, updates = load_agent(agent_file).AGENT, fv.updates or updates_per_call(0)
+    kind, updates = load_source(agent_file).module.AGENT, fv.updates or updates_per_call(0)
     replay = Replay.create(synthetic(fv.transitions))
 
     def fresh(seed: int) -> Any:
@@ -380,10 +380,10 @@ def measure(fv: flags.FlagValues, agent_file: str) -> dict[str, Any]:
 
 def main(argv: list[str]) -> int:
     """Parse, measure, print; returns the exit code."""
-    agent_file, rest = take_agent(argv)
-    words = [argv[0], f"--agent={agent_file}", *rest]
     try:
-        known = agent_settings(agent_file)
+        agent_file, rest = take_agent(argv)
+        words = [argv[0], f"--agent={agent_file}", *rest]
+        known = list(load_source(agent_file).module.get_config())
         fv = define(words)
         if {"--help", "-help", "-h"} & set(argv):
             print(__doc__, fv.get_help(), sep="\n")

@@ -31,7 +31,7 @@ import jax.export
 import jax.numpy as jnp
 
 from agents.base import Agent
-from configs.agent_file import ROOT
+from configs.agent_source import ROOT
 from envs.tasks import dataset_name
 from utils.checkpoints import Checkpoints, agent_from
 from utils.errors import UserError

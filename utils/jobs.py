@@ -22,7 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from configs.agent_file import ROOT
+from configs.agent_source import ROOT
 from utils.errors import UserError
 from utils.preemption import deferred, handled, leave_if_asked
 from utils.runs import Run, is_locked

@@ -12,12 +12,13 @@ import ml_collections
 import numpy as np
 
 from agents.base import Agent, q_values
-from configs.agent_file import load_run_agent
+from configs.agent_file import load_source
+from configs.agent_source import ROOT, differing_files, kept_source
 from utils.checkpoints import Checkpoints, agent_from, best_step
 from utils.errors import UserError
 from utils.evaluation import Policy, Values
 from utils.logging import read_rows, warn
-from utils.runs import read_json
+from utils.runs import mention_changes, read_json
 
 
 def stream(key: jax.Array, name: str) -> jax.Array:
@@ -69,7 +70,7 @@ def load_run(run_dir: str | os.PathLike, best: bool = False) -> tuple[Agent, dic
         raise UserError(f"{folder} is not the folder of a run: it has no config.json")
     config = ml_collections.ConfigDict({k: tuple(v) if isinstance(v, list) else v for k, v in stored["agent"].items()})
     observation_dim, action_dim = stored["observation_dim"], stored["action_dim"]
-    kind = load_run_agent(folder, stored).AGENT
+    kind = agent_of_run(folder, stored)
     agent = kind.create(jax.random.key(0), observation_dim, action_dim, config)
     checkpoints = Checkpoints(folder / "checkpoints")
     wanted = best_evaluated(folder, checkpoints.steps()) if best else None
@@ -77,6 +78,38 @@ def load_run(run_dir: str | os.PathLike, best: bool = False) -> tuple[Agent, dic
     if tree is None:
         raise UserError(f"{folder} holds no checkpoint that can be read")
     return agent_from(tree["agent"], agent, folder), stored
+
+
+def agent_of_run(folder: Path, stored: dict[str, Any]) -> type[Agent]:
+    """The class of the agent that a run began with, whatever lies at its file's place today.
+
+    It executes Python code from the run folder, or equal code from the recorded place, where
+    data files may lie beside it. Code on disk that differs from what the run began with is
+    mentioned. A run of an older version kept no source: its file is looked for at its recorded
+    path, then in the checkout. Raises UserError as `load_source` does.
+
+    Args:
+        folder: the run folder.
+        stored: its config.json.
+    """
+    kept, recorded = kept_source(folder, stored), Path(stored["agent_file"])
+    path = ROOT / recorded
+    if kept is None:
+        path = recorded if recorded.is_file() else path
+        warn(f"{folder} keeps no source of its agent; {path.absolute()} is used")
+        return load_source(path).module.AGENT
+    mention_changes(kept, folder)
+    if path.is_file():
+        if not differing_files(path.parent, kept.digests):
+            return load_source(path, kept.package).module.AGENT
+        warn(f"{path} differs from what {folder} began with; {kept.file} is used")
+    try:
+        return load_source(kept.file, kept.package).module.AGENT
+    except UserError as error:
+        if not stored["source"]["of_checkout"]:
+            raise
+        warn(f"the project has changed too much for it ({error}); {path} is used")
+        return load_source(path).module.AGENT
 
 
 def best_evaluated(folder: Path, steps: Collection[int]) -> int | None:

@@ -22,14 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from configs.agent_file import (
-    AGENTS,
-    Source,
-    changes_of_checkout,
-    kept_source,
-    load_source,
-    read_source,
-)
+from configs.agent_file import load_source
+from configs.agent_source import AGENTS, ROOT, Source, differing_files, kept_source
 from configs.settings import Settings
 from envs.tasks import alias_of, dataset_name
 from utils.errors import RunError, UserError, join_first
@@ -133,7 +127,7 @@ class Run:
     @property
     def agent(self) -> Any:
         """The class of the agent."""
-        return load_source(self.source).AGENT
+        return self.source.module.AGENT
 
     def is_stored(self) -> bool:
         """Whether the folder holds a run with this agent, as far as its source is kept."""
@@ -159,8 +153,7 @@ class Run:
         """What config.json holds of the run itself: the settings, their sources, the versions."""
         flags = self.settings.flags | {"env_name": self.env_name, "seed": self.seed}
         return {
-            "agent_file": self.source.recorded_file,
-            "source": self.source.record(),
+            **self.source.record(),
             "flags": flags,
             "agent": self.settings.agent.to_dict(),
             "sources": self.settings.sources,
@@ -219,7 +212,7 @@ class Run:
         kept = kept_source(self.folder, stored)
         if kept is None:
             return
-        differing = kept.differences(self.source)
+        differing = sorted({name for name, _ in kept.digests.items() ^ self.source.digests.items()})
         if differing and not (stored["source"]["of_checkout"] and self.source.of_checkout):
             raise UserError(
                 f"--agent: the code differs from what {self.folder} began with "
@@ -228,9 +221,8 @@ class Run:
             )
         if not self.is_done():  # the project's own code may be a newer version's
             if differing:
-                warn(f"{self.source.recorded_file} has changed since {self.folder} began")
-            if changed := changes_of_checkout(stored, self.source):
-                warn(f"{changed} since {self.folder} began")
+                warn(f"{stored['agent_file']} has changed since {self.folder} began")
+            mention_changes(kept, self.folder)
 
     def mention_alias(self) -> None:
         """Say where an older version stored this run under OGBench's alias for its task."""
@@ -313,6 +305,13 @@ class ExpectedBase(Run):
         return all(values.get(name) == value for name, value in json.loads(json.dumps(self.identity)).items())
 
 
+def mention_changes(kept: Source, folder: Path) -> None:
+    """Say in one line which of the project's own modules have changed since a run began."""
+    if changed := differing_files(ROOT, kept.checkout):
+        have = "has" if len(changed) == 1 else "have"
+        warn(f"{join_first(changed)} {have} changed since {folder} began")
+
+
 def mention_namesakes(place: Path, name: str, source: Source) -> None:
     """Say in one line which runs in a folder bear an agent's name and have another source."""
     others = []
@@ -349,8 +348,8 @@ def is_locked(folder: Path) -> bool:
 
 def bc_only(settings: Settings) -> Settings:
     """The same settings for the base alone: agents/bc.py for offline_steps."""
-    source = read_source(BC_FILE)
-    config = load_source(source).get_config()
+    source = load_source(BC_FILE)
+    config = source.module.get_config()
     config.update({key: settings.agent[key] for key in config})
     flags = settings.flags | {"bc_steps": 0, "online_steps": 0}
     known = {*flags, *(f"agent.{key}" for key in config)}

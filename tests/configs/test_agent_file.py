@@ -1,7 +1,7 @@
 """Agent files: what their imports find, when they load again, and which sources are equal."""
 
-import ast
 import dataclasses
+import inspect
 import os
 import shutil
 import subprocess
@@ -11,20 +11,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from configs import agent_file
-from configs.agent_file import (
-    AGENTS,
-    ROOT,
-    agent_lineage,
-    agent_settings,
-    kept_source,
-    load_agent,
-    load_run_agent,
-    load_source,
-    read_source,
-)
+from configs.agent_file import load_source
+from configs.agent_source import AGENTS, ROOT, kept_source
 from configs.flags import define_flags, parse_flags, take_agent
+from configs.settings import lineage
 from utils.errors import UserError
+from utils.policy import agent_of_run
 
 AGENT = """
 from agents.fql import AGENT as Parent, get_config
@@ -54,13 +46,14 @@ def write(folder, name="mine.py", imports="", value="1", helpers=None):
 
 
 def value_of(path):
-    return load_agent(path).AGENT.VALUE
+    return load_source(path).module.AGENT.VALUE
 
 
 # ---------------------------------------------------------------- what imports find
 
 
 HELPER = {"helper.py": "V = {n}"}
+HELPER_1 = {"helper.py": "V = 1"}
 NETS = {"nets/__init__.py": "", "nets/sub.py": "V = {n}"}
 IMPORTS = {
     "a module": ("import helper", "helper.V", HELPER),
@@ -74,21 +67,28 @@ IMPORTS = {
     "two that import each other": (
         "import a", "a.b.V", {"a.py": "import b", "b.py": "import a\nV = {n}"},
     ),
-    "an import of itself": (
-        "import helper", "helper.V", {"helper.py": "import mine\nV = mine and {n}"},
-    ),
-    "an import in a function": (
-        "import a", "a.v()", {"a.py": "def v():\n import b\n return b.V", "b.py": "V = {n}"},
-    ),
     "a package": ("from nets.sub import V", "V", NETS),
     "a package's name": ("import nets.sub", "nets.sub.V", NETS),
     "a package's alias": ("import nets.sub as s", "s.V", NETS),
     "a package's init": (
         "import nets", "nets.V", NETS | {"nets/__init__.py": "from nets.sub import V"},
     ),
-    "a folder": (
+    "a relative import in a package": (
+        "from nets.sub import V", "V",
+        NETS | {"nets/sub.py": "from .more import V", "nets/more.py": "V = {n}"},
+    ),
+    "a package without a file of its own": (
         "from nets import sub", "sub.V",
         {"nets/sub.py": "from nets.more import V", "nets/more.py": "V = {n}"},
+    ),
+    "the folder's own name": (
+        "from same.helper import V", "V", HELPER,
+    ),
+    "the folder as a package": (
+        "from same import V", "V", {"__init__.py": "from same.helper import V"} | HELPER,
+    ),
+    "the folder's name for a module": (
+        "from same import V", "V", {"same.py": "V = {n}"},
     ),
     "an installed name": ("import yaml", "yaml.V", {"yaml.py": "V = {n}"}),
 }  # fmt: skip
@@ -99,33 +99,46 @@ def test_modules_of_the_folder_are_found_and_are_each_agents_own(kind, tmp_path)
     imports, value, helpers = IMPORTS[kind]
     files = []
     for n in (1, 2):
+        folder = tmp_path / str(n) / "same"
         texts = {name: text.format(n=n) for name, text in helpers.items()}
-        files.append(write(tmp_path / str(n), imports=imports, value=value, helpers=texts))
+        files.append(write(folder, imports=imports, value=value, helpers=texts))
+    before = dict(sys.modules)
     assert [value_of(file) for file in files] == [1, 2]
     assert [value_of(file) for file in reversed(files)] == [2, 1]
-    source = read_source(files[0])
-    assert source.kept.keys() == {"mine.py", *helpers}
-    assert source.digest != read_source(files[1]).digest
+    added = {name.partition(".")[0] for name in sys.modules.keys() - before.keys()}
+    assert not added & {Path(name).parts[0].removesuffix(".py") for name in helpers}
+    assert all(sys.modules[name] is module for name, module in before.items())
+    source = load_source(files[0])
+    absent = {"__init__.py", "nets/__init__.py"}  # that is as an empty one
+    assert source.kept.keys() - absent == {"mine.py", *helpers} - absent
+    assert source.digest != load_source(files[1]).digest
 
 
-def test_an_import_that_comes_late_finds_the_agents_own_module(tmp_path):
-    """When a method imports, another folder's module of that name may have been loaded last."""
-    late = "lambda: __import__('helper') and importlib and read()"
-    imports = "import importlib\n\n\ndef read():\n    import helper\n    return helper.V"
-    given = {"imports": imports, "value": late}
-    files = [write(tmp_path / n, **given, helpers={"helper.py": f"V = {n}"}) for n in "12"]
-    kinds = [load_agent(file).AGENT for file in files]
-    assert [vars(kind)["VALUE"]() for kind in kinds] == [1, 2]
-    assert "helper" not in sys.modules
+def test_a_module_of_that_name_imported_before_is_not_the_agents(tmp_path, monkeypatch):
+    """Such as one that an environment imported; it stays what it was."""
+    other = write(tmp_path / "other", name="helper.py").parent
+    (other / "helper.py").write_text("V = 3")
+    monkeypatch.syspath_prepend(str(other))
+    import helper
+
+    path = write(tmp_path, imports="import helper", value="helper.V", helpers=HELPER_1)
+    assert value_of(path) == 1 and sys.modules.pop("helper") is helper and helper.V == 3
+
+
+def test_a_class_of_a_sibling_is_found_by_the_name_of_its_module(tmp_path):
+    helpers = {"helper.py": "class Net:\n    WIDTH = 4\n"}
+    path = write(tmp_path, imports="from helper import Net", value="Net", helpers=helpers)
+    kind = value_of(path)
+    assert vars(sys.modules[kind.__module__])["Net"] is kind
+    assert inspect.getsource(kind) == helpers["helper.py"]
 
 
 def test_an_edit_after_the_file_was_read_does_not_count(tmp_path):
-    """Runs are planned, and keep the source, long before the last of them imports it all."""
-    imports = "def late():\n    import helper\n    return helper.V"
-    path = write(tmp_path, imports=imports, value="late", helpers={"helper.py": "V = 1"})
-    source = read_source(path)
+    """Runs are planned, and keep the source, long before the last of them begins."""
+    path = write(tmp_path, imports="import helper", value="helper.V", helpers=HELPER_1)
+    source = load_source(path)
     write(tmp_path, value="None", helpers={"helper.py": "V = 2"})
-    assert vars(load_source(source).AGENT)["VALUE"]() == 1
+    assert source.module.AGENT.VALUE == 1
     source.keep(tmp_path)
     assert (tmp_path / "source" / "helper.py").read_text() == "V = 1"
 
@@ -139,9 +152,7 @@ def test_the_checkout_and_the_standard_library_come_before_the_folder(tmp_path):
         helpers=dict.fromkeys(("statistics.py", "utils.py"), ""),
     )
     assert value_of(path) == 3
-    assert read_source(path).kept.keys() == {"mine.py"}
-    checkout = read_source(path).checkout
-    assert {"utils/errors.py", "agents/fql.py", "agents/base.py"} <= checkout.keys()
+    assert load_source(path).kept.keys() == {"mine.py"}
 
 
 def test_a_folder_without_modules_hides_nothing_that_is_installed(tmp_path):
@@ -151,31 +162,27 @@ def test_a_folder_without_modules_hides_nothing_that_is_installed(tmp_path):
     assert value_of(path) == 5
 
 
-def test_a_folder_on_the_search_path_is_reached_by_its_name(tmp_path, monkeypatch):
+def test_a_folder_may_have_the_name_of_something_installed(tmp_path):
+    helpers = {"helper.py": "V = 6", "safe_load.py": ""}
+    imports = "import helper\nimport yaml"
+    value = "helper.V + yaml.safe_load('5')"
+    path = write(tmp_path / "yaml", imports=imports, value=value, helpers=helpers)
+    assert value_of(path) == 11 and load_source(path).package == ""
+
+
+def test_kept_code_that_names_its_folder_runs_without_it(tmp_path, monkeypatch, capsys):
+    """Though a folder of that name, with today's code, is on the module search path."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    helpers = {
-        "__init__.py": "START = 40",
-        "nets.py": "from project.sub import START\nV = START + 2",
-    }
-    path = write(
-        tmp_path / "project" / "sub",
-        imports="from project.sub.nets import V",
-        value="V",
-        helpers=helpers,
-    )
-    (tmp_path / "project" / "other.py").write_text("")
+    helpers = {"__init__.py": "START = 40", "nets.py": "from mine import START\nV = START + 2"}
+    imports = "from mine.nets import V"
+    path = write(tmp_path / "mine", imports=imports, value="V", helpers=helpers)
     assert value_of(path) == 42
-    source = read_source(path)
-    assert (source.package, source.kept.keys()) == (
-        "project.sub",
-        {"mine.py", "__init__.py", "nets.py"},
-    )
+    source = load_source(path)
+    assert source.package == "mine" and source.kept.keys() == {"mine.py", *helpers}
     source.keep(tmp_path / "run")
-    for name in ("nets.py", "__init__.py"):
-        (path.parent / name).write_text("")
-    monkeypatch.undo()
-    stored = {"agent_file": "/nowhere/mine.py", "source": source.record()}
-    assert load_run_agent(tmp_path / "run", stored).AGENT.VALUE == 42
+    (path.parent / "nets.py").write_text("V = 0")
+    assert agent_of_run(tmp_path / "run", source.record()).VALUE == 42
+    assert f"{path} differs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["my-agent.py", "v1.2.py", "jax.py", "mine.txt"])
@@ -188,7 +195,7 @@ def test_any_file_name_will_do(name, tmp_path):
         helpers={"helper.py": "V = 7"},
     )
     assert value_of(path) == 7
-    assert agent_lineage(read_source(path))[-2:] == ["Mine", path.stem]
+    assert lineage(load_source(path))[-2:] == ["Mine", path.stem]
 
 
 def test_an_agent_file_in_the_projects_root(tmp_path):
@@ -199,9 +206,9 @@ def test_an_agent_file_in_the_projects_root(tmp_path):
         shutil.copytree(ROOT / name, checkout / name, ignore=ignored)
     write(checkout, imports="import helper", value="helper.V", helpers={"helper.py": "V = 6"})
     code = """
-from configs.agent_file import load_agent, read_source
-source = read_source("mine.py")
-print(load_agent("mine.py").AGENT.VALUE, *sorted(source.kept))
+from configs.agent_file import load_source
+source = load_source("mine.py")
+print(source.module.AGENT.VALUE, *sorted(source.kept))
 print("agents/fql.py" in source.checkout)
 """
     command = [sys.executable, "-c", code]
@@ -269,11 +276,9 @@ def test_future_annotations_a_state_field_and_the_files_place(tmp_path):
         ]
     )
     assert (fv.agent.widths, fv.agent.lr) == ((4,), 0.5)
-    assert agent_settings(path)[-1] == "widths" and load_agent(path).get_config().widths == (
-        8,
-        16,
-    )
-    kind = load_agent(path).AGENT
+    config = load_source(path).module.get_config()
+    assert list(config)[-1] == "widths" and config.widths == (8, 16)
+    kind = load_source(path).module.AGENT
     assert [field.name for field in dataclasses.fields(kind)][-1] == "count"
     config = fv.agent.copy_and_resolve_references()
     config.actor_hidden_dims = config.value_hidden_dims = (8,)
@@ -287,8 +292,9 @@ def test_future_annotations_a_state_field_and_the_files_place(tmp_path):
 def test_a_file_is_loaded_once_until_it_or_its_helper_changes(tmp_path):
     path = write(tmp_path, imports="import helper", value="helper.V")
     (tmp_path / "helper.py").write_text("V = 1")
-    module = load_agent(path)
-    assert load_agent(path) is module is load_agent(str(path)) and module.AGENT.VALUE == 1
+    source = load_source(path)
+    assert load_source(path) is source is load_source(str(path))
+    assert source.module.AGENT.VALUE == 1
     for n in (2, 3):  # of one length, within a second
         (tmp_path / "helper.py").write_text(f"V = {n}")
         assert value_of(path) == n
@@ -301,7 +307,7 @@ def test_a_helper_that_was_missing_is_found_once_it_is_there(tmp_path):
         UserError,
         match=r"the file does not run \(ModuleNotFoundError: No module named 'helper'\)",
     ):
-        load_agent(path)
+        load_source(path)
     write(tmp_path, imports="import helper", value="helper.V", helpers={"helper.py": "V = 9"})
     assert value_of(path) == 9
 
@@ -311,7 +317,7 @@ def test_a_helper_that_was_missing_is_found_once_it_is_there(tmp_path):
 
 def mistake(path):
     with pytest.raises(UserError) as caught:
-        load_agent(path)
+        load_source(path)
     assert str(caught.value).startswith(f"--agent={path}: ")
     return str(caught.value)
 
@@ -329,19 +335,28 @@ def test_a_file_that_does_not_run_is_one_line(tmp_path):
     (tmp_path / "half.py").write_text("AGENT = 3")
     assert "defines no AGENT and get_config" in mistake(tmp_path / "half.py")
     with pytest.raises(SystemExit):  # not an error of the file's
-        load_agent(write(tmp_path, imports="raise SystemExit"))
+        load_source(write(tmp_path, imports="raise SystemExit"))
 
 
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path, monkeypatch):
-    missing = f"--agent=agents/trqm.py: there is no such file as {AGENTS}/trqm.py; "
-    assert mistake("agents/trqm.py") == missing + "the nearest agent is agents/trqam.py"
+    def missing(path):
+        with pytest.raises(UserError) as caught:
+            take_agent(["main.py", f"--agent={path}"])
+        return str(caught.value)
+
+    text = f"--agent=agents/trqm.py: there is no such file as {AGENTS}/trqm.py; "
+    assert missing("agents/trqm.py") == text + "the nearest agent is agents/trqam.py"
     monkeypatch.chdir(tmp_path)
-    missing = f"there is no such file as {tmp_path}/agents/tr"
+    text = f"there is no such file as {tmp_path}/agents/tr"
     meant = f"the project has {AGENTS}/trqam.py"
-    assert mistake("agents/trqam.py").endswith(f"{missing}qam.py; {meant}")
+    assert missing("agents/trqam.py").endswith(f"{text}qam.py; {meant}")
     meant = f"the nearest agent is {AGENTS}/trqam.py"
-    assert mistake("agents/trqm.py").endswith(f"{missing}qm.py; {meant}")
-    assert f"no such file as {tmp_path};" in mistake("")
+    assert missing("agents/trqm.py").endswith(f"{text}qm.py; {meant}")
+    assert f"no such file as {tmp_path};" in missing("")
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    assert f"no such file as {tmp_path}/me/work/mien.py;" in missing("~/work/mien.py")
+    text = f"--agent=mine.py: there is no such file as {tmp_path}/mine.py"
+    assert mistake("mine.py") == text
 
 
 def test_the_flag_is_listed_with_those_of_the_program():
@@ -354,10 +369,9 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     write(tmp_path / "work", value="8")
     assert value_of("~/work/mine.py") == 8
     for words in (["--agent=~/work/mine.py"], ["--agent", "~/work/mine.py"]):
-        path, _ = take_agent(["main.py", *words])
-        assert value_of(path) == 8
+        path, rest = take_agent(["main.py", *words])
+        assert value_of(path) == 8 and rest == []
         assert parse_flags(["main.py", "--env_name=scene", *words]).agent.lr == 3e-4
-    assert f"no such file as {tmp_path}/work/mien.py;" in mistake("~/work/mien.py")
 
 
 # ---------------------------------------------------------------- which sources are equal
@@ -370,11 +384,11 @@ def test_what_changes_the_digest_and_what_does_not(tmp_path):
         value="V",
         helpers={"helper.py": "def V():\n    return None"},
     )
-    digest = read_source(path).digest
+    digest = load_source(path).digest
 
     def with_helper(text):
         (tmp_path / "helper.py").write_text(text)
-        return read_source(path).digest
+        return load_source(path).digest
 
     same = [
         '"""Purpose."""\n\n\ndef V():\n    """None."""\n    return (None)  # nothing',
@@ -396,29 +410,16 @@ def test_what_changes_the_digest_and_what_does_not(tmp_path):
     ]
     assert len({digest, *map(with_helper, other)}) == len(other) + 1
     moved = shutil.copytree(tmp_path, tmp_path / "elsewhere")
-    assert read_source(moved / "mine.py").digest == read_source(path).digest
+    assert load_source(moved / "mine.py").digest == load_source(path).digest
 
 
-def test_the_digest_is_the_same_in_every_version_of_python():
-    """It is part of folder names, and `ast` differs between versions. Of 3.10 to 3.13."""
-    text = 'def f(a, *, b=None) -> int:\n    "doc"\n    return f"{a!r:>{b}} {1.5}" or u"x"\n'
-    tree = ast.parse(text)
-    assert agent_file._digest(agent_file._skeleton(tree)) == "fbaba75036a5f80e"
-
-
-def test_every_agent_of_the_checkout_is_read_whole():
+def test_the_agents_of_the_checkout():
     for file in AGENTS.glob("*.py"):
-        source = read_source(file)
-        assert source.of_checkout and not source.siblings
-        assert source.kept == {file.name: file.read_bytes()}
-        assert source.recorded_file == f"agents/{file.name}" and source.package == ""
-    source = read_source(AGENTS / "qam_edit.py")
-    assert {
-        "agents/qam.py",
-        "agents/trqam.py",
-        "agents/base.py",
-        "utils/networks.py",
-    } <= source.checkout.keys()
+        if "AGENT = " in file.read_text():
+            source = load_source(file)
+            assert source.of_checkout and source.kept == {file.name: file.read_bytes()}
+            assert source.record()["agent_file"] == f"agents/{file.name}"
+            assert {"agents/base.py", "utils/networks.py"} <= source.checkout.keys()
 
 
 # ---------------------------------------------------------------- what a run folder keeps
@@ -435,52 +436,52 @@ def begun(tmp_path):
     )
     folder = tmp_path / "run"
     folder.mkdir()
-    source = read_source(path)
+    source = load_source(path)
     source.keep(folder)
-    return folder, {"agent_file": source.recorded_file, "source": source.record()}, path
+    return folder, source.record(), path
 
 
 def test_the_kept_source_is_the_same_source(begun):
     folder, stored, path = begun
     kept = kept_source(folder, stored)
-    assert kept.digest == read_source(path).digest
+    assert kept.digest == load_source(path).digest
     assert kept.file == folder / "source" / "mine.py"
-    assert kept.kept.keys() == {"mine.py", "nets/sub.py"}
-    assert kept.record() == read_source(path).record()
+    assert kept.kept.keys() == {"mine.py", "nets/__init__.py", "nets/sub.py"}
+    assert kept.record()["source"] == stored["source"]
 
 
 def test_other_code_at_the_recorded_place_is_mentioned_and_not_used(begun, printed, monkeypatch):
     folder, stored, path = begun
-    module = load_run_agent(folder, stored)
+    kind = agent_of_run(folder, stored)
     # That of the recorded place: beside it lie the data files that it may read.
-    assert module is load_agent(path) and printed().err == ""
+    assert kind is load_source(path).module.AGENT and printed().err == ""
     (path.parent / "nets" / "sub.py").write_text("V = 2")
     monkeypatch.chdir("/")
-    assert load_run_agent(folder, stored).AGENT.VALUE == 1 and value_of(path) == 2
+    assert agent_of_run(folder, stored).VALUE == 1 and value_of(path) == 2
     used = f"{folder}/source/mine.py is used\n"
     differs = f"warning: {path} differs from what {folder} began with; {used}"
     assert printed().err == differs
     path.write_text("(")
-    assert load_run_agent(folder, stored).AGENT.VALUE == 1
+    assert agent_of_run(folder, stored).VALUE == 1
     assert "differs" in printed().err
     path.unlink()
-    assert load_run_agent(folder, stored).AGENT.VALUE == 1 and printed().err == ""
+    assert agent_of_run(folder, stored).VALUE == 1 and printed().err == ""
 
 
 def test_a_kept_agent_of_the_project_that_no_longer_runs_gives_way_to_todays(tmp_path, printed):
-    source = read_source("agents/fql.py")
+    source = load_source("agents/fql.py")
     source.keep(tmp_path)
-    stored = {"agent_file": "agents/fql.py", "source": source.record()}
+    stored = source.record()
     kept = tmp_path / "source" / "fql.py"
     kept.write_text("from utils.networks import of_an_older_version\n" + kept.read_text())
-    assert load_run_agent(tmp_path, stored) is load_agent("agents/fql.py")
+    assert agent_of_run(tmp_path, stored) is load_source("agents/fql.py").module.AGENT
     assert "the project has changed too much for it" in printed().err
 
 
 def test_changes_of_the_checkouts_own_modules_are_mentioned(begun, printed):
     folder, stored, _ = begun
     stored["source"]["checkout"] |= {"agents/base.py": "0", "agents/gone.py": "0"}
-    load_run_agent(folder, stored)
+    agent_of_run(folder, stored)
     changed = "agents/base.py, agents/gone.py have changed"
     assert printed().err == f"warning: {changed} since {folder} began\n"
 
@@ -488,21 +489,20 @@ def test_changes_of_the_checkouts_own_modules_are_mentioned(begun, printed):
 def test_a_run_of_an_older_version_says_which_file_it_uses(begun, printed, monkeypatch):
     folder, stored, path = begun
     del stored["source"]
-    assert load_run_agent(folder, stored) is load_agent(path)
+    assert agent_of_run(folder, stored) is load_source(path).module.AGENT
     used = f"warning: {folder} keeps no source of its agent; {path} is used\n"
     assert printed().err == used
     monkeypatch.chdir("/")
     stored["agent_file"] = "agents/fql.py"
-    assert load_run_agent(folder, stored) is load_agent(AGENTS / "fql.py")
+    assert agent_of_run(folder, stored) is load_source(AGENTS / "fql.py").module.AGENT
     stored["agent_file"] = "agents/gone.py"
     with pytest.raises(UserError, match="there is no such file"):
-        load_run_agent(folder, stored)
+        agent_of_run(folder, stored)
 
 
 def test_keeping_leaves_nothing_of_what_was_kept_before(begun, tmp_path):
     folder, _, _ = begun
-    (folder / ".source.part").mkdir()
-    read_source(write(tmp_path / "b", name="b.py")).keep(folder)
+    load_source(write(tmp_path / "b", name="b.py")).keep(folder)
     kept = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
     assert kept == [os.path.join("source", "b.py")]
     assert Path(folder, "source", "b.py").read_text() == AGENT.format(imports="", value="1")

@@ -11,7 +11,7 @@ import jax.export
 import numpy as np
 import pytest
 
-from configs.agent_file import load_agent
+from configs.agent_file import load_source
 from utils.export_policy import READER, describe, export_agent, write_policy
 from utils.policy import chunks_from_seed
 
@@ -57,7 +57,7 @@ print(json.dumps({
 def agent_of(name, **changes):
     """A tiny agent whose networks all differ, moving averages too."""
     stem, settings = SETTINGS[name]
-    module = load_agent(f"agents/{stem}.py")
+    module = load_source(f"agents/{stem}.py").module
     config = module.get_config()
     tiny = {"actor_hidden_dims": (8, 8), "value_hidden_dims": (8, 8), "num_qs": 2}
     tiny |= {"flow_steps": 3, "horizon_length": 3, "action_chunking": True}

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import main as program
-from configs.agent_file import ROOT, read_source
+from configs.agent_file import load_source
+from configs.agent_source import ROOT
 from configs.flags import parse_flags
 from envs.probe import write_dataset
 from tests.synthetic_runs import write_run
@@ -101,7 +102,7 @@ def test_the_folder_keeps_the_source_and_config_json_describes_it(begun, tmp_pat
     assert (folder / "source" / "gain.py").read_text() == "GAIN = 1.0"
     config = read_json(folder / "config.json")
     assert config["agent_file"] == str(agent)
-    assert config["source"] == read_source(agent).record()
+    assert config["source"] == load_source(agent).record()["source"]
     assert config["source"]["checkout"].keys() >= {
         "agents/fql.py",
         "agents/base.py",
@@ -274,12 +275,12 @@ def test_a_report_tells_agents_of_one_name_apart_by_their_code(tmp_path):
     task = "scene-play-singletask-task1-v0"
     for seed, (place, gain) in enumerate((("a", 1.0), ("b", 1.0), ("agents", 0.5))):
         path = fork(tmp_path / place, gain)
-        write_reported(tmp_path / "exp", task, seed, str(path), read_source(path).record())
-    codes = [read_source(tmp_path / place / "mine.py").digest[:8] for place in ("a", "b", "agents")]
+        write_reported(tmp_path / "exp", task, seed, str(path), load_source(path).record()["source"])
+    codes = [load_source(tmp_path / place / "mine.py").digest[:8] for place in ("a", "b", "agents")]
     assert methods(tmp_path / "exp", 3) == [f"mine agent_source={code}" for code in codes]
     assert codes[0] == codes[1] != codes[2]
     # Of the checkout's agents, and of runs of an older version, the place decides.
-    ours = read_source(ROOT / "agents" / "fql.py").record()
+    ours = load_source(ROOT / "agents" / "fql.py").record()["source"]
     for seed, digest in enumerate("ab"):
         record = ours | {"digest": digest}
         write_reported(tmp_path / "ours", task, seed, "agents/mine.py", record)

@@ -1,0 +1,80 @@
+"""The source of an agent file: what a run folder keeps of it, and whether two are equal.
+
+It is the agent file and its siblings, the modules that it imports from its folder. A run keeps
+them in `source/`, and its config.json describes them:
+
+    source: {file, package, digest, of_checkout, checkout: {file of the checkout: digest}}
+"""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from utils.code import code_digest, repr_digest
+
+ROOT = Path(__file__).resolve().parents[1]
+AGENTS = ROOT / "agents"
+KEPT = "source"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An agent file and its siblings, as they were read."""
+
+    file: Path
+    package: str  # the folder's name in imports: `mine` in `from mine.nets import Net`
+    kept: dict[str, bytes]  # of the agent file and its siblings, by path in the folder
+    checkout: dict[str, str]  # digests of the project's own modules that agents use, by path
+    module: Any = None  # the agent file's, once it has been executed
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digest of each kept file."""
+        return {name: code_digest(content) for name, content in self.kept.items()}
+
+    @property
+    def digest(self) -> str:
+        """One digest of all kept files; it does not depend on the folder."""
+        return repr_digest(sorted(self.digests.items()))
+
+    @property
+    def of_checkout(self) -> bool:
+        """Whether the file is one of the checkout's agents."""
+        return self.file.parent == AGENTS
+
+    def record(self) -> dict[str, Any]:
+        """What config.json says of the source; the place is absolute, or agents/x.py."""
+        place = self.file.relative_to(ROOT) if self.of_checkout else self.file
+        names = ("package", "digest", "of_checkout", "checkout")
+        source = {"file": self.file.name} | {name: getattr(self, name) for name in names}
+        return {"agent_file": str(place), "source": source}
+
+    def keep(self, folder: Path) -> None:
+        """Write the kept files into a run folder, in place of older ones."""
+        shutil.rmtree(folder / KEPT, ignore_errors=True)
+        # The agent file last: `kept_source` looks for it.
+        for name, content in reversed(self.kept.items()):
+            file = folder / KEPT / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+
+
+def kept_source(folder: Path, stored: dict[str, Any]) -> Source | None:
+    """The source that a run folder with this config.json keeps; None where it keeps none."""
+    record, place = stored.get("source"), folder / KEPT
+    if not record or not (file := place / record["file"]).is_file():
+        return None
+    files = sorted({file, *place.rglob("*.py")})
+    kept = {path.relative_to(place).as_posix(): path.read_bytes() for path in files}
+    return Source(file, record["package"], kept, record["checkout"])
+
+
+def differing_files(folder: Path, digests: dict[str, str]) -> list[str]:
+    """The names of the files that a folder lacks or has with another digest."""
+    return [name for name in digests if code_digest(read(folder / name)) != digests[name]]
+
+
+def read(file: Path) -> bytes:
+    """The content of a file; b"" if there is no such file."""
+    return file.read_bytes() if file.is_file() else b""
