@@ -10,10 +10,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def python(*words: str) -> str:
-    """What a command prints from the project's root."""
+    """What a command prints from the project's root, on one line."""
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+    return " ".join((done.stdout + done.stderr).split())
 
 
 def test_an_environment_and_data_of_ones_own(tmp_path):
