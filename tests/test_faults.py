@@ -605,13 +605,13 @@ def test_other_data_is_refused_and_brought_back_it_goes_on(how, stand, assert_st
 
 
 @pytest.mark.parametrize("how", ["of the same length", "one observation", "rewards", "masks"])
-def test_a_finished_run_looks_at_its_data(how, stand, assert_stops, capsys):
+def test_a_finished_run_looks_at_its_data(how, stand, assert_stops, printed):
     stand("whole")
-    assert train() == 0 and "finished already: " in capsys.readouterr().out
+    assert train() == 0 and "finished already: " in printed().out
     DATASETS[how][0](Path("data.npz"))
     assert assert_stops(2).startswith(f"error: {CHANGED.format(folder=folder_of())}")
     Path("data.npz").unlink()
-    assert train() == 0 and "(its data is not here and was not compared)" in capsys.readouterr().out
+    assert train() == 0 and "(its data is not here and was not compared)" in printed().out
 
 
 def test_the_base_follows_the_content_of_the_data(stand):
