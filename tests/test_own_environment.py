@@ -45,7 +45,7 @@ def only_run(name):
     return config.parent
 
 
-def test_without_success_the_return_is_reported_and_decides(monkeypatch, capsys):
+def test_without_success_the_return_is_reported_and_decides(monkeypatch, capsys, printed):
     """Returns of -9, -1, -5, -7 and -3 at steps 0, 4, 8, 12 and 16."""
     real, totals = evaluator.evaluate, itertools.chain((-9.0, -1.0, -5.0, -7.0, -3.0))
 
@@ -55,7 +55,7 @@ def test_without_success_the_return_is_reported_and_decides(monkeypatch, capsys)
 
     monkeypatch.setattr(evaluator, "evaluate", evaluate)
     assert train("Silent") == 0
-    out, folder = capsys.readouterr().out, only_run("Silent")
+    out, folder = printed().out, only_run("Silent")
     found = "mean return -9 (no success reported) over 2 episodes before the first update"
     assert f"trqam tests.envs.stand_ins:Silent seed 0: {found}" in out and "0%" not in out
     header = (folder / "eval.csv").read_text().partition("\n")[0]
@@ -65,9 +65,10 @@ def test_without_success_the_return_is_reported_and_decides(monkeypatch, capsys)
     assert Checkpoints(folder / "checkpoints").steps() == [4, 16]
 
     assert rollout.main(["rollout.py", str(folder), "--best", "--episodes=1"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("trqam after 4 updates") and lines[2].split()[:2] == ["0", "-"]
-    assert re.fullmatch(r"mean return -[.\de-]+ \(no success reported\) of 1 episodes", lines[3])
+    said, _, table = capsys.readouterr().out.partition("episode  ")
+    lines = table.splitlines()
+    assert said.startswith("trqam after 4 updates") and lines[1].split()[:2] == ["0", "-"]
+    assert re.fullmatch(r"mean return -[.\de-]+ \(no success reported\) of 1 episodes", lines[2])
 
     assert report.main(["report.py", "exp", "--csv=report.csv"]) == 0
     out = capsys.readouterr().out
@@ -78,19 +79,19 @@ def test_without_success_the_return_is_reported_and_decides(monkeypatch, capsys)
     assert [[row[column] for column in columns] for row in rows] == [["return", "-3", "16", ""]]
 
 
-def test_the_best_of_a_run_without_evaluations_is_said_to_be_the_newest(capsys):
+def test_the_best_of_a_run_without_evaluations_is_said_to_be_the_newest(printed):
     assert train("Silent", "--eval_episodes=0") == 0
-    capsys.readouterr()
+    printed()
     assert rollout.main(["rollout.py", str(only_run("Silent")), "--best", "--episodes=1"]) == 0
-    found = capsys.readouterr()
+    found = printed()
     assert "trqam after 16 updates" in found.out
     assert "was evaluated: the newest is taken for the best" in found.err
 
 
-def test_episodes_that_do_not_end_are_truncated_online_and_in_evaluations(monkeypatch, capsys):
+def test_episodes_that_do_not_end_are_truncated_online_and_in_evaluations(monkeypatch, printed):
     monkeypatch.setattr("envs.ogbench.EPISODE_LIMIT", 5)  # in this process: of the online phase
     assert train("Endless", "--online_steps=12", "--eval_interval=0") == 0
-    folder, found = only_run("Endless"), capsys.readouterr()
+    folder, found = only_run("Endless"), printed()
     assert {row["length"] for row in read_rows(folder / "eval.csv")} == {1000}
     (line,) = (line for line in found.err.splitlines() if "warning: an episode" in line)
     assert "Endless-v0 had not ended after 1,000 steps and was truncated" in line
@@ -102,10 +103,10 @@ def test_episodes_that_do_not_end_are_truncated_online_and_in_evaluations(monkey
     assert rows["masks"].tolist() == [1] * 12  # running out of time is no end of the task
 
 
-def test_a_fault_of_one_seeds_environment_leaves_the_others_alone(capsys):
+def test_a_fault_of_one_seeds_environment_leaves_the_others_alone(printed):
     assert ONLINE_SEEDS == 1 << 20  # as the stand-in has it
     assert train("Melting", "--online_steps=8", "--num_seeds=2", "--eval_interval=0") == 1
-    err = capsys.readouterr().err.splitlines()
+    err = printed().err.splitlines()
     fault = "the reward is nan in the step after step 18 of "
     message = f"environment {STAND_INS}:Melting-v0: {fault}"
     assert sum(line.startswith(f"warning: {message}") for line in err) == 1

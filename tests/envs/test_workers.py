@@ -127,17 +127,17 @@ def test_a_fault_ends_the_chunk_and_nothing_else(name, length, fault):
         assert workers.reset([0], [0]).shape == (1, 2)
 
 
-def test_an_episode_that_is_cut_is_mentioned_once(capsys):
+def test_an_episode_that_is_cut_is_mentioned_once(printed):
     for result in everywhere("endless"):
         assert not result.done and not result.cut_at
-    assert capsys.readouterr().err == ""
+    assert printed().err == ""
     local = LocalEnvs("endless", make_script)
     for seed in range(2):
         local.reset([0], [seed])
         (result,) = local.run_chunks([0], np.zeros((1, 9, 1)))
         assert (result.length, result.cut_at) == (6, 6)
         assert result.truncated and not result.terminated
-    assert capsys.readouterr().err == (
+    assert printed().err == (
         "warning: an episode of endless had not ended after 6 steps and was truncated: the "
         "environment has no time limit; gymnasium.register(..., max_episode_steps=N) sets one\n"
     )

@@ -118,7 +118,7 @@ def test_the_values_themselves_are_checked(tmp_path, monkeypatch):
         reader.read(3)
 
 
-def test_the_newest_readable_one_counts_and_damaged_ones_are_set_aside(tmp_path, capsys):
+def test_the_newest_readable_one_counts_and_damaged_ones_are_set_aside(tmp_path, printed):
     with kept(tmp_path, 3) as checkpoints:
         for step in (1, 2, 3):
             checkpoints.save(step, TREE, {"step": step})
@@ -127,7 +127,7 @@ def test_the_newest_readable_one_counts_and_damaged_ones_are_set_aside(tmp_path,
         assert not checkpoints.holds(3)
         step, _, record = next(checkpoints.readable())
         assert (step, record) == (2, {"step": 2})
-        assert "checkpoints/3 cannot be read" in capsys.readouterr().out
+        assert "checkpoints/3 cannot be read" in printed().out
         for _ in range(2):  # twice, because a step may go wrong again
             checkpoints.set_aside([3])
             assert (checkpoints.steps(), checkpoints.latest()) == ([1, 2], 2)

@@ -122,15 +122,15 @@ def test_an_agent_of_the_checkout_is_kept_too(dataset, tmp_path):
     assert "agents/base.py" in config["source"]["checkout"]
 
 
-def test_a_run_of_the_same_name_and_other_code_is_mentioned_once(begun, tmp_path, capsys):
+def test_a_run_of_the_same_name_and_other_code_is_mentioned_once(begun, tmp_path, printed):
     (dataset, exp, _), folder = begun
     other = fork(tmp_path / "other", gain=0.5)
     scaled = folder.with_name("mine_scaled_s0_0") / "config.json"  # of another name
     scaled.parent.mkdir()
     write_json(scaled, {"source": {"file": "mine_scaled.py", "digest": "0"}})
-    capsys.readouterr()
+    printed()
     assert program.main(words(dataset, exp, other, "--num_seeds=2")) == 0
-    notes = [line for line in capsys.readouterr().err.splitlines() if "other code" in line]
+    notes = [line for line in printed().err.splitlines() if "other code" in line]
     namesake = f"has runs of other code under the name mine: {folder.name}"
     assert notes == [f"warning: {folder.parent} {namesake}"]
     shutil.rmtree(folder)
@@ -138,7 +138,7 @@ def test_a_run_of_the_same_name_and_other_code_is_mentioned_once(begun, tmp_path
     (folder.with_name("mine_s7_0") / "config.json").parent.mkdir()
     (folder.with_name("mine_s7_0") / "config.json").write_text("{")  # damaged, of another run
     assert program.main(words(dataset, exp, other, "--seed=2")) == 0
-    assert "other code" not in capsys.readouterr().err
+    assert "other code" not in printed().err
 
 
 def test_an_edit_while_the_base_is_trained_is_not_of_this_run(dataset, tmp_path, monkeypatch):
@@ -160,27 +160,27 @@ def test_an_edit_while_the_base_is_trained_is_not_of_this_run(dataset, tmp_path,
 # ---------------------------------------------------------------- whether it goes on
 
 
-def test_a_moved_file_goes_on_where_it_was(begun, tmp_path, capsys):
+def test_a_moved_file_goes_on_where_it_was(begun, tmp_path, printed):
     (dataset, exp, agent), folder = begun
     moved = fork(tmp_path / "moved", doc="In another place.")
     shutil.rmtree(agent.parent)
-    capsys.readouterr()
+    printed()
     assert program.main(words(dataset, exp, moved, "--offline_steps=4")) == 0
-    assert f"resumed at step 2: {folder}" in capsys.readouterr().out
+    assert f"resumed at step 2: {folder}" in printed().out
     assert read_json(folder / "config.json")["agent_file"] == str(moved)
     assert "A fork." in (folder / "source" / "mine.py").read_text()  # what it began with
 
 
-def test_the_projects_own_agent_may_be_a_newer_versions_which_is_mentioned(dataset, tmp_path, capsys):
+def test_the_projects_own_agent_may_be_a_newer_versions_which_is_mentioned(dataset, tmp_path, printed):
     arguments = dataset, tmp_path / "exp", "agents/fql.py"
     assert program.main(words(*arguments)) == 0
     folder = planned(*arguments).folder
     kept = folder / "source" / "fql.py"
     began = kept.read_text() + "\n\nEDITED = True\n"
     kept.write_text(began)
-    capsys.readouterr()
+    printed()
     assert program.main(words(*arguments, "--offline_steps=4")) == 0
-    printed = capsys.readouterr()
+    printed = printed()
     assert f"warning: agents/fql.py has changed since {folder} began\n" in printed.err
     assert f"resumed at step 2: {folder}" in printed.out
     assert kept.read_text() == began
@@ -188,29 +188,29 @@ def test_the_projects_own_agent_may_be_a_newer_versions_which_is_mentioned(datas
     assert kept.read_text() == (ROOT / "agents" / "fql.py").read_text()
 
 
-def test_a_fork_that_differs_from_what_a_run_began_with_is_refused(begun, capsys):
+def test_a_fork_that_differs_from_what_a_run_began_with_is_refused(begun, printed):
     arguments, folder = begun
     kept = folder / "source" / "mine.py"
     kept.write_text(kept.read_text() + "\n\nEDITED = True\n")
-    capsys.readouterr()
+    printed()
     assert program.main(words(*arguments, "--offline_steps=4")) == 2
-    error = capsys.readouterr().err
+    error = printed().err
     assert f"error: --agent: the code differs from what {folder} began with (mine.py; its own is in source/); " in error
     assert error.endswith("give another --run_group, or --overwrite to delete the run\n")
 
 
-def test_changes_of_the_checkout_since_a_run_began_are_mentioned_and_remembered(begun, capsys):
+def test_changes_of_the_checkout_since_a_run_began_are_mentioned_and_remembered(begun, printed):
     arguments, folder = begun
     config = read_json(folder / "config.json")
     config["source"]["checkout"]["agents/base.py"] = "0"
     write_json(folder / "config.json", config)
-    capsys.readouterr()
+    printed()
     mention = f"warning: agents/base.py has changed since {folder} began"
     assert program.main(words(*arguments)) == 0  # it has finished
-    assert mention not in capsys.readouterr().err
+    assert mention not in printed().err
     for steps in (4, 6):
         assert program.main(words(*arguments, f"--offline_steps={steps}")) == 0
-        assert capsys.readouterr().err.count(mention) == 1
+        assert printed().err.count(mention) == 1
 
 
 def as_older(folder, path):
@@ -226,12 +226,12 @@ def as_older(folder, path):
     return folder.rename(folder.with_name(f"mine_s0_{runs.digest(identity)}"))
 
 
-def test_a_run_of_an_older_version_goes_on_in_its_folder(begun, tmp_path, capsys):
+def test_a_run_of_an_older_version_goes_on_in_its_folder(begun, tmp_path, printed):
     (dataset, exp, agent), new = begun
     older = as_older(new, agent)
     assert older != new and planned(dataset, exp, agent).folder == older
     assert program.main(words(dataset, exp, agent, "--offline_steps=4")) == 0
-    assert f"resumed at step 2: {older}" in capsys.readouterr().out and not new.exists()
+    assert f"resumed at step 2: {older}" in printed().out and not new.exists()
     assert (older / "source" / "gain.py").is_file()  # from now on it keeps its source
     assert planned(dataset, exp, agent).folder == older
     fork(tmp_path / "code", gain=0.5)
@@ -239,21 +239,21 @@ def test_a_run_of_an_older_version_goes_on_in_its_folder(begun, tmp_path, capsys
     (older / "config.json").write_text("{")  # unknown code does not begin anew unasked
     assert planned(dataset, exp, agent).folder == older
     assert program.main(words(dataset, exp, agent)) == 1
-    assert "config.json is damaged" in capsys.readouterr().err
+    assert "config.json is damaged" in printed().err
 
 
-def test_a_run_under_the_alias_of_its_task_is_mentioned(tmp_path, capsys):
+def test_a_run_under_the_alias_of_its_task_is_mentioned(tmp_path, printed):
     flags = ["main.py", "--env_name=scene-play-singletask-task2-v0", f"--save_dir={tmp_path}"]
     run = program.plan(parse_flags(flags))[0]
     older = tmp_path / "Debug" / "scene-play-singletask-v0" / run.folder.name
     run.check_folder()
-    assert capsys.readouterr().err == ""
+    assert printed().err == ""
     older.mkdir(parents=True)
     write_json(older / "config.json", {})
     run.check_folder()
     advice = f"to continue it, move it to {run.folder}"
     expected = f"warning: {older} is this run under another name of its task; {advice}\n"
-    assert capsys.readouterr().err == expected
+    assert printed().err == expected
 
 
 # ---------------------------------------------------------------- what a report calls it
@@ -301,15 +301,15 @@ def test_a_report_counts_the_alias_of_a_task_as_that_task(tmp_path):
 # ---------------------------------------------------------------- which code
 
 
-def test_a_run_is_loaded_with_its_own_code_from_anywhere(begun, tmp_path, monkeypatch, capsys):
+def test_a_run_is_loaded_with_its_own_code_from_anywhere(begun, tmp_path, monkeypatch, printed):
     (_, _, agent), folder = begun
     expected = actions(folder)
     monkeypatch.chdir(tmp_path)
     np.testing.assert_array_equal(actions(folder), expected)
     fork(tmp_path / "code", gain=0.5)  # a work in progress at the recorded place
-    capsys.readouterr()
+    printed()
     np.testing.assert_array_equal(actions(folder), expected)
-    assert f"warning: {agent} differs from what {folder} began with" in capsys.readouterr().err
+    assert f"warning: {agent} differs from what {folder} began with" in printed().err
     shutil.rmtree(agent.parent)
     moved = folder.rename(tmp_path / "moved")
     np.testing.assert_array_equal(actions(moved), expected)
