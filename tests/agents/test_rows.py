@@ -139,6 +139,7 @@ OUTPUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "settings"), PARAMETERS)
 def test_equals_the_straightforward_update(tmp_path, name, settings):
     agent = diverse(tiny(importlib.import_module(f"agents.{name}"), flow_steps=3, **settings))

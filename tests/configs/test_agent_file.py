@@ -170,7 +170,7 @@ def test_a_folder_may_have_the_name_of_something_installed(tmp_path):
     assert value_of(path) == 11 and load_source(path).package == ""
 
 
-def test_kept_code_that_names_its_folder_runs_without_it(tmp_path, monkeypatch, capsys):
+def test_kept_code_that_names_its_folder_runs_without_it(tmp_path, monkeypatch, printed):
     """Though a folder of that name, with today's code, is on the module search path."""
     monkeypatch.syspath_prepend(str(tmp_path))
     helpers = {"__init__.py": "START = 40", "nets.py": "from mine import START\nV = START + 2"}
@@ -182,7 +182,7 @@ def test_kept_code_that_names_its_folder_runs_without_it(tmp_path, monkeypatch, 
     source.keep(tmp_path / "run")
     (path.parent / "nets.py").write_text("V = 0")
     assert agent_of_run(tmp_path / "run", source.record()).VALUE == 42
-    assert f"{path} differs" in capsys.readouterr().err
+    assert f"{path} differs" in printed().err
 
 
 @pytest.mark.parametrize("name", ["my-agent.py", "v1.2.py", "jax.py", "mine.txt"])

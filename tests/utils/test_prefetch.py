@@ -161,6 +161,7 @@ from utils.prefetch import Block, OnHost
 
 folder, rows = Path(sys.argv[1]), 4_000_000
 shapes = {"observations": (rows, 400), "actions": (rows, 50), "terminals": (rows,), "rewards": (rows,)}
+shapes["masks"] = (rows,)
 for name, shape in shapes.items():
     np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float32, shape)[:1000] = 0.5
 

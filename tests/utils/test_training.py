@@ -39,7 +39,7 @@ def test_calls_have_one_length_that_crosses_no_interval():
         ("3.10.0", None, ["mujoco is installed as 3.10.0"]),
     ],
 )
-def test_other_physics_is_told_once(installed, made, warnings, tmp_path, monkeypatch, capsys):
+def test_other_physics_is_told_once(installed, made, warnings, tmp_path, monkeypatch, printed):
     settings = {} if made is None else {"collection": np.array(json.dumps({"mujoco": made}))}
     np.savez(tmp_path / "pointmaze-medium-navigate-v0.npz", **settings)
     monkeypatch.setattr(training.importlib.metadata, "version", lambda name: installed)
@@ -48,8 +48,8 @@ def test_other_physics_is_told_once(installed, made, warnings, tmp_path, monkeyp
     run = SimpleNamespace(env_name="pointmaze-medium-navigate-singletask-task1-v0", settings=SimpleNamespace(flags=flags))
     for _ in range(2):
         training.warn_of_other_physics(run)
-    lines = capsys.readouterr().err.splitlines()
+    lines = printed().err.splitlines()
     assert [line.partition(", whose contacts differ")[0] for line in lines] == [f"warning: {text}" for text in warnings]
     run.env_name = "envs.probe:ProbeChain-v0"
     training.warn_of_other_physics(run)
-    assert not capsys.readouterr().err
+    assert not printed().err
