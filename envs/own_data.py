@@ -47,6 +47,8 @@ class Reading:
     """Final rows of the ogbench layout that hold a reward other than 0 or a mask of 0."""
     jumps: int = 0
     """Rows whose next observation is not the next row's observation, though no trajectory ends there."""
+    ended: int = 0
+    """Transitions with mask 0, after which no value is bootstrapped."""
     clipped: int = 0
     """Numbers of actions beyond ±1, by less than a thousandth."""
     assumed_ends: int = 0
@@ -87,6 +89,8 @@ class Reading:
                 f"{self.assumed_ends:,} terminal rows are taken to end the task (mask 0), because there are no masks; "
                 "mark time limits in timeouts or truncations"
             )
+        if self.ended == self.transitions > self.trajectories:
+            lines.append("the mask of every transition is 0, in the middle of trajectories too: are masks inverted?")
         if self.clipped:
             lines.append(f"{self.clipped:,} numbers of actions just beyond ±1 are clipped")
         return lines
@@ -318,8 +322,13 @@ def as_rows(arrays: Arrays, layout: str, why: str) -> tuple[Arrays, Reading]:
     final = rows["terminals"] > 0
     clipped = int((np.abs(arrays["actions"]) > 1).sum())
     rows["actions"] = np.clip(rows["actions"], -ACTION_LIMIT, ACTION_LIMIT)
-    counts = {"transitions": int((~final).sum()), "trajectories": int((~final[:-1] & final[1:]).sum())}
-    return rows, dataclasses.replace(reading, layout=layout, why=why, clipped=clipped, **counts)
+    counts = {
+        "transitions": int((~final).sum()),
+        "trajectories": int((~final[:-1] & final[1:]).sum()),
+        "ended": int((rows["masks"][~final] == 0).sum()),
+        "clipped": clipped,
+    }
+    return rows, dataclasses.replace(reading, layout=layout, why=why, **counts)
 
 
 def _ogbench_rows(arrays: Arrays) -> tuple[Arrays, Reading]:

@@ -175,6 +175,14 @@ def test_what_an_ogbench_file_does_not_use_is_said(tmp_path, printed):
     assert "2 final rows hold a reward other than 0 or a mask of 0, which is not read" in printed().err
 
 
+def test_masks_that_end_every_transition_are_doubted(tmp_path, printed):
+    load(tmp_path, ogbench(masks=np.array([0, 0, 1, 0, 0, 0, 1.0])))
+    assert "the mask of every transition is 0, in the middle of trajectories too: are masks inverted?" in printed().err
+    name = "envs.probe:ProbeReward-v0"  # whose episodes have one step
+    load_dataset(name, dataset_path=write_dataset(name, tmp_path / "probe.npz", 20))
+    assert printed().err == ""
+
+
 def test_final_rows_may_hold_nan(tmp_path):
     """Nothing reads their action and reward."""
     arrays = ogbench()
