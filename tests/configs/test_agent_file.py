@@ -354,7 +354,7 @@ def test_a_missing_file_says_where_it_was_looked_for(tmp_path, monkeypatch):
     assert missing("agents/trqm.py").endswith(f"{text}qm.py; {meant}")
     assert f"no such file as {tmp_path};" in missing("")
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    assert f"no such file as {tmp_path}/me/work/mien.py;" in missing("~/work/mien.py")
+    assert f"no such file as {tmp_path}/me/forks/mien.py;" in missing("~/forks/mien.py")
     text = f"--agent=mine.py: there is no such file as {tmp_path}/mine.py"
     assert mistake("mine.py") == text
 
@@ -366,9 +366,9 @@ def test_the_flag_is_listed_with_those_of_the_program():
 
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    write(tmp_path / "work", value="8")
-    assert value_of("~/work/mine.py") == 8
-    for words in (["--agent=~/work/mine.py"], ["--agent", "~/work/mine.py"]):
+    write(tmp_path / "forks", value="8")
+    assert value_of("~/forks/mine.py") == 8
+    for words in (["--agent=~/forks/mine.py"], ["--agent", "~/forks/mine.py"]):
         path, rest = take_agent(["main.py", *words])
         assert value_of(path) == 8 and rest == []
         assert parse_flags(["main.py", "--env_name=scene", *words]).agent.lr == 3e-4
