@@ -205,7 +205,7 @@ DAMAGE = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", CUTS)
-def test_any_damaged_file_of_a_checkpoint_is_noticed_or_changes_nothing(phase, stand, capsys):
+def test_any_damaged_file_of_a_checkpoint_is_noticed_or_changes_nothing(phase, stand, printed):
     """What a run does first, for every file of the newest checkpoint."""
     stand(phase)
     folder = folder_of() / "checkpoints"
@@ -219,7 +219,7 @@ def test_any_damaged_file_of_a_checkpoint_is_noticed_or_changes_nothing(phase, s
         with Checkpoints(folder, keep=2) as checkpoints:
             found = next(checkpoints.readable())
         assert same_trees(found, good[found[0]])
-        lines = capsys.readouterr().out.splitlines()
+        lines = printed().out.splitlines()
         if found[0] == NEWEST[phase]:
             assert lines == []
         else:
