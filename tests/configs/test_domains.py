@@ -1,9 +1,5 @@
 """What each domain sets for each agent, and that agents with a key in common keep their own values of it."""
 
-import tomllib
-from fnmatch import fnmatch
-from pathlib import Path
-
 import pytest
 
 from configs.domains import DOMAINS, TUNED, domain_settings, own_settings
@@ -142,16 +138,6 @@ def test_every_domain_has_every_tuned_setting():
                 found = own_settings(domain, kind, {"mode": mode})
                 assert set(found) == expected, (domain, method, mode)
                 assert all(isinstance(value, float) for value, _ in found.values())
-
-
-def test_the_tables_are_part_of_the_package():
-    root = Path(__file__).resolve().parents[2]
-    setuptools = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
-    patterns = setuptools["package-data"]["configs"]
-    files = (root / "configs").iterdir()
-    tables = [path.name for path in files if path.is_file() and path.suffix != ".py"]
-    assert "qam_table.csv" in tables
-    assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in tables)
 
 
 @pytest.mark.parametrize(
