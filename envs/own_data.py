@@ -132,7 +132,10 @@ def read_checked(path: Path, layout: str, action_scale: float, flag: str) -> Arr
 
 def _fill_final_rows(arrays: Arrays) -> None:
     """Writers may leave NaN where no transition starts; nothing reads it."""
-    final = arrays["terminals"] > 0
+    terminals = arrays["terminals"]
+    if terminals.ndim != 1 or terminals.dtype.kind not in "biuf":
+        return  # `checked` refuses them
+    final = terminals > 0
     for name, value in (("actions", 0), ("rewards", 0), ("masks", 1)):
         array = arrays.get(name)
         if array is not None and array.dtype.kind == "f" and array.ndim and len(array) == len(final):

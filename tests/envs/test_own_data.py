@@ -183,6 +183,13 @@ def test_masks_that_end_every_transition_are_doubted(tmp_path, printed):
     assert printed().err == ""
 
 
+@pytest.mark.parametrize("change", [lambda t: t[:, None], lambda t: t.astype(str)], ids=["columns", "words"])
+def test_wrong_terminals_are_refused_in_one_line_whatever_the_layout(tmp_path, change):
+    for layout in ("auto", "ogbench", "flat"):
+        with pytest.raises(UserError, match="holds terminals of shape"):
+            load(tmp_path, ogbench(terminals=change(ogbench()["terminals"])), dataset_layout=layout)
+
+
 def test_final_rows_may_hold_nan(tmp_path):
     """Nothing reads their action and reward."""
     arrays = ogbench()
