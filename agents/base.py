@@ -17,9 +17,7 @@ import optax
 from agents.flow import VelocityField, euler_sample, flow_matching_loss
 from utils.errors import UserError
 from utils.networks import MLP, apply_ensemble, condition, init_ensemble, init_mlp
-
-Batch = dict[str, jax.Array]
-"""Chunked batch: observations [B, O], actions [B, H, A], rewards, masks, valid [B, H], next_observations [B, H, O]."""
+from utils.replay import Batch
 
 
 def common_config() -> ml_collections.ConfigDict:

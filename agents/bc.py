@@ -9,7 +9,8 @@ Run it alone:  python main.py --env_name=cube-double --bc_only --offline_steps=3
 import jax
 import ml_collections
 
-from agents.base import Agent, Batch, common_config
+from agents.base import Agent, common_config
+from utils.replay import Batch
 
 
 class BC(Agent):

@@ -27,8 +27,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Agent, Batch, action_values, check_choice, critic_config, draw, q_values
+from agents.base import Agent, action_values, check_choice, critic_config, draw, q_values
 from agents.flow import Velocity, VelocityField, euler_sample
+from utils.replay import Batch
 
 
 def at_time(x: jax.Array, t: jax.Array | float) -> jax.Array:

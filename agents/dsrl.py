@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Agent, Batch, critic_config, draw, q_values
+from agents.base import Agent, critic_config, draw, q_values
 from agents.flow import VelocityField, euler_sample
 from agents.heads import critic_objective, entropy_loss, tanh_gaussian
+from utils.replay import Batch
 
 
 def latent_loss(latent_critic: dict, observations: jax.Array, z: jax.Array, q: jax.Array) -> jax.Array:

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Agent, Batch, critic_config, draw
+from agents.base import Agent, critic_config, draw
 from agents.flow import VelocityField, euler_sample
 from agents.heads import critic_objective, distillation_loss, one_step_actions
+from utils.replay import Batch
 
 
 class FQL(Agent):

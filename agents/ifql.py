@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Agent, Batch, critic_config
+from agents.base import Agent, critic_config
 from utils.networks import apply_mlp
+from utils.replay import Batch
 
 
 def expectile_loss(error: jax.Array, kappa: float) -> jax.Array:

@@ -23,10 +23,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Batch, check_choice, critic_config, draw
+from agents.base import check_choice, critic_config, draw
 from agents.heads import critic_objective, distillation_loss, entropy_loss, one_step_actions, tanh_gaussian
 from agents.trqam import ADJOINTS, TRQAM
 from utils.errors import UserError
+from utils.replay import Batch
 
 
 class QAM(TRQAM):

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import ml_collections
 
 from agents import trqam
-from agents.base import Batch, q_values
+from agents.base import q_values
 from agents.flow import Velocity, euler_sample
+from utils.replay import Batch
 
 
 def bridge_states(noise: jax.Array, actions: jax.Array, ts: jax.Array) -> jax.Array:

@@ -35,9 +35,10 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from agents.base import Agent, Batch, action_values, check_choice, critic_config, draw
+from agents.base import Agent, action_values, check_choice, critic_config, draw
 from agents.flow import Velocity, VelocityField, euler_step, evaluate, recall, time_grid, unrolled
 from utils.networks import Layers
+from utils.replay import Batch
 
 # -------------------------------------------------------------------------------------------------- equations
 

@@ -13,7 +13,7 @@ go further than lambda = 1 does, and where it has to reach mu it needs a lambda 
 import jax
 
 from agents import trqam
-from agents.base import Batch
+from utils.replay import Batch
 
 
 class ExternalKLTRQAM(trqam.TRQAM):

@@ -16,6 +16,20 @@ from configs.agent_source import AGENTS, ROOT
 from configs.presets import PRESETS
 from utils.errors import UserError
 
+STEPS = ("bc_steps", "offline_steps", "online_steps")
+LOGGING = (
+    "log_interval",
+    "eval_interval",
+    "save_interval",
+    "keep_checkpoints",
+    "eval_workers",
+    "eval_async",
+    "video_episodes",
+    "video_frame_skip",
+)
+PLACE = ("compilation_cache_dir", "device_data_gb", "save_dir", "run_group", "tags", "logger", "env_name", "seed", "num_seeds")
+UNHASHED = {*STEPS, *LOGGING, *PLACE}
+MAY_CHANGE = {"offline_steps", "online_steps", "ogbench_dataset_dir", *LOGGING, *PLACE}
 IGNORED_VALUES = ("buffer_size", "dataset_replace_interval")
 IGNORED_SWITCHES = ("save_all_online_states", "save_last_checkpoint", "save_replay_buffer")
 NOT_AGENTS = {"__init__", "base", "flow", "heads"}

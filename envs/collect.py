@@ -22,10 +22,10 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from envs.files import alone
 from envs.ogbench import make_raw
 from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
+from utils.files import alone
 from utils.progress import Counter
 
 _STACKING = {"single": (0, 0), "double": (0, 0.25), "triple": (0.05, 0.35), "quadruple": (0.1, 0.5)}

@@ -15,11 +15,11 @@ import numpy as np
 from envs import own_data
 from envs.arrays import ACTION_LIMIT, ArrayFile, Arrays, check_action_range, checked
 from envs.download import HOSTS, REPOSITORIES, Host, download, open_hosts
-from envs.files import alone
 from envs.hub import Repository, endpoint
 from envs.ogbench import SeededEnv, make_env
 from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
+from utils.files import alone
 from utils.logging import say, warn
 
 DATASET_DIR = "~/.ogbench/data"

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from envs.files import alone
 from envs.hub import FAILURES, Known, Repository, Source, Web, reason
 from utils.errors import UserError
+from utils.files import alone, sha256_of
 from utils.logging import say
+from utils.pickles import safe_unpickle
 from utils.progress import Counter
-from utils.published import safe_unpickle
 
 # OGBench's own host, a mirror of its standard datasets, and one of all that the paper uses.
 HOSTS = (
@@ -110,12 +110,6 @@ def measure(name: str, hosts: Sequence[Host]) -> tuple[int | None, str]:
             continue
         return web.said.size or (int(length) if length else None), short_name(host)
     raise UserError(f"no host has {name} ({'; '.join(answers)})")
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def gflop_per_update(agent: Any) -> float | None:
     import jax
     import jax.numpy as jnp
 
-    from utils.seeds import host_device
+    from utils.sharding import host_device
 
     batch, horizon = agent.config.batch_size, agent.config.horizon_length
     shapes = dict.fromkeys(("rewards", "masks", "terminals", "valid"), (batch, horizon)) | {
@@ -149,8 +149,8 @@ class Training:
     def __init__(self, agents: list[Any], replay: Any, updates: int):
         import jax
 
-        from utils.seeds import mesh_for, share, stack_seeds
-        from utils.training import Window, one_update, train_block
+        from training.updates import Window, one_update, train_block
+        from utils.sharding import mesh_for, share, stack_seeds
 
         self.mesh = mesh_for(len(agents))
         names = jax.eval_shape(one_update, agents[0], replay, jax.random.key(0))[1]
@@ -216,11 +216,11 @@ def evaluation_speed(agent: Any, episodes: int) -> list[dict[str, float]]:
     """
     import jax
 
+    from envs.evaluation import evaluate
     from envs.workers import SLOTS, EnvWorkers, default_workers
-    from utils.evaluation import evaluate
-    from utils.evaluator import without_optimiser
-    from utils.policy import evaluation_policy
-    from utils.seeds import host_device
+    from training.evaluator import without_optimiser
+    from training.policy import evaluation_policy
+    from utils.sharding import host_device
 
     result = [one_process_loop(agent, episodes)]
     policy = evaluation_policy(jax.device_put(without_optimiser(agent), host_device()))
@@ -237,9 +237,9 @@ def evaluation_speed(agent: Any, episodes: int) -> list[dict[str, float]]:
 def one_process_loop(agent: Any, episodes: int) -> dict[str, float]:
     """The loop of the published code: one environment in this process, and the policy called at every step, also while
     actions of its last chunk are waiting."""
+    from envs.evaluation import reset_seed
     from envs.ogbench import make_env
-    from utils.evaluation import reset_seed
-    from utils.policy import evaluation_policy
+    from training.policy import evaluation_policy
 
     env, policy, steps = make_env(EVALUATED), evaluation_policy(agent), 0
     policy(np.zeros((1, OBSERVATION_DIM), np.float32), np.zeros((1, 3), np.uint32))  # compiles
@@ -308,8 +308,8 @@ def measure(fv: flags.FlagValues, agent_file: str) -> dict[str, Any]:
     """Everything that the flags ask for, printed as it comes."""
     import jax
 
-    from utils.chunks import Replay
-    from utils.training import configure_jax, updates_per_call
+    from training.updates import configure_jax, updates_per_call
+    from utils.replay import Replay
 
     configure_jax({"matmul_precision": fv.matmul_precision, "compilation_cache_dir": ""})
     config = fv.agent

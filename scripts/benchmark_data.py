@@ -23,8 +23,8 @@ from absl import app, flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.chunks import Replay  # noqa: E402
 from utils.prefetch import Block, OnHost, Prefetch  # noqa: E402
+from utils.replay import Replay  # noqa: E402
 
 OBSERVATION_DIM, ACTION_DIM, TRAJECTORY = 55, 5, 1001  # rows of a trajectory, with that of its final state
 CONFIG = SimpleNamespace(batch_size=256, horizon_length=5)

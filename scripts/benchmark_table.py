@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from absl import app, flags
 
 from configs.domains import DOMAINS
-from utils.runs import read_json, write_json
+from utils.files import read_json, write_json
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", None, "JSON file for the figures", required=True)

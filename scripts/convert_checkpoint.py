@@ -2,7 +2,7 @@
 
     python scripts/convert_checkpoint.py params_300000.pkl exp/bc_cube_double --env_name=cube-double
 
-`--pretrained_actor_path` and `utils.policy.load_policy` take the folder. Widths and LayerNorm are read off the file; O and A
+`--pretrained_actor_path` and `training.policy.load_policy` take the folder. Widths and LayerNorm are read off the file; O and A
 come from the environment and H from its domain's settings, which main.py's flags change (--horizon_length=1).
 """
 
@@ -24,8 +24,8 @@ def convert(source: str, out: Path, arguments: list[str]) -> None:
     Raises UserError for a file that is no such checkpoint, one that does not fit the environment, and a folder in use.
     """
     from configs.flags import parse_flags
-    from main import plan
-    from utils.published import base_shape, load_published, published_file, published_step
+    from training.plan import plan
+    from training.pretrained import base_shape, load_published, published_file, published_step
 
     file = published_file(source)
     if file is None:
@@ -44,10 +44,11 @@ def write_run(run, base: dict, step: int, file: Path, out: Path) -> None:
     import jax
     import jax.numpy as jnp
 
+    from configs.flags import STEPS
     from envs.ogbench import make_env
-    from utils.checkpoints import Checkpoints, agent_tree
-    from utils.published import check_base
-    from utils.runs import STEPS, write_json
+    from training.checkpoints import Checkpoints, agent_tree
+    from training.pretrained import check_base
+    from utils.files import write_json
 
     env = make_env(run.env_name)
     (observation_dim,), (action_dim,) = env.observation_space.shape, env.action_space.shape

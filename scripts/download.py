@@ -35,10 +35,11 @@ from envs.datasets import (  # noqa: E402
     published_files,
     stored_shards,
 )
-from envs.download import measure, sha256_of  # noqa: E402
+from envs.download import measure  # noqa: E402
 from envs.hub import Repository, endpoint  # noqa: E402
 from envs.tasks import DOMAINS, dataset_name, is_user_env, resolve_env_name  # noqa: E402
 from utils.errors import UserError  # noqa: E402
+from utils.files import sha256_of  # noqa: E402
 
 
 def define() -> flags.FlagValues:

@@ -3,7 +3,7 @@
     python scripts/export_policy.py RUN_DIR --out=policy.zip
     python scripts/export_policy.py RUN_DIR --out=policy.zip --best
 
-utils/export_policy.py says what is in the file and for how long JAX reads it;
+training/export_policy.py says what is in the file and for how long JAX reads it;
 examples/run_exported_policy.py runs it.
 """
 
@@ -52,7 +52,7 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
 
 def export(fv: flags.FlagValues, run_dir: str) -> int:
     """Write the file and say what it is; returns the exit code."""
-    from utils.export_policy import export_policy
+    from training.export_policy import export_policy
 
     about = export_policy(run_dir, fv.out, fv.step, fv.best, fv.overwrite)
     print("{agent} on {task}, seed {seed}, step {step}".format(**about), outcome(about), sep=", ")

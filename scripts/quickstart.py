@@ -15,7 +15,7 @@ START = time.perf_counter()
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import main as program  # noqa: E402  (children of this process import it too: it stays free of jax)
-from utils.runs import read_json, write_json  # noqa: E402
+from utils.files import read_json, write_json  # noqa: E402
 
 
 def count_transitions(run) -> int:

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from reports.published import AXES  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
-from utils.exp_data import AXES  # noqa: E402
 
 if TYPE_CHECKING:
-    from utils.report import Report
+    from reports.summary import Report
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -89,7 +89,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def check_readme(write: bool) -> int:
     """Compare or renew the README's tables; returns the exit code."""
-    from utils.readme import check, renew
+    from reports.readme import check, renew
 
     if write:
         print("\n".join(renew(ROOT)) or "README.md: every table is as results/ has it")
@@ -110,10 +110,12 @@ def run(argv: list[str]) -> int:
     flags = parse(argv)
     if flags.check or flags.write:
         return check_readme(flags.write)
-    from utils.report import report
-    from utils.report_html import page
-    from utils.report_text import as_csv, as_latex, as_text
-    from utils.results import export, read_all, read_published
+    from reports.export import export
+    from reports.html import page
+    from reports.published import read_published
+    from reports.results import read_all
+    from reports.summary import report
+    from reports.text import as_csv, as_latex, as_text
 
     results, notes = read_all(flags.places, flags.pickle_interval, flags.pickle_axes)
     found = report(results, flags.step, read_published(), notes, flags.bootstrap, flags.widen)
@@ -127,9 +129,9 @@ def run(argv: list[str]) -> int:
 
 def repeated(found: "Report", flags: argparse.Namespace) -> int:
     """Compare runs with those of --repeat_of; returns the exit code, 1 where one is outside."""
-    from utils.report import repeats
-    from utils.report_text import wrapped
-    from utils.results import read_all
+    from reports.results import read_all
+    from reports.summary import repeats
+    from reports.text import wrapped
 
     others, _ = read_all([str(flags.repeat_of)], flags.pickle_interval, flags.pickle_axes)
     compared = repeats(found, others)

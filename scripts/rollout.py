@@ -22,7 +22,7 @@ from utils.errors import RunError, UserError  # noqa: E402
 if TYPE_CHECKING:
     import numpy as np
 
-    from utils.evaluation import EvalResult
+    from envs.evaluation import EvalResult
 
 ENDINGS = (".mp4", ".gif")
 
@@ -79,11 +79,11 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     """Run the episodes, print and film them; returns the exit code."""
     import numpy as np
 
+    from envs.evaluation import evaluate
+    from envs.video import film
     from envs.workers import EnvWorkers, default_workers
-    from utils.evaluation import evaluate
+    from training.policy import evaluation_policy, evaluation_values, load_run
     from utils.logging import say
-    from utils.policy import evaluation_policy, evaluation_values, load_run
-    from utils.video import film
 
     agent, stored = load_run(run_dir, fv.best)
     task, seed, config = task_of(stored, fv.env_name), fv.seed, agent.config

@@ -28,10 +28,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import main as program  # noqa: E402
+from sweeps.engines import Engine, Local, Ray, gpus  # noqa: E402
+from sweeps.jobs import Job, far_apart  # noqa: E402
+from sweeps.run import run_jobs  # noqa: E402
+from training.run import Run  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
-from utils.jobs import Engine, Job, Local, Ray, far_apart, gpus, run_jobs  # noqa: E402
 from utils.preemption import Preempted  # noqa: E402
-from utils.runs import Run  # noqa: E402
 
 OURS = {
     "agent": "--agents=NAME,NAME",
@@ -194,7 +196,7 @@ def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     alone = options.engine == "local" and not gpus(environ)
     jobs = plan_jobs(options, flags, options.pack or (1 if alone else options.seeds))
     if options.status:
-        from utils.standing import report
+        from sweeps.status import report
 
         print("\n".join(report(jobs)))
         return 0

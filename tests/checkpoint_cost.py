@@ -24,8 +24,8 @@ import numpy as np
 
 from agents import trqam
 from configs.flags import define_flags
-from utils.checkpoints import Checkpoints, agent_tree
-from utils.online import ReplayFile
+from training.checkpoints import Checkpoints, agent_tree
+from training.replay_file import ReplayFile
 
 OBSERVATION_DIM, ACTION_DIM = 83, 5  # puzzle-4x4
 

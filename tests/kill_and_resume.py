@@ -471,7 +471,7 @@ def compare_checkpoints(one: Path, two: Path, report: Report) -> list[str]:
     """The newest checkpoint: its step, its record, and every array in it bit for bit."""
     from flax.traverse_util import flatten_dict
 
-    from utils.checkpoints import Checkpoints
+    from training.checkpoints import Checkpoints
 
     steps = newest_checkpoint(one), newest_checkpoint(two)
     if steps[0] != steps[1] or steps[0] < 0:

@@ -24,8 +24,8 @@ from absl import app, flags
 from agents import trqam
 from scripts.benchmark import ACTION_DIM, OBSERVATION_DIM, PEAK_ROWS, PEAK_WIDTH, matrix_product, seconds, synthetic
 from tests.agents import straightforward
-from utils.chunks import Replay
-from utils.training import WITHOUT_COPIES
+from training.updates import WITHOUT_COPIES
+from utils.replay import Replay
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rounds", 9, "rounds, of two blocks of each; fewer than 6 have no 95 % interval", lower_bound=6)

@@ -26,8 +26,8 @@ import main as program
 from configs.flags import parse_flags
 from envs.probe import ProbeChain, write_dataset
 from envs.workers import EnvWorkers
-from utils import evaluator, training
-from utils.checkpoints import Checkpoints
+from training import evaluator, trainer
+from training.checkpoints import Checkpoints
 from utils.logging import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +60,7 @@ def train(*flags):
 @contextlib.contextmanager
 def before_updates(call, do):
     """Do something before a call of updates, the first of which has number 1; what it returns is the replay from then on."""
-    calls, real = itertools.count(1), training.train_block
+    calls, real = itertools.count(1), trainer.train_block
 
     def block(agent, window, replay, *rest):
         if agent.STARTS_FROM_BASE and (number := next(calls)) >= call:
@@ -69,7 +69,7 @@ def before_updates(call, do):
 
     block.replay = lambda replay: replay
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "train_block", block)
+        patch.setattr(trainer, "train_block", block)
         yield
 
 

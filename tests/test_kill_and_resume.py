@@ -11,7 +11,7 @@ import pytest
 
 from tests import kill_and_resume as script
 from tests.kill_and_resume import QUICK, WHOLE, Failure, Kill, Life, Report
-from utils.checkpoints import Checkpoints
+from training.checkpoints import Checkpoints
 
 # ---------------------------------------------------------------- runs
 

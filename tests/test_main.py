@@ -23,7 +23,7 @@ from envs.collect import random_data
 from envs.tasks import ALL_TASKS
 from envs.workers import EnvWorkers
 from tests.terminal import lines_on, terminal, written
-from utils.checkpoints import Checkpoints
+from training.checkpoints import Checkpoints
 from utils.errors import RunError, UserError
 from utils.logging import CsvLog
 
@@ -414,13 +414,13 @@ def test_every_other_agent_trains_offline_and_online(data, tmp_path, flags, quan
 
 @pytest.mark.slow
 def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monkeypatch):
-    from utils import training
+    from training import trainer
 
-    monkeypatch.setattr(training, "updates_per_call", lambda *counts: 2)
+    monkeypatch.setattr(trainer, "updates_per_call", lambda *counts: 2)
     flags = ["--online_steps=0", "--eval_episodes=1"]
     assert train(data, tmp_path / "whole", *flags) == 0
     calls = iter(range(3))
-    real = training.train_block
+    real = trainer.train_block
 
     def failing(*args, **kwargs):
         if "num_qs" in args[0].config and next(calls, None) is None:
@@ -428,7 +428,7 @@ def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monk
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train_block", failing)
+        patch.setattr(trainer, "train_block", failing)
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "cut", *flags)
     assert not (only_run(tmp_path / "cut") / "done.json").exists()
@@ -527,7 +527,7 @@ def test_presets_make_no_data_in_a_folder_of_the_users(tmp_path, capsys):
 
 
 def test_one_task_that_cannot_go_on_leaves_the_others_their_turn(monkeypatch, tmp_path, capsys):
-    from utils import training
+    from training import train as train_module
 
     trained = []
 
@@ -536,7 +536,7 @@ def test_one_task_that_cannot_go_on_leaves_the_others_their_turn(monkeypatch, tm
             raise RunError("task 1 cannot go on\nwith details")
         trained.append((runs[0].env_name, [run.seed for run in runs]))
 
-    monkeypatch.setattr(training, "train", failing)
+    monkeypatch.setattr(train_module, "train", failing)
     assert run("--env_name=scene", "--num_seeds=2", f"--save_dir={tmp_path}") == 1
     assert "error: task 1 cannot go on\n" in capsys.readouterr().err
     assert trained == [(f"scene-play-singletask-task{i}-v0", [0, 1]) for i in range(2, 6)]
@@ -545,15 +545,15 @@ def test_one_task_that_cannot_go_on_leaves_the_others_their_turn(monkeypatch, tm
 @pytest.mark.slow
 def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(data, tmp_path, monkeypatch, capsys):
     """Seed 0 of two has a base that is not finite: the other one is what it is alone, and the end says which one broke."""
-    from utils import training
+    from training import train as train_module
 
-    real, flags = training.new_agent, ["--bc_steps=0", "--num_seeds=2"]
+    real, flags = train_module.new_agent, ["--bc_steps=0", "--num_seeds=2"]
 
     def poisoned(run, dataset):
         agent = real(run, dataset)
         return agent if run.seed else agent.replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, agent.params))
 
-    monkeypatch.setattr(training, "new_agent", poisoned)
+    monkeypatch.setattr(train_module, "new_agent", poisoned)
     assert train(data, tmp_path / "both", *flags) == 1
     error = unwrapped(capsys.readouterr().err)
     assert re.search(
@@ -574,11 +574,11 @@ def test_seeds_together_have_folders_of_their_own_and_go_on_together(
     data, tmp_path, monkeypatch, capsys, calls, newest, shared
 ):
     """Two of three seeds are a checkpoint ahead, as after a kill between two saves: all go back to where they all were."""
-    from utils import training
+    from training import trainer
 
     flags = ["--num_seeds=3", "--eval_episodes=1"]
     assert train(data, tmp_path / "whole", *flags) == 0
-    real, left = training.Trainer.update, iter(range(calls))
+    real, left = trainer.Trainer.update, iter(range(calls))
 
     def failing(trainer, *args):
         if trainer.flags["eval_episodes"] and next(left, None) is None:  # not the base
@@ -586,7 +586,7 @@ def test_seeds_together_have_folders_of_their_own_and_go_on_together(
         real(trainer, *args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.Trainer, "update", failing)
+        patch.setattr(trainer.Trainer, "update", failing)
         train(data, tmp_path / "cut", *flags)
     folders = sorted((tmp_path / "cut").glob(f"Debug/{TASK}/trqam_s*"))
     assert [path.name[:8] for path in folders] == ["trqam_s0", "trqam_s1", "trqam_s2"]
@@ -691,10 +691,10 @@ def test_the_device_is_idle_while_the_host_is_busy(data, tmp_path, monkeypatch):
 
 def test_the_device_is_not_idle_while_the_host_waits_for_actions(data, tmp_path, monkeypatch):
     """They follow from the newest update: until they are there the device is at work."""
-    from utils import training
+    from training import trainer
 
-    real = training.act_online
-    monkeypatch.setattr(training, "act_online", lambda *arguments: (time.sleep(0.1), real(*arguments))[1])
+    real = trainer.act_online
+    monkeypatch.setattr(trainer, "act_online", lambda *arguments: (time.sleep(0.1), real(*arguments))[1])
     assert train(data, tmp_path, "--offline_steps=0", "--bc_steps=0", "--start_training=1") == 0
     last = CsvLog(only_run(tmp_path) / "timing.csv").rows()[-1]
     assert last["device_idle"] < 0.5
@@ -716,22 +716,22 @@ def test_precision_and_compiled_programs_are_where_the_flags_say(data, tmp_path)
 
 
 def test_nan_stops_the_run_with_its_name_and_the_last_checkpoint(data, tmp_path, monkeypatch, capsys):
-    from utils import training
+    from training import data as data_module
 
-    real = training.load_dataset
+    real = data_module.load_dataset
 
     def poisoned(*args, **kwargs):
         dataset = real(*args, **kwargs)
         return dataset | {"rewards": np.where(dataset["rewards"] < 0, np.nan, dataset["rewards"])}
 
-    monkeypatch.setattr(training, "load_dataset", poisoned)
+    monkeypatch.setattr(data_module, "load_dataset", poisoned)
     assert train(data, tmp_path) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert re.fullmatch(r"error: [\w/]+ is not finite since update 1, seen at step 4 of \S+; there is no checkpoint yet", error)
 
 
 def test_load_policy_gives_chunks_of_the_trained_agent(data, tmp_path):
-    from utils.policy import load_policy
+    from training.policy import load_policy
 
     flags = ["--horizon_length=3", "--agent.action_chunking=True", "--online_steps=0"]
     assert train(data, tmp_path, *flags) == 0

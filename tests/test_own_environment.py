@@ -13,10 +13,11 @@ import pytest
 import main as program
 from envs.probe import write_dataset
 from scripts import report, rollout
-from utils import evaluator
-from utils.checkpoints import Checkpoints
+from training import evaluator
+from training.checkpoints import Checkpoints
+from training.online import ONLINE_SEEDS
+from training.replay_file import ReplayFile
 from utils.logging import read_rows
-from utils.online import ONLINE_SEEDS, ReplayFile
 
 FLAGS = [
     "--dataset=data.npz", "--save_dir=exp", "--bc_steps=4", "--offline_steps=16",

@@ -1,1 +1,1 @@
-"""What every agent needs around it: networks, chunks, training, evaluation, checkpoints, logging."""
+"""The ground: what every other folder may use, and nothing that knows an agent or a task."""

@@ -29,9 +29,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from utils.chunks import FIELDS, Fed, Replay, Rows, Transitions, update_keys
 from utils.errors import RunError
-from utils.seeds import host_device, share, spread
+from utils.replay import FIELDS, Fed, Replay, Rows, Transitions, update_keys
+from utils.sharding import host_device, share, spread
 
 READERS = 16  # threads, most of which wait for the disk; what is in memory needs four
 UPDATES_AHEAD = 32  # at the least, and at the least two blocks

@@ -15,8 +15,8 @@ from configs.agent_file import load_source
 from configs.agent_source import AGENTS, ROOT, kept_source
 from configs.flags import define_flags, parse_flags, take_agent
 from configs.settings import lineage
+from training.policy import agent_of_run
 from utils.errors import UserError
-from utils.policy import agent_of_run
 
 AGENT = """
 from agents.fql import AGENT as Parent, get_config

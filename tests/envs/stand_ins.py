@@ -8,9 +8,9 @@ import time
 import gymnasium
 import numpy as np
 
+from envs.evaluation import reset_seed
 from envs.probe import ProbeReward
 from utils.errors import UserError
-from utils.evaluation import reset_seed
 
 
 class Counter(gymnasium.Env):

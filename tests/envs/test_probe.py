@@ -9,9 +9,9 @@ from agents.base import q_values
 from envs.datasets import load_dataset
 from envs.ogbench import make_env
 from envs.probe import LENGTH, ProbeChain, ProbeReward, write_dataset
-from utils.chunks import Replay
-from utils.seeds import stack_seeds, take
-from utils.training import Window, one_update, train_block
+from training.updates import Window, one_update, train_block
+from utils.replay import Replay
+from utils.sharding import stack_seeds, take
 
 
 def train_on_probe(folder, module, probe, horizon=1, seed=0, **settings):

@@ -17,7 +17,7 @@ from agents import bc
 from configs.domains import DOMAINS
 from envs.tasks import world_name
 from scripts import benchmark, benchmark_table
-from utils.seeds import host_device
+from utils.sharding import host_device
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from scripts import convert_checkpoint
-from utils.published import load_published
+from training.pretrained import load_published
 
 ROOT = Path(__file__).resolve().parents[2]
 PKL = ROOT / "tests" / "published" / "jax" / "params_300000.pkl"
@@ -39,7 +39,7 @@ def test_it_looks_like_a_finished_run(converted):
 
 
 def test_its_base_is_the_published_one(converted):
-    from utils.checkpoints import load_base
+    from training.pretrained import load_base
 
     base, published = load_base(converted), load_published(PKL)
     assert set(base) == set(published)
@@ -53,7 +53,8 @@ def test_its_policy_acts(converted):
     import jax.numpy as jnp
 
     from agents.flow import VelocityField, euler_sample
-    from utils.policy import load_policy, stream
+    from training.keys import stream
+    from training.policy import load_policy
 
     observations = np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2)
     chunks = load_policy(converted, seed=4)(observations)
@@ -113,7 +114,7 @@ def test_nothing_is_left_where_writing_fails(tmp_path, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("utils.runs.write_json", full)
+    monkeypatch.setattr("training.run.write_json", full)
     assert convert(PKL, tmp_path / "out", "--env_name=pointmaze-medium") == 1
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
     assert list(tmp_path.iterdir()) == []

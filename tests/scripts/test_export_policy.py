@@ -15,7 +15,7 @@ import pytest
 import main as program
 from envs.collect import random_data
 from scripts import export_policy
-from utils.policy import load_policy
+from training.policy import load_policy
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -216,7 +216,7 @@ def test_a_file_is_written_whole_or_not_at_all(run_dir, tmp_path, monkeypatch, c
         raise OSError(28, "No space left on device")
 
     (tmp_path / "policy.zip").write_text("mine")
-    monkeypatch.setattr("utils.export_policy.os.fsync", full)
+    monkeypatch.setattr("training.export_policy.os.fsync", full)
     assert run(run_dir, f"--out={tmp_path}/policy.zip", "--overwrite") == 1
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
     assert os.listdir(tmp_path) == ["policy.zip"]

@@ -20,14 +20,14 @@ import pytest
 from scipy import stats
 
 from envs.tasks import ALL_TASKS, dataset_name
-from scripts import report as script
-from tests.synthetic_runs import write_csv, write_run, write_table
-from utils import readme
-from utils.errors import UserError
-from utils.report import curve, kl_curve, report
-from utils.report_curves import chart, value_range
-from utils.report_html import page
-from utils.report_text import (
+from reports import readme
+from reports.curves import chart, value_range
+from reports.export import command
+from reports.html import page
+from reports.published import read_published
+from reports.results import read_all
+from reports.summary import curve, kl_curve, report
+from reports.text import (
     CELLS,
     Lookup,
     aligned,
@@ -40,7 +40,9 @@ from utils.report_text import (
     short,
     shown,
 )
-from utils.results import command, read_all, read_published
+from scripts import report as script
+from tests.synthetic_runs import write_csv, write_run, write_table
+from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENE, CUBE = "scene-play-singletask-task{}-v0", "cube-double-play-singletask-task{}-v0"
@@ -1118,9 +1120,9 @@ def test_exported_runs_make_the_same_report(table, tmp_path):
 
 def test_the_kept_command_plans_the_same_run(tmp_path):
     from configs.flags import parse_flags
-    from main import plan
-    from utils.results import read_run
-    from utils.runs import write_json
+    from reports.results import read_run
+    from training.plan import plan
+    from utils.files import write_json
 
     words = [
         "--env_name=scene-play-singletask-task2-v0",

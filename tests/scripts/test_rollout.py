@@ -9,7 +9,7 @@ import pytest
 import main as program
 from envs.collect import random_data
 from scripts import rollout
-from tests.utils.test_video import egl_renders
+from tests.envs.test_video import egl_renders
 from utils.logging import CsvLog
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,14 +20,15 @@ import pytest
 import main as program
 from configs.flags import parse_flags
 from envs.collect import random_data
-from envs.files import alone
 from envs.tasks import ALL_TASKS
 from scripts import sweep
-from utils import jobs as jobs_module
+from sweeps import engines
+from sweeps.engines import Local
+from sweeps.jobs import Job
+from sweeps.run import run_jobs
+from sweeps.status import clock
 from utils.errors import RunError
-from utils.jobs import Job, Local, run_jobs
-from utils.runs import is_locked, lock_of, write_json
-from utils.standing import clock
+from utils.files import alone, is_locked, lock_of, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -262,7 +263,7 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
     for job, error in ((failed, "the disk is full"), (early, "no data")):
         job.log.parent.mkdir(parents=True, exist_ok=True)
         job.log.write_text(f"== 2026-01-01 00:00:00 $ python main.py\nerror: {error}\n")
-        jobs_module.conclude(job.log, 1)
+        engines.conclude(job.log, 1)
     with contextlib.ExitStack() as stack:
         for one in running.runs:
             stack.enter_context(one.locked())
@@ -343,7 +344,7 @@ def test_jobs_that_share_a_machine_have_their_own_cores(tmp_path, monkeypatch):
     assert run_jobs(jobs[1:], Local(dict(os.environ), 2)) == 0
     first, second = (json.loads(output(job)) for job in jobs[1:])
     assert first == second == cores if len(cores) == 1 else sorted(first + second) == cores
-    assert jobs_module.shares_of_cores(10 * len(cores)) == [""] * 10 * len(cores)
+    assert engines.shares_of_cores(10 * len(cores)) == [""] * 10 * len(cores)
 
 
 def test_jobs_are_spread_over_the_gpus_and_share_their_memory(tmp_path, monkeypatch):
@@ -353,10 +354,10 @@ def test_jobs_are_spread_over_the_gpus_and_share_their_memory(tmp_path, monkeypa
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{smi.parent}:{os.environ['PATH']}")
     environ = {name: value for name, value in os.environ.items() if name not in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")}
-    assert jobs_module.gpus(environ) == ["0", "1"]
-    assert jobs_module.gpus(environ | {"CUDA_VISIBLE_DEVICES": "3"}) == ["3"]
-    assert [jobs_module.gpus(environ | {"CUDA_VISIBLE_DEVICES": none}) for none in ("", "-1")] == [[], []]
-    assert jobs_module.gpus(environ | {"JAX_PLATFORMS": "cpu"}) == []
+    assert engines.gpus(environ) == ["0", "1"]
+    assert engines.gpus(environ | {"CUDA_VISIBLE_DEVICES": "3"}) == ["3"]
+    assert [engines.gpus(environ | {"CUDA_VISIBLE_DEVICES": none}) for none in ("", "-1")] == [[], []]
+    assert engines.gpus(environ | {"JAX_PLATFORMS": "cpu"}) == []
     show = "print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'])"
     jobs = stubs(tmp_path, *[f"import os, time\n{show}\ntime.sleep(1)"] * 4)
     assert run_jobs(jobs, Local(environ, 2)) == 0
@@ -433,7 +434,7 @@ def stop_a_sweep(tmp_path, engine, signum):
     """Send a signal to a process that runs two such jobs -> its exit code, what it printed, the log, the first job's id."""
     code = (
         "import os, sys\nfrom pathlib import Path\nfrom tests.scripts.test_sweep import SAVES, stubs\n"
-        "from utils.preemption import Preempted\nfrom utils.jobs import Local, Ray, run_jobs\n"
+        "from utils.preemption import Preempted\nfrom sweeps.jobs import Local, Ray, run_jobs\n"
         f"jobs = stubs(Path({str(tmp_path)!r}), SAVES, SAVES)\nprint(jobs[0].log, flush=True)\n"
         f"try: run_jobs(jobs, {engine})\nexcept Preempted as p: sys.exit(p.exit_code)"
     )

@@ -14,13 +14,13 @@ import pytest
 
 from agents import bc
 from tests.test_main import TASK, only_run, train
-from tests.utils.test_chunks import make_dataset, online_transition
+from tests.utils.test_replay import make_dataset, online_transition
+from training.updates import Window, train_block
 from utils import prefetch
-from utils.chunks import Replay, Transitions, update_keys
 from utils.errors import RunError
 from utils.prefetch import Block, OnDevice, OnHost, place
-from utils.seeds import mesh_for, stack_seeds
-from utils.training import Window, train_block
+from utils.replay import Replay, Transitions, update_keys
+from utils.sharding import mesh_for, stack_seeds
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = types.SimpleNamespace(batch_size=8, horizon_length=3)
@@ -156,7 +156,7 @@ from pathlib import Path
 import jax, numpy as np
 from types import SimpleNamespace
 from envs.datasets import _compact
-from utils.chunks import Replay
+from utils.replay import Replay
 from utils.prefetch import Block, OnHost
 
 folder, rows = Path(sys.argv[1]), 4_000_000
@@ -255,11 +255,11 @@ def rows_of(run):
 @pytest.mark.slow
 @pytest.mark.parametrize("balanced", [False, True])
 def test_a_run_on_the_host_writes_the_same_rows_even_cut_short(balanced, data, tmp_path, monkeypatch, capsys):
-    from utils import training
+    from training import trainer
 
     flags = ["--horizon_length=2", "--utd_ratio=2", f"--balanced_sampling={balanced}", "--bc_steps=0", "--eval_episodes=0"]
     assert train(data, tmp_path / "device", *flags) == 0
-    calls, real = iter(range(5)), training.train_block  # the last of them online
+    calls, real = iter(range(5)), trainer.train_block  # the last of them online
 
     def failing(*args, **kwargs):
         if next(calls, None) is None:
@@ -267,7 +267,7 @@ def test_a_run_on_the_host_writes_the_same_rows_even_cut_short(balanced, data, t
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train_block", failing)
+        patch.setattr(trainer, "train_block", failing)
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "host", *flags, "--device_data_gb=0")
     assert threads() == []

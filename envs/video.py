@@ -1,0 +1,210 @@
+"""Films episodes in a process of its own, the only one with GL; where that fails it says what to install."""
+
+import ctypes
+import functools
+import math
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import imageio.v2 as imageio
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from envs.checks import success_of
+from envs.evaluation import Policy, Values, evaluate
+from envs.tasks import dataset_name, is_user_env, world_name
+from envs.workers import SLOTS, EnvWorkers, MakeEnv, WorkerError
+from utils.logging import say, shown
+from utils.progress import Counter
+
+_SIZE = 320
+_LINE = 16  # pixels of a caption's line
+_NO_GL = ("disabled", "disable", "off", "false", "0", "")
+
+
+def make_film_env(env_name: str) -> gymnasium.Env:
+    """envs.ogbench.make_env with frames of 320 x 320; a user's own environment renders as it likes.
+
+    Raises RuntimeError that names what is missing where MuJoCo cannot render.
+    """
+    from envs.ogbench import SeededEnv, make_env, make_raw
+
+    if is_user_env(env_name):
+        return make_env(env_name, film=True)
+    _check_rendering()
+    task = world_name(env_name) + env_name.removeprefix(dataset_name(env_name))
+    env = SeededEnv(make_raw(task, film=True, width=_SIZE, height=_SIZE))
+    env.unwrapped.model.vis.quality.shadowsize = 1024  # 4096 looks the same and takes twice the time on a CPU
+    return env
+
+
+def film(
+    env_name: str,
+    policy: Policy,
+    path: str | os.PathLike,
+    episodes: int,
+    seed: int,
+    chunk_length: int,
+    action_dim: int,
+    frame_skip: int = 3,
+    fps: int = 15,
+    *,
+    slots: int = SLOTS,
+    make_env: MakeEnv = make_film_env,
+    caption: str = "",
+    values: Values | None = None,
+) -> Path | None:
+    """Films the first episodes of the evaluation with this seed, one after the other, into one mp4 or gif.
+
+    The policy stays in this process and sees the rows that `evaluate` shows it, so that every episode ends as
+    it does there (with the same number of slots). MUJOCO_GL is the user's own value, or egl.
+
+    Args:
+        path: written in full or not at all; its ending says what it is.
+        frame_skip: one frame every so many environment steps.
+        make_env: as in EnvWorkers, for environments that render.
+        caption: written over the frames, with episode, step and success below it; empty: frames as they are.
+        values: of the actions that are taken, for the caption.
+
+    Returns:
+        The path; or None, after one line on stderr, where filming does not work.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    value = multiprocessing.get_context("spawn").Value("d", math.nan) if values else None
+    chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
+    gl = "egl" if chosen in _NO_GL else chosen
+    writing = {"part": part, "episodes": episodes, "frame_skip": frame_skip, "fps": fps}
+    make_filmed = functools.partial(_make_filmed, **writing, make_env=make_env, caption=caption, value=value)
+
+    def filmed_policy(observations: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        actions = policy(observations, keys)
+        if value and values:
+            value.value = values(observations, actions)[episode % slots]  # the one row that is in use
+        return actions
+
+    say(f"filming {shown(path)}, episodes: {episodes}")
+    environ = {"MUJOCO_GL": gl}
+    try:
+        with (
+            EnvWorkers(env_name, slots, workers=1, make_env=make_filmed, environ=environ) as workers,
+            Counter("filming", episodes, unit=" ep", kept=False) as bar,
+        ):
+            for episode in range(episodes):
+                evaluate(filmed_policy, workers, 1, seed, chunk_length, action_dim, first_episode=episode, progress=False)
+                bar.update()
+        os.replace(part, path)
+    except WorkerError as error:
+        print(f"no video {path.name}, all else is unaffected: {error.summary}", file=sys.stderr)
+        return None
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+@functools.cache  # one environment and one file for all slots: the episodes come one after the other
+def _make_filmed(
+    env_name: str, part: Path, episodes: int, frame_skip: int, fps: int, make_env: MakeEnv, caption: str, value: Any
+):
+    sys.unraisablehook = lambda _: None  # GL objects complain, on stderr, when they are collected too late
+    env = make_env(env_name)
+    how = {"duration": 1000 / fps, "loop": 0} if part.suffix == ".gif" else {"fps": fps, "macro_block_size": 1}
+    writer = imageio.get_writer(part, **how)  # macro_block_size 1: no resizing, frames are cropped below
+    return _Filmed(env, writer, episodes, frame_skip, caption, value)
+
+
+class _Filmed(gymnasium.Wrapper):
+    """Writes the first, each frame_skip-th and the last frame of every episode, then closes the file."""
+
+    def __init__(self, env: gymnasium.Env, writer, episodes: int, frame_skip: int, caption: str, value: Any):
+        super().__init__(env)
+        self._writer = writer
+        self._episodes = episodes
+        self._frame_skip = frame_skip
+        self._caption = caption
+        self._value = value
+        self._episode = -1
+        self._steps = 0
+        self._first: np.ndarray | None = None  # waits for the value of the actions that follow it
+
+    def reset(self, **kwargs):
+        result = self.env.reset(**kwargs)
+        self._episode += 1
+        self._steps = 0
+        self._first = self.env.render()
+        return result
+
+    def step(self, action):
+        if self._first is not None:
+            self._film(self._first)
+            self._first = None
+        result = self.env.step(action)
+        self._steps += 1
+        done = result[2] or result[3]
+        if done or self._steps % self._frame_skip == 0:
+            self._film(self.env.render(), _outcome(success_of(result[4]), done))
+        self._episodes -= done
+        if not self._episodes:
+            self._writer.close()
+        return result
+
+    def _film(self, frame: np.ndarray, outcome: str = "") -> None:
+        height, width = frame.shape[:2]
+        frame = frame[: height // 2 * 2, : width // 2 * 2]  # h264 wants even sizes
+        if self._caption:
+            value = f"  value {self._value.value:.2f}" if self._value else ""
+            frame = _captioned(frame, [self._caption, f"episode {self._episode}  step {self._steps}{value}", outcome])
+        self._writer.append_data(frame)
+
+
+def _outcome(success: float, done: bool) -> str:
+    """What a caption says of it; nothing where the environment reports none (NaN)."""
+    if success > 0:
+        return "success"
+    return "no success" if done and success == 0 else ""
+
+
+def _captioned(frame: np.ndarray, lines: list[str]) -> np.ndarray:
+    """A frame with white lines of text in its upper left corner, outlined so that they can be read on anything."""
+    image = Image.fromarray(frame)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=_LINE - 4)
+    for i, line in enumerate(lines):
+        draw.text((4, 2 + _LINE * i), line, "white", font, stroke_width=1, stroke_fill="black")
+    return np.asarray(image)
+
+
+def _check_rendering() -> None:
+    """Renders one tiny frame: MuJoCo's own errors do not name what is missing. It is first imported here."""
+    try:
+        import mujoco
+
+        model = mujoco.MjModel.from_xml_string("<mujoco/>")
+        with mujoco.Renderer(model, 16, 16) as renderer:
+            renderer.update_scene(mujoco.MjData(model))
+            renderer.render()
+    except Exception as error:
+        gl = os.environ["MUJOCO_GL"]
+        raise RuntimeError(f"MUJOCO_GL={gl} does not render here ({_advice(gl)})") from error
+
+
+def _advice(gl: str) -> str:
+    if gl == "egl" and not _loads("libEGL.so.1"):
+        return "libEGL is missing: apt-get install libegl1 libgl1"
+    if gl == "egl":
+        return "libEGL finds no driver: apt-get install libegl-mesa0 libgl1-mesa-dri"
+    if gl == "osmesa" and not _loads("libOSMesa.so.8"):
+        return "libOSMesa is missing: apt-get install libosmesa6"
+    return "unset MUJOCO_GL to use egl"
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True

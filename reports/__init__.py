@@ -1,0 +1,1 @@
+"""Reports: run folders and published files become tables, curves and pages."""

@@ -1,0 +1,568 @@
+"""A report as text: for a terminal, CSV, LaTeX and Markdown."""
+
+import csv
+import dataclasses
+import io
+import itertools
+import operator
+import string
+import textwrap
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from reports.statistics import Interval
+from reports.summary import OVERALL, Beside, Report, Return, Row, by_phase, size
+
+WIDTH = 120
+GAP = 2
+NAME = 40  # the widest first column
+AGENT = 20  # the longest word beside a key
+
+
+def plus_minus(mean: float, half: float | None, digits: int = 1) -> str:
+    """61.2 ± 1.3; the mean alone where there is no interval."""
+    known = half is not None and np.isfinite(half)
+    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if known else "")
+
+
+def bracket(interval: Interval, digits: int = 1) -> str:
+    """64.1 [62.0, 66.0]; the value alone where there is no interval."""
+    value, low, high = (f"{number:.{digits}f}" for number in interval)
+    return value if np.isnan(interval.low) else f"{value} [{low}, {high}]"
+
+
+def spent(row: Row) -> str:
+    """0.312 / 0.3: path KL and its budget; what there is of the two."""
+    known = [(value, form) for value, form in ((row.path_kl, ".3f"), (row.kl_budget, ".3g")) if np.isfinite(value)]
+    return " / ".join(f"{value:{form}}" for value, form in known)
+
+
+def short(name: str) -> str:
+    """A task's name without what every task's has."""
+    return name.replace("-singletask", "").removesuffix("-v0")
+
+
+CELLS: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "name": ("task", lambda row: short(row.name)),
+    "method": ("method", lambda row: row.method),
+    "step": ("step", lambda row: row.step),
+    "tasks": ("tasks", lambda row: "" if row.scope == "task" else str(row.tasks)),
+    "seeds": ("seeds", lambda row: str(row.seeds)),
+    "success": ("success (%)", lambda row: plus_minus(row.mean, row.half)),
+    "start": ("at step 0", lambda row: "" if np.isnan(row.start) else f"{row.start:.1f}"),
+    "iqm": ("IQM [95 %]", lambda row: bracket(row.iqm)),
+    "path_kl": ("path KL / budget", spent),
+    "within": ("within 10 %", lambda row: "" if np.isnan(row.within) else f"{row.within:.0f} %"),
+    "settled": ("settled at", lambda row: "" if np.isnan(row.kl_budget) else f"{row.settled:,.0f}".replace("nan", "-")),
+    "highest": ("highest KL", lambda row: "" if np.isnan(row.kl_budget) else f"{row.highest:.2f}"),
+    "lam": ("λ", lambda row: "" if np.isnan(row.lam) else f"{row.lam:.3g}"),
+    "data": ("data", lambda row: size(row.only(lambda r: r.transitions))),
+    "episodes": ("episodes", lambda row: "" if np.isnan(row.episodes) else f"{row.episodes:.0f}"),
+}
+"""Columns by name: header and text."""
+
+
+def beside_cells(entry: Beside) -> list[str]:
+    """Task, method, our figure with seeds and data, the published one with the same, its source, and what differs."""
+    row, figure = entry.row, entry.published
+    ours = [plus_minus(row.mean, row.half), str(row.seeds), size(row.only(lambda r: r.transitions))]
+    data = "not stated" if figure.transitions is None else size(figure.transitions)
+    theirs = [plus_minus(figure.success, figure.std), "" if figure.seeds is None else str(figure.seeds), data]
+    return [short(row.name), row.method, *ours, *theirs, figure.source, "; ".join(entry.differences)]
+
+
+BESIDE = ["task", "method", "ours ± 95 %", "seeds", "data", "published ± std", "seeds", "data", "source", "what differs"]
+
+
+RETURN = ["task", "method", "seeds", "return", "step"]
+
+
+# ---------------------------------------------------------------- what terminal and page show
+
+
+class Block(NamedTuple):
+    """The rows of one table: the methods on a task, a domain or all tasks in one phase."""
+
+    phase: str
+    name: str
+    rows: list[Row]
+
+
+def blocks(rows: Iterable[Row]) -> list[Block]:
+    """The tables that rows make, in their order."""
+    grouped = itertools.groupby(rows, key=lambda row: (row.phase, row.name))
+    return [Block(phase, name, list(inside)) for (phase, name), inside in grouped]
+
+
+def main_rows(found: Report) -> list[Row]:
+    """The rows over several tasks, and those of tasks that are not in one for each method."""
+    inside = set()
+    for row in found.rows:
+        inside |= {(row.phase, row.method, task) for task in row.names if row.scope == "domain"}
+    alone = set()
+    for row in found.rows:
+        if row.scope == "task" and (row.phase, row.method, row.name) not in inside:
+            alone.add((row.phase, row.name))
+    return [row for row in found.rows if row.scope != "task" or (row.phase, row.name) in alone]
+
+
+def main_names(found: Report) -> set[tuple[str, str]]:
+    """The phases and names of the tables that are shown first."""
+    return {(row.phase, row.name) for row in main_rows(found)}
+
+
+def keys_of(methods: list[str]) -> dict[str, str]:
+    """A short key for each method: A to Z, then AA, AB and so on."""
+    letters = (itertools.product(string.ascii_uppercase, repeat=n) for n in itertools.count(1))
+    keys = map("".join, itertools.chain.from_iterable(letters))
+    return dict(zip(methods, keys, strict=False))
+
+
+Pairs = dict[tuple[str, str], Interval]
+"""P(X > Y) in percent by the methods (X, Y), in both orders."""
+
+
+def pairs_of(found: Report) -> dict[tuple[str, str], Pairs]:
+    """The pairs of methods, by phase and name."""
+    pairs: dict[tuple[str, str], Pairs] = {}
+    for entry in found.improvements:
+        value, low, high = entry.probability
+        inside = pairs.setdefault((entry.phase, entry.name), {})
+        inside[entry.method, entry.other] = entry.probability
+        inside[entry.other, entry.method] = Interval(100 - value, 100 - high, 100 - low)
+    return pairs
+
+
+def best_of(rows: list[Row]) -> Row | None:
+    """The row with the highest success; None for one row and for rows over different tasks."""
+    if len(rows) < 2 or len({row.names for row in rows}) > 1:
+        return None
+    return max(rows, key=lambda row: row.mean)
+
+
+class Lookup:
+    """What the tables of a report share: keys, pairs of methods, published figures, sources."""
+
+    def __init__(self, found: Report):
+        self.keys = keys_of(found.methods)
+        self.pairs = pairs_of(found)
+        self.sources: dict[str, int] = {}
+        self.published: dict[tuple[str, str, str], list[Beside]] = {}
+        for entry in found.beside:
+            self.sources.setdefault(entry.published.source, len(self.sources) + 1)
+            key = (entry.row.phase, entry.row.name, entry.row.method)
+            self.published.setdefault(key, []).append(entry)
+
+    def label(self, method: str) -> str:
+        """The key and the first word of a method's name."""
+        agent = method.partition(" ")[0]
+        short_agent = agent if len(agent) <= AGENT else f"{agent[: AGENT - 3]}..."
+        return f"{self.keys[method]} {short_agent}"
+
+    def figures(self, row: Row) -> str:
+        """The published figures of a row's method with the numbers of their sources."""
+        found = self.published.get((row.phase, row.name, row.method), [])
+        return ", ".join(self.figure(entry) for entry in found)
+
+    def figure(self, entry: Beside) -> str:
+        """84.5 ± 7.7 [1] ≠: a figure, its source, and whether anything is known to differ."""
+        figure, differs = entry.published, " ≠" if entry.differs else ""
+        number = self.sources[figure.source]
+        return f"{plus_minus(figure.success, figure.std)} [{number}]{differs}"
+
+    def improvement(self, block: Block) -> dict[str, list[str]]:
+        """The column with the probability that the best method does better than each."""
+        best = best_of(block.rows)
+        pairs = self.pairs.get((block.phase, block.name), {})
+        if best is None or not pairs:
+            return {}
+        against = [pairs.get((best.method, row.method)) for row in block.rows]
+        cells = ["best" if row is best else "" for row in block.rows]
+        cells = [bracket(p, 0) if p else cell for p, cell in zip(against, cells, strict=True)]
+        return {f"P({self.keys[best.method]} > it) %": cells}
+
+    def returned(self, entry: Return) -> list[str]:
+        """The cells of RETURN."""
+        value = plus_minus(entry.mean, entry.half)
+        return [short(entry.name), self.label(entry.method), str(entry.seeds), value, entry.step]
+
+
+MAIN = ["success", "path_kl", "lam", "iqm"]
+EXPLAINED = (
+    "success: mean ± Student's 95 % interval over seeds. IQM, and P(X > it), how probably a "
+    "run of X does better: with 95 % bootstrap intervals (Agarwal et al. 2021)."
+)
+STARRED = "* the 95 % interval leaves out 50 %; the intervals are in the CSV and the page"
+
+
+class Shown(NamedTuple):
+    """A block as it is shown: what its rows have in common, and its columns but the method."""
+
+    facts: list[str]
+    header: list[str]
+    lines: list[list[str]]
+
+
+def shown(block: Block, lookup: Lookup) -> Shown:
+    """The table of a block; columns that are empty are left out."""
+    columns = cells_of(block, MAIN)
+    columns |= lookup.improvement(block)
+    columns["published"] = [lookup.figures(row) for row in block.rows]
+    facts = []
+    for name in ("start", "tasks", "seeds", "step"):
+        column = cells_of(block, [name])
+        (cells,) = column.values()
+        if len(set(cells)) > 1:
+            columns |= column
+        elif cells[0]:
+            facts.append(fact(name, cells[0]))
+    columns = {header: cells for header, cells in columns.items() if any(cells)}
+    lines = [list(line) for line in zip(*columns.values(), strict=True)]
+    return Shown(facts, list(columns), lines)
+
+
+def cells_of(block: Block, names: list[str]) -> dict[str, list[str]]:
+    """Columns by their headers; `names` as in CELLS."""
+    columns = [CELLS[name] for name in names]
+    return {header: [cell(row) for row in block.rows] for header, cell in columns}
+
+
+def fact(name: str, cell: str) -> str:
+    """3 seeds, 1 seed, step 5,000, 6.7 % at step 0."""
+    if name == "start":
+        return f"{cell} % at step 0"
+    if name == "step":
+        return f"step {cell}"
+    return f"{cell} {name.removesuffix('s') if cell == '1' else name}"
+
+
+class Matrix(NamedTuple):
+    """P(row > column) in percent for the methods of a block."""
+
+    phase: str
+    name: str
+    methods: list[str]
+    cells: list[list[Interval | None]]
+    """[rows, columns]; None on the diagonal and for methods without a common task."""
+
+
+def matrices(found: Report, lookup: Lookup) -> list[Matrix]:
+    """The matrix of each block that is shown and has several methods."""
+    keys = ((block.phase, block.name) for block in blocks(main_rows(found)))
+    compared = [key for key in keys if key in lookup.pairs]
+    return [matrix_of(*key, found.methods, lookup.pairs[key]) for key in compared]
+
+
+def matrix_of(phase: str, name: str, methods: list[str], pairs: Pairs) -> Matrix:
+    """The matrix of the methods that are compared there."""
+    compared = {method for pair in pairs for method in pair}
+    methods = [method for method in methods if method in compared]
+    return Matrix(phase, name, methods, [[pairs.get((x, y)) for y in methods] for x in methods])
+
+
+def certain(interval: Interval) -> bool:
+    """Whether the 95 % interval of a probability of improvement leaves out 50 %."""
+    return interval.low > 50 or interval.high < 50
+
+
+# ---------------------------------------------------------------- the terminal
+
+
+def aligned(header: list[str], lines: list[list[str]], least: int = 0) -> str:
+    """A table for a terminal, at most WIDTH wide: the columns that do not fit are shown below.
+
+    Args:
+        header: a title for each column.
+        lines: the cells. The first column names what a line is about and is repeated.
+        least: if given, the last column is wrapped to what the others leave, but not below it.
+    """
+    table = [header, *lines]
+    widths = [max(len(line[i]) for line in table) for i in range(len(header))]
+    widths = [min(width, WIDTH - NAME - GAP if i else NAME) for i, width in enumerate(widths)]
+    if least:
+        rest = WIDTH - sum(width + GAP for width in widths[:-1])
+        widths[-1] = min(widths[-1], max(rest, least))
+    return "\n\n".join(_aligned(table, widths, columns) for columns in _fitting(widths))
+
+
+def _fitting(widths: list[int]) -> list[list[int]]:
+    """The numbers of the columns that fit beside the first one together."""
+    runs = [[0]]
+    for i, width in enumerate(widths[1:], 1):
+        if len(runs[-1]) > 1 and sum(widths[k] + GAP for k in runs[-1]) + width > WIDTH:
+            runs.append([0])
+        runs[-1].append(i)
+    return runs
+
+
+def _aligned(table: list[list[str]], widths: list[int], columns: list[int]) -> str:
+    """Some columns of a table, cells that are too wide on several lines."""
+    rule = ["-" * width for width in widths]
+    text = []
+    for line in [table[0], rule, *table[1:]]:
+        cells = [_split(line[i], widths[i]) for i in columns]
+        for part in itertools.zip_longest(*cells, fillvalue=""):
+            padded = (cell.ljust(widths[i]) for i, cell in zip(columns, part, strict=True))
+            text.append((" " * GAP).join(padded).rstrip())
+    return "\n".join(text)
+
+
+def _split(cell: str, width: int) -> list[str]:
+    return [cell] if len(cell) <= width else textwrap.wrap(cell, width)
+
+
+def wrapped(text: str, indent: int = 2) -> str:
+    """A line for a terminal, on as many lines as it needs; names are not broken at hyphens."""
+    return textwrap.fill(text, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False)
+
+
+def as_text(found: Report, details: bool = False) -> str:
+    """The report for a terminal; with details also every task, all pairs and what differs."""
+    lookup = Lookup(found)
+    parts = key_lines(lookup)
+    parts += [block_text(block, lookup) for block in blocks(main_rows(found))]
+    parts += return_tables(found, lookup)
+    if details:
+        parts += [matrix_text(matrix, lookup) for matrix in matrices(found, lookup)]
+        parts += task_tables(found, lookup)
+        parts += beside_tables(found, lookup)
+    parts.append("\n".join([*footnotes(found, lookup, details), *notes(found)]))
+    return "\n\n".join(parts)
+
+
+def key_lines(lookup: Lookup) -> list[str]:
+    """The keys of the methods, unless the labels beside the rows say all."""
+    if all(lookup.label(method) == f"{key} {method}" for method, key in lookup.keys.items()):
+        return []
+    lines = [wrapped(f"{key}  {method}") for method, key in lookup.keys.items()]
+    return ["\n".join(lines)]
+
+
+def block_text(block: Block, lookup: Lookup) -> str:
+    """One table with its title."""
+    facts, header, lines = shown(block, lookup)
+    labels = [lookup.label(row.method) for row in block.rows]
+    table = aligned(["method", *header], [[a, *b] for a, b in zip(labels, lines, strict=True)])
+    return f"{title(block.phase, block.name, ', '.join(facts))}\n{table}"
+
+
+def return_tables(found: Report, lookup: Lookup) -> list[str]:
+    """The returns of the runs without success, a table for each phase."""
+    parts = []
+    for phase, returns in by_phase(found.returns, lambda entry: entry.phase):
+        heading = f"{phase}: return of runs that report no success, mean ± 95 % interval"
+        parts.append(f"{heading}\n{aligned(RETURN, list(map(lookup.returned, returns)))}")
+    return parts
+
+
+def title(phase: str, name: str, more: str) -> str:
+    """The line above a table."""
+    return wrapped(f"{phase}, {short(name)}" + (f": {more}" if more else ""))
+
+
+def matrix_text(matrix: Matrix, lookup: Lookup) -> str:
+    """One matrix with its title; * where the interval leaves out 50 %."""
+    lines = [
+        [lookup.label(method), *(_chance(cell) for cell in cells)]
+        for method, cells in zip(matrix.methods, matrix.cells, strict=True)
+    ]
+    header = ["P(row > column) %", *(lookup.keys[method].rjust(3) for method in matrix.methods)]
+    return f"{title(matrix.phase, matrix.name, 'improvement')}\n{aligned(header, lines)}"
+
+
+def _chance(cell: Interval | None) -> str:
+    if cell is None:
+        return "  ."
+    return f"{cell.value:3.0f}" + "*" * certain(cell)
+
+
+def task_tables(found: Report, lookup: Lookup) -> list[str]:
+    """Tasks down and methods across, for each phase with tasks that are not shown before."""
+    before = {id(row) for row in main_rows(found)}
+    parts = []
+    for phase, rows in by_phase(found.rows, lambda row: row.phase):
+        tasks = [row for row in rows if row.scope == "task"]
+        if not before.issuperset(map(id, tasks)):
+            heading = f"{phase}, tasks: success (%), path KL / budget (KL), λ"
+            parts.append(f"{heading}\n{across(tasks, lookup)}")
+    return parts
+
+
+def across(rows: list[Row], lookup: Lookup) -> str:
+    """A line for each task; columns of the success, the path KL and the λ of each method."""
+    names = list(dict.fromkeys(row.name for row in rows))
+    columns = {"task": [short(name) for name in names]}
+    for quantity, word in (("success", ""), ("path_kl", "KL "), ("lam", "λ ")):
+        for method, key in lookup.keys.items():
+            found = {row.name: CELLS[quantity][1](row) for row in rows if row.method == method}
+            header = f"{word}{key}" if word else lookup.label(method)
+            columns[header] = [found.get(name, "") for name in names]
+    return table_of(columns)
+
+
+def table_of(columns: dict[str, list[str]]) -> str:
+    """A table of columns by their headers, without those that are empty."""
+    columns = {header: cells for header, cells in columns.items() if any(cells)}
+    return aligned(list(columns), [list(line) for line in zip(*columns.values(), strict=True)])
+
+
+def beside_tables(found: Report, lookup: Lookup) -> list[str]:
+    """Our rows beside the published figures, a table for each phase."""
+    parts = []
+    header = ["task", "method", "ours ± 95 %", "published ± std", "seeds", "what differs"]
+    for phase, entries in by_phase(found.beside, lambda entry: entry.row.phase):
+        lines = [beside_line(entry, lookup) for entry in entries]
+        parts.append(f"{phase}: beside the published figures\n{aligned(header, lines, 20)}")
+    return parts
+
+
+def beside_line(entry: Beside, lookup: Lookup) -> list[str]:
+    """Task, method, our figure, the published one with its source, seeds, what differs."""
+    row, figure = entry.row, entry.published
+    theirs = f"{plus_minus(figure.success, figure.std)} [{lookup.sources[figure.source]}]"
+    seeds = f"{row.seeds} / {figure.seeds or '?'}"
+    ours = plus_minus(row.mean, row.half)
+    differs = "; ".join(entry.differences)
+    return [short(row.name), lookup.label(row.method), ours, theirs, seeds, differs]
+
+
+def footnotes(found: Report, lookup: Lookup, details: bool) -> list[str]:
+    """What the columns are, and where the published figures that are shown come from."""
+    lines = [wrapped(EXPLAINED)]
+    if details and lookup.pairs:
+        lines.append(STARRED)
+    names = main_names(found)
+    beside = [e for e in found.beside if details or (e.row.phase, e.row.name) in names]
+    lines += source_lines(beside, lookup)
+    if any(entry.differs for entry in beside):
+        lines.append(f"≠ not the same experiment{'' if details else '; --details says why'}")
+    return lines
+
+
+def source_lines(beside: list[Beside], lookup: Lookup) -> list[str]:
+    """The sources of some published figures, by their numbers."""
+    used = {entry.published.source for entry in beside}
+    numbered = [(number, source) for source, number in lookup.sources.items() if source in used]
+    return [wrapped(f"[{number}] {source}") for number, source in numbered]
+
+
+def notes(found: Report) -> list[str]:
+    """What to know when reading the tables."""
+    return [wrapped(f"note: {note}", 6) for note in found.notes]
+
+
+# ---------------------------------------------------------------- files
+
+
+def return_line(entry: Return) -> dict[str, Any]:
+    """The line of a return in the CSV."""
+    line = dict(kind="return", scope="task", tasks=1) | dataclasses.asdict(entry)
+    line |= {"step": entry.step.replace(",", ""), "return": line.pop("mean")}
+    return line | {"ci95_half": line.pop("half")}
+
+
+def as_csv(found: Report) -> str:
+    """Every row, published figure and improvement as a line of CSV."""
+    lines = []
+    for row in found.rows:
+        line = dict(kind="ours", phase=row.phase, scope=row.scope, name=row.name, method=row.method, tasks=row.tasks)
+        line |= dict(step=row.step.replace(",", ""), seeds=row.seeds, episodes=row.episodes, start=row.start, success=row.mean)
+        line |= dict(ci95_half=row.half, iqm=row.iqm.value, low=row.iqm.low, high=row.iqm.high, path_kl=row.path_kl)
+        line |= dict(kl_budget=row.kl_budget, within_tenth_pct=row.within, settled=row.settled)
+        line |= dict(highest_kl=row.highest, lam=row.lam)
+        line |= {name: row.only(operator.attrgetter(name)) for name in ("transitions", "reward", "discount")}
+        lines.append(line)
+    lines += map(return_line, found.returns)
+    for entry in found.beside:
+        row, figure = entry.row, entry.published
+        line = {"kind": "published"} | dataclasses.asdict(figure) | dict(scope=row.scope, name=row.name, tasks=row.tasks)
+        lines.append(line | dict(versus=row.method, differences="; ".join(entry.differences)))
+    for better in found.improvements:
+        line = dict(kind="improvement", phase=better.phase, name=better.name, method=better.method, versus=better.other)
+        probability, low, high = better.probability
+        lines.append(line | dict(tasks=better.tasks, probability=probability, low=low, high=high))
+    columns = (
+        "kind phase scope name method versus step tasks seeds episodes start success ci95_half std iqm probability low high"
+    )
+    columns += " path_kl kl_budget within_tenth_pct settled highest_kl lam transitions reward discount source differences"
+    columns += " return"
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns.split(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _plain(value) for key, value in line.items()} for line in lines)
+    return text.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.6g}"
+    return value
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "_": r"\_",
+    "#": r"\#",
+    "$": r"\$",
+    "±": r"$\pm$",
+    "λ": r"$\lambda$",
+}
+
+
+def as_latex(found: Report) -> str:
+    """Tasks and domains down, methods across, the best mean of lines whose methods have the same tasks in bold; no package."""
+    phases = by_phase(found.rows, lambda row: row.phase)
+    return "\n".join(latex_table(phase, rows, found.methods) for phase, rows in phases)
+
+
+def latex_table(phase: str, rows: list[Row], methods: list[str]) -> str:
+    """The table of one phase; all tasks come last."""
+    present = {row.method for row in rows}
+    methods = [method for method in methods if method in present]
+    by_name: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        by_name.setdefault(row.name, {})[row.method] = row
+    lines = [
+        rf"% {phase}: success in %, mean $\pm$ 95 % interval over seeds",
+        rf"\begin{{tabular}}{{l{'c' * len(methods)}}}",
+        r"\hline",
+        " & ".join(["", *map(escape, methods)]) + r" \\",
+        r"\hline",
+    ]
+    ordered = sorted(by_name, key=lambda name: name == OVERALL)
+    lines += [latex_line(by_name[name], methods) for name in ordered]
+    return "\n".join([*lines, r"\hline", r"\end{tabular}", ""])
+
+
+def latex_line(inside: dict[str, Row], methods: list[str]) -> str:
+    """A task, a domain or all tasks: the rows by method."""
+    rows = list(inside.values())
+    comparable = len({row.names for row in rows}) == 1
+    best = max(round(row.mean, 1) for row in rows) if comparable else np.nan
+    words = []
+    for method in methods:
+        row = inside.get(method)
+        cell = escape(plus_minus(row.mean, row.half)) if row else "--"
+        words.append(rf"\textbf{{{cell}}}" if row and round(row.mean, 1) == best else cell)
+    name = escape(short(rows[0].name))
+    title = name if rows[0].scope == "task" else rf"\textit{{{name}}}"
+    return " & ".join([title, *words]) + r" \\"
+
+
+def escape(text: str) -> str:
+    """Text for LaTeX."""
+    return "".join(LATEX.get(letter, letter) for letter in text)
+
+
+def as_markdown(rows: list[Row], columns: list[str]) -> list[str]:
+    """The lines of a Markdown table with the columns asked for, by their names in CELLS."""
+    return markdown([CELLS[name][0] for name in columns], [[CELLS[name][1](row) for name in columns] for row in rows])
+
+
+def markdown(header: list[str], lines: list[list[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return ["| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines]]

@@ -1,0 +1,1 @@
+"""Sweeps: many jobs on one machine or several."""

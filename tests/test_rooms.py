@@ -1,0 +1,54 @@
+"""No folder imports from one above it, so that each can be read knowing only those below."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MAY_IMPORT = {
+    "utils": set(),
+    "configs": {"utils"},
+    "agents": {"utils"},
+    "envs": {"utils"},
+    "reports": {"configs", "envs", "utils"},
+    "training": {"agents", "configs", "envs", "utils"},
+    "sweeps": {"training", "configs", "envs", "utils"},
+}
+WITHOUT_JAX = {"reports", "envs"}
+OURS = {*MAY_IMPORT, "main", "scripts", "benchmarks", "tests"}
+JAX = {"jax", "flax", "optax", "orbax", "chex"}
+
+
+def imported(source):
+    """The first name of every module that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def forbidden(room, source):
+    """The imports that a file of a room may not have."""
+    beyond = OURS - MAY_IMPORT[room] - {room}
+    return sorted(set(imported(source)) & (beyond | (JAX if room in WITHOUT_JAX else set())))
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_point_down(room):
+    files = sorted((ROOT / room).rglob("*.py"))
+    assert len(files) > 1
+    found = {str(path.relative_to(ROOT)): forbidden(room, path.read_text()) for path in files}
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+def test_an_import_that_points_up_is_found_wherever_it_is():
+    source = "import os\n\ndef f():\n    from training.run import Run\n    import jax.numpy as jnp\n"
+    assert forbidden("envs", source) == ["jax", "training"]
+    assert forbidden("training", source) == []
+
+
+def test_every_folder_with_code_is_known():
+    folders = {path.parent.relative_to(ROOT).parts[0] for path in ROOT.glob("*/*.py")}
+    assert folders - OURS == {"examples"}

@@ -1,0 +1,200 @@
+"""The online phase in the middle: its transitions on disk are those on the device, and its episode is repeated exactly."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from envs.workers import ChunkResult, LocalEnvs
+from tests.utils.test_replay import make_dataset, online_transition
+from training.checkpoints import CheckpointError
+from training.online import OnlineEpisodes
+from training.replay_file import ReplayFile, as_dataset
+from utils.errors import RunError
+from utils.replay import Replay
+
+
+def write(file, replay, steps, ends):
+    """Append `steps` random transitions to a file and to a replay -> the replay and the running observation."""
+    rng = np.random.default_rng(0)
+    append, observation = jax.jit(Replay.append), None
+    for step in range(steps):
+        first = observation is None
+        observation = rng.normal(size=3).astype(np.float32) if first else observation
+        transition = online_transition(rng, observation, step in ends, success=step % 2 == 0)
+        file.append(transition)
+        replay = append(replay, transition, jnp.array(first))
+        observation = None if step in ends else transition["next_observations"]
+    return replay, observation
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("ends", [(), (0,), (2, 3), (4, 8)])
+def test_a_replay_made_from_the_file_is_the_one_that_was_appended_to(tmp_path, balanced, ends):
+    dataset = make_dataset([4, 3])
+    dataset = {name: np.nan_to_num(value) for name, value in dataset.items()}
+    file = ReplayFile(tmp_path / "replay.bin", 3, 2)
+    appended, running = write(file, Replay.create(dataset, 12, balanced), 9, ends)
+    rows = file.read(file.position())
+    restored = Replay.create(dataset, 12, balanced, as_dataset(rows, running))
+    assert jax.tree.structure(restored) == jax.tree.structure(appended)
+    jax.tree.map(np.testing.assert_array_equal, restored, appended)
+    assert jax.tree.map(lambda leaf: leaf.dtype, restored) == jax.tree.map(lambda leaf: leaf.dtype, appended)
+
+
+def test_a_trajectory_that_is_given_up_ends_where_it_was(tmp_path):
+    file = ReplayFile(tmp_path / "replay.bin", 3, 2)
+    write(file, Replay.create(make_dataset([4]), 5), 5, (1,))
+    position = file.position()
+    file.end_trajectory([7.0, 8.0, 9.0])
+    assert file.read(position)["terminals"][-1] == 0  # what a checkpoint knows is not rewritten
+    dataset = as_dataset(file.read(file.position()), None)
+    assert list(dataset["terminals"]) == [0, 1, 0, 0, 0, 1, 0]
+    assert list(dataset["rows"]) == [0, 1, 3, 4, 5]
+    assert list(dataset["observations"][-1]) == [7, 8, 9]
+
+
+def test_the_file_goes_on_behind_a_position_and_notices_damage(tmp_path):
+    path = tmp_path / "replay.bin"
+    whole, cut = ReplayFile(path, 3, 2), ReplayFile(tmp_path / "cut.bin", 3, 2)
+    empty = cut.position()
+    transitions = []
+    whole.append = lambda transition: transitions.append(transition)
+    write(whole, Replay.create(make_dataset([4]), 9), 9, (2, 5))
+    del whole.append
+    for step, transition in enumerate(transitions):
+        whole.append(transition)
+        cut.append(transition)
+        if step == 5:
+            position = cut.position()
+    end = whole.position()
+    cut.close()
+    cut = ReplayFile(tmp_path / "cut.bin", 3, 2)
+    cut.resume(position)
+    for transition in transitions[6:]:
+        cut.append(transition)
+    assert cut.position() == end
+    assert (tmp_path / "cut.bin").read_bytes() == path.read_bytes()
+
+    content = bytearray(path.read_bytes())
+    content[position["rows"] * whole.dtype.itemsize + 3] ^= 1
+    path.write_bytes(content)
+    assert len(whole.read(position)) == position["rows"]  # damage behind a position does not touch it
+    with pytest.raises(CheckpointError, match="the first 11 rows of .*replay.bin are not what was written"):
+        whole.read(end)
+    path.write_bytes(content[:10])
+    with pytest.raises(CheckpointError, match="are not what was written"):
+        whole.read(position)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="replay.bin is missing"):
+        whole.read(position)
+    assert len(whole.read(empty)) == 0
+
+
+def episodes_of(envs, action_dim, sparse=False, at_random_until=0):
+    settings = types.SimpleNamespace(flags={"sparse": sparse})
+    run = types.SimpleNamespace(env_name="some:Env-v0", seed=3, settings=settings)
+    return OnlineEpisodes(run, envs, 0, action_dim, at_random_until)
+
+
+def step_of(episodes, step, ask):
+    """One environment step, with the actions of `ask` where they are wanted."""
+    observation = episodes.wants(step)
+    action = episodes.action(step, None if observation is None else ask(observation))
+    (result,) = episodes.envs.run_chunks([0], action[None, None])
+    return episodes.took(action, result)
+
+
+class Episodes:
+    """Its episode e observes [e, t], pays -2 a step and 0 in the goal, and ends at t = 5, in the goal if e is odd."""
+
+    def __init__(self, sign=-1):
+        self.episode, self.step, self.sign = -1, 0, sign
+
+    def reset(self, slots, seeds):
+        self.episode, self.step = self.episode + 1, 0
+        return np.array([[self.episode, 0]], np.float32)
+
+    def run_chunks(self, slots, chunks):
+        self.step += 1
+        end, goal = self.step == 5, self.episode % 2 == 1
+        reward = 0.0 if end and goal else 2.0 * self.sign
+        observation = np.array([[self.episode, self.step]], np.float32)
+        return [ChunkResult(observation, np.array([reward]), end and goal, end and not goal, float(end and goal))]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_chunks_run_open_loop_and_end_with_their_episode(sparse):
+    asked = []
+
+    def ask(observation):
+        asked.append(observation.tolist())
+        return np.full((3, 2), len(asked), np.float32)
+
+    episodes = episodes_of(Episodes(), 2, sparse)
+    transitions, first = zip(*(step_of(episodes, step, ask) for step in range(10)), strict=True)
+    assert asked == [[0, 0], [0, 3], [1, 0], [1, 3]]  # what was left of the second chunk at the end is not run
+    assert [t["actions"][0] for t in transitions] == [1, 1, 1, 2, 2, 3, 3, 3, 4, 4]
+    assert list(np.flatnonzero(first)) == [0, 5]
+    assert [t["observations"].tolist() for t in transitions] == [[e, t] for e in range(2) for t in range(5)]
+    assert [t["next_observations"].tolist() for t in transitions] == [[e, t + 1] for e in range(2) for t in range(5)]
+    assert [t["terminals"] for t in transitions] == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+    assert [t["masks"] for t in transitions] == [1] * 9 + [0]  # running out of time is no end of the task
+    assert [t["rewards"] for t in transitions] == [-1.0 if sparse else -2.0] * 9 + [0]
+
+
+def test_sparse_turns_no_reward_into_a_cost_online_either():
+    episodes = episodes_of(Episodes(sign=1), 2, sparse=True)
+    with pytest.raises(RunError, match="--sparse: some:Env-v0 gives a reward of 2, and --sparse makes every reward but"):
+        step_of(episodes, 0, lambda observation: np.zeros((3, 2), np.float32))
+
+
+def test_actions_are_random_at_first_and_the_policy_is_not_asked():
+    episodes = episodes_of(Episodes(), 2, at_random_until=7)
+    asked = []
+
+    def ask(observation):
+        asked.append(observation.tolist())
+        return np.full((3, 2), 9, np.float32)
+
+    actions = [step_of(episodes, step, ask)[0]["actions"] for step in range(12)]
+    assert asked == [[1, 2], [2, 0]]
+    assert [action[0] for action in actions[7:]] == [9] * 5
+    assert np.unique(actions[:7]).size == 14 and np.abs(actions[:7]).max() <= 1
+    again = episodes_of(Episodes(), 2, at_random_until=7)
+    np.testing.assert_array_equal(actions[:7], [step_of(again, step, ask)[0]["actions"] for step in range(7)])
+
+
+@pytest.mark.parametrize(
+    ("env_name", "action_dim"),
+    [
+        ("pointmaze-teleport-navigate-singletask-task1-v0", 2),
+        pytest.param("antmaze-large-navigate-singletask-task2-v0", 8, marks=pytest.mark.slow),
+        pytest.param("cube-double-play-singletask-task2-v0", 5, marks=pytest.mark.slow),
+        pytest.param("puzzle-4x4-play-singletask-task3-v0", 5, marks=pytest.mark.slow),
+    ],
+)
+def test_a_running_episode_is_repeated_to_the_bit(env_name, action_dim):
+    """Seed and actions bring a fresh simulator to the same state: what follows is the same too."""
+
+    def ask(observation):
+        rng = np.random.default_rng(int(abs(observation).sum() * 1e6))
+        return rng.uniform(-1, 1, (4, action_dim)).astype(np.float32)
+
+    whole = episodes_of(LocalEnvs(env_name), action_dim)
+    before = [step_of(whole, step, ask)[0] for step in range(30)]
+    record = whole.record()
+    assert (record["length"], len(record["queue"])) == (30, 2)
+    cut = episodes_of(LocalEnvs(env_name), action_dim)
+    assert cut.resume(record, np.stack([transition["actions"] for transition in before]))
+    for step in range(30, 60):
+        ours, theirs = step_of(whole, step, ask), step_of(cut, step, ask)
+        assert ours[1] == theirs[1]
+        jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
+    wrong = record | {"observation": [value + 1e-6 for value in record["observation"]]}
+    again = episodes_of(LocalEnvs(env_name), action_dim)
+    assert not again.resume(wrong, np.stack([transition["actions"] for transition in before]))
+    assert step_of(again, 30, ask)[1]  # a new episode
+    assert again.episode == whole.episode + 1

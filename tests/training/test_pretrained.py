@@ -1,0 +1,289 @@
+"""Published checkpoints through main.py's --pretrained_actor_path, on a real environment with tiny networks."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import main as program
+from envs.collect import random_data
+from tests.envs.web import Hub, sha256
+from training.pretrained import GivenBase
+from utils.errors import UserError
+from utils.logging import CsvLog
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "tests" / "published"
+TASK = "pointmaze-medium-navigate-singletask-task1-v0"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    random_data(TASK, folder, 300)
+    return folder
+
+
+def arguments(exp, path, *flags, widths="(8,8)"):
+    """Of a run of four offline updates, whose networks are those of the shipped checkpoints."""
+    return [
+        "main.py", f"--env_name={TASK}", f"--save_dir={exp}",
+        f"--pretrained_actor_path={path}", "--offline_steps=4", "--online_steps=0", "--log_interval=4", "--eval_episodes=0",
+        f"--agent.actor_hidden_dims={widths}", "--agent.actor_layer_norm=True", "--agent.value_hidden_dims=(8,8)",
+        "--agent.num_qs=2", "--agent.flow_steps=2", "--agent.batch_size=8", *flags,
+    ]  # fmt: skip
+
+
+def train(data, exp, path, *flags, widths="(8,8)"):
+    flags = (f"--ogbench_dataset_dir={data}", *flags)
+    return program.main(arguments(exp, path, *flags, widths=widths))
+
+
+@pytest.mark.parametrize("path", ["numpy1/params_300000.pkl", "numpy2", "jax"])
+def test_a_run_starts_from_a_published_file_or_its_folder(path, data, tmp_path, monkeypatch):
+    from agents.base import Agent
+    from training.pretrained import load_published
+
+    starts, real = [], Agent.with_base
+    monkeypatch.setattr(Agent, "with_base", lambda agent, base: starts.append(base) or real(agent, base))
+    assert train(data, tmp_path, SHIPPED / path) == 0
+    (csv,) = tmp_path.glob("Debug/*/*/train.csv")
+    assert [row["step"] for row in CsvLog(csv).rows()] == [4]
+    assert not (tmp_path / "bc").exists()
+    (base,) = starts
+    expected = load_published(SHIPPED / "numpy1" / "params_300000.pkl")
+    assert all((base[layer][name] == leaf).all() for layer, leaves in expected.items() for name, leaf in leaves.items())
+
+
+MISMATCHES = {
+    "layer norm": (["--agent.actor_layer_norm=False"], "layer norm on there and off here (--agent.actor_layer_norm)"),
+    "width": ([], "actor_hidden_dims (8, 8) there and (8, 16) here (--agent.actor_hidden_dims)"),
+    "horizon": (
+        ["--horizon_length=3", "--agent.action_chunking=True"],
+        "actions D = 2 there and 6 here (--horizon_length, --agent.action_chunking)",
+    ),
+}
+
+
+@pytest.mark.parametrize("mismatch", MISMATCHES)
+def test_a_mismatch_names_both_sides_and_leaves_nothing(mismatch, data, tmp_path, capsys):
+    flags, words = MISMATCHES[mismatch]
+    widths = "(8,16)" if mismatch == "width" else "(8,8)"
+    assert train(data, tmp_path, SHIPPED / "jax", *flags, widths=widths) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --pretrained_actor_path={SHIPPED / 'jax'}") and line.endswith(f": {words}")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Attack:
+    def __init__(self, made):
+        self.made = made
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.made}",)
+
+
+def test_a_malicious_file_makes_nothing(data, tmp_path, capsys):
+    made, path = tmp_path / "made", tmp_path / "params_300000.pkl"
+    path.write_bytes(pickle.dumps({"agent": Attack(made)}))
+    assert train(data, tmp_path / "exp", path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"error: --pretrained_actor_path={path}: refused, because the file asks for '{os.system.__module__}.system'"
+    )
+    assert line.endswith("nothing in it was executed")
+    assert [child.name for child in tmp_path.iterdir()] == ["params_300000.pkl"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", (SHIPPED / "jax" / "params_300000.pkl").read_bytes()[:-9]])
+def test_a_damaged_file_is_one_line(content, data, tmp_path, capsys):
+    path = tmp_path / "params_300000.pkl"
+    path.write_bytes(content)
+    assert train(data, tmp_path / "exp", path) == 2
+    wanted = f"error: --pretrained_actor_path={path}: not a pickle file, or a damaged one; nothing in it was executed"
+    assert capsys.readouterr().err.splitlines() == [wanted]
+
+
+# ---------------------------------------------------------------- a domain's published base
+
+MODELS, ANT = "yonghoon96/trqam-bc-checkpoints", "antmaze-large-navigate"
+ANT_TASK = f"{ANT}-singletask-task1-v0"
+
+
+def base_file(seed=0, observations=29, actions=8, hidden=(8, 8), layer_norm=True) -> bytes:
+    """A checkpoint as published, of a tiny base for antmaze-large, whose H is 1."""
+    rng, widths = np.random.default_rng(seed), (observations + actions + 1, *hidden, actions)
+    tree = {
+        f"Dense_{i}": {
+            "kernel": rng.normal(size=(n, m)).astype(np.float32) / 8,
+            "bias": np.zeros(m, np.float32),
+        }
+        for i, (n, m) in enumerate(zip(widths, widths[1:], strict=False))
+    }
+    for i, m in enumerate(hidden if layer_norm else ()):
+        bias = np.zeros(m, np.float32)
+        tree[f"LayerNorm_{i}"] = {"scale": bias + 1, "bias": bias}
+    params = {"modules_actor_slow": {"mlp": tree}}
+    return pickle.dumps({"agent": {"network": {"params": params}}})
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    hub = Hub()
+    hub.repositories[MODELS] = {f"{ANT}/params_300000.pkl": base_file()}
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setattr("envs.datasets.HOSTS", ("http://127.0.0.1:9",))
+    yield hub
+    hub.stop()
+
+
+@pytest.fixture(scope="module")
+def ant_rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ant")
+    random_data(ANT_TASK, folder, 60, episode_steps=20)
+    return folder
+
+
+@pytest.fixture
+def ant_data(ant_rows, tmp_path, monkeypatch):
+    """The default data folder of a user whose home this is; it is on no command line."""
+
+    def move_to(home: str) -> Path:
+        folder = tmp_path / home / ".ogbench" / "data"
+        folder.parent.mkdir(parents=True)
+        folder.mkdir()
+        for path in ant_rows.glob("*.npz"):
+            (folder / path.name).symlink_to(path)
+        monkeypatch.setenv("HOME", str(tmp_path / home))
+        return folder
+
+    return move_to
+
+
+def train_ant(exp, *flags):
+    flags = ("--save_interval=4", "--compilation_cache_dir=", f"--env_name={ANT_TASK}", *flags)
+    return program.main(arguments(exp, "published", *flags))
+
+
+def config_of(exp) -> dict:
+    (path,) = Path(exp).glob("Debug/*/*/config.json")
+    return json.loads(path.read_text())
+
+
+def test_a_run_starts_from_the_published_base(hub, ant_data, tmp_path, capsys, monkeypatch):
+    from agents.base import Agent
+    from training.pretrained import load_published
+
+    starts, real = [], Agent.with_base
+
+    def noted(agent, base):
+        starts.append(base)
+        return real(agent, base)
+
+    monkeypatch.setattr(Agent, "with_base", noted)
+    cache = ant_data("me") / "bases" / ANT / "params_300000.pkl"
+    assert train_ant(tmp_path / "exp") == 0
+    out = capsys.readouterr().out
+    assert f"\nbase: {MODELS}/{ANT}, 1M transitions; bc_steps not run\n" in out
+    assert cache.read_bytes() == base_file() and not (tmp_path / "exp" / "bc").exists()
+    assert jax.tree.all(jax.tree.map(np.array_equal, starts[0], load_published(cache)))
+    config = config_of(tmp_path / "exp")
+    assert config["base"] == {"source": f"{MODELS}/{ANT}", "sha256": sha256(base_file())}
+    assert config["flags"]["pretrained_actor_path"] == "published"
+    assert config["sources"]["pretrained_actor_path"] == "command line"
+
+
+def test_one_run_wherever_the_cache_lies_but_of_one_base(hub, ant_data, tmp_path, capsys):
+    ant_data("me")
+    assert train_ant(tmp_path / "exp") == 0
+    moved = ant_data("you")  # as on another machine, where another base is fetched
+    hub.repositories[MODELS][f"{ANT}/params_300000.pkl"] = other = base_file(seed=1)
+    capsys.readouterr()
+    assert train_ant(tmp_path / "exp", "--offline_steps=8") == 2
+    *_, line = capsys.readouterr().err.splitlines()  # behind the bars
+    sums = f"(sha256 {sha256(base_file()):.12} then, {sha256(other):.12} now)"
+    assert line.startswith("error: --pretrained_actor_path: ") and sums in line
+    assert "--run_group" in line
+    (moved / "bases" / ANT / "params_300000.pkl").write_bytes(base_file())
+    assert train_ant(tmp_path / "exp", "--offline_steps=8") == 0
+    assert config_of(tmp_path / "exp")["base"]["sha256"] == sha256(base_file())
+    (moved / "bases" / ANT / "params_300000.pkl").write_bytes(other)
+    assert train_ant(tmp_path / "exp", "--offline_steps=8", "--overwrite") == 0
+    assert config_of(tmp_path / "exp")["base"]["sha256"] == sha256(other)
+
+
+def test_only_a_run_with_checkpoints_has_begun_with_a_base(tmp_path):
+    given = GivenBase({}, {"source": "a.pkl", "sha256": "1" * 64}, "")
+    stored = {"base": {"source": "a.pkl", "sha256": "2" * 64}}
+    given.check_begun(tmp_path, stored)
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+    with pytest.raises(UserError, match="a.pkl is not the base that"):
+        given.check_begun(tmp_path, stored)
+    for config in (None, {}, {"base": given.record}):
+        given.check_begun(tmp_path, config)
+
+
+def test_a_run_folder_that_was_trained_further_is_noticed(data, tmp_path, capsys):
+    cloning = (tmp_path / "bc", "", "--bc_only", "--save_interval=4")
+    assert train(data, *cloning) == 0
+    (folder,) = (tmp_path / "bc").glob("Debug/*/*/")
+    assert train(data, tmp_path / "exp", folder, "--save_interval=4") == 0
+    assert config_of(tmp_path / "exp")["base"]["source"] == folder.name
+    assert train(data, tmp_path / "exp", folder, "--save_interval=4", "--offline_steps=8") == 0
+    assert train(data, *cloning, "--offline_steps=8") == 0
+    assert train(data, tmp_path / "exp", folder, "--save_interval=4", "--offline_steps=12") == 2
+    assert f"{folder.name} is not the base that" in capsys.readouterr().err
+
+
+def test_another_file_of_the_same_name_is_noticed(data, tmp_path, capsys):
+    path = tmp_path / "params_300000.pkl"
+    path.write_bytes((SHIPPED / "jax" / "params_300000.pkl").read_bytes())
+    assert train(data, tmp_path / "exp", path, "--save_interval=4") == 0
+    record = {"source": path.name, "sha256": sha256(path.read_bytes())}
+    assert config_of(tmp_path / "exp")["base"] == record
+    path.write_bytes(base_file(observations=2, actions=2))
+    assert train(data, tmp_path / "exp", path, "--save_interval=4", "--offline_steps=8") == 2
+    said = capsys.readouterr().err
+    assert "error: --pretrained_actor_path: params_300000.pkl is not the base" in said
+
+
+def test_the_published_base_has_to_fit(hub, ant_data, tmp_path, capsys):
+    ant_data("me")
+    other = base_file(hidden=(8, 16), layer_norm=False)
+    hub.repositories[MODELS][f"{ANT}/params_300000.pkl"] = other
+    assert train_ant(tmp_path / "exp") == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    widths = "actor_hidden_dims (8, 16) there and (8, 8) here"
+    assert line.startswith(f"error: --pretrained_actor_path=published: {widths}")
+    assert "layer norm off there and on here" in line and not (tmp_path / "exp").exists()
+
+
+def test_a_domain_without_a_published_base_is_found_out_first(hub, capsys):
+    words = ["--env_name=cube-single", "--pretrained_actor_path=published", "--dry_run"]
+    assert program.main(["main.py", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "there is no published base of cube-single-play" in line and hub.requests == []
+
+
+def test_an_agent_without_a_base_fetches_none(hub, ant_data, tmp_path, capsys):
+    ant_data("me")
+    assert train_ant(tmp_path / "exp", "--bc_only") == 0
+    said = capsys.readouterr().err
+    assert "warning: --pretrained_actor_path has no effect: bc starts from no base" in said
+    assert hub.requests == [] and "base" not in config_of(tmp_path / "exp")
+
+
+def test_the_report_names_the_published_base(hub, ant_data, tmp_path):
+    from reports.export import command
+    from reports.results import read_run
+
+    ant_data("me")
+    assert train_ant(tmp_path / "exp") == 0
+    (folder,) = (tmp_path / "exp").glob("Debug/*/*/")
+    result = read_run(folder)
+    assert result.origins == {"pretrained_actor_path": "published"}
+    assert "--pretrained_actor_path=published" in command(result.config)

@@ -1,0 +1,322 @@
+"""An agent's code decides a run's folder, whether it resumes, and what is loaded from it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import main as program
+from configs.agent_file import load_source
+from configs.agent_source import ROOT
+from configs.flags import UNHASHED, parse_flags
+from envs.probe import write_dataset
+from reports import results
+from tests.synthetic_runs import write_run
+from training import train as train_module
+from training.policy import load_policy
+from training.run import Run
+from utils.errors import UserError
+from utils.files import digest, read_json, write_json
+from utils.logging import warn_once
+
+ENV_NAME = "envs.probe:ProbeReward-v0"
+FORK = '''
+"""{doc}"""
+
+from agents.fql import AGENT as Parent, get_config
+from gain import GAIN
+
+
+class Scaled(Parent):
+    def act(self, observations, x0):
+        return GAIN * super().act(observations, x0)
+
+
+AGENT = Scaled
+'''
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    warn_once.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_dataset(ENV_NAME, tmp_path_factory.mktemp("data") / "mine.npz", 40)
+
+
+def fork(folder, gain=1.0, doc="A fork.", name="mine.py"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(FORK.format(doc=doc))
+    (folder / "gain.py").write_text(f"GAIN = {gain}")
+    return folder / name
+
+
+def words(dataset, exp, agent, *flags):
+    return [
+        "main.py", f"--env_name={ENV_NAME}", f"--dataset={dataset}", f"--agent={agent}",
+        f"--save_dir={exp}", "--bc_steps=0", "--offline_steps=2", "--online_steps=0",
+        "--eval_episodes=0", "--horizon_length=2", "--agent.actor_hidden_dims=(8,)",
+        "--agent.value_hidden_dims=(8,)", "--agent.num_qs=2", "--agent.flow_steps=2",
+        "--agent.batch_size=8", *flags,
+    ]  # fmt: skip
+
+
+def planned(*arguments) -> Run:
+    return program.plan(parse_flags(words(*arguments)))[0]
+
+
+@pytest.fixture
+def begun(dataset, tmp_path):
+    """What `words` takes of a run of a fork that has finished; and its folder."""
+    arguments = dataset, tmp_path / "exp", fork(tmp_path / "code")
+    assert program.main(words(*arguments)) == 0
+    return arguments, planned(*arguments).folder
+
+
+def actions(folder):
+    return load_policy(folder)(np.full((3, 1), 0.2, np.float32))
+
+
+# ---------------------------------------------------------------- which folder
+
+
+def test_a_fork_is_known_by_its_code_wherever_it_lies(dataset, tmp_path):
+    def folder(path, *flags):
+        return planned(dataset, tmp_path / "exp", path, *flags).folder
+
+    first = folder(fork(tmp_path / "a"))
+    assert folder(fork(tmp_path / "b", doc="Moved, and described in other words.")) == first
+    assert folder(fork(tmp_path / "c", gain=0.5)) != first
+    assert folder(fork(tmp_path / "a", gain=0.5)) == folder(tmp_path / "c" / "mine.py")
+    copy = tmp_path / "d" / "fql.py"
+    copy.parent.mkdir()
+    shutil.copy(ROOT / "agents" / "fql.py", copy)
+    assert folder(copy) != folder("agents/fql.py") == folder(ROOT / "agents" / "fql.py")
+
+
+def test_the_folder_keeps_the_source_and_config_json_describes_it(begun, tmp_path):
+    (_, _, agent), folder = begun
+    assert (folder / "source" / "mine.py").read_bytes() == agent.read_bytes()
+    assert (folder / "source" / "gain.py").read_text() == "GAIN = 1.0"
+    config = read_json(folder / "config.json")
+    assert config["agent_file"] == str(agent)
+    assert config["source"] == load_source(agent).record()["source"]
+    assert config["source"]["checkout"].keys() >= {
+        "agents/fql.py",
+        "agents/base.py",
+        "utils/networks.py",
+    }
+    assert not config["source"]["of_checkout"]
+    assert str(tmp_path) not in json.dumps(config["source"])
+
+
+def test_an_agent_of_the_checkout_is_kept_too(dataset, tmp_path):
+    arguments = dataset, tmp_path / "exp", "agents/fql.py", "--agent.lr=0.001"
+    assert program.main(words(*arguments)) == 0
+    folder = planned(*arguments).folder
+    assert [file.name for file in (folder / "source").iterdir()] == ["fql.py"]
+    config = read_json(folder / "config.json")
+    assert config["agent_file"] == "agents/fql.py" and config["source"]["of_checkout"]
+    assert "agents/base.py" in config["source"]["checkout"]
+
+
+def test_a_run_of_the_same_name_and_other_code_is_mentioned_once(begun, tmp_path, printed):
+    (dataset, exp, _), folder = begun
+    other = fork(tmp_path / "other", gain=0.5)
+    scaled = folder.with_name("mine_scaled_s0_0") / "config.json"  # of another name
+    scaled.parent.mkdir()
+    write_json(scaled, {"source": {"file": "mine_scaled.py", "digest": "0"}})
+    printed()
+    assert program.main(words(dataset, exp, other, "--num_seeds=2")) == 0
+    notes = [line for line in printed().err.splitlines() if "other code" in line]
+    namesake = f"has runs of other code under the name mine: {folder.name}"
+    assert notes == [f"warning: {folder.parent} {namesake}"]
+    shutil.rmtree(folder)
+    warn_once.cache_clear()
+    (folder.with_name("mine_s7_0") / "config.json").parent.mkdir()
+    (folder.with_name("mine_s7_0") / "config.json").write_text("{")  # damaged, of another run
+    assert program.main(words(dataset, exp, other, "--seed=2")) == 0
+    assert "other code" not in printed().err
+
+
+def test_an_edit_while_the_base_is_trained_is_not_of_this_run(dataset, tmp_path, monkeypatch):
+    arguments = dataset, tmp_path / "exp", fork(tmp_path / "code")
+    run = planned(*arguments)
+    prepare_data = train_module.prepare_data
+
+    def edited(run):
+        fork(tmp_path / "code", gain=0.5)
+        return prepare_data(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "prepare_data", edited)
+        assert program.main(words(*arguments)) == 0
+    assert (run.folder / "source" / "gain.py").read_text() == "GAIN = 1.0"
+    assert planned(*arguments).folder != run.folder
+
+
+# ---------------------------------------------------------------- whether it goes on
+
+
+def test_a_moved_file_goes_on_where_it_was(begun, tmp_path, printed):
+    (dataset, exp, agent), folder = begun
+    moved = fork(tmp_path / "moved", doc="In another place.")
+    shutil.rmtree(agent.parent)
+    printed()
+    assert program.main(words(dataset, exp, moved, "--offline_steps=4")) == 0
+    assert f"resumed at step 2: {folder}" in printed().out
+    assert read_json(folder / "config.json")["agent_file"] == str(moved)
+    assert "A fork." in (folder / "source" / "mine.py").read_text()  # what it began with
+
+
+def test_the_projects_own_agent_may_be_a_newer_versions_which_is_mentioned(dataset, tmp_path, printed):
+    arguments = dataset, tmp_path / "exp", "agents/fql.py"
+    assert program.main(words(*arguments)) == 0
+    folder = planned(*arguments).folder
+    kept = folder / "source" / "fql.py"
+    began = kept.read_text() + "\n\nEDITED = True\n"
+    kept.write_text(began)
+    printed()
+    assert program.main(words(*arguments, "--offline_steps=4")) == 0
+    printed = printed()
+    assert f"warning: agents/fql.py has changed since {folder} began\n" in printed.err
+    assert f"resumed at step 2: {folder}" in printed.out
+    assert kept.read_text() == began
+    assert program.main(words(*arguments, "--offline_steps=4", "--overwrite")) == 0
+    assert kept.read_text() == (ROOT / "agents" / "fql.py").read_text()
+
+
+def test_a_fork_that_differs_from_what_a_run_began_with_is_refused(begun, printed):
+    arguments, folder = begun
+    kept = folder / "source" / "mine.py"
+    kept.write_text(kept.read_text() + "\n\nEDITED = True\n")
+    printed()
+    assert program.main(words(*arguments, "--offline_steps=4")) == 2
+    error = printed().err
+    assert f"error: --agent: the code differs from what {folder} began with (mine.py; its own is in source/); " in error
+    assert error.endswith("give another --run_group, or --overwrite to delete the run\n")
+
+
+def test_changes_of_the_checkout_since_a_run_began_are_mentioned_and_remembered(begun, printed):
+    arguments, folder = begun
+    config = read_json(folder / "config.json")
+    config["source"]["checkout"]["agents/base.py"] = "0"
+    write_json(folder / "config.json", config)
+    printed()
+    mention = f"warning: agents/base.py has changed since {folder} began"
+    assert program.main(words(*arguments)) == 0  # it has finished
+    assert mention not in printed().err
+    for steps in (4, 6):
+        assert program.main(words(*arguments, f"--offline_steps={steps}")) == 0
+        assert printed().err.count(mention) == 1
+
+
+def as_older(folder, path):
+    """Make a run folder as of an older version: named by the file's path, without source."""
+    older = dict(read_json(folder / "config.json"))
+    del older["source"]
+    write_json(folder / "config.json", older)
+    shutil.rmtree(folder / "source")
+    values = older["flags"] | {f"agent.{key}": value for key, value in older["agent"].items()}
+    given = {name for name, source in older["sources"].items() if source == "command line"}
+    identity = {"agent_file": str(path)}
+    identity |= {name: values[name] for name in given - UNHASHED}
+    return folder.rename(folder.with_name(f"mine_s0_{digest(identity)}"))
+
+
+def test_a_run_of_an_older_version_goes_on_in_its_folder(begun, tmp_path, printed):
+    (dataset, exp, agent), new = begun
+    older = as_older(new, agent)
+    assert older != new and planned(dataset, exp, agent).folder == older
+    assert program.main(words(dataset, exp, agent, "--offline_steps=4")) == 0
+    assert f"resumed at step 2: {older}" in printed().out and not new.exists()
+    assert (older / "source" / "gain.py").is_file()  # from now on it keeps its source
+    assert planned(dataset, exp, agent).folder == older
+    fork(tmp_path / "code", gain=0.5)
+    assert planned(dataset, exp, agent).folder not in (older, new)
+    (older / "config.json").write_text("{")  # unknown code does not begin anew unasked
+    assert planned(dataset, exp, agent).folder == older
+    assert program.main(words(dataset, exp, agent)) == 1
+    assert "config.json is damaged" in printed().err
+
+
+def test_a_run_under_the_alias_of_its_task_is_mentioned(tmp_path, printed):
+    flags = ["main.py", "--env_name=scene-play-singletask-task2-v0", f"--save_dir={tmp_path}"]
+    run = program.plan(parse_flags(flags))[0]
+    older = tmp_path / "Debug" / "scene-play-singletask-v0" / run.folder.name
+    run.check_folder()
+    assert printed().err == ""
+    older.mkdir(parents=True)
+    write_json(older / "config.json", {})
+    run.check_folder()
+    advice = f"to continue it, move it to {run.folder}"
+    expected = f"warning: {older} is this run under another name of its task; {advice}\n"
+    assert printed().err == expected
+
+
+# ---------------------------------------------------------------- what a report calls it
+
+
+def write_reported(root, task, seed, agent_file, source):
+    folder = write_run(root, task, seed, {1_000_000: 0.5}, "mine", hashed=str(seed))
+    config = read_json(folder / "config.json") | {"agent_file": agent_file}
+    write_json(folder / "config.json", config | ({"source": source} if source else {}))
+
+
+def methods(root, count):
+    found, notes = results.read_all([str(root)], 1)
+    assert not notes and len(found) == count
+    return [result.method for result in sorted(found, key=lambda result: result.seed)]
+
+
+def test_a_report_tells_agents_of_one_name_apart_by_their_code(tmp_path):
+    task = "scene-play-singletask-task1-v0"
+    for seed, (place, gain) in enumerate((("a", 1.0), ("b", 1.0), ("agents", 0.5))):
+        path = fork(tmp_path / place, gain)
+        write_reported(tmp_path / "exp", task, seed, str(path), load_source(path).record()["source"])
+    codes = [load_source(tmp_path / place / "mine.py").digest[:8] for place in ("a", "b", "agents")]
+    assert methods(tmp_path / "exp", 3) == [f"mine agent_source={code}" for code in codes]
+    assert codes[0] == codes[1] != codes[2]
+    # Of the checkout's agents, and of runs of an older version, the place decides.
+    ours = load_source(ROOT / "agents" / "fql.py").record()["source"]
+    for seed, letter in enumerate("ab"):
+        record = ours | {"digest": letter}
+        write_reported(tmp_path / "ours", task, seed, "agents/mine.py", record)
+    write_reported(tmp_path / "ours", task, 2, "agents/mine.py", None)
+    assert methods(tmp_path / "ours", 3) == ["mine"] * 3
+    write_reported(tmp_path / "ours", task, 3, "/my/mine.py", None)
+    assert methods(tmp_path / "ours", 4) == ["mine"] * 3 + ["mine agent_file=/my/mine.py"]
+
+
+def test_a_report_counts_the_alias_of_a_task_as_that_task(tmp_path):
+    for name in ("task1-", "task2-", ""):
+        write_run(tmp_path, f"scene-play-singletask-{name}v0", int(not name), {1_000_000: 0.5})
+    found, _ = results.read_all([str(tmp_path)], 1)
+    names = [f"scene-play-singletask-task{i}-v0" for i in (1, 2, 2)]
+    assert sorted(result.env_name for result in found) == names
+
+
+# ---------------------------------------------------------------- which code
+
+
+def test_a_run_is_loaded_with_its_own_code_from_anywhere(begun, tmp_path, monkeypatch, printed):
+    (_, _, agent), folder = begun
+    expected = actions(folder)
+    monkeypatch.chdir(tmp_path)
+    np.testing.assert_array_equal(actions(folder), expected)
+    fork(tmp_path / "code", gain=0.5)  # a work in progress at the recorded place
+    printed()
+    np.testing.assert_array_equal(actions(folder), expected)
+    assert f"warning: {agent} differs from what {folder} began with" in printed().err
+    shutil.rmtree(agent.parent)
+    moved = folder.rename(tmp_path / "moved")
+    np.testing.assert_array_equal(actions(moved), expected)
+    (moved / "source" / "gain.py").write_text("GAIN = 0.25")  # it is this code that runs
+    np.testing.assert_allclose(actions(moved), 0.25 * expected, rtol=1e-6)
+    (moved / "source" / "gain.py").unlink()
+    with pytest.raises(UserError, match=r"source/mine\.py: .* run \(ModuleNotFoundError"):
+        load_policy(moved)

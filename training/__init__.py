@@ -1,0 +1,1 @@
+"""Training: one program that trains the seeds of a task."""

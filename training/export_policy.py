@@ -1,0 +1,172 @@
+"""A trained policy as one file that JAX runs without this project.
+
+The file is a zip archive:
+    policy.jax  StableHLO by `jax.export`, for CPU, CUDA and TPU, with the parameters it needs:
+                (observations float32 [B, O], seed uint32, call uint32) -> float32 [B, H, A]
+    about.json  its sizes and versions, and the run it is from
+    reader.py   ten lines that run it (examples/run_exported_policy.py)
+
+Seed s and call n give what call n of `load_policy(run, seed=s)` gives, counted from 0. The
+chunk of an observation that is not finite is NaN.
+
+JAX promises to read such a file in the release that wrote it, in releases up to six months
+newer and in those up to three weeks older ("Compatibility guarantees" of its guide to export).
+For longer, keep the run and export it again. The function may use the custom calls of jaxlib:
+load only files that you trust.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from agents.base import Agent
+from configs.agent_source import ROOT
+from envs.tasks import dataset_name
+from training.checkpoints import Checkpoints, agent_from
+from training.policy import best_evaluated, chunks_from_seed, load_run
+from training.run import git_commit
+from utils.errors import UserError
+from utils.logging import read_rows
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+READER = ROOT / "examples" / "run_exported_policy.py"
+
+
+def export_policy(
+    run_dir: str | os.PathLike,
+    out: str | os.PathLike,
+    step: int | None = None,
+    best: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the policy of a run folder to the file `out`; returns what its about.json holds.
+
+    Args:
+        step: of the checkpoint; else the newest or, with `best`, the one that evaluated best.
+        overwrite: whether a file that is there already is replaced.
+
+    Raises UserError where `load_run` does, for a step without a checkpoint, and where `out` is
+    there already.
+    """
+    path, folder = Path(out).expanduser(), Path(run_dir).expanduser()
+    if path.is_dir() or (path.exists() and not overwrite):
+        remedy = "a file in it" if path.is_dir() else "another name, or --overwrite"
+        raise UserError(f"--out={out} exists; give {remedy}")
+    agent, stored, step = load_checkpoint(folder, step, best)
+    exported = export_agent(agent, stored["observation_dim"], stored["action_dim"])
+    about = describe(exported) | provenance(folder, stored, step)
+    write_policy(path, exported, about)
+    return about
+
+
+def load_checkpoint(
+    folder: Path,
+    step: int | None,
+    best: bool,
+) -> tuple[Agent, dict[str, Any], int]:
+    """The agent at a checkpoint of a run folder, the run's config.json, and the step.
+
+    As in `load_run`, `best` means the newest where no checkpoint was evaluated.
+    """
+    agent, stored = load_run(folder)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    steps = checkpoints.steps()
+    if step is not None and step not in steps:
+        there = ", ".join(map(str, steps))
+        raise UserError(f"--step={step}: {folder} has no such checkpoint; it has {there}")
+    if best:
+        step = best_evaluated(folder, steps)
+    if step is None:
+        step, tree, _ = next(checkpoints.readable())  # `load_run` has read one
+    else:
+        tree, _ = checkpoints.read(step)
+    return agent_from(tree["agent"], agent, folder), stored, step
+
+
+def export_agent(agent: Agent, observation_dim: int, action_dim: int) -> jax.export.Exported:
+    """The agent as (observations [B, O], seed, call) -> chunks [B, H, A], for any B."""
+
+    def policy(observations: jax.Array, seed: jax.Array, call: jax.Array) -> jax.Array:
+        chunks = chunks_from_seed(agent, observations, seed, call, action_dim)
+        finite = jnp.isfinite(observations).all(axis=-1)
+        return jnp.where(finite[:, None, None], chunks, jnp.nan)
+
+    (rows,) = jax.export.symbolic_shape("B")
+    observations = jax.ShapeDtypeStruct((rows, observation_dim), jnp.float32)
+    number = jax.ShapeDtypeStruct((), jnp.uint32)
+    with without_locations():
+        export = jax.export.export(jax.jit(policy), platforms=PLATFORMS)
+        return export(observations, number, number)
+
+
+@contextlib.contextmanager
+def without_locations() -> Iterator[None]:
+    """Lower without source locations, which would put paths of this machine into the file."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def describe(exported: jax.export.Exported) -> dict[str, Any]:
+    """What a reader of the file has to know to call it, and what wrote it."""
+    observations, (chunks,) = exported.in_avals[0], exported.out_avals
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+    return {
+        "function": f"(observations {observations}, seed uint32[], call uint32[]) -> {chunks}",
+        "observation_dim": observations.shape[1],
+        "action_dim": chunks.shape[2],
+        "chunk_length": chunks.shape[1],
+        "platforms": exported.platforms,
+        "versions": versions | {project["name"]: project["version"], "commit": git_commit()},
+    }
+
+
+def provenance(folder: Path, stored: dict[str, Any], step: int) -> dict[str, Any]:
+    """The run that a policy is from; its folders are left out, since the file is for others."""
+    flags = stored["flags"]
+    task, own = flags["env_name"], flags.get("dataset")
+    name = Path(own).name if own else dataset_name(task)
+    rows = [row for row in read_rows(folder / "eval.csv") if row["step"] == step]
+    evaluated = {name: value for row in rows[-1:] for name, value in row.items() if value == value}
+    return {
+        "task": task,
+        "agent": Path(stored["agent_file"]).stem,
+        "seed": flags["seed"],
+        "step": step,
+        "success": evaluated.get("success"),  # JSON has no NaN
+        "return": evaluated.get("return"),
+        "commit": stored.get("commit"),
+        "data": {"name": name} | stored.get("dataset", {}),
+        "trained_with": stored.get("versions"),
+    }
+
+
+def write_policy(path: Path, exported: jax.export.Exported, about: dict[str, Any]) -> None:
+    """Write the archive whole or not at all; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:
+        part = Path(place) / "part"
+        with part.open("wb") as file:
+            with zipfile.ZipFile(file, "w") as archive:
+                archive.writestr("policy.jax", bytes(exported.serialize()))
+                archive.writestr("about.json", json.dumps(about, indent=1) + "\n")
+                archive.write(READER, "reader.py")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)

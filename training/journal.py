@@ -1,0 +1,117 @@
+"""What one run writes while it trains: rows, evaluations, checkpoints and online transitions; and how it goes back to one."""
+
+import collections
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from agents.base import Agent
+from envs.evaluation import EvalResult
+from training.checkpoints import CheckpointError, Checkpoints, best_step
+from training.replay_file import ReplayFile
+from training.run import Run
+from utils.errors import RunError
+from utils.logging import RunLogger, say, shown, warn
+
+
+class Journal:
+    """The files of one run, open."""
+
+    def __init__(self, run: Run, stack: contextlib.ExitStack, observation_dim: int, action_dim: int):
+        self.run = run
+        flags = run.settings.flags
+        tags = [tag for tag in flags["tags"].split(",") if tag]
+        wandb = {"group": flags["run_group"], "tags": tags, "config": run.config()}
+        self.logger = stack.enter_context(RunLogger(run.folder, flags["logger"].split(","), wandb))
+        checkpoints = Checkpoints(run.folder / "checkpoints", flags["keep_checkpoints"], self.precious)
+        self.checkpoints = stack.enter_context(checkpoints)
+        self.replay_file = ReplayFile(run.folder / "replay.bin", observation_dim, action_dim)
+        stack.callback(self.replay_file.close)
+        self.evaluating: int | None = None  # the step of an evaluation that was begun and has no row in eval.csv yet
+        # Of the newest evaluation:
+        self.outcome: dict[str, float | None] = {"success": None, "return": None}
+        self.evaluated_at = -1
+        self.recent: collections.deque[dict[str, Any]] = collections.deque(maxlen=Agent.PATIENCE)  # rows of train.csv
+        self.warned: list[str] = []
+        self.save_seconds = 0.0
+        self.unreadable: list[int] = []  # checkpoints that turned out to be
+
+    # ---------------------------------------------------------------- going back
+
+    def newest(self) -> int:
+        """The step of the newest checkpoint that can be read, online transitions included; -1 where there is none yet."""
+        for step, _, record in self.checkpoints.readable():
+            try:
+                self.replay_file.read(record["replay"])
+            except CheckpointError as error:
+                say(f"{error}; falling back to the checkpoint before that of step {step}")
+                continue
+            self.unreadable = [other for other in self.checkpoints.steps() if other > step]
+            return step
+        if self.checkpoints.steps():
+            raise RunError(f"no checkpoint of {self.run.folder} can be read; --overwrite deletes the run and begins again")
+        return -1
+
+    def previous(self, step: int) -> int:
+        """The step of the checkpoint before that of `step`; -1 where there is none."""
+        return max((other for other in self.checkpoints.steps() if other < step), default=-1)
+
+    def go_back(self, step: int) -> tuple[dict, dict[str, Any]]:
+        """Take every file back to the checkpoint of a step (-1: to nothing) -> its tree and its record."""
+        tree, record = self.checkpoints.read(step) if step >= 0 else ({}, {})
+        self.checkpoints.set_aside(self.unreadable)
+        self.checkpoints.remove([other for other in self.checkpoints.steps() if other > step])
+        self.logger.cut(step, record.get("rows", {}))
+        self.replay_file.resume(record.get("replay", {"rows": 0, "crc": 0}))
+        if not record:
+            return tree, record
+        self.outcome = {name: record.get(name) for name in self.outcome}
+        self.evaluated_at, self.warned = record["evaluated_at"], record["warned"]
+        self.recent.extend(self.logger["train"].rows()[-Agent.PATIENCE :])
+        say(f"resumed at step {step}: {shown(self.run.folder)}")
+        return tree, record
+
+    # ---------------------------------------------------------------- writing
+
+    def save(self, step: int, tree: dict, record: dict[str, Any]) -> None:
+        """Write a checkpoint: `tree` and `record`, and where the files of this journal stand."""
+        start = time.perf_counter()
+        record = record | self.outcome
+        record |= {
+            "step": step,
+            "evaluated_at": self.evaluated_at,
+            "evaluating": self.evaluating,
+            "warned": self.warned,
+            "rows": self.logger.position(),
+            "replay": self.replay_file.position(),
+        }
+        self.checkpoints.save(step, tree, record)
+        self.save_seconds += time.perf_counter() - start
+
+    def log(self, step: int, row: dict[str, Any], speed: dict[str, float], agent: Agent) -> None:
+        """Write a row of train.csv, its speed, and what `agent` (of any number of seeds) finds worth a warning in it."""
+        self.logger.train(step, row)
+        self.logger.timing(step, {**speed, "save_seconds": self.save_seconds})
+        self.save_seconds = 0.0
+        self.recent.append(row)
+        for concern, text in agent.concerns(list(self.recent)).items():
+            if concern not in self.warned:
+                self.warned.append(concern)
+                warn(f"{self.run.name}, step {step}: {text}")
+
+    def precious(self, steps: Sequence[int]) -> set[int]:
+        """Which checkpoints stay besides the newest: the best one evaluated, and one whose evaluation is not done."""
+        best = best_step(self.logger["eval"].rows(), steps)
+        return {step for step in (best, self.evaluating) if step is not None}
+
+    def evaluated(self, step: int, result: EvalResult) -> None:
+        """Write a row of eval.csv, and what it cost."""
+        self.outcome = {"success": result.success, "return": result.mean_return}
+        self.evaluated_at, self.evaluating = step, None
+        self.logger.eval(step, {"episodes": len(result.lengths), **result.row()})
+        rate = result.env_steps / result.seconds
+        self.logger.timing(step, {"eval_seconds": result.seconds, "eval_steps_per_s": rate})
+        if step == 0:
+            found, episodes = result.describe(), f"{len(result.lengths)} episodes"
+            say(f"{self.run.name}: {found} over {episodes} before the first update")

@@ -1,0 +1,179 @@
+"""A trained agent as a function of observations: for evaluation, for films, and for use elsewhere."""
+
+import itertools
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from agents.base import Agent, q_values
+from configs.agent_file import load_source
+from configs.agent_source import ROOT, differing_files, kept_source
+from envs.evaluation import Policy, Values
+from training.checkpoints import Checkpoints, agent_from, best_step
+from training.keys import stream
+from training.run import mention_changes
+from utils.errors import UserError
+from utils.files import read_json
+from utils.logging import read_rows, warn
+
+
+@jax.jit
+def act_by_row(agent: Agent, observations: jax.Array, seeds: jax.Array) -> jax.Array:
+    """Actions [S, D] at observations [S, O]; the noise of a row follows from its own seeds [S, 3] alone."""
+
+    def noise(row: jax.Array) -> jax.Array:
+        key = stream(jax.random.key(row[0]), "evaluation")
+        key = jax.random.fold_in(jax.random.fold_in(key, row[1]), row[2])
+        return jax.random.normal(key, (agent.draws, agent.flat_action_dim))
+
+    return agent.act(observations, jax.vmap(noise, out_axes=1)(seeds))
+
+
+def evaluation_policy(agent: Agent) -> Policy:
+    """The agent as `envs.evaluation.evaluate` wants it."""
+    return lambda observations, seeds: np.asarray(act_by_row(agent, observations, seeds))
+
+
+@jax.jit
+def mean_q(agent: Agent, observations: jax.Array, actions: jax.Array) -> jax.Array:
+    """What the agent's critics expect on average of actions [S, D] at observations [S, O]; [S]."""
+    return q_values(agent.params["critic"], observations, agent.critic_input(actions)).mean(axis=0)
+
+
+def evaluation_values(agent: Agent) -> Values | None:
+    """What the agent's critic expects of the actions that it takes, in discounted reward; None where it has no critic."""
+    if "critic" not in agent.params:
+        return None
+    return lambda observations, actions: np.asarray(mean_q(agent, observations, actions))
+
+
+def load_run(run_dir: str | os.PathLike, best: bool = False) -> tuple[Agent, dict[str, Any]]:
+    """The agent of a run folder, and its config.json.
+
+    It is that of the newest checkpoint or, with `best`, of the one that did best in its
+    evaluation. Its code is the source that the run folder keeps, whatever lies at the agent
+    file's place now. That code is executed: load only runs of people whom you trust. Raises
+    UserError where the folder holds no checkpoint of a run that can be read.
+    """
+    folder = Path(run_dir).expanduser()
+    stored = read_json(folder / "config.json")
+    if stored is None:
+        raise UserError(f"{folder} is not the folder of a run: it has no config.json")
+    config = ml_collections.ConfigDict({k: tuple(v) if isinstance(v, list) else v for k, v in stored["agent"].items()})
+    observation_dim, action_dim = stored["observation_dim"], stored["action_dim"]
+    kind = agent_of_run(folder, stored)
+    agent = kind.create(jax.random.key(0), observation_dim, action_dim, config)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    wanted = best_evaluated(folder, checkpoints.steps()) if best else None
+    tree = checkpoints.read(wanted)[0] if wanted is not None else next((tree for _, tree, _ in checkpoints.readable()), None)
+    if tree is None:
+        raise UserError(f"{folder} holds no checkpoint that can be read")
+    return agent_from(tree["agent"], agent, folder), stored
+
+
+def agent_of_run(folder: Path, stored: dict[str, Any]) -> type[Agent]:
+    """The class of the agent that a run began with, whatever lies at its file's place today.
+
+    It executes Python code from the run folder, or equal code from the recorded place, where
+    data files may lie beside it. Code on disk that differs from what the run began with is
+    mentioned. A run of an older version kept no source: its file is looked for at its recorded
+    path, then in the checkout. Raises UserError as `load_source` does.
+
+    Args:
+        folder: the run folder.
+        stored: its config.json.
+    """
+    kept, recorded = kept_source(folder, stored), Path(stored["agent_file"])
+    path = ROOT / recorded
+    if kept is None:
+        path = recorded if recorded.is_file() else path
+        warn(f"{folder} keeps no source of its agent; {path.absolute()} is used")
+        return load_source(path).module.AGENT
+    mention_changes(kept, folder)
+    if path.is_file():
+        if not differing_files(path.parent, kept.digests):
+            return load_source(path, kept.package).module.AGENT
+        warn(f"{path} differs from what {folder} began with; {kept.file} is used")
+    try:
+        return load_source(kept.file, kept.package).module.AGENT
+    except UserError as error:
+        if not stored["source"]["of_checkout"]:
+            raise
+        warn(f"the project has changed too much for it ({error}); {path} is used")
+        return load_source(path).module.AGENT
+
+
+def best_evaluated(folder: Path, steps: Collection[int]) -> int | None:
+    """The step that did best in the evaluations of a run folder, of those given.
+
+    None, with a warning, where none of them was evaluated.
+    """
+    step = best_step(read_rows(folder / "eval.csv"), steps)
+    if step is None and steps:
+        warn(f"no checkpoint of {folder} was evaluated: the newest is taken for the best")
+    return step
+
+
+def chunks_from_seed(
+    agent: Agent,
+    observations: jax.Array,
+    seed: jax.Array,
+    call: jax.Array,
+    action_dim: int,
+) -> jax.Array:
+    """Action chunks [B, H, A] in [-1, 1] from the noise of a seed and of a call's number.
+
+    `load_policy` and the files of `training.export_policy` use it, so their noise is the same.
+
+    Args:
+        observations: [B, O]; B may be a symbolic dimension.
+        seed, call: uint32 scalars.
+        action_dim: A.
+    """
+    rows, flat = observations.shape[0], agent.flat_action_dim
+    key = jax.random.fold_in(stream(jax.random.key(seed), "policy"), call)
+    x0 = jax.random.normal(key, (agent.draws, rows, flat))
+    return agent.act(observations, x0).reshape(rows, flat // action_dim, action_dim)
+
+
+def checked_observations(observations: np.ndarray, observation_dim: int) -> np.ndarray:
+    """Observations [O] or [B, O] as float32 [B, O].
+
+    Raises ValueError for another shape and for values that are not finite in float32.
+    """
+    shape = np.shape(observations)
+    if len(shape) not in (1, 2) or shape[-1] != observation_dim:
+        wanted = f"[{observation_dim}] or [B, {observation_dim}]"
+        raise ValueError(f"observations have shape {list(shape)}; this policy takes {wanted}")
+    with np.errstate(over="ignore"):  # what overflows is reported below
+        batch = np.atleast_2d(np.asarray(observations, np.float32))
+    if not np.isfinite(batch).all():
+        row, entry = np.argwhere(~np.isfinite(batch))[0]
+        value = batch[row, entry]
+        raise ValueError(f"observations must be finite; entry {entry} of row {row} is {value}")
+    return batch
+
+
+def load_policy(run_dir: str | os.PathLike, seed: int = 0, best: bool = False) -> Callable[[np.ndarray], np.ndarray]:
+    """The policy of a run folder: observations [O] or [B, O] -> action chunks [H, A] or [B, H, A] in [-1, 1].
+
+    Every call draws fresh noise from `seed`, which is below 2^32. Executes and raises what
+    `load_run` does; the policy raises ValueError for observations of another width or with NaN
+    or infinity.
+    """
+    agent, stored = load_run(run_dir, best)
+    act = jax.jit(chunks_from_seed, static_argnames="action_dim")
+    start, calls = np.uint32(seed), itertools.count()
+
+    def policy(observations: np.ndarray) -> np.ndarray:
+        batch = checked_observations(observations, stored["observation_dim"])
+        call = np.uint32(next(calls))
+        chunks = np.asarray(act(agent, batch, start, call, action_dim=stored["action_dim"]))
+        return chunks if np.ndim(observations) > 1 else chunks[0]
+
+    return policy

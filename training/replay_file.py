@@ -1,0 +1,90 @@
+"""Online transitions in an append-only file."""
+
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.checkpoints import CheckpointError
+from utils.replay import FIELDS
+
+
+class ReplayFile:
+    """Online transitions in an append-only file, in the compact layout of a dataset (utils/replay.py).
+
+    A row for each transition, and behind the last one of a trajectory a row for its final observation (`starts` 0). A
+    checkpoint holds a `position`: how many rows there were, and their CRC-32. What stands behind it is cut off on `resume`.
+    """
+
+    def __init__(self, path: Path, observation_dim: int, action_dim: int):
+        self.path = path
+        widths = {"observations": (observation_dim,), "actions": (action_dim,)}
+        self.dtype = np.dtype([(name, "<f4", widths.get(name, ())) for name in (*FIELDS, "starts")])
+        self.rows, self.crc = 0, 0
+        self._file: Any = None
+
+    def append(self, transition: dict[str, Any]) -> None:
+        """Add one transition, in the form that `OnlineEpisodes.took` returns."""
+        rows = np.zeros(2 if transition["terminals"] else 1, self.dtype)
+        for name in FIELDS:
+            rows[name][0] = transition[name]
+        rows["starts"][0] = 1
+        rows["observations"][1:] = transition["next_observations"]
+        self._write(rows)
+
+    def _write(self, rows: np.ndarray) -> None:
+        if self._file is None:
+            self._file = self.path.open("ab")
+        data = rows.tobytes()
+        self._file.write(data)
+        self.rows, self.crc = self.rows + len(rows), zlib.crc32(data, self.crc)
+
+    def position(self) -> dict[str, int]:
+        """Where the file ends, once everything is on disk."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        return {"rows": self.rows, "crc": self.crc}
+
+    def read(self, position: dict[str, int]) -> np.ndarray:
+        """The rows up to a position; raises CheckpointError where they are not the ones that were written."""
+        size = position["rows"] * self.dtype.itemsize
+        data = b""
+        if size:
+            try:
+                with self.path.open("rb") as file:
+                    data = file.read(size)
+            except FileNotFoundError:
+                raise CheckpointError(f"{self.path} is missing") from None
+        if len(data) != size or zlib.crc32(data) != position["crc"]:
+            raise CheckpointError(f"the first {position['rows']} rows of {self.path} are not what was written")
+        return np.frombuffer(data, self.dtype)
+
+    def resume(self, position: dict[str, int]) -> None:
+        """Go on behind a position that was read."""
+        if self.path.exists():
+            os.truncate(self.path, position["rows"] * self.dtype.itemsize)
+        self.rows, self.crc = position["rows"], position["crc"]
+
+    def end_trajectory(self, observation: list[float]) -> None:
+        """Give up the running trajectory after its newest observation [O]; `as_dataset` makes its last transition terminal."""
+        row = np.zeros(1, self.dtype)
+        row["observations"] = observation
+        self._write(row)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+def as_dataset(rows: np.ndarray, observation: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Rows of a replay file, and the running episode's newest observation [O] if there is one, as a compact dataset."""
+    rows = rows.copy()
+    rows["terminals"][np.flatnonzero(rows["starts"] == 0) - 1] = 1
+    if observation is not None:
+        rows = np.concatenate([rows, np.zeros(1, rows.dtype)])
+        rows["observations"][-1] = observation
+    return {name: rows[name] for name in FIELDS} | {"rows": np.flatnonzero(rows["starts"]).astype(np.int32)}
