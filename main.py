@@ -1,13 +1,14 @@
 """Train agents on OGBench tasks.
 
-    python main.py --env_name=puzzle-4x4 --agent=agents/trqam.py        # the five tasks of a domain
+    python main.py --env_name=puzzle-4x4 --agent=agents/trqam.py    # the five tasks of a domain
     python main.py --env_name=all50 --agent=agents/qam.py --num_seeds=8  # the table
     python main.py --env_name=scene,cube-double --num_seeds=2            # two domains
-    python main.py --env_name=puzzle-4x4 --preset=smoke                  # everything once, on tiny networks
-    python main.py --env_name=scene-play-singletask-task1-v0 --dry_run   # what would run, with which settings
+    python main.py --env_name=puzzle-4x4 --preset=smoke      # everything once, on tiny networks
+    python main.py --env_name=scene-play-singletask-task1-v0 --dry_run  # only show the settings
 
-Settings: agent defaults < the domain's (configs/domains.py) < --preset < the command line. A run lives in
-<save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>; started again it goes on, and a finished one is skipped.
+Settings: agent defaults < the domain's (configs/domains.py) < --preset < the command line. A
+run lives in <save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>; started again it goes on,
+and a finished one is skipped.
 """
 
 import itertools
@@ -58,14 +59,18 @@ def run_all(argv: list[str]) -> int:
 
 
 def train_one(train, runs: list, fv) -> int:
-    """Train the seeds of one task; where they cannot go on, say so and return 1, so that the tasks behind have their turn."""
+    """Train the seeds of one task; where they cannot go on, say so and return 1, so that the
+    tasks behind have their turn.
+    """
     try:
         train(runs, fv.overwrite)
     except (RunError, OSError) as error:
         if fv.debug:
             raise
         folder = runs[0].folder if len(runs) == 1 else runs[0].folder.parent
-        place = f" ({folder}: what is stored there is whole)" if isinstance(error, OSError) else ""
+        place = (
+            f" ({folder}: what is stored there is whole)" if isinstance(error, OSError) else ""
+        )
         print("error:", str(error).partition("\n")[0] + place, file=sys.stderr)
         return 1
     return 0
@@ -76,7 +81,9 @@ if __name__ == "__main__":
     try:
         code = main(sys.argv)
         sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough; what is still to be flushed goes nowhere
+    except (
+        BrokenPipeError
+    ):  # `| head` has seen enough; what is still to be flushed goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141  # as a shell calls SIGPIPE
     sys.exit(code)

@@ -1,7 +1,9 @@
-"""What all agents share, written once: state, optimiser, critic target, target networks, best-of-n, the update.
+"""What all agents share, written once: state, optimiser, critic target, target networks,
+best-of-n, the update.
 
-An agent file defines a subclass of `Agent`, names it `AGENT`, and gives its defaults in `get_config()`. The subclass
-fills in the hooks `draw_noise`, `fixed_quantities`, `loss` and, where it has state of its own, `after_step`.
+An agent file defines a subclass of `Agent`, names it `AGENT`, and gives its defaults in
+`get_config()`. The subclass fills in the hooks `draw_noise`, `fixed_quantities`, `loss` and,
+where it has state of its own, `after_step`.
 """
 
 import abc
@@ -53,7 +55,9 @@ def critic_config() -> ml_collections.ConfigDict:
 
 
 def check_choice(config: Any, key: str, choices: Collection[str]) -> None:
-    """Raise UserError where the agent has the setting `key` and its value is none of the choices."""
+    """Raise UserError where the agent has the setting `key` and its value is none of the
+    choices.
+    """
     if key in config and config[key] not in choices:
         raise UserError(f"--agent.{key}={config[key]}: use one of {', '.join(choices)}")
 
@@ -61,8 +65,8 @@ def check_choice(config: Any, key: str, choices: Collection[str]) -> None:
 class Agent(flax.struct.PyTreeNode, abc.ABC):
     """State of an agent and its pure update. Frozen; every method returns a new agent.
 
-    params: trained networks by name; target_params: their moving averages, outside the optimiser; step: updates done.
-    D = action_dim * H with action chunking, else action_dim.
+    params: trained networks by name; target_params: their moving averages, outside the
+    optimiser; step: updates done. D = action_dim * H with action chunking, else action_dim.
     """
 
     params: dict[str, Any]
@@ -80,17 +84,27 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
     # ---------------------------------------------------------------- construction
 
     @classmethod
-    def create(cls, key: jax.Array, observation_dim: int, action_dim: int, config: ml_collections.ConfigDict) -> Self:
+    def create(
+        cls,
+        key: jax.Array,
+        observation_dim: int,
+        action_dim: int,
+        config: ml_collections.ConfigDict,
+    ) -> Self:
         """A fresh agent; observation_dim is O, action_dim is A of one environment step."""
         config = ml_collections.FrozenConfigDict(config)
         flat = action_dim * (config.horizon_length if config.action_chunking else 1)
         names = cls.networks(config)
         keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
-        params = {name: cls.init_network(name, keys[name], observation_dim, flat, config) for name in names}
+        params = {
+            name: cls.init_network(name, keys[name], observation_dim, flat, config)
+            for name in names
+        }
         if "policy" in params:
             params["policy"] = params["base"]
         return cls(
-            # Copies, because the training loop donates buffers and a buffer can be donated only once.
+            # Copies, because the training loop donates buffers and a buffer can be donated only
+            # once.
             params=jax.tree.map(jnp.array, params),
             target_params=jax.tree.map(jnp.array, {name: params[name] for name in cls.TARGETS}),
             opt_state=cls.optimiser(config).init(params),
@@ -105,15 +119,23 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
         return cls.NETWORKS
 
     @classmethod
-    def init_network(cls, name: str, key: jax.Array, observation_dim: int, flat_action_dim: int, config: Any) -> dict:
-        """Fresh parameters of one network by name; all but those named here are velocities on concat(s, x, t)."""
+    def init_network(
+        cls, name: str, key: jax.Array, observation_dim: int, flat_action_dim: int, config: Any
+    ) -> dict:
+        """Fresh parameters of one network by name; all but those named here are velocities on
+        concat(s, x, t).
+        """
         s, a = observation_dim, flat_action_dim
         match name:
             case "temperature":
                 return {"log_alpha": jnp.zeros(())}
             case "critic" | "latent_critic" | "value":
                 mlp = MLP(config.value_hidden_dims, 1, config.value_layer_norm)
-                return init_mlp(key, mlp, s) if name == "value" else init_ensemble(key, mlp, s + a, config.num_qs)
+                return (
+                    init_mlp(key, mlp, s)
+                    if name == "value"
+                    else init_ensemble(key, mlp, s + a, config.num_qs)
+                )
             case "editor" | "noise_actor":
                 # tanh-Gaussian: mean and log-std. Published without LayerNorm, whatever
                 # actor_layer_norm is.
@@ -129,26 +151,46 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
 
     @classmethod
     def optimiser(cls, config: Any) -> optax.GradientTransformation:
-        """One Adam over all networks with, where the agent has `clip_grad`, one global-norm clip over their sum."""
+        """One Adam over all networks with, where the agent has `clip_grad`, one global-norm
+        clip over their sum.
+        """
         adam = optax.adam(config.lr)
-        return optax.chain(optax.clip_by_global_norm(1.0), adam) if config.get("clip_grad", False) else adam
+        return (
+            optax.chain(optax.clip_by_global_norm(1.0), adam)
+            if config.get("clip_grad", False)
+            else adam
+        )
 
     def with_base(self, base: dict) -> Self:
-        """The agent with every actor started from a behaviour-cloned base; the optimiser stays fresh."""
-        starts = {name: jax.tree.map(jnp.array, base) for name in ("policy", "base") if name in self.params}
-        targets = {"base": jax.tree.map(jnp.array, base)} if "base" in self.target_params else {}
-        return self.replace(params=self.params | starts, target_params=self.target_params | targets)
+        """The agent with every actor started from a behaviour-cloned base; the optimiser stays
+        fresh.
+        """
+        starts = {
+            name: jax.tree.map(jnp.array, base)
+            for name in ("policy", "base")
+            if name in self.params
+        }
+        targets = (
+            {"base": jax.tree.map(jnp.array, base)} if "base" in self.target_params else {}
+        )
+        return self.replace(
+            params=self.params | starts, target_params=self.target_params | targets
+        )
 
     def with_kl_budget(self, kl_budget: float) -> Self:
         """The agent with another KL budget; only agents with a trust region have one."""
-        raise UserError(f"--kl_budget_online={kl_budget}: this agent has no KL budget; leave the flag out")
+        raise UserError(
+            f"--kl_budget_online={kl_budget}: this agent has no KL budget; leave the flag out"
+        )
 
     # ---------------------------------------------------------------- acting
 
     @property
     def flat_action_dim(self) -> int:
         """D."""
-        return self.params["base"][f"Dense_{len(self.config.actor_hidden_dims)}"]["bias"].shape[-1]
+        return self.params["base"][f"Dense_{len(self.config.actor_hidden_dims)}"]["bias"].shape[
+            -1
+        ]
 
     @property
     def samples(self) -> int:
@@ -157,22 +199,32 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
 
     @property
     def draws(self) -> int:
-        """Hook: how many rows of noise [draws, B, D] `act` takes: n, or more where a sample needs more than one."""
+        """Hook: how many rows of noise [draws, B, D] `act` takes: n, or more where a sample
+        needs more than one.
+        """
         return self.samples
 
     def act(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
-        """Actions [B, D] in [-1, 1] at observations [B, O] from Gaussian noise x0 [draws, B, D].
+        """Actions [B, D] in [-1, 1] at observations [B, O] from Gaussian noise x0 [draws, B,
+        D].
 
-        With n > 1 the best by the mean of the online critic; with n = 1 the critic is not called.
+        With n > 1 the best by the mean of the online critic; with n = 1 the critic is not
+        called.
         """
         return self.best_of_n(observations, self.sample(observations, x0))
 
     def sample(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
-        """Hook: samples [n, B, D] of the policy at observations [B, O] from Gaussian noise x0 [draws, B, D], not clipped."""
-        return euler_sample(VelocityField(self.params[self.ACTOR], observations), x0, self.config.flow_steps)
+        """Hook: samples [n, B, D] of the policy at observations [B, O] from Gaussian noise x0
+        [draws, B, D], not clipped.
+        """
+        return euler_sample(
+            VelocityField(self.params[self.ACTOR], observations), x0, self.config.flow_steps
+        )
 
     def best_of_n(self, observations: jax.Array, samples: jax.Array) -> jax.Array:
-        """Of samples [n, B, D] at observations [B, O], clipped, the best by the mean of the online critic; [B, D]."""
+        """Of samples [n, B, D] at observations [B, O], clipped, the best by the mean of the
+        online critic; [B, D].
+        """
         actions = jnp.clip(samples, -1.0, 1.0)
         if len(actions) == 1:
             return actions[0]
@@ -183,18 +235,25 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
     # ---------------------------------------------------------------- learning
 
     def draw_noise(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
-        """Hook: every random draw of one update, by name, so that an update is a function of batch and noise alone.
+        """Hook: every random draw of one update, by name, so that an update is a function of
+        batch and noise alone.
 
         Here those of the flow-matching loss: flow_x0 [B, D] and flow_t [B, 1].
         """
         return draw(key, flow_x0=(batch_size, self.flat_action_dim), flow_t=(batch_size, 1))
 
     @abc.abstractmethod
-    def fixed_quantities(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Hook: what the loss treats as constant (targets, rollouts), computed from the state before the update."""
+    def fixed_quantities(
+        self, batch: Batch, noise: dict[str, jax.Array]
+    ) -> dict[str, jax.Array]:
+        """Hook: what the loss treats as constant (targets, rollouts), computed from the state
+        before the update.
+        """
 
     @abc.abstractmethod
-    def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(
+        self, params: dict, batch: Batch, noise: dict, fixed: dict
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Hook: the sum that one optimiser step descends, and the metrics on the way."""
 
     def after_step(self, metrics: dict[str, jax.Array]) -> tuple[Self, dict[str, jax.Array]]:
@@ -202,19 +261,29 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
         return self, metrics
 
     def concerns(self, rows: list[dict[str, Any]]) -> dict[str, str]:
-        """Hook: what a user should know about the newest PATIENCE rows of train.csv, by kind; each kind is told once."""
+        """Hook: what a user should know about the newest PATIENCE rows of train.csv, by kind;
+        each kind is told once.
+        """
         return {}
 
     def update(self, batch: Batch, key: jax.Array) -> tuple[Self, dict[str, jax.Array]]:
         """One update on a batch, with all randomness from `key`; metrics are scalars."""
-        agent, metrics, _ = self.update_with_noise(batch, self.draw_noise(key, batch["observations"].shape[0]))
+        agent, metrics, _ = self.update_with_noise(
+            batch, self.draw_noise(key, batch["observations"].shape[0])
+        )
         return agent, metrics
 
-    def update_with_noise(self, batch: Batch, noise: dict[str, jax.Array]) -> tuple[Self, dict, dict]:
-        """One update with the random draws given; also returns the fixed quantities, which parity tests compare."""
+    def update_with_noise(
+        self, batch: Batch, noise: dict[str, jax.Array]
+    ) -> tuple[Self, dict, dict]:
+        """One update with the random draws given; also returns the fixed quantities, which
+        parity tests compare.
+        """
         fixed = self.fixed_quantities(batch, noise)
         grads, metrics = jax.grad(self.loss, has_aux=True)(self.params, batch, noise, fixed)
-        updates, opt_state = self.optimiser(self.config).update(grads, self.opt_state, self.params)
+        updates, opt_state = self.optimiser(self.config).update(
+            grads, self.opt_state, self.params
+        )
         agent = self.replace(
             params=optax.apply_updates(self.params, updates),
             # The averages move towards the parameters from before the Adam step, as published.
@@ -232,22 +301,34 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
     # ---------------------------------------------------------------- shared pieces of losses
 
     def flat_actions(self, batch: Batch) -> jax.Array:
-        """The batch's actions as [B, D]: the whole chunk, or its first action without action chunking."""
+        """The batch's actions as [B, D]: the whole chunk, or its first action without action
+        chunking.
+        """
         actions = batch["actions"]
-        return actions.reshape(actions.shape[0], -1) if self.config.action_chunking else actions[:, 0]
+        return (
+            actions.reshape(actions.shape[0], -1)
+            if self.config.action_chunking
+            else actions[:, 0]
+        )
 
     def critic_input(self, actions: jax.Array) -> jax.Array:
         """Hook: what the critic reads besides the observation, from actions [..., D]."""
         return actions
 
     def acting_target(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """next_actions [B, D] of the policy that acts, from next_action [n, B, D] of the noise, and their td_target [B]."""
+        """next_actions [B, D] of the policy that acts, from next_action [n, B, D] of the noise,
+        and their td_target [B].
+        """
         next_actions = self.act(batch["next_observations"][:, -1], noise["next_action"])
         return {"next_actions": next_actions, "td_target": self.td_target(batch, next_actions)}
 
     def td_target(self, batch: Batch, next_actions: jax.Array) -> jax.Array:
-        """y = R + gamma^H m (mean_e Q'_e(s', a') - rho std_e Q'_e(s', a')) of shape [B], Q' the target critic."""
-        return self.backup(batch, self.pessimistic_q(batch["next_observations"][:, -1], next_actions))
+        """y = R + gamma^H m (mean_e Q'_e(s', a') - rho std_e Q'_e(s', a')) of shape [B], Q' the
+        target critic.
+        """
+        return self.backup(
+            batch, self.pessimistic_q(batch["next_observations"][:, -1], next_actions)
+        )
 
     def pessimistic_q(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
         """mean_e Q'_e(s, a) - rho std_e Q'_e(s, a) of shape [B], at s [B, O] and a [B, D]."""
@@ -260,22 +341,40 @@ class Agent(flax.struct.PyTreeNode, abc.ABC):
         return batch["rewards"][:, -1] + discount * batch["masks"][:, -1] * next_values
 
     def flow_loss(self, base: dict, batch: Batch, noise: dict[str, jax.Array]) -> jax.Array:
-        """The flow-matching loss of the base, which reads flow_x0 [B, D] and flow_t [B, 1] of the noise."""
+        """The flow-matching loss of the base, which reads flow_x0 [B, D] and flow_t [B, 1] of
+        the noise.
+        """
         velocity, actions = VelocityField(base, batch["observations"]), self.flat_actions(batch)
-        return flow_matching_loss(velocity, actions, noise["flow_x0"], noise["flow_t"], batch["valid"][:, -1])
+        return flow_matching_loss(
+            velocity, actions, noise["flow_x0"], noise["flow_t"], batch["valid"][:, -1]
+        )
 
-    def critic_loss(self, critic: dict, batch: Batch, td_target: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def critic_loss(
+        self, critic: dict, batch: Batch, td_target: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """mean_{E,B} (Q_e(s, a) - y)^2 valid, and its metrics."""
         q = q_values(critic, batch["observations"], self.critic_input(self.flat_actions(batch)))
         loss = jnp.mean((q - td_target[None]) ** 2 * batch["valid"][None, :, -1])
-        return loss, {"critic/loss": loss, "critic/q_mean": q.mean(), "critic/target_mean": td_target.mean()}
+        return loss, {
+            "critic/loss": loss,
+            "critic/q_mean": q.mean(),
+            "critic/target_mean": td_target.mean(),
+        }
 
 
 def draw(key: jax.Array, **shapes: tuple[int, ...]) -> dict[str, jax.Array]:
-    """Random draws by name, each of its shape: standard normal, or uniform on [0, 1) for times, whose names end in _t."""
+    """Random draws by name, each of its shape: standard normal, or uniform on [0, 1) for times,
+    whose names end in _t.
+    """
     keys = jax.random.split(key, len(shapes))
-    kinds = {name: jax.random.uniform if name.endswith("_t") else jax.random.normal for name in shapes}
-    return {name: kinds[name](k, shape) for k, (name, shape) in zip(keys, shapes.items(), strict=True)}
+    kinds = {
+        name: jax.random.uniform if name.endswith("_t") else jax.random.normal
+        for name in shapes
+    }
+    return {
+        name: kinds[name](k, shape)
+        for k, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
 
 
 def q_values(critic: dict, observations: jax.Array, actions: jax.Array) -> jax.Array:
@@ -284,6 +383,8 @@ def q_values(critic: dict, observations: jax.Array, actions: jax.Array) -> jax.A
 
 
 def action_values(critic: dict, observations: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """The function a [..., B, D] -> Q_e(s, a) [E, ..., B] at fixed s [B, O], whose share of the work is done once."""
+    """The function a [..., B, D] -> Q_e(s, a) [E, ..., B] at fixed s [B, O], whose share of the
+    work is done once.
+    """
     conditioned = jax.vmap(condition, in_axes=(0, None))(critic, observations)
     return lambda actions: apply_ensemble(conditioned, actions)

@@ -1,6 +1,8 @@
-"""Behaviour cloning by flow matching: the base that every other agent starts from, and the first row of the table.
+"""Behaviour cloning by flow matching: the base that every other agent starts from, and the
+first row of the table.
 
-    repeat:  a ~ data, x0 ~ N(0, I), t ~ U[0, 1);  descend  || v(s, (1-t) x0 + t a, t) - (a - x0) ||^2
+    a ~ data, x0 ~ N(0, I), t ~ U[0, 1)
+    descend  || v(s, (1-t) x0 + t a, t) - (a - x0) ||^2
     act:     integrate dx = v(s, x, t) dt from x0 ~ N(0, I), clip
 
 Run it alone:  python main.py --env_name=cube-double --bc_only --offline_steps=300_000
@@ -21,11 +23,15 @@ class BC(Agent):
     ACTOR = "base"
     STARTS_FROM_BASE = False
 
-    def fixed_quantities(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def fixed_quantities(
+        self, batch: Batch, noise: dict[str, jax.Array]
+    ) -> dict[str, jax.Array]:
         """Nothing: the loss reads batch and noise alone."""
         return {}
 
-    def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(
+        self, params: dict, batch: Batch, noise: dict, fixed: dict
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The flow-matching loss of the base."""
         loss = self.flow_loss(params["base"], batch, noise)
         return loss, {"flow/loss": loss}

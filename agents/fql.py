@@ -1,6 +1,8 @@
-"""Flow Q-learning (arXiv 2502.02538): a one-step actor that imitates the flow and climbs the critic.
+"""Flow Q-learning (arXiv 2502.02538): a one-step actor that imitates the flow and climbs the
+critic.
 
-    a' = clip mu(s', z'), z' ~ N(0, I);  y = R + gamma^H m (mean_e Q'_e(s', a') - rho std_e Q'_e(s', a'))
+    a' = clip mu(s', z'), z' ~ N(0, I)
+    y = R + gamma^H m (mean_e Q'_e(s', a') - rho std_e Q'_e(s', a'))
     descend  critic loss + flow-matching loss of the base
              + alpha mean (mu(s, z) - clip flow(s, z))^2 - mean_B mean_e Q_e(s, clip mu(s, z))
     act:     clip mu(s, z)
@@ -31,17 +33,29 @@ class FQL(Agent):
         return one_step_actions(self.params["one_step_actor"], observations, x0)
 
     def draw_noise(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
-        """next_action [n, B, D], flow_x0 [B, D], flow_t [B, 1] and distill [B, D], the z of the actor's loss."""
+        """next_action [n, B, D], flow_x0 [B, D], flow_t [B, 1] and distill [B, D], the z of the
+        actor's loss.
+        """
         shape = (batch_size, self.flat_action_dim)
-        return draw(key, next_action=(self.samples, *shape), flow_x0=shape, flow_t=(batch_size, 1), distill=shape)
+        return draw(
+            key,
+            next_action=(self.samples, *shape),
+            flow_x0=shape,
+            flow_t=(batch_size, 1),
+            distill=shape,
+        )
 
-    def fixed_quantities(self, batch: Batch, noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def fixed_quantities(
+        self, batch: Batch, noise: dict[str, jax.Array]
+    ) -> dict[str, jax.Array]:
         """The critic target, and flow(s, z) [B, D], not clipped."""
         base = VelocityField(self.params["base"], batch["observations"])
         flow_actions = euler_sample(base, noise["distill"], self.config.flow_steps)
         return self.acting_target(batch, noise) | {"flow_actions": flow_actions}
 
-    def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(
+        self, params: dict, batch: Batch, noise: dict, fixed: dict
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """critic_loss + actor_loss; the latter is flow_loss + alpha distill_loss - mean Q."""
         s = batch["observations"]
         critic_loss, metrics = self.critic_loss(params["critic"], batch, fixed["td_target"])

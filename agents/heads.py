@@ -1,7 +1,8 @@
-"""Actors on top of a flow, and their losses, written once: the one-step actor and the tanh-Gaussian. Shapes as in `trqam.py`.
+"""Actors on top of a flow, and their losses, written once: the one-step actor and the
+tanh-Gaussian. Shapes as in `trqam.py`.
 
-one-step actor   mu(s, z) imitates the flow from noise z and climbs the critic                QAM-F, FQL
-tanh-Gaussian    a = tanh(mean + std n), n ~ N(0, I), with an entropy temperature alpha       QAM-E, DSRL
+one-step actor   mu(s, z) imitates the flow from noise z and climbs the critic        QAM-F, FQL
+tanh-Gaussian    a = tanh(mean + std n), n ~ N(0, I), with an temperature alpha  QAM-E, DSRL
 """
 
 import math
@@ -16,43 +17,57 @@ LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 
 
 def critic_objective(critic: dict, observations: jax.Array, actions: jax.Array) -> jax.Array:
-    """-mean_B mean_e Q_e(s, a) at s [B, O] and a [B, D]: a gradient reaches the actions, none the critic."""
+    """-mean_B mean_e Q_e(s, a) at s [B, O] and a [B, D]: a gradient reaches the actions, none
+    the critic.
+    """
     return -q_values(jax.lax.stop_gradient(critic), observations, actions).mean()
 
 
-# -------------------------------------------------------------------------------------------------- one-step actor
+# ------------------------------------------------------------------------------ one-step actor
 
 
 def one_step_actions(params: dict, observations: jax.Array, z: jax.Array) -> jax.Array:
-    """mu(s, z) [..., B, D], not clipped, at s [B, O] and noise z [..., B, D]; `params` is an MLP on concat(s, z)."""
+    """mu(s, z) [..., B, D], not clipped, at s [B, O] and noise z [..., B, D]; `params` is an
+    MLP on concat(s, z).
+    """
     return apply_mlp(condition(params, observations), z)
 
 
 def distillation_loss(actions: jax.Array, flow_actions: jax.Array) -> jax.Array:
-    """mean_{B,D} (mu - clip flow)^2 of the actor's actions and of the flow's from the same noise, both [B, D].
+    """mean_{B,D} (mu - clip flow)^2 of the actor's actions and of the flow's from the same
+    noise, both [B, D].
 
-    The flow's are clipped to [-1, 1] here and constant; the actor's are not clipped. Source: FQL (arXiv 2502.02538), eq. 8.
+    The flow's are clipped to [-1, 1] here and constant; the actor's are not clipped. Source:
+    FQL (arXiv 2502.02538), eq. 8.
     """
     return jnp.mean((actions - jnp.clip(jax.lax.stop_gradient(flow_actions), -1.0, 1.0)) ** 2)
 
 
-# -------------------------------------------------------------------------------------------------- tanh-Gaussian
+# ------------------------------------------------------------------------------- tanh-Gaussian
 
 
-def tanh_gaussian(params: dict, inputs: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+def tanh_gaussian(
+    params: dict, inputs: jax.Array, noise: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Reparametrised actions [..., B, D] and their log-probabilities [..., B].
 
     `params` is an MLP on inputs [..., B, N] whose 2 D outputs are mean and log-std; it has no
     LayerNorm (`Agent.init_network`). noise [..., B, D] is standard normal.
     """
     mean, log_std = jnp.split(apply_mlp(params, inputs), 2, axis=-1)
-    return squash(jnp.broadcast_to(mean, noise.shape), jnp.broadcast_to(log_std, noise.shape), noise)
+    return squash(
+        jnp.broadcast_to(mean, noise.shape), jnp.broadcast_to(log_std, noise.shape), noise
+    )
 
 
-def squash(mean: jax.Array, log_std: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """a = tanh(u), u = mean + std n, of shape [..., D], and log p(a) = log N(u) - sum_D log(1 - tanh(u)^2), of shape [...].
+def squash(
+    mean: jax.Array, log_std: jax.Array, noise: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """a = tanh(u), u = mean + std n, of shape [..., D], and log p(a) = log N(u) - sum_D log(1 -
+    tanh(u)^2), of shape [...].
 
-    log_std is clipped to [-20, 2]. The log-slope is 2 (log 2 - u - softplus(-2u)), finite where tanh rounds to 1.
+    log_std is clipped to [-20, 2]. The log-slope is 2 (log 2 - u - softplus(-2u)), finite where
+    tanh rounds to 1.
     Source: SAC (arXiv 1812.05905), appendix C.
     """
     log_std = jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)
@@ -62,16 +77,24 @@ def squash(mean: jax.Array, log_std: jax.Array, noise: jax.Array) -> tuple[jax.A
     return jnp.tanh(u), jnp.sum(log_normal - log_slope, axis=-1)
 
 
-def temperature_loss(log_alpha: jax.Array, log_probs: jax.Array, target_entropy: float) -> jax.Array:
-    """alpha (H - H_target) with the entropy H = -mean log_probs constant: alpha rises while H is below its target.
+def temperature_loss(
+    log_alpha: jax.Array, log_probs: jax.Array, target_entropy: float
+) -> jax.Array:
+    """alpha (H - H_target) with the entropy H = -mean log_probs constant: alpha rises while H
+    is below its target.
 
-    log_alpha is the scalar of the network "temperature". Source: SAC (arXiv 1812.05905), eq. 18.
+    log_alpha is the scalar of the network "temperature". Source: SAC (arXiv 1812.05905), eq.
+    18.
     """
     return jnp.exp(log_alpha) * (-jax.lax.stop_gradient(log_probs).mean() - target_entropy)
 
 
-def entropy_loss(log_alpha: jax.Array, log_probs: jax.Array, target_entropy: float) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """alpha mean log_probs, which the actor descends at constant alpha, plus `temperature_loss`; and their metrics."""
+def entropy_loss(
+    log_alpha: jax.Array, log_probs: jax.Array, target_entropy: float
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """alpha mean log_probs, which the actor descends at constant alpha, plus
+    `temperature_loss`; and their metrics.
+    """
     actor_loss = jnp.exp(jax.lax.stop_gradient(log_alpha)) * log_probs.mean()
     alpha_loss = temperature_loss(log_alpha, log_probs, target_entropy)
     return actor_loss + alpha_loss, {

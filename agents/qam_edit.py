@@ -1,4 +1,5 @@
-"""QAM-E: `qam.py` with an editor on top of its flow, and the settings that each domain was published with for it.
+"""QAM-E: `qam.py` with an editor on top of its flow, and the settings that each domain was
+published with for it.
 
 Where configs/domains.py has an edit_scale of 0, the published QAM-E is QAM.
 

@@ -1,4 +1,5 @@
-"""QAM-F: `qam.py` with a one-step actor on top of its flow, and the settings that each domain was published with for it.
+"""QAM-F: `qam.py` with a one-step actor on top of its flow, and the settings that each domain
+was published with for it.
 
 Where configs/domains.py has an fql_alpha of 0, the published QAM-F is QAM.
 

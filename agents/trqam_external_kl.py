@@ -1,13 +1,17 @@
-"""The ablation "external KL": the KL budget is kept by a penalty beside adjoint matching, not by lambda inside it.
+"""The ablation "external KL": the KL budget is kept by a penalty beside adjoint matching, not
+by lambda inside it.
 
-    descend  critic loss + flow-matching loss + mean_B sum_k || 2 D_k / g_k + g_k adj_k ||^2 + lambda KL
+    descend  critic loss + flow-matching loss + mean_B sum_k || 2 D_k / g_k + g_k adj_k ||^2 +
+    lambda KL
 
-lambda inside the matching is 1 (sigma_k = g_k, the terminal adjoint unscaled); outside it, lambda = lam_scale * lam takes
-TRQAM's dual step on the same path KL. For given adjoints the sum is least where D_k = -g_k^2 E[adj_k | x_k] / (2 mu),
-mu = 1 + h lambda / (2 H): the penalty acts as TRQAM's lambda would at mu. So it can hold the policy back but never let it
-go further than lambda = 1 does, and where it has to reach mu it needs a lambda 2 H K (mu - 1): see lambda_max.
+lambda inside the matching is 1 (sigma_k = g_k, the terminal adjoint unscaled); outside it,
+lambda = lam_scale * lam takes TRQAM's dual step on the same path KL. For given adjoints the sum
+is least where D_k = -g_k^2 E[adj_k | x_k] / (2 mu), mu = 1 + h lambda / (2 H): the penalty acts
+as TRQAM's lambda would at mu. So it can hold the policy back but never let it go further than
+lambda = 1 does, and where it has to reach mu it needs a lambda 2 H K (mu - 1): see lambda_max.
 
-    python main.py --env_name=cube-double --agent=agents/trqam_external_kl.py --agent.lambda_max=10000
+    python main.py --env_name=cube-double --agent=agents/trqam_external_kl.py
+    --agent.lambda_max=10000
 """
 
 import jax
@@ -23,7 +27,9 @@ class ExternalKLTRQAM(trqam.TRQAM):
         """1: nothing inside the matching."""
         return 1.0
 
-    def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(
+        self, params: dict, batch: Batch, noise: dict, fixed: dict
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """TRQAM's sum and lambda KL, differentiated through the policy."""
         total, metrics = super().loss(params, batch, noise, fixed)
         penalty = super().trust_region() * metrics["dual/path_kl"]

@@ -1,7 +1,7 @@
 """A worked fork: TRQAM with lambda frozen, the ablation "no dual step".
 
-Copy this file, override one hook of `TRQAM` (here `dual_step`), give new settings their defaults in `get_config`, and
-train it by its path; nothing else has to be edited:
+Copy this file, override one hook of `TRQAM` (here `dual_step`), give new settings their
+defaults in `get_config`, and train it by its path; nothing else has to be edited:
 
     python main.py --env_name=cube-double --agent=agents/trqam_fixed_lambda.py --agent.lam=0.3
 """
@@ -16,7 +16,9 @@ from agents import trqam
 
 
 class FixedLambdaTRQAM(trqam.TRQAM):
-    """lambda = lam_scale * lam for the whole run; the path KL is averaged and logged, never acted on."""
+    """lambda = lam_scale * lam for the whole run; the path KL is averaged and logged, never
+    acted on.
+    """
 
     @classmethod
     def init_state(cls, config: Any) -> dict[str, Any]:
@@ -30,7 +32,9 @@ class FixedLambdaTRQAM(trqam.TRQAM):
 
     def dual_step(self, kl: jax.Array) -> trqam.Dual:
         """The hook: lam stays, only the average of the path KL moves."""
-        kl_ema = trqam.average_kl(self.dual, kl, self.config.kl_clip_coef, self.config.kl_ema_coef)
+        kl_ema = trqam.average_kl(
+            self.dual, kl, self.config.kl_clip_coef, self.config.kl_ema_coef
+        )
         return self.dual.replace(kl_ema=kl_ema)
 
 

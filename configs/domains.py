@@ -1,4 +1,6 @@
-"""What each domain of the table uses, every value with its source. Applied automatically, below presets and flags."""
+"""What each domain of the table uses, every value with its source. Applied automatically, below
+presets and flags.
+"""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,9 @@ class Setting(NamedTuple):
 
 
 class Domain(NamedTuple):
-    """What all agents share in one domain: network width (four layers), LayerNorm in the actor, H, discount, rho."""
+    """What all agents share in one domain: network width (four layers), LayerNorm in the actor,
+    H, discount, rho.
+    """
 
     width: int
     actor_layer_norm: bool
@@ -92,7 +96,9 @@ NEAREST = {
 
 
 def nearest_domain(dataset: str) -> str:
-    """The domain whose settings an OGBench dataset takes: its own, else the nearest in body and size."""
+    """The domain whose settings an OGBench dataset takes: its own, else the nearest in body and
+    size.
+    """
     return next(name for prefix, name in NEAREST.items() if dataset.startswith(prefix))
 
 

@@ -1,4 +1,6 @@
-"""The command line: every flag with its published default, and parsing that answers a mistake in one line."""
+"""The command line: every flag with its published default, and parsing that answers a mistake
+in one line.
+"""
 
 import difflib
 import math
@@ -27,7 +29,17 @@ LOGGING = (
     "video_episodes",
     "video_frame_skip",
 )
-PLACE = ("compilation_cache_dir", "device_data_gb", "save_dir", "run_group", "tags", "logger", "env_name", "seed", "num_seeds")
+PLACE = (
+    "compilation_cache_dir",
+    "device_data_gb",
+    "save_dir",
+    "run_group",
+    "tags",
+    "logger",
+    "env_name",
+    "seed",
+    "num_seeds",
+)
 UNHASHED = {*STEPS, *LOGGING, *PLACE}
 MAY_CHANGE = {"offline_steps", "online_steps", "ogbench_dataset_dir", *LOGGING, *PLACE}
 IGNORED_VALUES = ("buffer_size", "dataset_replace_interval")
@@ -62,14 +74,20 @@ SYNONYMS = {
 
 
 def define_flags(argv: Sequence[str]) -> flags.FlagValues:
-    """All flags of main.py, in a set of their own; `argv` decides which agent's settings are flags."""
+    """All flags of main.py, in a set of their own; `argv` decides which agent's settings are
+    flags.
+    """
     fv = flags.FlagValues()
 
     def text(name: str, default: str | None, doc: str) -> None:
         flags.DEFINE_string(name, default, doc, flag_values=fv)
 
-    def count(name: str, default: int, doc: str, least: int = 0, most: int | None = None) -> None:
-        flags.DEFINE_integer(name, default, doc, lower_bound=least, upper_bound=most, flag_values=fv)
+    def count(
+        name: str, default: int, doc: str, least: int = 0, most: int | None = None
+    ) -> None:
+        flags.DEFINE_integer(
+            name, default, doc, lower_bound=least, upper_bound=most, flag_values=fv
+        )
 
     def switch(name: str, doc: str) -> None:
         flags.DEFINE_boolean(name, False, doc, flag_values=fv)
@@ -82,7 +100,13 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     )
     doc = "agent file; --agent.KEY=VALUE overrides; agents/trqam.py unless given"
     define_agent_flag(fv, argv, doc)
-    flags.DEFINE_enum("preset", None, list(PRESETS), "settings for a purpose; they make their own data", flag_values=fv)
+    flags.DEFINE_enum(
+        "preset",
+        None,
+        list(PRESETS),
+        "settings for a purpose; they make their own data",
+        flag_values=fv,
+    )
     count("seed", 0, "random seed", most=2**31 - 1)
     count("num_seeds", 1, "run seeds seed .. seed + num_seeds - 1", least=1)
 
@@ -105,7 +129,8 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     count("utd_ratio", 1, "updates per online environment step", least=1)
     switch(
         "balanced_sampling",
-        "online: half of each batch from the dataset, half online; act at random until start_training",
+        "online: half of each batch from the dataset, half online; act at random until"
+        " start_training",
     )
     flags.DEFINE_float(
         "kl_budget_online",
@@ -115,37 +140,84 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         lower_bound=0.0,
     )
 
-    count("horizon_length", 5, "H: environment steps of a chunk, and of the critic's backup", least=1)
+    count(
+        "horizon_length",
+        5,
+        "H: environment steps of a chunk, and of the critic's backup",
+        least=1,
+    )
     switch("sparse", "reward -1 wherever it is not 0; refused where rewards are above 0")
-    flags.DEFINE_float("dataset_proportion", 1.0, "share of the dataset used, from its start", flag_values=fv)
+    flags.DEFINE_float(
+        "dataset_proportion", 1.0, "share of the dataset used, from its start", flag_values=fv
+    )
     text(
         "ogbench_dataset_dir",
         "~/.ogbench/data",
         "folder of OGBench's npz files (downloaded here when missing)",
     )
-    text("dataset", None, "your own data, for --env_name=module:EnvId: an npz, HDF5 or Minari file, or a folder")
-    doc = "of your own data: flat (every row is a transition) or ogbench (final states have rows); auto tells them apart"
-    flags.DEFINE_enum("dataset_layout", "auto", ["auto", "ogbench", "flat"], doc, flag_values=fv)
-    doc = "your own data's actions are divided by it, for an environment wrapped to rescale actions"
+    text(
+        "dataset",
+        None,
+        "your own data, for --env_name=module:EnvId: an npz, HDF5 or Minari file, or a folder",
+    )
+    doc = (
+        "of your own data: flat (every row is a transition) or ogbench (final states have"
+        " rows); auto tells them apart"
+    )
+    flags.DEFINE_enum(
+        "dataset_layout", "auto", ["auto", "ogbench", "flat"], doc, flag_values=fv
+    )
+    doc = (
+        "your own data's actions are divided by it, for an environment wrapped to rescale"
+        " actions"
+    )
     flags.DEFINE_float("action_scale", 1.0, doc, flag_values=fv)
-    doc = "GB a dataset may take on the device, larger ones stay on the host; 0: always; unset: half of the free memory"
+    doc = (
+        "GB a dataset may take on the device, larger ones stay on the host; 0: always; unset:"
+        " half of the free memory"
+    )
     flags.DEFINE_float("device_data_gb", None, doc, flag_values=fv, lower_bound=0.0)
 
-    count("log_interval", 5_000, "steps between rows of train.csv; 0: only at the end of each phase")
-    count("eval_interval", 50_000, "steps between evaluations; 0: only before and after each phase")
-    count("save_interval", 50_000, "steps between checkpoints; 0: only at the end of each phase")
+    count(
+        "log_interval",
+        5_000,
+        "steps between rows of train.csv; 0: only at the end of each phase",
+    )
+    count(
+        "eval_interval",
+        50_000,
+        "steps between evaluations; 0: only before and after each phase",
+    )
+    count(
+        "save_interval", 50_000, "steps between checkpoints; 0: only at the end of each phase"
+    )
     doc = "how many of the newest checkpoints stay, besides the best one"
     count("keep_checkpoints", 2, doc, least=1)
     count("eval_episodes", 50, "episodes of an evaluation; 0: none")
     count("eval_workers", 0, "environment processes; 0: as many as there are cores")
-    doc = "evaluate on the host's processor while training goes on; unset: where training has a device of its own"
+    doc = (
+        "evaluate on the host's processor while training goes on; unset: where training has a"
+        " device of its own"
+    )
     flags.DEFINE_boolean("eval_async", None, doc, flag_values=fv)
     count("video_episodes", 0, "episodes filmed when the run ends")
     count("video_frame_skip", 3, "environment steps per frame", least=1)
 
-    doc = "of matrix products: the device's default, highest (parity), or bfloat16 (faster, coarser)"
-    flags.DEFINE_enum("matmul_precision", "default", ["default", "highest", "high", "bfloat16"], doc, flag_values=fv)
-    doc = "where compiled programs are kept (JAX_COMPILATION_CACHE_DIR comes first); empty: nowhere"
+    doc = (
+        "of matrix products: the device's default, highest (parity), or bfloat16 (faster,"
+        " coarser)"
+    )
+    flags.DEFINE_enum(
+        "matmul_precision",
+        "default",
+        ["default", "highest", "high", "bfloat16"],
+        doc,
+        flag_values=fv,
+    )
+    doc = (
+        "where compiled programs are kept (JAX_COMPILATION_CACHE_DIR comes first); empty:"
+        " nowhere"
+    )
     text("compilation_cache_dir", "~/.cache/trqam/jax", doc)
 
     text("save_dir", "exp/", "where runs are stored")
@@ -180,11 +252,14 @@ def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
     """Parse a command line; raises UserError, in one line, for anything wrong in it."""
     agent, rest = take_agent(argv)
     known = list(load_source(agent).module.get_config())
-    argv = [argv[0], f"--agent={agent}", *rest]  # first, because the flags --agent.KEY follow from it
+    # first, because the flags --agent.KEY follow from it
+    argv = [argv[0], f"--agent={agent}", *rest]
     fv = define_flags(argv)
     parse_words(fv, argv, agent, known)
     if not 0.0 < fv.dataset_proportion <= 1.0:
-        raise UserError(f"--dataset_proportion={fv.dataset_proportion}: give a share above 0 and at most 1")
+        raise UserError(
+            f"--dataset_proportion={fv.dataset_proportion}: give a share above 0 and at most 1"
+        )
     if not (fv.action_scale > 0 and math.isfinite(fv.action_scale)):
         raise UserError(f"--action_scale={fv.action_scale}: give a positive number")
     budget = fv.kl_budget_online
@@ -192,12 +267,19 @@ def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
         raise UserError(f"--kl_budget_online={budget}: give a positive number")
     for name in IGNORED:
         if fv[name].present:
-            print(f"note: --{name} is accepted for compatibility and has no effect here", file=sys.stderr)
+            print(
+                f"note: --{name} is accepted for compatibility and has no effect here",
+                file=sys.stderr,
+            )
     return fv
 
 
-def parse_words(fv: flags.FlagValues, argv: Sequence[str], agent: str, known: list[str]) -> None:
-    """Parse a command line into flags; raises UserError, in one line, for a word that is none, or no setting of the agent."""
+def parse_words(
+    fv: flags.FlagValues, argv: Sequence[str], agent: str, known: list[str]
+) -> None:
+    """Parse a command line into flags; raises UserError, in one line, for a word that is none,
+    or no setting of the agent.
+    """
     try:
         rest = fv(argv)
     except AttributeError as error:  # how config_flags reports an unknown --agent.KEY
@@ -242,7 +324,9 @@ def no_such_agent(path: str) -> UserError:
 
 
 def unknown_agent_key(argv: Sequence[str], agent: str, known: list[str]) -> UserError:
-    """The error for the first --agent.KEY that the agent's configuration lacks, with the nearest key it has."""
+    """The error for the first --agent.KEY that the agent's configuration lacks, with the
+    nearest key it has.
+    """
     words = [word.lstrip("-").split("=")[0] for word in argv if word.startswith("-")]
     given = [word.removeprefix("agent.") for word in words if word.startswith("agent.")]
     key = next(key for key in given if key not in known)
@@ -251,7 +335,9 @@ def unknown_agent_key(argv: Sequence[str], agent: str, known: list[str]) -> User
     return UserError(f"--agent.{key}: {agent} has no such setting; the nearest is {nearest}")
 
 
-def unknown_flag(word: str, flag_names: Iterable[str], agent: str, known: list[str]) -> UserError:
+def unknown_flag(
+    word: str, flag_names: Iterable[str], agent: str, known: list[str]
+) -> UserError:
     """The error for a flag that does not exist, with the one it may mean."""
     name, _, value = word.lstrip("-").partition("=")
     written = {key: f"--agent.{key}" for key in known}
@@ -291,7 +377,14 @@ def check_agent_values(agent: dict) -> None:
     if "rho" in agent and not math.isfinite(agent["rho"]):
         raise UserError(f"--agent.rho={agent['rho']}: give a number")
     if agent.get("lambda_min", 0) > agent.get("lambda_max", math.inf):
-        raise UserError(f"--agent.lambda_min={agent['lambda_min']} lies above --agent.lambda_max={agent['lambda_max']}")
+        raise UserError(
+            f"--agent.lambda_min={agent['lambda_min']} lies above"
+            f" --agent.lambda_max={agent['lambda_max']}"
+        )
     for key in ("actor_hidden_dims", "value_hidden_dims"):
-        if key in agent and not (agent[key] and all(isinstance(width, int) and width > 0 for width in agent[key])):
-            raise UserError(f"--agent.{key}={agent[key]}: give positive layer widths, such as '(512,512)'")
+        if key in agent and not (
+            agent[key] and all(isinstance(width, int) and width > 0 for width in agent[key])
+        ):
+            raise UserError(
+                f"--agent.{key}={agent[key]}: give positive layer widths, such as '(512,512)'"
+            )

@@ -1,12 +1,16 @@
-"""Presets: sets of settings for a purpose, above the domain's and below the command line (`--preset=NAME`)."""
+"""Presets: sets of settings for a purpose, above the domain's and below the command line
+(`--preset=NAME`).
+"""
 
 from typing import Any, NamedTuple
 
 
 class Preset(NamedTuple):
-    """Flag values, agent settings (each taken by the agents that have it), and how much data to make where none is.
+    """Flag values, agent settings (each taken by the agents that have it), and how much data to
+    make where none is.
 
-    random_data: of random actions, where no oracle can make it; enough to see everything run, not to learn from.
+    random_data: of random actions, where no oracle can make it; enough to see everything run,
+    not to learn from.
     """
 
     flags: dict[str, Any]
@@ -16,7 +20,8 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    # `make quickstart`: BC, then TRQAM, on data of OGBench's own oracle; two CPU cores, minutes.
+    # `make quickstart`: BC, then TRQAM, on data of OGBench's own oracle; two CPU cores,
+    # minutes.
     "quickstart": Preset(
         flags={
             "env_name": "cube-single-play-singletask-task1-v0",
@@ -39,7 +44,8 @@ PRESETS = {
         },
         transitions=60_000,
     ),
-    # The study in results/study: all its methods and budgets in an hour and a half of two CPU cores.
+    # The study in results/study: all its methods and budgets in an hour and a half of two CPU
+    # cores.
     "study": Preset(
         flags={
             "env_name": "cube-single-play-singletask-task1-v0",
@@ -60,7 +66,8 @@ PRESETS = {
         },
         transitions=100_000,
     ),
-    # Every line of the program once, on tiny networks: python main.py --env_name=puzzle-4x4 --preset=smoke
+    # Every line of the program once, on tiny networks: python main.py --env_name=puzzle-4x4
+    # --preset=smoke
     "smoke": Preset(
         flags={
             "run_group": "smoke",

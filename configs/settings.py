@@ -24,7 +24,9 @@ DEFAULT = "default"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Resolved settings of one domain: flag values, the agent's configuration, and the source of each, by name."""
+    """Resolved settings of one domain: flag values, the agent's configuration, and the source
+    of each, by name.
+    """
 
     agent_file: str
     source: Source
@@ -33,7 +35,9 @@ class Settings:
     agent: ml_collections.ConfigDict
     sources: dict[str, str]
     transitions: int | None
-    """How much data to make where none is; None where the dataset must be there or be downloaded."""
+    """How much data to make where none is; None where the dataset must be there or be
+    downloaded.
+    """
     random_data: bool
     """Whether it may be of random actions where no oracle can make it."""
     differing: frozenset[str]
@@ -46,7 +50,11 @@ class Settings:
     def given(self) -> dict[str, Any]:
         """The values that the command line set, by name."""
         values = self.values()
-        return {name: values[name] for name, source in self.sources.items() if source == COMMAND_LINE}
+        return {
+            name: values[name]
+            for name, source in self.sources.items()
+            if source == COMMAND_LINE
+        }
 
 
 def named(values: dict[str, Setting], agent: dict[str, Setting]) -> dict[str, Setting]:
@@ -89,12 +97,16 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
         source = f"preset {fv.preset}"
         take(values, {key: Setting(value, source) for key, value in preset.flags.items()})
         take(agent, {key: Setting(value, source) for key, value in preset.agent.items()})
-        data = f"{Path(fv.save_dir if fv['save_dir'].present else values['save_dir'].value)}/{values['run_group'].value}/data"
+        place = fv.save_dir if fv["save_dir"].present else values["save_dir"].value
+        data = str(Path(place) / values["run_group"].value / "data")
         values["ogbench_dataset_dir"] = Setting(data, source)
     overrides = config_flags.get_override_values(fv["agent"])
     if "horizon_length" in overrides:
         raise UserError("--agent.horizon_length: use --horizon_length, which sets it")
-    take(values, {name: Setting(fv[name].value, COMMAND_LINE) for name in values if fv[name].present})
+    take(
+        values,
+        {name: Setting(fv[name].value, COMMAND_LINE) for name in values if fv[name].present},
+    )
     take(agent, {key: Setting(value, COMMAND_LINE) for key, value in overrides.items()})
     # One horizon: the flag where it was given, else what the domain uses.
     if values["horizon_length"].source == COMMAND_LINE:

@@ -1,4 +1,6 @@
-"""Arrays of a dataset before anything else is done with them: shapes, numbers, the action range, and files of memory maps."""
+"""Arrays of a dataset before anything else is done with them: shapes, numbers, the action
+range, and files of memory maps.
+"""
 
 from pathlib import Path
 from typing import IO, Any, Self
@@ -11,7 +13,15 @@ ACTION_LIMIT = 1 - 1e-5
 """Actions lie strictly inside the policy's range."""
 ACTION_TOLERANCE = 1.001
 """Up to here actions are clipped; beyond, they are of another scale."""
-VECTORS = ("terminals", "rewards", "masks", "timeouts", "truncations", "truncateds", "dones_float")
+VECTORS = (
+    "terminals",
+    "rewards",
+    "masks",
+    "timeouts",
+    "truncations",
+    "truncateds",
+    "dones_float",
+)
 FLAGS = tuple(name for name in VECTORS if name not in ("rewards", "masks"))
 INTEGERS = ("button_states",)
 
@@ -19,17 +29,20 @@ Arrays = dict[str, np.ndarray]
 
 
 def checked(arrays: Arrays, where: str, remedy: str) -> Arrays:
-    """The arrays as float32. Raises UserError for wrong shapes, types and numbers; `remedy` ends the message.
+    """The arrays as float32. Raises UserError for wrong shapes, types and numbers; `remedy`
+    ends the message.
 
-    Rows of observations and actions are vectors, the others numbers; flags are 0 or 1, masks between them.
+    Rows of observations and actions are vectors, the others numbers; flags are 0 or 1, masks
+    between them.
     """
     rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
     for name, value in arrays.items():
         dimensions = 1 if name in VECTORS else 2
         if value.ndim != dimensions or len(value) != rows or value.dtype.kind not in "biuf":
             raise UserError(
-                f"{where} holds {name} of shape {value.shape} and type {value.dtype}; needed are "
-                f"{dimensions}-dimensional numbers with {rows} rows, as many as there are observations"
+                f"{where} holds {name} of shape {value.shape} and type {value.dtype}; needed"
+                f" are {dimensions}-dimensional numbers with {rows} rows, as many as there are"
+                " observations"
             )
     return {name: _as_float32(name, value, where, remedy) for name, value in arrays.items()}
 
@@ -40,30 +53,37 @@ def _as_float32(name: str, value: np.ndarray, where: str, remedy: str) -> np.nda
     if name in FLAGS and not np.all((value == 0) | (value == 1)):
         raise UserError(f"{where} holds {name} other than 0 and 1; {remedy}")
     if name == "masks" and not np.all((value >= 0) & (value <= 1)):
-        raise UserError(f"{where} holds masks outside [0, 1] (0: the task ended here, 1: it goes on); {remedy}")
+        raise UserError(
+            f"{where} holds masks outside [0, 1] (0: the task ended here, 1: it goes on);"
+            f" {remedy}"
+        )
     if name in INTEGERS:
         return value
     with np.errstate(over="ignore"):
         single = value.astype(np.float32, copy=False)
     if not np.all(np.isfinite(single)):
         largest = np.abs(value).max()
-        raise UserError(f"{where} holds {name} up to {largest:.3g}, more than float32 can hold; {remedy}")
+        raise UserError(
+            f"{where} holds {name} up to {largest:.3g}, more than float32 can hold; {remedy}"
+        )
     return single
 
 
 def check_action_range(actions: np.ndarray, where: str, remedy: str) -> None:
-    """Raise UserError where actions [R, A] are of another scale than the environment's [-1, 1]."""
+    """Raise UserError where actions [R, A] are not of the environment's scale, [-1, 1]."""
     size = np.abs(actions)
     outside = int((size > ACTION_TOLERANCE).sum())
     if outside:
         raise UserError(
-            f"{where} holds actions up to {size.max():.4g} ({outside:,} of {size.size:,} numbers beyond "
-            f"the environment's [-1, 1]); {remedy}"
+            f"{where} holds actions up to {size.max():.4g} ({outside:,} of {size.size:,}"
+            f" numbers beyond the environment's [-1, 1]); {remedy}"
         )
 
 
 class ArrayFile:
-    """A .npy file to which rows are appended; a context manager, at whose end the header gives their number."""
+    """A .npy file to which rows are appended; a context manager, at whose end the header gives
+    their number.
+    """
 
     def __init__(self, path: Path, like: np.ndarray):
         self._header = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(like[:0]))
@@ -90,6 +110,8 @@ class ArrayFile:
         self.rows += len(array)
 
     def _write_header(self) -> None:
-        """NumPy leaves room in a header for the first dimension to grow, so that it can be rewritten in place."""
+        """NumPy leaves room in a header for the first dimension to grow, so that it can be
+        rewritten in place.
+        """
         header = self._header | {"shape": (self.rows, *self.columns)}
         np.lib.format.write_array_header_1_0(self._file, header)

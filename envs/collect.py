@@ -1,8 +1,10 @@
-"""Offline data as OGBench collects it: scripted oracles, many processes, a file that `ogbench` itself loads.
+"""Offline data as OGBench collects it: scripted oracles, many processes, a file that `ogbench`
+itself loads.
 
-The procedure is that of OGBench's data generation (arXiv 2410.20092; the scripts are not in its wheel).
-Every episode is seeded by (seed, split, index), so that the number of workers changes nothing, and is written
-to its own file first, so that an interrupted run goes on where it stopped.
+The procedure is that of OGBench's data generation (arXiv 2410.20092; the scripts are not in its
+wheel). Every episode is seeded by (seed, split, index), so that the number of workers changes
+nothing, and is written to its own file first, so that an interrupted run goes on where it
+stopped.
 """
 
 import hashlib
@@ -28,8 +30,17 @@ from utils.errors import UserError
 from utils.files import alone
 from utils.progress import Counter
 
-_STACKING = {"single": (0, 0), "double": (0, 0.25), "triple": (0.05, 0.35), "quadruple": (0.1, 0.5)}
-_ROW_TYPES: dict[str, type] = {"observations": np.float32, "actions": np.float32, "terminals": bool}
+_STACKING = {
+    "single": (0, 0),
+    "double": (0, 0.25),
+    "triple": (0.05, 0.35),
+    "quadruple": (0.1, 0.5),
+}
+_ROW_TYPES: dict[str, type] = {
+    "observations": np.float32,
+    "actions": np.float32,
+    "terminals": bool,
+}
 _ROW_TYPES |= {"qpos": np.float32, "qvel": np.float32, "button_states": np.int64}
 
 
@@ -58,7 +69,9 @@ class _Random:
 
 
 class _ArmOracle(_Random):
-    """OGBench's scripted arm: 'play' follows noisy plans, 'noisy' a Markov policy with Gaussian noise."""
+    """OGBench's scripted arm: 'play' follows noisy plans, 'noisy' a Markov policy with Gaussian
+    noise.
+    """
 
     def __init__(self, env: gymnasium.Env, dataset: str):
         super().__init__(env, dataset)
@@ -105,12 +118,19 @@ def _plan_oracles(env: gymnasium.Env, world: str) -> dict:
 
 
 def _markov_oracles(env: gymnasium.Env, world: str) -> dict:
-    from ogbench.manipspace.oracles.markov import button_markov, cube_markov, drawer_markov, window_markov
+    from ogbench.manipspace.oracles.markov import (
+        button_markov,
+        cube_markov,
+        drawer_markov,
+        window_markov,
+    )
 
     common = {"env": env, "min_norm": 0.4}
     closed = world.startswith("puzzle")
     return {
-        "cube": cube_markov.CubeMarkovOracle(max_step=100 if world == "scene" else 200, **common),
+        "cube": cube_markov.CubeMarkovOracle(
+            max_step=100 if world == "scene" else 200, **common
+        ),
         "button": button_markov.ButtonMarkovOracle(gripper_always_closed=closed, **common),
         "drawer": drawer_markov.DrawerMarkovOracle(**common),
         "window": window_markov.WindowMarkovOracle(**common),
@@ -118,7 +138,9 @@ def _markov_oracles(env: gymnasium.Env, world: str) -> dict:
 
 
 class _PointOracle(_Random):
-    """Shortest-path directions through the maze plus Gaussian noise; a new goal whenever one is reached."""
+    """Shortest-path directions through the maze plus Gaussian noise; a new goal whenever one is
+    reached.
+    """
 
     def __init__(self, env: gymnasium.Env, dataset: str):
         super().__init__(env, dataset)
@@ -160,7 +182,9 @@ class _Job:
     seed: int
 
 
-def _run_episode(env: gymnasium.Env, behaviour: _Random, seed: int, steps: int) -> dict[str, np.ndarray]:
+def _run_episode(
+    env: gymnasium.Env, behaviour: _Random, seed: int, steps: int
+) -> dict[str, np.ndarray]:
     """One episode of `steps` transitions: `steps` + 1 rows, the last of them terminal."""
     np.random.seed(seed)  # the oracles and the mazes draw from NumPy's global generator
     env.action_space.seed(seed)
@@ -181,7 +205,11 @@ def _run_episode(env: gymnasium.Env, behaviour: _Random, seed: int, steps: int) 
                     rows[name].append(info[f"prev_{name}"])
             behaviour.after(info)
         if behaviour.accepts(np.array(rows["qpos"])):
-            return {name: np.array(values, _ROW_TYPES[name]) for name, values in rows.items() if values}
+            return {
+                name: np.array(values, _ROW_TYPES[name])
+                for name, values in rows.items()
+                if values
+            }
 
 
 def _make_world(job: _Job) -> tuple[gymnasium.Env, _Random]:
@@ -190,7 +218,12 @@ def _make_world(job: _Job) -> tuple[gymnasium.Env, _Random]:
     if is_manipulation(job.dataset):
         kwargs["mode"] = "data_collection"
     env = make_raw(f"{world_name(job.dataset)}-v0", **kwargs)
-    behaviours = {"random": _Random, "navigate": _PointOracle, "play": _ArmOracle, "noisy": _ArmOracle}
+    behaviours = {
+        "random": _Random,
+        "navigate": _PointOracle,
+        "play": _ArmOracle,
+        "noisy": _ArmOracle,
+    }
     return env, behaviours[job.behaviour](env, job.dataset)
 
 
@@ -229,7 +262,7 @@ def _episode_lengths(transitions: int, episode_steps: int) -> list[int]:
 
 
 def _merge(parts: list[Path], path: Path, settings: dict) -> None:
-    """Concatenate episode files into one npz, atomically, with one of them in memory at a time."""
+    """Concatenate episode files into one npz, atomically, with one in memory at a time."""
     temporary = parts[0].with_name("merged.tmp")
     shapes: dict[str, tuple] = {}
     rows = 0
@@ -239,7 +272,9 @@ def _merge(parts: list[Path], path: Path, settings: dict) -> None:
             rows += len(episode["terminals"])
     with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
         for name, shape in shapes.items():
-            header = np.lib.format.header_data_from_array_1_0(np.empty((0, *shape), _ROW_TYPES[name]))
+            header = np.lib.format.header_data_from_array_1_0(
+                np.empty((0, *shape), _ROW_TYPES[name])
+            )
             header["shape"] = (rows, *shape)
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array_header_1_0(member, header)
@@ -247,7 +282,9 @@ def _merge(parts: list[Path], path: Path, settings: dict) -> None:
                     with np.load(part) as episode:
                         member.write(episode[name].tobytes())
         with archive.open(zipfile.ZipInfo("collection.npy"), "w") as member:
-            np.lib.format.write_array(member, np.array(json.dumps(settings)), allow_pickle=False)
+            np.lib.format.write_array(
+                member, np.array(json.dumps(settings)), allow_pickle=False
+            )
     os.replace(temporary, path)
 
 
@@ -273,31 +310,40 @@ def _run_workers(
             bar.update(future.result())
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process died (often for lack of memory: try fewer --workers); the finished episodes "
-            "are kept, run the same command again to go on"
+            "a worker process died (often for lack of memory: try fewer --workers); the"
+            " finished episodes are kept, run the same command again to go on"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _is_there(outputs: tuple[Path, Path], settings: dict) -> bool:
-    """Whether these settings made both files already. Raises UserError if another file is in their place."""
+    """Whether these settings made both files already. Raises UserError if another file is in
+    their place.
+    """
     present = [output for output in outputs if output.exists()]
     for output in present:
         found = collection_settings(output)
         if found != settings:
             why = _differences(found or {}, settings) or "from elsewhere"
-            raise UserError(f"--ogbench_dataset_dir: {output} is there already, {why}; give another folder, or --overwrite")
+            raise UserError(
+                f"--ogbench_dataset_dir: {output} is there already, {why}; give another folder,"
+                " or --overwrite"
+            )
     return len(present) == len(outputs)
 
 
 def _differences(found: dict, settings: dict) -> str:
-    """In what the settings of a file that was made here differ: 'transitions 20 there and 40 now'."""
+    """In what the settings of a file that was made here differ: 'transitions 20 there and 40
+    now'.
+    """
     names = [name for name in settings if name in found and found[name] != settings[name]]
     return ", ".join(f"{name} {found[name]} there and {settings[name]} now" for name in names)
 
 
-def _collect(job: _Job, folder: Path, transitions: int, workers: int, progress: bool, overwrite: bool) -> Path:
+def _collect(
+    job: _Job, folder: Path, transitions: int, workers: int, progress: bool, overwrite: bool
+) -> Path:
     versions = {name: importlib.metadata.version(name) for name in ("mujoco", "ogbench")}
     settings = asdict(job) | {"transitions": transitions} | versions
     path = folder / f"{job.dataset}-v0.npz"
@@ -312,7 +358,10 @@ def _collect(job: _Job, folder: Path, transitions: int, workers: int, progress: 
         if not overwrite and _is_there(outputs, settings):  # another process was faster
             return path
         parts.mkdir(exist_ok=True)
-        plans = [_episode_lengths(n, job.episode_steps) for n in (transitions, max(1, transitions // 10))]
+        plans = [
+            _episode_lengths(n, job.episode_steps)
+            for n in (transitions, max(1, transitions // 10))
+        ]
         tasks = [
             (parts / f"{split}-{index}-{steps}.npz", split, index, steps)
             for split, lengths in enumerate(plans)
@@ -337,9 +386,15 @@ def _collect(job: _Job, folder: Path, transitions: int, workers: int, progress: 
     return path
 
 
-def _checked(job: _Job, folder: Path | str, transitions: int, workers: int | None, **kwargs) -> Path:
+def _checked(
+    job: _Job, folder: Path | str, transitions: int, workers: int | None, **kwargs
+) -> Path:
     workers = (os.cpu_count() or 1) if workers is None else workers
-    counts = {"transitions": transitions, "workers": workers, "episode_steps": job.episode_steps}
+    counts = {
+        "transitions": transitions,
+        "workers": workers,
+        "episode_steps": job.episode_steps,
+    }
     for flag, value in counts.items():
         if value <= 0:
             raise UserError(f"--{flag} must be positive, not {value}")
@@ -349,12 +404,17 @@ def _checked(job: _Job, folder: Path | str, transitions: int, workers: int | Non
     try:
         return _collect(job, folder, transitions, workers, **kwargs)
     except OSError as error:
-        raise UserError(f"--ogbench_dataset_dir: cannot write to {folder} ({error.strerror or error})") from error
+        raise UserError(
+            f"--ogbench_dataset_dir: cannot write to {folder} ({error.strerror or error})"
+        ) from error
 
 
 def _ogbench_dataset(env_name: str) -> str:
     if is_user_env(env_name):
-        raise UserError(f"--env_name: data can be made for OGBench alone; {env_name} needs --dataset=FILE.npz")
+        raise UserError(
+            f"--env_name: data can be made for OGBench alone; {env_name} needs"
+            " --dataset=FILE.npz"
+        )
     return dataset_name(env_name)
 
 
@@ -368,22 +428,25 @@ def collect(
     overwrite: bool = False,
     episode_steps: int | None = None,
 ) -> Path:
-    """Collect '<path_dir>/<dataset>-v0.npz' with OGBench's oracles, and a tenth as much into '-val.npz'.
+    """Collect '<path_dir>/<dataset>-v0.npz' with OGBench's oracles, and a tenth as much into
+    '-val.npz'.
 
-    `env_name` is a task, a domain or a dataset name; its last part ('play', 'noisy', 'navigate') chooses
-    the oracle. `workers` processes (default: one per core) share the episodes; the result depends on `seed`
-    alone. A file made with the same settings is kept. Raises UserError where OGBench has no oracle, the
-    folder cannot be written, another file is in the way or a worker dies (the same call then goes on).
+    `env_name` is a task, a domain or a dataset name; its last part ('play', 'noisy',
+    'navigate') chooses the oracle. `workers` processes (default: one per core) share the
+    episodes; the result depends on `seed` alone. A file made with the same settings is kept.
+    Raises UserError where OGBench has no oracle, the folder cannot be written, another file is
+    in the way or a worker dies (the same call then goes on).
     """
     dataset = _ogbench_dataset(env_name)
     kind = dataset.rpartition("-")[2]
     if not has_oracle(dataset):
         raise UserError(
-            f"--env_name: {dataset} cannot be made here, it needs OGBench's expert policies; download "
-            f"{dataset}-v0.npz and give its folder as --ogbench_dataset_dir"
+            f"--env_name: {dataset} cannot be made here, it needs OGBench's expert policies;"
+            f" download {dataset}-v0.npz and give its folder as --ogbench_dataset_dir"
         )
     if episode_steps is None:
-        episode_steps = 2000 if dataset.startswith("pointmaze-giant") else 1000  # as OGBench's own datasets
+        # as OGBench's own datasets
+        episode_steps = 2000 if dataset.startswith("pointmaze-giant") else 1000
     job = _Job(dataset, kind, episode_steps, seed)
     return _checked(job, path_dir, transitions, workers, progress=progress, overwrite=overwrite)
 
@@ -398,6 +461,8 @@ def random_data(
     progress: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """The same files from random actions, for any OGBench environment: to try programs, not to learn."""
+    """The same files from random actions, for any OGBench environment: to try programs, not to
+    learn.
+    """
     job = _Job(_ogbench_dataset(env_name), "random", episode_steps, seed)
     return _checked(job, path_dir, transitions, workers, progress=progress, overwrite=overwrite)

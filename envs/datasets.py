@@ -1,4 +1,6 @@
-"""Offline datasets in a compact layout: every observation once, the next observation in the next row."""
+"""Offline datasets in a compact layout: every observation once, the next observation in the
+next row.
+"""
 
 import contextlib
 import hashlib
@@ -33,17 +35,20 @@ _BLOCK = 1_000_000  # rows whose rewards are computed at a time
 
 
 def find_dataset(env_name: str, dataset_dir: Path | str = DATASET_DIR) -> Path:
-    """The npz file, or the folder of shards, that holds a task's dataset; downloaded if it is not there.
+    """The npz file, or the folder of shards, that holds a task's dataset; downloaded if it is
+    not there.
 
-    Shards ('cube-triple-play-v0-000.npz', ...) lie in '<dataset>-100m-v0' or in `dataset_dir` itself.
-    Raises UserError with what to do if the dataset is neither there nor to be had.
+    Shards ('cube-triple-play-v0-000.npz', ...) lie in '<dataset>-100m-v0' or in `dataset_dir`
+    itself. Raises UserError with what to do if the dataset is neither there nor to be had.
     """
     if is_user_env(env_name):
         raise UserError(f"--dataset: {env_name} needs its data as --dataset=FILE.npz")
     name = dataset_name(env_name)
     folder = Path(dataset_dir).expanduser()
     if folder.is_file():
-        raise UserError(f"--ogbench_dataset_dir: {folder} is a file; give its folder, or --dataset={folder}")
+        raise UserError(
+            f"--ogbench_dataset_dir: {folder} is a file; give its folder, or --dataset={folder}"
+        )
     return stored_dataset(name, folder) or fetch_dataset(name, folder)
 
 
@@ -58,8 +63,12 @@ def stored_dataset(name: str, folder: Path) -> Path | None:
     return single if single.exists() else None
 
 
-def dataset_files(env_name: str, dataset_dir: Path | str, dataset_path: Path | str | None) -> list[Path]:
-    """The files that `load_dataset` would read, without downloading any; none where the data is not there."""
+def dataset_files(
+    env_name: str, dataset_dir: Path | str, dataset_path: Path | str | None
+) -> list[Path]:
+    """The files that `load_dataset` would read, without downloading any; none where the data is
+    not there.
+    """
     source: Path | None
     if dataset_path is not None:
         source = Path(dataset_path).expanduser()
@@ -72,7 +81,11 @@ def dataset_files(env_name: str, dataset_dir: Path | str, dataset_path: Path | s
     if not source.is_dir():
         return [source]
     minari = own_data.minari_file(source)
-    return [minari] if minari else sorted(path for path in source.iterdir() if path.suffix in own_data.SUFFIXES)
+    return (
+        [minari]
+        if minari
+        else sorted(path for path in source.iterdir() if path.suffix in own_data.SUFFIXES)
+    )
 
 
 def published_transitions(env_name: str) -> int:
@@ -82,13 +95,17 @@ def published_transitions(env_name: str) -> int:
 
 
 def _pattern(name: str, folder: Path) -> str:
-    """Every file of a folder that bears the dataset's name is a shard; elsewhere the numbered ones are."""
+    """Every file of a folder that bears the dataset's name is a shard; elsewhere the numbered
+    ones are.
+    """
     return "*.npz" if folder.name.startswith(f"{name}-") else f"{name}-*[0-9][0-9][0-9].npz"
 
 
 def _shards(folder: Path, pattern: str, limit: int | None = None) -> list[Path]:
     """The training shards in a folder, in order."""
-    return sorted(path for path in folder.glob(pattern) if not path.name.endswith("-val.npz"))[:limit]
+    return sorted(path for path in folder.glob(pattern) if not path.name.endswith("-val.npz"))[
+        :limit
+    ]
 
 
 def _how_to_get(name: str, folder: Path) -> str:
@@ -104,8 +121,8 @@ def _how_to_get(name: str, folder: Path) -> str:
     else:
         source = f"{HOSTS[0]}/{name}-v0.npz to {folder}"
     return (
-        f"{missing}, and scripts/make_data.py cannot make it (that takes OGBench's expert policies); "
-        f"fetch it where there is a network: {fetch}, or bring {source}"
+        f"{missing}, and scripts/make_data.py cannot make it (that takes OGBench's expert"
+        f" policies); fetch it where there is a network: {fetch}, or bring {source}"
     )
 
 
@@ -199,10 +216,11 @@ def load_dataset(
     action_scale: float = 1.0,
     environment: bool = True,
 ) -> dict[str, np.ndarray]:
-    """Load the data of one task, labelled with the task's rewards by OGBench itself, or a user's own.
+    """Load the data of one task, labelled with the task's rewards by OGBench itself, or a
+    user's own.
 
-    R rows hold N transitions; transition n starts in row rows[n] and ends in the row after it. A trajectory's
-    last row is its final state, in which no transition starts.
+    R rows hold N transitions; transition n starts in row rows[n] and ends in the row after it.
+    A trajectory's last row is its final state, in which no transition starts.
 
     Args:
         env_name: the task, or a user's 'module:EnvId'.
@@ -216,9 +234,9 @@ def load_dataset(
         environment: False where own data may be used though its environment cannot be made.
 
     Returns:
-        observations [R, O] and actions [R, A] (float32, actions within ±(1 - 1e-5)), rewards [R], masks [R]
-        (0 where the task ended), terminals [R] (1 where the trajectory's last transition starts) and rows [N].
-        Shards come as read-only memory maps.
+        observations [R, O] and actions [R, A] (float32, actions within ±(1 - 1e-5)), rewards
+        [R], masks [R] (0 where the task ended), terminals [R] (1 where the trajectory's last
+        transition starts) and rows [N]. Shards come as read-only memory maps.
 
     Raises:
         UserError: the data is missing, or does not fit.
@@ -248,29 +266,40 @@ def load_dataset(
 
 
 def _environment(env_name: str, required: bool) -> SeededEnv | None:
-    """The environment that the data is checked against; None where it cannot be made and need not be."""
+    """The environment that the data is checked against; None where it cannot be made and need
+    not be.
+    """
     try:
         return make_env(env_name)
     except UserError as error:
         if required or not is_user_env(env_name):
             raise
-        warn(f"the data is not checked against its environment, and nothing is evaluated ({error})")
+        warn(
+            "the data is not checked against its environment, and nothing is evaluated"
+            f" ({error})"
+        )
         return None
 
 
 def _refuse_own_settings(env_name: str, dataset_layout: str, action_scale: float) -> None:
     if dataset_layout != "auto":
-        raise UserError(f"--dataset_layout={dataset_layout}: it is for own data; that of {env_name} is always ogbench")
+        raise UserError(
+            f"--dataset_layout={dataset_layout}: it is for own data; that of {env_name} is"
+            " always ogbench"
+        )
     if action_scale != 1:
-        raise UserError(f"--action_scale={action_scale}: it is for own data; the actions of {env_name} have none")
+        raise UserError(
+            f"--action_scale={action_scale}: it is for own data; the actions of {env_name} have"
+            " none"
+        )
 
 
 def _sparse(rewards: np.ndarray, where: str) -> np.ndarray:
-    """-1 for every reward but 0; raises UserError where that would turn a reward into a cost."""
+    """-1 for every reward but 0; raises UserError if that made a reward a cost."""
     if (rewards > 0).any():
         raise UserError(
-            f"--sparse: {where} has rewards up to {rewards.max():g}, and --sparse makes every reward but 0 a -1; "
-            "leave it out, or store rewards of at most 0"
+            f"--sparse: {where} has rewards up to {rewards.max():g}, and --sparse makes every"
+            " reward but 0 a -1; leave it out, or store rewards of at most 0"
         )
     return np.where(rewards == 0, np.float32(0), np.float32(-1))
 
@@ -278,10 +307,13 @@ def _sparse(rewards: np.ndarray, where: str) -> np.ndarray:
 # ---------------------------------------------------------------- reading
 
 
-def _read(source: Path, env_name: str, split: str, flag: str, named: bool) -> tuple[Arrays, Path]:
+def _read(
+    source: Path, env_name: str, split: str, flag: str, named: bool
+) -> tuple[Arrays, Path]:
     """The arrays of OGBench's file or folder of shards, and the path to name in complaints.
 
-    A folder the user `named` is used whole; of one that was looked up, the shards that the paper uses.
+    A folder the user `named` is used whole; of one that was looked up, the shards that the
+    paper uses.
     """
     needed = ["observations", "actions", "terminals", "qpos"]
     needed += ["button_states"] * env_name.startswith(("scene", "puzzle"))
@@ -289,7 +321,11 @@ def _read(source: Path, env_name: str, split: str, flag: str, named: bool) -> tu
         path = source if split == "train" else source.with_name(f"{source.stem}-val.npz")
         return _read_file(path, needed, flag), path
     name = dataset_name(env_name)
-    shards = _shards(source, "*.npz") if named else _shards(source, _pattern(name, source), SHARDS.get(name))
+    shards = (
+        _shards(source, "*.npz")
+        if named
+        else _shards(source, _pattern(name, source), SHARDS.get(name))
+    )
     if not shards:
         raise UserError(f"{flag}: {source} holds no npz files of {env_name}")
     if split != "train":
@@ -302,7 +338,9 @@ def _read(source: Path, env_name: str, split: str, flag: str, named: bool) -> tu
             raw["terminals"][-1] = 1  # a trajectory does not go on in the next file
             yield raw
 
-    folder = _arrays_folder(shards, lambda folder: _write_shards(shards, rows(), folder, flag), flag)
+    folder = _arrays_folder(
+        shards, lambda folder: _write_shards(shards, rows(), folder, flag), flag
+    )
     return _mapped(folder), source
 
 
@@ -330,20 +368,23 @@ def _read_arrays(path: Path, needed: list[str], where: str, named: bool) -> Arra
 
 
 def _check_names(names: list[str], needed: list[str], where: str) -> None:
-    """Raise UserError where an OGBench file lacks an array, or holds one that would be ignored."""
+    """Raise UserError if an OGBench file lacks an array or holds one that nobody reads."""
     missing = [key for key in needed if key not in names]
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)}; it holds {', '.join(names)}")
     unread = [key for key in ("next_observations", "rewards", "masks") if key in names]
     if unread:
         raise UserError(
-            f"{where} holds {', '.join(unread)}, which is not read for OGBench's tasks: they label every "
-            "state themselves, and the next row is the next observation; remove it"
+            f"{where} holds {', '.join(unread)}, which is not read for OGBench's tasks: they"
+            " label every state themselves, and the next row is the next observation;"
+            " remove it"
         )
 
 
 def _read_own(source: Path, layout: str, action_scale: float, flag: str) -> Arrays:
-    """A user's own file, or folder of shards, as rows of the ogbench layout; says how it was read."""
+    """A user's own file, or folder of shards, as rows of the ogbench layout; says how it was
+    read.
+    """
     if source.is_dir() and not own_data.minari_file(source):
         return _map_own_shards(source, layout, action_scale, flag)
     arrays = own_data.read_checked(source, layout, action_scale, flag)
@@ -357,7 +398,9 @@ def _map_own_shards(source: Path, layout: str, action_scale: float, flag: str) -
     """A folder of own files, all of one layout, as memory maps."""
     files = sorted(path for path in source.iterdir() if path.suffix in own_data.SUFFIXES)
     if not files:
-        raise UserError(f"{flag}: {source} holds no npz or HDF5 files, and is no Minari dataset")
+        raise UserError(
+            f"{flag}: {source} holds no npz or HDF5 files, and is no Minari dataset"
+        )
 
     def write(folder: Path) -> None:
         shards = (own_data.read_checked(path, layout, action_scale, flag) for path in files)
@@ -382,8 +425,12 @@ def _map_own_shards(source: Path, layout: str, action_scale: float, flag: str) -
 # ---------------------------------------------------------------- shards as memory maps
 
 
-def _arrays_folder(shards: list[Path], write: Callable[[Path], None], flag: str, key: tuple = ()) -> Path:
-    """The folder of plain arrays beside shards, which `write` fills the first time; `key` is what they depend on besides."""
+def _arrays_folder(
+    shards: list[Path], write: Callable[[Path], None], flag: str, key: tuple = ()
+) -> Path:
+    """The folder of plain arrays beside shards, which `write` fills the first time; `key` is
+    what they depend on besides.
+    """
     identity = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
     digest = hashlib.sha256(repr([*identity, *key]).encode()).hexdigest()[:8]
     folder = shards[0].parent / f"arrays-{digest}"
@@ -396,22 +443,32 @@ def _arrays_folder(shards: list[Path], write: Callable[[Path], None], flag: str,
                 write(temporary)
                 os.replace(temporary, folder)
             except OSError as error:
-                raise UserError(f"{flag}: cannot write {folder} ({error.strerror or error})") from error
+                raise UserError(
+                    f"{flag}: cannot write {folder} ({error.strerror or error})"
+                ) from error
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
 def _write_shards(shards: list[Path], rows: Iterator[Arrays], folder: Path, flag: str) -> None:
-    """Write the shards' rows one after the other into one .npy for each key, with one shard in memory at a time."""
+    """Write the shards' rows one after the other into one .npy for each key, with one shard in
+    memory at a time.
+    """
     with contextlib.ExitStack() as stack:
         files: dict[str, ArrayFile] = {}
         for path, arrays in zip(shards, rows, strict=True):
             for key in arrays if not files else ():
                 files[key] = stack.enter_context(ArrayFile(folder / f"{key}.npy", arrays[key]))
             for key in arrays.keys() | files.keys():
-                if key not in arrays or key not in files or arrays[key].shape[1:] != files[key].columns:
-                    raise UserError(f"{flag}: {path} and {shards[0].name} do not hold the same {key}")
+                if (
+                    key not in arrays
+                    or key not in files
+                    or arrays[key].shape[1:] != files[key].columns
+                ):
+                    raise UserError(
+                        f"{flag}: {path} and {shards[0].name} do not hold the same {key}"
+                    )
                 files[key].append(arrays[key])
 
 
@@ -422,9 +479,14 @@ def _mapped(folder: Path) -> Arrays:
 # ---------------------------------------------------------------- belonging to the task
 
 
-def _check_belongs(raw: dict[str, np.ndarray], env: SeededEnv, env_name: str, where: str) -> None:
+def _check_belongs(
+    raw: dict[str, np.ndarray], env: SeededEnv, env_name: str, where: str
+) -> None:
     """The widths are those of this environment, and a maze's positions lie in its corridors."""
-    expected = {"observations": env.observation_space.shape[0], "actions": env.action_space.shape[0]}
+    expected = {
+        "observations": env.observation_space.shape[0],
+        "actions": env.action_space.shape[0],
+    }
     if not is_user_env(env_name):
         world = env.unwrapped
         expected["qpos"] = (world._model if is_manipulation(env_name) else world.model).nq
@@ -433,18 +495,25 @@ def _check_belongs(raw: dict[str, np.ndarray], env: SeededEnv, env_name: str, wh
     for key, width in expected.items():
         if raw[key].shape[1] != width:
             raise UserError(
-                f"{where} is a dataset of another environment: its {key} have {raw[key].shape[1]} columns, "
-                f"those of {env_name} {width}"
+                f"{where} is a dataset of another environment: its {key} have"
+                f" {raw[key].shape[1]} columns, those of {env_name} {width}"
             )
     if hasattr(env.unwrapped, "maze_map"):
         maze = env.unwrapped
-        cells = np.array([maze.xy_to_ij(xy) for xy in raw["qpos"][:: max(1, len(raw["qpos"]) // 1000), :2]])
+        cells = np.array(
+            [maze.xy_to_ij(xy) for xy in raw["qpos"][:: max(1, len(raw["qpos"]) // 1000), :2]]
+        )
         inside = np.all((cells >= 0) & (cells < maze.maze_map.shape), axis=1)
         if not np.all(inside) or np.mean(maze.maze_map[tuple(cells.T)]) > 0.05:
-            raise UserError(f"{where} is a dataset of another maze: its positions lie in the walls of {env_name}")
+            raise UserError(
+                f"{where} is a dataset of another maze: its positions lie in the walls of"
+                f" {env_name}"
+            )
 
 
-def _label(env: SeededEnv, env_name: str, raw: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _label(
+    env: SeededEnv, env_name: str, raw: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """Rewards [R] and masks [R] of the task, by OGBench's own function."""
     from ogbench.relabel_utils import relabel_dataset
 
@@ -452,19 +521,30 @@ def _label(env: SeededEnv, env_name: str, raw: dict[str, np.ndarray]) -> tuple[n
     rewards, masks = np.empty(size, np.float32), np.empty(size, np.float32)
     for start in range(0, size, _BLOCK):
         block: dict[str, np.ndarray] = {
-            key: raw[key][start : start + _BLOCK] for key in ("qpos", "button_states") if key in raw
+            key: raw[key][start : start + _BLOCK]
+            for key in ("qpos", "button_states")
+            if key in raw
         }
         relabel_dataset(world_name(env_name), env, block)
-        rewards[start : start + _BLOCK], masks[start : start + _BLOCK] = block["rewards"], block["masks"]
+        rewards[start : start + _BLOCK], masks[start : start + _BLOCK] = (
+            block["rewards"],
+            block["masks"],
+        )
     return rewards, masks
 
 
-def _compact(raw: dict[str, np.ndarray], proportion: float, where: str) -> dict[str, np.ndarray]:
-    """The layout that `load_dataset` returns; observations and actions are the arrays given, or views of them."""
+def _compact(
+    raw: dict[str, np.ndarray], proportion: float, where: str
+) -> dict[str, np.ndarray]:
+    """The layout that `load_dataset` returns; observations and actions are the arrays given, or
+    views of them.
+    """
     final = np.asarray(raw["terminals"]) > 0
     final[-1:] = True
     rows = np.flatnonzero(~final)
-    rows = rows[: max(1, int(len(rows) * proportion))].astype(np.int32 if len(final) < 2**31 else np.int64)
+    rows = rows[: max(1, int(len(rows) * proportion))].astype(
+        np.int32 if len(final) < 2**31 else np.int64
+    )
     if len(rows) == 0:
         raise UserError(f"{where} holds no transition: every row ends a trajectory")
     kept = int(rows[-1]) + 2

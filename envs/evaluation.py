@@ -1,4 +1,6 @@
-"""Seeded evaluation in worker processes: the number of workers changes nothing but the time it takes."""
+"""Seeded evaluation in worker processes: the number of workers changes nothing but the time it
+takes.
+"""
 
 import time
 from collections.abc import Callable
@@ -10,8 +12,8 @@ from envs.workers import ChunkResult, EnvWorkers, WorkerError
 from utils.errors import RunError
 from utils.progress import Counter
 
-# (observations [S,O] float32, keys [S,3] uint32: seed, episode, chunk index) -> actions [S,H*A] or [S,H,A].
-# Row i may depend on nothing but row i of the arguments: noise comes from its key.
+# (observations [S,O] float32, keys [S,3] uint32: seed, episode, chunk index) -> actions [S,H*A]
+# or [S,H,A]. Row i may depend on nothing but row i of the arguments: noise comes from its key.
 Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # (observations [S,O], actions [S,D] of the policy) -> what a critic expects of them [S].
 Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -79,14 +81,17 @@ def evaluate(
     first_episode: int = 0,
     progress: bool = True,
 ) -> EvalResult:
-    """Runs episodes first_episode .. first_episode+episodes-1, episode e in slot e % S, chunks open loop.
+    """Runs episodes first_episode .. first_episode+episodes-1, episode e in slot e % S, chunks
+    open loop.
 
-    One policy call per round for all S slots; slots without an episode keep their last row, so that the
-    batch, and with it every rounding, is the same for any number of workers and of remaining episodes.
+    One policy call per round for all S slots; slots without an episode keep their last row, so
+    that the batch, and with it every rounding, is the same for any number of workers and of
+    remaining episodes.
 
     Args:
         policy: see Policy; its actions are clipped to [-1,1] here.
-        seed: of the whole evaluation: with the episode's number it decides start, goal and policy noise.
+        seed: of the whole evaluation: with the episode's number it decides start, goal and
+            policy noise.
         chunk_length: H, steps per policy call.
         action_dim: A.
         discount: for the discounted returns.
@@ -112,11 +117,15 @@ def evaluate(
             bar.update(rows.run(active, np.clip(chunks, -1.0, 1.0)))
     taken = time.perf_counter() - start
     outcomes = rows.outcomes()
-    return EvalResult(**outcomes, policy_calls=policy_calls, policy_rows=policy_rows, seconds=taken)
+    return EvalResult(
+        **outcomes, policy_calls=policy_calls, policy_rows=policy_rows, seconds=taken
+    )
 
 
 class _Rows:
-    """The S rows of the policy's batch: which episode each slot is in, and what the episodes gave."""
+    """The S rows of the policy's batch: which episode each slot is in, and what the episodes
+    gave.
+    """
 
     def __init__(self, workers: EnvWorkers, seed: int, episodes: range, discount: float):
         self._workers = workers
@@ -124,7 +133,9 @@ class _Rows:
         self._first = episodes.start
         self._discount = discount
         slots = range(workers.slots)
-        self._waiting = {slot: [e for e in episodes if e % workers.slots == slot] for slot in slots}
+        self._waiting = {
+            slot: [e for e in episodes if e % workers.slots == slot] for slot in slots
+        }
         self._active: list[int] = []
         self.observations = np.zeros((0, 0), np.float32)  # [S,O] once O is known
         self.keys = np.zeros((workers.slots, 3), np.uint32)
@@ -139,14 +150,18 @@ class _Rows:
 
     def start_episodes(self) -> list[int]:
         """Gives idle slots their next episode -> the slots that have one."""
-        fresh = [slot for slot, left in self._waiting.items() if left and slot not in self._active]
+        fresh = [
+            slot for slot, left in self._waiting.items() if left and slot not in self._active
+        ]
         if fresh:
             for slot in fresh:
                 self.keys[slot] = (self._seed, self._waiting[slot].pop(0), 0)
             seeds = [reset_seed(self._seed, int(self.keys[slot, 1])) for slot in fresh]
             observations = self._workers.reset(fresh, seeds)
             if not self.observations.size:
-                self.observations = np.zeros((self._workers.slots, observations.shape[1]), np.float32)
+                self.observations = np.zeros(
+                    (self._workers.slots, observations.shape[1]), np.float32
+                )
             self.observations[fresh] = observations
             self._active = sorted(self._active + fresh)
         return list(self._active)
@@ -157,7 +172,9 @@ class _Rows:
         for slot, result in zip(active, self._workers.run_chunks(active, chunks), strict=True):
             episode = int(self.keys[slot, 1]) - self._first
             self._check(result, slot, episode)
-            powers = self._discount ** (self.outcome["lengths"][episode] + np.arange(result.length))
+            powers = self._discount ** (
+                self.outcome["lengths"][episode] + np.arange(result.length)
+            )
             self.outcome["returns"][episode] += result.rewards.sum()
             self.outcome["discounted_returns"][episode] += (powers * result.rewards).sum()
             self.outcome["lengths"][episode] += result.length

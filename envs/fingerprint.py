@@ -1,4 +1,6 @@
-"""What a dataset holds, as a CRC-32 over all its bytes, remembered while its files stay as they are."""
+"""What a dataset holds, as a CRC-32 over all its bytes, remembered while its files stay as they
+are.
+"""
 
 import contextlib
 import hashlib
@@ -46,25 +48,33 @@ def _crc(dataset: dict[str, np.ndarray], names: tuple[str, ...]) -> str:
     return f"{crc:08x}"
 
 
-def remembered(files: Sequence[Path], settings: dict[str, Any], load: Callable[[], dict[str, np.ndarray]]) -> Fingerprint:
+def remembered(
+    files: Sequence[Path], settings: dict[str, Any], load: Callable[[], dict[str, np.ndarray]]
+) -> Fingerprint:
     """The fingerprint of what `load` gives, which is called unless the fingerprint is known.
 
     Args:
-        files: what the dataset is read from; each is known by its size, time of change and inode.
+        files: what the dataset is read from; each is known by its size, time of change and
+            inode.
         settings: what the dataset depends on besides, as JSON values.
         load: gives the compact dataset.
     """
     stats = [file.stat() for file in files]
     identity = [(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
     versions = [READER, importlib.metadata.version("ogbench")]
-    key = hashlib.sha256(json.dumps([identity, settings, versions], sort_keys=True).encode()).hexdigest()[:24]
+    key = hashlib.sha256(
+        json.dumps([identity, settings, versions], sort_keys=True).encode()
+    ).hexdigest()[:24]
     place = _folder() / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
         return Fingerprint(**json.loads(place.read_text()))
     found = fingerprint(load())
     settled = all(time.time() - stat.st_mtime > SETTLED_SECONDS for stat in stats)
-    if settled and identity == [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in (f.stat() for f in files)]:
-        with contextlib.suppress(OSError):  # a home that cannot be written costs the time of reading, no more
+    if settled and identity == [
+        (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in (f.stat() for f in files)
+    ]:
+        # a home that cannot be written costs the time of reading, no more
+        with contextlib.suppress(OSError):
             _write(place, found)
     return found
 

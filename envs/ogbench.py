@@ -1,4 +1,6 @@
-"""Gymnasium environments whose episodes a seed repeats exactly: OGBench's single tasks and a user's own."""
+"""Gymnasium environments whose episodes a seed repeats exactly: OGBench's single tasks and a
+user's own.
+"""
 
 import contextlib
 import functools
@@ -24,7 +26,9 @@ _State = dict[str, Any] | tuple[Any, ...]  # of NumPy's legacy generators
 
 @contextlib.contextmanager
 def _numpy_state(state: _State) -> Iterator[list[_State]]:
-    """Run with this state in NumPy's global generator; yields a list that holds the state after the block."""
+    """Run with this state in NumPy's global generator; yields a list that holds the state after
+    the block.
+    """
     outer = np.random.get_state()
     np.random.set_state(state)
     after = [state]
@@ -42,11 +46,11 @@ def _fresh_state() -> _State:
 class SeededEnv(gymnasium.Wrapper):
     """An environment that `reset(seed)` and the actions since determine to the bit.
 
-    OGBench draws from three generators: the environment's, its action space's and NumPy's global one.
-    `reset(seed)` seeds all three, and the global one is this environment's own copy while it runs, so that
-    other environments and callers in the process neither disturb it nor are disturbed. Observations are
-    float32 [O]; actions [A] are clipped to the action space. An observation or a reward that
-    cannot be used raises EnvFault.
+    OGBench draws from three generators: the environment's, its action space's and NumPy's
+    global one. `reset(seed)` seeds all three, and the global one is this environment's own copy
+    while it runs, so that other environments and callers in the process neither disturb it nor
+    are disturbed. Observations are float32 [O]; actions [A] are clipped to the action space. An
+    observation or a reward that cannot be used raises EnvFault.
 
     Args:
         env: the environment.
@@ -95,13 +99,19 @@ class SeededEnv(gymnasium.Wrapper):
 
 
 def _import_simulator(film: bool, arm: bool) -> None:
-    """Import MuJoCo and OGBench; without filming no OpenGL library is touched, so none needs to work."""
+    """Import MuJoCo and OGBench; without filming no OpenGL library is touched, so none needs to
+    work.
+    """
     users = os.environ.get("MUJOCO_GL")
     os.environ["MUJOCO_GL"] = (users or "egl") if film else "disabled"
     try:
         importlib.import_module("ogbench")
-        importlib.import_module("ogbench.manipspace.envs.manipspace_env" if arm else "ogbench.locomaze.maze")
-    finally:  # MuJoCo reads the variable at import; a child process that films must see the user's own value
+        importlib.import_module(
+            "ogbench.manipspace.envs.manipspace_env" if arm else "ogbench.locomaze.maze"
+        )
+    # MuJoCo reads the variable at import; a child process that films must see the user's own
+    # value
+    finally:
         if users is None:
             del os.environ["MUJOCO_GL"]
         else:
@@ -109,19 +119,24 @@ def _import_simulator(film: bool, arm: bool) -> None:
 
 
 def _cache_action_space() -> None:
-    """Make the arm seedable: OGBench builds a new action space, seeded by the operating system, at each access,
-    and samples it inside reset. Build it once per environment."""
+    """Make the arm seedable: OGBench builds a new action space, seeded by the operating system,
+    at each access, and samples it inside reset. Build it once per environment.
+    """
     from ogbench.manipspace.envs.manipspace_env import ManipSpaceEnv
 
     space = ManipSpaceEnv.__dict__["action_space"]
     if isinstance(space, property):
-        cached: functools.cached_property = functools.cached_property(lambda env: space.__get__(env))
+        cached: functools.cached_property = functools.cached_property(
+            lambda env: space.__get__(env)
+        )
         cached.__set_name__(ManipSpaceEnv, "action_space")
         ManipSpaceEnv.action_space = cached
 
 
 def make_raw(env_id: str, film: bool = False, **kwargs) -> gymnasium.Env:
-    """An OGBench environment by its Gymnasium id, quiet and seedable, without the `SeededEnv` around it."""
+    """An OGBench environment by its Gymnasium id, quiet and seedable, without the `SeededEnv`
+    around it.
+    """
     arm = is_manipulation(env_id)
     _import_simulator(film, arm)
     if arm:
@@ -131,7 +146,8 @@ def make_raw(env_id: str, film: bool = False, **kwargs) -> gymnasium.Env:
         env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
         env.action_space  # noqa: B018  built here, where its warning is silenced
     xml = Path(getattr(env.unwrapped, "fullpath", ""))
-    if xml.parent == Path(tempfile.gettempdir()):  # OGBench's mazes leave their model file behind
+    # OGBench's mazes leave their model file behind
+    if xml.parent == Path(tempfile.gettempdir()):
         xml.unlink(missing_ok=True)
     return env
 
@@ -142,14 +158,19 @@ def _make_users(env_name: str, film: bool) -> gymnasium.Env:
         env = gymnasium.make(env_name, **({"render_mode": "rgb_array"} if film else {}))
     except Exception as error:  # whatever the user's module raises is the user's to read
         reason = str(error).partition("\n")[0]
-        raise UserError(f"--env_name: {env_name} cannot be made ({type(error).__name__}: {reason})") from error
+        raise UserError(
+            f"--env_name: {env_name} cannot be made ({type(error).__name__}: {reason})"
+        ) from error
     for kind, space in (("observation", env.observation_space), ("action", env.action_space)):
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
-            raise UserError(f"--env_name: {env_name} has the {kind} space {space}; only one-dimensional Box spaces work")
+            raise UserError(
+                f"--env_name: {env_name} has the {kind} space {space}; only one-dimensional Box"
+                " spaces work"
+            )
     if not (np.all(env.action_space.low == -1) and np.all(env.action_space.high == 1)):
         raise UserError(
-            f"--env_name: the actions of {env_name} are not bounded by -1 and 1; register it with "
-            "gymnasium.wrappers.RescaleAction(env, -1, 1) around it"
+            f"--env_name: the actions of {env_name} are not bounded by -1 and 1; register it"
+            " with gymnasium.wrappers.RescaleAction(env, -1, 1) around it"
         )
     return env
 
@@ -167,8 +188,8 @@ def make_env(env_name: str, film: bool = False) -> SeededEnv:
     """Make one single task, or a user's 'module:EnvId'.
 
     A user's environment without a TimeLimit has its episodes truncated at EPISODE_LIMIT steps.
-    `film` says that `render()` will be called: OpenGL then comes from MUJOCO_GL, or else EGL. Raises
-    UserError if the name is unknown or the environment cannot be made.
+    `film` says that `render()` will be called: OpenGL then comes from MUJOCO_GL, or else EGL.
+    Raises UserError if the name is unknown or the environment cannot be made.
     """
     if is_user_env(env_name):
         env = _make_users(env_name, film)

@@ -1,7 +1,8 @@
-"""A user's own data: npz, HDF5 and Minari files in one of two layouts, as rows of the compact layout.
+"""A user's own data: npz, HDF5 and Minari files in one of two layouts, as rows of the compact
+layout.
 
-ogbench   every state has a row, the last one of a trajectory too; terminals is 1 in that final row
-flat      every row is a transition (s, a, r); terminals is 1 in the last one (D4RL, FQL and most others)
+ogbench   every state has a row, a trajectory's last one too; terminals is 1 in that final row
+flat      every row is a transition (s, a, r); terminals is 1 in the last one (D4RL, FQL)
 
 `as_rows` turns both into the ogbench layout with masks.
 """
@@ -34,7 +35,9 @@ SUFFIXES = (".npz", ".hdf5", ".h5")
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How a file was read, and what of it is not used; counts are summed over the shards of a folder."""
+    """How a file was read, and what of it is not used; counts are summed over the shards of a
+    folder.
+    """
 
     layout: str = ""
     why: str = ""
@@ -46,17 +49,26 @@ class Reading:
     unread: int = 0
     """Final rows of the ogbench layout that hold a reward other than 0 or a mask of 0."""
     jumps: int = 0
-    """Rows whose next observation is not the next row's observation, though no trajectory ends there."""
+    """Rows whose next observation is not the next row's observation, though no trajectory ends
+    there.
+    """
     ended: int = 0
     """Transitions with mask 0, after which no value is bootstrapped."""
     clipped: int = 0
     """Numbers of actions beyond ±1, by less than a thousandth."""
     assumed_ends: int = 0
-    """Terminal rows that are taken to end the task, because the flat layout came without masks."""
+    """Terminal rows that are taken to end the task, because the flat layout came without masks.
+    """
 
     def __add__(self, other: "Reading") -> "Reading":
-        names = [field.name for field in dataclasses.fields(self) if field.name not in ("layout", "why")]
-        return dataclasses.replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
+        names = [
+            field.name
+            for field in dataclasses.fields(self)
+            if field.name not in ("layout", "why")
+        ]
+        return dataclasses.replace(
+            self, **{name: getattr(self, name) + getattr(other, name) for name in names}
+        )
 
     def announce(self, source: Path) -> None:
         """Say how a file or folder was read, and warn of what is not used."""
@@ -67,30 +79,36 @@ class Reading:
             warn(f"{place}: {line}")
 
     def losses(self) -> list[str]:
-        """One line for each kind of content that is not used, or used otherwise than a user may expect."""
+        """One line for each kind of content that is not used, or used otherwise than a user may
+        expect.
+        """
         lines = []
         if self.left_out:
             lines.append(
-                f"{self.left_out:,} transitions at a time limit are left out, because their next observation is not "
-                f"stored (their rewards sum to {self.rewards_left_out:g}); add next_observations to keep them"
+                f"{self.left_out:,} transitions at a time limit are left out, because their"
+                " next observation is not stored (their rewards sum to"
+                f" {self.rewards_left_out:g}); add next_observations to keep them"
             )
         if self.unread:
             lines.append(
-                f"{self.unread:,} final rows hold a reward other than 0 or a mask of 0, which is not read; "
-                "if they are transitions, give --dataset_layout=flat"
+                f"{self.unread:,} final rows hold a reward other than 0 or a mask of 0, which"
+                " is not read; if they are transitions, give --dataset_layout=flat"
             )
         if self.jumps:
             lines.append(
-                f"{self.jumps:,} next_observations differ from the next row's observation though no trajectory ends "
-                "there; each starts a new trajectory"
+                f"{self.jumps:,} next_observations differ from the next row's observation"
+                " though no trajectory ends there; each starts a new trajectory"
             )
         if self.assumed_ends:
             lines.append(
-                f"{self.assumed_ends:,} terminal rows are taken to end the task (mask 0), because there are no masks; "
-                "mark time limits in timeouts or truncations"
+                f"{self.assumed_ends:,} terminal rows are taken to end the task (mask 0),"
+                " because there are no masks; mark time limits in timeouts or truncations"
             )
         if self.ended == self.transitions > self.trajectories:
-            lines.append("the mask of every transition is 0, in the middle of trajectories too: are masks inverted?")
+            lines.append(
+                "the mask of every transition is 0, in the middle of trajectories too: are"
+                " masks inverted?"
+            )
         if self.clipped:
             lines.append(f"{self.clipped:,} numbers of actions just beyond ±1 are clipped")
         return lines
@@ -116,7 +134,8 @@ def total(readings: list[Reading]) -> Reading:
 def read_checked(path: Path, layout: str, action_scale: float, flag: str) -> Arrays:
     """The arrays of a file as float32, actions divided by `action_scale`.
 
-    Raises UserError for a file of another kind, for rows that nobody reads and for numbers that cannot be used.
+    Raises UserError for a file of another kind, for rows that nobody reads and for numbers that
+    cannot be used.
     """
     where = f"{flag}: {path}"
     arrays = _refuse_unknown(read_file(path, flag), where)
@@ -125,7 +144,10 @@ def read_checked(path: Path, layout: str, action_scale: float, flag: str) -> Arr
     arrays = checked(arrays, where, "correct it in the file")
     if action_scale != 1:
         arrays["actions"] = arrays["actions"] / np.float32(action_scale)
-    remedy = "where the environment is wrapped to rescale actions, --action_scale=2 divides them by 2"
+    remedy = (
+        "where the environment is wrapped to rescale actions, --action_scale=2 divides them"
+        " by 2"
+    )
     check_action_range(arrays["actions"], where, remedy)
     return arrays
 
@@ -138,7 +160,12 @@ def _fill_final_rows(arrays: Arrays) -> None:
     final = terminals > 0
     for name, value in (("actions", 0), ("rewards", 0), ("masks", 1)):
         array = arrays.get(name)
-        if array is not None and array.dtype.kind == "f" and array.ndim and len(array) == len(final):
+        if (
+            array is not None
+            and array.dtype.kind == "f"
+            and array.ndim
+            and len(array) == len(final)
+        ):
             rows = array[final]
             array[final] = np.where(np.isnan(rows), value, rows)
 
@@ -161,7 +188,9 @@ def read_file(path: Path, flag: str) -> Arrays:
     if start == b"\x89HDF\r\n\x1a\n":
         return _read_hdf5(path, where)
     if not start.startswith(b"PK"):
-        raise UserError(f"{where} is {_kind(start)}; give an npz file (numpy.savez) or an HDF5 file")
+        raise UserError(
+            f"{where} is {_kind(start)}; give an npz file (numpy.savez) or an HDF5 file"
+        )
     return _read_npz(path, where)
 
 
@@ -185,34 +214,42 @@ def _read_npz(path: Path, where: str) -> Arrays:
 
 
 def _member(file: Any, name: str, where: str) -> np.ndarray:
-    """One array of an npz file; raises UserError where it can only be stored as Python objects."""
+    """One array of an npz file; raises UserError if it is stored as Python objects."""
     try:
         return file[name]
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise
         raise UserError(
-            f"{where} holds {name} as Python objects (rows of unequal length?), which are never loaded; "
-            "store one array of numbers with a row for each step"
+            f"{where} holds {name} as Python objects (rows of unequal length?), which are never"
+            " loaded; store one array of numbers with a row for each step"
         ) from error
 
 
 def _wanted(names: list[str], where: str) -> list[str]:
-    """All names but those of a simulator's state; raises UserError where a needed one is missing."""
+    """All names but those of a simulator's state; raises UserError where a needed one is
+    missing.
+    """
     missing = [name for name in NEEDED if name not in names]
     if missing:
-        raise UserError(f"{where} lacks {', '.join(missing)}; it holds {', '.join(names) or 'nothing'}")
+        raise UserError(
+            f"{where} lacks {', '.join(missing)}; it holds {', '.join(names) or 'nothing'}"
+        )
     return [name for name in names if name not in SIMULATOR]
 
 
 def _refuse_unknown(arrays: Arrays, where: str) -> Arrays:
     """The arrays that are read; raises UserError for others that hold a value for each row."""
     rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
-    unknown = [name for name, array in arrays.items() if name not in READ and array.ndim and len(array) == rows]
+    unknown = [
+        name
+        for name, array in arrays.items()
+        if name not in READ and array.ndim and len(array) == rows
+    ]
     if unknown:
         raise UserError(
-            f"{where} holds {', '.join(unknown)} with a value for each row, which nobody reads; "
-            f"rename to one of {', '.join(READ)}, or remove it"
+            f"{where} holds {', '.join(unknown)} with a value for each row, which nobody reads;"
+            f" rename to one of {', '.join(READ)}, or remove it"
         )
     return {name: array for name, array in arrays.items() if name in READ}
 
@@ -227,40 +264,57 @@ def minari_file(path: Path) -> Path | None:
 
 
 def _read_hdf5(path: Path, where: str) -> Arrays:
-    """The arrays of an HDF5 file in D4RL's layout, or of Minari's episodes in the ogbench layout."""
+    """The arrays of an HDF5 file in D4RL's layout, or of Minari's episodes in the ogbench
+    layout.
+    """
     try:
         import h5py
     except ImportError as error:
-        raise UserError(f"{where} is an HDF5 file, which needs h5py: pip install '.[hdf5]'") from error
+        raise UserError(
+            f"{where} is an HDF5 file, which needs h5py: pip install '.[hdf5]'"
+        ) from error
     try:
         with h5py.File(path, "r") as file:
             if "episode_0" in file:
                 return _minari_rows(file, where)
             names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
-            groups = set(file) - set(names) - {"infos", "metadata"}  # D4RL's, with rows that nobody reads
+            # D4RL's, with rows that nobody reads
+            groups = set(file) - set(names) - {"infos", "metadata"}
             if groups:
-                raise UserError(f"{where} holds the group {', '.join(sorted(groups))}; only arrays are read")
+                raise UserError(
+                    f"{where} holds the group {', '.join(sorted(groups))}; only arrays are read"
+                )
             return {name: file[name][()] for name in _wanted(names, where)}
     except OSError as error:
         raise UserError(f"{where} is damaged ({error}); bring back an intact copy") from error
 
 
 def _minari_rows(file: Any, where: str) -> Arrays:
-    """Minari's episodes one after the other; each stores its final observation, hence the ogbench layout."""
+    """Minari's episodes one after the other; each stores its final observation, hence the
+    ogbench layout.
+    """
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*NEEDED, "masks")}
     for name in sorted(file, key=lambda name: int(name.removeprefix("episode_"))):
         episode = file[name]
         if not all(hasattr(episode[key], "shape") for key in ("observations", "actions")):
-            raise UserError(f"{where}: {name} stores observations or actions as a dictionary; only arrays are read")
+            raise UserError(
+                f"{where}: {name} stores observations or actions as a dictionary; only arrays"
+                " are read"
+            )
         steps = len(episode["actions"])
         if len(episode["observations"]) != steps + 1:
-            raise UserError(f"{where}: {name} holds {len(episode['observations'])} observations of {steps} steps")
+            raise UserError(
+                f"{where}: {name} holds {len(episode['observations'])} observations of {steps}"
+                " steps"
+            )
         final = np.zeros(steps + 1)
         final[-1] = 1
         parts["observations"].append(episode["observations"][()])
         parts["actions"].append(_with_final_row(episode["actions"][()], 0))
         parts["rewards"].append(_with_final_row(episode["rewards"][()], 0))
-        parts["masks"].append(_with_final_row(1 - episode["terminations"][()].astype(np.float32), 1))
+        parts["masks"].append(
+            _with_final_row(1 - episode["terminations"][()].astype(np.float32), 1)
+        )
         parts["terminals"].append(final)
     return {name: np.concatenate(values) for name, values in parts.items()}
 
@@ -273,7 +327,9 @@ def _with_final_row(array: np.ndarray, value: float) -> np.ndarray:
 
 
 def evidence(arrays: Arrays) -> tuple[str | None, str]:
-    """The layout that the arrays themselves show, None where they show none, and how they show it."""
+    """The layout that the arrays themselves show, None where they show none, and how they show
+    it.
+    """
     flat_keys = [name for name in ("next_observations", *ENDS) if name in arrays]
     if flat_keys:
         return "flat", f"it holds {', '.join(flat_keys)}"
@@ -311,13 +367,16 @@ def choose_layout(files: Iterable[Arrays], asked: str, where: str) -> tuple[str,
         return next(iter(found.items()))
     problem = "its shards are of both layouts" if found else "nothing in it shows its layout"
     raise UserError(
-        f"{where}: {problem}; give --dataset_layout=ogbench if the final state of every trajectory has a row of its "
-        "own, with terminals 1 there, or --dataset_layout=flat if every row is a transition"
+        f"{where}: {problem}; give --dataset_layout=ogbench if the final state of every"
+        " trajectory has a row of its own, with terminals 1 there, or --dataset_layout=flat if"
+        " every row is a transition"
     )
 
 
 def as_rows(arrays: Arrays, layout: str, why: str) -> tuple[Arrays, Reading]:
-    """Arrays of either layout in the ogbench layout, with masks: a trajectory's final row starts no transition."""
+    """Arrays of either layout in the ogbench layout, with masks: a trajectory's final row
+    starts no transition.
+    """
     if layout == "flat":
         rows, reading = _flat_rows(arrays)
     else:
@@ -340,16 +399,20 @@ def _ogbench_rows(arrays: Arrays) -> tuple[Arrays, Reading]:
     final[-1:] = True
     masks = arrays.get("masks", np.ones(len(final), np.float32))
     unread = final & ((arrays["rewards"] != 0) | (masks == 0))
-    rows = {name: arrays[name] for name in NEEDED} | {"masks": masks, "terminals": final.astype(np.float32)}
+    rows = {name: arrays[name] for name in NEEDED} | {
+        "masks": masks,
+        "terminals": final.astype(np.float32),
+    }
     return rows, Reading(unread=int(unread.sum()))
 
 
 def _flat_rows(arrays: Arrays) -> tuple[Arrays, Reading]:
     """Every trajectory's final state gets a row of its own.
 
-    Its observation is the last next_observation. Without next_observations it is unknown, which does not matter
-    where the task ended (mask 0): there the last observation stands for it. At a time limit it does, and the last
-    transition is given up: its own observation becomes the final state.
+    Its observation is the last next_observation. Without next_observations it is unknown, which
+    does not matter where the task ended (mask 0): there the last observation stands for it. At
+    a time limit it does, and the last transition is given up: its own observation becomes the
+    final state.
     """
     masks = arrays.get("masks", 1 - arrays["terminals"])
     ends = np.any([arrays[name] > 0 for name in ("terminals", *ENDS) if name in arrays], axis=0)

@@ -1,9 +1,11 @@
-"""Probe environments: so small that Q is known, to tell a learning critic from one that only runs.
+"""Probe environments: so small that Q is known, to tell a learning critic from one that only
+runs.
 
-ProbeReward-v0   one step; the reward is the action's squared distance to the observation:  Q(s, a) = -(a - s)^2
-ProbeChain-v0    LENGTH steps of reward -1, then success; the action does not matter:  Q depends on the steps left alone
+ProbeReward-v0   one step; the action's distance to the observation:  Q(s, a) = -(a - s)^2
+ProbeChain-v0    LENGTH steps of reward -1, then success, whatever the action
 
-Use them like any environment of your own: --env_name=envs.probe:ProbeReward-v0 --dataset=FILE.npz (`write_dataset`).
+Use them like any environment of your own: --env_name=envs.probe:ProbeReward-v0
+--dataset=FILE.npz (`write_dataset`).
 """
 
 from pathlib import Path
@@ -16,7 +18,9 @@ LENGTH = 6
 
 
 class ProbeReward(gymnasium.Env):
-    """Observation s [1] uniform in [-1, 1], action a [1]; reward -(a - s)^2 and the episode ends."""
+    """Observation s [1] uniform in [-1, 1], action a [1]; reward -(a - s)^2 and the episode
+    ends.
+    """
 
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -37,7 +41,9 @@ class ProbeReward(gymnasium.Env):
 
 
 class ProbeChain(gymnasium.Env):
-    """Observation: the share of the LENGTH steps done, [1]; reward -1 until the last step, which succeeds with 0."""
+    """Observation: the share of the LENGTH steps done, [1]; reward -1 until the last step,
+    which succeeds with 0.
+    """
 
     observation_space = gymnasium.spaces.Box(0.0, 1.0, (1,), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -50,7 +56,13 @@ class ProbeChain(gymnasium.Env):
     def step(self, action):
         self.steps += 1
         done = self.steps == LENGTH
-        return np.array([self.steps / LENGTH], np.float32), float(done) - 1.0, done, False, {"success": float(done)}
+        return (
+            np.array([self.steps / LENGTH], np.float32),
+            float(done) - 1.0,
+            done,
+            False,
+            {"success": float(done)},
+        )
 
     @staticmethod
     def q(observations: np.ndarray, actions: np.ndarray, discount: float) -> np.ndarray:
@@ -67,7 +79,9 @@ def write_dataset(env_name: str, path: Path | str, transitions: int, seed: int =
     """Random actions in one of the probes, as an npz file for --dataset."""
     env = gymnasium.make(env_name)
     rng = np.random.default_rng(seed)
-    rows: dict[str, list] = {name: [] for name in ("observations", "actions", "rewards", "masks", "terminals")}
+    rows: dict[str, list] = {
+        name: [] for name in ("observations", "actions", "rewards", "masks", "terminals")
+    }
     stored, done = 0, True
     while stored < transitions or not done:
         if done:
@@ -82,6 +96,8 @@ def write_dataset(env_name: str, path: Path | str, transitions: int, seed: int =
             for name, value in zip(rows, (observation, action, 0.0, 1.0, True), strict=True):
                 rows[name].append(value)
     types = {"terminals": bool}
-    arrays: dict[str, Any] = {name: np.array(values, types.get(name, np.float32)) for name, values in rows.items()}
+    arrays: dict[str, Any] = {
+        name: np.array(values, types.get(name, np.float32)) for name, values in rows.items()
+    }
     np.savez(path, **arrays)
     return Path(path)

@@ -1,4 +1,6 @@
-"""Names: OGBench's state-based single tasks, their domains and their datasets. Imports no simulator."""
+"""Names: OGBench's state-based single tasks, their domains and their datasets. Imports no
+simulator.
+"""
 
 import difflib
 import functools
@@ -7,7 +9,8 @@ import sys
 
 from utils.errors import UserError
 
-# What OGBench registers: family -> (sizes, dataset types); a shortcut means the first dataset type.
+# What OGBench registers: family -> (sizes, dataset types); a shortcut means the first dataset
+# type.
 _FAMILIES = {
     "pointmaze": (("medium", "large", "giant", "teleport"), ("navigate", "stitch")),
     "antmaze": (("medium", "large", "giant", "teleport"), ("navigate", "stitch", "explore")),
@@ -30,7 +33,11 @@ _DEFAULT_TASKS = {
     "puzzle-4x5": 2,
     "puzzle-4x6": 2,
 }
-_DATASETS = {(f"{family}-{size}" if size else family): kinds for family, (sizes, kinds) in _FAMILIES.items() for size in sizes}
+_DATASETS = {
+    (f"{family}-{size}" if size else family): kinds
+    for family, (sizes, kinds) in _FAMILIES.items()
+    for size in sizes
+}
 
 DOMAINS = (
     "antmaze-large-navigate",
@@ -90,13 +97,21 @@ def _say_alias(alias: str, task: str) -> None:
 # What OGBench's other names are, by the part of the name that shows it; {} is what to type.
 _NOT_COVERED = {
     "visual": "OGBench's tasks from images are not covered; type {} for the same from states",
-    "powderworld": "OGBench's powderworld tasks, from images and with discrete actions, are not "
-    "covered; --env_name=all50 --dry_run lists 50 tasks that are",
-    "oraclerep": "OGBench's goal-conditioned tasks, here with oracle representations of the "
-    "goals, are not covered; type {} for tasks with a fixed goal",
-    "100m": "this names a dataset of 100 million transitions, which is no task; type {}, and "
-    "--dataset=FOLDER to train on all files of that folder",
-    "v0": "OGBench's goal-conditioned tasks are not covered; type {} for tasks with a fixed goal",
+    "powderworld": (
+        "OGBench's powderworld tasks, from images and with discrete actions, are not "
+        "covered; --env_name=all50 --dry_run lists 50 tasks that are"
+    ),
+    "oraclerep": (
+        "OGBench's goal-conditioned tasks, here with oracle representations of the "
+        "goals, are not covered; type {} for tasks with a fixed goal"
+    ),
+    "100m": (
+        "this names a dataset of 100 million transitions, which is no task; type {}, and "
+        "--dataset=FOLDER to train on all files of that folder"
+    ),
+    "v0": (
+        "OGBench's goal-conditioned tasks are not covered; type {} for tasks with a fixed goal"
+    ),
 }
 
 
@@ -128,7 +143,12 @@ def _is_known(name: str) -> bool:
 def _nearest(name: str) -> str:
     """The name nearest to one that is none."""
     datasets = [f"{world}-{kind}" for world, kinds in _DATASETS.items() for kind in kinds]
-    known = ["all50", *_DATASETS, *datasets, *(task for dataset in datasets for task in _tasks(dataset))]
+    known = [
+        "all50",
+        *_DATASETS,
+        *datasets,
+        *(task for dataset in datasets for task in _tasks(dataset)),
+    ]
     return difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
 
 
@@ -143,9 +163,9 @@ def _nearest_of_gymnasium(name: str) -> str | None:
 def resolve_env_name(name: str) -> list[str]:
     """The single tasks that a value of --env_name stands for.
 
-    Takes a full single-task name, a domain with or without its dataset type ('puzzle-4x4', 'puzzle-4x4-play':
-    five tasks), 'all50', or a user's 'module:EnvId'. OGBench's alias for a task is that task; a
-    note says so once. Raises UserError with the nearest name otherwise.
+    Takes a full single-task name, a domain with or without its dataset type ('puzzle-4x4',
+    'puzzle-4x4-play': five tasks), 'all50', or a user's 'module:EnvId'. OGBench's alias for a
+    task is that task; a note says so once. Raises UserError with the nearest name otherwise.
     """
     if is_user_env(name):
         return [name]
@@ -172,7 +192,9 @@ def resolve_env_names(names: str) -> list[str]:
 
 
 def dataset_name(env_name: str) -> str:
-    """The dataset of a task: 'cube-single-play', without OGBench's '-v0'; a user's env keeps its name."""
+    """The dataset of a task: 'cube-single-play', without OGBench's '-v0'; a user's env keeps
+    its name.
+    """
     if is_user_env(env_name):
         return env_name
     match = _SINGLE_TASK.fullmatch(env_name)
@@ -195,5 +217,9 @@ def is_manipulation(env_name: str) -> bool:
 
 
 def has_oracle(dataset: str) -> bool:
-    """Whether OGBench's package holds the scripted policy that collected a dataset such as 'scene-play'."""
-    return is_manipulation(dataset) or (dataset.startswith("pointmaze") and dataset.endswith("-navigate"))
+    """Whether OGBench's package holds the scripted policy that collected a dataset such as
+    'scene-play'.
+    """
+    return is_manipulation(dataset) or (
+        dataset.startswith("pointmaze") and dataset.endswith("-navigate")
+    )

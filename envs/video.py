@@ -1,4 +1,6 @@
-"""Films episodes in a process of its own, the only one with GL; where that fails it says what to install."""
+"""Films episodes in a process of its own, the only one with GL; where that fails it says what
+to install.
+"""
 
 import ctypes
 import functools
@@ -27,7 +29,8 @@ _NO_GL = ("disabled", "disable", "off", "false", "0", "")
 
 
 def make_film_env(env_name: str) -> gymnasium.Env:
-    """envs.ogbench.make_env with frames of 320 x 320; a user's own environment renders as it likes.
+    """envs.ogbench.make_env with frames of 320 x 320; a user's own environment renders as it
+    likes.
 
     Raises RuntimeError that names what is missing where MuJoCo cannot render.
     """
@@ -38,7 +41,8 @@ def make_film_env(env_name: str) -> gymnasium.Env:
     _check_rendering()
     task = world_name(env_name) + env_name.removeprefix(dataset_name(env_name))
     env = SeededEnv(make_raw(task, film=True, width=_SIZE, height=_SIZE))
-    env.unwrapped.model.vis.quality.shadowsize = 1024  # 4096 looks the same and takes twice the time on a CPU
+    # 4096 looks the same and takes twice the time on a CPU
+    env.unwrapped.model.vis.quality.shadowsize = 1024
     return env
 
 
@@ -58,16 +62,19 @@ def film(
     caption: str = "",
     values: Values | None = None,
 ) -> Path | None:
-    """Films the first episodes of the evaluation with this seed, one after the other, into one mp4 or gif.
+    """Films the first episodes of the evaluation with this seed, one after the other, into one
+    mp4 or gif.
 
-    The policy stays in this process and sees the rows that `evaluate` shows it, so that every episode ends as
-    it does there (with the same number of slots). MUJOCO_GL is the user's own value, or egl.
+    The policy stays in this process and sees the rows that `evaluate` shows it, so that every
+    episode ends as it does there (with the same number of slots). MUJOCO_GL is the user's own
+    value, or egl.
 
     Args:
         path: written in full or not at all; its ending says what it is.
         frame_skip: one frame every so many environment steps.
         make_env: as in EnvWorkers, for environments that render.
-        caption: written over the frames, with episode, step and success below it; empty: frames as they are.
+        caption: written over the frames, with episode, step and success below it; empty: frames
+            as they are.
         values: of the actions that are taken, for the caption.
 
     Returns:
@@ -80,23 +87,37 @@ def film(
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
     gl = "egl" if chosen in _NO_GL else chosen
     writing = {"part": part, "episodes": episodes, "frame_skip": frame_skip, "fps": fps}
-    make_filmed = functools.partial(_make_filmed, **writing, make_env=make_env, caption=caption, value=value)
+    make_filmed = functools.partial(
+        _make_filmed, **writing, make_env=make_env, caption=caption, value=value
+    )
 
     def filmed_policy(observations: np.ndarray, keys: np.ndarray) -> np.ndarray:
         actions = policy(observations, keys)
         if value and values:
-            value.value = values(observations, actions)[episode % slots]  # the one row that is in use
+            # the one row that is in use
+            value.value = values(observations, actions)[episode % slots]
         return actions
 
     say(f"filming {shown(path)}, episodes: {episodes}")
     environ = {"MUJOCO_GL": gl}
     try:
         with (
-            EnvWorkers(env_name, slots, workers=1, make_env=make_filmed, environ=environ) as workers,
+            EnvWorkers(
+                env_name, slots, workers=1, make_env=make_filmed, environ=environ
+            ) as workers,
             Counter("filming", episodes, unit=" ep", kept=False) as bar,
         ):
             for episode in range(episodes):
-                evaluate(filmed_policy, workers, 1, seed, chunk_length, action_dim, first_episode=episode, progress=False)
+                evaluate(
+                    filmed_policy,
+                    workers,
+                    1,
+                    seed,
+                    chunk_length,
+                    action_dim,
+                    first_episode=episode,
+                    progress=False,
+                )
                 bar.update()
         os.replace(part, path)
     except WorkerError as error:
@@ -107,21 +128,45 @@ def film(
     return path
 
 
-@functools.cache  # one environment and one file for all slots: the episodes come one after the other
+# one environment and one file for all slots: the episodes come one after the other
+@functools.cache
 def _make_filmed(
-    env_name: str, part: Path, episodes: int, frame_skip: int, fps: int, make_env: MakeEnv, caption: str, value: Any
+    env_name: str,
+    part: Path,
+    episodes: int,
+    frame_skip: int,
+    fps: int,
+    make_env: MakeEnv,
+    caption: str,
+    value: Any,
 ):
-    sys.unraisablehook = lambda _: None  # GL objects complain, on stderr, when they are collected too late
+    # GL objects complain, on stderr, when they are collected too late
+    sys.unraisablehook = lambda _: None
     env = make_env(env_name)
-    how = {"duration": 1000 / fps, "loop": 0} if part.suffix == ".gif" else {"fps": fps, "macro_block_size": 1}
-    writer = imageio.get_writer(part, **how)  # macro_block_size 1: no resizing, frames are cropped below
+    how = (
+        {"duration": 1000 / fps, "loop": 0}
+        if part.suffix == ".gif"
+        else {"fps": fps, "macro_block_size": 1}
+    )
+    # macro_block_size 1: no resizing, frames are cropped below
+    writer = imageio.get_writer(part, **how)
     return _Filmed(env, writer, episodes, frame_skip, caption, value)
 
 
 class _Filmed(gymnasium.Wrapper):
-    """Writes the first, each frame_skip-th and the last frame of every episode, then closes the file."""
+    """Writes the first, each frame_skip-th and the last frame of every episode, then closes the
+    file.
+    """
 
-    def __init__(self, env: gymnasium.Env, writer, episodes: int, frame_skip: int, caption: str, value: Any):
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        writer,
+        episodes: int,
+        frame_skip: int,
+        caption: str,
+        value: Any,
+    ):
         super().__init__(env)
         self._writer = writer
         self._episodes = episodes
@@ -130,7 +175,8 @@ class _Filmed(gymnasium.Wrapper):
         self._value = value
         self._episode = -1
         self._steps = 0
-        self._first: np.ndarray | None = None  # waits for the value of the actions that follow it
+        # waits for the value of the actions that follow it
+        self._first: np.ndarray | None = None
 
     def reset(self, **kwargs):
         result = self.env.reset(**kwargs)
@@ -158,7 +204,10 @@ class _Filmed(gymnasium.Wrapper):
         frame = frame[: height // 2 * 2, : width // 2 * 2]  # h264 wants even sizes
         if self._caption:
             value = f"  value {self._value.value:.2f}" if self._value else ""
-            frame = _captioned(frame, [self._caption, f"episode {self._episode}  step {self._steps}{value}", outcome])
+            frame = _captioned(
+                frame,
+                [self._caption, f"episode {self._episode}  step {self._steps}{value}", outcome],
+            )
         self._writer.append_data(frame)
 
 
@@ -170,7 +219,9 @@ def _outcome(success: float, done: bool) -> str:
 
 
 def _captioned(frame: np.ndarray, lines: list[str]) -> np.ndarray:
-    """A frame with white lines of text in its upper left corner, outlined so that they can be read on anything."""
+    """A frame with white lines of text in its upper left corner, outlined so that they can be
+    read on anything.
+    """
     image = Image.fromarray(frame)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=_LINE - 4)
     for i, line in enumerate(lines):
@@ -179,7 +230,9 @@ def _captioned(frame: np.ndarray, lines: list[str]) -> np.ndarray:
 
 
 def _check_rendering() -> None:
-    """Renders one tiny frame: MuJoCo's own errors do not name what is missing. It is first imported here."""
+    """Renders one tiny frame: MuJoCo's own errors do not name what is missing. It is first
+    imported here.
+    """
     try:
         import mujoco
 

@@ -1,4 +1,6 @@
-"""Environments in spawned processes that never import jax: fixed slots, whole chunks, all workers at once."""
+"""Environments in spawned processes that never import jax: fixed slots, whole chunks, all
+workers at once.
+"""
 
 import contextlib
 import multiprocessing
@@ -21,8 +23,9 @@ from utils.logging import warn
 SLOTS = 8
 MakeEnv = Callable[[str], gymnasium.Env]
 
-# Read when numpy and mujoco are first imported, so they have to be there before the process starts. Without
-# GL nothing here needs a driver or a display; with one thread each, W workers use W cores.
+# Read when numpy and mujoco are first imported, so they have to be there before the process
+# starts. Without GL nothing here needs a driver or a display; with one thread each, W workers
+# use W cores.
 _ENVIRON = {
     "MUJOCO_GL": "disabled",
     "OMP_NUM_THREADS": "1",
@@ -35,14 +38,18 @@ _limits_mentioned: set[str] = set()  # environments whose episodes were cut
 
 
 def make_ogbench_env(env_name: str) -> gymnasium.Env:
-    """envs.ogbench.make_env, imported in the process that makes the environment and in no other."""
+    """envs.ogbench.make_env, imported in the process that makes the environment and in no
+    other.
+    """
     from envs.ogbench import make_env
 
     return make_env(env_name)
 
 
 class WorkerError(RunError):
-    """An environment's process failed or died; `summary` says it in one line, str() adds the traceback."""
+    """An environment's process failed or died; `summary` says it in one line, str() adds the
+    traceback.
+    """
 
     def __init__(self, summary: str, details: str = ""):
         super().__init__(f"{summary}\n{details}".strip())
@@ -84,8 +91,9 @@ def cores() -> int:
 class EnvWorkers:
     """S environments ("slots") in W processes, slot s in process s % W; a context manager.
 
-    Every environment is made in its own process at its first reset, so W are made at a time. One caller at a
-    time; after any exception the processes are gone and further calls raise WorkerError.
+    Every environment is made in its own process at its first reset, so W are made at a time.
+    One caller at a time; after any exception the processes are gone and further calls raise
+    WorkerError.
 
     Args:
         env_name: what `make_env` is called with.
@@ -93,7 +101,8 @@ class EnvWorkers:
         workers: W; default_workers(slots=S) if None.
         make_env: a module-level function; it travels to the processes by name.
         environ: environment variables of the processes, over the defaults (no GL, one thread).
-        timeout: seconds that an answer may take, the first one including imports and making environments.
+        timeout: seconds that an answer may take, the first one including imports and making
+            environments.
     """
 
     def __init__(
@@ -109,7 +118,9 @@ class EnvWorkers:
         self.slots = slots
         self.workers = default_workers(slots=slots) if workers is None else min(workers, slots)
         if self.workers < 1:
-            raise ValueError(f"need at least one slot and one worker, got {slots} and {workers}")
+            raise ValueError(
+                f"need at least one slot and one worker, got {slots} and {workers}"
+            )
         self.timeout = timeout
         self._processes: list[Any] = []
         self._pipes: list[connection.Connection] = []
@@ -128,7 +139,8 @@ class EnvWorkers:
                         daemon=True,
                     )
                     process.start()
-                    theirs.close()  # else the death of the process would not show as the end of the pipe
+                    # else the death of the process would not show as the end of the pipe
+                    theirs.close()
                     self._processes.append(process)
         except BaseException:
             self.close()
@@ -152,7 +164,9 @@ class EnvWorkers:
         return np.stack(self._ask("reset", slots, [int(seed) for seed in seeds]))
 
     def run_chunks(self, slots: Sequence[int], chunks: np.ndarray) -> list[ChunkResult]:
-        """Runs chunks [len(slots),H,A] open loop, each at most to its episode's end. Raises WorkerError."""
+        """Runs chunks [len(slots),H,A] open loop, each at most to its episode's end. Raises
+        WorkerError.
+        """
         results = self._ask("run", slots, list(np.asarray(chunks, np.float32)))
         _mention_limit(self.env_name, results)
         return results
@@ -183,7 +197,8 @@ class EnvWorkers:
                 self._send(worker, (command, request))
             answers = self._receive(set(requests))
         except BaseException:
-            self.close()  # also on Ctrl-C: an answer left in a pipe would be taken for the next one
+            # also on Ctrl-C: an answer left in a pipe would be taken for the next one
+            self.close()
             raise
         return [answers[slot] for slot in slots]
 
@@ -199,7 +214,10 @@ class EnvWorkers:
             pipes = [self._pipes[worker] for worker in waiting]
             sentinels = [self._processes[worker].sentinel for worker in waiting]
             if not connection.wait(pipes + sentinels, self.timeout):
-                raise WorkerError(f"the environment workers of {self.env_name} gave no answer in {self.timeout:g} s")
+                raise WorkerError(
+                    f"the environment workers of {self.env_name} gave no answer in"
+                    f" {self.timeout:g} s"
+                )
             for worker in list(waiting):
                 if self._pipes[worker].poll() or not self._processes[worker].is_alive():
                     answers.update(self._answer(worker))
@@ -215,19 +233,28 @@ class EnvWorkers:
             raise UserError(content)
         if kind == "error":
             slot, summary, details = content
-            raise WorkerError(f"environment {self.env_name} (slot {slot}, worker {worker}): {summary}", details)
+            raise WorkerError(
+                f"environment {self.env_name} (slot {slot}, worker {worker}): {summary}",
+                details,
+            )
         return content
 
     def _death(self, worker: int) -> WorkerError:
         process = self._processes[worker]
         process.join(5)
         code = process.exitcode
-        how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        how = (
+            f"killed by signal {-code}"
+            if code is not None and code < 0
+            else f"exit code {code}"
+        )
         return WorkerError(f"environment worker {worker} of {self.env_name} died ({how})")
 
 
 class LocalEnvs:
-    """The slots of EnvWorkers in this process, for one of which a process would not be worth its start."""
+    """The slots of EnvWorkers in this process, for one of which a process would not be worth
+    its start.
+    """
 
     def __init__(self, env_name: str, make_env: MakeEnv = make_ogbench_env):
         self.env_name, self._make_env = env_name, make_env
@@ -277,7 +304,9 @@ def _mention_limit(env_name: str, results: list[ChunkResult]) -> None:
 
 @contextlib.contextmanager
 def _patched_environ(values: Mapping[str, str]):
-    """A spawned process inherits the environment of its start, and offers no other way to set it."""
+    """A spawned process inherits the environment of its start, and offers no other way to set
+    it.
+    """
     with _environ_lock:
         before = {name: os.environ.get(name) for name in values}
         os.environ.update(values)
@@ -292,8 +321,11 @@ def _patched_environ(values: Mapping[str, str]):
 
 
 def _serve(pipe: connection.Connection, env_name: str, make_env: MakeEnv) -> None:
-    """A worker's life: answers requests until the pipe ends, be it by close() or by the parent's death."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
+    """A worker's life: answers requests until the pipe ends, be it by close() or by the
+    parent's death.
+    """
+    # Ctrl-C reaches the whole group; the parent ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     envs: dict[int, gymnasium.Env] = {}
     with contextlib.suppress(EOFError, ConnectionError):
         while True:

@@ -97,7 +97,9 @@ def read_entries(path: Path) -> dict[Key, Any]:
         form = "a dict of (name, method) -> array"
         raise UserError(f"{path}: not an exp_data file, which is {form}")
     entries = {(str(name), str(method)): value for (name, method), value in data.items()}
-    of_aliases = {(resolve_alias(name), method): value for (name, method), value in entries.items()}
+    of_aliases = {
+        (resolve_alias(name), method): value for (name, method), value in entries.items()
+    }
     return {key: entries.get(key, value) for key, value in of_aliases.items()}
 
 
@@ -254,7 +256,9 @@ def is_mean(mean: np.ndarray, parts: list[np.ndarray]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A published success rate in percent, its standard deviation over seeds, and how it came about; None where not stated."""
+    """A published success rate in percent, its standard deviation over seeds, and how it came
+    about; None where not stated.
+    """
 
     method: str
     name: str

@@ -2,11 +2,14 @@
 
 A table is found by the comment on the line before it:
 
-    <!-- results: results/quickstart -->               the summaries (*.json) of scripts/quickstart.py, one row for each seed
-    <!-- results: results/NAME scope=task columns=name,method,seeds,success,iqm,path_kl,lam step=final phase=offline -->
-                                                       run folders, the rows and columns of scripts/report.py
-    <!-- results: results/NAME beside=published -->    run folders, the rows that have a published figure, beside it
-    <!-- figures: results/FILE.json -->                made elsewhere: the numbers of a row are those of one of its measurements
+    <!-- results: results/quickstart -->
+        summaries (*.json) of scripts/quickstart.py, one row for each seed
+    <!-- results: results/NAME scope=task columns=name,method,seeds,success step=final -->
+        run folders, the rows and columns of scripts/report.py
+    <!-- results: results/NAME beside=published -->
+        run folders, the rows that have a published figure, beside it
+    <!-- figures: results/FILE.json -->
+        made elsewhere: the numbers of a row are those of one of its measurements
 
 No other table may hold a figure with an interval (x ± y).
 """
@@ -30,7 +33,13 @@ from utils.files import read_json
 MARKER = re.compile(r"<!-- (results|figures): (\S+)((?: \w+=\S+)*) -->")
 NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?")
 FIGURE = re.compile(r"\d+\.?\d*(?:[eE][-+]?\d+)?")
-OPTIONS = {"scope": "", "columns": "name,method,seeds,success,iqm,path_kl,lam", "step": "final", "phase": "", "beside": ""}
+OPTIONS = {
+    "scope": "",
+    "columns": "name,method,seeds,success,iqm,path_kl,lam",
+    "step": "final",
+    "phase": "",
+    "beside": "",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +60,10 @@ def marked_tables(lines: list[str]) -> list[Marked]:
         match = MARKER.fullmatch(line.strip())
         if not match:
             if line.lstrip().startswith(("<!-- results", "<!-- figures")):
-                raise UserError(f"README.md:{i + 1}: write <!-- results: FOLDER key=value -->, not {line.strip()}")
+                raise UserError(
+                    f"README.md:{i + 1}: write <!-- results: FOLDER key=value -->, not"
+                    f" {line.strip()}"
+                )
             continue
         options = dict(word.split("=", 1) for word in match[3].split())
         unknown = [key for key in options if key not in OPTIONS]
@@ -59,7 +71,8 @@ def marked_tables(lines: list[str]) -> list[Marked]:
         unknown += [column for column in columns if column not in CELLS]
         if unknown:
             raise UserError(
-                f"README.md:{i + 1}: the marker's {unknown[0]} is unknown; there are {', '.join([*OPTIONS, *CELLS])}"
+                f"README.md:{i + 1}: the marker's {unknown[0]} is unknown; there are"
+                f" {', '.join([*OPTIONS, *CELLS])}"
             )
         end = i + 1
         while end < len(lines) and lines[end].startswith("|"):
@@ -80,11 +93,18 @@ def made(root: Path, table: Marked) -> list[str]:
     found = report(results, table.options["step"], read_published())
 
     def wanted(row: Row) -> bool:
-        return table.options["phase"] in ("", row.phase) and table.options["scope"] in ("", row.scope)
+        return table.options["phase"] in ("", row.phase) and table.options["scope"] in (
+            "",
+            row.scope,
+        )
 
     if table.options["beside"] == "published":
-        return markdown(BESIDE, [beside_cells(entry) for entry in found.beside if wanted(entry.row)])
-    return as_markdown([row for row in found.rows if wanted(row)], table.options["columns"].split(","))
+        return markdown(
+            BESIDE, [beside_cells(entry) for entry in found.beside if wanted(entry.row)]
+        )
+    return as_markdown(
+        [row for row in found.rows if wanted(row)], table.options["columns"].split(",")
+    )
 
 
 def quickstart_table(summaries: list[dict[str, Any]]) -> list[str]:
@@ -100,11 +120,18 @@ def quickstart_table(summaries: list[dict[str, Any]]) -> list[str]:
         for summary in summaries
     ]
     names = ("success_bc", "success_trqam", "path_kl", "lambda")
-    means, halves = mean_and_half(np.array([[summary[name] for summary in summaries] for name in names]))
-    percents = [f"{plus_minus(100 * mean, 100 * half)} %" for mean, half in zip(means[:2], halves[:2], strict=True)]
+    means, halves = mean_and_half(
+        np.array([[summary[name] for summary in summaries] for name in names])
+    )
+    percents = [
+        f"{plus_minus(100 * mean, 100 * half)} %"
+        for mean, half in zip(means[:2], halves[:2], strict=True)
+    ]
     spent = f"{plus_minus(means[2], halves[2], 3)} / {summaries[0]['kl_budget']:g}"
     lines.append(["mean ± 95 %", *percents, spent, plus_minus(means[3], halves[3], 2)])
-    return markdown(["seed", "success of BC", "success of TRQAM", "path KL / budget", "λ"], lines)
+    return markdown(
+        ["seed", "success of BC", "success of TRQAM", "path KL / budget", "λ"], lines
+    )
 
 
 def cells(line: str) -> list[str]:
@@ -122,7 +149,9 @@ def compare(table: Marked, expected: list[str]) -> list[str]:
         ours, theirs = cells(line), cells(wanted)
         where = f"README.md:{table.first + 1 + i} ({table.source})"
         if len(ours) != len(theirs):
-            faults.append(f"{where}: {len(ours)} columns, the results give {len(theirs)}: {wanted}")
+            faults.append(
+                f"{where}: {len(ours)} columns, the results give {len(theirs)}: {wanted}"
+            )
         faults += [
             f"{where}, column '{column}': the README says '{mine}', the results say '{right}'"
             for column, mine, right in zip(header, ours, theirs, strict=False)
@@ -130,23 +159,34 @@ def compare(table: Marked, expected: list[str]) -> list[str]:
         ]
     if len(table.lines) != len(expected):
         rows = (max(0, len(lines) - 2) for lines in (table.lines, expected))
-        faults.append("README.md:{} ({}): {} rows, the results give {}".format(table.first, table.source, *rows))
+        faults.append(
+            "README.md:{} ({}): {} rows, the results give {}".format(
+                table.first, table.source, *rows
+            )
+        )
     return faults
 
 
 def not_found(root: Path, table: Marked) -> list[str]:
     """One line for each number of a table that its file does not hold, rounded as in the table.
 
-    The numbers of a row are those of one measurement, where the file has several: of the one that the row's first cell names,
-    else of the one that lacks the fewest.
+    The numbers of a row are those of one measurement, where the file has several: of the one
+    that the row's first cell names, else of the one that lacks the fewest.
     """
     path = root / table.source
     if not path.is_file():
         raise UserError(f"README.md:{table.first}: there is no file {table.source}")
     content = read_json(path) or {}
     several = bool(content) and all(isinstance(entry, dict) for entry in content.values())
-    texts = {f", {name}": json.dumps(entry) for name, entry in content.items()} if several else {"": json.dumps(content)}
-    values = {name: np.array([abs(float(word)) for word in FIGURE.findall(text)]) for name, text in texts.items()}
+    texts = (
+        {f", {name}": json.dumps(entry) for name, entry in content.items()}
+        if several
+        else {"": json.dumps(content)}
+    )
+    values = {
+        name: np.array([abs(float(word)) for word in FIGURE.findall(text)])
+        for name, text in texts.items()
+    }
     faults = []
     for i, line in enumerate(table.lines[2:], table.first + 3):
         named = f", {cells(line)[0]}"
@@ -165,23 +205,34 @@ def not_found(root: Path, table: Marked) -> list[str]:
 
 
 def holds(values: np.ndarray, word: str, scale: float) -> bool:
-    """Whether one of the values, in units of `scale`, is a number as it is written, rounded to its digits."""
+    """Whether one of the values, in units of `scale`, is a number as it is written, rounded to
+    its digits.
+    """
     number, digits = float(word.replace(",", "")), len(word.partition(".")[2])
     return bool((np.abs(values / scale - number) <= 0.5000001 * 10.0**-digits).any())
 
 
 def check(root: Path) -> tuple[list[str], int]:
-    """What is wrong in the README's tables, a line each, and the number of marked tables. Raises UserError for a bad marker."""
+    """What is wrong in the README's tables, a line each, and the number of marked tables.
+    Raises UserError for a bad marker.
+    """
     lines = (root / "README.md").read_text().splitlines()
     tables = marked_tables(lines)
     faults = []
     inside = set()
     for table in tables:
         inside |= set(range(table.first, table.first + len(table.lines)))
-        faults += compare(table, made(root, table)) if table.kind == "results" else not_found(root, table)
+        faults += (
+            compare(table, made(root, table))
+            if table.kind == "results"
+            else not_found(root, table)
+        )
     for i, line in enumerate(lines):
         if line.startswith("|") and i not in inside and re.search(r"\d ?±", line):
-            faults.append(f"README.md:{i + 1}: a figure with an interval, and no marker says which results it is from: {line}")
+            faults.append(
+                f"README.md:{i + 1}: a figure with an interval, and no marker says which"
+                f" results it is from: {line}"
+            )
     return faults, len(tables)
 
 

@@ -1,4 +1,5 @@
-"""What runs have measured, read from their folders, and what others have published: the input of scripts/report.py.
+"""What runs have measured, read from their folders, and what others have published: the input
+of scripts/report.py.
 
 Reads while runs are being written, changes nothing, and imports neither jax nor a simulator.
 """
@@ -26,14 +27,17 @@ COLUMNS = {
 }
 ORIGINS = ("pretrained_actor_path", "ogbench_dataset_dir")  # where bases and data lie
 NOT_A_METHOD = UNHASHED | set(ORIGINS)
-PUBLISHED_AS = {"qam_edit": "QAM-E", "qam_fql": "QAM-F"}  # other agents are published under their own names
+# other agents are published under their own names
+PUBLISHED_AS = {"qam_edit": "QAM-E", "qam_fql": "QAM-F"}
 
 Columns = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One seed of one method on one task. `method` is what a report calls the method beside its others."""
+    """One seed of one method on one task. `method` is what a report calls the method beside its
+    others.
+    """
 
     method: str
     agent: str
@@ -74,7 +78,11 @@ class Result:
     def ends(self) -> dict[str, int]:
         """The last step of each of its phases."""
         ends = {"offline": self.offline_steps, "online": self.offline_steps + self.online_steps}
-        return {phase: end for phase, end in ends.items() if (self.offline_steps, self.online_steps)[phase == "online"]}
+        return {
+            phase: end
+            for phase, end in ends.items()
+            if (self.offline_steps, self.online_steps)[phase == "online"]
+        }
 
     def success(self, step: int) -> float | None:
         """The success rate at a step; None if not evaluated there, NaN if none is reported."""
@@ -101,15 +109,30 @@ class Result:
 
     @property
     def origins(self) -> dict[str, str]:
-        """The names of the base and of the data's folder that the command line gave, without their places and the seed."""
+        """The names of the base and of the data's folder that the command line gave, without
+        their places and the seed.
+        """
         flags, sources = self.config.get("flags", {}), self.config.get("sources", {})
-        given = {name: flags[name] for name in ORIGINS if sources.get(name) == "command line" and flags.get(name)}
-        return {name: Path(path).name.replace(f"_s{self.seed}_", "_") for name, path in given.items()}
+        given = {
+            name: flags[name]
+            for name in ORIGINS
+            if sources.get(name) == "command line" and flags.get(name)
+        }
+        return {
+            name: Path(path).name.replace(f"_s{self.seed}_", "_")
+            for name, path in given.items()
+        }
 
     def settings(self, step: int) -> dict[str, Any]:
-        """What it was trained with until a step, by name, as far as its config.json says: no logging, no place, no seed."""
+        """What it was trained with until a step, by name, as far as its config.json says: no
+        logging, no place, no seed.
+        """
         found = self.config.get("flags", {}) | self.config.get("agent", {})
-        found = {name: value for name, value in found.items() if name not in {*LOGGING, *PLACE, *ORIGINS}}
+        found = {
+            name: value
+            for name, value in found.items()
+            if name not in {*LOGGING, *PLACE, *ORIGINS}
+        }
         found["pretrained_actor_path"] = self.origins.get("pretrained_actor_path", "none")
         found["offline_steps"] = min(self.offline_steps, step)
         found["online_steps"] = min(self.online_steps, max(0, step - self.offline_steps))
@@ -130,18 +153,27 @@ class Result:
         """What the papers call the method."""
         agent = self.config.get("agent", {})
         if self.agent == "qam":
-            return "QAM-E" if agent.get("edit_scale") else "QAM-F" if agent.get("fql_alpha") else "QAM"
+            return (
+                "QAM-E"
+                if agent.get("edit_scale")
+                else "QAM-F"
+                if agent.get("fql_alpha")
+                else "QAM"
+            )
         if self.agent == "cgql":
             return {"mse": "CGQL-M", "linex": "CGQL-L"}.get(agent.get("mode"), "CGQL")
         return PUBLISHED_AS.get(self.agent, self.agent.upper()) if self.config else self.method
 
     def kl(self, step: int) -> Columns:
-        """path KL, its budget and λ (with lam_scale) at the logs up to a step: NaN where there is none, empty without a KL.
+        """path KL, its budget and λ (with lam_scale) at the logs up to a step: NaN where there
+        is none, empty without a KL.
 
         An agent that is given its `lam` steers towards no budget, whatever its log says.
         """
         kept = self.training["step"] <= step
-        columns = {name.removeprefix("dual/"): values[kept] for name, values in self.training.items()}
+        columns = {
+            name.removeprefix("dual/"): values[kept] for name, values in self.training.items()
+        }
         if np.isnan(columns["path_kl"]).all():
             return {}
         agent = self.config.get("agent", {})
@@ -150,16 +182,23 @@ class Result:
         return columns | {"lam": columns["lam"] * agent.get("lam_scale", 1.0)}
 
 
-# -------------------------------------------------------------------------------------------------- reading
+# ------------------------------------------------------------------------------------- reading
 
 
 def read_columns(path: Path, names: tuple[str, ...]) -> Columns:
-    """Columns of a CSV file that may be being written, NaN where a cell or a column is absent; whole lines only."""
+    """Columns of a CSV file that may be being written, NaN where a cell or a column is absent;
+    whole lines only.
+    """
     content = path.read_bytes() if path.exists() else b""
-    lines = csv.reader(io.StringIO(content[: content.rfind(b"\n") + 1].decode(errors="replace"), newline=""))
+    lines = csv.reader(
+        io.StringIO(content[: content.rfind(b"\n") + 1].decode(errors="replace"), newline="")
+    )
     header = next(lines, [])
     places = [header.index(name) if name in header else None for name in names]
-    table = [[_number(line[i]) if i is not None and i < len(line) else np.nan for i in places] for line in lines]
+    table = [
+        [_number(line[i]) if i is not None and i < len(line) else np.nan for i in places]
+        for line in lines
+    ]
     array = np.array(table, np.float64).reshape(-1, len(names))
     return dict(zip(names, array[np.isfinite(array[:, 0])].T, strict=True))
 
@@ -167,13 +206,16 @@ def read_columns(path: Path, names: tuple[str, ...]) -> Columns:
 def read_evaluations(path: Path) -> Columns:
     """The columns of an eval.csv; success is NaN throughout where the environment reports none.
 
-    An environment may report it in successful episodes alone: then it is 0 where it is absent. Rows
-    of 0 beside absent ones are of earlier versions, which wrote 0 for an environment without success.
+    An environment may report it in successful episodes alone: then it is 0 where it is absent.
+    Rows of 0 beside absent ones are of earlier versions, which wrote 0 for an environment
+    without success.
     """
     columns = read_columns(path, COLUMNS["eval.csv"])
     success = columns["success"]
     if np.isnan(success).any():
-        success = np.nan_to_num(success) if (success > 0).any() else np.full_like(success, np.nan)
+        success = (
+            np.nan_to_num(success) if (success > 0).any() else np.full_like(success, np.nan)
+        )
     return columns | {"success": success}
 
 
@@ -185,7 +227,9 @@ def _number(cell: str) -> float:
 
 
 def run_folders(folders: Iterable[str | os.PathLike]) -> list[Path]:
-    """Every folder with a config.json at or below the given ones, once each; raises UserError for one that is not there."""
+    """Every folder with a config.json at or below the given ones, once each; raises UserError
+    for one that is not there.
+    """
     found = {}
     for folder in map(Path, folders):
         if not folder.expanduser().is_dir():
@@ -199,15 +243,21 @@ def run_folders(folders: Iterable[str | os.PathLike]) -> list[Path]:
 
 
 def read_run(folder: Path) -> Result | None:
-    """The result in a run folder; None for a config.json of something else. Raises RunError for a damaged one."""
+    """The result in a run folder; None for a config.json of something else. Raises RunError for
+    a damaged one.
+    """
     config = read_json(folder / "config.json") or {}
     if not {"agent_file", "flags", "agent", "sources"} <= set(config):
         return None
     flags, file = config["flags"], Path(config["agent_file"])
     values = flags | {f"agent.{key}": value for key, value in config["agent"].items()}
-    given = {name for name, source in config["sources"].items() if source == "command line"} - NOT_A_METHOD
+    given = {
+        name for name, source in config["sources"].items() if source == "command line"
+    } - NOT_A_METHOD
     overrides = {name: values[name] for name in sorted(given) if name in values}
-    presets = sorted({source for source in config["sources"].values() if source.startswith("preset ")})
+    presets = sorted(
+        {source for source in config["sources"].values() if source.startswith("preset ")}
+    )
     if presets:
         overrides["preset"] = presets[0].removeprefix("preset ")
     # Two files of one name are two agents if their code differs. An older version recorded only
@@ -325,7 +375,9 @@ def is_base(result: Result) -> bool:
 
 
 def unlike(settings: list[dict[str, Any]]) -> list[str]:
-    """In what settings differ, with the values: "bc_steps 10000 and 20". Where one says nothing, it agrees."""
+    """In what settings differ, with the values: "bc_steps 10000 and 20". Where one says
+    nothing, it agrees.
+    """
     found = []
     for name in sorted({name for own in settings for name in own}):
         values = {_shown(own[name]) for own in settings if name in own}
@@ -334,14 +386,16 @@ def unlike(settings: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-# -------------------------------------------------------------------------------------------------- methods
+# ------------------------------------------------------------------------------------- methods
 
 
 def name_methods(results: list[Result]) -> list[Result]:
-    """The same results, each method called by its agent and by the overrides in which it differs from others of that agent.
+    """The same results, each method called by its agent and by the overrides in which it
+    differs from others of that agent.
 
-    Runs of one method, task and seed are told apart by the place: its name, or where that is not enough its path; those of one
-    place by the names of the base and of the data that they were given, or else by the hash in the folder's name.
+    Runs of one method, task and seed are told apart by the place: its name, or where that is
+    not enough its path; those of one place by the names of the base and of the data that they
+    were given, or else by the hash in the folder's name.
     """
     settings = [dict(result.overrides) for result in results]
     for apart in (
@@ -360,13 +414,19 @@ def name_methods(results: list[Result]) -> list[Result]:
                     settings[i] |= apart(results[i])
     differing: dict[str, set[str]] = {}
     for agent in {result.agent for result in results}:
-        variants = [own for result, own in zip(results, settings, strict=True) if result.agent == agent]
+        variants = [
+            own for result, own in zip(results, settings, strict=True) if result.agent == agent
+        ]
         keys = {key for own in variants for key in own}
-        differing[agent] = {key for key in keys if len({_text(own.get(key)) for own in variants}) > 1}
+        differing[agent] = {
+            key for key in keys if len({_text(own.get(key)) for own in variants}) > 1
+        }
     named = []
     for result, own in zip(results, settings, strict=True):
         words = [
-            f"{key}={_shown(own[key])}" if key != "in" else f"in {own[key]}" for key in own if key in differing[result.agent]
+            f"{key}={_shown(own[key])}" if key != "in" else f"in {own[key]}"
+            for key in own
+            if key in differing[result.agent]
         ]
         named.append(dataclasses.replace(result, method=" ".join([result.agent, *words])))
     return named

@@ -1,7 +1,9 @@
-"""The statistics of a report: Student's t over seeds, and the aggregates of Agarwal et al. 2021 (arXiv 2108.13264, rliable).
+"""The statistics of a report: Student's t over seeds, and the aggregates of Agarwal et al. 2021
+(arXiv 2108.13264, rliable).
 
-Scores are arrays [T, N] of T tasks and N seeds. The bootstrap is stratified by task: the seeds of each task are drawn anew,
-with replacement and apart from those of the others; intervals are the percentiles of the estimates.
+Scores are arrays [T, N] of T tasks and N seeds. The bootstrap is stratified by task: the seeds
+of each task are drawn anew, with replacement and apart from those of the others; intervals are
+the percentiles of the estimates.
 """
 
 import functools
@@ -27,7 +29,9 @@ class Interval(NamedTuple):
 
 
 def mean_and_half(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [...] of independent scores [..., N], and half of Student's 95 % interval (NaN for one score); NaNs are absent."""
+    """Mean [...] of independent scores [..., N], and half of Student's 95 % interval (NaN for
+    one score); NaNs are absent.
+    """
     count = np.isfinite(scores).sum(-1)
     some = np.maximum(count, 1)
     total = np.where(np.isfinite(scores), scores, 0.0).sum(-1)
@@ -39,10 +43,12 @@ def mean_and_half(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def prediction_half(rates: np.ndarray, episodes: float) -> float:
-    """Half of the 95 % interval in which one more run lands: t s √(1 + 1/N) around the mean of success rates [N], 0 to 1.
+    """Half of the 95 % interval in which one more run lands: t s √(1 + 1/N) around the mean of
+    success rates [N], 0 to 1.
 
-    s is their standard deviation, and at least the binomial error of a run's episodes, with two successes and two failures
-    added to all of them (Agresti and Coull 1998), so that it is not 0 where every run failed. NaN for one run.
+    s is their standard deviation, and at least the binomial error of a run's episodes, with two
+    successes and two failures added to all of them (Agresti and Coull 1998), so that it is not
+    0 where every run failed. NaN for one run.
     """
     count = len(rates)
     if count < 2:
@@ -53,14 +59,18 @@ def prediction_half(rates: np.ndarray, episodes: float) -> float:
 
 
 def iqm(scores: np.ndarray) -> np.ndarray:
-    """Interquartile mean [...] of all runs [..., T, N]: without the lowest and the highest quarter, each rounded down."""
+    """Interquartile mean [...] of all runs [..., T, N]: without the lowest and the highest
+    quarter, each rounded down.
+    """
     runs = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
     cut = runs.shape[-1] // 4
     return runs[..., cut : runs.shape[-1] - cut].mean(-1)
 
 
 def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """P(X > Y) + P(X = Y) / 2 of a run of each [..., T, N], [..., T, M], the mean over the tasks [...] (Mann-Whitney's U)."""
+    """P(X > Y) + P(X = Y) / 2 of a run of each [..., T, N], [..., T, M], the mean over the
+    tasks [...] (Mann-Whitney's U).
+    """
     return 0.5 + 0.5 * np.sign(x[..., :, None] - y[..., None, :]).mean((-3, -2, -1))
 
 
@@ -72,10 +82,11 @@ def bootstrap(
     widen: bool = False,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Interval:
-    """statistic(*scores) with its stratified bootstrap interval; several arrays are drawn independently of each other.
+    """statistic(*scores) with its stratified bootstrap interval; several arrays are drawn
+    independently of each other.
 
-    widen: by √(N/(N-1)), which the bootstrap of N seeds is short of, as far as the bounds of the statistic; without it the
-    interval is rliable's. One seed has none.
+    widen: by √(N/(N-1)), which the bootstrap of N seeds is short of, as far as the bounds of
+    the statistic; without it the interval is rliable's. One seed has none.
     """
     value, seeds = float(statistic(*scores)), min(array.shape[-1] for array in scores)
     if seeds < 2:

@@ -1,4 +1,6 @@
-"""A report's numbers: one row for each method on a task, a domain or all tasks, method against method, and what to mind."""
+"""A report's numbers: one row for each method on a task, a domain or all tasks, method against
+method, and what to mind.
+"""
 
 import dataclasses
 import functools
@@ -42,9 +44,13 @@ class TrustRegion:
     """Mean over the last tenth of the logs."""
     kl_budget: float
     within: float
-    """Percent of the logs in the second half of training whose path KL is within a tenth of the budget."""
+    """Percent of the logs in the second half of training whose path KL is within a tenth of the
+    budget.
+    """
     settled: float
-    """Step of the first log within a tenth of the budget from which on 90 % are; NaN where `within` is below 90."""
+    """Step of the first log within a tenth of the budget from which on 90 % are; NaN where
+    `within` is below 90.
+    """
     highest: float
     """The highest path KL of a log, as a multiple of the budget."""
     lam: float
@@ -52,7 +58,9 @@ class TrustRegion:
 
 @dataclasses.dataclass(frozen=True)
 class Row(TrustRegion):
-    """A method on a task, a domain or all tasks, at a step. Success in percent; path KL and λ are means over runs."""
+    """A method on a task, a domain or all tasks, at a step. Success in percent; path KL and λ
+    are means over runs.
+    """
 
     phase: str
     scope: str  # task, domain, overall
@@ -83,7 +91,9 @@ class Row(TrustRegion):
 
 @dataclasses.dataclass(frozen=True)
 class Improvement:
-    """Probability (in percent) that a run of `method` does better than one of `other` on a task of `name`."""
+    """Probability (in percent) that a run of `method` does better than one of `other` on a task
+    of `name`.
+    """
 
     phase: str
     name: str
@@ -209,18 +219,21 @@ def by_phase(
     return [(phase, inside) for phase, inside in found.items() if inside]
 
 
-# -------------------------------------------------------------------------------------------------- which evaluations
+# --------------------------------------------------------------------------- which evaluations
 
 
 def choose_points(results: list[Result], at: str, notes: list[str]) -> list[Point]:
-    """The evaluations that count, in the order of tasks, methods and seeds; those left out are told in `notes`."""
+    """The evaluations that count, in the order of tasks, methods and seeds; those left out are
+    told in `notes`.
+    """
     ordered = sorted(results, key=lambda r: (r.domain, r.env_name, r.method, r.seed))
     if at == "final":
         points = final_points(ordered, notes)
         if points:
             return points
         notes.append(
-            "no run has reached the end of a phase: every task at the last step that all of its runs share (--step=last)"
+            "no run has reached the end of a phase: every task at the last step that all of its"
+            " runs share (--step=last)"
         )
         at = "last"
     return last_points(ordered, notes) if at == "last" else points_at(ordered, int(at), notes)
@@ -237,7 +250,11 @@ def points_at(results: list[Result], step: int, notes: list[str]) -> list[Point]
     if absent:
         absence = f"{len(absent)} of {len(found)} runs have no evaluation at step {step:,}"
         notes.append(f"{absence} and are left out: {join_first(absent)}")
-    return [Point(result, result.phase(step), step, success) for result, success in found if success is not None]
+    return [
+        Point(result, result.phase(step), step, success)
+        for result, success in found
+        if success is not None
+    ]
 
 
 def final_points(results: list[Result], notes: list[str]) -> list[Point]:
@@ -250,7 +267,10 @@ def final_points(results: list[Result], notes: list[str]) -> list[Point]:
             if success is not None:
                 points.append(Point(result, phase, end, success))
             else:
-                behind.setdefault(result.name, f"{result.name} ({phase}, step {result.last_step:,} of {end:,})")
+                behind.setdefault(
+                    result.name,
+                    f"{result.name} ({phase}, step {result.last_step:,} of {end:,})",
+                )
     if behind:
         absence = f"{len(behind)} runs have not reached the end of a phase"
         notes.append(f"{absence} and are left out there: {join_first(behind.values())}")
@@ -258,7 +278,9 @@ def final_points(results: list[Result], notes: list[str]) -> list[Point]:
 
 
 def last_points(results: list[Result], notes: list[str]) -> list[Point]:
-    """Every run of a task at the last step that all runs of the task were evaluated at; UserError where no task has one."""
+    """Every run of a task at the last step that all runs of the task were evaluated at;
+    UserError where no task has one.
+    """
     points = []
     members: dict[tuple[str, bool], list[Result]] = {}
     for result in results:  # steps of a run without an offline phase are no steps of the others
@@ -268,7 +290,10 @@ def last_points(results: list[Result], notes: list[str]) -> list[Point]:
         if step is not None:
             points += points_at(runs, step, notes)
     if not points:
-        raise UserError("--step=last: no task has a step that all of its runs were evaluated at; give --step=N")
+        raise UserError(
+            "--step=last: no task has a step that all of its runs were evaluated at; give"
+            " --step=N"
+        )
     return points
 
 
@@ -287,22 +312,30 @@ def last_shared_step(env_name: str, runs: list[Result], notes: list[str]) -> int
     return step
 
 
-def groups(items: list[Item], result_of: Callable[[Item], Result]) -> list[tuple[str, str, list[Item]]]:
-    """(scope, name, items): all tasks where there are several domains, domains where they have several tasks, each task."""
+def groups(
+    items: list[Item], result_of: Callable[[Item], Result]
+) -> list[tuple[str, str, list[Item]]]:
+    """(scope, name, items): all tasks where there are several domains, domains where they have
+    several tasks, each task.
+    """
     domains: dict[str, dict[str, list[Item]]] = {}
     for item in items:
         result = result_of(item)
         domains.setdefault(result.domain, {}).setdefault(result.env_name, []).append(item)
     found = [("overall", OVERALL, items)] if len(domains) > 1 else []
     order = {domain: i for i, domain in enumerate(DOMAINS)}
-    for domain, tasks in sorted(domains.items(), key=lambda entry: (order.get(entry[0], len(order)), entry[0])):
+    for domain, tasks in sorted(
+        domains.items(), key=lambda entry: (order.get(entry[0], len(order)), entry[0])
+    ):
         if len(tasks) > 1:
-            found.append(("domain", domain, [item for inside in tasks.values() for item in inside]))
+            found.append(
+                ("domain", domain, [item for inside in tasks.values() for item in inside])
+            )
         found += [("task", task, inside) for task, inside in sorted(tasks.items())]
     return found
 
 
-# -------------------------------------------------------------------------------------------------- one method
+# ---------------------------------------------------------------------------------- one method
 
 
 class Table:
@@ -317,8 +350,11 @@ class Table:
         self.seeds = sorted(set.intersection(*map(set, by_task.values()))) if by_task else []
         self.left_out = len(points) - len(self.tasks) * len(self.seeds)
         self.inside = [by_task[task][seed] for task in self.tasks for seed in self.seeds]
-        rates = np.array([point.success for point in self.inside]).reshape(len(self.tasks), len(self.seeds))
-        self.scores = np.round(100 * rates, 9)  # equal rates are ties, whatever they were computed from
+        rates = np.array([point.success for point in self.inside]).reshape(
+            len(self.tasks), len(self.seeds)
+        )
+        # equal rates are ties, whatever they were computed from
+        self.scores = np.round(100 * rates, 9)
 
 
 def tables_of(phase: str, points: list[Point]) -> list[Table]:
@@ -389,7 +425,9 @@ def episodes_of(point: Point) -> float:
 
 
 def dual_of(point: Point) -> TrustRegion | None:
-    """A run's trust region up to a point; without a budget only path KL and λ, and None without a KL."""
+    """A run's trust region up to a point; without a budget only path KL and λ, and None without
+    a KL.
+    """
     kl = point.result.kl(point.step)
     if not kl:
         return None
@@ -399,9 +437,17 @@ def dual_of(point: Point) -> TrustRegion | None:
         return None
     near = np.abs(spent / kl["kl_budget"] - 1) <= NEAR
     within = np.nan if np.isnan(budget) else 100 * near[second].mean()
-    share = np.cumsum(near[::-1])[::-1] / np.arange(len(near), 0, -1)  # of the logs from each one on
+    # of the logs from each one on
+    share = np.cumsum(near[::-1])[::-1] / np.arange(len(near), 0, -1)
     settled = steps[near & (share >= MOST)][0] if within >= 100 * MOST else np.nan
-    return TrustRegion(spent[last].mean(), budget, within, settled, (spent / kl["kl_budget"]).max(), kl["lam"][-1])
+    return TrustRegion(
+        spent[last].mean(),
+        budget,
+        within,
+        settled,
+        (spent / kl["kl_budget"]).max(),
+        kl["lam"][-1],
+    )
 
 
 def returns_of(points: list[Point], notes: list[str]) -> list[Return]:
@@ -431,7 +477,7 @@ def step_range(steps: Collection[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-# -------------------------------------------------------------------------------------------------- several methods
+# ----------------------------------------------------------------------------- several methods
 
 
 def compare(
@@ -465,7 +511,9 @@ def compare(
 
 
 def place_beside(rows: list[Row], published: list[Published]) -> list[Beside]:
-    """Each row with the published figures of its method; a domain's and all tasks' only where all of their tasks are there."""
+    """Each row with the published figures of its method; a domain's and all tasks' only where
+    all of their tasks are there.
+    """
     by_key: dict[tuple[str, str, str], list[Published]] = {}
     for figure in published:
         by_key.setdefault((figure.method, figure.name, figure.phase), []).append(figure)
@@ -523,36 +571,70 @@ def size(transitions: int | None) -> str:
 
 
 def repeats(found: Report, of: list[Result]) -> list[tuple[str, bool]]:
-    """Each run of a report beside the runs `of` the same agent, settings and task: a line, and whether it is where those say.
+    """Each run of a report beside the runs `of` the same agent, settings and task: a line, and
+    whether it is where those say.
 
-    Where they say is the 95 % prediction interval of one more run at that step. A run among them is compared with the others.
-    As many data of another making are told, and are no other settings.
+    Where they say is the 95 % prediction interval of one more run at that step. A run among
+    them is compared with the others. As many data of another making are told, and are no other
+    settings.
     """
     lines = []
     for result in found.results:
-        step, name = result.last_step, f"{result.agent} {result.env_name.removesuffix('-v0')} seed {result.seed}"
+        step, name = (
+            result.last_step,
+            f"{result.agent} {result.env_name.removesuffix('-v0')} seed {result.seed}",
+        )
         if np.isnan(result.evaluations["success"][-1]):
             lines.append((f"{name}: it reports no success to compare", False))
             continue
         key = (result.agent, result.overrides, result.env_name)
-        others = [r for r in of if (r.agent, r.overrides, r.env_name) == key and r.seed != result.seed]
+        others = [
+            r for r in of if (r.agent, r.overrides, r.env_name) == key and r.seed != result.seed
+        ]
         same = [r for r in others if not unlike([result.settings(step), r.settings(step)])]
         rates = np.array([rate for r in same if (rate := r.success(step)) is not None])
         if len(rates) < 2:
-            few = f"{name}: fewer than two other seeds of the same settings are evaluated at step {step:,}"
+            few = (
+                f"{name}: fewer than two other seeds of the same settings are evaluated at step"
+                f" {step:,}"
+            )
             differing = unlike([r.settings(step) for r in (result, *others)])
-            lines.append((f"{few}; there are others with {', '.join(differing)}" if differing else few, False))
+            lines.append(
+                (
+                    (
+                        f"{few}; there are others with {', '.join(differing)}"
+                        if differing
+                        else few
+                    ),
+                    False,
+                )
+            )
             continue
         episodes = float(result.evaluations["episodes"][-1])
         own, half = result.evaluations["success"][-1], prediction_half(rates, episodes)
         inside = bool(abs(own - rates.mean()) <= half)
-        where = f"{100 * rates.mean():.1f} ± {100 * half:.1f} (95 % prediction interval of {len(rates)} seeds)"
-        where += "; the data were not the same" if len({fingerprint(r) for r in (result, *same)} - {()}) > 1 else ""
-        lines.append((f"{name}, step {step:,}: {100 * own:.1f} % is {'inside' if inside else 'OUTSIDE'} {where}", inside))
+        where = (
+            f"{100 * rates.mean():.1f} ± {100 * half:.1f} (95 % prediction interval of"
+            f" {len(rates)} seeds)"
+        )
+        where += (
+            "; the data were not the same"
+            if len({fingerprint(r) for r in (result, *same)} - {()}) > 1
+            else ""
+        )
+        lines.append(
+            (
+                (
+                    f"{name}, step {step:,}: {100 * own:.1f} % is"
+                    f" {'inside' if inside else 'OUTSIDE'} {where}"
+                ),
+                inside,
+            )
+        )
     return lines
 
 
-# -------------------------------------------------------------------------------------------------- what to mind
+# -------------------------------------------------------------------------------- what to mind
 
 
 def check_groups(points: list[Point], notes: list[str], widen: bool) -> None:
@@ -587,8 +669,8 @@ def check_seeds(points: list[Point], notes: list[str], widen: bool) -> None:
     if len(set(seeds.values())) > 1:
         fewest = min(seeds, key=lambda key: seeds[key])
         notes.append(
-            f"the number of seeds differs, from {seeds[fewest]} ({fewest[2]} on {fewest[1]}, {fewest[0]}) "
-            f"to {max(seeds.values())}"
+            f"the number of seeds differs, from {seeds[fewest]} ({fewest[2]} on {fewest[1]},"
+            f" {fewest[0]}) to {max(seeds.values())}"
         )
     few = [count for count in seeds.values() if 1 < count < FEW_SEEDS]
     if few:
@@ -599,7 +681,9 @@ def check_seeds(points: list[Point], notes: list[str], widen: bool) -> None:
 
 
 def check_runs(points: list[Point], notes: list[str]) -> None:
-    """Data that differ within a task, settings that differ between seeds, λ on a bound, path KL off its budget."""
+    """Data that differ within a task, settings that differ between seeds, λ on a bound, path KL
+    off its budget.
+    """
     data: dict[str, set[tuple]] = {}
     seeds: dict[tuple[str, str, str], list[Point]] = {}
     for point in points:
@@ -635,7 +719,9 @@ def fingerprint(result: Result) -> tuple:
 
 
 def concerns_of(point: Point) -> list[str]:
-    """λ on a bound at the end, and a path KL that is off its budget by half and more; nothing where there is no budget."""
+    """λ on a bound at the end, and a path KL that is off its budget by half and more; nothing
+    where there is no budget.
+    """
     dual = point.trust_region
     agent = point.result.config.get("agent", {})
     if dual is None or np.isnan(dual.kl_budget) or "lambda_max" not in agent:
@@ -644,16 +730,19 @@ def concerns_of(point: Point) -> list[str]:
     found = {
         "λ is at its upper bound": lam >= 0.999 * agent["lambda_max"],
         "λ is at its lower bound": lam <= 1.001 * agent["lambda_min"],
-        "path KL is off its budget by half or more": abs(dual.path_kl / dual.kl_budget - 1) > 0.5,
+        "path KL is off its budget by half or more": (
+            abs(dual.path_kl / dual.kl_budget - 1) > 0.5
+        ),
     }
     return [concern for concern, holds in found.items() if holds]
 
 
-# -------------------------------------------------------------------------------------------------- curves
+# -------------------------------------------------------------------------------------- curves
 
 
 def curve(results: list[Result]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps, mean success in percent and half of its 95 % interval, of one method on some tasks.
+    """Steps, mean success in percent and half of its 95 % interval, of one method on some
+    tasks.
 
     At each step over the seeds that were evaluated there on all of the tasks.
     """
@@ -661,16 +750,22 @@ def curve(results: list[Result]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     steps = np.unique(np.concatenate([r.evaluations["step"] for r in results]))
     scores = np.full((len(tasks), len(steps), len(seeds)), np.nan)
     for r in results:
-        scores[tasks.index(r.env_name), np.searchsorted(steps, r.evaluations["step"]), seeds.index(r.seed)] = r.evaluations[
-            "success"
-        ]
+        scores[
+            tasks.index(r.env_name),
+            np.searchsorted(steps, r.evaluations["step"]),
+            seeds.index(r.seed),
+        ] = r.evaluations["success"]
     mean, half = mean_and_half(100 * scores.mean(0))
     known = np.isfinite(mean)
     return steps[known], mean[known], half[known]
 
 
-def kl_curve(results: list[Result], name: str, points: int = 80) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps, mean over runs and half of its 95 % interval of path_kl, kl_budget or lam, in at most `points` windows."""
+def kl_curve(
+    results: list[Result], name: str, points: int = 80
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, mean over runs and half of its 95 % interval of path_kl, kl_budget or lam, in at
+    most `points` windows.
+    """
     columns = [r.kl(r.offline_steps + r.online_steps) for r in results]
     columns = [kl for kl in columns if np.isfinite(kl.get(name, np.nan)).any()]
     if not columns:

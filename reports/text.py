@@ -35,7 +35,11 @@ def bracket(interval: Interval, digits: int = 1) -> str:
 
 def spent(row: Row) -> str:
     """0.312 / 0.3: path KL and its budget; what there is of the two."""
-    known = [(value, form) for value, form in ((row.path_kl, ".3f"), (row.kl_budget, ".3g")) if np.isfinite(value)]
+    known = [
+        (value, form)
+        for value, form in ((row.path_kl, ".3f"), (row.kl_budget, ".3g"))
+        if np.isfinite(value)
+    ]
     return " / ".join(f"{value:{form}}" for value, form in known)
 
 
@@ -54,26 +58,68 @@ CELLS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "start": ("at step 0", lambda row: "" if np.isnan(row.start) else f"{row.start:.1f}"),
     "iqm": ("IQM [95 %]", lambda row: bracket(row.iqm)),
     "path_kl": ("path KL / budget", spent),
-    "within": ("within 10 %", lambda row: "" if np.isnan(row.within) else f"{row.within:.0f} %"),
-    "settled": ("settled at", lambda row: "" if np.isnan(row.kl_budget) else f"{row.settled:,.0f}".replace("nan", "-")),
-    "highest": ("highest KL", lambda row: "" if np.isnan(row.kl_budget) else f"{row.highest:.2f}"),
+    "within": (
+        "within 10 %",
+        lambda row: "" if np.isnan(row.within) else f"{row.within:.0f} %",
+    ),
+    "settled": (
+        "settled at",
+        lambda row: (
+            "" if np.isnan(row.kl_budget) else f"{row.settled:,.0f}".replace("nan", "-")
+        ),
+    ),
+    "highest": (
+        "highest KL",
+        lambda row: "" if np.isnan(row.kl_budget) else f"{row.highest:.2f}",
+    ),
     "lam": ("λ", lambda row: "" if np.isnan(row.lam) else f"{row.lam:.3g}"),
     "data": ("data", lambda row: size(row.only(lambda r: r.transitions))),
-    "episodes": ("episodes", lambda row: "" if np.isnan(row.episodes) else f"{row.episodes:.0f}"),
+    "episodes": (
+        "episodes",
+        lambda row: "" if np.isnan(row.episodes) else f"{row.episodes:.0f}",
+    ),
 }
 """Columns by name: header and text."""
 
 
 def beside_cells(entry: Beside) -> list[str]:
-    """Task, method, our figure with seeds and data, the published one with the same, its source, and what differs."""
+    """Task, method, our figure with seeds and data, the published one with the same, its
+    source, and what differs.
+    """
     row, figure = entry.row, entry.published
-    ours = [plus_minus(row.mean, row.half), str(row.seeds), size(row.only(lambda r: r.transitions))]
+    ours = [
+        plus_minus(row.mean, row.half),
+        str(row.seeds),
+        size(row.only(lambda r: r.transitions)),
+    ]
     data = "not stated" if figure.transitions is None else size(figure.transitions)
-    theirs = [plus_minus(figure.success, figure.std), "" if figure.seeds is None else str(figure.seeds), data]
-    return [short(row.name), row.method, *ours, *theirs, figure.source, "; ".join(entry.differences)]
+    theirs = [
+        plus_minus(figure.success, figure.std),
+        "" if figure.seeds is None else str(figure.seeds),
+        data,
+    ]
+    return [
+        short(row.name),
+        row.method,
+        *ours,
+        *theirs,
+        figure.source,
+        "; ".join(entry.differences),
+    ]
 
 
-BESIDE = ["task", "method", "ours ± 95 %", "seeds", "data", "published ± std", "seeds", "data", "source", "what differs"]
+BESIDE = [
+    "task",
+    "method",
+    "ours ± 95 %",
+    "seeds",
+    "data",
+    "published ± std",
+    "seeds",
+    "data",
+    "source",
+    "what differs",
+]
 
 
 RETURN = ["task", "method", "seeds", "return", "step"]
@@ -186,7 +232,13 @@ class Lookup:
     def returned(self, entry: Return) -> list[str]:
         """The cells of RETURN."""
         value = plus_minus(entry.mean, entry.half)
-        return [short(entry.name), self.label(entry.method), str(entry.seeds), value, entry.step]
+        return [
+            short(entry.name),
+            self.label(entry.method),
+            str(entry.seeds),
+            value,
+            entry.step,
+        ]
 
 
 MAIN = ["success", "path_kl", "lam", "iqm"]
@@ -467,26 +519,64 @@ def as_csv(found: Report) -> str:
     """Every row, published figure and improvement as a line of CSV."""
     lines = []
     for row in found.rows:
-        line = dict(kind="ours", phase=row.phase, scope=row.scope, name=row.name, method=row.method, tasks=row.tasks)
-        line |= dict(step=row.step.replace(",", ""), seeds=row.seeds, episodes=row.episodes, start=row.start, success=row.mean)
-        line |= dict(ci95_half=row.half, iqm=row.iqm.value, low=row.iqm.low, high=row.iqm.high, path_kl=row.path_kl)
+        line = dict(
+            kind="ours",
+            phase=row.phase,
+            scope=row.scope,
+            name=row.name,
+            method=row.method,
+            tasks=row.tasks,
+        )
+        line |= dict(
+            step=row.step.replace(",", ""),
+            seeds=row.seeds,
+            episodes=row.episodes,
+            start=row.start,
+            success=row.mean,
+        )
+        line |= dict(
+            ci95_half=row.half,
+            iqm=row.iqm.value,
+            low=row.iqm.low,
+            high=row.iqm.high,
+            path_kl=row.path_kl,
+        )
         line |= dict(kl_budget=row.kl_budget, within_tenth_pct=row.within, settled=row.settled)
         line |= dict(highest_kl=row.highest, lam=row.lam)
-        line |= {name: row.only(operator.attrgetter(name)) for name in ("transitions", "reward", "discount")}
+        line |= {
+            name: row.only(operator.attrgetter(name))
+            for name in ("transitions", "reward", "discount")
+        }
         lines.append(line)
     lines += map(return_line, found.returns)
     for entry in found.beside:
         row, figure = entry.row, entry.published
-        line = {"kind": "published"} | dataclasses.asdict(figure) | dict(scope=row.scope, name=row.name, tasks=row.tasks)
+        line = (
+            {"kind": "published"}
+            | dataclasses.asdict(figure)
+            | dict(scope=row.scope, name=row.name, tasks=row.tasks)
+        )
         lines.append(line | dict(versus=row.method, differences="; ".join(entry.differences)))
     for better in found.improvements:
-        line = dict(kind="improvement", phase=better.phase, name=better.name, method=better.method, versus=better.other)
+        line = dict(
+            kind="improvement",
+            phase=better.phase,
+            name=better.name,
+            method=better.method,
+            versus=better.other,
+        )
         probability, low, high = better.probability
-        lines.append(line | dict(tasks=better.tasks, probability=probability, low=low, high=high))
+        lines.append(
+            line | dict(tasks=better.tasks, probability=probability, low=low, high=high)
+        )
     columns = (
-        "kind phase scope name method versus step tasks seeds episodes start success ci95_half std iqm probability low high"
+        "kind phase scope name method versus step tasks seeds episodes start success ci95_half"
+        " std iqm probability low high"
     )
-    columns += " path_kl kl_budget within_tenth_pct settled highest_kl lam transitions reward discount source differences"
+    columns += (
+        " path_kl kl_budget within_tenth_pct settled highest_kl lam transitions reward discount"
+        " source differences"
+    )
     columns += " return"
     text = io.StringIO()
     writer = csv.DictWriter(text, columns.split(), lineterminator="\n")
@@ -514,7 +604,9 @@ LATEX = {
 
 
 def as_latex(found: Report) -> str:
-    """Tasks and domains down, methods across, the best mean of lines whose methods have the same tasks in bold; no package."""
+    """Tasks and domains down, methods across, the best mean of lines whose methods have the
+    same tasks in bold; no package.
+    """
     phases = by_phase(found.rows, lambda row: row.phase)
     return "\n".join(latex_table(phase, rows, found.methods) for phase, rows in phases)
 
@@ -560,7 +652,10 @@ def escape(text: str) -> str:
 
 def as_markdown(rows: list[Row], columns: list[str]) -> list[str]:
     """The lines of a Markdown table with the columns asked for, by their names in CELLS."""
-    return markdown([CELLS[name][0] for name in columns], [[CELLS[name][1](row) for name in columns] for row in rows])
+    return markdown(
+        [CELLS[name][0] for name in columns],
+        [[CELLS[name][1](row) for name in columns] for row in rows],
+    )
 
 
 def markdown(header: list[str], lines: list[list[str]]) -> list[str]:

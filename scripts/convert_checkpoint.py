@@ -1,9 +1,11 @@
 """Turn a published BC checkpoint into a finished run of agents/bc.py.
 
-    python scripts/convert_checkpoint.py params_300000.pkl exp/bc_cube_double --env_name=cube-double
+    python scripts/convert_checkpoint.py params_300000.pkl exp/bc_cube_double
+    --env_name=cube-double
 
-`--pretrained_actor_path` and `training.policy.load_policy` take the folder. Widths and LayerNorm are read off the file; O and A
-come from the environment and H from its domain's settings, which main.py's flags change (--horizon_length=1).
+`--pretrained_actor_path` and `training.policy.load_policy` take the folder. Widths and
+LayerNorm are read off the file; O and A come from the environment and H from its domain's
+settings, which main.py's flags change (--horizon_length=1).
 """
 
 import os
@@ -15,13 +17,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.errors import RunError, UserError  # noqa: E402
 
-USAGE = "usage: python scripts/convert_checkpoint.py FILE.pkl NEW_FOLDER --env_name=NAME [--horizon_length=H]"
+USAGE = (
+    "usage: python scripts/convert_checkpoint.py FILE.pkl NEW_FOLDER --env_name=NAME"
+    " [--horizon_length=H]"
+)
 
 
 def convert(source: str, out: Path, arguments: list[str]) -> None:
-    """Write the folder `out`, whole or not at all, for the run that main.py's `arguments` describe.
+    """Write the folder `out`, whole or not at all, for the run that main.py's `arguments`
+    describe.
 
-    Raises UserError for a file that is no such checkpoint, one that does not fit the environment, and a folder in use.
+    Raises UserError for a file that is no such checkpoint, one that does not fit the
+    environment, and a folder in use.
     """
     from configs.flags import parse_flags
     from training.plan import plan
@@ -34,13 +41,20 @@ def convert(source: str, out: Path, arguments: list[str]) -> None:
         raise UserError(f"{out} is there already; give a new folder")
     base, step = load_published(file), published_step(file)
     shape = base_shape(base, str(file))
-    found = [f"--agent.actor_hidden_dims={shape.hidden_dims}", f"--agent.actor_layer_norm={shape.layer_norm}"]
-    run = plan(parse_flags(["convert_checkpoint.py", *arguments, *found, f"--bc_steps={step}"]))[0]
+    found = [
+        f"--agent.actor_hidden_dims={shape.hidden_dims}",
+        f"--agent.actor_layer_norm={shape.layer_norm}",
+    ]
+    run = plan(
+        parse_flags(["convert_checkpoint.py", *arguments, *found, f"--bc_steps={step}"])
+    )[0]
     write_run(run, base, step, file, out)
 
 
 def write_run(run, base: dict, step: int, file: Path, out: Path) -> None:
-    """Write the run of agents/bc.py from which `run` would start, with this base for its result."""
+    """Write the run of agents/bc.py from which `run` would start, with this base for its
+    result.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -65,10 +79,15 @@ def write_run(run, base: dict, step: int, file: Path, out: Path) -> None:
         with Checkpoints(part / "checkpoints", keep=1) as checkpoints:
             checkpoints.save(step, {"agent": agent_tree(agent)}, record={})
         config = run.config() | dims | {"converted_from": file.name}
-        config["sources"] |= dict.fromkeys(("offline_steps", "agent.actor_hidden_dims", "agent.actor_layer_norm"), file.name)
+        config["sources"] |= dict.fromkeys(
+            ("offline_steps", "agent.actor_hidden_dims", "agent.actor_layer_norm"), file.name
+        )
         run.source.keep(part)
         write_json(part / "config.json", config)
-        write_json(part / "done.json", {name: settings.flags[name] for name in STEPS} | {"success": None})
+        write_json(
+            part / "done.json",
+            {name: settings.flags[name] for name in STEPS} | {"success": None},
+        )
         os.replace(part, out)
 
 
@@ -83,7 +102,10 @@ def main(argv: list[str]) -> int:
         if len(places) != 2 or not any(flag.startswith("--env_name=") for flag in flags):
             raise UserError(USAGE)
         if any(flag.startswith("--agent.actor_") for flag in flags):
-            raise UserError("--agent.actor_hidden_dims, --agent.actor_layer_norm: they are read off the file; leave them out")
+            raise UserError(
+                "--agent.actor_hidden_dims, --agent.actor_layer_norm: they are read off the"
+                " file; leave them out"
+            )
         out = Path(places[1]).expanduser()
         convert(places[0], out, flags)
     except (UserError, RunError, OSError) as error:

@@ -55,7 +55,9 @@ def export(fv: flags.FlagValues, run_dir: str) -> int:
     from training.export_policy import export_policy
 
     about = export_policy(run_dir, fv.out, fv.step, fv.best, fv.overwrite)
-    print("{agent} on {task}, seed {seed}, step {step}".format(**about), outcome(about), sep=", ")
+    print(
+        "{agent} on {task}, seed {seed}, step {step}".format(**about), outcome(about), sep=", "
+    )
     print(about["function"])
     print(f"{fv.out}: {Path(fv.out).expanduser().stat().st_size / 1e6:.1f} MB")
     return 0

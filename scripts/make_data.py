@@ -2,8 +2,8 @@
 
     python scripts/make_data.py --env_name=scene-play --transitions=1_000_000 --workers=16
 
-The file lies where training looks for it, and `ogbench` itself loads it. An interrupted run goes on when
-started again.
+The file lies where training looks for it, and `ogbench` itself loads it. An interrupted run
+goes on when started again.
 """
 
 import sys
@@ -17,8 +17,14 @@ from envs.collect import collect  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("env_name", None, "a dataset, domain or task: cube-double-play, puzzle-4x4, scene-noisy")
-flags.DEFINE_integer("transitions", 1_000_000, "transitions in the training file; the validation file has a tenth")
+flags.DEFINE_string(
+    "env_name", None, "a dataset, domain or task: cube-double-play, puzzle-4x4, scene-noisy"
+)
+flags.DEFINE_integer(
+    "transitions",
+    1_000_000,
+    "transitions in the training file; the validation file has a tenth",
+)
 flags.DEFINE_integer("workers", None, "processes (default: one per core)")
 flags.DEFINE_integer("seed", 0, "decides the data, whatever the number of workers")
 flags.DEFINE_string("ogbench_dataset_dir", "~/.ogbench/data", "folder to write to")

@@ -1,9 +1,11 @@
-"""The whole path on a laptop: data of OGBench's own oracle, behaviour cloning, TRQAM, a film, a table.
+"""The whole path on a laptop: data of OGBench's own oracle, behaviour cloning, TRQAM, a film, a
+table.
 
     make quickstart SEED=1 ARGS="--eval_episodes=100"
 
 Runs `main.py --preset=quickstart` with the flags given, then writes learning_curve.png and
-summary.json beside the run's CSV files and says where they are. Started again it goes on, or only shows the result.
+summary.json beside the run's CSV files and says where they are. Started again it goes on, or
+only shows the result.
 """
 
 import sys
@@ -37,7 +39,9 @@ def read_logs(run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def summarise(run, transitions: int, seconds: float, command: list[str]) -> dict[str, Any]:
-    """The run in numbers; path KL is the mean over the last tenth of the updates, lambda that of the last log."""
+    """The run in numbers; path KL is the mean over the last tenth of the updates, lambda that
+    of the last log.
+    """
     evaluations, logs = read_logs(run)
     config = read_json(run.folder / "config.json") or {}
     last = [row for row in logs if row["step"] > 0.9 * logs[-1]["step"]]
@@ -67,7 +71,11 @@ def draw(run, path: Path) -> None:
     evaluations, logs = read_logs(run)
     steps = [row["step"] for row in logs]
     figure, (success, kl, lam) = pyplot.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
-    success.plot([row["step"] for row in evaluations], [100 * row["success"] for row in evaluations], marker="o")
+    success.plot(
+        [row["step"] for row in evaluations],
+        [100 * row["success"] for row in evaluations],
+        marker="o",
+    )
     success.set(title="success (%)", ylim=(0, 100))
     kl.plot(steps, [row["dual/path_kl"] for row in logs], label="path KL")
     kl.plot(steps, [row["dual/kl_budget"] for row in logs], "k--", label="budget")
@@ -85,9 +93,14 @@ def draw(run, path: Path) -> None:
 def show(run, summary: dict) -> None:
     """Print the table and the places of the files."""
     bc, trqam = f"{summary['success_bc']:6.0%}", f"{summary['success_trqam']:6.0%}"
-    spent, budget, lam = f"{summary['path_kl']:7.3f}", f"{summary['kl_budget']:.3g}", f"{summary['lambda']:8.3f}"
+    spent, budget, lam = (
+        f"{summary['path_kl']:7.3f}",
+        f"{summary['kl_budget']:.3g}",
+        f"{summary['lambda']:8.3f}",
+    )
     print(f"""
-{run.env_name}, seed {run.seed}: {summary["transitions"]:,} transitions, {summary["episodes"]} evaluation episodes
+{run.env_name}, seed {run.seed}: {summary["transitions"]:,} transitions, evaluated on
+{summary["episodes"]} episodes
 
             success   path KL / budget   lambda
   BC        {bc}
@@ -96,7 +109,10 @@ def show(run, summary: dict) -> None:
 {summary["seconds_after_install"]:.0f} s after the installation; the files are""")
     films = sorted((run.folder / "videos").glob("*.mp4"))
     for path in [
-        *(run.folder / name for name in ("summary.json", "learning_curve.png", "train.csv", "eval.csv")),
+        *(
+            run.folder / name
+            for name in ("summary.json", "learning_curve.png", "train.csv", "eval.csv")
+        ),
         *films,
     ]:
         print(f"  {path}")

@@ -1,14 +1,15 @@
-"""Runs -> the table: success with intervals, method against method, curves, and the published figures beside.
+"""Runs -> the table: success with intervals, method against method, curves, and the published
+figures beside.
 
     python scripts/report.py exp/                                        # for each domain
     python scripts/report.py exp/ --details                              # and each task
     python scripts/report.py exp/ --html=report.html --csv=report.csv --latex=report.tex
-    python scripts/report.py exp/ --step=200_000                         # all runs at one step (last: as far as all are)
-    python scripts/report.py exp/Debug/ exp_data.pkl                     # published exp_data pickles beside them
+    python scripts/report.py exp/ --step=200_000  # at one step (last: the last shared)
+    python scripts/report.py exp/Debug/ exp_data.pkl    # published exp_data pickles beside them
     python scripts/report.py other.pkl --pickle_axes=seeds,evaluations   # where arrays are so
-    python scripts/report.py exp/Debug/ --export=results/NAME            # keep what a report reads, and the commands
-    python scripts/report.py exp/again --repeat_of=results/study         # whether repeated runs land where they should
-    python scripts/report.py --check                                     # the README's tables (--write: make them anew)
+    python scripts/report.py exp/Debug/ --export=results/NAME  # keep what it reads
+    python scripts/report.py exp/again --repeat_of=results/study  # do they agree?
+    python scripts/report.py --check             # the README's tables (--write: make them anew)
 
 Folders are searched for run folders at any depth. Without --step a run counts at the end of its
 offline and of its online phase; unfinished ones are named and left out. Methods differ in the
@@ -53,34 +54,67 @@ def step(text: str) -> str:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The flags; raises UserError."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("places", nargs="*", metavar="FOLDER", help="folders with runs, and exp_data pickles (.pkl)")
-    parser.add_argument(
-        "--step", type=step, default="final", help="final (the end of each phase), last (as far as all are), or N"
+    parser = Parser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--bootstrap", type=positive, default=2000, help="replicates of the bootstrap")
+    parser.add_argument(
+        "places",
+        nargs="*",
+        metavar="FOLDER",
+        help="folders with runs, and exp_data pickles (.pkl)",
+    )
+    parser.add_argument(
+        "--step",
+        type=step,
+        default="final",
+        help="final (the end of each phase), last (as far as all are), or N",
+    )
+    parser.add_argument(
+        "--bootstrap", type=positive, default=2000, help="replicates of the bootstrap"
+    )
     doc = (
-        "bootstrap intervals wider by √(N/(N-1)) with N seeds; without it they are rliable's. With 3 seeds they then cover "
-        "95 %% instead of 88 over 50 tasks, but about 80 %% instead of 75 over a single one: use Student's there"
+        "bootstrap intervals wider by √(N/(N-1)) with N seeds; without it they are rliable's."
+        " With 3 seeds they then cover 95 %% instead of 88 over 50 tasks, but about 80 %%"
+        " instead of 75 over a single one: use Student's there"
     )
     parser.add_argument("--widen", action="store_true", help=doc)
     doc = "also every task, pair of methods and published figure"
     parser.add_argument("--details", action="store_true", help=doc)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every number")
     parser.add_argument("--latex", type=Path, metavar="FILE", help="write a LaTeX table")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with tables and curves")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write one page with tables and curves"
+    )
     parser.add_argument("--title", default="Results", help="of the page")
-    parser.add_argument("--export", type=Path, metavar="DIR", help="copy what a report reads of each run")
-    doc = "whether each run lands inside the 95 %% prediction interval of this folder's other seeds of its settings"
+    parser.add_argument(
+        "--export", type=Path, metavar="DIR", help="copy what a report reads of each run"
+    )
+    doc = (
+        "whether each run lands inside the 95 %% prediction interval of this folder's other"
+        " seeds of its settings"
+    )
     parser.add_argument("--repeat_of", type=Path, metavar="DIR", help=doc)
-    parser.add_argument("--pickle_interval", type=positive, default=50_000, help="steps between the evaluations in a pickle")
+    parser.add_argument(
+        "--pickle_interval",
+        type=positive,
+        default=50_000,
+        help="steps between the evaluations in a pickle",
+    )
     doc = "what the axes of a pickle's arrays are"
     parser.add_argument("--pickle_axes", default=AXES[0], choices=AXES, help=doc)
-    parser.add_argument("--check", action="store_true", help="compare the README's tables with results/")
-    parser.add_argument("--write", action="store_true", help="renew the README's tables from results/")
+    parser.add_argument(
+        "--check", action="store_true", help="compare the README's tables with results/"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="renew the README's tables from results/"
+    )
     flags = parser.parse_args(argv)
     if bool(flags.places) == (flags.check or flags.write):
-        raise UserError("give folders with runs, such as exp/, or --check or --write alone (see --help)")
+        raise UserError(
+            "give folders with runs, such as exp/, or --check or --write alone (see --help)"
+        )
     for path in (flags.csv, flags.latex, flags.html):
         if path and not path.expanduser().parent.is_dir():
             raise UserError(f"{path}: there is no folder {path.parent}")
@@ -94,7 +128,10 @@ def check_readme(write: bool) -> int:
     if write:
         print("\n".join(renew(ROOT)) or "README.md: every table is as results/ has it")
     faults, tables = check(ROOT)
-    print("\n".join(faults) or f"README.md: every figure of its marked tables ({tables}) is what results/ has")
+    print(
+        "\n".join(faults)
+        or f"README.md: every figure of its marked tables ({tables}) is what results/ has"
+    )
     return 1 if faults else 0
 
 
@@ -119,10 +156,16 @@ def run(argv: list[str]) -> int:
 
     results, notes = read_all(flags.places, flags.pickle_interval, flags.pickle_axes)
     found = report(results, flags.step, read_published(), notes, flags.bootstrap, flags.widen)
-    outputs = [(flags.csv, as_csv), (flags.latex, as_latex), (flags.html, lambda found: page(found, flags.title))]
+    outputs = [
+        (flags.csv, as_csv),
+        (flags.latex, as_latex),
+        (flags.html, lambda found: page(found, flags.title)),
+    ]
     written = write([(path.expanduser(), made(found)) for path, made in outputs if path])
     if flags.export:
-        written.append(f"{export(results, flags.export.expanduser())} runs below {flags.export}")
+        written.append(
+            f"{export(results, flags.export.expanduser())} runs below {flags.export}"
+        )
     print(as_text(found, flags.details), *(f"written: {what}" for what in written), sep="\n")
     return repeated(found, flags) if flags.repeat_of else 0
 

@@ -3,8 +3,8 @@
     python scripts/rollout.py exp/Debug/scene-play-singletask-task1-v0/trqam_s0_44136fa3
     python scripts/rollout.py RUN_DIR --episodes=50 --best --video=out.mp4 --video_episodes=3
 
-With the run's own seed, which is the default, these are the episodes of its evaluations. The value is what the critic expects
-at the start, in discounted reward.
+With the run's own seed, which is the default, these are the episodes of its evaluations. The
+value is what the critic expects at the start, in discounted reward.
 """
 
 import math
@@ -31,14 +31,36 @@ def define() -> flags.FlagValues:
     """This script's flags."""
     fv = flags.FlagValues()
     flags.DEFINE_integer("episodes", 10, "how many episodes", lower_bound=1, flag_values=fv)
-    flags.DEFINE_integer("seed", None, "of the episodes; the run's own unless given", lower_bound=0, flag_values=fv)
+    flags.DEFINE_integer(
+        "seed",
+        None,
+        "of the episodes; the run's own unless given",
+        lower_bound=0,
+        flag_values=fv,
+    )
     doc = "the best checkpoint by its evaluation (success, then return), not the newest"
     flags.DEFINE_boolean("best", False, doc, flag_values=fv)
-    flags.DEFINE_string("env_name", None, "another task of the same world, or a task for a base", flag_values=fv)
-    flags.DEFINE_integer("eval_workers", 0, "environment processes; 0: one per core", lower_bound=0, flag_values=fv)
+    flags.DEFINE_string(
+        "env_name", None, "another task of the same world, or a task for a base", flag_values=fv
+    )
+    flags.DEFINE_integer(
+        "eval_workers",
+        0,
+        "environment processes; 0: one per core",
+        lower_bound=0,
+        flag_values=fv,
+    )
     flags.DEFINE_string("video", None, "film to this .mp4 or .gif", flag_values=fv)
-    flags.DEFINE_integer("video_episodes", 3, "how many of the episodes are filmed", lower_bound=1, flag_values=fv)
-    flags.DEFINE_integer("video_frame_skip", 3, "environment steps per frame", lower_bound=1, flag_values=fv)
+    flags.DEFINE_integer(
+        "video_episodes",
+        3,
+        "how many of the episodes are filmed",
+        lower_bound=1,
+        flag_values=fv,
+    )
+    flags.DEFINE_integer(
+        "video_frame_skip", 3, "environment steps per frame", lower_bound=1, flag_values=fv
+    )
     return fv
 
 
@@ -51,27 +73,36 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
     except flags.Error as error:
         raise UserError(str(error).replace("\n", " ")) from error
     if len(places) != 1:
-        raise UserError("usage: python scripts/rollout.py RUN_DIR [--episodes=N] [--video=out.mp4]; --help shows all flags")
+        raise UserError(
+            "usage: python scripts/rollout.py RUN_DIR [--episodes=N] [--video=out.mp4]; --help"
+            " shows all flags"
+        )
     if fv.video and Path(fv.video).suffix not in ENDINGS:
         raise UserError(f"--video={fv.video}: the name has to end in {' or '.join(ENDINGS)}")
     return fv, places[0]
 
 
 def task_of(stored: dict[str, Any], env_name: str | None) -> str:
-    """The task to run; raises UserError for a base, which has none, and for a task of another world."""
+    """The task to run; raises UserError for a base, which has none, and for a task of another
+    world.
+    """
     from envs.tasks import is_user_env, resolve_alias, resolve_env_name, world_name
 
     trained = stored["flags"]["env_name"]
     if env_name is None and (is_user_env(trained) or "singletask" in trained):
         return resolve_alias(trained)
     if env_name is None:
-        raise UserError(f"--env_name is missing: this is a base of {trained}; give one of its tasks")
+        raise UserError(
+            f"--env_name is missing: this is a base of {trained}; give one of its tasks"
+        )
     task, *others = resolve_env_name(env_name)
     if others:
         raise UserError(f"--env_name={env_name}: give one task, such as {task}")
     worlds = [name if is_user_env(name) else world_name(name) for name in (task, trained)]
     if worlds[0] != worlds[1]:
-        raise UserError(f"--env_name={env_name}: the run is of {worlds[1]}; give a task of that world")
+        raise UserError(
+            f"--env_name={env_name}: the run is of {worlds[1]}; give a task of that world"
+        )
     return task
 
 
@@ -96,20 +127,34 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
         actions = policy(observations, keys)
         if values:
             rows = np.arange(len(keys))
-            starts = rows[(keys[:, 2] == 0) & (keys[:, 1] % len(keys) == rows)]  # not those of slots without an episode
+            # not those of slots without an episode
+            starts = rows[(keys[:, 2] == 0) & (keys[:, 1] % len(keys) == rows)]
             expected[keys[starts, 1]] = values(observations, actions)[starts]
         return actions
 
     agent_name = Path(stored["agent_file"]).stem
-    say(f"{agent_name} after {int(agent.step)} updates on {task}, seed {seed}: {fv.episodes} episodes")
+    say(
+        f"{agent_name} after {int(agent.step)} updates on {task}, seed {seed}: {fv.episodes}"
+        " episodes"
+    )
     with EnvWorkers(task, workers=fv.eval_workers or default_workers(fv.episodes)) as workers:
-        result = evaluate(watched, workers, fv.episodes, seed, chunk_length, stored["action_dim"], discount=config.discount)
+        result = evaluate(
+            watched,
+            workers,
+            fv.episodes,
+            seed,
+            chunk_length,
+            stored["action_dim"],
+            discount=config.discount,
+        )
     print_episodes(result, expected)
     if not fv.video:
         return 0
     episodes, path = min(fv.episodes, fv.video_episodes), Path(fv.video).expanduser()
     shape = (seed, chunk_length, stored["action_dim"], fv.video_frame_skip)
-    filmed = film(task, policy, path, episodes, *shape, caption=task.removesuffix("-v0"), values=values)
+    filmed = film(
+        task, policy, path, episodes, *shape, caption=task.removesuffix("-v0"), values=values
+    )
     print(filmed or "no film")
     return 0 if filmed else 1
 

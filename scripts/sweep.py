@@ -1,14 +1,15 @@
 """Many runs: agents x tasks x seeds x any grid of settings.
 
-    python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 > jobs.txt      # one shell command per line
+    python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 > jobs.txt
     python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 --slurm=table.sbatch
-    python scripts/sweep.py --agents=trqam --env_name=cube-double --grid=agent.kl_budget=0.5,1,2 --engine=local
-    python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 --engine=ray --jobs_per_device=2
+    python scripts/sweep.py --agents=trqam --env_name=scene --grid=agent.kl_budget=0.5,1
+    python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 --engine=ray
     python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 --status
 
-Every other flag is main.py's, for all runs (--run_group=table --offline_steps=500_000). Finished runs are skipped and
-unfinished ones go on, whichever engine began them; what a job prints is in <save_dir>/<run_group>/sweep/. The jobs that train
-the base of a domain come first, those that start from it behind them. The printed lines choose no device; on four GPUs:
+Every other flag is main.py's, for all runs (--run_group=table --offline_steps=500_000).
+Finished runs are skipped and unfinished ones go on, whichever engine began them; what a job
+prints is in <save_dir>/<run_group>/sweep/. The jobs that train the base of a domain come first,
+those that start from it behind them. The printed lines choose no device; on four GPUs:
 
     parallel -j4 'export CUDA_VISIBLE_DEVICES=$(({%} - 1)); eval {}' < jobs.txt
 """
@@ -54,8 +55,9 @@ SBATCH = """#!/bin/bash
 #SBATCH --open-mode=append
 #SBATCH --signal=B:TERM@60
 # {command}
-# Account, partition and time limit: here, or before this file's name on sbatch's command line, which comes first.
-# A job that was cut short has saved; submit this file again and it goes on, while finished ones end at once.{bases}
+# Account, partition and time limit: here, or before this file's name on sbatch's command line,
+# which comes first. A job that was cut short has saved; submit this file again and it resumes,
+# while finished ones end at once.{bases}
 cd {cwd} || exit 1
 mapfile -t jobs <<'JOBS'
 {lines}
@@ -64,7 +66,8 @@ eval "exec ${{jobs[${{SLURM_ARRAY_TASK_ID:?submit this file with sbatch}}]}}"
 """
 BASES = """
 # Tasks 0-{last} train the bases; to have no others wait for them:
-#   sbatch --parsable --array=0-{last} FILE, then sbatch --array={next}-{end} --dependency=afterany:ID FILE"""
+#   sbatch --parsable --array=0-{last} FILE
+#   sbatch --array={next}-{end} --dependency=afterany:ID FILE"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,7 +79,12 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The sweep's own flags."""
-    result = Parser(prog="sweep.py", allow_abbrev=False, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    result = Parser(
+        prog="sweep.py",
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
 
     def count(name: str, default: int | None, text: str, least: int = 1) -> None:
         def number(word: str) -> int:
@@ -87,51 +95,89 @@ def parser() -> Parser:
 
         result.add_argument(name, type=number, default=default, metavar="N", help=text)
 
-    result.add_argument("--agents", default="trqam", metavar="A,B", help="names in agents/, or paths of agent files")
-    result.add_argument("--env_name", default="", metavar="A,B", help="tasks and domains, or all50")
+    result.add_argument(
+        "--agents",
+        default="trqam",
+        metavar="A,B",
+        help="names in agents/, or paths of agent files",
+    )
+    result.add_argument(
+        "--env_name", default="", metavar="A,B", help="tasks and domains, or all50"
+    )
     count("--seeds", 1, "how many seeds")
     count("--first_seed", 0, "the first of them", least=0)
     text = "a setting and its values, KEY=A,B,C; may be given again: every combination is run"
     result.add_argument("--grid", action="append", default=[], metavar="KEY=A,B", help=text)
-    text = "print: one shell command per line; local: this machine's devices; ray: a Ray cluster"
-    result.add_argument("--engine", choices=("print", "local", "ray"), default="print", help=text)
-    text = "write the commands as the script of a Slurm array instead; exit code 1 where nothing is left"
+    text = (
+        "print: one shell command per line; local: this machine's devices; ray: a Ray cluster"
+    )
+    result.add_argument(
+        "--engine", choices=("print", "local", "ray"), default="print", help=text
+    )
+    text = (
+        "write the commands as the script of a Slurm array instead; exit code 1 where nothing"
+        " is left"
+    )
     result.add_argument("--slurm", metavar="FILE", help=text)
-    count("--pack", None, "seeds in one process; unset: all of a task, but one where --engine=local finds no GPU")
+    count(
+        "--pack",
+        None,
+        "seeds in one process; unset: all of a task, but one where --engine=local finds no GPU",
+    )
     count("--jobs_per_device", 1, "jobs that share a GPU, or where there is none, a machine")
-    result.add_argument("--ray_address", default="auto", help="of the cluster (auto: RAY_ADDRESS, or the one of this machine)")
-    count("--retries", 3, "with ray: how often a job may be started again whose machine was lost", least=0)
-    result.add_argument("--status", action="store_true", help="show how the runs stand and how long they will take")
+    result.add_argument(
+        "--ray_address",
+        default="auto",
+        help="of the cluster (auto: RAY_ADDRESS, or the one of this machine)",
+    )
+    count(
+        "--retries",
+        3,
+        "with ray: how often a job may be started again whose machine was lost",
+        least=0,
+    )
+    result.add_argument(
+        "--status",
+        action="store_true",
+        help="show how the runs stand and how long they will take",
+    )
     return result
 
 
 def plan_jobs(options: argparse.Namespace, flags: Sequence[str], pack: int) -> list[Job]:
-    """All jobs, each of up to `pack` seeds of one task; raises UserError, as main.py would, for anything wrong in them."""
+    """All jobs, each of up to `pack` seeds of one task; raises UserError, as main.py would, for
+    anything wrong in them.
+    """
     for word in flags:
         name = word.lstrip("-").partition("=")[0]
         if word.startswith("-") and name.removeprefix("no") in OURS:
             raise UserError(f"--{name}: a sweep sets it; use {OURS[name.removeprefix('no')]}")
     jobs = []
-    for agent, point in itertools.product(agent_files(options.agents), grid_points(options.grid)):
+    for agent, point in itertools.product(
+        agent_files(options.agents), grid_points(options.grid)
+    ):
         jobs.extend(jobs_of_agent(agent, [*flags, *point], options, pack))
     folders: dict[Path, Job] = {}
     for job in jobs:
         for run in job.runs:
             if run.folder in folders:
                 raise UserError(
-                    f"--grid, --agents: two of these runs would share {run.folder}; a grid over steps or intervals "
-                    "needs a sweep with its own --run_group for each value"
+                    f"--grid, --agents: two of these runs would share {run.folder}; a grid over"
+                    " steps or intervals needs a sweep with its own --run_group for each value"
                 )
             folders[run.folder] = job
     return far_apart(jobs)
 
 
-def jobs_of_agent(agent: str, flags: Sequence[str], options: argparse.Namespace, pack: int) -> list[Job]:
+def jobs_of_agent(
+    agent: str, flags: Sequence[str], options: argparse.Namespace, pack: int
+) -> list[Job]:
     """The jobs of one agent with one set of settings."""
     from configs.flags import parse_flags
 
     seeds = [f"--seed={options.first_seed}", f"--num_seeds={options.seeds}"]
-    tasks = [f"--env_name={options.env_name}"] if options.env_name else []  # a preset may name one
+    # a preset may name one
+    tasks = [f"--env_name={options.env_name}"] if options.env_name else []
     words = ["sweep.py", f"--agent={agent}", *tasks, *seeds, *flags]
     runs: list[Run] = program.plan(parse_flags(words))
     jobs = []
@@ -165,7 +211,9 @@ def grid_points(grid: Sequence[str]) -> list[tuple[str, ...]]:
         key, equals, values = axis.lstrip("-").partition("=")
         split = re.split(r",(?![^(]*\))", values)
         if not equals or not all(split):
-            raise UserError(f"--grid={axis}: write KEY=A,B,C, for example --grid=agent.kl_budget=0.5,1,2")
+            raise UserError(
+                f"--grid={axis}: write KEY=A,B,C, for example --grid=agent.kl_budget=0.5,1,2"
+            )
         if key in OURS:
             raise UserError(f"--grid={axis}: a sweep sets --{key}; use {OURS[key]}")
         axes.append([f"--{key}={value}" for value in split])
@@ -182,17 +230,26 @@ def slurm_script(jobs: Sequence[Job], argv: Sequence[str]) -> str:
     """The script of an array with one task for each job."""
     end = len(jobs) - 1
     first = len({tuple(base.folder for base in job.bases) for job in jobs}) - 1
-    bases = BASES.format(last=first, next=first + 1, end=end) if jobs[0].bases and first < end else ""
+    bases = (
+        BASES.format(last=first, next=first + 1, end=end)
+        if jobs[0].bases and first < end
+        else ""
+    )
     lines = "\n".join(map(shell, jobs))
     command = shlex.join(["python", *argv])
-    return SBATCH.format(last=end, command=command, bases=bases, cwd=shlex.quote(os.getcwd()), lines=lines)
+    return SBATCH.format(
+        last=end, command=command, bases=bases, cwd=shlex.quote(os.getcwd()), lines=lines
+    )
 
 
 def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Do what the command line asks for; returns the exit code."""
     options, flags = parser().parse_known_args(argv[1:])
     if options.slurm and options.engine != "print":
-        raise UserError(f"--slurm={options.slurm}: Slurm runs the jobs then; leave --engine={options.engine} out")
+        raise UserError(
+            f"--slurm={options.slurm}: Slurm runs the jobs then; leave"
+            f" --engine={options.engine} out"
+        )
     alone = options.engine == "local" and not gpus(environ)
     jobs = plan_jobs(options, flags, options.pack or (1 if alone else options.seeds))
     if options.status:
@@ -202,9 +259,15 @@ def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return 0
     left = [job for job in jobs if not job.is_done()]
     if options.slurm and not left:
-        raise RunError(f"--slurm={options.slurm}: nothing is left to submit, all {len(jobs)} jobs have finished; not written")
+        raise RunError(
+            f"--slurm={options.slurm}: nothing is left to submit, all {len(jobs)} jobs have"
+            " finished; not written"
+        )
     if options.slurm or options.engine != "print":
-        of = f"{len(left)} jobs of {len(jobs)}, {sum(len(job.runs) for job in left)} runs; the others have finished"
+        of = (
+            f"{len(left)} jobs of {len(jobs)}, {sum(len(job.runs) for job in left)} runs; the"
+            " others have finished"
+        )
         print(of if len(left) < len(jobs) else of.partition(";")[0])
     if not left:
         return 0
@@ -228,7 +291,9 @@ def write_script(path: Path, text: str) -> None:
     try:
         path.write_text(text)
     except OSError as error:
-        raise UserError(f"--slurm={path}: cannot be written ({error.strerror}); give another file") from error
+        raise UserError(
+            f"--slurm={path}: cannot be written ({error.strerror}); give another file"
+        ) from error
     print(f"sbatch {path}")
 
 
@@ -251,5 +316,6 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
 
 if __name__ == "__main__":
     users = dict(os.environ)
-    os.environ["JAX_PLATFORMS"] = "cpu"  # resolving settings takes no memory on a device that the jobs need
+    # resolving settings takes no memory on a device that the jobs need
+    os.environ["JAX_PLATFORMS"] = "cpu"
     sys.exit(main(sys.argv, users))

@@ -27,8 +27,16 @@ PASSED_ON = ("JAX_", "XLA_", "MUJOCO_", "WANDB_")  # variables that reach jobs o
 MEMORY = 0.9  # of a GPU, for all jobs on it together
 
 
-def launch(command: Sequence[str], log: Path, environ: Mapping[str, str], cores: str = "", note: str = "") -> subprocess.Popen:
-    """Start a command in a session of its own, its output appended to `log`; on Linux it gets SIGTERM when we die."""
+def launch(
+    command: Sequence[str],
+    log: Path,
+    environ: Mapping[str, str],
+    cores: str = "",
+    note: str = "",
+) -> subprocess.Popen:
+    """Start a command in a session of its own, its output appended to `log`; on Linux it gets
+    SIGTERM when we die.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         file.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S')} {note}$ {shlex.join(command)}\n")
@@ -77,7 +85,9 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def ended(self) -> list[tuple[Job, int]]:
-        """The jobs that ended since the last call, with their exit codes; waits a moment where there is none."""
+        """The jobs that ended since the last call, with their exit codes; waits a moment where
+        there is none.
+        """
 
     @abc.abstractmethod
     def stop(self) -> None:
@@ -85,12 +95,15 @@ class Engine(abc.ABC):
 
 
 def gpus(environ: Mapping[str, str]) -> list[str]:
-    """The NVIDIA GPUs of this machine, as CUDA_VISIBLE_DEVICES names them; none where JAX is told to use something else."""
+    """The NVIDIA GPUs of this machine, as CUDA_VISIBLE_DEVICES names them; none where JAX is
+    told to use something else.
+    """
     if environ.get("JAX_PLATFORMS", "cuda").split(",")[0] not in ("", "cuda", "gpu"):
         return []
     if "CUDA_VISIBLE_DEVICES" in environ:
         names = environ["CUDA_VISIBLE_DEVICES"].split(",")
-        return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))  # CUDA too looks no further
+        # CUDA too looks no further
+        return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
         return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
@@ -100,16 +113,24 @@ def gpus(environ: Mapping[str, str]) -> list[str]:
 
 def memory_share(jobs_per_device: int) -> dict[str, str]:
     """What keeps jobs from taking each other's memory on one GPU."""
-    return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{MEMORY / jobs_per_device:.3f}"} if jobs_per_device > 1 else {}
+    return (
+        {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{MEMORY / jobs_per_device:.3f}"}
+        if jobs_per_device > 1
+        else {}
+    )
 
 
 class Local(Engine):
-    """This machine: `jobs_per_device` jobs on each GPU; where there is none, that many that share the cores."""
+    """This machine: `jobs_per_device` jobs on each GPU; where there is none, that many that
+    share the cores.
+    """
 
     def __init__(self, environ: Mapping[str, str], jobs_per_device: int):
         self.environ = environ
         found = gpus(environ)
-        places: list[tuple[dict[str, str], str]] = [({"CUDA_VISIBLE_DEVICES": gpu}, "") for gpu in found] * jobs_per_device
+        places: list[tuple[dict[str, str], str]] = [
+            ({"CUDA_VISIBLE_DEVICES": gpu}, "") for gpu in found
+        ] * jobs_per_device
         if found:
             self.environ = memory_share(jobs_per_device) | dict(environ)
         else:
@@ -122,11 +143,17 @@ class Local(Engine):
 
     def start(self, job: Job) -> None:
         device, cores = place = self.free.pop(0)
-        process = launch([sys.executable, *job.words], job.log, {**self.environ, **device}, cores)
+        process = launch(
+            [sys.executable, *job.words], job.log, {**self.environ, **device}, cores
+        )
         self.running[job] = process, place
 
     def ended(self) -> list[tuple[Job, int]]:
-        gone = [(job, code) for job, (process, _) in self.running.items() if (code := process.poll()) is not None]
+        gone = [
+            (job, code)
+            for job, (process, _) in self.running.items()
+            if (code := process.poll()) is not None
+        ]
         for job, code in gone:
             self.free.append(self.running.pop(job)[1])
             conclude(job.log, code)
@@ -139,7 +166,9 @@ class Local(Engine):
 
 
 def shares_of_cores(shares: int) -> list[str]:
-    """This process's cores in `shares` parts, as sweeps/tied.py takes them; all of them for each where they are too few."""
+    """This process's cores in `shares` parts, as sweeps/tied.py takes them; all of them for
+    each where they are too few.
+    """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if shares == 1 or len(cores) < shares:
         return [""] * shares
@@ -150,12 +179,15 @@ def shares_of_cores(shares: int) -> list[str]:
 class Ray(Engine):
     """A Ray cluster whose machines see the project and the runs under the same paths.
 
-    A job is a task with 1 / jobs_per_device of a GPU, or of a machine where the cluster has no GPU. One whose machine or
-    process is lost, or that is asked to leave, is started again elsewhere, up to `retries` times. Raises UserError where
-    Ray is not installed or no cluster answers.
+    A job is a task with 1 / jobs_per_device of a GPU, or of a machine where the cluster has no
+    GPU. One whose machine or process is lost, or that is asked to leave, is started again
+    elsewhere, up to `retries` times. Raises UserError where Ray is not installed or no cluster
+    answers.
     """
 
-    def __init__(self, environ: Mapping[str, str], jobs_per_device: int, address: str, retries: int):
+    def __init__(
+        self, environ: Mapping[str, str], jobs_per_device: int, address: str, retries: int
+    ):
         try:
             import ray
         except ImportError as error:
@@ -164,9 +196,13 @@ class Ray(Engine):
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"--ray_address={address}: no cluster ({reason}); start one: ray start --head") from error
+            raise UserError(
+                f"--ray_address={address}: no cluster ({reason}); start one: ray start --head"
+            ) from error
         self.ray = ray
-        self.environ = {name: value for name, value in environ.items() if name.startswith(PASSED_ON)}
+        self.environ = {
+            name: value for name, value in environ.items() if name.startswith(PASSED_ON)
+        }
         resources: dict[str, Any] = {"num_gpus": 1 / jobs_per_device}
         if ray.cluster_resources().get("GPU"):
             self.environ = memory_share(jobs_per_device) | self.environ
@@ -183,7 +219,12 @@ class Ray(Engine):
 
     def start(self, job: Job) -> None:
         folders = [str(run.folder.absolute()) for run in job.runs]
-        where = {"root": str(ROOT), "cwd": os.getcwd(), "log": str(job.log.absolute()), "folders": folders}
+        where = {
+            "root": str(ROOT),
+            "cwd": os.getcwd(),
+            "log": str(job.log.absolute()),
+            "folders": folders,
+        }
         self.running[self.attempt.remote(job.words, self.environ, **where)] = job
 
     def ended(self) -> list[tuple[Job, int]]:
@@ -201,14 +242,25 @@ class Ray(Engine):
         for task in self.running:
             self.ray.cancel(task)
         if self.running:
-            self.ray.wait(list(self.running), num_returns=len(self.running), timeout=GRACE_SECONDS)
+            self.ray.wait(
+                list(self.running), num_returns=len(self.running), timeout=GRACE_SECONDS
+            )
         self.ray.shutdown()
 
 
 def remote_attempt() -> Callable[..., int]:
-    """What a machine of the cluster runs. Made here, so that it travels by value: this module is not on a worker's path."""
+    """What a machine of the cluster runs. Made here, so that it travels by value: this module
+    is not on a worker's path.
+    """
 
-    def attempt(words: Sequence[str], environ: dict[str, str], root: str, cwd: str, log: str, folders: list[str]) -> int:
+    def attempt(
+        words: Sequence[str],
+        environ: dict[str, str],
+        root: str,
+        cwd: str,
+        log: str,
+        folders: list[str],
+    ) -> int:
         import os
         import sys
 
@@ -216,13 +268,19 @@ def remote_attempt() -> Callable[..., int]:
         from sweeps import engines
 
         os.chdir(cwd)
-        return engines.attempt([sys.executable, *words], {**os.environ, **environ}, log, folders)
+        return engines.attempt(
+            [sys.executable, *words], {**os.environ, **environ}, log, folders
+        )
 
     return attempt
 
 
-def attempt(command: Sequence[str], environ: Mapping[str, str], log: str, folders: Sequence[str]) -> int:
-    """Run a command inside a Ray task -> its exit code. Raises InterruptedError, after which Ray tries again, for a signal."""
+def attempt(
+    command: Sequence[str], environ: Mapping[str, str], log: str, folders: Sequence[str]
+) -> int:
+    """Run a command inside a Ray task -> its exit code. Raises InterruptedError, after which
+    Ray tries again, for a signal.
+    """
     import ray
 
     # By which Ray cancels; ignored in a cluster that a shell started in the background.
@@ -230,7 +288,9 @@ def attempt(command: Sequence[str], environ: Mapping[str, str], log: str, folder
     give_up = time.monotonic() + LOCK_SECONDS
     while any(is_locked(Path(folder)) for folder in folders) and time.monotonic() < give_up:
         time.sleep(POLL_SECONDS)  # until what is left of an attempt on a lost machine is gone
-    process = launch(command, Path(log), environ, note=f"node {ray.get_runtime_context().get_node_id()} ")
+    process = launch(
+        command, Path(log), environ, note=f"node {ray.get_runtime_context().get_node_id()} "
+    )
     try:
         while (code := process.poll()) is None:
             time.sleep(POLL_SECONDS)  # not wait(): Ray cancels between two instructions

@@ -12,7 +12,8 @@ from utils.preemption import deferred, handled, leave_if_asked
 
 
 def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
-    """Run every job, tell how each ended -> how many failed. None starts where it would only wait for a base.
+    """Run every job, tell how each ended -> how many failed. None starts where it would only
+    wait for a base.
 
     SIGTERM and Ctrl-C raise Preempted, once all jobs have saved and left.
     """
@@ -20,12 +21,21 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
     trained: set[Path] = set()  # bases
 
     def next_job() -> Job | None:
-        bases = {base.folder: base for job in running for base in job.bases if base.folder not in trained}
+        bases = {
+            base.folder: base
+            for job in running
+            for base in job.bases
+            if base.folder not in trained
+        }
         trained.update(folder for folder, base in bases.items() if base.is_done())
         training = bases.keys() - trained
-        return next((job for job in waiting if training.isdisjoint(base.folder for base in job.bases)), None)
+        return next(
+            (job for job in waiting if training.isdisjoint(base.folder for base in job.bases)),
+            None,
+        )
 
-    with handled(), contextlib.ExitStack() as stack:  # handled here: Ray, when it started, took the signals for itself
+    # handled here: Ray, when it started, took the signals for itself
+    with handled(), contextlib.ExitStack() as stack:
         stack.callback(engine.stop)
         stack.enter_context(deferred())
         bar = stack.enter_context(tqdm(total=len(jobs), desc="sweep", unit="job", disable=None))
@@ -40,6 +50,13 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
                 bar.update(1)
                 failed += code != 0
                 done = len(jobs) - len(waiting) - len(running)
-                how = "finished" if code == 0 else f"FAILED ({job.failure() or f'exit code {code}'})"
-                tqdm.write(f"[{done}/{len(jobs)}] {how}: {job.name}" + (f"; log {job.log}" if code else ""))
+                how = (
+                    "finished"
+                    if code == 0
+                    else f"FAILED ({job.failure() or f'exit code {code}'})"
+                )
+                tqdm.write(
+                    f"[{done}/{len(jobs)}] {how}: {job.name}"
+                    + (f"; log {job.log}" if code else "")
+                )
     return failed

@@ -1,4 +1,5 @@
-"""Becomes the command it is given; on Linux, SIGTERM reaches that command when the process that started it dies.
+"""Becomes the command it is given; on Linux, SIGTERM reaches that command when the process that
+started it dies.
 
     python -I sweeps/tied.py STARTER CORES COMMAND...
 

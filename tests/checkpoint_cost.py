@@ -1,9 +1,11 @@
-"""What a checkpoint costs: bytes and seconds of saves of full-size TRQAM beside a 500,000-transition online replay.
+"""What a checkpoint costs: bytes and seconds of saves of full-size TRQAM beside a
+500,000-transition online replay.
 
     python tests/checkpoint_cost.py --updates_per_s=600 --json=results/checkpoint_cost.json
 
-Each save is timed twice: how long it keeps training from going on, and until all of it is on disk. The share of the training
-time is of the default save interval, at `--updates_per_s` (the faster the training, the larger the share).
+Each save is timed twice: how long it keeps training from going on, and until all of it is on
+disk. The share of the training time is of the default save interval, at `--updates_per_s` (the
+faster the training, the larger the share).
 """
 
 import argparse
@@ -42,11 +44,16 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def measure(folder: Path, saves: int, before_first: int, between: int) -> list[dict[str, float]]:
+def measure(
+    folder: Path, saves: int, before_first: int, between: int
+) -> list[dict[str, float]]:
     """Save `saves` times with online transitions in between -> bytes and seconds of each save."""
     rng = np.random.default_rng(0)
-    # Random numbers everywhere, because Orbax compresses, and the moments of a fresh Adam are zeros.
-    agent = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), full_size())
+    # Random numbers everywhere, because Orbax compresses, and the moments of a fresh Adam are
+    # zeros.
+    agent = jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), full_size()
+    )
     agent = jax.device_put(agent)
     replay, rows, result = ReplayFile(folder / "replay.bin", OBSERVATION_DIM, ACTION_DIM), 0, []
     zeros = {name: 0.0 for name in ("rewards", "masks")}
@@ -55,7 +62,14 @@ def measure(folder: Path, saves: int, before_first: int, between: int) -> list[d
             for step in range(between if save else before_first):
                 s = rng.standard_normal((2, OBSERVATION_DIM))
                 ends = {"terminals": float(step % 1000 == 999), "next_observations": s[1]}
-                replay.append(zeros | ends | {"observations": s[0], "actions": rng.standard_normal(ACTION_DIM)})
+                replay.append(
+                    zeros
+                    | ends
+                    | {
+                        "observations": s[0],
+                        "actions": rng.standard_normal(ACTION_DIM),
+                    }
+                )
             start = time.perf_counter()
             record = {"replay": replay.position()}
             checkpoints.save(save + 1, {"agent": agent_tree(agent)}, record)
@@ -77,9 +91,16 @@ def measure(folder: Path, saves: int, before_first: int, between: int) -> list[d
 
 def main() -> None:
     """Measure, print a table, and write the figures where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--saves", type=int, default=6)
-    parser.add_argument("--updates_per_s", type=float, default=600.0, help="speed of training that the share is of")
+    parser.add_argument(
+        "--updates_per_s",
+        type=float,
+        default=600.0,
+        help="speed of training that the share is of",
+    )
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     interval = define_flags(["main.py", "--agent=agents/trqam.py"])["save_interval"].default
@@ -88,14 +109,27 @@ def main() -> None:
         saves = measure(folder, arguments.saves, 500_000, interval)
     finally:
         shutil.rmtree(folder)
-    print(f"{'save':>4} {'online rows':>12} {'checkpoint MB':>14} {'replay MB':>10} {'blocks s':>9} {'on disk s':>10}")
+    print(
+        f"{'save':>4} {'online rows':>12} {'checkpoint MB':>14} {'replay MB':>10}"
+        f" {'blocks s':>9} {'on disk s':>10}"
+    )
     for number, save in enumerate(saves, 1):
-        values = (save["checkpoint_bytes"] / 1e6, save["replay_bytes"] / 1e6, save["blocked_seconds"], save["seconds_to_disk"])
-        print("{:4d} {:12d} {:14.1f} {:10.1f} {:9.2f} {:10.2f}".format(number, save["new_online_transitions"], *values))
+        values = (
+            save["checkpoint_bytes"] / 1e6,
+            save["replay_bytes"] / 1e6,
+            save["blocked_seconds"],
+            save["seconds_to_disk"],
+        )
+        print(
+            "{:4d} {:12d} {:14.1f} {:10.1f} {:9.2f} {:10.2f}".format(
+                number, save["new_online_transitions"], *values
+            )
+        )
     blocked = statistics.median(save["blocked_seconds"] for save in saves[1:])
     share = blocked / (blocked + interval / arguments.updates_per_s)
     print(
-        f"every {interval} updates, at {arguments.updates_per_s:g} updates/s: {share:.2%} of the time (median of later saves)"
+        f"every {interval} updates, at {arguments.updates_per_s:g} updates/s: {share:.2%} of"
+        " the time (median of later saves)"
     )
     if arguments.json:
         summary = {

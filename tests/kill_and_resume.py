@@ -3,11 +3,13 @@
     python tests/kill_and_resume.py --kills=20
     python tests/kill_and_resume.py --kills=6 --signal=term --num_seeds=2 --seed=1 --keep
 
-Behaviour cloning, offline and online training of TRQAM with tiny networks on a real OGBench environment, in processes of their
-own on CPU. The moments are random, spread over the run's whole life, a quarter of them while a checkpoint is being written.
-Every row of train.csv and eval.csv, every array of the last checkpoint and every byte of the online replay has to be the same;
-a killed process may lose two save intervals at most (a save and the one still being written before it) and leave no process
-behind; SIGTERM has to save and end with 143. The exit code is 0 if all of that holds.
+Behaviour cloning, offline and online training of TRQAM with tiny networks on a real OGBench
+environment, in processes of their own on CPU. The moments are random, spread over the run's
+whole life, a quarter of them while a checkpoint is being written. Every row of train.csv and
+eval.csv, every array of the last checkpoint and every byte of the online replay has to be the
+same; a killed process may lose two save intervals at most (a save and the one still being
+written before it) and leave no process behind; SIGTERM has to save and end with 143. The exit
+code is 0 if all of that holds.
 """
 
 import argparse
@@ -36,15 +38,26 @@ ROOT = Path(__file__).resolve().parents[1]
 ENV_NAME = "antmaze-large-navigate-singletask-task1-v0"
 LIFE_TIMEOUT, TERM_TIMEOUT, ORPHAN_TIMEOUT = 600.0, 30.0, 10.0  # seconds
 LAST_KILL = 0.9  # of the run's life, so that there is something left to kill
-MOMENTS = ("save", "training", "evaluation", "training", "save", "start-up", "training", "training")
-DELAYS = {"save": 0.02, "training": 0.1, "evaluation": 1.0, "start-up": 6.0}  # seconds after the moment has come, at most
+MOMENTS = (
+    "save",
+    "training",
+    "evaluation",
+    "training",
+    "save",
+    "start-up",
+    "training",
+    "training",
+)
+# seconds after the moment has come, at most
+DELAYS = {"save": 0.02, "training": 0.1, "evaluation": 1.0, "start-up": 6.0}
 PLACE = ("flags/save_dir",)  # where the settings of the two runs differ
 
 
 class Work(NamedTuple):
     """Length of the phases, what happens how often, and for how many seeds.
 
-    Saves fall into log windows and into chunks that are being executed: the intervals have few divisors in common.
+    Saves fall into log windows and into chunks that are being executed: the intervals have few
+    divisors in common.
     """
 
     bc: int = 92
@@ -59,8 +72,12 @@ class Work(NamedTuple):
 
     def flags(self) -> list[str]:
         """For main.py."""
-        phases = [f"--{name}_steps={getattr(self, name)}" for name in ("bc", "offline", "online")]
-        intervals = [f"--{name}_interval={getattr(self, name)}" for name in ("log", "eval", "save")]
+        phases = [
+            f"--{name}_steps={getattr(self, name)}" for name in ("bc", "offline", "online")
+        ]
+        intervals = [
+            f"--{name}_interval={getattr(self, name)}" for name in ("log", "eval", "save")
+        ]
         evaluations = [f"--eval_episodes={self.episodes}", f"--eval_async={self.eval_async}"]
         return [*phases, *intervals, *evaluations, f"--num_seeds={self.num_seeds}"]
 
@@ -84,7 +101,7 @@ class Failure(Exception):
     """A run did what it must not do."""
 
 
-# -------------------------------------------------------------------------------------------------- a run seen from outside
+# --------------------------------------------------------------------- a run seen from outside
 
 
 class Watch:
@@ -113,12 +130,21 @@ class Watch:
 
     def position(self) -> float:
         """Where the runs stand on average, 0 .. `life(work)`."""
-        rows = {path.parent: max(0, step) for path, step in self._last.items() if path.stem == "train"}
-        places = [place_of(self.work, *((step, 0) if is_base(folder) else (0, step))) for folder, step in rows.items()]
+        rows = {
+            path.parent: max(0, step)
+            for path, step in self._last.items()
+            if path.stem == "train"
+        }
+        places = [
+            place_of(self.work, *((step, 0) if is_base(folder) else (0, step)))
+            for folder, step in rows.items()
+        ]
         return sum(places) / self.work.num_seeds
 
     def evaluating(self) -> bool:
-        """Whether an evaluation is due behind the last row of the active run and not in its log."""
+        """Whether an evaluation is due behind the last row of the active run and not in its
+        log.
+        """
         if self.active is None or is_base(self.active):
             return False
         step, offline = max(0, self.step(self.active)), self.work.offline
@@ -127,7 +153,10 @@ class Watch:
 
     def saving(self) -> bool:
         """Whether this process is writing a checkpoint, or was when it was killed."""
-        return any(changed(path) >= self.started for path in self.save_dir.glob("*/*/*/checkpoints/*tmp*"))
+        return any(
+            changed(path) >= self.started
+            for path in self.save_dir.glob("*/*/*/checkpoints/*tmp*")
+        )
 
     def whereabouts(self) -> str:
         """The active run and its step."""
@@ -154,7 +183,9 @@ def is_base(folder: Path) -> bool:
 
 
 def place_of(work: Work, bc_step: int, step: int) -> int:
-    """How much of its life lies behind a run and its base; steps of short phases count more, as they take longer."""
+    """How much of its life lies behind a run and its base; steps of short phases count more, as
+    they take longer.
+    """
     return 3 * bc_step + 2 * min(step, work.offline) + max(0, step - work.offline)
 
 
@@ -183,7 +214,9 @@ def run_folders(save_dir: Path) -> list[Path]:
 
 
 class Life:
-    """One process of main.py in a group of its own, as a context manager that ends whatever is left of it."""
+    """One process of main.py in a group of its own, as a context manager that ends whatever is
+    left of it.
+    """
 
     def __init__(self, command: list[str], save_dir: Path, work: Work, compiled: Path):
         save_dir.mkdir(exist_ok=True)
@@ -193,10 +226,20 @@ class Life:
         self.seconds_to_end = 0.0  # from the signal on
         self.start = time.monotonic()
         environ = {"JAX_COMPILATION_CACHE_DIR": str(compiled)} | os.environ
-        environ |= {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONUNBUFFERED": "1"}
+        environ |= {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "PYTHONUNBUFFERED": "1",
+        }
         with self.output.open("wb") as file:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+                command,
+                cwd=ROOT,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
             )
 
     def __enter__(self) -> "Life":
@@ -232,42 +275,60 @@ class Life:
         self.check_orphans()
 
     def kill(self, kill: "Kill") -> str:
-        """Wait for the moment, send the signal to the main process alone, wait for the end -> where the run was."""
+        """Wait for the moment, send the signal to the main process alone, wait for the end ->
+        where the run was.
+        """
         self.wait_for(kill)
         where, active = self.watch.where(), self.watch.active
         step = self.watch.step(active) if active else -1
         if self.process.poll() is not None:
-            raise self.failure(f"ended with {self.process.returncode} before it could be killed")
+            raise self.failure(
+                f"ended with {self.process.returncode} before it could be killed"
+            )
         sent = time.monotonic()
         self.process.send_signal(kill.signal)
         try:
             code = self.process.wait(TERM_TIMEOUT)
         except subprocess.TimeoutExpired:
-            raise self.failure(f"still running {TERM_TIMEOUT:g} s after {kill.signal.name} ({where})") from None
+            raise self.failure(
+                f"still running {TERM_TIMEOUT:g} s after {kill.signal.name} ({where})"
+            ) from None
         self.seconds_to_end = time.monotonic() - sent
         if kill.signal == signal.SIGKILL and self.watch.active and self.watch.saving():
             where = "save"
         self.check_code(kill, code, where)
         if kill.signal == signal.SIGTERM and active and newest_checkpoint(active) < step:
-            raise self.failure(f"SIGTERM ({where}): at step {step} or later, last checkpoint {newest_checkpoint(active)}")
+            raise self.failure(
+                f"SIGTERM ({where}): at step {step} or later, last checkpoint"
+                f" {newest_checkpoint(active)}"
+            )
         self.check_orphans()
         return where
 
     def wait_for(self, kill: "Kill") -> None:
         """Wait for the moment of a kill, and then for its delay."""
         watch, start_up = self.watch, kill.moment == "start-up"
-        here = {"save": watch.saving, "evaluation": watch.evaluating}.get(kill.moment, lambda: True)
-        while self.going_on() and not (start_up or watch.active and watch.position() >= kill.position and here()):
+        here = {"save": watch.saving, "evaluation": watch.evaluating}.get(
+            kill.moment, lambda: True
+        )
+        while self.going_on() and not (
+            start_up or watch.active and watch.position() >= kill.position and here()
+        ):
             time.sleep(0.001)
         deadline = time.monotonic() + kill.delay
-        while self.going_on() and time.monotonic() < deadline and not (start_up and watch.active):
+        while (
+            self.going_on() and time.monotonic() < deadline and not (start_up and watch.active)
+        ):
             time.sleep(0.001)
 
     def check_code(self, kill: "Kill", code: int, where: str) -> None:
         """Raise Failure for an exit code that does not follow from the signal."""
-        expected = {-signal.SIGKILL} if kill.signal == signal.SIGKILL else {128 + signal.SIGTERM}
+        expected = (
+            {-signal.SIGKILL} if kill.signal == signal.SIGKILL else {128 + signal.SIGTERM}
+        )
         if kill.signal == signal.SIGTERM and where == "start-up":
-            expected.add(-signal.SIGTERM)  # before anything is there to be saved, the default action will do
+            # before anything is there to be saved, the default action will do
+            expected.add(-signal.SIGTERM)
         if code not in expected:
             raise self.failure(f"ended with {code} after {kill.signal.name} ({where})")
 
@@ -276,7 +337,10 @@ class Life:
         deadline = time.monotonic() + ORPHAN_TIMEOUT
         while left := group(self.process.pid):
             if time.monotonic() > deadline:
-                raise self.failure(f"{len(left)} processes outlive it by {ORPHAN_TIMEOUT:g} s: {'; '.join(left)}")
+                raise self.failure(
+                    f"{len(left)} processes outlive it by {ORPHAN_TIMEOUT:g} s:"
+                    f" {'; '.join(left)}"
+                )
             time.sleep(0.01)
 
     def resumed(self) -> dict[Path, int]:
@@ -298,7 +362,12 @@ def group(leader: int) -> list[str]:
         try:
             state, _, of_group = stat.read_text().rpartition(")")[2].split()[:3]
             if int(of_group) == leader and state not in "ZX":
-                command = (stat.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                command = (
+                    (stat.parent / "cmdline")
+                    .read_bytes()
+                    .replace(b"\0", b" ")
+                    .decode(errors="replace")
+                )
                 found.append(f"{stat.parent.name} {command[:80]}")
         except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
             continue
@@ -307,15 +376,20 @@ def group(leader: int) -> list[str]:
 
 def newest_checkpoint(folder: Path) -> int:
     """The step of the newest whole checkpoint of a run; -1 where there is none."""
-    return max((int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit()), default=-1)
+    return max(
+        (int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit()),
+        default=-1,
+    )
 
 
-# -------------------------------------------------------------------------------------------------- killing
+# ------------------------------------------------------------------------------------- killing
 
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-    """When to send which signal: `delay` seconds after the first such moment from a position on."""
+    """When to send which signal: `delay` seconds after the first such moment from a position
+    on.
+    """
 
     signal: signal.Signals
     moment: str
@@ -325,7 +399,11 @@ class Kill:
 
 def plan(kills: int, which: str, work: Work, rng: np.random.Generator) -> list[Kill]:
     """Kills in the order of their positions in a run, drawn from equal parts of its life."""
-    signals = {"kill": [signal.SIGKILL], "term": [signal.SIGTERM], "mixed": [signal.SIGKILL, signal.SIGTERM]}[which]
+    signals = {
+        "kill": [signal.SIGKILL],
+        "term": [signal.SIGTERM],
+        "mixed": [signal.SIGKILL, signal.SIGTERM],
+    }[which]
     moments = list(itertools.islice(itertools.cycle(MOMENTS), kills))
     rng.shuffle(moments)
     ends = {work.offline, work.offline + work.online}
@@ -365,32 +443,43 @@ class Report:
         if kill.signal == signal.SIGTERM:
             self.seconds_to_term = max(self.seconds_to_term, process.seconds_to_end)
         name, place = process.output.name, process.watch.whereabouts()
-        print(f"{name:9}  {kill.signal.name}  {where:10}  {process.seconds:5.1f} s old, {place}", flush=True)
+        print(
+            f"{name:9}  {kill.signal.name}  {where:10}  {process.seconds:5.1f} s old, {place}",
+            flush=True,
+        )
 
     def __str__(self) -> str:
         places = ("start-up", "base", "offline", "evaluation", "online", "save")
         sent = ", ".join(f"{n} {name}" for name, n in self.signals.items())
         lines = [
             f"kills                {self.where.total()} ({sent})",
-            *(f"  {'during a ' if name == 'save' else ''}{name:17}{self.where[name]:4}" for name in places),
+            *(
+                f"  {'during a ' if name == 'save' else ''}{name:17}{self.where[name]:4}"
+                for name in places
+            ),
             f"resumes              {self.resumes}, at most {self.lost} logged steps run again",
             f"rows compared        {self.rows}",
             f"arrays compared      {self.arrays}",
             f"replay bytes         {self.replay_bytes}",
             f"differences          {len(self.differences)}",
             *(f"  WRONG {difference}" for difference in self.differences[:20]),
-            f"seconds              {self.seconds:.0f} (left alone {self.seconds_alone:.1f}, "
-            f"to the first row of a start {self.seconds_to_first_row:.1f})",
+            (
+                f"seconds              {self.seconds:.0f} (left alone {self.seconds_alone:.1f},"
+                f" to the first row of a start {self.seconds_to_first_row:.1f})"
+            ),
         ]
         if self.signals["SIGTERM"]:
             lines.append(f"SIGTERM to end       {self.seconds_to_term:.1f} s at most")
         return "\n".join(lines)
 
 
-def kill_and_resume(life_of: Any, kills: Iterable[Kill], report: Report, most_lost: int) -> None:
+def kill_and_resume(
+    life_of: Any, kills: Iterable[Kill], report: Report, most_lost: int
+) -> None:
     """Start the run for every kill, and once more to its end; `life_of()` starts a process.
 
-    Raises Failure where one resumes more than `most_lost` steps before the place where the last one was killed.
+    Raises Failure where one resumes more than `most_lost` steps before the place where the last
+    one was killed.
     """
     reached: tuple[Path, int] | None = None  # where a run stood that has not been resumed since
     for kill in [*kills, None]:
@@ -407,17 +496,22 @@ def kill_and_resume(life_of: Any, kills: Iterable[Kill], report: Report, most_lo
             start = resumed.get(folder, 0)
             report.lost, reached = max(report.lost, step - start), None
             if step - start > most_lost:
-                raise process.failure(f"{folder.name} was at step {step} at least and went on from step {start}")
+                raise process.failure(
+                    f"{folder.name} was at step {step} at least and went on from step {start}"
+                )
         if kill and watch.active and not (watch.active / "done.json").exists():
             reached = watch.active, watch.step(watch.active)
 
 
-# -------------------------------------------------------------------------------------------------- comparing
+# ----------------------------------------------------------------------------------- comparing
 
 
 def compare(reference: Path, other: Path, report: Report) -> None:
     """Add to the report how the run folders of two --save_dir differ."""
-    names, others = ({str(path.relative_to(place)) for path in run_folders(place)} for place in (reference, other))
+    names, others = (
+        {str(path.relative_to(place)) for path in run_folders(place)}
+        for place in (reference, other)
+    )
     report.differences += [f"{name} is in one place alone" for name in sorted(names ^ others)]
     if not names:
         report.differences.append("there is no run to compare")
@@ -432,11 +526,17 @@ def compare_logs(one: Path, two: Path, report: Report) -> list[str]:
     """Rows of train.csv and eval.csv, byte for byte."""
     found = []
     for log in ("train.csv", "eval.csv"):
-        tables = [path.read_bytes().split(b"\n") if path.exists() else [] for path in (one / log, two / log)]
+        tables = [
+            path.read_bytes().split(b"\n") if path.exists() else []
+            for path in (one / log, two / log)
+        ]
         for number, (a, b) in enumerate(itertools.zip_longest(*tables)):
             if a != b:
-                found.append(f"{log} line {number + 1}: {shorten(a)} left alone, {shorten(b)} killed")
-        report.rows += max(0, len(tables[0]) - 2)  # the header, and nothing behind the last newline
+                found.append(
+                    f"{log} line {number + 1}: {shorten(a)} left alone, {shorten(b)} killed"
+                )
+        # the header, and nothing behind the last newline
+        report.rows += max(0, len(tables[0]) - 2)
     return found
 
 
@@ -448,14 +548,25 @@ def shorten(line: bytes | None) -> str:
 def compare_files(one: Path, two: Path, report: Report) -> list[str]:
     """The online replay byte for byte, the settings and what done.json says."""
     found = []
-    a, b = (path.read_bytes() if path.exists() else b"" for path in (one / "replay.bin", two / "replay.bin"))
+    a, b = (
+        path.read_bytes() if path.exists() else b""
+        for path in (one / "replay.bin", two / "replay.bin")
+    )
     report.replay_bytes += len(a)
     if a != b:
-        first = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+        first = next(
+            (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y),
+            min(len(a), len(b)),
+        )
         found.append(f"replay.bin: {len(a)} and {len(b)} bytes, different from byte {first} on")
     for name in ("config.json", "done.json"):
-        one_value, other_value = (json.loads(path.read_text()) if path.exists() else None for path in (one / name, two / name))
-        found += [f"{name} {key}" for key in differing(one_value, other_value) if key not in PLACE]
+        one_value, other_value = (
+            json.loads(path.read_text()) if path.exists() else None
+            for path in (one / name, two / name)
+        )
+        found += [
+            f"{name} {key}" for key in differing(one_value, other_value) if key not in PLACE
+        ]
     return found
 
 
@@ -464,7 +575,11 @@ def differing(one: Any, two: Any, prefix: str = "") -> list[str]:
     if not (isinstance(one, dict) and isinstance(two, dict)):
         return [] if one == two else [f"{prefix or 'value'}"]
     keys = sorted(set(one) | set(two))
-    return [where for key in keys for where in differing(one.get(key), two.get(key), f"{prefix}/{key}" if prefix else key)]
+    return [
+        where
+        for key in keys
+        for where in differing(one.get(key), two.get(key), f"{prefix}/{key}" if prefix else key)
+    ]
 
 
 def compare_checkpoints(one: Path, two: Path, report: Report) -> list[str]:
@@ -475,31 +590,49 @@ def compare_checkpoints(one: Path, two: Path, report: Report) -> list[str]:
 
     steps = newest_checkpoint(one), newest_checkpoint(two)
     if steps[0] != steps[1] or steps[0] < 0:
-        return [f"the newest checkpoint is that of step {steps[0]} left alone, {steps[1]} killed"]
-    (tree, record), (other_tree, other_record) = (Checkpoints(folder / "checkpoints").read(steps[0]) for folder in (one, two))
+        return [
+            f"the newest checkpoint is that of step {steps[0]} left alone, {steps[1]} killed"
+        ]
+    (tree, record), (other_tree, other_record) = (
+        Checkpoints(folder / "checkpoints").read(steps[0]) for folder in (one, two)
+    )
     ours, theirs = flatten_dict(tree, sep="/"), flatten_dict(other_tree, sep="/")
     report.arrays += len(ours)
     found = [f"checkpoint: {key} of its record" for key in differing(record, other_record)]
-    found += [f"checkpoint: {name} is in one of them alone" for name in sorted(set(ours) ^ set(theirs))]
+    found += [
+        f"checkpoint: {name} is in one of them alone"
+        for name in sorted(set(ours) ^ set(theirs))
+    ]
     for name in sorted(set(ours) & set(theirs)):
         a, b = ours[name], theirs[name]
         if a.shape != b.shape or a.dtype != b.dtype:
             found.append(f"checkpoint: {name} is {a.dtype}{a.shape} and {b.dtype}{b.shape}")
         elif a.tobytes() != b.tobytes():
-            found.append(f"checkpoint: {name} differs in {np.count_nonzero(a != b)} of {a.size} numbers")
+            found.append(
+                f"checkpoint: {name} differs in {np.count_nonzero(a != b)} of {a.size} numbers"
+            )
     return found
 
 
-# -------------------------------------------------------------------------------------------------- the whole
+# ----------------------------------------------------------------------------------- the whole
 
 
-def check(folder: Path, kills: int, which: str = "kill", seed: int = 0, work: Work = WHOLE) -> Report:
-    """Make data, run undisturbed, run killed, compare; all files lie below `folder`. Raises Failure."""
+def check(
+    folder: Path, kills: int, which: str = "kill", seed: int = 0, work: Work = WHOLE
+) -> Report:
+    """Make data, run undisturbed, run killed, compare; all files lie below `folder`. Raises
+    Failure.
+    """
     from envs.collect import random_data
 
     start, rng, report = time.monotonic(), np.random.default_rng(seed), Report()
     random_data(ENV_NAME, folder / "data", 300)
-    flags = [f"--env_name={ENV_NAME}", f"--ogbench_dataset_dir={folder / 'data'}", *work.flags(), *TINY]
+    flags = [
+        f"--env_name={ENV_NAME}",
+        f"--ogbench_dataset_dir={folder / 'data'}",
+        *work.flags(),
+        *TINY,
+    ]
 
     def life_in(name: str) -> Life:
         command = [sys.executable, "main.py", f"--save_dir={folder / name}", *flags]
@@ -518,7 +651,9 @@ def check(folder: Path, kills: int, which: str = "kill", seed: int = 0, work: Wo
 
 def main(arguments: list[str]) -> int:
     """Parse, check, print; 0 if nothing differs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=20, help="how often the run is killed")
     parser.add_argument("--signal", choices=("kill", "term", "mixed"), default="kill")
     parser.add_argument("--num_seeds", type=int, default=1, help="for main.py")

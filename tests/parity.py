@@ -62,7 +62,12 @@ OWN_METRICS = {  # what the same name means in the files of one agent
     "ifql": {"q_mean": "critic/target_mean", "actor_loss": "flow/loss"},
     "dsrl": {"distill_loss": "latent/loss"},
 }
-FIXED = {"xs": "xs", "adjoints": "adjoints", "next_actions": "next_actions", "policy_actions": "x_final"}
+FIXED = {
+    "xs": "xs",
+    "adjoints": "adjoints",
+    "next_actions": "next_actions",
+    "policy_actions": "x_final",
+}
 PARTS = ("batch", "noise", "out", "params_after")
 ALIASES = {
     "layer_norm",
@@ -91,7 +96,11 @@ class Golden:
 
     def tree(self, prefix: str) -> dict:
         """The arrays below `prefix/` as a nested dictionary."""
-        found = {k[len(prefix) + 1 :]: v for k, v in self.arrays.items() if k.startswith(prefix + "/")}
+        found = {
+            k[len(prefix) + 1 :]: v
+            for k, v in self.arrays.items()
+            if k.startswith(prefix + "/")
+        }
         return unflatten_dict({k: jnp.asarray(v) for k, v in found.items()}, sep="/")
 
     @property
@@ -138,7 +147,10 @@ def build(golden: Golden):
         config.clip_grad = meta["grad_clip"] is not None
     unread = set(meta) - set(config) - ALIASES
     if unread:
-        print(f"note: the agent does not know {sorted(unread)}; the numbers decide whether that matters")
+        print(
+            f"note: the agent does not know {sorted(unread)}; the numbers decide whether that"
+            " matters"
+        )
     return module.AGENT.create(jax.random.key(0), meta["O"], meta["A"], config)
 
 
@@ -174,7 +186,9 @@ def started(agent, golden: Golden):
         target_params={name: params[f"target_{name}"] for name in agent.target_params},
     )
     if "lam" in meta and getattr(agent, "dual", None) is not None:
-        dual = agent.dual.replace(lam=jnp.float32(meta["lam"]), kl_ema=jnp.float32(meta["kl_ema"]))
+        dual = agent.dual.replace(
+            lam=jnp.float32(meta["lam"]), kl_ema=jnp.float32(meta["kl_ema"])
+        )
         agent = agent.replace(dual=dual)
     return agent
 
@@ -206,7 +220,9 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
         ours, theirs = outputs(agent, metrics, fixed, golden.meta), golden.results(u)
         problems += [f"update {u}: {name}" for name in unmatched(ours, theirs, golden.outputs)]
         for name in sorted(ours.keys() & theirs.keys()):
-            quantity = "/".join(name.split("/")[:2]) if name.startswith("params_after/") else name
+            quantity = (
+                "/".join(name.split("/")[:2]) if name.startswith("params_after/") else name
+            )
             worst[quantity] = max(worst[quantity], distance(quantity, ours[name], theirs[name]))
     outside = [name for name in ours if not name.startswith("params_after/")]
     if uncompared := sorted(set(outside) - golden.outputs):
@@ -237,7 +253,9 @@ def distance(quantity: str, ours: np.ndarray, theirs: np.ndarray) -> float:
 
     Infinite for another shape and for values that are not finite.
     """
-    if ours.shape != theirs.shape or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+    if ours.shape != theirs.shape or not (
+        np.isfinite(ours).all() and np.isfinite(theirs).all()
+    ):
         return float("inf")
     error = np.abs(ours.astype(np.float64) - theirs).max()
     if quantity.startswith("params_after/"):

@@ -1,10 +1,12 @@
-"""What every agent reaches on the probe environment whose best action is a = s, with several seeds.
+"""What every agent reaches on the probe environment whose best action is a = s, with several
+seeds.
 
     python tests/probe_table.py --seeds=3 --csv=results/probe.csv
 
-1,500 updates of tiny networks on 3,000 uniformly random actions (envs/probe.py, ProbeReward); the figure is mean |a - s|, which
-is 0.67 for uniform actions. It is 0 for no agent that keeps to its data: behaviour cloning shows where they start from, and
-DSRL's target entropy is a spread of some 0.17 alone.
+1,500 updates of tiny networks on 3,000 uniformly random actions (envs/probe.py, ProbeReward);
+the figure is mean |a - s|, which is 0.67 for uniform actions. It is 0 for no agent that keeps
+to its data: behaviour cloning shows where they start from, and DSRL's target entropy is a
+spread of some 0.17 alone.
 """
 
 import argparse
@@ -25,7 +27,9 @@ from tests.envs.test_probe import train_on_probe
 
 def main(arguments: list[str]) -> None:
     """Train, print, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--csv", help="file for the table")
     given = parser.parse_args(arguments)
@@ -33,7 +37,10 @@ def main(arguments: list[str]) -> None:
     rows = []
     for name, (module, settings) in ({"bc": (bc, {})} | FLOWS | AGENTS).items():
         with tempfile.TemporaryDirectory() as folder:
-            agents = [train_on_probe(Path(folder), module, ProbeReward, seed=seed, **settings) for seed in range(given.seeds)]
+            agents = [
+                train_on_probe(Path(folder), module, ProbeReward, seed=seed, **settings)
+                for seed in range(given.seeds)
+            ]
         words = " ".join(f"{key}={value}" for key, value in settings.items())
         rows.append([name, words, *(f"{distance_from_optimum(agent):.3f}" for agent in agents)])
         print(*rows[-1], sep="  ", flush=True)

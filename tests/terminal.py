@@ -12,7 +12,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def terminal(columns: int) -> Iterator[tuple[int, int]]:
-    """A pseudo terminal of 40 rows -> the file descriptors of its two ends: ours, the program's."""
+    """A pseudo terminal of 40 rows -> the file descriptors of its two ends: ours, the
+    program's.
+    """
     ours, programs = pty.openpty()
     fcntl.ioctl(programs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     try:
@@ -33,7 +35,9 @@ def written(ours: int) -> str:
 
 
 def lines_on(text: str) -> list[str]:
-    """The lines that a terminal shows once the text is written, whatever it overwrote meanwhile."""
+    """The lines that a terminal shows once the text is written, whatever it overwrote
+    meanwhile.
+    """
     screen, row, column = [""], 0, 0
     for token in re.findall(r"\x1b\[A|[\r\n]|[^\x1b\r\n]+", text):
         if token == "\x1b[A":

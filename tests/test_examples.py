@@ -22,10 +22,15 @@ def test_an_environment_and_data_of_ones_own(tmp_path):
         "main.py", "--env_name=examples.own_environment:Reach-v0", f"--dataset={tmp_path}/reach.npz", "--preset=smoke",
         f"--save_dir={tmp_path}/exp",
     )  # fmt: skip
-    assert "22,611 transitions in 1,000 trajectories, layout flat (it holds next_observations, truncations)" in told
+    assert (
+        "22,611 transitions in 1,000 trajectories, layout flat (it holds next_observations,"
+        " truncations)" in told
+    )
     assert "left out" not in told and "cube-double" not in told and "TRQAM paper" not in told
     (log,) = tmp_path.glob("exp/smoke/examples.own_environment_Reach-v0/trqam_s0_*/eval.csv")
-    assert {row["step"] for row in read_rows(log)} >= {0, 20, 60} and all("success" in row for row in read_rows(log))
+    assert {row["step"] for row in read_rows(log)} >= {0, 20, 60} and all(
+        "success" in row for row in read_rows(log)
+    )
 
 
 def test_the_readme_quotes_the_reader_of_an_exported_policy():

@@ -1,7 +1,7 @@
 """Twelve faults that meet a run: each is one clear line, loses nothing and executes nothing.
 
-All on whole runs of `main.py` with tiny networks: the fault comes, is taken away again, the same command is given once more,
-and the run ends with the bytes of one that nothing disturbed.
+All on whole runs of `main.py` with tiny networks: the fault comes, is taken away again, the
+same command is given once more, and the run ends with the bytes of one that nothing disturbed.
 """
 
 import contextlib
@@ -31,7 +31,8 @@ from training.checkpoints import Checkpoints
 from utils.logging import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
-ENV_NAME = "envs.probe:ProbeChain-v0"  # episodes of six steps: step 20 is in the middle of the second one
+# episodes of six steps: step 20 is in the middle of the second one
+ENV_NAME = "envs.probe:ProbeChain-v0"
 OFFLINE, LAST = 12, 24
 FLAGS = [
     f"--env_name={ENV_NAME}", "--dataset=data.npz", "--save_dir=exp", "--horizon_length=2", "--agent.action_chunking=True",
@@ -40,7 +41,8 @@ FLAGS = [
     "--agent.actor_hidden_dims=(8,8)", "--agent.value_hidden_dims=(8,8)", "--agent.num_qs=2", "--agent.flow_steps=2",
     "--agent.batch_size=8",
 ]  # fmt: skip
-CUTS = {"offline": 6, "online": 12}  # before which call of updates: after steps 10 and 21, checkpoints at 8 and 20
+# before which call of updates: after steps 10 and 21, checkpoints at 8 and 20
+CUTS = {"offline": 6, "online": 12}
 NEWEST = {"offline": 8, "online": 20}
 
 
@@ -59,7 +61,9 @@ def train(*flags):
 
 @contextlib.contextmanager
 def before_updates(call, do):
-    """Do something before a call of updates, the first of which has number 1; what it returns is the replay from then on."""
+    """Do something before a call of updates, the first of which has number 1; what it returns
+    is the replay from then on.
+    """
     calls, real = itertools.count(1), trainer.train_block
 
     def block(agent, window, replay, *rest):
@@ -94,8 +98,14 @@ def result(place=Path()):
     """All that a run leaves, wall times apart, by name."""
     folder = folder_of(place)
     tree, record = Checkpoints(folder / "checkpoints").read(LAST)
-    arrays = {jax.tree_util.keystr(k): (v.dtype, v.tobytes()) for k, v in jax.tree_util.tree_leaves_with_path(tree)}
-    files = {name: (folder / name).read_bytes() for name in ("train.csv", "eval.csv", "replay.bin", "done.json")}
+    arrays = {
+        jax.tree_util.keystr(k): (v.dtype, v.tobytes())
+        for k, v in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    files = {
+        name: (folder / name).read_bytes()
+        for name in ("train.csv", "eval.csv", "replay.bin", "done.json")
+    }
     return arrays | files | {"record": record}
 
 
@@ -135,7 +145,9 @@ def stand(runs, tmp_path, monkeypatch):
 
 @pytest.fixture
 def assert_undisturbed(runs, capsys):
-    """Give the command (again) and compare what it leaves with the undisturbed run; returns the lines it printed."""
+    """Give the command (again) and compare what it leaves with the undisturbed run; returns the
+    lines it printed.
+    """
 
     def check(code=0):
         capsys.readouterr()
@@ -143,14 +155,18 @@ def assert_undisturbed(runs, capsys):
         captured = capsys.readouterr()
         assert errors(captured.err) == []
         ours, theirs = result(), result(runs / "whole")
-        assert [name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)] == []
+        assert [
+            name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)
+        ] == []
         return captured.out.replace("\n  ", " ").splitlines()  # a wrapped message on one line
 
     return check
 
 
 def errors(stderr):
-    """The messages besides the lines of progress; an error is one of them and names what is to be done."""
+    """The messages besides the lines of progress; an error is one of them and names what is to
+    be done.
+    """
     progress = r"  step \w+/\w+ (offline|online)(  |$)|\S+/\S+ transitions in "
     lines = stderr.replace("\n  ", " ").splitlines()  # a wrapped message on one line
     return [line for line in lines if not re.search(progress, line)]
@@ -188,11 +204,17 @@ def files_below(folder):
 
 def same_trees(one, other):
     """Whether two checkpoints as `Checkpoints.readable` gives them are the same."""
-    same = jax.tree.map(lambda a, b: a.dtype == b.dtype and np.array_equal(a, b), one[1], other[1])
-    return jax.tree.structure(one[1]) == jax.tree.structure(other[1]) and jax.tree.all(same) and one[2] == other[2]
+    same = jax.tree.map(
+        lambda a, b: a.dtype == b.dtype and np.array_equal(a, b), one[1], other[1]
+    )
+    return (
+        jax.tree.structure(one[1]) == jax.tree.structure(other[1])
+        and jax.tree.all(same)
+        and one[2] == other[2]
+    )
 
 
-# ---------------------------------------------------------------- 1-3: what is stored is damaged
+# -------------------------------------------------------------- 1-3: what is stored is damaged
 
 
 DAMAGE = {
@@ -226,14 +248,20 @@ def test_any_damaged_file_of_a_checkpoint_is_noticed_or_changes_nothing(phase, s
             noticed.add(how)
             assert found[0] == NEWEST[phase] - 4
             (line,) = lines
-            assert re.fullmatch(rf"checkpoint \S+/{NEWEST[phase]} cannot be read \(.+\); falling back to the one before", line)
+            assert re.fullmatch(
+                rf"checkpoint \S+/{NEWEST[phase]} cannot be read \(.+\); falling back to the"
+                r" one before",
+                line,
+            )
         shutil.rmtree(folder)
         shutil.copytree("kept", folder)
     assert noticed == set(DAMAGE)
 
 
 @pytest.mark.parametrize("phase, how", list(zip(itertools.cycle(CUTS), DAMAGE)))
-def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(phase, how, stand, assert_undisturbed):
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+    phase, how, stand, assert_undisturbed
+):
     stand(phase)
     (arrays,) = files_below(newest() / "state" / "d")
     DAMAGE[how](arrays if phase == "offline" else newest() / "record" / "metadata")
@@ -242,8 +270,12 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(phase, how, s
 
 def assert_falls_back(step, assert_undisturbed):
     damaged = {path.name: path.read_bytes() for path in files_below(newest())}
-    (line, resumed) = [line for line in assert_undisturbed() if "falling back" in line or "resumed" in line]
-    assert re.fullmatch(rf"checkpoint \S+/{step} cannot be read \(.+\); falling back to the one before", line)
+    line, resumed = [
+        line for line in assert_undisturbed() if "falling back" in line or "resumed" in line
+    ]
+    assert re.fullmatch(
+        rf"checkpoint \S+/{step} cannot be read \(.+\); falling back to the one before", line
+    )
     assert resumed.startswith(f"resumed at step {step - 4}: ")
     aside = folder_of() / "checkpoints.unreadable" / str(step)
     assert {path.name: path.read_bytes() for path in files_below(aside)} == damaged
@@ -257,11 +289,19 @@ def test_a_checkpoint_without_its_arrays_is_one_that_cannot_be_read(stand, asser
 
 @pytest.mark.parametrize("how", ["truncated", "flipped", "missing"])
 def test_damaged_replay_falls_back_to_where_it_is_whole(how, stand, assert_undisturbed):
-    """Eight rows stood there at the last checkpoint, four at the one before, and none after the offline phase."""
+    """Eight rows stood there at the last checkpoint, four at the one before, and none after the
+    offline phase.
+    """
     stand("online")
     DAMAGE[how](folder_of() / "replay.bin")
-    lines = [line for line in assert_undisturbed() if "falling back" in line or "resumed" in line]
-    assert re.match(r"(the first \d rows of )?\S+/replay.bin (are not what was written|is missing); falling back", lines[0])
+    lines = [
+        line for line in assert_undisturbed() if "falling back" in line or "resumed" in line
+    ]
+    assert re.match(
+        r"(the first \d rows of )?\S+/replay.bin (are not what was written|is missing); falling"
+        r" back",
+        lines[0],
+    )
     assert lines[-1].startswith("resumed at step ")
 
 
@@ -273,7 +313,9 @@ def test_where_nothing_can_be_read_nothing_is_deleted(stand, assert_stops, asser
     before = {path: path.read_bytes() for path in files_below(folder)}
     for _ in range(2):
         line = assert_stops(1)
-        assert line.startswith(f"error: no checkpoint of {folder} can be read; --overwrite deletes the run")
+        assert line.startswith(
+            f"error: no checkpoint of {folder} can be read; --overwrite deletes the run"
+        )
         assert {path: path.read_bytes() for path in files_below(folder)} == before
     assert train("--overwrite") == 0
     (folder / "done.json").unlink()
@@ -286,7 +328,11 @@ def test_random_damage_changes_no_result(seed, stand, assert_undisturbed):
     """Flips and cuts anywhere in the newest checkpoint and in the replay, resumed to the end."""
     rng = np.random.default_rng(seed)
     stand(list(CUTS)[seed % 2])
-    files = [path for path in [*files_below(newest()), folder_of() / "replay.bin"] if path.is_file() and path.stat().st_size]
+    files = [
+        path
+        for path in [*files_below(newest()), folder_of() / "replay.bin"]
+        if path.is_file() and path.stat().st_size
+    ]
     for path in rng.choice(files, rng.integers(1, 4), replace=False):
         for place in rng.integers(path.stat().st_size, size=rng.integers(1, 4)):
             flip(path, place)
@@ -324,7 +370,10 @@ class Disk:
         self.place = place
 
     def fill(self, size):
-        with contextlib.suppress(OSError), (self.place / "filler").open("wb", buffering=0) as file:
+        with (
+            contextlib.suppress(OSError),
+            (self.place / "filler").open("wb", buffering=0) as file,
+        ):
             while file.write(bytes(4096)):
                 pass
 
@@ -338,7 +387,9 @@ class Disk:
 def may_mount():
     command = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     with contextlib.suppress(OSError):
-        return os.geteuid() == 0 and subprocess.run(command, capture_output=True).returncode == 0
+        return (
+            os.geteuid() == 0 and subprocess.run(command, capture_output=True).returncode == 0
+        )
     return False
 
 
@@ -357,7 +408,9 @@ def disk(request, tmp_path):
 
 @contextlib.contextmanager
 def full(disk, call, size):
-    """The disk is full from a call of updates on, to the end of the block; `size()` is how large files may be nonetheless."""
+    """The disk is full from a call of updates on, to the end of the block; `size()` is how
+    large files may be nonetheless.
+    """
 
     def fill(replay):
         disk.fill(size())
@@ -375,9 +428,12 @@ def test_a_checkpoint_that_does_not_fit(phase, disk, stand, assert_stops, assert
     with full(disk, 1, lambda: 4000):
         line = assert_stops(1)
     if "cannot write a checkpoint" in line:
-        assert line.startswith(f"error: cannot write a checkpoint in {folder_of().absolute()}/checkpoints (")
+        assert line.startswith(
+            f"error: cannot write a checkpoint in {folder_of().absolute()}/checkpoints ("
+        )
         assert line.endswith(
-            f"); the last good checkpoint is that of step {step}: make room or mend it, and give the same command again"
+            f"); the last good checkpoint is that of step {step}: make room or mend it, and"
+            " give the same command again"
         )
     else:  # on a full disk a log may be the first that does not fit
         assert isinstance(disk, Disk)
@@ -389,7 +445,9 @@ def test_a_checkpoint_that_does_not_fit(phase, disk, stand, assert_stops, assert
 
 @pytest.mark.parametrize("name, call", {"train.csv": 8, "replay.bin": 10}.items())
 def test_a_log_that_cannot_be_written(name, call, stand, assert_stops, assert_undisturbed):
-    """Before call 8 of the updates comes step 18, of a row of train.csv; before call 10 comes step 20, of a save."""
+    """Before call 8 of the updates comes step 18, of a row of train.csv; before call 10 comes
+    step 20, of a save.
+    """
     stand()
 
     def size():
@@ -398,7 +456,11 @@ def test_a_log_that_cannot_be_written(name, call, stand, assert_stops, assert_un
 
     with full(Limit(), call, size):
         line = assert_stops(1)
-    assert line == f"error: [Errno {errno.EFBIG}] {Limit.reason} ({folder_of()}: what is stored there is whole)"
+    assert (
+        line
+        == f"error: [Errno {errno.EFBIG}] {Limit.reason} ({folder_of()}: what is stored there"
+        " is whole)"
+    )
     assert newest().name == "16"
     assert_undisturbed()
 
@@ -407,17 +469,27 @@ def test_a_log_that_cannot_be_written(name, call, stand, assert_stops, assert_un
 def test_a_read_only_folder(from_the_start, stand, assert_undisturbed):
     """Seen before anything is done, and noticed where it becomes one while the run goes on."""
     stand("online")
-    checkpoints, before = folder_of() / "checkpoints", {path: path.read_bytes() for path in files_below(folder_of())}
+    checkpoints, before = (
+        folder_of() / "checkpoints",
+        {path: path.read_bytes() for path in files_below(folder_of())},
+    )
     newest_before = {path: path.read_bytes() for path in files_below(newest())}
     if from_the_start:
         subprocess.run(["chmod", "-R", "a-w", folder_of()], check=True)
         code, lines = in_a_process("train()")
-        assert (code, lines) == (2, [f"error: --save_dir=exp: cannot write to {folder_of()}; give another folder"])
+        assert (code, lines) == (
+            2,
+            [f"error: --save_dir=exp: cannot write to {folder_of()}; give another folder"],
+        )
         assert {path: path.read_bytes() for path in files_below(folder_of())} == before
     else:
-        code, (line,) = in_a_process(f"at_update(1, lambda: os.chmod({str(checkpoints)!r}, 0o555))")
+        code, (line,) = in_a_process(
+            f"at_update(1, lambda: os.chmod({str(checkpoints)!r}, 0o555))"
+        )
         assert code == 1
-        assert line.startswith(f"error: cannot write a checkpoint in {checkpoints.absolute()} (PermissionError: ")
+        assert line.startswith(
+            f"error: cannot write a checkpoint in {checkpoints.absolute()} (PermissionError: "
+        )
         assert "; the last good checkpoint is that of step 20: " in line
         assert {path: path.read_bytes() for path in files_below(newest())} == newest_before
     subprocess.run(["chmod", "-R", "u+w", folder_of()], check=True)
@@ -436,15 +508,30 @@ def at_update(call, do):
 
 
 def start_process(call):
-    """Evaluate a call of this module's in a process that, as an ordinary user's, may not write where nobody may."""
-    drop = ["setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
-    command = [*drop, sys.executable, "-c", f"from tests.test_faults import *; sys.exit({call})"]
+    """Evaluate a call of this module's in a process that, as an ordinary user's, may not write
+    where nobody may.
+    """
+    drop = (
+        ["setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override"]
+        if os.geteuid() == 0
+        else []
+    )
+    command = [
+        *drop,
+        sys.executable,
+        "-c",
+        f"from tests.test_faults import *; sys.exit({call})",
+    ]
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ
+    )
 
 
 def in_a_process(call):
-    """The same to its end: exit code and the lines of `errors`; it ends without waiting for anything."""
+    """The same to its end: exit code and the lines of `errors`; it ends without waiting for
+    anything.
+    """
     with start_process(call) as process:
         try:
             _, stderr = process.communicate(timeout=200)
@@ -457,7 +544,9 @@ def in_a_process(call):
 
 
 def test_a_killed_worker(stand, assert_stops, assert_undisturbed, monkeypatch):
-    """In the evaluation at the end of the offline phase: six steps are three chunks, and so was the evaluation at step 0."""
+    """In the evaluation at the end of the offline phase: six steps are three chunks, and so was
+    the evaluation at step 0.
+    """
     stand()
     real, calls = EnvWorkers.run_chunks, itertools.count(1)
 
@@ -474,8 +563,12 @@ def test_a_killed_worker(stand, assert_stops, assert_undisturbed, monkeypatch):
     assert any(line.startswith(f"resumed at step {OFFLINE}: ") for line in assert_undisturbed())
 
 
-def test_an_evaluation_beside_the_training_is_done_again_with_the_agent_that_it_had(stand, assert_undisturbed, monkeypatch):
-    """A signal comes in the online phase, while that at the end of the offline phase is still running."""
+def test_an_evaluation_beside_the_training_is_done_again_with_the_agent_that_it_had(
+    stand, assert_undisturbed, monkeypatch
+):
+    """A signal comes in the online phase, while that at the end of the offline phase is still
+    running.
+    """
     stand()
     real, calls = evaluator.evaluate, itertools.count(1)
 
@@ -484,7 +577,10 @@ def test_an_evaluation_beside_the_training_is_done_again_with_the_agent_that_it_
             time.sleep(0.01)
         return real(policy, workers, *args, **kwargs)
 
-    with monkeypatch.context() as patch, before_updates(9, lambda replay: os.kill(os.getpid(), signal.SIGTERM) or replay):
+    with (
+        monkeypatch.context() as patch,
+        before_updates(9, lambda replay: os.kill(os.getpid(), signal.SIGTERM) or replay),
+    ):
         patch.setattr(evaluator, "evaluate", evaluate)
         assert train("--eval_async") == 143
     assert [row["step"] for row in read_rows(folder_of() / "eval.csv")] == [0]
@@ -497,14 +593,19 @@ def test_a_run_with_evaluations_beside_the_training_is_the_same(stand, runs):
     stand()
     assert train("--eval_async") == 0
     ours, theirs = result(), result(runs / "whole")
-    assert [name for name in ours if ours[name] != theirs.get(name)] == ["record"]  # where its last evaluation is running
+    # where its last evaluation is running
+    assert [name for name in ours if ours[name] != theirs.get(name)] == ["record"]
     of_evaluations = {"evaluated_at", "evaluating", "rows", "success", "return"}
-    assert {key for key in ours["record"] if ours["record"][key] != theirs["record"][key]} <= of_evaluations
+    assert {
+        key for key in ours["record"] if ours["record"][key] != theirs["record"][key]
+    } <= of_evaluations
 
 
 def test_a_second_writer_leaves_the_first_alone(stand, assert_stops, assert_undisturbed):
     stand("offline")
-    with start_process('at_update(3, lambda: (open("waits", "w").close(), wait_for(Path("go"))))') as first:
+    with start_process(
+        'at_update(3, lambda: (open("waits", "w").close(), wait_for(Path("go"))))'
+    ) as first:
         try:
             wait_for(Path("waits"))
             line = assert_stops(1)
@@ -512,14 +613,16 @@ def test_a_second_writer_leaves_the_first_alone(stand, assert_stops, assert_undi
             _, stderr = first.communicate(timeout=200)
         finally:
             first.kill()
-    assert line == f"error: {folder_of()} is being written by another process; wait for it to end"
+    assert (
+        line == f"error: {folder_of()} is being written by another process; wait for it to end"
+    )
     assert (first.returncode, errors(stderr)) == (0, [])
     (done,) = Path().glob("exp/Debug/*/*/done.json")
     done.unlink()
     assert_undisturbed()
 
 
-# ---------------------------------------------------------------- 8, 9: what the run was begun with has changed
+# ----------------------------------------------- 8, 9: what the run was begun with has changed
 
 
 def test_another_config_is_refused_with_the_difference(stand, assert_stops, assert_undisturbed):
@@ -530,16 +633,21 @@ def test_another_config_is_refused_with_the_difference(stand, assert_stops, asse
     config["agent"]["lr"] = 0.5
     path.write_text(json.dumps(config))
     line = assert_stops(2)
-    assert line == (
-        f"error: {folder_of()} holds a run with other settings (--agent.lr: stored 0.5, now 0.0003); "
-        "give another --run_group, or --overwrite to delete it"
+    assert (
+        line
+        == f"error: {folder_of()} holds a run with other settings (--agent.lr: stored 0.5, now"
+        " 0.0003); give another --run_group, or --overwrite to delete it"
     )
     path.write_text(whole)
     assert_undisturbed()
 
 
-@pytest.mark.parametrize("name, name_of_run", {"config.json": "online", "done.json": "whole"}.items())
-def test_a_damaged_json_file_says_what_to_do_and_that_helps(name, name_of_run, stand, assert_stops, assert_undisturbed):
+@pytest.mark.parametrize(
+    "name, name_of_run", {"config.json": "online", "done.json": "whole"}.items()
+)
+def test_a_damaged_json_file_says_what_to_do_and_that_helps(
+    name, name_of_run, stand, assert_stops, assert_undisturbed
+):
     stand(name_of_run)
     path = folder_of() / name
     truncate(path)
@@ -580,7 +688,8 @@ DATASETS = {
     "vanished": (Path.unlink, "--dataset: data.npz does not exist"),
     "another": (
         lambda path: write_dataset(ENV_NAME, path, 66),
-        CHANGED + "(60 -> 66 transitions): restore it, choose another --run_group, or --overwrite",
+        CHANGED
+        + "(60 -> 66 transitions): restore it, choose another --run_group, or --overwrite",
     ),
     "of the same length": (
         lambda path: write_dataset(ENV_NAME, path, 60, seed=1),
@@ -593,7 +702,9 @@ DATASETS = {
 
 
 @pytest.mark.parametrize("how", DATASETS)
-def test_other_data_is_refused_and_brought_back_it_goes_on(how, stand, assert_stops, assert_undisturbed):
+def test_other_data_is_refused_and_brought_back_it_goes_on(
+    how, stand, assert_stops, assert_undisturbed
+):
     stand("online")
     shutil.copy("data.npz", "kept.npz")
     damage, message = DATASETS[how]
@@ -615,14 +726,18 @@ def test_a_finished_run_looks_at_its_data(how, stand, assert_stops, printed):
 
 
 def test_the_base_follows_the_content_of_the_data(stand):
-    """Not its path: other actions in the same file make another base, the same content elsewhere shares one."""
+    """Not its path: other actions in the same file make another base, the same content
+    elsewhere shares one.
+    """
     stand("whole")
     bases = {path.parent.name for path in Path("exp/bc").glob("*/*/done.json")}
     shutil.copy("data.npz", "elsewhere.npz")
     assert train("--dataset=elsewhere.npz") == 0
     rewrite(relabelled)(Path("elsewhere.npz"))
     assert train("--dataset=elsewhere.npz", "--run_group=relabelled") == 0
-    assert {path.parent.name for path in Path("exp/bc").glob("*/*/done.json")} == bases and len(bases) == 1
+    assert {path.parent.name for path in Path("exp/bc").glob("*/*/done.json")} == bases and len(
+        bases
+    ) == 1
     rewrite(lambda arrays: arrays.update(actions=-arrays["actions"]))(Path("data.npz"))
     for flags in (["--run_group=mended"], ["--overwrite"]):
         assert train(*flags) == 0
@@ -653,33 +768,45 @@ def test_a_run_of_an_older_version_goes_on(stand, assert_undisturbed):
     assert_undisturbed()
 
 
-# ---------------------------------------------------------------- 10: a file that would do something
+# ---------------------------------------------------------- 10: a file that would do something
 
 
 def test_a_malicious_pickle_does_nothing(stand, assert_stops):
     stand()
-    Path("evil.pkl").write_bytes(b"cbuiltins\nopen\n(Vmade\nVw\ntR.")  # builtins.open("made", "w")
+    # builtins.open("made", "w")
+    Path("evil.pkl").write_bytes(b"cbuiltins\nopen\n(Vmade\nVw\ntR.")
     line = assert_stops(2, "--pretrained_actor_path=evil.pkl")
-    assert line.startswith("error: --pretrained_actor_path=evil.pkl: refused, because the file asks for 'builtins.open'")
+    assert line.startswith(
+        "error: --pretrained_actor_path=evil.pkl: refused, because the file asks for"
+        " 'builtins.open'"
+    )
     assert {path.name for path in Path().iterdir()} == {"data.npz", "evil.pkl"}
 
 
 # ---------------------------------------------------------------- 11: numbers that are none
 
 
-@pytest.mark.parametrize("phase, call, update, at, good", [("offline", 6, 11, 12, 8), ("online", 11, 17, 22, 20)])
-def test_rewards_that_are_no_numbers(phase, call, update, at, good, stand, assert_stops, assert_undisturbed):
-    """From one update on: the next row or save, or the next action in the environment, comes to see it."""
+@pytest.mark.parametrize(
+    "phase, call, update, at, good", [("offline", 6, 11, 12, 8), ("online", 11, 17, 22, 20)]
+)
+def test_rewards_that_are_no_numbers(
+    phase, call, update, at, good, stand, assert_stops, assert_undisturbed
+):
+    """From one update on: the next row or save, or the next action in the environment, comes to
+    see it.
+    """
     stand()
 
     def poisoned(replay):
-        return replay.replace(stored=replay.stored.replace(rewards=replay.stored.rewards * np.nan))
+        return replay.replace(
+            stored=replay.stored.replace(rewards=replay.stored.rewards * np.nan)
+        )
 
     with before_updates(call, poisoned):
         line = assert_stops(1)
-    assert line == (
-        f"error: critic/loss is not finite since update {update}, seen at step {at} of {folder_of()}; "
-        f"the last good checkpoint is that of step {good}"
+    assert (
+        line == f"error: critic/loss is not finite since update {update}, seen at step {at} of"
+        f" {folder_of()}; the last good checkpoint is that of step {good}"
     )
     assert_good(good, assert_undisturbed)
 
@@ -694,7 +821,9 @@ FAULTS = {"reward is nan": 1, "observation has nan at index 0": 0}  # and the pl
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_environment_that_gives_no_numbers(fault, stand, assert_stops, assert_undisturbed, monkeypatch):
+def test_an_environment_that_gives_no_numbers(
+    fault, stand, assert_stops, assert_undisturbed, monkeypatch
+):
     """Before they reach the replay, in which they would outlast the checkpoint that is named."""
     stand()
     place = FAULTS[fault]
@@ -709,8 +838,8 @@ def test_an_environment_that_gives_no_numbers(fault, stand, assert_stops, assert
     with monkeypatch.context() as patch:
         patch.setattr(ProbeChain, "step", step)
         line = assert_stops(1)
-    assert line == (
-        f"error: environment {ENV_NAME}: the {fault} in the step after step 19 of "
+    assert (
+        line == f"error: environment {ENV_NAME}: the {fault} in the step after step 19 of "
         f"{folder_of()}; the last good checkpoint is that of step 16"
     )
     assert_good(16, assert_undisturbed)

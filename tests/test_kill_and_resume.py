@@ -1,4 +1,6 @@
-"""Killed and resumed runs equal one left alone; and tests/kill_and_resume.py notices when something is wrong."""
+"""Killed and resumed runs equal one left alone; and tests/kill_and_resume.py notices when
+something is wrong.
+"""
 
 import json
 import os
@@ -46,7 +48,7 @@ def test_two_seeds(tmp_path):
     assert report.rows > 2 * 60 and report.where.total() == 6
 
 
-# ---------------------------------------------------------------- what it notices when it compares
+# ------------------------------------------------------------ what it notices when it compares
 
 RUN = "Debug/task/trqam_s0_12345678"
 
@@ -57,7 +59,12 @@ def save(folder, tree, record):
 
 
 def tree():
-    return {"agent": {"lam": np.float32(0.5), "params": np.arange(6, dtype=np.float32).reshape(2, 3)}}
+    return {
+        "agent": {
+            "lam": np.float32(0.5),
+            "params": np.arange(6, dtype=np.float32).reshape(2, 3),
+        }
+    }
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +73,9 @@ def run_folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("alone")
     folder = place / RUN
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"flags": {"save_dir": str(place), "seed": 0}}))
+    (folder / "config.json").write_text(
+        json.dumps({"flags": {"save_dir": str(place), "seed": 0}})
+    )
     (folder / "done.json").write_text('{"offline_steps": 8}')
     (folder / "train.csv").write_text("step,loss\n4,0.25\n8,0.125\n")
     (folder / "eval.csv").write_text("step,success\n8,1.0\n")
@@ -104,17 +113,38 @@ def widen(tree):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (change("train.csv", b"0.125", b"0.126"), "train.csv line 3: '8,0.125' left alone, '8,0.126' killed"),
-        (change("train.csv", b"4,0.25\n", b""), "train.csv line 2: '4,0.25' left alone, '8,0.125' killed"),
-        (change("eval.csv", b"8,1.0\n", b"8,1.0\n8,1.0\n"), "eval.csv line 3: '' left alone, '8,1.0' killed"),
-        (change("replay.bin", b"\x07", b"\x17"), "replay.bin: 64 and 64 bytes, different from byte 7 on"),
-        (change("replay.bin", b"\x3f", b""), "replay.bin: 64 and 63 bytes, different from byte 63 on"),
+        (
+            change("train.csv", b"0.125", b"0.126"),
+            "train.csv line 3: '8,0.125' left alone, '8,0.126' killed",
+        ),
+        (
+            change("train.csv", b"4,0.25\n", b""),
+            "train.csv line 2: '4,0.25' left alone, '8,0.125' killed",
+        ),
+        (
+            change("eval.csv", b"8,1.0\n", b"8,1.0\n8,1.0\n"),
+            "eval.csv line 3: '' left alone, '8,1.0' killed",
+        ),
+        (
+            change("replay.bin", b"\x07", b"\x17"),
+            "replay.bin: 64 and 64 bytes, different from byte 7 on",
+        ),
+        (
+            change("replay.bin", b"\x3f", b""),
+            "replay.bin: 64 and 63 bytes, different from byte 63 on",
+        ),
         (change("config.json", b'"seed": 0', b'"seed": 1'), "config.json flags/seed"),
         (lambda folder: (folder / "done.json").unlink(), "done.json value"),
-        (lambda folder: shutil.rmtree(folder / "checkpoints"), "checkpoint is that of step 8 left alone, -1 killed"),
+        (
+            lambda folder: shutil.rmtree(folder / "checkpoints"),
+            "checkpoint is that of step 8 left alone, -1 killed",
+        ),
         (recheckpoint(flip_a_bit), "checkpoint: agent/params differs in 1 of 6 numbers"),
         (recheckpoint(widen), "checkpoint: agent/lam is float32() and float32(1,)"),
-        (recheckpoint(lambda tree: tree | {"more": np.ones(1)}), "checkpoint: more is in one of them alone"),
+        (
+            recheckpoint(lambda tree: tree | {"more": np.ones(1)}),
+            "checkpoint: more is in one of them alone",
+        ),
         (recheckpoint(rows=3), "checkpoint: rows/train of its record"),
         (shutil.rmtree, f"{RUN} is in one place alone"),
     ],
@@ -155,15 +185,25 @@ def kill_at_once(process, which, moment="start-up"):
 @pytest.mark.parametrize(
     ("program", "which", "message"),
     [
-        ("print('enough')", signal.SIGKILL, "ended with 0 before it could be killed\n  | enough"),
+        (
+            "print('enough')",
+            signal.SIGKILL,
+            "ended with 0 before it could be killed\n  | enough",
+        ),
         ("import sys; sys.exit(3)", signal.SIGKILL, "ended with 3 before it could be killed"),
         (
-            "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); time.sleep(60)",
+            (
+                "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_:"
+                " sys.exit(0)); time.sleep(60)"
+            ),
             signal.SIGTERM,
             "ended with 0 after SIGTERM",
         ),
         (
-            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)",
+            (
+                "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+                " time.sleep(60)"
+            ),
             signal.SIGTERM,
             "still running 1 s after SIGTERM",
         ),
@@ -174,10 +214,15 @@ def kill_at_once(process, which, moment="start-up"):
         ),
     ],
 )
-def test_a_process_that_misbehaves_is_noticed_and_ended(tmp_path, monkeypatch, program, which, message):
+def test_a_process_that_misbehaves_is_noticed_and_ended(
+    tmp_path, monkeypatch, program, which, message
+):
     monkeypatch.setattr(script, "TERM_TIMEOUT", 1.0)
     monkeypatch.setattr(script, "ORPHAN_TIMEOUT", 0.5)
-    with pytest.raises(Failure, match="process output-0") as failure, life_of(tmp_path / "run", program) as process:
+    with (
+        pytest.raises(Failure, match="process output-0") as failure,
+        life_of(tmp_path / "run", program) as process,
+    ):
         kill_at_once(process, which)
     assert message in str(failure.value)
     process.process.wait(10)
@@ -193,7 +238,9 @@ def test_sigterm_without_a_checkpoint_is_noticed(tmp_path):
     os.makedirs({str(tmp_path / RUN)!r})
     open({str(tmp_path / RUN / "train.csv")!r}, "w").write("step,loss\\n8,1.0\\n")
     time.sleep(60)"""
-    with pytest.raises(Failure, match=r"SIGTERM \(.*\): at step 8 or later, last checkpoint -1"):
+    with pytest.raises(
+        Failure, match=r"SIGTERM \(.*\): at step 8 or later, last checkpoint -1"
+    ):
         with life_of(tmp_path, program) as process:
             kill_at_once(process, signal.SIGTERM, "training")
 
@@ -210,8 +257,12 @@ def test_lost_work_is_noticed(tmp_path):
         time.sleep(0.3)
     time.sleep(60)"""
     kills = [Kill(signal.SIGKILL, "training", position=100, delay=0)] * 2
-    with pytest.raises(Failure, match="trqam_s0_12345678 was at step 160 at least and went on from step 0"):
-        script.kill_and_resume(lambda: life_of(tmp_path, program), kills, Report(), most_lost=56)
+    with pytest.raises(
+        Failure, match="trqam_s0_12345678 was at step 160 at least and went on from step 0"
+    ):
+        script.kill_and_resume(
+            lambda: life_of(tmp_path, program), kills, Report(), most_lost=56
+        )
 
 
 def test_processes_of_a_group_are_found():

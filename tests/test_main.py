@@ -1,4 +1,6 @@
-"""The command line: what it resolves, what it refuses, and whole runs on a real environment with tiny networks."""
+"""The command line: what it resolves, what it refuses, and whole runs on a real environment
+with tiny networks.
+"""
 
 import itertools
 import json
@@ -62,19 +64,37 @@ def unwrapped(text):
 def test_all50_dry_run_lists_fifty_runs_and_trains_nothing(tmp_path, capsys):
     assert run("--env_name=all50", "--dry_run", f"--save_dir={tmp_path}/exp") == 0
     lines = capsys.readouterr().out.splitlines()
-    folders = [Path(line).relative_to(f"  {tmp_path}/exp/Debug") for line in lines if line.startswith("  /")]
-    assert [line.split() for line in lines if "  seed 0" in line] == [[task, "seed", "0"] for task in ALL_TASKS]
+    folders = [
+        Path(line).relative_to(f"  {tmp_path}/exp/Debug")
+        for line in lines
+        if line.startswith("  /")
+    ]
+    assert [line.split() for line in lines if "  seed 0" in line] == [
+        [task, "seed", "0"] for task in ALL_TASKS
+    ]
     assert [folder.parent.name for folder in folders[1:]] == list(ALL_TASKS)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_domain_with_seeds(tmp_path, capsys):
-    flags = ["--env_name=puzzle-4x4", "--num_seeds=2", "--seed=3", "--dry_run", f"--save_dir={tmp_path}"]
+    flags = [
+        "--env_name=puzzle-4x4",
+        "--num_seeds=2",
+        "--seed=3",
+        "--dry_run",
+        f"--save_dir={tmp_path}",
+    ]
     assert run(*flags) == 0
     lines = capsys.readouterr().out.splitlines()
     names = [f"puzzle-4x4-play-singletask-task{i}-v0" for i in range(1, 6)]
-    assert [line for line in lines if "  seeds " in line] == [f"{name}  seeds 3-4" for name in names]
-    folders = {line.strip() for line in lines if line.startswith(f"  {tmp_path}") and "TASK" not in line}
+    assert [line for line in lines if "  seeds " in line] == [
+        f"{name}  seeds 3-4" for name in names
+    ]
+    folders = {
+        line.strip()
+        for line in lines
+        if line.startswith(f"  {tmp_path}") and "TASK" not in line
+    }
     assert len(folders) == 10
 
 
@@ -88,7 +108,9 @@ def test_several_names_are_the_tasks_of_each_once():
     scene = [f"scene-play-singletask-task{i}-v0" for i in (3, 1, 2, 4, 5)]
     cube = [f"cube-double-play-singletask-task{i}-v0" for i in range(1, 6)]
     tasks = [scene[0], *cube, *scene[1:]]
-    assert [(run.env_name, run.seed) for run in runs] == [(name, seed) for name in tasks for seed in (0, 1)]
+    assert [(run.env_name, run.seed) for run in runs] == [
+        (name, seed) for name in tasks for seed in (0, 1)
+    ]
     assert runs[0].settings is runs[-1].settings is not runs[2].settings
     assert runs[0].folder != runs[2].folder
 
@@ -115,7 +137,11 @@ def test_precedence_and_provenance():
         "--offline_steps=9",
     )  # fmt: skip
     assert given.agent.actor_hidden_dims == (7,)
-    assert given.sources["agent.actor_hidden_dims"] == given.sources["offline_steps"] == "command line"
+    assert (
+        given.sources["agent.actor_hidden_dims"]
+        == given.sources["offline_steps"]
+        == "command line"
+    )
     assert given.flags["offline_steps"] == 9
 
 
@@ -123,19 +149,32 @@ def test_precedence_and_provenance():
 def test_domain_table(domain):
     settings = resolved(f"--env_name={domain}", "--agent=agents/qam.py")
     chunked = domain.startswith(("scene", "puzzle", "cube"))
-    big = domain in ("antmaze-giant-navigate", "puzzle-4x4-play", "cube-triple-play", "cube-quadruple-play")
+    big = domain in (
+        "antmaze-giant-navigate",
+        "puzzle-4x4-play",
+        "cube-triple-play",
+        "cube-quadruple-play",
+    )
     humanoid = domain.startswith("humanoid")
     agent = settings.agent
-    assert (agent.horizon_length, agent.action_chunking) == ((5, True) if chunked else (1, False))
+    assert (agent.horizon_length, agent.action_chunking) == (
+        (5, True) if chunked else (1, False)
+    )
     assert settings.flags["horizon_length"] == agent.horizon_length
-    assert agent.actor_hidden_dims == agent.value_hidden_dims == ((1024,) * 4 if big else (512,) * 4)
+    assert (
+        agent.actor_hidden_dims
+        == agent.value_hidden_dims
+        == ((1024,) * 4 if big else (512,) * 4)
+    )
     assert agent.actor_layer_norm == big
     assert (agent.discount, agent.rho) == ((0.999, 0.0) if humanoid else (0.995, 0.5))
     assert settings.sources["agent.inv_temp"].startswith("QAM paper")
 
 
 def test_the_horizon_flag_sets_the_agents_horizon():
-    settings = resolved("--env_name=cube-double", "--agent=agents/trqam.py", "--horizon_length=3")
+    settings = resolved(
+        "--env_name=cube-double", "--agent=agents/trqam.py", "--horizon_length=3"
+    )
     assert settings.agent.horizon_length == settings.flags["horizon_length"] == 3
     assert settings.sources["agent.horizon_length"] == "command line"
 
@@ -143,7 +182,11 @@ def test_the_horizon_flag_sets_the_agents_horizon():
 def test_an_environment_of_ones_own_takes_chunks_and_else_the_agents_defaults():
     settings = resolved("--env_name=some.module:Thing-v0", "--agent=agents/trqam.py")
     assert (settings.agent.horizon_length, settings.agent.action_chunking) == (5, True)
-    sources = {name.removeprefix("agent."): source for name, source in settings.sources.items() if "agent." in name}
+    sources = {
+        name.removeprefix("agent."): source
+        for name, source in settings.sources.items()
+        if "agent." in name
+    }
     chunks = {"horizon_length": "own environment", "action_chunking": "own environment"}
     assert sources == dict.fromkeys(sources, "default") | chunks
 
@@ -151,8 +194,11 @@ def test_an_environment_of_ones_own_takes_chunks_and_else_the_agents_defaults():
 def test_an_environment_outside_the_table_says_whose_settings_it_takes():
     settings = resolved("--env_name=cube-single", "--agent=agents/trqam.py")
     assert settings.sources["agent.discount"].startswith("nearest domain cube-double-play: ")
-    settings = resolved("--env_name=antmaze-teleport", "--agent=agents/trqam.py")  # as large as large
-    assert settings.sources["agent.discount"].startswith("nearest domain antmaze-large-navigate: ")
+    # as large as large
+    settings = resolved("--env_name=antmaze-teleport", "--agent=agents/trqam.py")
+    assert settings.sources["agent.discount"].startswith(
+        "nearest domain antmaze-large-navigate: "
+    )
 
 
 def test_published_command_line_runs_unchanged(tmp_path, capsys):
@@ -168,16 +214,26 @@ def test_published_command_line_runs_unchanged(tmp_path, capsys):
     ) == 0  # fmt: skip
     output = capsys.readouterr()
     assert "reproduce/cube-triple-play-singletask-task2-v0/trqam_s10001_" in output.out
-    assert "--dataset_replace_interval is accepted for compatibility and has no effect here" in output.err
+    assert (
+        "--dataset_replace_interval is accepted for compatibility and has no effect here"
+        in output.err
+    )
 
 
 def test_the_folder_depends_on_settings_and_not_on_steps_or_places():
     def name(*flags):
         from configs.flags import parse_flags
 
-        return program.plan(parse_flags(["main.py", "--env_name=scene", "--agent=agents/trqam.py", *flags]))[0].folder.name
+        return program.plan(
+            parse_flags(["main.py", "--env_name=scene", "--agent=agents/trqam.py", *flags])
+        )[0].folder.name
 
-    assert name() == name("--offline_steps=7") == name("--log_interval=3") == name("--save_dir=/elsewhere")
+    assert (
+        name()
+        == name("--offline_steps=7")
+        == name("--log_interval=3")
+        == name("--save_dir=/elsewhere")
+    )
     assert name() != name("--agent.kl_budget=0.7") != name("--sparse")
 
 
@@ -282,7 +338,11 @@ MISTAKES = {
 def test_a_mistake_is_one_line_and_leaves_nothing(mistake, data, tmp_path, capsys):
     flags, named, hint = MISTAKES[mistake]
     flags = [flag.format(data=data) for flag in flags]
-    place = [] if any(flag.startswith("--save_dir") for flag in flags) else [f"--save_dir={tmp_path}/exp"]
+    place = (
+        []
+        if any(flag.startswith("--save_dir") for flag in flags)
+        else [f"--save_dir={tmp_path}/exp"]
+    )
     assert run(*flags, *place) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
@@ -305,8 +365,16 @@ def test_a_mistake_from_the_shell(tmp_path):
 
 def test_a_reader_that_leaves_ends_it_quietly(tmp_path):
     """As `--dry_run | head` does: no traceback, and the exit code of a closed pipe."""
-    command = [sys.executable, "main.py", "--env_name=all50", "--dry_run", f"--save_dir={tmp_path}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    command = [
+        sys.executable,
+        "main.py",
+        "--env_name=all50",
+        "--dry_run",
+        f"--save_dir={tmp_path}",
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == ("", 128 + signal.SIGPIPE)
 
@@ -339,7 +407,14 @@ def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, cap
         (4, "offline"), (8, "offline"), (16, "online"), (20, "online"),
     ]  # fmt: skip
     assert [row["dual/kl_budget"] for row in rows] == [1.0, 1.0, 0.125, 0.125]
-    assert {"critic/loss", "flow/loss", "adjoint/loss", "dual/path_kl", "dual/lam", "dual/kl_bound"} <= set(rows[-1])
+    assert {
+        "critic/loss",
+        "flow/loss",
+        "adjoint/loss",
+        "dual/path_kl",
+        "dual/lam",
+        "dual/kl_bound",
+    } <= set(rows[-1])
     evaluations = CsvLog(folder / "eval.csv").rows()
     assert [row["step"] for row in evaluations] == [0, 8, 16, 20]
     assert json.loads((folder / "done.json").read_text())["online_steps"] == 12
@@ -348,7 +423,8 @@ def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, cap
     assert {"jax", "mujoco", "ogbench", "numpy"} == set(config["versions"])
     with Checkpoints(folder / "checkpoints") as checkpoints:
         tree, _ = checkpoints.read(20)
-    assert tree["agent"]["step"] == 8 + 2 * (12 - 4)  # --utd_ratio updates a step, from --start_training on
+    # --utd_ratio updates a step, from --start_training on
+    assert tree["agent"]["step"] == 8 + 2 * (12 - 4)
     (base,) = tmp_path.glob("bc/pointmaze-medium-navigate/*/done.json")
     assert not (base.parent / "eval.csv").exists()
     check_progress(capsys.readouterr().err.splitlines(), rows, evaluations)
@@ -362,7 +438,14 @@ def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, cap
 
 def check_progress(lines, rows, evaluations):
     """One line for each log interval, with the figures of the CSV files."""
-    steps = ["4/4 offline", "4/8 offline", "8/8 offline", "4/12 online", "8/12 online", "12/12 online"]
+    steps = [
+        "4/4 offline",
+        "4/8 offline",
+        "8/8 offline",
+        "4/12 online",
+        "8/12 online",
+        "12/12 online",
+    ]
     lines = [line for line in lines if "  step " in line]
     assert [re.search(r"  step (.*?)  ", line)[1] for line in lines] == steps
     assert [" updates/s" in line for line in lines] == [True] * 3 + [False] * 3
@@ -372,7 +455,10 @@ def check_progress(lines, rows, evaluations):
     success = {row["step"]: row["success"] for row in evaluations}
     for line, row, evaluated in zip(lines[1:], logged[1:], (0, 8, 8, 16, 20), strict=True):
         assert f"  success {success[evaluated]:.0%}" in line
-        kl, budget = row and f"{row['dual/path_kl']:.3g}", row and f"{row['dual/kl_budget']:.3g}"
+        kl, budget = (
+            row and f"{row['dual/path_kl']:.3g}",
+            row and f"{row['dual/kl_budget']:.3g}",
+        )
         shown = row and f"  KL {kl}/{budget}  λ {3.0 * row['dual/lam']:.3g}"  # lam_scale is 3
         assert shown in line if row else "KL" not in line and "λ" not in line
 
@@ -380,7 +466,11 @@ def check_progress(lines, rows, evaluations):
 SQAM = ["--agent=agents/sqam.py", "--kl_budget_online=0.125", "--agent.best_of_n=2"]
 QAM_E = ["--agent=agents/qam.py", "--agent.edit_scale=0.1", "--agent.best_of_n=2"]
 QAM_F = ["--agent=agents/qam.py", "--agent.fql_alpha=3"]
-EXTERNAL = ["--agent=agents/trqam_external_kl.py", "--kl_budget_online=0.125", "--agent.dual_mode=closed_form"]
+EXTERNAL = [
+    "--agent=agents/trqam_external_kl.py",
+    "--kl_budget_online=0.125",
+    "--agent.dual_mode=closed_form",
+]
 SCALAR = ["--agent.adjoint=scalar", "--kl_budget_online=0.125", "--bc_steps=0"]
 
 
@@ -434,13 +524,18 @@ def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monk
     assert not (only_run(tmp_path / "cut") / "done.json").exists()
     assert train(data, tmp_path / "cut", *flags) == 0
     for name in ("train.csv", "eval.csv"):
-        cut, whole = ((only_run(tmp_path / which) / name).read_text() for which in ("cut", "whole"))
+        cut, whole = (
+            (only_run(tmp_path / which) / name).read_text() for which in ("cut", "whole")
+        )
         assert cut == whole
 
 
 def test_the_readmes_section_on_forks_holds_to_the_letter(data, tmp_path, monkeypatch, capsys):
     section = (ROOT / "README.md").read_text().split("## Fork an agent")[1].split("\n## ")[0]
-    example, (line,) = re.search(r"Copy \[(\S+)\]", section)[1], re.findall(r"^python main\.py (.*)$", section, re.MULTILINE)
+    example, (line,) = (
+        re.search(r"Copy \[(\S+)\]", section)[1],
+        re.findall(r"^python main\.py (.*)$", section, re.MULTILINE),
+    )
     place, agent, setting = line.split()
     monkeypatch.chdir(tmp_path)
     fork = Path(agent.removeprefix("--agent="))
@@ -457,13 +552,16 @@ def test_the_readmes_section_on_forks_holds_to_the_letter(data, tmp_path, monkey
     key, value = setting.removeprefix("--agent.").split("=")
     assert config["agent"][key] == float(value)
     rows = CsvLog(only_run(tmp_path / "exp") / "train.csv").rows()
-    assert {row["dual/lam"] for row in rows} == {np.float32(value)}  # the overridden hook is the one that ran
+    # the overridden hook is the one that ran
+    assert {row["dual/lam"] for row in rows} == {np.float32(value)}
 
 
 def test_the_readme_names_every_hook():
     from agents import base, trqam
 
-    section = (ROOT / "README.md").read_text().split("The hooks:")[1].split("There is no registry")[0]
+    section = (
+        (ROOT / "README.md").read_text().split("The hooks:")[1].split("There is no registry")[0]
+    )
     named = set(re.findall(r"`(\w+)`", section))
     marked = {
         name
@@ -487,11 +585,15 @@ def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):
 
 
 def test_steps_may_grow_and_only_grow_where_that_means_something(data, tmp_path, capsys):
-    """Online steps extend a finished run; offline steps, once it is past them, are an error that says so."""
+    """Online steps extend a finished run; offline steps, once it is past them, are an error
+    that says so.
+    """
     assert train(data, tmp_path / "short") == 0
     assert train(data, tmp_path / "short", "--online_steps=16") == 0
     assert train(data, tmp_path / "long", "--online_steps=16") == 0
-    short, long = ((only_run(tmp_path / which) / "train.csv").read_text() for which in ("short", "long"))
+    short, long = (
+        (only_run(tmp_path / which) / "train.csv").read_text() for which in ("short", "long")
+    )
     assert short == long
     capsys.readouterr()
     assert train(data, tmp_path / "short", "--online_steps=16", "--offline_steps=12") == 2
@@ -508,11 +610,25 @@ def test_a_fork_of_the_same_name_and_other_data_have_folders_of_their_own(tmp_pa
     shutil.copy(ROOT / "agents" / "trqam.py", copy)
     plain = folder("--agent=agents/trqam.py")
     assert plain == folder()
-    assert len({plain, folder(f"--agent={copy}"), folder("--ogbench_dataset_dir=/a"), folder("--ogbench_dataset_dir=/b")}) == 4
+    assert (
+        len(
+            {
+                plain,
+                folder(f"--agent={copy}"),
+                folder("--ogbench_dataset_dir=/a"),
+                folder("--ogbench_dataset_dir=/b"),
+            }
+        )
+        == 4
+    )
 
 
 def test_only_the_smoke_preset_acts_at_random_where_there_is_no_oracle(tmp_path, capsys):
-    flags = ["--preset=study", "--env_name=antmaze-large-navigate-singletask-task1-v0", f"--save_dir={tmp_path}"]
+    flags = [
+        "--preset=study",
+        "--env_name=antmaze-large-navigate-singletask-task1-v0",
+        f"--save_dir={tmp_path}",
+    ]
     assert run(*flags) == 2
     assert "scripts/make_data.py cannot make it" in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.npz"))
@@ -520,7 +636,12 @@ def test_only_the_smoke_preset_acts_at_random_where_there_is_no_oracle(tmp_path,
 
 def test_presets_make_no_data_in_a_folder_of_the_users(tmp_path, capsys):
     folder = tmp_path / "mine"
-    flags = ["--preset=smoke", f"--env_name={TASK}", f"--save_dir={tmp_path}/exp", f"--ogbench_dataset_dir={folder}"]
+    flags = [
+        "--preset=smoke",
+        f"--env_name={TASK}",
+        f"--save_dir={tmp_path}/exp",
+        f"--ogbench_dataset_dir={folder}",
+    ]
     assert run(*flags) == 2
     assert "scripts/make_data.py" in capsys.readouterr().err
     assert not list(folder.glob("*.npz"))
@@ -543,27 +664,44 @@ def test_one_task_that_cannot_go_on_leaves_the_others_their_turn(monkeypatch, tm
 
 
 @pytest.mark.slow
-def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(data, tmp_path, monkeypatch, capsys):
-    """Seed 0 of two has a base that is not finite: the other one is what it is alone, and the end says which one broke."""
+def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(
+    data, tmp_path, monkeypatch, capsys
+):
+    """Seed 0 of two has a base that is not finite: the other one is what it is alone, and the
+    end says which one broke.
+    """
     from training import train as train_module
 
     real, flags = train_module.new_agent, ["--bc_steps=0", "--num_seeds=2"]
 
     def poisoned(run, dataset):
         agent = real(run, dataset)
-        return agent if run.seed else agent.replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, agent.params))
+        return (
+            agent
+            if run.seed
+            else agent.replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, agent.params))
+        )
 
     monkeypatch.setattr(train_module, "new_agent", poisoned)
     assert train(data, tmp_path / "both", *flags) == 1
     error = unwrapped(capsys.readouterr().err)
     assert re.search(
-        r"warning: [\w/]+ is not finite since update 1, .*_s0_\w+; there is no checkpoint yet; the other seeds go on", error
+        r"warning: [\w/]+ is not finite since update 1, .*_s0_\w+; there is no checkpoint yet;"
+        r" the other seeds go on",
+        error,
     )
-    assert re.search(r"error: [\w/]+ is not finite since update 1, seen at step 4 of \S+_s0_", error.splitlines()[-1])
+    assert re.search(
+        r"error: [\w/]+ is not finite since update 1, seen at step 4 of \S+_s0_",
+        error.splitlines()[-1],
+    )
     assert train(data, tmp_path / "alone", "--bc_steps=0", "--seed=1") == 0
-    ours, alone = (next((tmp_path / which).glob(f"Debug/{TASK}/trqam_s1_*")) for which in ("both", "alone"))
+    ours, alone = (
+        next((tmp_path / which).glob(f"Debug/{TASK}/trqam_s1_*")) for which in ("both", "alone")
+    )
     assert (ours / "done.json").exists() and not list(ours.parent.glob("*_s0_*/done.json"))
-    for one, other in zip(CsvLog(ours / "train.csv").rows(), CsvLog(alone / "train.csv").rows(), strict=True):
+    for one, other in zip(
+        CsvLog(ours / "train.csv").rows(), CsvLog(alone / "train.csv").rows(), strict=True
+    ):
         assert one.pop("phase") == other.pop("phase")
         assert one == pytest.approx(other, rel=1e-3)
 
@@ -573,7 +711,9 @@ def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(data, tmp_path, 
 def test_seeds_together_have_folders_of_their_own_and_go_on_together(
     data, tmp_path, monkeypatch, capsys, calls, newest, shared
 ):
-    """Two of three seeds are a checkpoint ahead, as after a kill between two saves: all go back to where they all were."""
+    """Two of three seeds are a checkpoint ahead, as after a kill between two saves: all go back
+    to where they all were.
+    """
     from training import trainer
 
     flags = ["--num_seeds=3", "--eval_episodes=1"]
@@ -594,7 +734,9 @@ def test_seeds_together_have_folders_of_their_own_and_go_on_together(
     shutil.rmtree(folders[1] / "checkpoints" / str(newest))
     capsys.readouterr()
     assert train(data, tmp_path / "cut", *flags) == 0
-    resumed = re.findall(r"resumed at step (\d+): .*/trqam_s\d_", unwrapped(capsys.readouterr().out))
+    resumed = re.findall(
+        r"resumed at step (\d+): .*/trqam_s\d_", unwrapped(capsys.readouterr().out)
+    )
     assert resumed == ([] if shared is None else [str(shared)] * 3)
     for folder in folders:
         for name in ("train.csv", "eval.csv", "replay.bin"):
@@ -605,17 +747,30 @@ def test_seeds_together_have_folders_of_their_own_and_go_on_together(
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["--device_data_gb=1", "--device_data_gb=0"])
 def test_a_seed_on_one_of_four_devices_is_the_seed_alone(data, tmp_path, place):
-    """The whole program, offline and online: logs, evaluations, checkpoints, and going on from one."""
+    """The whole program, offline and online: logs, evaluations, checkpoints, and going on from
+    one.
+    """
     flags = [place, "--agent.kl_budget=0.5", "--eval_episodes=2"]
     environ = lenient() | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     for steps in (12, 16):  # the second goes on from the checkpoint of the first
-        words = [str(data), str(tmp_path / "four"), "--num_seeds=4", f"--online_steps={steps}", *flags]
+        words = [
+            str(data),
+            str(tmp_path / "four"),
+            "--num_seeds=4",
+            f"--online_steps={steps}",
+            *flags,
+        ]
         code = f"from tests.test_main import train; raise SystemExit(train(*{words}))"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environ)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environ
+        )
         assert done.returncode == 0, done.stderr
     assert train(data, tmp_path / "alone", "--seed=2", "--online_steps=16", *flags) == 0
-    (four,), (alone,) = ((tmp_path / name).glob(f"Debug/{TASK}/trqam_s2_*") for name in ("four", "alone"))
-    for log, ends in (("train.csv", ()), ("eval.csv", (20,))):  # where the first ended, it was evaluated
+    (four,), (alone,) = (
+        (tmp_path / name).glob(f"Debug/{TASK}/trqam_s2_*") for name in ("four", "alone")
+    )
+    # where the first ended, it was evaluated
+    for log, ends in (("train.csv", ()), ("eval.csv", (20,))):
         ours = [row for row in CsvLog(four / log).rows() if row["step"] not in ends]
         for one, other in zip(ours, CsvLog(alone / log).rows(), strict=True):
             assert one.pop("phase", None) == other.pop("phase", None)
@@ -623,7 +778,9 @@ def test_a_seed_on_one_of_four_devices_is_the_seed_alone(data, tmp_path, place):
     assert (four / "checkpoints" / "24").is_dir()
 
 
-def test_seeds_step_side_by_side_and_a_killed_environment_loses_nothing(data, tmp_path, monkeypatch, capsys):
+def test_seeds_step_side_by_side_and_a_killed_environment_loses_nothing(
+    data, tmp_path, monkeypatch, capsys
+):
     flags = ["--num_seeds=2", "--bc_steps=0", "--offline_steps=0", "--save_interval=8"]
     assert train(data, tmp_path / "whole", *flags) == 0
     real, calls = EnvWorkers.run_chunks, itertools.count(1)
@@ -639,15 +796,25 @@ def test_seeds_step_side_by_side_and_a_killed_environment_loses_nothing(data, tm
     assert "died (killed by signal 9)" in capsys.readouterr().err
     assert train(data, tmp_path / "cut", *flags) == 0
     assert unwrapped(capsys.readouterr().out).count("resumed at step 5: ") == 2
-    cut, whole = (sorted((tmp_path / which).glob(f"Debug/{TASK}/trqam_s*/*.*")) for which in ("cut", "whole"))
-    compared = [(a, b) for a, b in zip(cut, whole, strict=True) if a.name in ("train.csv", "replay.bin")]
+    cut, whole = (
+        sorted((tmp_path / which).glob(f"Debug/{TASK}/trqam_s*/*.*"))
+        for which in ("cut", "whole")
+    )
+    compared = [
+        (a, b) for a, b in zip(cut, whole, strict=True) if a.name in ("train.csv", "replay.bin")
+    ]
     assert len(compared) == 4 and all(a.read_bytes() == b.read_bytes() for a, b in compared)
 
 
 def test_two_processes_never_write_one_run(data, tmp_path, capsys):
     from configs.flags import parse_flags
 
-    flags = [f"--env_name={TASK}", f"--ogbench_dataset_dir={data}/good", f"--save_dir={tmp_path}", "--bc_steps=0"]
+    flags = [
+        f"--env_name={TASK}",
+        f"--ogbench_dataset_dir={data}/good",
+        f"--save_dir={tmp_path}",
+        "--bc_steps=0",
+    ]
     (planned,) = program.plan(parse_flags(["main.py", *flags, *TINY]))
     with planned.locked():
         assert run(*flags, *TINY) == 1
@@ -662,14 +829,28 @@ def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(data, tmp_
     assert [row["step"] for row in CsvLog(folder / "eval.csv").rows()] == [0, 8]
     said = unwrapped(capsys.readouterr().err)
     assert "gives 300 transitions; the published results are with 1,000,000" in said
-    assert train(data, tmp_path / "tuned", f"--pretrained_actor_path={folder}", "--online_steps=3") == 0
+    assert (
+        train(data, tmp_path / "tuned", f"--pretrained_actor_path={folder}", "--online_steps=3")
+        == 0
+    )
     said = unwrapped(capsys.readouterr().err)
     assert "--online_steps=3 ends before online updates begin (--start_training=4)" in said
     assert not (tmp_path / "tuned" / "bc").exists()
     capsys.readouterr()
     other = ["--agent.actor_layer_norm=True"]
-    assert train(data, tmp_path / "wider", f"--pretrained_actor_path={folder}", "--online_steps=0", *other) == 2
-    assert "layer norm off there and on here (--agent.actor_layer_norm)" in capsys.readouterr().err
+    assert (
+        train(
+            data,
+            tmp_path / "wider",
+            f"--pretrained_actor_path={folder}",
+            "--online_steps=0",
+            *other,
+        )
+        == 2
+    )
+    assert (
+        "layer norm off there and on here (--agent.actor_layer_norm)" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.usefixtures("no_key_twice")
@@ -681,11 +862,20 @@ def test_balanced_sampling_acts_at_random_first(data, tmp_path):
 def test_the_device_is_idle_while_the_host_is_busy(data, tmp_path, monkeypatch):
     from utils import progress
 
-    steps = ["--bc_only", "--offline_steps=40", "--log_interval=20", "--eval_interval=0", "--save_interval=0"]
+    steps = [
+        "--bc_only",
+        "--offline_steps=40",
+        "--log_interval=20",
+        "--eval_interval=0",
+        "--save_interval=0",
+    ]
     real = progress.ProgressBar.update
-    monkeypatch.setattr(progress.ProgressBar, "update", lambda bar, n: (time.sleep(0.1), real(bar, n)))
+    monkeypatch.setattr(
+        progress.ProgressBar, "update", lambda bar, n: (time.sleep(0.1), real(bar, n))
+    )
     assert train(data, tmp_path, *steps) == 0
-    last = CsvLog(only_run(tmp_path) / "timing.csv").rows()[-1]  # the first holds the compilation
+    # the first holds the compilation
+    last = CsvLog(only_run(tmp_path) / "timing.csv").rows()[-1]
     assert 0.5 < last["device_idle"] <= 1.0
 
 
@@ -694,7 +884,9 @@ def test_the_device_is_not_idle_while_the_host_waits_for_actions(data, tmp_path,
     from training import trainer
 
     real = trainer.act_online
-    monkeypatch.setattr(trainer, "act_online", lambda *arguments: (time.sleep(0.1), real(*arguments))[1])
+    monkeypatch.setattr(
+        trainer, "act_online", lambda *arguments: (time.sleep(0.1), real(*arguments))[1]
+    )
     assert train(data, tmp_path, "--offline_steps=0", "--bc_steps=0", "--start_training=1") == 0
     last = CsvLog(only_run(tmp_path) / "timing.csv").rows()[-1]
     assert last["device_idle"] < 0.5
@@ -707,27 +899,41 @@ def test_precision_and_compiled_programs_are_where_the_flags_say(data, tmp_path)
     words = [str(data), str(tmp_path / "coarse"), *steps, "--matmul_precision=bfloat16"]
     words += [f"--compilation_cache_dir={tmp_path}/programs"]
     code = f"from tests.test_main import train; raise SystemExit(train(*{words}))"
-    environ = lenient() | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # tiny programs too
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environ)
+    # tiny programs too
+    environ = lenient() | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environ
+    )
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "programs").iterdir())
-    loss, other = (CsvLog(only_run(tmp_path / name) / "train.csv").rows()[-1]["flow/loss"] for name in ("default", "coarse"))
+    loss, other = (
+        CsvLog(only_run(tmp_path / name) / "train.csv").rows()[-1]["flow/loss"]
+        for name in ("default", "coarse")
+    )
     assert 1e-5 < abs(other / loss - 1) < 0.02
 
 
-def test_nan_stops_the_run_with_its_name_and_the_last_checkpoint(data, tmp_path, monkeypatch, capsys):
+def test_nan_stops_the_run_with_its_name_and_the_last_checkpoint(
+    data, tmp_path, monkeypatch, capsys
+):
     from training import data as data_module
 
     real = data_module.load_dataset
 
     def poisoned(*args, **kwargs):
         dataset = real(*args, **kwargs)
-        return dataset | {"rewards": np.where(dataset["rewards"] < 0, np.nan, dataset["rewards"])}
+        return dataset | {
+            "rewards": np.where(dataset["rewards"] < 0, np.nan, dataset["rewards"])
+        }
 
     monkeypatch.setattr(data_module, "load_dataset", poisoned)
     assert train(data, tmp_path) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(r"error: [\w/]+ is not finite since update 1, seen at step 4 of \S+; there is no checkpoint yet", error)
+    assert re.fullmatch(
+        r"error: [\w/]+ is not finite since update 1, seen at step 4 of \S+; there is no"
+        r" checkpoint yet",
+        error,
+    )
 
 
 def test_load_policy_gives_chunks_of_the_trained_agent(data, tmp_path):
@@ -762,22 +968,40 @@ def test_an_environment_and_an_agent_file_of_ones_own(tmp_path, capsys):
     assert [row["dual/lam"] for row in CsvLog(log).rows()] == [0.5, 0.5]
 
 
-# ---------------------------------------------------------------- the presets, as the README has them
+# --------------------------------------------------------- the presets, as the README has them
 
 
 @pytest.mark.slow
 def test_smoke_preset_trains_a_domain_with_one_base(tmp_path):
-    command = [sys.executable, "main.py", "--env_name=puzzle-4x4", "--agent=agents/trqam.py", "--preset=smoke"]
-    done = subprocess.run([*command, f"--save_dir={tmp_path}"], capture_output=True, text=True, cwd=ROOT, env=lenient())
+    command = [
+        sys.executable,
+        "main.py",
+        "--env_name=puzzle-4x4",
+        "--agent=agents/trqam.py",
+        "--preset=smoke",
+    ]
+    done = subprocess.run(
+        [*command, f"--save_dir={tmp_path}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=lenient(),
+    )
     assert done.returncode == 0, done.stderr
-    finished = sorted(path.parent.parent.name for path in tmp_path.glob("smoke/*/trqam_s0_*/done.json"))
+    finished = sorted(
+        path.parent.parent.name for path in tmp_path.glob("smoke/*/trqam_s0_*/done.json")
+    )
     assert finished == [f"puzzle-4x4-play-singletask-task{i}-v0" for i in range(1, 6)]
     assert len(list(tmp_path.glob("bc/*/*/done.json"))) == 1
     for log in tmp_path.glob("smoke/*/trqam_s0_*/train.csv"):
         assert {row["phase"] for row in CsvLog(log).rows()} == {"offline", "online"}
 
 
-SMOKE = ["--env_name=cube-double-play-singletask-task2-v0", "--preset=smoke", "--agent.kl_budget=0.5"]
+SMOKE = [
+    "--env_name=cube-double-play-singletask-task2-v0",
+    "--preset=smoke",
+    "--agent.kl_budget=0.5",
+]
 
 
 @pytest.mark.slow
@@ -795,7 +1019,9 @@ def test_the_log_of_a_run_has_100_columns_and_begins_with_a_screenful(tmp_path):
 def test_a_run_in_a_terminal_of_100_columns(tmp_path):
     with terminal(100) as (ours, programs):
         command = [sys.executable, ROOT / "main.py", *SMOKE, "--save_dir=exp"]
-        process = subprocess.Popen(command, stdout=programs, stderr=programs, cwd=tmp_path, env=lenient())
+        process = subprocess.Popen(
+            command, stdout=programs, stderr=programs, cwd=tmp_path, env=lenient()
+        )
         text = ""
         while process.poll() is None:
             time.sleep(0.1)
@@ -806,7 +1032,9 @@ def test_a_run_in_a_terminal_of_100_columns(tmp_path):
     assert max(map(len, lines)) <= 100
     drawn = re.split(r"[\r\n]", text.replace("\x1b[A", ""))
     assert max(map(len, drawn)) <= 100
-    (offline, online) = (line for line in lines if line.startswith("trqam c") and "  step " in line)
+    offline, online = (
+        line for line in lines if line.startswith("trqam c") and "  step " in line
+    )
     figures = r"success \d+%  KL \d\S*/0\.5  λ \d\S*"
     assert re.search(rf"  step 20/20 offline  \S+ updates/s  {figures}$", offline)
     assert re.search(rf"  step 40/40 online  \S+ steps/s  {figures}$", online)
@@ -820,24 +1048,43 @@ def test_a_run_in_a_terminal_of_100_columns(tmp_path):
 @pytest.mark.parametrize(
     ("agent", "world"),
     [
-        *((agent, "cube-double") for agent in ("qam", "sqam", "bc", "fql", "ifql", "dsrl", "cgql")),
+        *(
+            (agent, "cube-double")
+            for agent in ("qam", "sqam", "bc", "fql", "ifql", "dsrl", "cgql")
+        ),
         ("trqam_fixed_lambda", "cube-double"),
         ("trqam_external_kl", "cube-double"),
-        ("qam_edit", "puzzle-3x3"),  # on cube-double the published coefficients of both heads are 0
+        # on cube-double the published coefficients of both heads are 0
+        ("qam_edit", "puzzle-3x3"),
         ("qam_fql", "scene"),
     ],
 )
 def test_smoke_preset_of_the_other_agents(tmp_path, agent, world):
     """A real OGBench environment, offline and online."""
     task = f"{world}-play-singletask-task1-v0"
-    assert run(f"--env_name={task}", f"--agent=agents/{agent}.py", "--preset=smoke", f"--save_dir={tmp_path}") == 0
+    assert (
+        run(
+            f"--env_name={task}",
+            f"--agent=agents/{agent}.py",
+            "--preset=smoke",
+            f"--save_dir={tmp_path}",
+        )
+        == 0
+    )
     (log,) = tmp_path.glob(f"smoke/{task}/{agent}_s0_*/train.csv")
     assert {row["phase"] for row in CsvLog(log).rows()} == {"offline", "online"}
 
 
 @pytest.mark.slow
 def test_smoke_preset_where_no_oracle_made_the_data(tmp_path):
-    assert run("--env_name=antmaze-large-navigate-singletask-task1-v0", "--preset=smoke", f"--save_dir={tmp_path}") == 0
+    assert (
+        run(
+            "--env_name=antmaze-large-navigate-singletask-task1-v0",
+            "--preset=smoke",
+            f"--save_dir={tmp_path}",
+        )
+        == 0
+    )
     assert len(list(tmp_path.glob("smoke/*/trqam_s0_*/done.json"))) == 1
 
 
@@ -849,7 +1096,14 @@ def test_quickstart_summarises_and_films_where_it_can(tmp_path, monkeypatch, cap
 
     monkeypatch.setitem(PRESETS, "quickstart", PRESETS["quickstart"]._replace(transitions=1000))
     monkeypatch.setenv("MUJOCO_GL", gl)
-    flags = ["--bc_steps=4", "--offline_steps=8", "--log_interval=4", "--eval_episodes=2", f"--save_dir={tmp_path}", *TINY]
+    flags = [
+        "--bc_steps=4",
+        "--offline_steps=8",
+        "--log_interval=4",
+        "--eval_episodes=2",
+        f"--save_dir={tmp_path}",
+        *TINY,
+    ]
     assert quickstart.main(["quickstart.py", *flags]) == 0
     output = capsys.readouterr()
     (path,) = tmp_path.glob("quickstart/*/*/summary.json")
@@ -867,11 +1121,17 @@ def test_quickstart_summarises_and_films_where_it_can(tmp_path, monkeypatch, cap
 
 def lenient():
     """The environment as a user has it, without the strictness that tests add."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("JAX_") or name == "JAX_PLATFORMS"}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("JAX_") or name == "JAX_PLATFORMS"
+    }
 
 
 def test_help_names_every_flag(capsys):
     assert run("--help") == 0
     text = capsys.readouterr().out
     assert "python main.py --env_name=puzzle-4x4" in text
-    assert all(f"--{name}" in text for name in ("env_name", "agent", "kl_budget_online", "[no]dry_run"))
+    assert all(
+        f"--{name}" in text for name in ("env_name", "agent", "kl_budget_online", "[no]dry_run")
+    )

@@ -69,7 +69,9 @@ def test_without_success_the_return_is_reported_and_decides(monkeypatch, capsys,
     said, _, table = capsys.readouterr().out.partition("episode  ")
     lines = table.splitlines()
     assert said.startswith("trqam after 4 updates") and lines[1].split()[:2] == ["0", "-"]
-    assert re.fullmatch(r"mean return -[.\de-]+ \(no success reported\) of 1 episodes", lines[2])
+    assert re.fullmatch(
+        r"mean return -[.\de-]+ \(no success reported\) of 1 episodes", lines[2]
+    )
 
     assert report.main(["report.py", "exp", "--csv=report.csv"]) == 0
     out = capsys.readouterr().out

@@ -39,7 +39,11 @@ FORBIDDEN = {
 
 def read_pins(name: str) -> dict[str, Requirement]:
     lines = (ROOT / name).read_text().splitlines()
-    requirements = [Requirement(line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    requirements = [
+        Requirement(line)
+        for line in lines
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
     return {canonicalize_name(requirement.name): requirement for requirement in requirements}
 
 
@@ -71,7 +75,9 @@ def test_no_forbidden_requirement(name):
 def test_pins_lie_in_the_ranges_of_pyproject(name, ranges):
     pins = read_pins(name)
     for requirement in map(Requirement, ranges):
-        assert requirement.specifier.contains(version(pins[canonicalize_name(requirement.name)])), requirement
+        assert requirement.specifier.contains(
+            version(pins[canonicalize_name(requirement.name)])
+        ), requirement
 
 
 @pytest.mark.parametrize("name", ["requirements-cuda12.txt", "requirements-dev.txt"])
@@ -84,11 +90,16 @@ def test_pins_agree_between_files(name):
 
 def test_only_the_cuda_file_brings_cuda():
     assert "jax-cuda12-plugin" in read_pins("requirements-cuda12.txt")
-    assert not [key for key in read_pins("requirements.txt") if "cuda" in key or "nvidia" in key]
+    assert not [
+        key for key in read_pins("requirements.txt") if "cuda" in key or "nvidia" in key
+    ]
 
 
 def test_ranges_keep_the_physics_and_python_of_the_published_tables():
-    ranges = {requirement.name: requirement.specifier for requirement in map(Requirement, PROJECT["dependencies"])}
+    ranges = {
+        requirement.name: requirement.specifier
+        for requirement in map(Requirement, PROJECT["dependencies"])
+    }
     assert "3.3.7" in ranges["mujoco"] and "3.4.0" not in ranges["mujoco"]
     supported = SpecifierSet(PROJECT["requires-python"])
     assert [minor for minor in range(9, 16) if f"3.{minor}.1" in supported] == [11, 12]
@@ -135,14 +146,29 @@ def fake_python(path: Path, minor: int) -> None:
 
 
 def make(*args: str, path: str) -> subprocess.CompletedProcess:
-    """Runs the project's Makefile as a new shell would: this test itself may run inside `make test`."""
-    outer = {"MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "VENV", "PYTHON", "PYTEST_ARGS"}
+    """Runs the project's Makefile as a new shell would: this test itself may run inside `make
+    test`.
+    """
+    outer = {
+        "MAKEFLAGS",
+        "MAKEOVERRIDES",
+        "MAKELEVEL",
+        "MFLAGS",
+        "VENV",
+        "PYTHON",
+        "PYTEST_ARGS",
+    }
     env = {key: value for key, value in os.environ.items() if key not in outer} | {"PATH": path}
     command = [shutil.which("make"), "--no-print-directory", *args]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
-@pytest.mark.parametrize(("answer", "expected"), [("exit 0", "requirements-cuda12.txt"), ("exit 9", "requirements.txt")])
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("exit 0", "requirements-cuda12.txt"), ("exit 9", "requirements.txt")],
+)
 def test_make_picks_the_build_of_jax_by_nvidia_smi(tmp_path, answer, expected):
     write_program(tmp_path / "nvidia-smi", answer)
     fake_python(tmp_path / "python3", 12)
@@ -167,9 +193,18 @@ def test_make_installs_again_only_when_the_requirements_changed(tmp_path):
 
 def test_make_passes_seed_and_arguments_on(tmp_path):
     fake_python(tmp_path / "python3", 12)
-    call = ["-n", "quickstart", "SEED=1", "ARGS=--eval_episodes=100 --x=2", f"VENV={tmp_path}/venv"]
+    call = [
+        "-n",
+        "quickstart",
+        "SEED=1",
+        "ARGS=--eval_episodes=100 --x=2",
+        f"VENV={tmp_path}/venv",
+    ]
     last = make(*call, path=str(tmp_path)).stdout.splitlines()[-1]
-    assert last == f"{tmp_path}/venv/bin/python scripts/quickstart.py --seed=1 --eval_episodes=100 --x=2"
+    assert (
+        last == f"{tmp_path}/venv/bin/python scripts/quickstart.py --seed=1 --eval_episodes=100"
+        " --x=2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -200,7 +235,9 @@ def test_make_says_in_one_line_which_python_is_needed(tmp_path, minor):
     assert not (tmp_path / "venv").exists()
 
 
-@pytest.mark.parametrize(("broken", "code"), [("nothing", 0), ("test", 1), ("lint", 1), ("test-slow", 1)])
+@pytest.mark.parametrize(
+    ("broken", "code"), [("nothing", 0), ("test", 1), ("lint", 1), ("test-slow", 1)]
+)
 def test_ci_runs_every_step_and_tells_a_failure(tmp_path, broken, code):
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -211,7 +248,9 @@ def test_ci_runs_every_step_and_tells_a_failure(tmp_path, broken, code):
     script = shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
     (tmp_path / ".venv-ci").mkdir()
     env = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
-    done = subprocess.run([script], env=env, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [script], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
     ran = re.findall(r"^ran (.*)", done.stdout, re.MULTILINE)
     assert done.returncode == code
     assert ran == ["test .venv-ci", "lint .venv-ci", "test-slow .venv-ci"]
@@ -222,7 +261,9 @@ def test_the_workflow_runs_the_same_script_on_every_supported_python():
     (job,) = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"].values()
     assert "bash .ci/run" in [step.get("run") for step in job["steps"]]
     prefix = "Programming Language :: Python :: "
-    classified = [line.removeprefix(prefix) for line in PROJECT["classifiers"] if line.startswith(prefix)]
+    classified = [
+        line.removeprefix(prefix) for line in PROJECT["classifiers"] if line.startswith(prefix)
+    ]
     assert job["strategy"]["matrix"]["python"] == classified == ["3.11", "3.12"]
 
 
@@ -238,7 +279,9 @@ def test_the_citation_names_the_papers():
     papers = [reference["identifiers"][0]["value"] for reference in citation["references"]]
     numbers = ["2605.27079", "2601.14234", "2610.10437", "2410.20092", "2502.02538"]
     assert papers == [f"arXiv:{number}" for number in numbers]
-    assert citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
+    assert (
+        citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
+    )
 
 
 @pytest.mark.usefixtures("no_key_twice")
@@ -252,9 +295,17 @@ def test_jax_is_strict_under_test():
 
 
 def test_recorded_commands_and_results_name_no_place_of_a_machine():
-    """Whoever reads them has other folders: every path in results/ is relative, and none is a temporary one."""
+    """Whoever reads them has other folders: every path in results/ is relative, and none is a
+    temporary one.
+    """
     texts = {
-        path: path.read_text() for path in (ROOT / "results").rglob("*") if path.suffix in (".json", ".csv", ".txt", ".md")
+        path: path.read_text()
+        for path in (ROOT / "results").rglob("*")
+        if path.suffix in (".json", ".csv", ".txt", ".md")
     }
-    found = [(path.name, words) for path, text in texts.items() if (words := re.findall(r"(?<![\w.<>])/\w+/\S+", text))]
+    found = [
+        (path.name, words)
+        for path, text in texts.items()
+        if (words := re.findall(r"(?<![\w.<>])/\w+/\S+", text))
+    ]
     assert texts and found == []

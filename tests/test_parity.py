@@ -10,19 +10,34 @@ from tests import parity
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.mark.parametrize("name", ["trqam_chunk5", "trqam_nochunk_ln", "qam_chunk5", "sqam_chunk5"])
+@pytest.mark.parametrize(
+    "name", ["trqam_chunk5", "trqam_nochunk_ln", "qam_chunk5", "sqam_chunk5"]
+)
 def test_published_numbers(name):
     worst, problems = parity.compare(GOLDEN / f"{name}.npz")
     assert problems == []
-    assert {"xs", "adjoints", "adj_loss", "critic_loss", "params_after/policy", "params_after/target_base"} <= set(worst)
+    assert {
+        "xs",
+        "adjoints",
+        "adj_loss",
+        "critic_loss",
+        "params_after/policy",
+        "params_after/target_base",
+    } <= set(worst)
 
 
 @pytest.mark.parametrize(
     ("name", "quantities"),
     [
-        ("fql_chunk5", {"distill_loss", "bc_flow_loss", "next_actions", "params_after/one_step_actor"}),
+        (
+            "fql_chunk5",
+            {"distill_loss", "bc_flow_loss", "next_actions", "params_after/one_step_actor"},
+        ),
         ("ifql_chunk5", {"value_loss", "v_mean", "params_after/value"}),
-        ("cgql_linex_chunk5", {"noisy_critic_loss", "next_actions", "params_after/target_base"}),
+        (
+            "cgql_linex_chunk5",
+            {"noisy_critic_loss", "next_actions", "params_after/target_base"},
+        ),
         ("cgql_mse_chunk5", {"noisy_critic_loss", "next_actions", "params_after/target_base"}),
         ("cgql_simple_chunk5", {"flow_loss", "next_actions", "params_after/target_base"}),
         ("qam_edit_chunk5", {"q_loss", "entropy", "alpha", "params_after/editor"}),
@@ -130,7 +145,10 @@ def scale(name):
             lambda arrays: arrays.update({"update7/out/lam": np.zeros(())}),
             "update7/out/lam is in the file and belongs to no",
         ),
-        (lambda arrays: arrays.pop("update1/out/xs"), "xs is computed here and not in the file"),
+        (
+            lambda arrays: arrays.pop("update1/out/xs"),
+            "xs is computed here and not in the file",
+        ),
         (
             lambda arrays: arrays.pop("update0/params_after/policy/Dense_0/bias"),
             "params_after/policy/Dense_0/bias is computed",

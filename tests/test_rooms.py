@@ -44,7 +44,9 @@ def test_imports_point_down(room):
 
 
 def test_an_import_that_points_up_is_found_wherever_it_is():
-    source = "import os\n\ndef f():\n    from training.run import Run\n    import jax.numpy as jnp\n"
+    source = (
+        "import os\n\ndef f():\n    from training.run import Run\n    import jax.numpy as jnp\n"
+    )
     assert forbidden("envs", source) == ["jax", "training"]
     assert forbidden("training", source) == []
 

@@ -1,7 +1,9 @@
-"""Checkpoints through Orbax: whole or not there at all, written in the background, and checked when they are read.
+"""Checkpoints through Orbax: whole or not there at all, written in the background, and checked
+when they are read.
 
-A checkpoint is a tree of arrays and a record (a JSON object). Beside the record stand shape, type and CRC-32 of every array
-and a CRC-32 of all that: what is read is what was written, or it is refused.
+A checkpoint is a tree of arrays and a record (a JSON object). Beside the record stand shape,
+type and CRC-32 of every array and a CRC-32 of all that: what is read is what was written, or it
+is refused.
 """
 
 import contextlib
@@ -22,7 +24,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.serialization import from_state_dict, to_state_dict
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN, PreservationPolicy
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    LatestN,
+    PreservationPolicy,
+)
 
 from agents.base import Agent
 from utils.errors import RunError, UserError
@@ -34,7 +40,8 @@ class CheckpointError(RunError):
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, by step; a context manager that waits for what is still being written.
+    """The checkpoints of one run folder, by step; a context manager that waits for what is
+    still being written.
 
     Args:
         folder: where they lie, one folder for each step.
@@ -59,9 +66,12 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(read_only=True, create=False)
             return ocp.CheckpointManager(self.folder, options=options)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy([LatestN(self._keep), _Precious(self._precious)]),
+            preservation_policy=AnyPreservationPolicy(
+                [LatestN(self._keep), _Precious(self._precious)]
+            ),
             cleanup_tmp_directories=True,  # of a process that was killed while it wrote
-            # Where they cannot be made in the background, Orbax's threads wait for them until a timeout ends the process.
+            # Where they cannot be made in the background, Orbax's threads wait for them until a
+            # timeout ends the process.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         return ocp.CheckpointManager(self.folder, options=options)
@@ -79,7 +89,9 @@ class Checkpoints:
         return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
 
     def latest(self) -> int | None:
-        """The step of the newest checkpoint, the one being written included; None where there is none."""
+        """The step of the newest checkpoint, the one being written included; None where there
+        is none.
+        """
         return self._manager.latest_step()
 
     # ---------------------------------------------------------------- writing
@@ -87,20 +99,26 @@ class Checkpoints:
     def save(self, step: int, tree: Any, record: dict[str, Any]) -> None:
         """Write a checkpoint; returns once the arrays are copied and goes on in the background.
 
-        tree: nested dicts of arrays; record: a JSON object.
-        Raises RunError where an array is not finite, and where this or the last checkpoint cannot be written.
+        tree: nested dicts of arrays; record: a JSON object. Raises RunError where an array is
+        not finite, and where this or the last checkpoint cannot be written.
         """
-        # Copies: on a CPU the host's view of an array is the array, which the next update overwrites.
+        # Copies: on a CPU the host's view of an array is the array, which the next update
+        # overwrites.
         host = jax.tree.map(np.array, jax.device_get(tree))
         arrays = {}
         for path, leaf in jax.tree_util.tree_leaves_with_path(host):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             if not np.isfinite(leaf).all():
-                raise RunError(f"{name} is not finite at step {step}: no checkpoint written; {self.last_good()}")
+                raise RunError(
+                    f"{name} is not finite at step {step}: no checkpoint written;"
+                    f" {self.last_good()}"
+                )
             arrays[name] = _fingerprint(leaf)
         content: dict[str, Any] = {"record": record, "arrays": arrays}
         content |= {"crc": _crc(json.dumps(content, sort_keys=True).encode())}
-        arguments = ocp.args.Composite(state=ocp.args.StandardSave(host), record=ocp.args.JsonSave(content))
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(host), record=ocp.args.JsonSave(content)
+        )
         try:
             self._manager.save(step, args=arguments, force=True)
         except Exception as error:  # of many types, by what fails below Orbax
@@ -125,17 +143,25 @@ class Checkpoints:
         with contextlib.suppress(Exception):  # of many types; told where it matters
             self._manager.wait_until_finished()
         steps = self.steps()
-        return f"the last good checkpoint is that of step {steps[-1]}" if steps else "there is no checkpoint yet"
+        return (
+            f"the last good checkpoint is that of step {steps[-1]}"
+            if steps
+            else "there is no checkpoint yet"
+        )
 
     def _unwritten(self, error: Exception) -> RunError:
         return RunError(
-            f"cannot write a checkpoint in {self.folder} ({self._reason(error)}); {self.last_good()}: "
-            "make room or mend it, and give the same command again"
+            f"cannot write a checkpoint in {self.folder} ({self._reason(error)});"
+            f" {self.last_good()}: make room or mend it, and give the same command again"
         )
 
     def _reason(self, error: Exception) -> str:
-        """What an error of Orbax's says, in one line; the cause stands at its end, behind many paths and before its details."""
-        text = " ".join(f"{type(error).__name__}: {error}".replace(f"{self.folder}/", "").split())
+        """What an error of Orbax's says, in one line; the cause stands at its end, behind many
+        paths and before its details.
+        """
+        text = " ".join(
+            f"{type(error).__name__}: {error}".replace(f"{self.folder}/", "").split()
+        )
         text = re.split(r" \[(?:tensorstore_spec|source locations)=", text)[0]
         return text if len(text) <= 300 else f"{text[:100]} ... {text[-200:]}"
 
@@ -145,7 +171,9 @@ class Checkpoints:
         for step in steps:
             aside.mkdir(exist_ok=True)
             taken = sum(path.name.partition("_")[0] == str(step) for path in aside.iterdir())
-            os.replace(self.folder / str(step), aside / (f"{step}_{taken}" if taken else str(step)))
+            os.replace(
+                self.folder / str(step), aside / (f"{step}_{taken}" if taken else str(step))
+            )
         self._reopen(steps)
 
     def remove(self, steps: list[int]) -> None:
@@ -162,13 +190,19 @@ class Checkpoints:
     # ---------------------------------------------------------------- reading
 
     def read(self, step: int) -> tuple[dict, dict[str, Any]]:
-        """The tree of a step, as nested dicts of NumPy arrays, and its record; raises CheckpointError."""
+        """The tree of a step, as nested dicts of NumPy arrays, and its record; raises
+        CheckpointError.
+        """
         try:
-            content = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+            content = self._manager.restore(
+                step, args=ocp.args.Composite(record=ocp.args.JsonRestore())
+            ).record
             crc = content.pop("crc")
             if crc != _crc(json.dumps(content, sort_keys=True).encode()):
                 raise ValueError("its record is not what was written")
-            tree = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore())).state
+            tree = self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+            ).state
             tree = jax.tree.map(np.asarray, tree)
             for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
                 name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -177,11 +211,15 @@ class Checkpoints:
             if content["arrays"]:
                 raise ValueError(f"{next(iter(content['arrays']))} is missing")
         except Exception as error:  # of many types, by what is damaged below Orbax
-            raise CheckpointError(f"checkpoint {self.folder / str(step)} cannot be read ({self._reason(error)})") from error
+            raise CheckpointError(
+                f"checkpoint {self.folder / str(step)} cannot be read ({self._reason(error)})"
+            ) from error
         return tree, content["record"]
 
     def readable(self) -> Iterator[tuple[int, dict, dict[str, Any]]]:
-        """(step, tree, record) of every checkpoint that can be read, the newest first; says which ones cannot."""
+        """(step, tree, record) of every checkpoint that can be read, the newest first; says
+        which ones cannot.
+        """
         for step in reversed(self.steps()):
             try:
                 yield step, *self.read(step)
@@ -189,7 +227,7 @@ class Checkpoints:
                 say(f"{error}; falling back to the one before")
 
     def holds(self, step: int) -> bool:
-        """Whether the checkpoint of a step is there and can be read; says so where it cannot."""
+        """Whether the checkpoint of a step is there and can be read; says so if not."""
         return next((found for found, *_ in self.readable() if found >= step), None) == step
 
 
@@ -222,11 +260,15 @@ def best_step(evaluations: Iterable[dict[str, Any]], steps: Collection[int]) -> 
 
 @functools.cache
 def _quiet_orbax() -> None:
-    """It tells of every step it takes; and where one array cannot be read, all others then being read print tracebacks."""
+    """It tells of every step it takes; and where one array cannot be read, all others then
+    being read print tracebacks.
+    """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     hook = sys.unraisablehook
-    sys.unraisablehook = lambda unraisable: None if str(unraisable.exc_value) == "Event loop is closed" else hook(unraisable)
+    sys.unraisablehook = lambda unraisable: (
+        None if str(unraisable.exc_value) == "Event loop is closed" else hook(unraisable)
+    )
 
 
 def _crc(data: Any) -> int:
@@ -249,12 +291,16 @@ def agent_from(tree: dict, like: Agent, where: str | os.PathLike) -> Agent:
     if wrong:
         name = wrong[0][0]
         raise UserError(
-            f"{where} holds another agent: {name} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here; "
-            "the agent file has changed since: give another --run_group, or --overwrite to delete the run"
+            f"{where} holds another agent: {name} is {theirs.get(name, 'missing')} there and"
+            f" {ours.get(name, 'missing')} here; the agent file has changed since: give another"
+            " --run_group, or --overwrite to delete the run"
         )
     return jax.device_put(from_state_dict(like, tree))
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in leaves
+    }

@@ -16,13 +16,20 @@ from utils.logging import say, warn, warn_once
 
 
 def prepare_data(run: Run) -> dict[str, np.ndarray]:
-    """The run's dataset; with a preset it is made first where it is missing, by an oracle or, in --preset=smoke, at random."""
+    """The run's dataset; with a preset it is made first where it is missing, by an oracle or,
+    in --preset=smoke, at random.
+    """
     flags, transitions = run.settings.flags, run.settings.transitions
     folder, env_name = flags["ogbench_dataset_dir"], run.env_name
     # Never in a folder of the user's own: there it would pass for the real dataset.
     ours = run.settings.sources["ogbench_dataset_dir"] not in ("default", "command line")
     named = flags["dataset"] or is_user_env(env_name)
-    if transitions and ours and not named and not (Path(folder) / f"{dataset_name(env_name)}-v0.npz").exists():
+    if (
+        transitions
+        and ours
+        and not named
+        and not (Path(folder) / f"{dataset_name(env_name)}-v0.npz").exists()
+    ):
         if has_oracle(dataset_name(env_name)):
             collect(env_name, folder, transitions, progress=True)
         elif run.settings.random_data:
@@ -35,7 +42,9 @@ def prepare_data(run: Run) -> dict[str, np.ndarray]:
 def load_data(run: Run) -> dict[str, np.ndarray]:
     """The run's dataset, as its flags say."""
     flags = run.settings.flags
-    needs_environment = flags["online_steps"] or flags["eval_episodes"] or flags["video_episodes"]
+    needs_environment = (
+        flags["online_steps"] or flags["eval_episodes"] or flags["video_episodes"]
+    )
     return load_dataset(
         run.env_name,
         flags["ogbench_dataset_dir"],
@@ -52,8 +61,12 @@ DATA_FLAGS = ("dataset_proportion", "sparse", "dataset_layout", "action_scale")
 """Flags on which a dataset depends besides the task and its files."""
 
 
-def data_fingerprint(run: Run, dataset: dict[str, np.ndarray] | None = None) -> Fingerprint | None:
-    """The fingerprint of the run's dataset, which is loaded where it is not given and not known; None if its files are gone."""
+def data_fingerprint(
+    run: Run, dataset: dict[str, np.ndarray] | None = None
+) -> Fingerprint | None:
+    """The fingerprint of the run's dataset, which is loaded where it is not given and not
+    known; None if its files are gone.
+    """
     flags = run.settings.flags
     files = dataset_files(run.env_name, flags["ogbench_dataset_dir"], flags["dataset"])
     if not files:
@@ -63,35 +76,47 @@ def data_fingerprint(run: Run, dataset: dict[str, np.ndarray] | None = None) -> 
 
 
 def warn_of_little_data(run: Run, transitions: int) -> None:
-    """Warn where a dataset has the name of a published one and less than half of its share that is asked for."""
+    """Warn where a dataset has the name of a published one and less than half of its share that
+    is asked for.
+    """
     flags, env_name = run.settings.flags, run.env_name
     if run.settings.transitions or flags["dataset"] or is_user_env(env_name):
         return  # a preset's own data, or the user's
     wanted = published_transitions(env_name) * flags["dataset_proportion"]
     if transitions < wanted / 2:
         place = f"{dataset_name(env_name)} in {flags['ogbench_dataset_dir']}"
-        warn(f"{place} gives {transitions:,} transitions; the published results are with {wanted:,.0f}")
+        warn(
+            f"{place} gives {transitions:,} transitions; the published results are with"
+            f" {wanted:,.0f}"
+        )
 
 
 PHYSICS = ((3, 1, 6), (3, 4))
-"""MuJoCo versions, from the first to before the last, that repeat OGBench's recorded actions to 5e-10 m."""
+"""MuJoCo versions, from the first to before the last, that repeat OGBench's recorded actions to
+5e-10 m.
+"""
 
 
 def warn_of_other_physics(run: Run) -> None:
-    """Warn once where OGBench's tasks are simulated, or their data was made, by a MuJoCo with other contacts."""
+    """Warn once where OGBench's tasks are simulated, or their data was made, by a MuJoCo with
+    other contacts.
+    """
     if is_user_env(run.env_name):
         return
     versions = {"mujoco is installed as": importlib.metadata.version("mujoco")}
     flags = run.settings.flags
     for path in dataset_files(run.env_name, flags["ogbench_dataset_dir"], flags["dataset"])[:1]:
         made = collection_settings(path) or {}
-        versions |= {f"{path.name} was made with mujoco": made["mujoco"]} if "mujoco" in made else {}
+        versions |= (
+            {f"{path.name} was made with mujoco": made["mujoco"]} if "mujoco" in made else {}
+        )
     first, end = PHYSICS
     for what, version in versions.items():
         if not first <= tuple(map(int, re.findall(r"\d+", version)[:3])) < end:
             warn_once(
-                f"{what} {version}, whose contacts differ from those of OGBench's data and of the published tables: "
-                "results do not compare; pip install 'mujoco>=3.1.6,<3.4'"
+                f"{what} {version}, whose contacts differ from those of OGBench's data and of"
+                " the published tables: results do not compare; pip install"
+                " 'mujoco>=3.1.6,<3.4'"
             )
 
 

@@ -1,4 +1,6 @@
-"""The evaluations of a program's seeds: threads with environment processes of their own, beside the training where asked."""
+"""The evaluations of a program's seeds: threads with environment processes of their own, beside
+the training where asked.
+"""
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +16,9 @@ from utils.sharding import host_device
 
 
 class Evaluation(NamedTuple):
-    """An evaluation that was begun: after which step, of which agent (without the state of its optimiser)."""
+    """An evaluation that was begun: after which step, of which agent (without the state of its
+    optimiser).
+    """
 
     step: int
     agent: Agent
@@ -22,18 +26,23 @@ class Evaluation(NamedTuple):
 
 
 class Evaluator:
-    """Evaluates policies one after the other, or several at a time where there are cores for it; a context manager.
+    """Evaluates policies one after the other, or several at a time where there are cores for
+    it; a context manager.
 
     Args:
         env_name: the task.
-        flags: eval_episodes, eval_workers, and eval_async: whether policies act on the host's processor, beside the training
-            on a device; None: where the device is none itself.
+        flags: eval_episodes, eval_workers, and eval_async: whether policies act on the host's
+            processor, beside the training on a device; None: where the device is none itself.
         seeds: how many policies are evaluated at the same time, at most.
         action_dim: A.
     """
 
     def __init__(self, env_name: str, flags: dict[str, Any], seeds: int, action_dim: int):
-        self.env_name, self.episodes, self.action_dim = env_name, flags["eval_episodes"], action_dim
+        self.env_name, self.episodes, self.action_dim = (
+            env_name,
+            flags["eval_episodes"],
+            action_dim,
+        )
         on_cpu = jax.default_backend() == "cpu"
         self.beside = not on_cpu if flags["eval_async"] is None else flags["eval_async"]
         self.workers = flags["eval_workers"] or default_workers(self.episodes)
@@ -51,11 +60,14 @@ class Evaluator:
         self._closing = True
         self._executor.shutdown(wait=False, cancel_futures=True)
         for workers in self._opened:
-            workers.close()  # what is still being evaluated ends with an error that nobody asks for
+            # what is still being evaluated ends with an error that nobody asks for
+            workers.close()
         self._executor.shutdown()
 
     def start(self, step: int, agent: Agent, seed: int) -> Evaluation:
-        """Begin to evaluate an agent, which must not be donated later, on the episodes of `seed`."""
+        """Begin to evaluate an agent, which must not be donated later, on the episodes of
+        `seed`.
+        """
         agent = jax.device_put(without_optimiser(agent), self._device)
         return Evaluation(step, agent, self._executor.submit(self._evaluate, agent, seed))
 

@@ -143,7 +143,9 @@ def provenance(folder: Path, stored: dict[str, Any], step: int) -> dict[str, Any
     task, own = flags["env_name"], flags.get("dataset")
     name = Path(own).name if own else dataset_name(task)
     rows = [row for row in read_rows(folder / "eval.csv") if row["step"] == step]
-    evaluated = {name: value for row in rows[-1:] for name, value in row.items() if value == value}
+    evaluated = {
+        name: value for row in rows[-1:] for name, value in row.items() if value == value
+    }
     return {
         "task": task,
         "agent": Path(stored["agent_file"]).stem,

@@ -1,4 +1,6 @@
-"""What one run writes while it trains: rows, evaluations, checkpoints and online transitions; and how it goes back to one."""
+"""What one run writes while it trains: rows, evaluations, checkpoints and online transitions;
+and how it goes back to one.
+"""
 
 import collections
 import contextlib
@@ -18,21 +20,30 @@ from utils.logging import RunLogger, say, shown, warn
 class Journal:
     """The files of one run, open."""
 
-    def __init__(self, run: Run, stack: contextlib.ExitStack, observation_dim: int, action_dim: int):
+    def __init__(
+        self, run: Run, stack: contextlib.ExitStack, observation_dim: int, action_dim: int
+    ):
         self.run = run
         flags = run.settings.flags
         tags = [tag for tag in flags["tags"].split(",") if tag]
         wandb = {"group": flags["run_group"], "tags": tags, "config": run.config()}
-        self.logger = stack.enter_context(RunLogger(run.folder, flags["logger"].split(","), wandb))
-        checkpoints = Checkpoints(run.folder / "checkpoints", flags["keep_checkpoints"], self.precious)
+        self.logger = stack.enter_context(
+            RunLogger(run.folder, flags["logger"].split(","), wandb)
+        )
+        checkpoints = Checkpoints(
+            run.folder / "checkpoints", flags["keep_checkpoints"], self.precious
+        )
         self.checkpoints = stack.enter_context(checkpoints)
         self.replay_file = ReplayFile(run.folder / "replay.bin", observation_dim, action_dim)
         stack.callback(self.replay_file.close)
-        self.evaluating: int | None = None  # the step of an evaluation that was begun and has no row in eval.csv yet
+        # the step of an evaluation that was begun and has no row in eval.csv yet
+        self.evaluating: int | None = None
         # Of the newest evaluation:
         self.outcome: dict[str, float | None] = {"success": None, "return": None}
         self.evaluated_at = -1
-        self.recent: collections.deque[dict[str, Any]] = collections.deque(maxlen=Agent.PATIENCE)  # rows of train.csv
+        self.recent: collections.deque[dict[str, Any]] = collections.deque(
+            maxlen=Agent.PATIENCE
+        )  # rows of train.csv
         self.warned: list[str] = []
         self.save_seconds = 0.0
         self.unreadable: list[int] = []  # checkpoints that turned out to be
@@ -40,7 +51,9 @@ class Journal:
     # ---------------------------------------------------------------- going back
 
     def newest(self) -> int:
-        """The step of the newest checkpoint that can be read, online transitions included; -1 where there is none yet."""
+        """The step of the newest checkpoint that can be read, online transitions included; -1
+        where there is none yet.
+        """
         for step, _, record in self.checkpoints.readable():
             try:
                 self.replay_file.read(record["replay"])
@@ -50,7 +63,10 @@ class Journal:
             self.unreadable = [other for other in self.checkpoints.steps() if other > step]
             return step
         if self.checkpoints.steps():
-            raise RunError(f"no checkpoint of {self.run.folder} can be read; --overwrite deletes the run and begins again")
+            raise RunError(
+                f"no checkpoint of {self.run.folder} can be read; --overwrite deletes the run"
+                " and begins again"
+            )
         return -1
 
     def previous(self, step: int) -> int:
@@ -58,7 +74,9 @@ class Journal:
         return max((other for other in self.checkpoints.steps() if other < step), default=-1)
 
     def go_back(self, step: int) -> tuple[dict, dict[str, Any]]:
-        """Take every file back to the checkpoint of a step (-1: to nothing) -> its tree and its record."""
+        """Take every file back to the checkpoint of a step (-1: to nothing) -> its tree and its
+        record.
+        """
         tree, record = self.checkpoints.read(step) if step >= 0 else ({}, {})
         self.checkpoints.set_aside(self.unreadable)
         self.checkpoints.remove([other for other in self.checkpoints.steps() if other > step])
@@ -75,7 +93,7 @@ class Journal:
     # ---------------------------------------------------------------- writing
 
     def save(self, step: int, tree: dict, record: dict[str, Any]) -> None:
-        """Write a checkpoint: `tree` and `record`, and where the files of this journal stand."""
+        """Write a checkpoint: `tree`, `record` and the positions of this journal's files."""
         start = time.perf_counter()
         record = record | self.outcome
         record |= {
@@ -89,8 +107,12 @@ class Journal:
         self.checkpoints.save(step, tree, record)
         self.save_seconds += time.perf_counter() - start
 
-    def log(self, step: int, row: dict[str, Any], speed: dict[str, float], agent: Agent) -> None:
-        """Write a row of train.csv, its speed, and what `agent` (of any number of seeds) finds worth a warning in it."""
+    def log(
+        self, step: int, row: dict[str, Any], speed: dict[str, float], agent: Agent
+    ) -> None:
+        """Write a row of train.csv, its speed, and what `agent` (of any number of seeds) finds
+        worth a warning in it.
+        """
         self.logger.train(step, row)
         self.logger.timing(step, {**speed, "save_seconds": self.save_seconds})
         self.save_seconds = 0.0
@@ -101,7 +123,9 @@ class Journal:
                 warn(f"{self.run.name}, step {step}: {text}")
 
     def precious(self, steps: Sequence[int]) -> set[int]:
-        """Which checkpoints stay besides the newest: the best one evaluated, and one whose evaluation is not done."""
+        """Which checkpoints stay besides the newest: the best one evaluated, and one whose
+        evaluation is not done.
+        """
         best = best_step(self.logger["eval"].rows(), steps)
         return {step for step in (best, self.evaluating) if step is not None}
 

@@ -1,4 +1,6 @@
-"""A trained agent as a function of observations: for evaluation, for films, and for use elsewhere."""
+"""A trained agent as a function of observations: for evaluation, for films, and for use
+elsewhere.
+"""
 
 import itertools
 import os
@@ -24,7 +26,9 @@ from utils.logging import read_rows, warn
 
 @jax.jit
 def act_by_row(agent: Agent, observations: jax.Array, seeds: jax.Array) -> jax.Array:
-    """Actions [S, D] at observations [S, O]; the noise of a row follows from its own seeds [S, 3] alone."""
+    """Actions [S, D] at observations [S, O]; the noise of a row follows from its own seeds [S,
+    3] alone.
+    """
 
     def noise(row: jax.Array) -> jax.Array:
         key = stream(jax.random.key(row[0]), "evaluation")
@@ -41,12 +45,16 @@ def evaluation_policy(agent: Agent) -> Policy:
 
 @jax.jit
 def mean_q(agent: Agent, observations: jax.Array, actions: jax.Array) -> jax.Array:
-    """What the agent's critics expect on average of actions [S, D] at observations [S, O]; [S]."""
-    return q_values(agent.params["critic"], observations, agent.critic_input(actions)).mean(axis=0)
+    """The mean over the agent's critics [S] for actions [S, D] at observations [S, O]."""
+    return q_values(agent.params["critic"], observations, agent.critic_input(actions)).mean(
+        axis=0
+    )
 
 
 def evaluation_values(agent: Agent) -> Values | None:
-    """What the agent's critic expects of the actions that it takes, in discounted reward; None where it has no critic."""
+    """What the agent's critic expects of the actions that it takes, in discounted reward; None
+    where it has no critic.
+    """
     if "critic" not in agent.params:
         return None
     return lambda observations, actions: np.asarray(mean_q(agent, observations, actions))
@@ -64,13 +72,19 @@ def load_run(run_dir: str | os.PathLike, best: bool = False) -> tuple[Agent, dic
     stored = read_json(folder / "config.json")
     if stored is None:
         raise UserError(f"{folder} is not the folder of a run: it has no config.json")
-    config = ml_collections.ConfigDict({k: tuple(v) if isinstance(v, list) else v for k, v in stored["agent"].items()})
+    config = ml_collections.ConfigDict(
+        {k: tuple(v) if isinstance(v, list) else v for k, v in stored["agent"].items()}
+    )
     observation_dim, action_dim = stored["observation_dim"], stored["action_dim"]
     kind = agent_of_run(folder, stored)
     agent = kind.create(jax.random.key(0), observation_dim, action_dim, config)
     checkpoints = Checkpoints(folder / "checkpoints")
     wanted = best_evaluated(folder, checkpoints.steps()) if best else None
-    tree = checkpoints.read(wanted)[0] if wanted is not None else next((tree for _, tree, _ in checkpoints.readable()), None)
+    tree = (
+        checkpoints.read(wanted)[0]
+        if wanted is not None
+        else next((tree for _, tree, _ in checkpoints.readable()), None)
+    )
     if tree is None:
         raise UserError(f"{folder} holds no checkpoint that can be read")
     return agent_from(tree["agent"], agent, folder), stored
@@ -159,8 +173,11 @@ def checked_observations(observations: np.ndarray, observation_dim: int) -> np.n
     return batch
 
 
-def load_policy(run_dir: str | os.PathLike, seed: int = 0, best: bool = False) -> Callable[[np.ndarray], np.ndarray]:
-    """The policy of a run folder: observations [O] or [B, O] -> action chunks [H, A] or [B, H, A] in [-1, 1].
+def load_policy(
+    run_dir: str | os.PathLike, seed: int = 0, best: bool = False
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The policy of a run folder: observations [O] or [B, O] -> action chunks [H, A] or [B, H,
+    A] in [-1, 1].
 
     Every call draws fresh noise from `seed`, which is below 2^32. Executes and raises what
     `load_run` does; the policy raises ValueError for observations of another width or with NaN

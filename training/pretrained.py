@@ -20,7 +20,9 @@ ACTORS = ("modules_actor_slow", "modules_actor_bc_flow", "modules_actor_flow", "
 
 
 class BaseShape(NamedTuple):
-    """All that can differ between two bases: O, the widths of the hidden layers, LayerNorm or none, D."""
+    """All that can differ between two bases: O, the widths of the hidden layers, LayerNorm or
+    none, D.
+    """
 
     observation_dim: int
     hidden_dims: tuple[int, ...]
@@ -28,8 +30,14 @@ class BaseShape(NamedTuple):
     flat_action_dim: int
 
     def leaves(self) -> dict[str, dict[str, tuple[int, ...]]]:
-        """The shape of every array of such a base, whose inputs are concat(s [O], x [D], t [1])."""
-        widths = (self.observation_dim + self.flat_action_dim + 1, *self.hidden_dims, self.flat_action_dim)
+        """The shape of every array of such a base, whose inputs are concat(s [O], x [D], t
+        [1]).
+        """
+        widths = (
+            self.observation_dim + self.flat_action_dim + 1,
+            *self.hidden_dims,
+            self.flat_action_dim,
+        )
         shapes: dict[str, dict[str, tuple[int, ...]]] = {}
         for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
             shapes[f"Dense_{i}"] = {"kernel": (inputs, outputs), "bias": (outputs,)}
@@ -39,41 +47,75 @@ class BaseShape(NamedTuple):
 
 
 def base_shape(base: dict, where: str) -> BaseShape:
-    """The shape of a base, {Dense_i: {kernel, bias}, LayerNorm_i: {scale, bias}}; raises UserError where it is no MLP."""
+    """The shape of a base, {Dense_i: {kernel, bias}, LayerNorm_i: {scale, bias}}; raises
+    UserError where it is no MLP.
+    """
     try:
-        shapes = {layer: {name: leaf.shape for name, leaf in leaves.items()} for layer, leaves in base.items()}
-        kernels = [shapes[f"Dense_{i}"]["kernel"] for i in range(sum(layer.startswith("Dense_") for layer in shapes))]
+        shapes = {
+            layer: {name: leaf.shape for name, leaf in leaves.items()}
+            for layer, leaves in base.items()
+        }
+        kernels = [
+            shapes[f"Dense_{i}"]["kernel"]
+            for i in range(sum(layer.startswith("Dense_") for layer in shapes))
+        ]
         *hidden, flat = (width for _, width in kernels)
-        found = BaseShape(kernels[0][0] - flat - 1, tuple(hidden), "LayerNorm_0" in shapes, flat)
+        found = BaseShape(
+            kernels[0][0] - flat - 1, tuple(hidden), "LayerNorm_0" in shapes, flat
+        )
     except (AttributeError, KeyError, ValueError):
         found, shapes = None, {}
     if found is None or found.leaves() != shapes:
-        raise UserError(f"{where}: its actor is not a plain multilayer perceptron with LayerNorm after each layer or none")
+        raise UserError(
+            f"{where}: its actor is not a plain multilayer perceptron with LayerNorm after each"
+            " layer or none"
+        )
     return found
 
 
 def check_base(base: dict, expected: dict, where: str) -> None:
-    """Raise UserError, naming both sides and the flags, where a base has not the shape of the agent's own."""
+    """Raise UserError, naming both sides and the flags, where a base has not the shape of the
+    agent's own.
+    """
     theirs, ours = base_shape(base, where), base_shape(expected, where)
     words = {
         "observations O =": (theirs.observation_dim, ours.observation_dim, "--env_name"),
-        "actor_hidden_dims": (theirs.hidden_dims, ours.hidden_dims, "--agent.actor_hidden_dims"),
-        "layer norm": (*("on" if side.layer_norm else "off" for side in (theirs, ours)), "--agent.actor_layer_norm"),
-        "actions D =": (theirs.flat_action_dim, ours.flat_action_dim, "--horizon_length, --agent.action_chunking"),
+        "actor_hidden_dims": (
+            theirs.hidden_dims,
+            ours.hidden_dims,
+            "--agent.actor_hidden_dims",
+        ),
+        "layer norm": (
+            *("on" if side.layer_norm else "off" for side in (theirs, ours)),
+            "--agent.actor_layer_norm",
+        ),
+        "actions D =": (
+            theirs.flat_action_dim,
+            ours.flat_action_dim,
+            "--horizon_length, --agent.action_chunking",
+        ),
     }
     differences = [
-        f"{name} {one} there and {other} here ({flag})" for name, (one, other, flag) in words.items() if one != other
+        f"{name} {one} there and {other} here ({flag})"
+        for name, (one, other, flag) in words.items()
+        if one != other
     ]
     if differences:
         raise UserError(f"{where}: {'; '.join(differences)}")
 
 
 def published_file(path: str | os.PathLike) -> Path | None:
-    """The file itself, or the newest params_<step>.pkl of a folder; None where there is neither."""
+    """The file itself, or the newest params_<step>.pkl of a folder; None where there is
+    neither.
+    """
     path = Path(path).expanduser()
     if path.is_file():
         return path
-    return max((file for file in path.glob("params_*.pkl") if file.stem[7:].isdigit()), key=published_step, default=None)
+    return max(
+        (file for file in path.glob("params_*.pkl") if file.stem[7:].isdigit()),
+        key=published_step,
+        default=None,
+    )
 
 
 def published_step(path: Path) -> int:
@@ -83,10 +125,11 @@ def published_step(path: Path) -> int:
 
 
 def load_published(path: str | os.PathLike, where: str | None = None) -> dict:
-    """The base in a published file: {Dense_i: {kernel, bias}, LayerNorm_i: {scale, bias}}, NumPy float32.
+    """The base in a published file: {Dense_i: {kernel, bias}, LayerNorm_i: {scale, bias}},
+    NumPy float32.
 
-    Read from agent/network/params/<the first of ACTORS that is there>/mlp. Raises UserError, which begins with `where`
-    (default: the path), for a file without it.
+    Read from agent/network/params/<the first of ACTORS that is there>/mlp. Raises UserError,
+    which begins with `where` (default: the path), for a file without it.
     """
     where = where or str(path)
     node, at = safe_unpickle(path, where), "the file"
@@ -95,10 +138,16 @@ def load_published(path: str | os.PathLike, where: str | None = None) -> dict:
         name = next((name for name in names if name in held), None)
         if name is None:
             found = ", ".join(map(repr, held)) or "nothing"
-            raise UserError(f"{where}: not a published BC checkpoint: {at} has no {' or '.join(names)}; it has {found:.200}")
+            raise UserError(
+                f"{where}: not a published BC checkpoint: {at} has no {' or '.join(names)}; it"
+                f" has {found:.200}"
+            )
         node, at = held[name], name
     base_shape(node, where)
-    base = {layer: {name: np.array(leaf, np.float32) for name, leaf in leaves.items()} for layer, leaves in node.items()}
+    base = {
+        layer: {name: np.array(leaf, np.float32) for name, leaf in leaves.items()}
+        for layer, leaves in node.items()
+    }
     for layer, leaves in base.items():
         for name, leaf in leaves.items():
             if not np.isfinite(leaf).all():
@@ -155,15 +204,24 @@ def sha256_of_tree(tree: Any) -> str:
 
 
 def load_base(path: str | os.PathLike) -> dict:
-    """The base of a behaviour-cloning run, from its folder: {Dense_i: {kernel, bias}, LayerNorm_i: {scale, bias}}."""
+    """The base of a behaviour-cloning run, from its folder: {Dense_i: {kernel, bias},
+    LayerNorm_i: {scale, bias}}.
+    """
     if file := published_file(path):
         return load_published(file, f"--pretrained_actor_path={file}")
     folder = Path(path).expanduser() / "checkpoints"
     if not folder.is_dir():
-        raise UserError(f"--pretrained_actor_path={path}: no run folder of agents/bc.py and no published params_*.pkl is there")
+        raise UserError(
+            f"--pretrained_actor_path={path}: no run folder of agents/bc.py and no published"
+            " params_*.pkl is there"
+        )
     tree = next((tree for _, tree, _ in Checkpoints(folder).readable()), None)
     if tree is None:
-        raise UserError(f"--pretrained_actor_path={path}: the run has no checkpoint that can be read")
+        raise UserError(
+            f"--pretrained_actor_path={path}: the run has no checkpoint that can be read"
+        )
     if "base" not in tree["agent"]["params"]:
-        raise UserError(f"--pretrained_actor_path={path}: its agent has no base; give a run of agents/bc.py")
+        raise UserError(
+            f"--pretrained_actor_path={path}: its agent has no base; give a run of agents/bc.py"
+        )
     return tree["agent"]["params"]["base"]

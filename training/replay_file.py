@@ -12,16 +12,20 @@ from utils.replay import FIELDS
 
 
 class ReplayFile:
-    """Online transitions in an append-only file, in the compact layout of a dataset (utils/replay.py).
+    """Online transitions in an append-only file, in the compact layout of a dataset
+    (utils/replay.py).
 
-    A row for each transition, and behind the last one of a trajectory a row for its final observation (`starts` 0). A
-    checkpoint holds a `position`: how many rows there were, and their CRC-32. What stands behind it is cut off on `resume`.
+    A row for each transition, and behind the last one of a trajectory a row for its final
+    observation (`starts` 0). A checkpoint holds a `position`: how many rows there were, and
+    their CRC-32. What stands behind it is cut off on `resume`.
     """
 
     def __init__(self, path: Path, observation_dim: int, action_dim: int):
         self.path = path
         widths = {"observations": (observation_dim,), "actions": (action_dim,)}
-        self.dtype = np.dtype([(name, "<f4", widths.get(name, ())) for name in (*FIELDS, "starts")])
+        self.dtype = np.dtype(
+            [(name, "<f4", widths.get(name, ())) for name in (*FIELDS, "starts")]
+        )
         self.rows, self.crc = 0, 0
         self._file: Any = None
 
@@ -49,7 +53,9 @@ class ReplayFile:
         return {"rows": self.rows, "crc": self.crc}
 
     def read(self, position: dict[str, int]) -> np.ndarray:
-        """The rows up to a position; raises CheckpointError where they are not the ones that were written."""
+        """The rows up to a position; raises CheckpointError where they are not the ones that
+        were written.
+        """
         size = position["rows"] * self.dtype.itemsize
         data = b""
         if size:
@@ -59,7 +65,9 @@ class ReplayFile:
             except FileNotFoundError:
                 raise CheckpointError(f"{self.path} is missing") from None
         if len(data) != size or zlib.crc32(data) != position["crc"]:
-            raise CheckpointError(f"the first {position['rows']} rows of {self.path} are not what was written")
+            raise CheckpointError(
+                f"the first {position['rows']} rows of {self.path} are not what was written"
+            )
         return np.frombuffer(data, self.dtype)
 
     def resume(self, position: dict[str, int]) -> None:
@@ -69,7 +77,9 @@ class ReplayFile:
         self.rows, self.crc = position["rows"], position["crc"]
 
     def end_trajectory(self, observation: list[float]) -> None:
-        """Give up the running trajectory after its newest observation [O]; `as_dataset` makes its last transition terminal."""
+        """Give up the running trajectory after its newest observation [O]; `as_dataset` makes
+        its last transition terminal.
+        """
         row = np.zeros(1, self.dtype)
         row["observations"] = observation
         self._write(row)
@@ -81,10 +91,14 @@ class ReplayFile:
 
 
 def as_dataset(rows: np.ndarray, observation: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Rows of a replay file, and the running episode's newest observation [O] if there is one, as a compact dataset."""
+    """Rows of a replay file, and the running episode's newest observation [O] if there is one,
+    as a compact dataset.
+    """
     rows = rows.copy()
     rows["terminals"][np.flatnonzero(rows["starts"] == 0) - 1] = 1
     if observation is not None:
         rows = np.concatenate([rows, np.zeros(1, rows.dtype)])
         rows["observations"][-1] = observation
-    return {name: rows[name] for name in FIELDS} | {"rows": np.flatnonzero(rows["starts"]).astype(np.int32)}
+    return {name: rows[name] for name in FIELDS} | {
+        "rows": np.flatnonzero(rows["starts"]).astype(np.int32)
+    }

@@ -31,8 +31,22 @@ from utils.files import digest, lock_of, read_json, try_lock, write_json
 from utils.logging import say, shown, warn, warn_once
 
 BC_FILE = AGENTS / "bc.py"
-BASE_SETTINGS = ("horizon_length", "action_chunking", "actor_hidden_dims", "actor_layer_norm", "lr", "batch_size")
-BASE_FLAGS = ("dataset", "dataset_proportion", "dataset_layout", "action_scale", "ogbench_dataset_dir", "offline_steps")
+BASE_SETTINGS = (
+    "horizon_length",
+    "action_chunking",
+    "actor_hidden_dims",
+    "actor_layer_norm",
+    "lr",
+    "batch_size",
+)
+BASE_FLAGS = (
+    "dataset",
+    "dataset_proportion",
+    "dataset_layout",
+    "action_scale",
+    "ogbench_dataset_dir",
+    "offline_steps",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +87,8 @@ class Run:
         return dataclasses.replace(settings, flags=settings.flags | changed)
 
     def of_base(self, data: str) -> "Run":
-        """The behaviour-cloning run whose base this run starts from, shared by all runs that would train the same one.
+        """The behaviour-cloning run whose base this run starts from, shared by all runs that
+        would train the same one.
 
         data: the fingerprint of what behaviour cloning reads, wherever it lies.
         """
@@ -104,7 +119,12 @@ class Run:
         """Where the run is stored."""
         flags = self.settings.flags
         name = f"{self.agent_name}_s{self.seed}_{digest(self.identity)}"
-        return Path(flags["save_dir"]).expanduser() / flags["run_group"] / self.env_name.replace(":", "_") / name
+        return (
+            Path(flags["save_dir"]).expanduser()
+            / flags["run_group"]
+            / self.env_name.replace(":", "_")
+            / name
+        )
 
     @property
     def source(self) -> Source:
@@ -128,7 +148,9 @@ class Run:
     def is_done(self) -> bool:
         """Whether the run has finished at least the steps now asked for."""
         done = read_json(self.folder / "done.json")
-        return done is not None and all(done[name] >= self.settings.flags[name] for name in STEPS[1:])
+        return done is not None and all(
+            done[name] >= self.settings.flags[name] for name in STEPS[1:]
+        )
 
     def needs_base(self) -> bool:
         """Whether the run starts from a base that has to be trained, `of_base`."""
@@ -137,19 +159,24 @@ class Run:
         return bool(from_base and flags["bc_steps"] and not flags["pretrained_actor_path"])
 
     def config(self) -> dict[str, Any]:
-        """What config.json holds of the run itself: the settings, their sources, the versions."""
+        """What config.json holds of the run itself: settings, their sources, versions."""
         flags = self.settings.flags | {"env_name": self.env_name, "seed": self.seed}
         return {
             **self.source.record(),
             "flags": flags,
             "agent": self.settings.agent.to_dict(),
             "sources": self.settings.sources,
-            "versions": {name: importlib.metadata.version(name) for name in ("jax", "mujoco", "ogbench", "numpy")},
+            "versions": {
+                name: importlib.metadata.version(name)
+                for name in ("jax", "mujoco", "ogbench", "numpy")
+            },
             "commit": git_commit(),
         }
 
     def check_folder(self) -> None:
-        """Raise UserError where the folder cannot be written, or holds a run with other settings (the first are shown)."""
+        """Raise UserError where the folder cannot be written, or holds a run with other
+        settings (the first are shown).
+        """
         self.check_writable()
         stored = read_json(self.folder / "config.json")
         if stored is None:
@@ -159,8 +186,8 @@ class Run:
         self.check_source(stored)
         if differences := self.differences(stored):
             raise UserError(
-                f"{self.folder} holds a run with other settings ({'; '.join(differences[:4])}); "
-                "give another --run_group, or --overwrite to delete it"
+                f"{self.folder} holds a run with other settings ({'; '.join(differences[:4])});"
+                " give another --run_group, or --overwrite to delete it"
             )
 
     def check_writable(self) -> None:
@@ -169,10 +196,15 @@ class Run:
         while not place.exists() and place != place.parent:
             place = place.parent
         if not place.is_dir() or not os.access(place, os.W_OK):
-            raise UserError(f"--save_dir={self.settings.flags['save_dir']}: cannot write to {place}; give another folder")
+            raise UserError(
+                f"--save_dir={self.settings.flags['save_dir']}: cannot write to {place}; give"
+                " another folder"
+            )
 
     def differences(self, stored: dict[str, Any]) -> list[str]:
-        """The settings that may not differ from those of a config.json and do, with both values."""
+        """The settings that may not differ from those of a config.json and do, with both
+        values.
+        """
         ours = json.loads(json.dumps(self.config()))
         found = [
             f"{prefix}{name}: stored {stored[part].get(name)}, now {ours[part].get(name)}"
@@ -182,24 +214,35 @@ class Run:
         ]
         steps, now = stored["flags"]["offline_steps"], ours["flags"]["offline_steps"]
         if steps != now and self.newest_checkpoint() > min(steps, now):
-            found.append(f"--offline_steps: stored {steps}, now {now}, and the run is past the smaller of them")
+            found.append(
+                f"--offline_steps: stored {steps}, now {now}, and the run is past the smaller"
+                " of them"
+            )
         return found
 
     @staticmethod
     def differs(stored: dict[str, Any], ours: dict[str, Any], part: str, name: str) -> bool:
-        """Whether a setting of flags or agent has another value; one that a version does not know has its default there."""
+        """Whether a setting of flags or agent has another value; one that a version does not
+        know has its default there.
+        """
         both = (stored, ours)
         if all(name in config[part] for config in both):
             return stored[part][name] != ours[part][name]
         source = name if part == "flags" else f"agent.{name}"
-        return any(config["sources"].get(source, "default") != "default" for config in both if name in config[part])
+        return any(
+            config["sources"].get(source, "default") != "default"
+            for config in both
+            if name in config[part]
+        )
 
     def check_source(self, stored: dict[str, Any]) -> None:
         """Raise UserError where a user's agent file differs from what the run began with."""
         kept = kept_source(self.folder, stored)
         if kept is None:
             return
-        differing = sorted({name for name, _ in kept.digests.items() ^ self.source.digests.items()})
+        differing = sorted(
+            {name for name, _ in kept.digests.items() ^ self.source.digests.items()}
+        )
         if differing and not (stored["source"]["of_checkout"] and self.source.of_checkout):
             raise UserError(
                 f"--agent: the code differs from what {self.folder} began with "
@@ -221,26 +264,40 @@ class Run:
 
     def newest_checkpoint(self) -> int:
         """The step of the newest checkpoint in the folder; -1 where there is none."""
-        return max((int(path.name) for path in self.folder.glob("checkpoints/*") if path.name.isdigit()), default=-1)
+        return max(
+            (
+                int(path.name)
+                for path in self.folder.glob("checkpoints/*")
+                if path.name.isdigit()
+            ),
+            default=-1,
+        )
 
     def check_data(self, transitions: int, crc: str) -> None:
         """Raise UserError where the folder holds a run that was trained on other data.
 
-        An older version's checksum, an integer, is of a sample: of such a run only the transitions are counted.
+        An older version's checksum, an integer, is of a sample: of such a run only the
+        transitions are counted.
         """
         stored = (read_json(self.folder / "config.json") or {}).get("dataset", {})
         before, checksum = stored.get("transitions", transitions), stored.get("crc", crc)
         if before == transitions and (checksum == crc or isinstance(checksum, int)):
             return
         flag = "--dataset" if self.settings.flags["dataset"] else "--ogbench_dataset_dir"
-        change = f"{before:,} -> {transitions:,} transitions" if before != transitions else "other values in as many rows"
+        change = (
+            f"{before:,} -> {transitions:,} transitions"
+            if before != transitions
+            else "other values in as many rows"
+        )
         raise UserError(
             f"{flag}: dataset changed since {self.folder} started ({change}): "
             "restore it, choose another --run_group, or --overwrite"
         )
 
     def prepare(self, overwrite: bool, found: dict[str, Any]) -> None:
-        """Make the folder, after --overwrite an empty one, and write config.json with what was `found` besides."""
+        """Make the folder, after --overwrite an empty one, and write config.json with what was
+        `found` besides.
+        """
         if not overwrite:
             self.check_data(**found["dataset"])
         if overwrite and self.folder.exists():
@@ -255,7 +312,9 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self, wait: bool = False) -> Iterator[None]:
-        """Hold the run's lock, so that two processes never write one folder; raises RunError where another holds it."""
+        """Hold the run's lock, so that two processes never write one folder; raises RunError
+        where another holds it.
+        """
         path = lock_of(self.folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
@@ -264,7 +323,9 @@ class Run:
                 time.sleep(0.2)  # it may only have been `is_locked`, looking
                 free = try_lock(file, fcntl.LOCK_EX)
             if not free and not wait:
-                raise RunError(f"{self.folder} is being written by another process; wait for it to end")
+                raise RunError(
+                    f"{self.folder} is being written by another process; wait for it to end"
+                )
             if not free:
                 say(f"waiting for the process that is training {shown(self.folder)}")
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -273,14 +334,24 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class ExpectedBase(Run):
-    """A behaviour-cloning run that is known by the place of its data, because the data has not been read here."""
+    """A behaviour-cloning run that is known by the place of its data, because the data has not
+    been read here.
+    """
 
     @property
     def folder(self) -> Path:
-        """The newest run of the same settings on data of that place; a folder that is not there while there is none."""
+        """The newest run of the same settings on data of that place; a folder that is not there
+        while there is none.
+        """
         expected = super().folder
-        found = [folder for folder in expected.parent.glob(f"bc_s{self.seed}_*") if self.made(folder)]
-        return max(found, key=lambda folder: (folder / "config.json").stat().st_mtime_ns, default=expected)
+        found = [
+            folder for folder in expected.parent.glob(f"bc_s{self.seed}_*") if self.made(folder)
+        ]
+        return max(
+            found,
+            key=lambda folder: (folder / "config.json").stat().st_mtime_ns,
+            default=expected,
+        )
 
     def made(self, folder: Path) -> bool:
         """Whether a folder holds such a run."""
@@ -289,7 +360,10 @@ class ExpectedBase(Run):
             values = {**stored["agent"], **stored["flags"]}
         except (RunError, KeyError, TypeError):
             return False
-        return all(values.get(name) == value for name, value in json.loads(json.dumps(self.identity)).items())
+        return all(
+            values.get(name) == value
+            for name, value in json.loads(json.dumps(self.identity)).items()
+        )
 
 
 def mention_changes(kept: Source, folder: Path) -> None:
@@ -327,6 +401,8 @@ def git_commit() -> str | None:
     """The commit of this checkout; None outside one."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

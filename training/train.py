@@ -1,7 +1,9 @@
-"""The path of a run: data, base, offline updates, online updates, evaluations, logs, checkpoints.
+"""The path of a run: data, base, offline updates, online updates, evaluations, logs,
+checkpoints.
 
-Steps of a run are offline updates 1..offline_steps and, behind them, online environment steps. All randomness of the
-updates follows from (seed, number of the update), so that it does not depend on how the steps are cut into calls.
+Steps of a run are offline updates 1..offline_steps and, behind them, online environment steps.
+All randomness of the updates follows from (seed, number of the update), so that it does not
+depend on how the steps are cut into calls.
 """
 
 import contextlib
@@ -14,7 +16,14 @@ import numpy as np
 from agents.base import Agent
 from envs.fingerprint import Fingerprint
 from training.checkpoints import Checkpoints
-from training.data import about_data, data_fingerprint, dims_of, prepare_data, warn_of_little_data, warn_of_other_physics
+from training.data import (
+    about_data,
+    data_fingerprint,
+    dims_of,
+    prepare_data,
+    warn_of_little_data,
+    warn_of_other_physics,
+)
 from training.journal import Journal
 from training.keys import keys_of
 from training.pretrained import GivenBase, check_base, given_base, load_base
@@ -26,7 +35,9 @@ from utils.logging import check_backends, say, shown, warn
 
 
 def report_finished(runs: list[Run], data: Fingerprint | None) -> None:
-    """Say which runs have finished already; raises UserError where the data is no longer what they were trained on."""
+    """Say which runs have finished already; raises UserError where the data is no longer what
+    they were trained on.
+    """
     for run in runs:
         if data:
             run.check_data(data.transitions, data.task)
@@ -37,8 +48,8 @@ def report_finished(runs: list[Run], data: Fingerprint | None) -> None:
 def train(runs: list[Run], overwrite: bool = False) -> None:
     """Bring the seeds of one task to their ends, each from its newest checkpoint.
 
-    What a user may have to mend is found out first. Raises RunError, once the others are finished,
-    for a seed that broke.
+    What a user may have to mend is found out first. Raises RunError, once the others are
+    finished, for a seed that broke.
     """
     check_backends(runs[0].settings.flags["logger"].split(","))
     finished, runs = by_whether_finished(runs, overwrite)
@@ -62,7 +73,9 @@ def train(runs: list[Run], overwrite: bool = False) -> None:
 
 
 def by_whether_finished(runs: list[Run], overwrite: bool) -> tuple[list[Run], list[Run]]:
-    """The runs that have finished and those that have not; raises UserError for a folder that is another run's."""
+    """The runs that have finished and those that have not; raises UserError for a folder that
+    is another run's.
+    """
     if overwrite:
         return [], runs
     for run in runs:
@@ -72,7 +85,9 @@ def by_whether_finished(runs: list[Run], overwrite: bool) -> tuple[list[Run], li
 
 
 def check_start(run: Run, agent: Agent, given: GivenBase | None) -> None:
-    """Raise UserError for a base or an online KL budget that the agent cannot take; say which base is given."""
+    """Raise UserError for a base or an online KL budget that the agent cannot take; say which
+    base is given.
+    """
     flags = run.settings.flags
     if flags["kl_budget_online"] is not None:
         agent.with_kl_budget(flags["kl_budget_online"])
@@ -126,16 +141,22 @@ def new_agent(run: Run, dataset: dict[str, np.ndarray]) -> Agent:
     key, *_ = keys_of(run)
     horizon, transitions = run.settings.agent.horizon_length, len(dataset["rows"])
     if transitions < horizon:
-        raise UserError(f"--horizon_length={horizon}: the dataset has only {transitions} transitions")
+        raise UserError(
+            f"--horizon_length={horizon}: the dataset has only {transitions} transitions"
+        )
     return run.agent.create(key, *dims_of(dataset), run.settings.agent)
 
 
 def may_begin_anew(run: Run) -> bool:
-    """Whether a run has one checkpoint at most, which is given up where another seed has none (`standing_together`)."""
+    """Whether a run has one checkpoint at most, which is given up where another seed has none
+    (`standing_together`).
+    """
     return run.newest_checkpoint() <= run.settings.flags["save_interval"]
 
 
-def trained_bases(runs: list[Run], dataset: dict[str, np.ndarray], data: Fingerprint) -> list[dict]:
+def trained_bases(
+    runs: list[Run], dataset: dict[str, np.ndarray], data: Fingerprint
+) -> list[dict]:
     """The behaviour-cloned base of each run: a stored one, or one that is trained now."""
     base_runs = [run.of_base(data.behaviour) for run in runs]
     with contextlib.ExitStack() as stack:
@@ -144,7 +165,9 @@ def trained_bases(runs: list[Run], dataset: dict[str, np.ndarray], data: Fingerp
         missing = [run for run in base_runs if not is_whole(run)]
         if missing:
             agents = [new_agent(run, dataset) for run in missing]
-            finish(missing, agents, dataset, about_data(dataset, data.behaviour), overwrite=False)
+            finish(
+                missing, agents, dataset, about_data(dataset, data.behaviour), overwrite=False
+            )
         return [load_base(run.folder) for run in base_runs]
 
 
@@ -161,7 +184,9 @@ def finish(
     found: dict[str, Any],
     overwrite: bool,
 ) -> None:
-    """Train, from the newest checkpoints on, and write each run's config.json, with what was `found`, and done.json."""
+    """Train, from the newest checkpoints on, and write each run's config.json, with what was
+    `found`, and done.json.
+    """
     observation_dim, action_dim = dims_of(dataset)
     device = f"{jax.devices()[0].device_kind} ({os.cpu_count()} CPU cores)"
     for run in runs:
@@ -171,7 +196,13 @@ def finish(
         errors = []
         for step, members in standing_together(journals):
             try:
-                Trainer([journals[i] for i in members], [agents[i] for i in members], step, action_dim, stack).run(dataset)
+                Trainer(
+                    [journals[i] for i in members],
+                    [agents[i] for i in members],
+                    step,
+                    action_dim,
+                    stack,
+                ).run(dataset)
             except RunError as error:
                 errors.append(error)
         if errors:
@@ -181,10 +212,14 @@ def finish(
 def standing_together(journals: list[Journal]) -> list[tuple[int, list[int]]]:
     """Which of the runs go on from which step; those of one step are trained in one program.
 
-    A process that is killed between two of its checkpoints leaves one seed a checkpoint ahead of another: it goes back to
-    where the other one stands, if that is no more than a save interval.
+    A process that is killed between two of its checkpoints leaves one seed a checkpoint ahead
+    of another: it goes back to where the other one stands, if that is no more than a save
+    interval.
     """
-    newest, interval = [journal.newest() for journal in journals], journals[0].run.settings.flags["save_interval"]
+    newest, interval = (
+        [journal.newest() for journal in journals],
+        journals[0].run.settings.flags["save_interval"],
+    )
     groups: dict[int, list[int]] = {}
     for i, step in enumerate(newest):
         previous = journals[i].previous(step)

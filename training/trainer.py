@@ -20,7 +20,14 @@ from training.keys import keys_of
 from training.online import OnlineEpisodes
 from training.policy import evaluation_policy
 from training.replay_file import as_dataset
-from training.updates import Window, act_online, one_update, store, train_block, updates_per_call
+from training.updates import (
+    Window,
+    act_online,
+    one_update,
+    store,
+    train_block,
+    updates_per_call,
+)
 from utils import preemption
 from utils.errors import RunError
 from utils.files import write_json
@@ -32,14 +39,32 @@ from utils.sharding import mesh_for, stack_seeds, take
 
 
 class Trainer:
-    """The moving parts of runs that differ in their seeds alone, while they train in one program."""
+    """The moving parts of runs that differ in their seeds alone, while they train in one
+    program.
+    """
 
-    def __init__(self, journals: list[Journal], agents: list[Agent], step: int, action_dim: int, stack: contextlib.ExitStack):
+    def __init__(
+        self,
+        journals: list[Journal],
+        agents: list[Agent],
+        step: int,
+        action_dim: int,
+        stack: contextlib.ExitStack,
+    ):
         self.journals, self.stack, self.action_dim = journals, stack, action_dim
         self.task, self.flags = journals[0].run, journals[0].run.settings.flags
         seeds = [journal.run.seed for journal in journals]
         self.name = run_name(self.task.agent_name, self.task.env_name, seeds)
-        keys = [dict(zip(("updates", "actions"), map(jax.random.key_data, keys_of(j.run)[1:]), strict=True)) for j in journals]
+        keys = [
+            dict(
+                zip(
+                    ("updates", "actions"),
+                    map(jax.random.key_data, keys_of(j.run)[1:]),
+                    strict=True,
+                )
+            )
+            for j in journals
+        ]
         self.records: list[dict[str, Any]] = []  # of the checkpoints that the runs go on from
         pendings: list[dict | None] = []
         for i, journal in enumerate(journals):
@@ -54,21 +79,31 @@ class Trainer:
         self.agents = stack_seeds(agents, self.mesh)
         self.keys = stack_seeds(keys, self.mesh)
         self.metrics: list[str] = []  # names, known with the first update
-        self.windows: Window | None = None  # of the updates since the last log; None where there were none
+        # of the updates since the last log; None where there were none
+        self.windows: Window | None = None
         self.window_updates, self.window_start = 0, time.perf_counter()
         self.idle, self.free_since = 0.0, self.window_start  # see `update`
         if step >= 0 and (updates := self.records[0]["window"]["updates"]):
             self.window_updates = updates
-            self.windows = stack_seeds([Window.create(record["window"]["sums"]) for record in self.records], self.mesh)
+            self.windows = stack_seeds(
+                [Window.create(record["window"]["sums"]) for record in self.records], self.mesh
+            )
         self.ahead: jax.Array | None = None  # of the newest call
         self.broken: dict[int, RunError] = {}  # seeds that must not go on, by their place
         self.episodes: list[OnlineEpisodes] = []
-        self.evaluator = stack.enter_context(Evaluator(self.task.env_name, self.flags, len(journals), action_dim))
-        self.evaluations: dict[int, Evaluation] = {}  # those that were begun, by the seed's place
+        self.evaluator = stack.enter_context(
+            Evaluator(self.task.env_name, self.flags, len(journals), action_dim)
+        )
+        # those that were begun, by the seed's place
+        self.evaluations: dict[int, Evaluation] = {}
         for i, pending in enumerate(pendings):
             if pending:
                 like = without_optimiser(agents[i])
-                self.begin(i, self.records[i]["evaluating"], agent_from(pending, like, journals[i].run.folder))
+                self.begin(
+                    i,
+                    self.records[i]["evaluating"],
+                    agent_from(pending, like, journals[i].run.folder),
+                )
 
     @property
     def going(self) -> list[tuple[int, Journal]]:
@@ -82,11 +117,16 @@ class Trainer:
         return config.horizon_length if config.action_chunking else 1
 
     def run(self, dataset: dict[str, np.ndarray]) -> None:
-        """From where the runs stand to their ends; raises RunError at the end for a seed that broke on the way."""
+        """From where the runs stand to their ends; raises RunError at the end for a seed that
+        broke on the way.
+        """
         with preemption.deferred():
-            if self.step:  # what was due at the step of the checkpoint and a signal kept from being done
+            # what was due at the step of the checkpoint and a signal kept from being done
+            if self.step:
                 before, steps = self.flags["offline_steps"], self.flags["online_steps"]
-                self.at_intervals(self.records[0]["phase"], None, last=self.step in (before, before + steps))
+                self.at_intervals(
+                    self.records[0]["phase"], None, last=self.step in (before, before + steps)
+                )
             self.offline(dataset)
             self.online(dataset)
         if self.step == 0:
@@ -117,7 +157,9 @@ class Trainer:
         done = int(self.agents.step[0]) - self.step
         blocks = (Block(done + step, updates) for step in range(self.step, steps, updates))
         with contextlib.ExitStack() as stack:
-            feed = stack.enter_context(data.feed(replay, self.keys["updates"], self.agents.config, blocks))
+            feed = stack.enter_context(
+                data.feed(replay, self.keys["updates"], self.agents.config, blocks)
+            )
             bar = stack.enter_context(ProgressBar(steps, self.name, initial=self.step))
             for rows in feed:
                 self.update(replay, updates, rows)
@@ -126,26 +168,40 @@ class Trainer:
                 self.at_intervals("offline", bar, last=self.step == steps)
 
     def online(self, dataset: dict[str, np.ndarray]) -> None:
-        """Environment steps, each stored and followed by `utd_ratio` updates once `start_training` is past."""
+        """Environment steps, each stored and followed by `utd_ratio` updates once
+        `start_training` is past.
+        """
         flags = self.flags
         steps, before = flags["online_steps"], flags["offline_steps"]
         if self.step >= before + steps:
             return
         if flags["kl_budget_online"] is not None:
-            budgets = [take(self.agents, i).with_kl_budget(flags["kl_budget_online"]) for i in range(len(self.journals))]
+            budgets = [
+                take(self.agents, i).with_kl_budget(flags["kl_budget_online"])
+                for i in range(len(self.journals))
+            ]
             self.agents = stack_seeds(budgets, self.mesh)
         start = max(flags["start_training"], self.agents.config.horizon_length)
         if steps <= start:
-            warn(f"--online_steps={steps} ends before online updates begin (--start_training={flags['start_training']})")
+            warn(
+                f"--online_steps={steps} ends before online updates begin"
+                f" (--start_training={flags['start_training']})"
+            )
         data = place(dataset, flags["device_data_gb"], self.mesh)
         balanced, utd = flags["balanced_sampling"], flags["utd_ratio"]
         online = self.start_episodes(dataset, start if balanced else 0)
         replay = Replay(data.stored, online, balanced)
-        learning = range(max(start, self.step - before), steps)  # the steps that are followed by updates
+        # the steps that are followed by updates
+        learning = range(max(start, self.step - before), steps)
         done = int(self.agents.step[0])
-        blocks = (Block(done + i * utd, utd, online_step + 1) for i, online_step in enumerate(learning))
+        blocks = (
+            Block(done + i * utd, utd, online_step + 1)
+            for i, online_step in enumerate(learning)
+        )
         with contextlib.ExitStack() as stack:
-            feed = stack.enter_context(data.feed(replay, self.keys["updates"], self.agents.config, blocks))
+            feed = stack.enter_context(
+                data.feed(replay, self.keys["updates"], self.agents.config, blocks)
+            )
             progress = ProgressBar(steps, self.name, "online", "steps", self.step - before)
             bar = stack.enter_context(progress)
             for online_step in range(self.step - before, steps):
@@ -162,37 +218,68 @@ class Trainer:
                 bar.update(1)
                 self.at_intervals("online", bar, last=online_step == steps - 1)
 
-    def start_episodes(self, dataset: dict[str, np.ndarray], at_random_until: int) -> Transitions:
-        """Start every seed's episodes, or repeat those that were running -> what was stored online."""
+    def start_episodes(
+        self, dataset: dict[str, np.ndarray], at_random_until: int
+    ) -> Transitions:
+        """Start every seed's episodes, or repeat those that were running -> what was stored
+        online.
+        """
         steps, seeds = self.flags["online_steps"], range(len(self.journals))
-        self.envs = EnvWorkers(self.task.env_name, len(seeds)) if len(seeds) > 1 else LocalEnvs(self.task.env_name)
+        self.envs = (
+            EnvWorkers(self.task.env_name, len(seeds))
+            if len(seeds) > 1
+            else LocalEnvs(self.task.env_name)
+        )
         self.stack.callback(self.envs.close)
         self.envs.reset(seeds, [0 for _ in seeds])  # makes them, side by side
         stored = []
         for i, (journal, record) in enumerate(zip(self.journals, self.records, strict=True)):
-            episodes = OnlineEpisodes(journal.run, self.envs, i, self.action_dim, at_random_until)
+            episodes = OnlineEpisodes(
+                journal.run, self.envs, i, self.action_dim, at_random_until
+            )
             self.episodes.append(episodes)
             running = record.get("episode")
-            rows = resumed_rows(journal, episodes, running, record["replay"]) if running else None
+            rows = (
+                resumed_rows(journal, episodes, running, record["replay"]) if running else None
+            )
             empty = {name: dataset[name][:0] for name in (*FIELDS, "rows")}
             stored.append(Transitions.create(rows or empty, steps))
         return stack_seeds(stored, self.mesh)
 
     def advance(self, online_step: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """One environment step of every seed -> the transitions and whether each is the first of its episode, along [S]."""
+        """One environment step of every seed -> the transitions and whether each is the first
+        of its episode, along [S].
+        """
         wanted = [episodes.wants(online_step) for episodes in self.episodes]
         chunks: list[np.ndarray | None] = [None for _ in wanted]
         if any(observation is not None for observation in wanted):
             some = next(observation for observation in wanted if observation is not None)
-            observations = np.stack([np.zeros_like(some) if observation is None else observation for observation in wanted])
-            acted = np.asarray(act_online(self.agents, observations, self.keys["actions"], online_step, self.mesh))
-            self.free_since = time.perf_counter()  # the device has been at work until now: the newest update, then the actions
+            observations = np.stack(
+                [
+                    np.zeros_like(some) if observation is None else observation
+                    for observation in wanted
+                ]
+            )
+            acted = np.asarray(
+                act_online(
+                    self.agents, observations, self.keys["actions"], online_step, self.mesh
+                )
+            )
+            # the device has been at work until now: the newest update, then the actions
+            self.free_since = time.perf_counter()
             shape = (self.chunk_length, self.action_dim)
-            chunks = [None if o is None else a.reshape(shape) for o, a in zip(wanted, acted, strict=True)]
+            chunks = [
+                None if o is None else a.reshape(shape)
+                for o, a in zip(wanted, acted, strict=True)
+            ]
         self.require_finite({i: chunk for i, chunk in enumerate(chunks) if chunk is not None})
         for i in self.broken:
-            chunks[i] = None if chunks[i] is None else np.zeros_like(chunks[i])  # their environments idle
-        actions = [episodes.action(online_step, chunk) for episodes, chunk in zip(self.episodes, chunks, strict=True)]
+            # their environments idle
+            chunks[i] = None if chunks[i] is None else np.zeros_like(chunks[i])
+        actions = [
+            episodes.action(online_step, chunk)
+            for episodes, chunk in zip(self.episodes, chunks, strict=True)
+        ]
         results = self.envs.run_chunks(range(len(actions)), np.stack(actions)[:, None])
         self.require_no_fault(results)
         took = zip(self.episodes, actions, results, strict=True)
@@ -200,7 +287,10 @@ class Trainer:
         for i, journal in self.going:
             journal.replay_file.append(steps[i][0])
         transitions, first = zip(*steps, strict=True)
-        return {name: np.stack([t[name] for t in transitions]).astype(np.float32) for name in transitions[0]}, np.array(first)
+        return {
+            name: np.stack([t[name] for t in transitions]).astype(np.float32)
+            for name in transitions[0]
+        }, np.array(first)
 
     def require_finite(self, chunks: dict[int, np.ndarray]) -> None:
         """Break the seeds, by place, whose policies return actions that are not finite."""
@@ -221,22 +311,44 @@ class Trainer:
     def film(self) -> None:
         """Film the trained policies where asked."""
         for i, journal in self.going:
-            episodes, path = self.flags["video_episodes"], journal.run.folder / "videos" / f"step_{self.step}.mp4"
+            episodes, path = (
+                self.flags["video_episodes"],
+                journal.run.folder / "videos" / f"step_{self.step}.mp4",
+            )
             if episodes and not path.exists():
-                policy, skip = evaluation_policy(take(self.agents, i)), self.flags["video_frame_skip"]
-                film(self.task.env_name, policy, path, episodes, journal.run.seed, self.chunk_length, self.action_dim, skip)
+                policy, skip = (
+                    evaluation_policy(take(self.agents, i)),
+                    self.flags["video_frame_skip"],
+                )
+                film(
+                    self.task.env_name,
+                    policy,
+                    path,
+                    episodes,
+                    journal.run.seed,
+                    self.chunk_length,
+                    self.action_dim,
+                    skip,
+                )
 
-    # ---------------------------------------------------------------- updates, and what happens between them
+    # -------------------------------------------------- updates, and what happens between them
 
     def update(self, replay: Replay, updates: int, rows: Rows | None) -> None:
         """One call of `updates` updates, at most one call ahead of the device.
 
-        Where the device has finished the last call when this one comes, it has been idle, at most since the host was free.
+        Where the device has finished the last call when this one comes, it has been idle, at
+        most since the host was free.
         """
         if not self.metrics:
             agent, online = jax.tree.map(lambda leaf: leaf[0], (self.agents, replay.online))
-            one = replay.replace(online=online).feed(jax.tree.map(lambda leaf: leaf[0, 0], rows))
-            self.metrics = list(jax.eval_shape(one_update, agent, one, jax.random.wrap_key_data(self.keys["updates"][0]))[1])
+            one = replay.replace(online=online).feed(
+                jax.tree.map(lambda leaf: leaf[0, 0], rows)
+            )
+            self.metrics = list(
+                jax.eval_shape(
+                    one_update, agent, one, jax.random.wrap_key_data(self.keys["updates"][0])
+                )[1]
+            )
         if self.windows is None:
             zeros = dict.fromkeys(self.metrics, 0.0)
             self.windows = stack_seeds([Window.create(zeros) for _ in self.journals], self.mesh)
@@ -248,11 +360,12 @@ class Trainer:
         )
         self.window_updates += updates
         if before is not None:
-            before.block_until_ready()  # else a signal, the bar and the clock would run ahead of the training
+            # else a signal, the bar and the clock would run ahead of the training
+            before.block_until_ready()
         self.free_since = time.perf_counter()
 
     def at_intervals(self, phase: str, bar: ProgressBar | None, last: bool) -> None:
-        """Log, evaluate and save where this step asks for it; at the end of a phase all three."""
+        """Log, evaluate and save if due at this step; at the end of a phase all three."""
 
         def due(name: str) -> bool:
             interval = self.flags[f"{name}_interval"]
@@ -278,7 +391,9 @@ class Trainer:
             preemption.leave_if_asked()
 
     def means(self) -> dict[int, dict[str, float]]:
-        """The means of each seed's window; one in which a metric is not finite breaks, and with the last one the training."""
+        """The means of each seed's window; one in which a metric is not finite breaks, and with
+        the last one the training.
+        """
         if self.windows is None:
             return {}
         means = {}
@@ -286,17 +401,31 @@ class Trainer:
         self.free_since = time.perf_counter()  # the device has been at work until now
         for i, _ in self.going:
             window = jax.tree.map(lambda leaf, i=i: leaf[i], windows)
-            broken = {int(update): name for name, update in sorted(window.broken.items(), reverse=True) if update >= 0}
+            broken = {
+                int(update): name
+                for name, update in sorted(window.broken.items(), reverse=True)
+                if update >= 0
+            }
             if broken:
-                self.breaks(i, f"{broken[min(broken)]} is not finite since update {min(broken)}, seen at step {self.step}")
+                self.breaks(
+                    i,
+                    f"{broken[min(broken)]} is not finite since update {min(broken)}, seen at"
+                    f" step {self.step}",
+                )
                 continue
-            means[i] = {name: float(total) / self.window_updates for name, total in window.sums.items()}
+            means[i] = {
+                name: float(total) / self.window_updates for name, total in window.sums.items()
+            }
         return means
 
     def breaks(self, place: int, why: str) -> None:
-        """A seed cannot go on: with others beside it, it is left as it stands; alone, it raises RunError."""
+        """A seed cannot go on: with others beside it, it is left as it stands; alone, it raises
+        RunError.
+        """
         journal = self.journals[place]
-        self.broken[place] = RunError(f"{why} of {journal.run.folder}; {journal.checkpoints.last_good()}")
+        self.broken[place] = RunError(
+            f"{why} of {journal.run.folder}; {journal.checkpoints.last_good()}"
+        )
         if not self.going:
             raise self.broken[place]
         warn(f"{self.broken[place]}; the other seeds go on")
@@ -305,11 +434,19 @@ class Trainer:
         """Write each window's means and start another -> the figures of the progress bar."""
         means = self.means()
         taken = time.perf_counter() - self.window_start
-        speed = {"updates_per_s": self.window_updates / taken, "device_idle": min(1.0, self.idle / taken)}
+        speed = {
+            "updates_per_s": self.window_updates / taken,
+            "device_idle": min(1.0, self.idle / taken),
+        }
         for i, journal in self.going if means else ():
             journal.checkpoints.check()
             journal.log(self.step, {"phase": phase, **means[i]}, speed, self.agents)
-        self.windows, self.window_updates, self.window_start, self.idle = None, 0, time.perf_counter(), 0.0
+        self.windows, self.window_updates, self.window_start, self.idle = (
+            None,
+            0,
+            time.perf_counter(),
+            0.0,
+        )
         first = means.get(self.going[0][0], {})
         figures = {name: first.get(f"dual/{name}") for name in ("path_kl", "kl_budget", "lam")}
         if figures["lam"] is not None:
@@ -317,7 +454,9 @@ class Trainer:
         return figures | {"seconds": taken}
 
     def save(self, phase: str) -> None:
-        """Write everything that the runs need to go on from here as if they had not been interrupted."""
+        """Write everything that the runs need to go on from here as if they had not been
+        interrupted.
+        """
         self.means()
         with self.aside():
             self.write(phase)
@@ -336,15 +475,23 @@ class Trainer:
         sums = jax.device_get(self.windows.sums) if self.windows else {}
         for i, journal in self.going:
             if journal.checkpoints.latest() != self.step:
-                window = {"updates": self.window_updates, "sums": {name: float(value[i]) for name, value in sums.items()}}
+                window = {
+                    "updates": self.window_updates,
+                    "sums": {name: float(value[i]) for name, value in sums.items()},
+                }
                 episode = self.episodes[i].record() if self.episodes else None
                 tree = jax.tree.map(lambda leaf, i=i: leaf[i], host)
-                if i in self.evaluations and self.evaluations[i].step < self.step:  # else the agent is that one
+                # else the agent is that one
+                if i in self.evaluations and self.evaluations[i].step < self.step:
                     tree["evaluating"] = agent_tree(self.evaluations[i].agent)
-                journal.save(self.step, tree, {"phase": phase, "window": window, "episode": episode})
+                journal.save(
+                    self.step, tree, {"phase": phase, "window": window, "episode": episode}
+                )
 
     def evaluate(self, phase: str) -> None:
-        """Begin the evaluation of each seed, on the same episodes each time, behind those begun before; wait for it or not."""
+        """Begin the evaluation of each seed, on the same episodes each time, behind those begun
+        before; wait for it or not.
+        """
         with self.aside():
             self.collect(phase)
             for i, journal in self.going if self.flags["eval_episodes"] else ():
@@ -360,7 +507,8 @@ class Trainer:
         journal.evaluating = step
 
     def collect(self, phase: str, wait: bool = True) -> None:
-        """Write the results of evaluations: of those that are done or, with `wait`, of all that were begun.
+        """Write the results of evaluations: of those that are done or, with `wait`, of all that
+        were begun.
 
         What was trained is saved first if that is cut short; the evaluation is done again then.
         """
@@ -378,13 +526,19 @@ class Trainer:
 
 
 def resumed_rows(
-    journal: Journal, episodes: OnlineEpisodes, running: dict[str, Any], position: dict[str, int]
+    journal: Journal,
+    episodes: OnlineEpisodes,
+    running: dict[str, Any],
+    position: dict[str, int],
 ) -> dict[str, np.ndarray]:
-    """Repeat the running episode of a checkpoint -> what its replay file holds, as a dataset."""
+    """Repeat the running episode of a checkpoint -> its replay file's rows as a dataset."""
     rows = journal.replay_file.read(position)
     if not episodes.resume(running, rows["actions"][len(rows) - running["length"] :]):
         name = journal.run.env_name
-        warn(f"{name} does not repeat its running episode (another mujoco or ogbench?): it starts a new one")
+        warn(
+            f"{name} does not repeat its running episode (another mujoco or ogbench?): it"
+            " starts a new one"
+        )
         journal.replay_file.end_trajectory(running["observation"])
         rows = journal.replay_file.read(journal.replay_file.position())
     return as_dataset(rows, episodes.observation)

@@ -11,7 +11,9 @@ class UserError(Exception):
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, through nobody's mistake on the command line: what happened and what is left; exit code 1."""
+    """A run that cannot go on, through nobody's mistake on the command line: what happened and
+    what is left; exit code 1.
+    """
 
 
 def join_first(names: Iterable[str], most: int = 3) -> str:

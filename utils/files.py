@@ -47,11 +47,15 @@ def is_locked(folder: Path) -> bool:
 
 def digest(value: Any) -> str:
     """Eight hexadecimal digits of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[
+        :8
+    ]
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no such file, RunError where there is no object in it."""
+    """The object in a JSON file; None where there is no such file, RunError where there is no
+    object in it.
+    """
     if not path.is_file():
         return None
     try:
@@ -59,7 +63,9 @@ def read_json(path: Path) -> dict[str, Any] | None:
         if not isinstance(value, dict):
             raise ValueError("no object")
     except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}); delete it, and the same command goes on with the run") from error
+        raise RunError(
+            f"{path} is damaged ({error}); delete it, and the same command goes on with the run"
+        ) from error
     return value
 
 

@@ -21,11 +21,12 @@ BACKENDS = {"csv": None, "tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
 class CsvLog:
-    """An append-only CSV whose bytes are a function of the rows written, kills and `cut` notwithstanding.
+    """An append-only CSV whose bytes are a function of the rows written, kills and `cut`
+    notwithstanding.
 
-    The header is every key in order of first appearance; a row with a new key rewrites the file, atomically,
-    and earlier rows have empty cells there. None is an absent value. A line that a kill left unfinished is
-    dropped on opening.
+    The header is every key in order of first appearance; a row with a new key rewrites the
+    file, atomically, and earlier rows have empty cells there. None is an absent value. A line
+    that a kill left unfinished is dropped on opening.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -43,7 +44,9 @@ class CsvLog:
         """How many rows there are."""
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Appends a row of numbers (Python's, or 0-d arrays) and strings of one line, and flushes it."""
+        """Appends a row of numbers (Python's, or 0-d arrays) and strings of one line, and
+        flushes it.
+        """
         cells = {key: _cell(value) for key, value in row.items() if value is not None}
         new = [key for key in cells if key not in self._header]
         if new:
@@ -55,7 +58,9 @@ class CsvLog:
         self.count += 1
 
     def rows(self) -> list[dict[str, int | float | str]]:
-        """What was written, absent values left out; cells that read as numbers are numbers again."""
+        """What was written, absent values left out; cells that read as numbers are numbers
+        again.
+        """
         return read_rows(self.path)
 
     def sync(self) -> None:
@@ -83,14 +88,19 @@ class CsvLog:
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, int | float | str]]:
-    """The rows of a CSV file of a run, which may be being written: absent values left out, cells that are numbers as such."""
+    """The rows of a CSV file of a run, which may be being written: absent values left out,
+    cells that are numbers as such.
+    """
     return [{key: _value(cell) for key, cell in line.items()} for line in _table(Path(path))[1]]
 
 
 def _table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     text = path.read_bytes().decode() if path.exists() else ""
-    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))  # whole lines
-    return list(reader.fieldnames or []), [{key: cell for key, cell in line.items() if cell} for line in reader]
+    # whole lines
+    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    return list(reader.fieldnames or []), [
+        {key: cell for key, cell in line.items() if cell} for line in reader
+    ]
 
 
 def _cell(value: Any) -> str:
@@ -144,27 +154,34 @@ def _lines(table: list[Sequence[str]]) -> str:
 
 
 def check_backends(backends: Sequence[str]) -> None:
-    """Raises UserError for a logger that does not exist or is not installed; touches no file."""
+    """Raise UserError for a logger that does not exist or is not installed."""
     for name in backends:
         if name not in BACKENDS:
             nearest = difflib.get_close_matches(name, BACKENDS, 1, 0.0)[0]
-            raise UserError(f"--logger={name}: no such logger; did you mean {nearest}? ({', '.join(BACKENDS)})")
+            raise UserError(
+                f"--logger={name}: no such logger; did you mean {nearest}?"
+                f" ({', '.join(BACKENDS)})"
+            )
         module = BACKENDS[name]
         try:
             importlib.import_module(module or "csv")
         except ImportError as error:
-            raise UserError(f"--logger={name} needs {module}: pip install '.[{name}]', or leave {name} out") from error
+            raise UserError(
+                f"--logger={name} needs {module}: pip install '.[{name}]', or leave {name} out"
+            ) from error
 
 
 class RunLogger:
-    """train.csv, eval.csv and timing.csv of a run folder, and the same numbers to the backends asked for.
+    """train.csv, eval.csv and timing.csv of a run folder, and the same numbers to the backends
+    asked for.
 
     Rows of train and eval are deterministic; wall times and throughput belong into timing.
 
     Args:
         folder: the run folder.
         backends: of csv (always on), tensorboard, wandb.
-        wandb: arguments of wandb.init (project, group, tags, config, ...); WANDB_MODE is wandb's to honour.
+        wandb: arguments of wandb.init (project, group, tags, config, ...); WANDB_MODE is
+            wandb's to honour.
 
     Raises:
         UserError: an unknown backend, or one that is not installed.
@@ -178,7 +195,9 @@ class RunLogger:
     ):
         check_backends(backends)
         self.folder = Path(folder)
-        self._files = {name: CsvLog(self.folder / f"{name}.csv") for name in ("train", "eval", "timing")}
+        self._files = {
+            name: CsvLog(self.folder / f"{name}.csv") for name in ("train", "eval", "timing")
+        }
         self._backends = set(backends)
         self._wandb_arguments = dict(wandb or {})
         self._purge_step: int | None = None
@@ -211,7 +230,9 @@ class RunLogger:
         return {name: file.count for name, file in self._files.items()}
 
     def cut(self, step: int, position: Mapping[str, int]) -> None:
-        """Takes every file back to where it was at `step`, the checkpoint that a resumed run continues from."""
+        """Takes every file back to where it was at `step`, the checkpoint that a resumed run
+        continues from.
+        """
         self._purge_step = step + 1
         for name, file in self._files.items():
             count = position.get(name, 0)
@@ -230,7 +251,9 @@ class RunLogger:
 
     def _write(self, name: str, step: int, row: Mapping[str, Any]) -> None:
         self._files[name].write({"step": step, **row})
-        numbers = {f"{name}/{key}": float(value) for key, value in row.items() if _is_number(value)}
+        numbers = {
+            f"{name}/{key}": float(value) for key, value in row.items() if _is_number(value)
+        }
         if "tensorboard" in self._backends:
             self._tensorboard = self._tensorboard or self._open_tensorboard()
             for key, value in numbers.items():
@@ -241,13 +264,18 @@ class RunLogger:
 
     def _open_tensorboard(self) -> Any:
         tensorboard = importlib.import_module("tensorboardX")
-        return tensorboard.SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._purge_step)
+        return tensorboard.SummaryWriter(
+            str(self.folder / "tensorboard"), purge_step=self._purge_step
+        )
 
     def _open_wandb(self) -> Any:
         defaults = {"project": "trqam", "name": self.folder.name, "dir": str(self.folder)}
         defaults["id"] = wandb_id(self.folder)
-        run = importlib.import_module("wandb").init(resume="allow", **{**defaults, **self._wandb_arguments})
-        run.define_metric("*", step_metric="step")  # W&B drops rows of an earlier step, and evaluations may come late
+        run = importlib.import_module("wandb").init(
+            resume="allow", **{**defaults, **self._wandb_arguments}
+        )
+        # W&B drops rows of an earlier step, and evaluations may come late
+        run.define_metric("*", step_metric="step")
         return run
 
 

@@ -1,7 +1,8 @@
-"""The multilayer perceptron behind every velocity field and critic, ensembles of it, and what spares them repeated work.
+"""The multilayer perceptron behind every velocity field and critic, ensembles of it, and what
+spares them repeated work.
 
-Parameters are nested dictionaries named as in the published checkpoints: Dense_i of a kernel and a bias, LayerNorm_i of
-a scale and a bias.
+Parameters are nested dictionaries named as in the published checkpoints: Dense_i of a kernel
+and a bias, LayerNorm_i of a scale and a bias.
 """
 
 import math
@@ -13,7 +14,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 Layers = tuple[jax.Array, ...]
-"""The outputs of all dense layers of an MLP at some input, before their activation; the last one is its value."""
+"""The outputs of all dense layers of an MLP at some input, before their activation; the last
+one is its value.
+"""
 
 
 class MLP(NamedTuple):
@@ -29,7 +32,9 @@ class MLP(NamedTuple):
 
 
 def init_mlp(key: jax.Array, mlp: MLP, in_dim: int) -> dict:
-    """Fresh parameters of one MLP with `in_dim` inputs: Xavier-uniform kernels, no biases, neutral LayerNorms."""
+    """Fresh parameters of one MLP with `in_dim` inputs: Xavier-uniform kernels, no biases,
+    neutral LayerNorms.
+    """
     widths = [in_dim, *mlp.hidden_dims, mlp.out_dim]
     params = {}
     for i, layer_key in enumerate(jax.random.split(key, len(widths) - 1)):
@@ -37,7 +42,10 @@ def init_mlp(key: jax.Array, mlp: MLP, in_dim: int) -> dict:
         kernel = init_kernel(layer_key, widths[i], widths[i + 1], 1 if hidden else mlp.heads)
         params[f"Dense_{i}"] = {"kernel": kernel, "bias": jnp.zeros(widths[i + 1])}
         if mlp.layer_norm and hidden:
-            params[f"LayerNorm_{i}"] = {"scale": jnp.ones(widths[i + 1]), "bias": jnp.zeros(widths[i + 1])}
+            params[f"LayerNorm_{i}"] = {
+                "scale": jnp.ones(widths[i + 1]),
+                "bias": jnp.zeros(widths[i + 1]),
+            }
     return params
 
 
@@ -49,7 +57,9 @@ def init_kernel(key: jax.Array, inputs: int, outputs: int, heads: int) -> jax.Ar
 
 
 def init_ensemble(key: jax.Array, mlp: MLP, in_dim: int, size: int) -> dict:
-    """Fresh parameters of `size` independent MLPs, stacked along a leading axis E of every leaf."""
+    """Fresh parameters of `size` independent MLPs, stacked along a leading axis E of every
+    leaf.
+    """
     return jax.vmap(lambda k: init_mlp(k, mlp, in_dim))(jax.random.split(key, size))
 
 
@@ -66,8 +76,8 @@ def apply_ensemble(params: dict, x: jax.Array) -> jax.Array:
 def mlp_layers(params: dict, x: jax.Array, known: Layers | None = None) -> Layers:
     """All layers [..., width] of the MLP at x [..., N].
 
-    `known`, these same layers from an earlier call, spares their computation: nothing is multiplied but what derivatives
-    with respect to x and params need.
+    `known`, these same layers from an earlier call, spares their computation: nothing is
+    multiplied but what derivatives with respect to x and params need.
     """
     layers: list[jax.Array] = []
     for i in range(sum(name.startswith("Dense_") for name in params)):
@@ -76,7 +86,11 @@ def mlp_layers(params: dict, x: jax.Array, known: Layers | None = None) -> Layer
             if f"LayerNorm_{i - 1}" in params:
                 x = layer_norm(x, **params[f"LayerNorm_{i - 1}"])
         dense = params[f"Dense_{i}"]
-        layers.append(affine(x, **dense) if known is None else known_affine(x, dense["kernel"], dense["bias"], known[i]))
+        layers.append(
+            affine(x, **dense)
+            if known is None
+            else known_affine(x, dense["kernel"], dense["bias"], known[i])
+        )
     return tuple(layers)
 
 
@@ -87,20 +101,25 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 def gelu_slope(x: jax.Array) -> jax.Array:
-    """The derivative of `gelu`. Written out it is one pass over x, where differentiating the code takes several."""
+    """The derivative of `gelu`. Written out it is one pass over x, where differentiating the
+    code takes several.
+    """
     c = math.sqrt(2.0 / math.pi)
     tanh = jnp.tanh(c * x * (1.0 + 0.044715 * x * x))
-    return 0.5 * (1.0 + tanh) + 0.5 * c * x * (1.0 - tanh * tanh) * (1.0 + 3.0 * 0.044715 * x * x)
+    return 0.5 * (1.0 + tanh) + 0.5 * c * x * (1.0 - tanh * tanh) * (
+        1.0 + 3.0 * 0.044715 * x * x
+    )
 
 
 gelu.defjvps(lambda tangent, _, x: gelu_slope(x) * tangent)
 
 
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """x [..., width] shifted and scaled to mean 0 and variance 1 along its last axis, then by scale and bias [width].
+    """x [..., width] shifted and scaled to mean 0 and variance 1 along its last axis, then by
+    scale and bias [width].
 
-    Flax's LayerNorm to rounding. As x r - m r with m r a number per row, because for (x - m) r XLA on a CPU writes x - m
-    to memory, to read it again in the derivative.
+    Flax's LayerNorm to rounding. As x r - m r with m r a number per row, because for (x - m) r
+    XLA on a CPU writes x - m to memory, to read it again in the derivative.
     """
     m, mean_of_squares = x.mean(axis=-1, keepdims=True), (x * x).mean(axis=-1, keepdims=True)
     r = jax.lax.rsqrt(jnp.maximum(mean_of_squares - m * m, 0.0) + 1e-6)
@@ -110,11 +129,14 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
 def condition(params: dict, s: jax.Array) -> dict:
     """The MLP on concat(s, x) as an MLP on x alone, at fixed s [..., S].
 
-    What s adds to the first layer is computed here, once for all x, and becomes that layer's bias [..., width].
+    What s adds to the first layer is computed here, once for all x, and becomes that layer's
+    bias [..., width].
     """
     kernel, bias = params["Dense_0"]["kernel"], params["Dense_0"]["bias"]
     rows = s.shape[-1]
-    return params | {"Dense_0": {"kernel": kernel[rows:], "bias": affine(s, kernel[:rows], bias)}}
+    return params | {
+        "Dense_0": {"kernel": kernel[rows:], "bias": affine(s, kernel[:rows], bias)}
+    }
 
 
 def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -124,10 +146,11 @@ def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x kernel, for x [..., N] and kernel [N, width], in the matmul precision that JAX is set to.
+    """x kernel, for x [..., N] and kernel [N, width], in the matmul precision that JAX is set
+    to.
 
-    At "bfloat16", which JAX leaves to the device (TF32 on an H100, float32 on a CPU), both factors are bfloat16 on any device,
-    in derivatives too; sums are in float32.
+    At "bfloat16", which JAX leaves to the device (TF32 on an H100, float32 on a CPU), both
+    factors are bfloat16 on any device, in derivatives too; sums are in float32.
     """
     coarse = jax.config.jax_default_matmul_precision == "bfloat16"  # type: ignore[attr-defined]
     return coarse_product(x, kernel) if coarse else x @ kernel
@@ -140,16 +163,23 @@ def coarse_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _coarse(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    def rounded(x: jax.Array, kernel: jax.Array) -> jax.Array:  # the same numbers, where XLA has no such product
+    # the same numbers, where XLA has no such product
+    def rounded(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.lax.reduce_precision(x, 8, 7) @ jax.lax.reduce_precision(kernel, 8, 7)
 
     def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jnp.matmul(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+        return jnp.matmul(
+            x.astype(jnp.bfloat16),
+            kernel.astype(jnp.bfloat16),
+            preferred_element_type=jnp.float32,
+        )
 
     return jax.lax.platform_dependent(x, kernel, cpu=rounded, default=native)
 
 
-def _coarse_transposed(factors: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _coarse_transposed(
+    factors: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     x, kernel = factors
     rows, columns = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
     return _coarse(cotangent, kernel.T), _coarse(rows.T, columns)
@@ -159,19 +189,26 @@ coarse_product.defvjp(lambda x, kernel: (_coarse(x, kernel), (x, kernel)), _coar
 
 
 @jax.custom_vjp
-def known_affine(x: jax.Array, kernel: jax.Array, bias: jax.Array, result: jax.Array) -> jax.Array:
+def known_affine(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, result: jax.Array
+) -> jax.Array:
     """`affine(x, kernel, bias)` with its derivatives, where the result is known already."""
     return result
 
 
-def known_affine_transposed(primals: tuple[jax.Array, ...], cotangent: jax.Array) -> tuple[jax.Array | None, ...]:
+def known_affine_transposed(
+    primals: tuple[jax.Array, ...], cotangent: jax.Array
+) -> tuple[jax.Array | None, ...]:
     """The cotangents of `known_affine`'s arguments."""
     x, kernel, bias = primals
     _, transpose = jax.vjp(product, x.reshape(-1, x.shape[-1]), kernel)
     x_cotangent, kernel_cotangent = transpose(cotangent.reshape(-1, cotangent.shape[-1]))
     rows = cotangent.reshape(-1, *bias.shape)
-    # Their sum as a product: XLA on a CPU takes a hundred times as long to sum over a leading axis.
-    bias_cotangent = jnp.tensordot(jnp.ones(len(rows)), rows, 1, precision="highest").astype(bias.dtype)
+    # Their sum as a product: XLA on a CPU takes a hundred times as long to sum over a leading
+    # axis.
+    bias_cotangent = jnp.tensordot(jnp.ones(len(rows)), rows, 1, precision="highest").astype(
+        bias.dtype
+    )
     return x_cotangent.reshape(x.shape), kernel_cotangent, bias_cotangent, None
 
 

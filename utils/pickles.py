@@ -1,6 +1,8 @@
-"""Weights that the published programs saved: pickle files, read without ever running what a pickle asks to run.
+"""Weights that the published programs saved: pickle files, read without ever running what a
+pickle asks to run.
 
-A file gets none of NumPy's or JAX's own functions, only the stand-ins below, which build arrays of numbers from bytes.
+A file gets none of NumPy's or JAX's own functions, only the stand-ins below, which build arrays
+of numbers from bytes.
 """
 
 import os
@@ -53,7 +55,7 @@ class _DType:
 
 
 class _Array:
-    """numpy.ndarray while its file is being read: NumPy makes it empty and then sets its state."""
+    """numpy.ndarray while its file is read: NumPy makes it empty, then sets its state."""
 
     __slots__ = ("value",)
     __hash__ = None  # type: ignore[assignment]  # as an array's
@@ -106,11 +108,14 @@ _ADMITTED: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _StandIn(_encode),  # how bytes are written before protocol 3
     ("jax._src.array", "_reconstruct_array"): _StandIn(_jax_array),
     ("collections", "OrderedDict"): dict,
-    ("flax.core.frozen_dict", "FrozenDict"): dict,  # it is pickled as the dict around which it stands
+    # it is pickled as the dict around which it stands
+    ("flax.core.frozen_dict", "FrozenDict"): dict,
 }
 for _core in ("numpy.core", "numpy._core"):
     _ADMITTED[f"{_core}.multiarray", "_reconstruct"] = _RECONSTRUCT
-    _ADMITTED[f"{_core}.multiarray", "scalar"] = _StandIn(lambda dtype, data: _from_bytes(data, dtype, 1, "C")[0])
+    _ADMITTED[f"{_core}.multiarray", "scalar"] = _StandIn(
+        lambda dtype, data: _from_bytes(data, dtype, 1, "C")[0]
+    )
     _ADMITTED[f"{_core}.numeric", "_frombuffer"] = _StandIn(_frombuffer)
 for _builtins in ("builtins", "__builtin__"):
     _ADMITTED |= {(_builtins, kind.__name__): kind for kind in _CONTAINERS}
@@ -125,7 +130,9 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _check_memo(file: BinaryIO) -> None:
-    """Refuse places in the reader's table of what it has seen that no file of this size needs: it would make the table."""
+    """Refuse places in the reader's table of what it has seen that no file of this size needs:
+    it would make the table.
+    """
     size = os.fstat(file.fileno()).st_size
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > size:
@@ -134,15 +141,19 @@ def _check_memo(file: BinaryIO) -> None:
 
 
 def _plain(node: Any, done: dict[int, Any]) -> Any:
-    """The same tree with arrays in place of their stand-ins; `done` holds what was seen, by id."""
+    """The same tree with arrays in place of stand-ins; `done` holds what was seen, by id."""
     if id(node) not in done:
         if isinstance(node, _Array):
             done[id(node)] = node.value
         elif isinstance(node, dict):
-            done[id(node)] = {_plain(key, done): _plain(value, done) for key, value in node.items()}
+            done[id(node)] = {
+                _plain(key, done): _plain(value, done) for key, value in node.items()
+            }
         elif isinstance(node, _CONTAINERS):
             done[id(node)] = type(node)(_plain(item, done) for item in node)
-        elif isinstance(node, str | bytes | bytearray | int | float | complex | np.generic | None):
+        elif isinstance(
+            node, str | bytes | bytearray | int | float | complex | np.generic | None
+        ):
             done[id(node)] = node
         else:
             raise _Refused("holds something else than containers, arrays, numbers and text")
@@ -150,10 +161,12 @@ def _plain(node: Any, done: dict[int, Any]) -> Any:
 
 
 def safe_unpickle(path: str | os.PathLike, where: str | None = None) -> Any:
-    """What a pickle file holds: builtin containers, text, numbers, and arrays of numbers (NumPy's, read-only).
+    """What a pickle file holds: builtin containers, text, numbers, and arrays of numbers
+    (NumPy's, read-only).
 
-    JAX arrays come as NumPy arrays. Raises UserError, which begins with `where` (default: the path), for a file that asks
-    for anything else, and for one that is damaged. No code of the file's choosing runs, whatever it asks for.
+    JAX arrays come as NumPy arrays. Raises UserError, which begins with `where` (default: the
+    path), for a file that asks for anything else, and for one that is damaged. No code of the
+    file's choosing runs, whatever it asks for.
     """
     where = where or str(path)
     try:
@@ -164,8 +177,10 @@ def safe_unpickle(path: str | os.PathLike, where: str | None = None) -> Any:
         raise UserError(f"{where}: the file cannot be read ({error.strerror})") from error
     except _Refused as error:
         raise UserError(
-            f"{where}: refused, because the file {error}; only containers and arrays of numbers are read, "
-            "and nothing in it was executed"
+            f"{where}: refused, because the file {error}; only containers and arrays of numbers"
+            " are read, and nothing in it was executed"
         ) from error
     except Exception as error:  # damaged bytes can lead anywhere
-        raise UserError(f"{where}: not a pickle file, or a damaged one; nothing in it was executed") from error
+        raise UserError(
+            f"{where}: not a pickle file, or a damaged one; nothing in it was executed"
+        ) from error

@@ -1,4 +1,5 @@
-"""SIGTERM (a preempted job) and Ctrl-C: what is at hand is saved, and the process is gone within 30 seconds.
+"""SIGTERM (a preempted job) and Ctrl-C: what is at hand is saved, and the process is gone
+within 30 seconds.
 
 with handled():                     # in main: from here on the two signals raise Preempted
     with deferred():                # in a training loop: they wait until it asks for them
@@ -23,7 +24,9 @@ _waits = False  # whether a signal waits to be asked for
 
 
 class Preempted(BaseException):
-    """A signal asked the process to end; `exit_code` is what a shell expects then (143 after SIGTERM, 130 after Ctrl-C)."""
+    """A signal asked the process to end; `exit_code` is what a shell expects then (143 after
+    SIGTERM, 130 after Ctrl-C).
+    """
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
@@ -82,7 +85,9 @@ def handled() -> Iterator[None]:
     ours.setblocking(False)
     threading.Thread(target=_watch, args=(theirs,), daemon=True, name="preemption").start()
     wakeup = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
-    before = {signum: signal.signal(signum, _handle) for signum in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        signum: signal.signal(signum, _handle) for signum in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield
     finally:
@@ -93,9 +98,11 @@ def handled() -> Iterator[None]:
 
 
 def _watch(pipe: socket.socket) -> None:
-    """End the process some time after the first signal, whatever it is doing: a compilation keeps handlers from running.
+    """End the process some time after the first signal, whatever it is doing: a compilation
+    keeps handlers from running.
 
-    Checkpoints appear whole or not at all, so this loses nothing but the work since the last one.
+    Checkpoints appear whole or not at all, so this loses nothing but the work since the last
+    one.
     """
     timer: threading.Timer | None = None
     with pipe:

@@ -1,4 +1,5 @@
-"""Where a dataset lies while agents train on it: on the device, or, where it does not fit there, on the host.
+"""Where a dataset lies while agents train on it: on the device, or, where it does not fit
+there, on the host.
 
     data = place(dataset, gigabytes, mesh)
     replay = Replay(data.stored)
@@ -6,8 +7,9 @@
         for rows in feed:  # one item for each block of updates
             train_block(..., rows)
 
-On the host it stays in its (memory-mapped) arrays. Threads look up the rows of the blocks to come, for the same chunks that
-the device would draw, since those follow from the key and the number of the update alone.
+On the host it stays in its (memory-mapped) arrays. Threads look up the rows of the blocks to
+come, for the same chunks that the device would draw, since those follow from the key and the
+number of the update alone.
 """
 
 import collections
@@ -38,22 +40,29 @@ UPDATES_AHEAD = 32  # at the least, and at the least two blocks
 
 
 class Block(NamedTuple):
-    """Updates `first`, `first` + 1, ... of one call, while there are `online` online transitions."""
+    """Updates `first`, `first` + 1, ... of one call, while there are `online` online
+    transitions.
+    """
 
     first: int
     updates: int
     online: int = 0
 
 
-def place(dataset: dict[str, np.ndarray], gigabytes: float | None, mesh: Mesh | None) -> "OnDevice | OnHost":
-    """The dataset on the device if it takes at most that many gigabytes (None: `device_budget`), else on the host."""
+def place(
+    dataset: dict[str, np.ndarray], gigabytes: float | None, mesh: Mesh | None
+) -> "OnDevice | OnHost":
+    """The dataset on the device if it takes at most that many gigabytes (None:
+    `device_budget`), else on the host.
+    """
     budget = device_budget(jax.devices()[0]) if gigabytes is None else gigabytes * 1e9
     size = sum(dataset[name].nbytes for name in (*FIELDS, "rows"))
     return OnDevice(dataset, mesh) if size <= budget else OnHost(dataset, mesh)
 
 
 def device_budget(device: jax.Device) -> float:
-    """Bytes of a device that a dataset may take: half of what is free, on a CPU of the memory that is available.
+    """Bytes of a device that a dataset may take: half of what is free, on a CPU of the memory
+    that is available.
 
     0 for an accelerator that does not tell, as with XLA_PYTHON_CLIENT_ALLOCATOR=platform.
     """
@@ -64,10 +73,14 @@ def device_budget(device: jax.Device) -> float:
 
 
 def available_memory() -> float:
-    """Bytes that the host can give, what it only caches included; where it does not say, all that it has."""
+    """Bytes that the host can give, what it only caches included; where it does not say, all
+    that it has.
+    """
     with contextlib.suppress(OSError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        return next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
+        )
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -88,18 +101,33 @@ class OnHost:
     """A dataset that stays where it is; threads look up what the coming updates read."""
 
     def __init__(self, dataset: dict[str, np.ndarray], mesh: Mesh | None):
-        self.dataset, self.mesh = {name: np.asarray(array) for name, array in dataset.items()}, mesh
-        self.files = [Path(a.filename) for a in dataset.values() if isinstance(a, np.memmap) and a.filename]
+        self.dataset, self.mesh = (
+            {name: np.asarray(array) for name, array in dataset.items()},
+            mesh,
+        )
+        self.files = [
+            Path(a.filename)
+            for a in dataset.values()
+            if isinstance(a, np.memmap) and a.filename
+        ]
         for array in dataset.values():
             expect_random_reads(array)
-        self.stored: Transitions | Fed = share(Fed(jnp.array(len(dataset["rows"]), jnp.int32)), mesh)
+        self.stored: Transitions | Fed = share(
+            Fed(jnp.array(len(dataset["rows"]), jnp.int32)), mesh
+        )
 
-    def feed(self, replay: Replay, keys: jax.Array, config: Any, blocks: Iterable[Block]) -> "Prefetch":
-        """The dataset's rows [S, U, B, ...] for each block, along [S] as the keys [S] of the seeds."""
+    def feed(
+        self, replay: Replay, keys: jax.Array, config: Any, blocks: Iterable[Block]
+    ) -> "Prefetch":
+        """The dataset's rows [S, U, B, ...] for each block, along [S] as the keys [S] of the
+        seeds.
+        """
         return Prefetch(self, replay, keys, config, blocks)
 
     def read_ahead(self, stop: threading.Event) -> None:
-        """Read the files from start to end, where memory can keep them: single pages then need not come from the disk."""
+        """Read the files from start to end, where memory can keep them: single pages then need
+        not come from the disk.
+        """
         if sum(file.stat().st_size for file in self.files) > available_memory() / 2:
             return
         buffer = bytearray(1 << 24)
@@ -111,14 +139,20 @@ class OnHost:
     def empty(self, batch_size: int, horizon: int) -> Any:
         """Room for `Rows` of NumPy arrays [B, ...]."""
         steps = {"observations": horizon + 1}
-        shapes = {name: (batch_size, steps.get(name, horizon), *self.dataset[name].shape[1:]) for name in FIELDS}
+        shapes = {
+            name: (batch_size, steps.get(name, horizon), *self.dataset[name].shape[1:])
+            for name in FIELDS
+        }
         arrays: dict[str, Any] = {name: aligned(shape) for name, shape in shapes.items()}
         return Rows(**arrays)
 
     def look_up(self, starts: np.ndarray, rows: Any) -> None:
-        """Fill `rows` [B, ...] with those from the transitions number `starts` [B] on: `Transitions.look_up` in NumPy."""
+        """Fill `rows` [B, ...] with those from the transitions number `starts` [B] on:
+        `Transitions.look_up` in NumPy.
+        """
         numbers, steps = self.dataset["rows"], np.arange(rows.rewards.shape[1] + 1)
-        last = len(numbers) - 1  # an index behind it is one of an online transition: anything will do
+        # an index behind it is one of an online transition: anything will do
+        last = len(numbers) - 1
         index = numbers[np.minimum(starts[:, None] + steps[:-1], last)]
         window = numbers[np.minimum(starts, last)][:, None] + steps
         for name in FIELDS:
@@ -128,17 +162,25 @@ class OnHost:
 
 
 class Prefetch:
-    """An iterator over the rows of blocks that stays ahead of its reader; a context manager that leaves no thread behind.
+    """An iterator over the rows of blocks that stays ahead of its reader; a context manager
+    that leaves no thread behind.
 
     waited: seconds for which `next` had to wait so far.
     """
 
     def __init__(
-        self, data: OnHost, replay: Replay, keys: jax.Array, config: Any, blocks: Iterable[Block], readers: int = READERS
+        self,
+        data: OnHost,
+        replay: Replay,
+        keys: jax.Array,
+        config: Any,
+        blocks: Iterable[Block],
+        readers: int = READERS,
     ):
         self.data, self.config, self.blocks = data, config, iter(blocks)
         self.balanced = replay.balanced
-        # Not on an accelerator, where the draws would queue behind the updates that are under way.
+        # Not on an accelerator, where the draws would queue behind the updates that are under
+        # way.
         self.keys = jax.device_put(keys, host_device())
         self.pieces, self.waited = readers, 0.0
         self.builder = ThreadPoolExecutor(1, "prefetch")
@@ -168,14 +210,19 @@ class Prefetch:
         try:
             rows = self.coming.popleft()[1].result()
         except Exception as error:  # of whatever kind the storage has
-            raise RunError(f"the dataset cannot be read any more ({type(error).__name__}: {error})") from error
+            raise RunError(
+                f"the dataset cannot be read any more ({type(error).__name__}: {error})"
+            ) from error
         self.waited += time.perf_counter() - start
         self._order()
         return rows
 
     def _order(self) -> None:
         """Have the blocks to come built, one after the other."""
-        while len(self.coming) < 2 or sum(block.updates for block, _ in self.coming) < UPDATES_AHEAD:
+        while (
+            len(self.coming) < 2
+            or sum(block.updates for block, _ in self.coming) < UPDATES_AHEAD
+        ):
             if (block := next(self.blocks, None)) is None:
                 return
             self.coming.append((block, self.builder.submit(self._build, block)))
@@ -184,31 +231,50 @@ class Prefetch:
         numbers = np.arange(block.first, block.first + block.updates, dtype=np.int32)
         sizes = (len(self.data.dataset["rows"]), block.online or None)
         batch_size, horizon = self.config.batch_size, self.config.horizon_length
-        starts = np.asarray(starts_of(self.keys, numbers, *sizes, self.balanced, batch_size, horizon))
+        starts = np.asarray(
+            starts_of(self.keys, numbers, *sizes, self.balanced, batch_size, horizon)
+        )
         rows = self.data.empty(starts.size, horizon)
         cuts = np.linspace(0, starts.size, self.pieces + 1).astype(int)
         reading = [
-            self.readers.submit(self.data.look_up, starts.ravel()[a:b], jax.tree.map(lambda array, a=a, b=b: array[a:b], rows))
+            self.readers.submit(
+                self.data.look_up,
+                starts.ravel()[a:b],
+                jax.tree.map(lambda array, a=a, b=b: array[a:b], rows),
+            )
             for a, b in itertools.pairwise(cuts)
         ]
         for piece in reading:
             piece.result()
-        return spread(jax.tree.map(lambda array: array.reshape(*starts.shape, *array.shape[1:]), rows), self.data.mesh)
+        return spread(
+            jax.tree.map(lambda array: array.reshape(*starts.shape, *array.shape[1:]), rows),
+            self.data.mesh,
+        )
 
 
 @partial(jax.jit, static_argnames=("balanced", "batch_size", "horizon"))
 def starts_of(
-    keys: jax.Array, updates: jax.Array, stored: int, online: int | None, balanced: bool, batch_size: int, horizon: int
+    keys: jax.Array,
+    updates: jax.Array,
+    stored: int,
+    online: int | None,
+    balanced: bool,
+    batch_size: int,
+    horizon: int,
 ) -> jax.Array:
-    """Where the chunks [S, U, B] of the dataset's share start, for the seeds with `keys` [S] in the updates number [U].
+    """Where the chunks [S, U, B] of the dataset's share start, for the seeds with `keys` [S] in
+    the updates number [U].
 
-    stored, online: the transitions there are. What starts at `stored` or behind it starts at an online one.
+    stored, online: the transitions there are. What starts at `stored` or behind it starts at an
+    online one.
     """
     behind = None if online is None else Fed(jnp.asarray(online, jnp.int32))
     replay = Replay(Fed(jnp.asarray(stored, jnp.int32)), behind, balanced)
 
     def one(key: jax.Array, update: jax.Array) -> jax.Array:
-        return replay.stored_starts(update_keys(jax.random.wrap_key_data(key), update)[0], batch_size, horizon)
+        return replay.stored_starts(
+            update_keys(jax.random.wrap_key_data(key), update)[0], batch_size, horizon
+        )
 
     return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(keys, updates)
 
@@ -222,7 +288,9 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def expect_random_reads(array: np.ndarray) -> None:
-    """Have the kernel read of a memory-mapped array what is asked for alone, not the 128 kB around it."""
+    """Have the kernel read of a memory-mapped array what is asked for alone, not the 128 kB
+    around it.
+    """
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base

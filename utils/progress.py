@@ -97,7 +97,9 @@ class ProgressBar(Moving):
         symbol = "λ" if writes(self.target, "λ") else "lam"
         self.figures = {
             "success": "" if success is None else f"success {success:.0%}",
-            "return": "" if success is not None or mean_return is None else f"return {mean_return:.4g}",
+            "return": ""
+            if success is not None or mean_return is None
+            else f"return {mean_return:.4g}",
             "kl": "" if path_kl is None else f"KL {path_kl:.3g}{budget}",
             "lam": "" if lam is None else f"{symbol} {lam:.3g}",
         }

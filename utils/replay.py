@@ -1,7 +1,8 @@
 """Transitions on the device and the chunks of H consecutive ones that every update trains on.
 
-The compact layout holds each observation once: the observation after the transition in row r is the one in row r + 1, and a
-trajectory's final observation has a row of its own that starts no transition. `rows` lists the rows that do, in time order.
+The compact layout holds each observation once: the observation after the transition in row r is
+the one in row r + 1, and a trajectory's final observation has a row of its own that starts no
+transition. `rows` lists the rows that do, in time order.
 """
 
 from typing import Self
@@ -12,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 Batch = dict[str, jax.Array]
-"""Chunked batch: observations [B, O], actions [B, H, A], rewards, masks, valid [B, H], next_observations [B, H, O]."""
+"""Chunked batch: observations [B, O], actions [B, H, A], rewards, masks, valid [B, H],
+next_observations [B, H, O].
+"""
 
 FIELDS = ("observations", "actions", "rewards", "masks", "terminals")
 
@@ -20,8 +23,9 @@ FIELDS = ("observations", "actions", "rewards", "masks", "terminals")
 class Rows(flax.struct.PyTreeNode):
     """What is stored from given transitions on: all that their chunks are made of.
 
-    observations [..., H + 1, O] of the row in which each starts and the H rows behind it; actions [..., H, A], rewards,
-    masks, terminals [..., H] of each and the H - 1 transitions behind it, whatever trajectory those belong to.
+    observations [..., H + 1, O] of the row in which each starts and the H rows behind it;
+    actions [..., H, A], rewards, masks, terminals [..., H] of each and the H - 1 transitions
+    behind it, whatever trajectory those belong to.
     """
 
     observations: jax.Array
@@ -32,10 +36,12 @@ class Rows(flax.struct.PyTreeNode):
 
 
 class Transitions(flax.struct.PyTreeNode):
-    """R rows, of which the first `size` entries of `rows` start transitions; the rest is room for online ones.
+    """R rows, of which the first `size` entries of `rows` start transitions; the rest is room
+    for online ones.
 
-    observations [R, O], actions [R, A], rewards, masks, terminals [R] (of the transition that starts in the row: mask 0
-    where the task succeeded, terminal 1 at the last of a trajectory), rows [N], size: scalar.
+    observations [R, O], actions [R, A], rewards, masks, terminals [R] (of the transition that
+    starts in the row: mask 0 where the task succeeded, terminal 1 at the last of a trajectory),
+    rows [N], size: scalar.
     """
 
     observations: jax.Array
@@ -48,7 +54,9 @@ class Transitions(flax.struct.PyTreeNode):
 
     @classmethod
     def create(cls, dataset: dict[str, np.ndarray], transitions: int | None = None) -> Self:
-        """Put a compact dataset (`envs.datasets.load_dataset`) on the device, with room up to `transitions` of them."""
+        """Put a compact dataset (`envs.datasets.load_dataset`) on the device, with room up to
+        `transitions` of them.
+        """
         size = len(dataset["rows"])
         capacity = size if transitions is None else transitions
         # A transition takes one row, and each trajectory one more for its final observation.
@@ -58,33 +66,45 @@ class Transitions(flax.struct.PyTreeNode):
         return cls(**fields, rows=starts, size=jnp.array(size, jnp.int32))
 
     def append(self, transition: dict[str, jax.Array], starts_trajectory: jax.Array) -> Self:
-        """Store one transition behind the last one, and its next observation in the row after it.
+        """Store one transition behind the last one, and its next observation in the row after
+        it.
 
-        transition: observations, next_observations [O], actions [A], rewards, masks, terminals: scalars. A transition that
-        starts a trajectory skips the row of the previous trajectory's final observation.
+        transition: observations, next_observations [O], actions [A], rewards, masks, terminals:
+        scalars. A transition that starts a trajectory skips the row of the previous
+        trajectory's final observation.
         """
         last = jnp.where(self.size > 0, self.rows[self.size - 1], -1)
         row = last + jnp.where(starts_trajectory & (self.size > 0), 2, 1)
         stored = {name: getattr(self, name).at[row].set(transition[name]) for name in FIELDS}
-        stored["observations"] = stored["observations"].at[row + 1].set(transition["next_observations"])
+        stored["observations"] = (
+            stored["observations"].at[row + 1].set(transition["next_observations"])
+        )
         return self.replace(**stored, rows=self.rows.at[self.size].set(row), size=self.size + 1)
 
     def look_up(self, starts: jax.Array, horizon: int) -> Rows:
-        """The rows [B, ...] from the transitions number `starts` [B] on; of no meaning where that is outside 0..N - 1."""
+        """The rows [B, ...] from the transitions number `starts` [B] on; of no meaning where
+        that is outside 0..N - 1.
+        """
         steps = jnp.arange(horizon + 1)[None]
         rows = self.rows[jnp.maximum(starts[:, None] + steps[:, :-1], 0)]
         window = self.rows[jnp.maximum(starts, 0)][:, None] + steps
-        return Rows(self.observations[window], *(getattr(self, name)[rows] for name in FIELDS[1:]))
+        return Rows(
+            self.observations[window], *(getattr(self, name)[rows] for name in FIELDS[1:])
+        )
 
 
 class Fed(flax.struct.PyTreeNode):
-    """`size` transitions that are not on the device: `rows` are those of one update's chunks, looked up elsewhere."""
+    """`size` transitions that are not on the device: `rows` are those of one update's chunks,
+    looked up elsewhere.
+    """
 
     size: jax.Array
     rows: Rows | None = None
 
     def look_up(self, starts: jax.Array, horizon: int) -> Rows:
-        """The rows [B, ...] that were looked up for this update, whose chunks start at `starts`."""
+        """The rows [B, ...] that were looked up for this update, whose chunks start at
+        `starts`.
+        """
         assert self.rows is not None, "see Replay.feed"
         return self.rows
 
@@ -94,25 +114,32 @@ Parts = tuple[Transitions | Fed, ...]
 
 
 def look_up(parts: Parts, starts: jax.Array, horizon: int) -> Rows:
-    """The rows [B, ...] from the transitions number `starts` [B] on, counted through all parts."""
+    """The rows [B, ...] from transition number `starts` [B] on, counted through all parts."""
     found, size = parts[0].look_up(starts, horizon), parts[0].size
     for part in parts[1:]:
         inside = starts[:, None] + jnp.arange(horizon)[None] >= size
-        # Observations behind the end of a trajectory are not used, so that all come from the part of the start.
+        # Observations behind the end of a trajectory are not used, so that all come from the
+        # part of the start.
         choice = Rows(inside[:, :1, None], inside[:, :, None], inside, inside, inside)
-        found, size = jax.tree.map(jnp.where, choice, part.look_up(starts - size, horizon), found), size + part.size
+        found, size = (
+            jax.tree.map(jnp.where, choice, part.look_up(starts - size, horizon), found),
+            size + part.size,
+        )
     return found
 
 
 def chunks(rows: Rows, discount: float) -> Batch:
     """The chunks [B, H, ...] that are made of the given rows.
 
-    Column j holds the j-th action, the discounted reward sum, the mask and the next observation up to there; behind the
-    end of a trajectory `valid` is 0 and sum, mask and next observation stay what they were at the end.
+    Column j holds the j-th action, the discounted reward sum, the mask and the next observation
+    up to there; behind the end of a trajectory `valid` is 0 and sum, mask and next observation
+    stay what they were at the end.
     """
     steps = jnp.arange(rows.rewards.shape[1])[None]
     ended = jnp.cumsum(rows.terminals, axis=1) > 0
-    valid = 1.0 - jnp.concatenate([jnp.zeros_like(ended[:, :1]), ended[:, :-1]], axis=1).astype(jnp.float32)
+    valid = 1.0 - jnp.concatenate([jnp.zeros_like(ended[:, :1]), ended[:, :-1]], axis=1).astype(
+        jnp.float32
+    )
     last_valid = jax.lax.cummax(jnp.where(valid > 0, steps, 0), axis=1)
     powers = discount ** steps.astype(jnp.float32)
     return {
@@ -122,7 +149,9 @@ def chunks(rows: Rows, discount: float) -> Batch:
         "masks": jax.lax.cummin(jnp.where(valid > 0, rows.masks, 1.0), axis=1),
         "terminals": rows.terminals,
         "valid": valid,
-        "next_observations": jnp.take_along_axis(rows.observations, last_valid[..., None] + 1, axis=1),
+        "next_observations": jnp.take_along_axis(
+            rows.observations, last_valid[..., None] + 1, axis=1
+        ),
     }
 
 
@@ -137,7 +166,9 @@ def draw_starts(parts: Parts, key: jax.Array, batch_size: int, horizon: int) -> 
     return jax.random.randint(key, (batch_size,), 0, size - horizon + 1)
 
 
-def sample(parts: Parts, key: jax.Array, batch_size: int, horizon: int, discount: float) -> Batch:
+def sample(
+    parts: Parts, key: jax.Array, batch_size: int, horizon: int, discount: float
+) -> Batch:
     """A batch of chunks that start where `draw_starts` says."""
     return gather(parts, draw_starts(parts, key, batch_size, horizon), horizon, discount)
 
@@ -150,7 +181,8 @@ def update_keys(key: jax.Array, update: jax.Array) -> jax.Array:
 class Replay(flax.struct.PyTreeNode):
     """What updates sample from: the dataset, and online transitions behind it.
 
-    With balanced sampling the online ones make up half of every batch. Several seeds share `stored`; `online` is each one's.
+    With balanced sampling the online ones make up half of every batch. Several seeds share
+    `stored`; `online` is each one's.
     """
 
     stored: Transitions | Fed
@@ -165,11 +197,15 @@ class Replay(flax.struct.PyTreeNode):
         balanced: bool = False,
         online: dict[str, np.ndarray] | None = None,
     ) -> Self:
-        """The dataset, with room for `room` online transitions, of which `online`, a compact dataset, is there already."""
+        """The dataset, with room for `room` online transitions, of which `online`, a compact
+        dataset, is there already.
+        """
         if not room:
             return cls(Transitions.create(dataset))
         empty = {name: dataset[name][:0] for name in (*FIELDS, "rows")}
-        return cls(Transitions.create(dataset), Transitions.create(online or empty, room), balanced)
+        return cls(
+            Transitions.create(dataset), Transitions.create(online or empty, room), balanced
+        )
 
     def append(self, transition: dict[str, jax.Array], starts_trajectory: jax.Array) -> Self:
         """Store one online transition."""
@@ -181,14 +217,19 @@ class Replay(flax.struct.PyTreeNode):
         return self if rows is None else self.replace(stored=Fed(self.stored.size, rows))
 
     def shares(self, key: jax.Array, batch_size: int) -> list[tuple[Parts, jax.Array, int]]:
-        """What a batch is made of: parts, the key that draws from them, and how many chunks; the dataset's share first."""
+        """What a batch is made of: parts, the key that draws from them, and how many chunks;
+        the dataset's share first.
+        """
         if self.online is None:
             return [((self.stored,), key, batch_size)]
         if not self.balanced:
             return [((self.stored, self.online), key, batch_size)]
         key_stored, key_online = jax.random.split(key)
         half = batch_size // 2
-        return [((self.stored,), key_stored, batch_size - half), ((self.online,), key_online, half)]
+        return [
+            ((self.stored,), key_stored, batch_size - half),
+            ((self.online,), key_online, half),
+        ]
 
     def stored_starts(self, key: jax.Array, batch_size: int, horizon: int) -> jax.Array:
         """Where the chunks of the dataset's share start; those behind its size start online."""
@@ -197,8 +238,15 @@ class Replay(flax.struct.PyTreeNode):
 
     def sample(self, key: jax.Array, batch_size: int, horizon: int, discount: float) -> Batch:
         """A batch of chunks."""
-        batches = [sample(parts, key, count, horizon, discount) for parts, key, count in self.shares(key, batch_size)]
-        return batches[0] if len(batches) == 1 else jax.tree.map(lambda *halves: jnp.concatenate(halves), *batches)
+        batches = [
+            sample(parts, key, count, horizon, discount)
+            for parts, key, count in self.shares(key, batch_size)
+        ]
+        return (
+            batches[0]
+            if len(batches) == 1
+            else jax.tree.map(lambda *halves: jnp.concatenate(halves), *batches)
+        )
 
 
 def padded(array: np.ndarray, rows: int) -> np.ndarray:

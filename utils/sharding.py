@@ -1,4 +1,6 @@
-"""Several seeds in one program: their states are stacked along an axis [S], which is spread over the devices there are."""
+"""Several seeds in one program: their states are stacked along an axis [S], which is spread
+over the devices there are.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +16,9 @@ SEED = PartitionSpec("seed")
 
 
 def mesh_for(seeds: int) -> Mesh | None:
-    """As many of the devices as divide the seeds evenly; None where that is one. Warns of devices left unused."""
+    """As many of the devices as divide the seeds evenly; None where that is one. Warns of
+    devices left unused.
+    """
     devices = jax.devices()
     count = max(n for n in range(1, len(devices) + 1) if seeds % n == 0)
     if count < min(seeds, len(devices)):
@@ -61,15 +65,25 @@ def _take(stacked: Any, seed: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[seed], stacked)
 
 
-def for_each_seed(function: Callable, axes: tuple[int | None, ...], mesh: Mesh | None) -> Callable:
-    """`function` for every seed: arguments with axis 0 are stacked, those with None are shared; results are stacked."""
+def for_each_seed(
+    function: Callable, axes: tuple[int | None, ...], mesh: Mesh | None
+) -> Callable:
+    """`function` for every seed: arguments with axis 0 are stacked, those with None are shared;
+    results are stacked.
+    """
 
     def local(*arguments: Any) -> Any:
-        stacked = next(argument for argument, axis in zip(arguments, axes, strict=True) if axis == 0)
+        stacked = next(
+            argument for argument, axis in zip(arguments, axes, strict=True) if axis == 0
+        )
         if jax.tree.leaves(stacked)[0].shape[0] > 1:
             return jax.vmap(function, in_axes=axes)(*arguments)
-        # One seed is trained by the program that it would be trained by alone, without an axis more.
-        single = [a if axis is None else jax.tree.map(lambda leaf: leaf[0], a) for a, axis in zip(arguments, axes, strict=True)]
+        # One seed is trained by the program that it would be trained by alone, without an axis
+        # more.
+        single = [
+            a if axis is None else jax.tree.map(lambda leaf: leaf[0], a)
+            for a, axis in zip(arguments, axes, strict=True)
+        ]
         return jax.tree.map(lambda leaf: leaf[None], function(*single))
 
     if mesh is None:

@@ -1,8 +1,10 @@
-"""One update of TRQAM and its relatives written straight from the equations, every quantity computed where it stands.
+"""One update of TRQAM and its relatives written straight from the equations, every quantity
+computed where it stands.
 
-The oracle of agents/trqam.py, for its numbers and for the work it saves: nothing here is shared, reused or batched
-beyond what the equations say. Of the agent under test it takes the state, the settings and the hooks that make QAM and
-the forks; everything else is written again, networks included.
+The oracle of agents/trqam.py, for its numbers and for the work it saves: nothing here is
+shared, reused or batched beyond what the equations say. Of the agent under test it takes the
+state, the settings and the hooks that make QAM and the forks; everything else is written again,
+networks included.
 """
 
 import jax
@@ -29,9 +31,13 @@ class MLP(nn.Module):
 def network(params, *inputs):
     """The MLP at concat(inputs), whose leading axes are broadcast to those of the last."""
     lead = inputs[-1].shape[:-1]
-    x = jnp.concatenate([jnp.broadcast_to(part, (*lead, part.shape[-1])) for part in inputs], axis=-1)
+    x = jnp.concatenate(
+        [jnp.broadcast_to(part, (*lead, part.shape[-1])) for part in inputs], axis=-1
+    )
     dense = sorted(name for name in params if name.startswith("Dense_"))
-    mlp = MLP(tuple(params[name]["kernel"].shape[-1] for name in dense), "LayerNorm_0" in params)
+    mlp = MLP(
+        tuple(params[name]["kernel"].shape[-1] for name in dense), "LayerNorm_0" in params
+    )
     return mlp.apply({"params": params}, x)
 
 
@@ -94,7 +100,11 @@ def shared_losses(params, config, batch, noise, q, target):
 def fixed_quantities(agent, batch, noise):
     """What the losses treat as constant."""
     config, s, s_next = agent.config, batch["observations"], batch["next_observations"][:, -1]
-    policy, base, critic = agent.params["policy"], agent.target_params["base"], agent.target_params["critic"]
+    policy, base, critic = (
+        agent.params["policy"],
+        agent.target_params["base"],
+        agent.target_params["critic"],
+    )
     flow_steps, h = config.flow_steps, 1 / config.flow_steps
     next_actions = act(agent, s_next, noise["next_action"])
     x, xs = noise["sde_x0"], []
@@ -106,13 +116,16 @@ def fixed_quantities(agent, batch, noise):
     xs.append(x)
     x = x + h * velocity(base, s, x, 1 - h)
     squash = (lambda a: jnp.clip(a, -1, 1)) if config.clip_adj else (lambda a: a)
-    adjoint = -agent.terminal_scale() * jax.grad(lambda x: q_values(critic, s, squash(x)).mean(axis=0).sum())(x)
+    adjoint = -agent.terminal_scale() * jax.grad(
+        lambda x: q_values(critic, s, squash(x)).mean(axis=0).sum()
+    )(x)
     adjoints = []
     for k in reversed(range(flow_steps)):
         t = (k + 1) * h
         _, transpose = jax.vjp(lambda x, t=t: 2 * velocity(base, s, x, t) - x / t, xs[k])
         lean = adjoint + h * transpose(adjoint)[0]
-        adjoint = lean if config.adjoint == "lean" else adjoint * k / (k + 1)  # what remains where the velocity is flat
+        # what remains where the velocity is flat
+        adjoint = lean if config.adjoint == "lean" else adjoint * k / (k + 1)
         adjoints.append(adjoint)
     return {
         "next_actions": next_actions,
@@ -131,7 +144,9 @@ def loss(params, agent, batch, noise, fixed):
     h, lam = 1 / config.flow_steps, agent.trust_region()
     ts = jnp.arange(config.flow_steps)[:, None, None] * h
     xs, adjoints = fixed["xs"], fixed["adjoints"]
-    delta = velocity(params["policy"], s, xs, ts) - velocity(agent.target_params["base"], s, xs, ts)
+    delta = velocity(params["policy"], s, xs, ts) - velocity(
+        agent.target_params["base"], s, xs, ts
+    )
     g_squared = 2 * (1 - ts + h) / (ts + h)
     sigma = jnp.sqrt(g_squared / lam)
     adj_loss = ((2 * delta / sigma + sigma * adjoints) ** 2).sum(axis=(0, 2)).mean()
@@ -140,7 +155,9 @@ def loss(params, agent, batch, noise, fixed):
         "adjoint/loss": adj_loss,
         "adjoint/clipped": jnp.mean(jnp.abs(fixed["x_final"]) > 1),
         "dual/path_kl": (2 * h / g_squared * delta**2).sum(axis=(0, 2)).mean() / per_action,
-        "dual/kl_bound": (h * g_squared * adjoints**2).sum(axis=(0, 2)).mean() / (2 * lam**2) / per_action,
+        "dual/kl_bound": (
+            (h * g_squared * adjoints**2).sum(axis=(0, 2)).mean() / (2 * lam**2) / per_action
+        ),
     }
 
 
@@ -156,7 +173,10 @@ def update_with_noise(agent, batch, noise, fixed_quantities=fixed_quantities, lo
     targets = {name: jax.tree.map(lambda p, t: tau * p + (1 - tau) * t, agent.params[name], agent.target_params[name])
                for name in agent.target_params}  # fmt: skip
     agent = agent.replace(
-        params=optax.apply_updates(agent.params, updates), target_params=targets, opt_state=opt_state, step=agent.step + 1
+        params=optax.apply_updates(agent.params, updates),
+        target_params=targets,
+        opt_state=opt_state,
+        step=agent.step + 1,
     )
     agent, metrics = agent.after_step(metrics | {"grad_norm": optax.tree.norm(grads)})
     return agent, metrics, fixed

@@ -15,8 +15,12 @@ def test_td_target_by_hand():
     agent = tiny(trqam, rho=0.5, discount=0.9)
     batch = random_batch()
     next_actions = jax.random.normal(jax.random.key(0), (B, D))
-    q = np.asarray(q_values(agent.target_params["critic"], batch["next_observations"][:, -1], next_actions))
-    expected = batch["rewards"][:, -1] + 0.9**H * batch["masks"][:, -1] * (q.mean(0) - 0.5 * q.std(0))
+    q = np.asarray(
+        q_values(agent.target_params["critic"], batch["next_observations"][:, -1], next_actions)
+    )
+    expected = batch["rewards"][:, -1] + 0.9**H * batch["masks"][:, -1] * (
+        q.mean(0) - 0.5 * q.std(0)
+    )
     np.testing.assert_allclose(agent.td_target(batch, next_actions), expected, rtol=1e-5)
     ended = batch | {"masks": jnp.zeros((B, H))}
     np.testing.assert_allclose(agent.td_target(ended, next_actions), batch["rewards"][:, -1])
@@ -25,7 +29,10 @@ def test_td_target_by_hand():
 def test_rows_behind_a_trajectorys_end_do_not_count():
     agent, batch = tiny(trqam), random_batch()
     batch["valid"] = batch["valid"].at[0, -1].set(0.0)
-    changed = batch | {"actions": batch["actions"].at[0].add(0.5), "rewards": batch["rewards"].at[0].add(-9.0)}
+    changed = batch | {
+        "actions": batch["actions"].at[0].add(0.5),
+        "rewards": batch["rewards"].at[0].add(-9.0),
+    }
     for name in ("critic/loss", "flow/loss"):
         values = [agent.update(b, jax.random.key(0))[1][name] for b in (batch, changed)]
         assert values[0] == values[1]
@@ -33,11 +40,18 @@ def test_rows_behind_a_trajectorys_end_do_not_count():
 
 def test_averages_move_towards_the_parameters_from_before_the_step():
     agent = tiny(trqam, tau=0.25)
-    agent, _ = agent.update(random_batch(), jax.random.key(0))  # now parameters and averages differ
+    # now parameters and averages differ
+    agent, _ = agent.update(random_batch(), jax.random.key(0))
     after, _ = agent.update(random_batch(1), jax.random.key(1))
     for name in ("critic", "base"):
-        expected = jax.tree.map(lambda p, t: 0.25 * p + 0.75 * t, agent.params[name], agent.target_params[name])
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), after.target_params[name], expected)
+        expected = jax.tree.map(
+            lambda p, t: 0.25 * p + 0.75 * t, agent.params[name], agent.target_params[name]
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7),
+            after.target_params[name],
+            expected,
+        )
 
 
 def test_optimiser_holds_no_target_and_bc_no_critic():
@@ -62,9 +76,16 @@ def test_best_of_n_takes_the_highest_mean_q_and_one_sample_calls_no_critic():
     s, x0 = random_batch()["observations"], jax.random.normal(jax.random.key(0), (4, B, D))
     chosen = agent.act(s, x0)
     candidates = jnp.stack([agent.act(s, x0[i : i + 1]) for i in range(4)])
-    values = jnp.stack([q_values(agent.params["critic"], s, a).mean(axis=0) for a in candidates])
-    np.testing.assert_allclose(chosen, candidates[values.argmax(axis=0), jnp.arange(B)], atol=1e-6)
-    poisoned = agent.replace(params=agent.params | {"critic": jax.tree.map(lambda p: p * jnp.nan, agent.params["critic"])})
+    values = jnp.stack(
+        [q_values(agent.params["critic"], s, a).mean(axis=0) for a in candidates]
+    )
+    np.testing.assert_allclose(
+        chosen, candidates[values.argmax(axis=0), jnp.arange(B)], atol=1e-6
+    )
+    poisoned = agent.replace(
+        params=agent.params
+        | {"critic": jax.tree.map(lambda p: p * jnp.nan, agent.params["critic"])}
+    )
     assert jnp.isfinite(poisoned.act(s, x0[:1])).all()
 
 
@@ -81,19 +102,32 @@ def test_pretrained_base_acts_and_is_what_every_actor_starts_from():
 
 def test_euler_converges_at_first_order():
     """dx = -x dt has the solution x0 / e; halving the step halves the error."""
-    errors = [float(jnp.abs(euler_sample(lambda x, t: -x, jnp.ones((1, 1)), k) - jnp.exp(-1.0))[0, 0]) for k in (50, 100)]
+    errors = [
+        float(jnp.abs(euler_sample(lambda x, t: -x, jnp.ones((1, 1)), k) - jnp.exp(-1.0))[0, 0])
+        for k in (50, 100)
+    ]
     assert errors[0] / errors[1] == pytest.approx(2.0, rel=0.05)
 
 
 def test_flow_matching_loss_by_hand():
     """A zero field leaves the squared target (a - x0)^2; rows are weighted by valid."""
     actions, x0 = jnp.array([[1.0, 0.0], [0.0, 0.0]]), jnp.array([[0.0, 2.0], [5.0, 5.0]])
-    loss = flow_matching_loss(lambda x, t: jnp.zeros_like(x), actions, x0, jnp.full((2, 1), 0.5), jnp.array([1.0, 0.0]))
+    loss = flow_matching_loss(
+        lambda x, t: jnp.zeros_like(x),
+        actions,
+        x0,
+        jnp.full((2, 1), 0.5),
+        jnp.array([1.0, 0.0]),
+    )
     np.testing.assert_allclose(loss, (1 + 4) / 2 / 2)
 
 
 def test_without_chunking_the_first_action_counts():
     agent = tiny(trqam, action_chunking=False)
     assert agent.flat_action_dim == A
-    np.testing.assert_array_equal(agent.flat_actions(random_batch()), random_batch()["actions"][:, 0])
-    assert VelocityField(agent.params["policy"], jnp.zeros((B, OBS)))(jnp.zeros((B, A)), 0.0).shape == (B, A)
+    np.testing.assert_array_equal(
+        agent.flat_actions(random_batch()), random_batch()["actions"][:, 0]
+    )
+    assert VelocityField(agent.params["policy"], jnp.zeros((B, OBS)))(
+        jnp.zeros((B, A)), 0.0
+    ).shape == (B, A)

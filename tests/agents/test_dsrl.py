@@ -1,4 +1,6 @@
-"""agents/dsrl.py: distillation to the latent space, the noise actor and its temperature, and what acts."""
+"""agents/dsrl.py: distillation to the latent space, the noise actor and its temperature, and
+what acts.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,9 @@ from utils.networks import MLP, init_ensemble
 
 
 def trained():
-    """An agent whose moving averages differ from its parameters, and the pieces of one more update."""
+    """An agent whose moving averages differ from its parameters, and the pieces of one more
+    update.
+    """
     agent, batch = tiny(dsrl, noise_scale=1.4, tau=0.3), random_batch()
     agent, _ = agent.update(batch, jax.random.key(0))
     noise = agent.draw_noise(jax.random.key(1), B)
@@ -23,25 +27,39 @@ def trained():
 def test_latent_distillation_is_member_by_member():
     """Offsets c_e between the two critics cost mean_e c_e^2; none costs nothing."""
     params = init_ensemble(jax.random.key(0), MLP((16,), 1, layer_norm=True), OBS + D, 3)
-    s, z = jax.random.normal(jax.random.key(1), (B, OBS)), jax.random.normal(jax.random.key(2), (B, D))
+    s, z = (
+        jax.random.normal(jax.random.key(1), (B, OBS)),
+        jax.random.normal(jax.random.key(2), (B, D)),
+    )
     q = q_values(params, s, z)
     assert dsrl.latent_loss(params, s, z, q) == 0.0
     offsets = jnp.array([[0.5], [-1.0], [2.0]])
-    np.testing.assert_allclose(dsrl.latent_loss(params, s, z, q + jnp.broadcast_to(offsets, q.shape)), 1.75, rtol=1e-5)
+    np.testing.assert_allclose(
+        dsrl.latent_loss(params, s, z, q + jnp.broadcast_to(offsets, q.shape)), 1.75, rtol=1e-5
+    )
 
 
 def test_gradient_of_latent_distillation_by_finite_differences():
     with jax.enable_x64(True):
         params = init_ensemble(jax.random.key(0), MLP((16,), 1, layer_norm=True), OBS + D, 3)
-        s, z = jax.random.normal(jax.random.key(1), (B, OBS)), jax.random.normal(jax.random.key(2), (B, D))
+        s, z = (
+            jax.random.normal(jax.random.key(1), (B, OBS)),
+            jax.random.normal(jax.random.key(2), (B, D)),
+        )
         q = jax.random.normal(jax.random.key(3), (3, B))
-        direction = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params)
+        direction = jax.tree.map(
+            lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params
+        )
 
         @jax.jit
         def along(e):
-            return dsrl.latent_loss(jax.tree.map(lambda p, d: p + e * d, params, direction), s, z, q)
+            return dsrl.latent_loss(
+                jax.tree.map(lambda p, d: p + e * d, params, direction), s, z, q
+            )
 
-        np.testing.assert_allclose(jax.grad(along)(0.0), (along(1e-6) - along(-1e-6)) / 2e-6, rtol=1e-6)
+        np.testing.assert_allclose(
+            jax.grad(along)(0.0), (along(1e-6) - along(-1e-6)) / 2e-6, rtol=1e-6
+        )
 
 
 def test_the_latent_critic_learns_the_online_critic_at_what_the_latent_action_becomes():
@@ -49,29 +67,44 @@ def test_the_latent_critic_learns_the_online_critic_at_what_the_latent_action_be
     s = batch["observations"]
     actions = euler_sample(VelocityField(agent.target_params["base"], s), noise["latent"], K)
     assert (jnp.abs(actions) > 1).any()
-    np.testing.assert_allclose(fixed["q"], q_values(agent.params["critic"], s, jnp.clip(actions, -1, 1)), atol=1e-5)
+    np.testing.assert_allclose(
+        fixed["q"], q_values(agent.params["critic"], s, jnp.clip(actions, -1, 1)), atol=1e-5
+    )
     invalid = batch | {"valid": jnp.zeros_like(batch["valid"])}
-    losses = [agent.loss(agent.params, b, noise, fixed)[1]["latent/loss"] for b in (batch, invalid)]
+    losses = [
+        agent.loss(agent.params, b, noise, fixed)[1]["latent/loss"] for b in (batch, invalid)
+    ]
     assert losses[0] == losses[1] > 0.0
 
 
 def test_noise_actor_and_temperature_by_hand():
-    """-mean Qz(s, scale w) + alpha mean log p(w) in the actor; alpha's own slope is alpha (H + D / 2)."""
+    """-mean Qz(s, scale w) + alpha mean log p(w) in the actor; alpha's own slope is alpha (H +
+    D / 2).
+    """
     agent, batch, noise, fixed = trained()
     s, log_alpha = batch["observations"], agent.params["temperature"]["log_alpha"]
     grads = jax.grad(agent.loss, has_aux=True)(agent.params, batch, noise, fixed)[0]
 
     def actor_loss(actor):
         w, log_probs = tanh_gaussian(actor, s, noise["actor"])
-        return -q_values(agent.params["latent_critic"], s, 1.4 * w).mean() + jnp.exp(log_alpha) * log_probs.mean()
+        return (
+            -q_values(agent.params["latent_critic"], s, 1.4 * w).mean()
+            + jnp.exp(log_alpha) * log_probs.mean()
+        )
 
     expected = jax.grad(actor_loss)(agent.params["noise_actor"])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads["noise_actor"], expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads["noise_actor"], expected
+    )
     _, log_probs = tanh_gaussian(agent.params["noise_actor"], s, noise["actor"])
     slope = jnp.exp(log_alpha) * (-log_probs.mean() + D / 2)
     np.testing.assert_allclose(grads["temperature"]["log_alpha"], slope, rtol=1e-5)
-    latent = jax.grad(dsrl.latent_loss)(agent.params["latent_critic"], s, noise["latent"], fixed["q"])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads["latent_critic"], latent)
+    latent = jax.grad(dsrl.latent_loss)(
+        agent.params["latent_critic"], s, noise["latent"], fixed["q"]
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads["latent_critic"], latent
+    )
 
 
 def test_temperature_starts_at_one_and_acts_by_the_average_of_the_base():

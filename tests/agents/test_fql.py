@@ -12,18 +12,24 @@ from utils.networks import apply_mlp
 
 
 def test_loss_by_hand():
-    """alpha weighs the distance to the flow's own samples from the same noise; the critic sees clipped actions."""
+    """alpha weighs the distance to the flow's own samples from the same noise; the critic sees
+    clipped actions.
+    """
     agent, batch = tiny(fql, alpha=7.0), random_batch()
     s, noise = batch["observations"], agent.draw_noise(jax.random.key(1), B)
     noise["distill"] = 3.0 * noise["distill"]  # so that some actions are clipped
     _, metrics, _ = agent.update_with_noise(batch, noise)
-    mu = apply_mlp(agent.params["one_step_actor"], jnp.concatenate([s, noise["distill"]], axis=-1))
+    mu = apply_mlp(
+        agent.params["one_step_actor"], jnp.concatenate([s, noise["distill"]], axis=-1)
+    )
     flow = euler_sample(VelocityField(agent.params["base"], s), noise["distill"], K)
     assert (jnp.abs(mu) > 1).any() and (jnp.abs(flow) > 1).any()
     imitation = jnp.mean((mu - jnp.clip(flow, -1, 1)) ** 2)
     q = q_values(agent.params["critic"], s, jnp.clip(mu, -1, 1)).mean()
     np.testing.assert_allclose(metrics["actor/distill_loss"], imitation, rtol=1e-4)
-    np.testing.assert_allclose(metrics["actor/loss"], metrics["flow/loss"] + 7.0 * imitation - q, rtol=1e-4)
+    np.testing.assert_allclose(
+        metrics["actor/loss"], metrics["flow/loss"] + 7.0 * imitation - q, rtol=1e-4
+    )
 
 
 def test_the_one_step_actor_acts():

@@ -22,79 +22,111 @@ def density(a, mean, log_std):
 
 @pytest.mark.parametrize(("mean", "log_std"), [(0.0, -0.5), (0.7, -1.0), (-1.5, 0.3)])
 def test_log_probability_by_quadrature(mean, log_std):
-    """The density integrates to 1, and the mean of -log p over samples is the integral of -p log p."""
+    """The density integrates to 1, and the mean of -log p over samples is the integral of -p
+    log p.
+    """
     with jax.enable_x64(True):
         total, _ = quad(density, -1, 1, args=(mean, log_std), epsabs=1e-8)
-        entropy, _ = quad(lambda a: -(p := density(a, mean, log_std)) * np.log(p), -1, 1, epsabs=1e-6)
+        entropy, _ = quad(
+            lambda a: -(p := density(a, mean, log_std)) * np.log(p), -1, 1, epsabs=1e-6
+        )
         noise = jax.random.normal(jax.random.key(0), (400_000, 1))
         full = [jnp.full(noise.shape, value) for value in (mean, log_std)]
         actions, log_probs = map(np.asarray, SQUASH(*full, noise))
     assert total == pytest.approx(1.0, abs=1e-5)
-    assert -log_probs.mean() == pytest.approx(entropy, abs=6 * float(log_probs.std()) / 400_000**0.5)
+    assert -log_probs.mean() == pytest.approx(
+        entropy, abs=6 * float(log_probs.std()) / 400_000**0.5
+    )
     assert np.abs(actions).max() < 1.0
 
 
 def test_log_probabilities_add_over_dimensions():
     mean, log_std, noise = jax.random.normal(jax.random.key(0), (3, B, D))
     together = heads.squash(mean, log_std, noise)[1]
-    one_by_one = sum(heads.squash(mean[:, d : d + 1], log_std[:, d : d + 1], noise[:, d : d + 1])[1] for d in range(D))
+    one_by_one = sum(
+        heads.squash(mean[:, d : d + 1], log_std[:, d : d + 1], noise[:, d : d + 1])[1]
+        for d in range(D)
+    )
     np.testing.assert_allclose(together, one_by_one, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mean", [-500.0, -20.0, 20.0, 500.0])
 def test_log_probability_is_finite_and_right_at_the_edges(mean):
-    """At u >> 0 the slope 1 - tanh(u)^2 is 4 exp(-2u), where float32 has tanh(u) = 1: log p = log N(u) + 2 |u| - log 4."""
+    """At u >> 0 the slope 1 - tanh(u)^2 is 4 exp(-2u), where float32 has tanh(u) = 1: log p =
+    log N(u) + 2 |u| - log 4.
+    """
     value, slopes = jax.value_and_grad(
-        lambda m, s: heads.squash(jnp.full(1, m), jnp.full(1, s), jnp.full(1, 0.3))[1], argnums=(0, 1)
+        lambda m, s: heads.squash(jnp.full(1, m), jnp.full(1, s), jnp.full(1, 0.3))[1],
+        argnums=(0, 1),
     )(mean, -1.0)
     assert abs(float(jnp.tanh(mean))) == 1.0
     u = mean + np.exp(-1.0) * 0.3
     expected = -0.5 * 0.3**2 + 1.0 - 0.5 * np.log(2 * np.pi) + 2 * abs(u) - np.log(4)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
-    np.testing.assert_allclose(slopes, [2 * np.sign(u), 2 * np.sign(u) * np.exp(-1.0) * 0.3 - 1.0], rtol=1e-5)
+    np.testing.assert_allclose(
+        slopes, [2 * np.sign(u), 2 * np.sign(u) * np.exp(-1.0) * 0.3 - 1.0], rtol=1e-5
+    )
 
 
 def test_gradient_of_the_log_probability_by_finite_differences():
     """In float64, through the network: d mean log p / d params along a random direction."""
     with jax.enable_x64(True):
         params = init_mlp(jax.random.key(1), MLP((16,), 2 * D, layer_norm=False), OBS)
-        direction = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params)
-        inputs, noise = jax.random.normal(jax.random.key(2), (B, OBS)), jax.random.normal(jax.random.key(3), (2, B, D))
+        direction = jax.tree.map(
+            lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params
+        )
+        inputs, noise = (
+            jax.random.normal(jax.random.key(2), (B, OBS)),
+            jax.random.normal(jax.random.key(3), (2, B, D)),
+        )
 
         @jax.jit
         def along(e):
             moved = jax.tree.map(lambda p, d: p + e * d, params, direction)
             return heads.tanh_gaussian(moved, inputs, noise)[1].mean()
 
-        np.testing.assert_allclose(jax.grad(along)(0.0), (along(1e-5) - along(-1e-5)) / 2e-5, rtol=1e-6)
+        np.testing.assert_allclose(
+            jax.grad(along)(0.0), (along(1e-5) - along(-1e-5)) / 2e-5, rtol=1e-6
+        )
 
 
 def test_log_std_is_clipped():
     noise = jnp.full((1, 1), 0.5)
     for given, used in ((9.0, 2.0), (-90.0, -20.0)):
         actions, log_probs = heads.squash(jnp.zeros((1, 1)), jnp.full((1, 1), given), noise)
-        expected, expected_log_probs = heads.squash(jnp.zeros((1, 1)), jnp.full((1, 1), used), noise)
+        expected, expected_log_probs = heads.squash(
+            jnp.zeros((1, 1)), jnp.full((1, 1), used), noise
+        )
         assert (actions, log_probs) == (expected, expected_log_probs)
 
 
 def test_the_network_gives_mean_and_log_std():
     params = init_mlp(jax.random.key(0), MLP((16,), 2 * D, layer_norm=False), OBS)
-    inputs, noise = jax.random.normal(jax.random.key(1), (B, OBS)), jax.random.normal(jax.random.key(2), (4, B, D))
+    inputs, noise = (
+        jax.random.normal(jax.random.key(1), (B, OBS)),
+        jax.random.normal(jax.random.key(2), (4, B, D)),
+    )
     out = apply_mlp(params, inputs)
     actions, log_probs = heads.tanh_gaussian(params, inputs, noise)
     assert log_probs.shape == (4, B)
-    np.testing.assert_allclose(actions[2], jnp.tanh(out[:, :D] + jnp.exp(out[:, D:]) * noise[2]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        actions[2], jnp.tanh(out[:, :D] + jnp.exp(out[:, D:]) * noise[2]), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_one_step_actions_read_observation_and_noise():
     params = init_mlp(jax.random.key(0), MLP((16,), D, layer_norm=True), OBS + D)
-    s, z = jax.random.normal(jax.random.key(1), (B, OBS)), jax.random.normal(jax.random.key(2), (4, B, D))
+    s, z = (
+        jax.random.normal(jax.random.key(1), (B, OBS)),
+        jax.random.normal(jax.random.key(2), (4, B, D)),
+    )
     expected = apply_mlp(params, jnp.concatenate([s, z[3]], axis=-1))
     np.testing.assert_allclose(heads.one_step_actions(params, s, z)[3], expected, atol=1e-5)
 
 
 def test_distillation_by_hand():
-    actions, flow = jnp.array([[1.0, 3.0], [0.0, -1.0]]), jnp.array([[0.0, 4.0], [0.5, -2.0]])  # clipped: 0, 1, 0.5, -1
+    # clipped: 0, 1, 0.5, -1
+    actions, flow = jnp.array([[1.0, 3.0], [0.0, -1.0]]), jnp.array([[0.0, 4.0], [0.5, -2.0]])
     loss, slopes = jax.value_and_grad(heads.distillation_loss, argnums=(0, 1))(actions, flow)
     assert loss == (1 + 4 + 0.25 + 0) / 4
     np.testing.assert_allclose(slopes[0], [[0.5, 1.0], [-0.25, 0.0]])
@@ -103,9 +135,17 @@ def test_distillation_by_hand():
 
 @pytest.mark.parametrize(("entropy", "sign"), [(-4.0, -1), (-1.0, 1), (-3.0, 0)])
 def test_temperature_rises_while_the_entropy_is_below_its_target(entropy, sign):
-    """value alpha (H - H_target), and the same slope in log alpha: descending it raises alpha where H < H_target."""
-    log_alpha, target, log_probs = jnp.log(2.0), -3.0, jnp.array([-entropy - 0.5, -entropy + 0.5])
-    value, slopes = jax.value_and_grad(heads.temperature_loss, argnums=(0, 1))(log_alpha, log_probs, target)
+    """value alpha (H - H_target), and the same slope in log alpha: descending it raises alpha
+    where H < H_target.
+    """
+    log_alpha, target, log_probs = (
+        jnp.log(2.0),
+        -3.0,
+        jnp.array([-entropy - 0.5, -entropy + 0.5]),
+    )
+    value, slopes = jax.value_and_grad(heads.temperature_loss, argnums=(0, 1))(
+        log_alpha, log_probs, target
+    )
     np.testing.assert_allclose(value, 2.0 * (entropy - target), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(slopes[0], value, rtol=1e-6, atol=1e-6)
     assert np.sign(np.round(slopes[0], 5)) == sign
@@ -113,8 +153,11 @@ def test_temperature_rises_while_the_entropy_is_below_its_target(entropy, sign):
 
 
 def test_entropy_loss_reaches_the_actor_at_constant_alpha():
-    slopes = jax.grad(lambda *x: heads.entropy_loss(*x, -3.0)[0], argnums=(0, 1))(jnp.log(2.0), jnp.array([1.0, 2.0]))
-    np.testing.assert_allclose(slopes[0], 2.0 * (-1.5 + 3.0), rtol=1e-6)  # of the temperature alone
+    slopes = jax.grad(lambda *x: heads.entropy_loss(*x, -3.0)[0], argnums=(0, 1))(
+        jnp.log(2.0), jnp.array([1.0, 2.0])
+    )
+    # of the temperature alone
+    np.testing.assert_allclose(slopes[0], 2.0 * (-1.5 + 3.0), rtol=1e-6)
     np.testing.assert_allclose(slopes[1], [1.0, 1.0], rtol=1e-6)  # alpha / B
     total, metrics = heads.entropy_loss(jnp.log(2.0), jnp.array([1.0, 2.0]), -3.0)
     expected = {"alpha": 2.0, "mean": -1.5, "loss": 2.0 * 1.5, "alpha_loss": 2.0 * (-1.5 + 3.0)}
@@ -126,9 +169,13 @@ def test_entropy_loss_reaches_the_actor_at_constant_alpha():
 def test_critic_objective_moves_actions_and_no_critic():
     critic, s = tiny(trqam).params["critic"], random_batch()["observations"]
     actions = jax.random.normal(jax.random.key(0), (B, D))
-    value, slopes = jax.value_and_grad(heads.critic_objective, argnums=(0, 2))(critic, s, actions)
+    value, slopes = jax.value_and_grad(heads.critic_objective, argnums=(0, 2))(
+        critic, s, actions
+    )
     np.testing.assert_allclose(value, -q_values(critic, s, actions).mean(), rtol=1e-6)
     assert all(not leaf.any() for leaf in jax.tree.leaves(slopes[0]))
     step = 1e-2 * slopes[1] / jnp.linalg.norm(slopes[1])
-    rise = heads.critic_objective(critic, s, actions + step) - heads.critic_objective(critic, s, actions - step)
+    rise = heads.critic_objective(critic, s, actions + step) - heads.critic_objective(
+        critic, s, actions - step
+    )
     np.testing.assert_allclose(rise, 2e-2 * jnp.linalg.norm(slopes[1]), rtol=1e-2)

@@ -1,4 +1,6 @@
-"""Every row of the table on the probe environment, whose best action is a = s, from data of uniform actions."""
+"""Every row of the table on the probe environment, whose best action is a = s, from data of
+uniform actions.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +17,22 @@ from tests.envs.test_probe import train_on_probe
 AGENTS = {
     "fql": (fql, {"alpha": 0.03}),
     "ifql": (ifql, {"kappa": 0.9}),
-    # Entropy -1/2 of w in (-1, 1), which is the target, is a spread of its own: about 0.17 in the action.
+    # Entropy -1/2 of w in (-1, 1), which is the target, is a spread of its own: about 0.17 in
+    # the action.
     "dsrl": (dsrl, {"noise_scale": 2.0, "lr": 5e-3}),
     "cgql_simple": (cgql, {"mode": "simple", "flow_steps": 10}),
     # The gradients at t < 1 are those of averages over x_t: fainter, hence the larger inv_temp.
-    "cgql_mse": (cgql, {"mode": "mse", "inv_temp": 100.0, "guidance_coef": 0.05, "noisy_coef": 1.0}),
-    "cgql_linex": (cgql, {"mode": "linex", "inv_temp": 100.0, "guidance_coef": 0.05, "noisy_coef": 0.001}),
+    "cgql_mse": (
+        cgql,
+        {"mode": "mse", "inv_temp": 100.0, "guidance_coef": 0.05, "noisy_coef": 1.0},
+    ),
+    "cgql_linex": (
+        cgql,
+        {"mode": "linex", "inv_temp": 100.0, "guidance_coef": 0.05, "noisy_coef": 0.001},
+    ),
 }
-# Adjoint matching is biased at few flow steps, hence ten. 2 nats allow a spread of some 0.05 about a = s.
+# Adjoint matching is biased at few flow steps, hence ten. 2 nats allow a spread of some 0.05
+# about a = s.
 TRUST_REGION = {"kl_budget": 2.0, "dual_mode": "closed_form", "flow_steps": 10}
 HOT = {"inv_temp": 30.0, "flow_steps": 10}
 FLOWS = {
@@ -33,36 +43,65 @@ FLOWS = {
     "qam, editor": (qam, HOT | {"edit_scale": 0.1}),
     "qam, one-step actor": (qam, HOT | {"fql_alpha": 0.03}),
 }
-MOST = {"trqam": 0.15, "trqam, scalar adjoint": 0.15, "sqam": 0.15, "qam": 0.1, "qam, editor": 0.1, "qam, one-step actor": 0.05}
-MOST |= {"fql": 0.05, "ifql": 0.1, "dsrl": 0.22, "cgql_simple": 0.1, "cgql_mse": 0.22, "cgql_linex": 0.25}
+MOST = {
+    "trqam": 0.15,
+    "trqam, scalar adjoint": 0.15,
+    "sqam": 0.15,
+    "qam": 0.1,
+    "qam, editor": 0.1,
+    "qam, one-step actor": 0.05,
+}
+MOST |= {
+    "fql": 0.05,
+    "ifql": 0.1,
+    "dsrl": 0.22,
+    "cgql_simple": 0.1,
+    "cgql_mse": 0.22,
+    "cgql_linex": 0.25,
+}
 
 
 def distance_from_optimum(agent):
     """mean |a - s| over the policy's actions; 2/3 for uniform actions."""
     s = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (400, 1)), jnp.float32)
-    return float(jnp.abs(agent.act(s, jax.random.normal(jax.random.key(0), (agent.draws, 400, 1))) - s).mean())
+    return float(
+        jnp.abs(
+            agent.act(s, jax.random.normal(jax.random.key(0), (agent.draws, 400, 1))) - s
+        ).mean()
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FLOWS | AGENTS)
 def test_finds_the_known_optimum(tmp_path, name):
     module, settings = (FLOWS | AGENTS)[name]
-    assert distance_from_optimum(train_on_probe(tmp_path, module, ProbeReward, **settings)) < MOST[name]
+    assert (
+        distance_from_optimum(train_on_probe(tmp_path, module, ProbeReward, **settings))
+        < MOST[name]
+    )
 
 
 def known_noisy_q(s, x, t, inv_temp):
-    """What Q(s, x, t) [N] is to be, by quadrature over uniform actions a given (1 - t) e + t a = x; all [N].
+    """What Q(s, x, t) [N] is to be, by quadrature over uniform actions a given (1 - t) e + t a
+    = x; all [N].
 
-    E[-(a - s)^2 | x] for -M, with no inv_temp; (1 / inv_temp) log E[exp(-inv_temp (a - s)^2) | x] for -L.
+    E[-(a - s)^2 | x] for -M, with no inv_temp; (1 / inv_temp) log E[exp(-inv_temp (a - s)^2) |
+    x] for -L.
     """
     s, x, t, a = s[:, None], x[:, None], t[:, None], np.linspace(-1, 1, 4001)
     weights = softmax(-0.5 * ((x - t * a) / (1 - t)) ** 2, axis=1)
     q = -((a - s) ** 2)
-    return (weights * q).sum(axis=1) if inv_temp is None else logsumexp(inv_temp * q, b=weights, axis=1) / inv_temp
+    return (
+        (weights * q).sum(axis=1)
+        if inv_temp is None
+        else logsumexp(inv_temp * q, b=weights, axis=1) / inv_temp
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "inv_temp", "noisy_coef"), [("mse", None, 1.0), ("linex", 10.0, 0.01)])
+@pytest.mark.parametrize(
+    ("mode", "inv_temp", "noisy_coef"), [("mse", None, 1.0), ("linex", 10.0, 0.01)]
+)
 def test_cgql_learns_the_known_q_of_noisy_actions(tmp_path, mode, inv_temp, noisy_coef):
     settings = {"mode": mode, "noisy_coef": noisy_coef, "inv_temp": inv_temp or 10.0}
     agent = train_on_probe(tmp_path, cgql, ProbeReward, **settings)
@@ -78,7 +117,9 @@ def test_cgql_learns_the_known_q_of_noisy_actions(tmp_path, mode, inv_temp, nois
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_each_network_learns_from_its_own_loss(name):
-    """The base from flow matching and, but for CGQL's noisy term, the critic from its TD target, whatever the actor does."""
+    """The base from flow matching and, but for CGQL's noisy term, the critic from its TD
+    target, whatever the actor does.
+    """
     module, settings = AGENTS[name]
     agent, batch = tiny(module, **settings), random_batch()
     noise = agent.draw_noise(jax.random.key(0), B)
@@ -86,10 +127,16 @@ def test_each_network_learns_from_its_own_loss(name):
     grads = jax.grad(agent.loss, has_aux=True)(agent.params, batch, noise, fixed)[0]
     alone = {"base": jax.grad(agent.flow_loss)(agent.params["base"], batch, noise)}
     if name not in ("cgql_mse", "cgql_linex"):
-        alone["critic"] = jax.grad(agent.critic_loss, has_aux=True)(agent.params["critic"], batch, fixed["td_target"])[0]
+        alone["critic"] = jax.grad(agent.critic_loss, has_aux=True)(
+            agent.params["critic"], batch, fixed["td_target"]
+        )[0]
     for network, expected in alone.items():
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads[network], expected)
-    assert all(any(leaf.any() for leaf in jax.tree.leaves(grads[network])) for network in agent.params)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads[network], expected
+        )
+    assert all(
+        any(leaf.any() for leaf in jax.tree.leaves(grads[network])) for network in agent.params
+    )
 
 
 @pytest.mark.parametrize("name", AGENTS)

@@ -1,4 +1,6 @@
-"""The heads of QAM: each new loss term by its value and its gradient, who acts, and what stays as it is without them."""
+"""The heads of QAM: each new loss term by its value and its gradient, who acts, and what stays
+as it is without them.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,9 @@ from utils.errors import UserError
 HEADS = {"QAM-E": {"edit_scale": 0.3}, "QAM-F": {"fql_alpha": 10.0}}
 
 
-constants, act, losses = (jax.jit(method) for method in (qam.QAM.fixed_quantities, qam.QAM.act, qam.QAM.loss))
+constants, act, losses = (
+    jax.jit(method) for method in (qam.QAM.fixed_quantities, qam.QAM.act, qam.QAM.loss)
+)
 
 
 def prepared(**settings):
@@ -44,7 +48,10 @@ def test_networks_follow_the_settings():
     assert editor["editor"]["Dense_2"]["bias"].shape == (2 * D,)
     assert editor["temperature"]["log_alpha"] == 0.0  # alpha starts at 1
     one_step = tiny(qam, fql_alpha=3.0).params["one_step_actor"]
-    assert (one_step["Dense_0"]["kernel"].shape[0], one_step["Dense_2"]["bias"].shape) == (OBS + D, (D,))
+    assert (one_step["Dense_0"]["kernel"].shape[0], one_step["Dense_2"]["bias"].shape) == (
+        OBS + D,
+        (D,),
+    )
 
 
 def test_without_a_head_noise_and_constants_are_those_of_trqam():
@@ -55,7 +62,9 @@ def test_without_a_head_noise_and_constants_are_those_of_trqam():
 
 
 def test_settings_that_no_run_can_use():
-    with pytest.raises(UserError, match="--agent.edit_scale=0.1 and --agent.fql_alpha=3.0: set one to 0"):
+    with pytest.raises(
+        UserError, match="--agent.edit_scale=0.1 and --agent.fql_alpha=3.0: set one to 0"
+    ):
         tiny(qam, edit_scale=0.1, fql_alpha=3.0)
     with pytest.raises(UserError, match="--agent.adjoint=skew: use one of lean, scalar"):
         tiny(qam, adjoint="skew")
@@ -69,9 +78,13 @@ def test_editor_acts_on_clipped_flow_samples(n):
     flow = jnp.clip(euler_sample(VelocityField(agent.params["policy"], s), noise[:n], K), -1, 1)
     candidates = []
     for i in range(n):
-        edit, _ = tanh_gaussian(agent.params["editor"], jnp.concatenate([s, flow[i]], axis=-1), noise[n + i])
+        edit, _ = tanh_gaussian(
+            agent.params["editor"], jnp.concatenate([s, flow[i]], axis=-1), noise[n + i]
+        )
         candidates.append(jnp.clip(flow[i] + 0.3 * edit, -1, 1))
-    values = jnp.stack([q_values(agent.params["critic"], s, a).mean(axis=0) for a in candidates])
+    values = jnp.stack(
+        [q_values(agent.params["critic"], s, a).mean(axis=0) for a in candidates]
+    )
     expected = jnp.stack(candidates)[values.argmax(axis=0), jnp.arange(B)]
     np.testing.assert_allclose(act(agent, s, noise), expected, atol=1e-5)
 
@@ -81,9 +94,14 @@ def test_one_step_actor_acts_without_the_flow(n):
     agent, s = diverse(tiny(qam, fql_alpha=3.0, best_of_n=n)), random_batch()["observations"]
     noise = jax.random.normal(jax.random.key(1), (agent.draws, B, D))
     candidates = jnp.clip(one_step_actions(agent.params["one_step_actor"], s, noise), -1, 1)
-    values = jnp.stack([q_values(agent.params["critic"], s, a).mean(axis=0) for a in candidates])
+    values = jnp.stack(
+        [q_values(agent.params["critic"], s, a).mean(axis=0) for a in candidates]
+    )
     expected = candidates[values.argmax(axis=0), jnp.arange(B)]
-    no_flow = agent.replace(params=agent.params | {"policy": jax.tree.map(lambda p: p * jnp.nan, agent.params["policy"])})
+    no_flow = agent.replace(
+        params=agent.params
+        | {"policy": jax.tree.map(lambda p: p * jnp.nan, agent.params["policy"])}
+    )
     np.testing.assert_allclose(act(no_flow, s, noise), expected, atol=1e-6)
 
 
@@ -95,7 +113,9 @@ def test_backup_uses_the_policy_that_acts(head, n):
     x0 = jnp.concatenate([x0, noise["edit"][:-1]]) if head == "QAM-E" else x0
     acted = act(agent, batch["next_observations"][:, -1], x0)
     np.testing.assert_allclose(fixed["next_actions"], acted, atol=1e-5)
-    np.testing.assert_allclose(fixed["td_target"], agent.td_target(batch, acted), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        fixed["td_target"], agent.td_target(batch, acted), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -104,9 +124,15 @@ def test_flow_sample_of_the_head_shares_the_rollouts_calls_and_changes_nothing(h
     s = batch["observations"]
     expected = euler_sample(VelocityField(agent.params["policy"], s), noise["z"], K)
     np.testing.assert_allclose(fixed["samples"][-1], expected, atol=1e-5)
-    plain = diverse(tiny(qam, best_of_n=2)).replace(params={name: agent.params[name] for name in ("critic", "policy", "base")})
+    plain = diverse(tiny(qam, best_of_n=2)).replace(
+        params={name: agent.params[name] for name in ("critic", "policy", "base")}
+    )
     plain = plain.replace(target_params=agent.target_params)
-    without = constants(plain, batch, {name: value for name, value in noise.items() if name not in ("z", "edit")})
+    without = constants(
+        plain,
+        batch,
+        {name: value for name, value in noise.items() if name not in ("z", "edit")},
+    )
     for name in ("xs", "adjoints", "x_final"):
         np.testing.assert_allclose(fixed[name], without[name], atol=1e-5)
 
@@ -120,35 +146,56 @@ def test_one_step_losses_by_hand():
     _, metrics = losses(agent, agent.params, batch, noise, fixed)
     np.testing.assert_allclose(metrics["head/distill_loss"], distill, rtol=1e-5)
     np.testing.assert_allclose(metrics["head/q_loss"], -q, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(own_loss(agent, batch, noise, fixed)(agent.params), 10 * distill - q, rtol=1e-4)
+    np.testing.assert_allclose(
+        own_loss(agent, batch, noise, fixed)(agent.params), 10 * distill - q, rtol=1e-4
+    )
 
 
 def test_edit_losses_by_hand():
     """-Q(s, a) + mean log p + (H + D/2) at alpha = 1; at another alpha both terms scale."""
     for log_alpha in (0.0, 0.7):
         agent, batch, noise, fixed = prepared(edit_scale=0.3)
-        agent = agent.replace(params=agent.params | {"temperature": {"log_alpha": jnp.float32(log_alpha)}})
+        agent = agent.replace(
+            params=agent.params | {"temperature": {"log_alpha": jnp.float32(log_alpha)}}
+        )
         s, flow = batch["observations"], jnp.clip(fixed["samples"][-1], -1, 1)
-        edit, log_probs = tanh_gaussian(agent.params["editor"], jnp.concatenate([s, flow], axis=-1), noise["edit"][-1])
+        edit, log_probs = tanh_gaussian(
+            agent.params["editor"], jnp.concatenate([s, flow], axis=-1), noise["edit"][-1]
+        )
         q = q_values(agent.params["critic"], s, jnp.clip(flow + 0.3 * edit, -1, 1)).mean()
         loss = own_loss(agent, batch, noise, fixed)
         alpha, entropy = np.exp(log_alpha), -log_probs.mean()
-        np.testing.assert_allclose(loss(agent.params), -q - alpha * entropy + alpha * (entropy + D / 2), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            loss(agent.params),
+            -q - alpha * entropy + alpha * (entropy + D / 2),
+            rtol=1e-4,
+            atol=1e-4,
+        )
         slope = jax.grad(loss)(agent.params)["temperature"]["log_alpha"]
-        np.testing.assert_allclose(slope, alpha * (entropy + D / 2), rtol=1e-4)  # descending it raises a low entropy's alpha
+        # descending it raises a low entropy's alpha
+        np.testing.assert_allclose(slope, alpha * (entropy + D / 2), rtol=1e-4)
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_gradient_of_the_head_by_finite_differences(head):
-    """In float64 along a random direction; and the head reaches neither critic, nor policy, nor base."""
+    """In float64 along a random direction; and the head reaches neither critic, nor policy, nor
+    base.
+    """
     with jax.enable_x64(True):
         agent = diverse(tiny(qam, flow_steps=2, **HEADS[head]))
-        agent = agent.replace(params=jax.tree.map(lambda p: p.astype(jnp.float64), agent.params))
+        agent = agent.replace(
+            params=jax.tree.map(lambda p: p.astype(jnp.float64), agent.params)
+        )
         batch = random_batch()
         noise = agent.draw_noise(jax.random.key(0), B)
         fixed = constants(agent, batch, noise)
-        loss, head_net = own_loss(agent, batch, noise, fixed), "editor" if head == "QAM-E" else "one_step_actor"
-        direction = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), agent.params[head_net])
+        loss, head_net = (
+            own_loss(agent, batch, noise, fixed),
+            "editor" if head == "QAM-E" else "one_step_actor",
+        )
+        direction = jax.tree.map(
+            lambda p: jax.random.normal(jax.random.key(p.size), p.shape), agent.params[head_net]
+        )
 
         def along(e):
             moved = jax.tree.map(lambda p, d: p + e * d, agent.params[head_net], direction)
@@ -158,11 +205,18 @@ def test_gradient_of_the_head_by_finite_differences(head):
             log_probs = lambda params: agent.edited(  # noqa: E731
                 params, batch["observations"], fixed["samples"][-1], noise["edit"][-1]
             )[1].mean()
-            params, alpha = agent.params | {head_net: moved}, jnp.exp(agent.params["temperature"]["log_alpha"])
+            params, alpha = (
+                agent.params | {head_net: moved},
+                jnp.exp(agent.params["temperature"]["log_alpha"]),
+            )
             return loss(params) + alpha * (log_probs(params) - log_probs(agent.params))
 
         slopes, along = jax.jit(jax.grad(loss))(agent.params), jax.jit(along)
-        slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: (g * d).sum(), slopes[head_net], direction)))
+        slope = sum(
+            jax.tree.leaves(
+                jax.tree.map(lambda g, d: (g * d).sum(), slopes[head_net], direction)
+            )
+        )
         np.testing.assert_allclose(slope, (along(1e-6) - along(-1e-6)) / 2e-6, rtol=1e-5)
     for name in ("critic", "policy", "base"):
         assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(slopes[name])) < 1e-9, name
@@ -170,7 +224,9 @@ def test_gradient_of_the_head_by_finite_differences(head):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_head_learns_the_critics_action(head):
-    """Q = -8 |a - c|^2 of a critic that does not learn: the acting policy moves to c, as far as an edit reaches."""
+    """Q = -8 |a - c|^2 of a critic that does not learn: the acting policy moves to c, as far as
+    an edit reaches.
+    """
     settings = {"edit_scale": 1.0} if head == "QAM-E" else {"fql_alpha": 1e-3}
     agent, c = tiny(qam, **settings, lr=3e-3, action_chunking=False, flow_steps=2), 0.4
 
@@ -180,7 +236,9 @@ def test_head_learns_the_critics_action(head):
     update = jax.jit(type(agent).update)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agents.heads.q_values", q)
-        before = jnp.abs(act(agent, random_batch()["observations"], noise_for(agent)) - c).mean()
+        before = jnp.abs(
+            act(agent, random_batch()["observations"], noise_for(agent)) - c
+        ).mean()
         for u in range(300):
             agent, _ = update(agent, random_batch(u), jax.random.key(u))
     after = jnp.abs(act(agent, random_batch()["observations"], noise_for(agent)) - c).mean()

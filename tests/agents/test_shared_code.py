@@ -9,8 +9,13 @@ RUN = 4  # lines that make a copy
 
 
 def repeated_share(folder):
-    """The part of all lines that aren't blank, imports too, which stand in a run of RUN lines of another file as well."""
-    files = {path: [line.strip() for line in path.read_text().splitlines() if line.strip()] for path in folder.glob("*.py")}
+    """The part of all lines that aren't blank, imports too, which stand in a run of RUN lines
+    of another file as well.
+    """
+    files = {
+        path: [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        for path in folder.glob("*.py")
+    }
     places = defaultdict(set)
     for path, lines in files.items():
         for i in range(len(lines) - RUN + 1):

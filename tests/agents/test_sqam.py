@@ -1,4 +1,6 @@
-"""SQAM: the scalar adjoint against the lean one, the bridge by hand, the value penalty by finite differences."""
+"""SQAM: the scalar adjoint against the lean one, the bridge by hand, the value penalty by
+finite differences.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -16,25 +18,40 @@ N = 7  # bridge times, unlike K
 
 
 def test_without_a_spatial_jacobian_the_lean_adjoint_is_the_scalar_one():
-    """A base whose first layer does not read x, though it reads s and t: 1 - h / (t_k + h) telescopes to t_k.
+    """A base whose first layer does not read x, though it reads s and t: 1 - h / (t_k + h)
+    telescopes to t_k.
 
-    K is a power of two, so that the time grid is exact and all that is left is the rounding of float64.
+    K is a power of two, so that the time grid is exact and all that is left is the rounding of
+    float64.
     """
     steps = 8
     with jax.enable_x64(True):
         params = init_mlp(jax.random.key(1), MLP((16, 16), D, layer_norm=True), OBS + D + 1)
         params["Dense_0"]["kernel"] = params["Dense_0"]["kernel"].at[OBS : OBS + D].set(0.0)
         base = VelocityField(params, jax.random.normal(jax.random.key(2), (B, OBS)))
-        xs, terminal = jax.random.normal(jax.random.key(3), (steps, B, D)), jax.random.normal(jax.random.key(4), (B, D))
-        lean, scalar = trqam.lean_adjoint(base, xs, terminal), trqam.scalar_adjoint(time_grid(steps), terminal)
+        xs, terminal = (
+            jax.random.normal(jax.random.key(3), (steps, B, D)),
+            jax.random.normal(jax.random.key(4), (B, D)),
+        )
+        lean, scalar = (
+            trqam.lean_adjoint(base, xs, terminal),
+            trqam.scalar_adjoint(time_grid(steps), terminal),
+        )
         assert lean.dtype == jnp.float64
-        np.testing.assert_allclose(scalar, (np.arange(steps) / steps)[:, None, None] * np.asarray(terminal), rtol=1e-15)
+        np.testing.assert_allclose(
+            scalar, (np.arange(steps) / steps)[:, None, None] * np.asarray(terminal), rtol=1e-15
+        )
         np.testing.assert_allclose(lean, scalar, rtol=1e-14, atol=1e-15)
 
 
 def test_with_a_spatial_jacobian_they_differ():
-    base = VelocityField(diverse(tiny(sqam)).target_params["base"], random_batch()["observations"])
-    xs, terminal = jax.random.normal(jax.random.key(3), (K, B, D)), jax.random.normal(jax.random.key(4), (B, D))
+    base = VelocityField(
+        diverse(tiny(sqam)).target_params["base"], random_batch()["observations"]
+    )
+    xs, terminal = (
+        jax.random.normal(jax.random.key(3), (K, B, D)),
+        jax.random.normal(jax.random.key(4), (B, D)),
+    )
     lean = jax.jit(lambda xs, terminal: trqam.lean_adjoint(base, xs, terminal))(xs, terminal)
     scalar = trqam.scalar_adjoint(time_grid(K), terminal)
     assert jnp.abs(lean - scalar).max() > 0.1
@@ -48,16 +65,24 @@ def test_times_and_bridge_by_hand():
 
 
 def test_loss_and_path_kl_at_the_bridge_times_by_hand():
-    """N = 2, tau = 1/2 and 1: g^2 = 2 and 2/3. With D = adj = lam = 1 the terms are 4 / g^2 + 4 + g^2."""
+    """N = 2, tau = 1/2 and 1: g^2 = 2 and 2/3. With D = adj = lam = 1 the terms are 4 / g^2 + 4
+    + g^2.
+    """
     ones, ts = jnp.ones((2, 1, 1)), jnp.array([0.5, 1.0])
     expected = (4 / 2 + 4 + 2) + (4 * 3 / 2 + 4 + 2 / 3)
-    np.testing.assert_allclose(trqam.adjoint_matching_loss(ones, ones, 1.0, ts), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        trqam.adjoint_matching_loss(ones, ones, 1.0, ts), expected, rtol=1e-6
+    )
     np.testing.assert_allclose(trqam.path_kl(ones, ts), 2 * 0.5 * (1 / 2 + 3 / 2), rtol=1e-6)
-    np.testing.assert_allclose(trqam.path_kl_bound(ones, 2.0, ts), 0.5 * (2 + 2 / 3) / (2 * 4), rtol=1e-6)
+    np.testing.assert_allclose(
+        trqam.path_kl_bound(ones, 2.0, ts), 0.5 * (2 + 2 / 3) / (2 * 4), rtol=1e-6
+    )
 
 
 def test_what_the_loss_treats_as_constant():
-    """a_hat is the policy's Euler sample, the bridge ends in it, one critic gradient serves all its times."""
+    """a_hat is the policy's Euler sample, the bridge ends in it, one critic gradient serves all
+    its times.
+    """
     agent, batch = diverse(tiny(sqam, n_bridge=N, best_of_n=2)), random_batch()
     noise = agent.draw_noise(jax.random.key(0), B)
     assert {name: value.shape for name, value in noise.items()} == {
@@ -68,32 +93,61 @@ def test_what_the_loss_treats_as_constant():
     a_hat = euler_sample(VelocityField(agent.params["policy"], s), noise["policy_x0"], K)
     np.testing.assert_allclose(fixed["x_final"], a_hat, atol=1e-5)
     np.testing.assert_allclose(fixed["xs"][-1], a_hat, atol=1e-5)
-    np.testing.assert_allclose(fixed["next_actions"], jax.jit(sqam.SQAM.act)(agent, s_next, noise["next_action"]), atol=1e-5)
-    slope = jax.grad(lambda a: q_values(agent.target_params["critic"], s, jnp.clip(a, -1, 1)).mean(axis=0).sum())(a_hat)
+    np.testing.assert_allclose(
+        fixed["next_actions"],
+        jax.jit(sqam.SQAM.act)(agent, s_next, noise["next_action"]),
+        atol=1e-5,
+    )
+    slope = jax.grad(
+        lambda a: (
+            q_values(agent.target_params["critic"], s, jnp.clip(a, -1, 1)).mean(axis=0).sum()
+        )
+    )(a_hat)
     for j in range(N):
         np.testing.assert_allclose(fixed["adjoints"][j], -(j + 1) / N * slope, atol=1e-5)
 
 
 def test_value_penalty_is_differentiated_through_both_of_its_terms():
-    """Along a random direction in the critic's parameters, in float64: the slope of c mean(Q(s, clip a_hat) - Q(s, a))."""
+    """Along a random direction in the critic's parameters, in float64: the slope of c mean(Q(s,
+    clip a_hat) - Q(s, a)).
+    """
     with jax.enable_x64(True):
         agent = diverse(tiny(sqam, flow_steps=2, n_bridge=2))
-        agent = jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, agent)
+        agent = jax.tree.map(
+            lambda leaf: (
+                leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+            ),
+            agent,
+        )
         batch = {name: value.astype(jnp.float64) for name, value in random_batch().items()}
         noise = agent.draw_noise(jax.random.key(0), B)
         fixed = jax.jit(sqam.SQAM.fixed_quantities)(agent, batch, noise)
         critic = agent.params["critic"]
-        direction = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), critic)
+        direction = jax.tree.map(
+            lambda p: jax.random.normal(jax.random.key(p.size), p.shape), critic
+        )
         moved = lambda e: jax.tree.map(lambda p, d: p + e * d, critic, direction)  # noqa: E731
 
         def penalty(critic):
-            s, a, a_hat = batch["observations"], batch["actions"].reshape(B, -1), jnp.clip(fixed["x_final"], -1, 1)
-            return 0.3 * (q_values(critic, s, a_hat).mean(axis=0) - q_values(critic, s, a).mean(axis=0)).mean()
+            s, a, a_hat = (
+                batch["observations"],
+                batch["actions"].reshape(B, -1),
+                jnp.clip(fixed["x_final"], -1, 1),
+            )
+            return (
+                0.3
+                * (
+                    q_values(critic, s, a_hat).mean(axis=0)
+                    - q_values(critic, s, a).mean(axis=0)
+                ).mean()
+            )
 
         def total(agent, e):
             return agent.loss(agent.params | {"critic": moved(e)}, batch, noise, fixed)[0]
 
-        without = agent.replace(config=type(agent.config)({**agent.config, "gap_reg_coef": 0.0}))
+        without = agent.replace(
+            config=type(agent.config)({**agent.config, "gap_reg_coef": 0.0})
+        )
         slope = jax.jit(jax.grad(lambda e: total(agent, e) - total(without, e)))(0.0)
         slide = jax.jit(lambda e: penalty(moved(e)))
         expected = (slide(1e-5) - slide(-1e-5)) / 2e-5
@@ -104,7 +158,9 @@ def test_value_penalty_is_differentiated_through_both_of_its_terms():
 
 
 def test_value_penalty_lowers_what_the_critic_makes_of_the_policy():
-    """Descended alone (rows that do not count leave the critic nothing else), it opens the gap in the data's favour."""
+    """Descended alone (rows that do not count leave the critic nothing else), it opens the gap
+    in the data's favour.
+    """
     agent, batch = tiny(sqam, lr=1e-2), random_batch()
     batch["valid"] = jnp.zeros((B, H))
     update = jax.jit(sqam.SQAM.update)
@@ -119,6 +175,9 @@ def test_budget_penalty_and_bridge_are_settings():
     config = sqam.get_config()
     assert (config.kl_budget, config.n_bridge, config.gap_reg_coef) == (0.5, 10, 0.3)
     assert "adjoint" not in config
-    _, metrics = jax.jit(sqam.SQAM.update)(tiny(sqam).with_kl_budget(0.25), random_batch(), jax.random.key(0))
+    _, metrics = jax.jit(sqam.SQAM.update)(
+        tiny(sqam).with_kl_budget(0.25), random_batch(), jax.random.key(0)
+    )
     assert metrics["dual/kl_budget"] == 0.25
-    assert metrics["dual/lam"] == pytest.approx(1.0 - 0.01 * 0.25)  # the policy is the base at first
+    # the policy is the base at first
+    assert metrics["dual/lam"] == pytest.approx(1.0 - 0.01 * 0.25)

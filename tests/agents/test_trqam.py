@@ -1,4 +1,6 @@
-"""The equations of agents/trqam.py against dense algebra, finite differences and each other; QAM and the fork."""
+"""The equations of agents/trqam.py against dense algebra, finite differences and each other;
+QAM and the fork.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,15 @@ D = A * H
 
 def tiny(module, **settings):
     config = module.get_config()
-    config.update(dict(actor_hidden_dims=(16, 16), horizon_length=H, action_chunking=True, flow_steps=K, batch_size=B))
+    config.update(
+        dict(
+            actor_hidden_dims=(16, 16),
+            horizon_length=H,
+            action_chunking=True,
+            flow_steps=K,
+            batch_size=B,
+        )
+    )
     if "num_qs" in config:
         config.update(dict(value_hidden_dims=(16, 16), num_qs=3))
     config.update(settings)
@@ -53,14 +63,17 @@ def test_lean_adjoint_is_the_dense_product_of_transposed_jacobians(field):
     expected = np.asarray(terminal, np.float64)
     for k in reversed(range(K)):
         t = k * h
-        jacobian = jax.jacrev(lambda x, t=t: 2 * velocity(x, t + h) - x / (t + h))(xs[k])  # [B, D, B, D]
+        # [B, D, B, D]
+        jacobian = jax.jacrev(lambda x, t=t: 2 * velocity(x, t + h) - x / (t + h))(xs[k])
         jacobian = np.einsum("bibj->bij", np.asarray(jacobian, np.float64))
         expected = expected + h * np.einsum("bij,bi->bj", jacobian, expected)
         np.testing.assert_allclose(adjoints[k], expected, rtol=2e-4, atol=2e-5)
 
 
 def test_lean_adjoint_is_the_gradient_of_the_base_process_by_finite_differences(field):
-    """Along a noise-free base path adj_0 is d/dx_0 of a'x_K, where each step moves by h (2 v(x, t+h) - x / (t+h))."""
+    """Along a noise-free base path adj_0 is d/dx_0 of a'x_K, where each step moves by h (2 v(x,
+    t+h) - x / (t+h)).
+    """
     velocity, _ = field
     h, terminal = 1 / K, jax.random.normal(jax.random.key(4), (B, D))
 
@@ -78,42 +91,61 @@ def test_lean_adjoint_is_the_gradient_of_the_base_process_by_finite_differences(
         eps = 1e-5
         for d in range(D):
             step = jnp.zeros((B, D)).at[:, d].set(eps)
-            change = ((path(x0 + step)[1] - path(x0 - step)[1]) * terminal).sum(axis=1) / (2 * eps)
+            change = ((path(x0 + step)[1] - path(x0 - step)[1]) * terminal).sum(axis=1) / (
+                2 * eps
+            )
             np.testing.assert_allclose(adjoint[:, d], np.asarray(change), rtol=1e-3, atol=1e-5)
 
 
 def test_terminal_gradient_by_hand():
     x = jnp.array([[0.5, 2.0], [-0.25, -3.0]])
     q = lambda a: jnp.sum(a**2, axis=-1)  # noqa: E731
-    np.testing.assert_allclose(trqam.terminal_gradient(q, x), [[-1.0, 0.0], [0.5, 0.0]])  # flat where clipped
+    # flat where clipped
+    np.testing.assert_allclose(trqam.terminal_gradient(q, x), [[-1.0, 0.0], [0.5, 0.0]])
     np.testing.assert_allclose(trqam.terminal_gradient(q, x, clip=False), -2 * x)
 
 
 def test_rollout_by_hand():
-    """K = 2 with constant fields: x1 = x0 + .5 (2 v - x0 / .5) + sqrt(.5) g0 eps0, g0^2 = 6; x2 = x1 + .5 v_b."""
+    """K = 2 with constant fields: x1 = x0 + .5 (2 v - x0 / .5) + sqrt(.5) g0 eps0, g0^2 = 6; x2
+    = x1 + .5 v_b.
+    """
     policy, base = (lambda x, t: jnp.full_like(x, 1.0)), (lambda x, t: jnp.full_like(x, -2.0))
-    xs, x_final, *_ = trqam.memoryless_rollout(policy, base, jnp.array([[0.3]]), jnp.array([[[0.1]], [[9.0]]]))
+    xs, x_final, *_ = trqam.memoryless_rollout(
+        policy, base, jnp.array([[0.3]]), jnp.array([[[0.1]], [[9.0]]])
+    )
     x1 = 1.0 + 3**0.5 * 0.1
     np.testing.assert_allclose(xs[:, 0, 0], [0.3, x1], rtol=1e-6)
     np.testing.assert_allclose(x_final[0, 0], x1 - 1.0, rtol=1e-6)
 
 
 def test_loss_and_path_kl_by_hand():
-    """K = 2: g^2 = 6 and 2; with D = 1, adj = 1, lam = 1 the terms are (2 / g + g)^2 = 4 / g^2 + 4 + g^2."""
+    """K = 2: g^2 = 6 and 2; with D = 1, adj = 1, lam = 1 the terms are (2 / g + g)^2 = 4 / g^2
+    + 4 + g^2.
+    """
     ones = jnp.ones((2, 1, 1))
     expected = (4 / 6 + 4 + 6) + (4 / 2 + 4 + 2)
-    np.testing.assert_allclose(trqam.adjoint_matching_loss(ones, ones, 1.0), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        trqam.adjoint_matching_loss(ones, ones, 1.0), expected, rtol=1e-6
+    )
     np.testing.assert_allclose(trqam.path_kl(ones), 2 * 0.5 * (1 / 6 + 1 / 2), rtol=1e-6)
-    np.testing.assert_allclose(trqam.path_kl_bound(ones, 2.0), 0.5 * (6 + 2) / (2 * 4), rtol=1e-6)
+    np.testing.assert_allclose(
+        trqam.path_kl_bound(ones, 2.0), 0.5 * (6 + 2) / (2 * 4), rtol=1e-6
+    )
 
 
 def test_path_kl_at_the_minimiser_equals_the_bound():
-    """Where the adjoint is known exactly at each state, D = -g^2 adj / (2 lam) minimises the loss and meets the bound."""
+    """Where the adjoint is known exactly at each state, D = -g^2 adj / (2 lam) minimises the
+    loss and meets the bound.
+    """
     adjoints, lam = jax.random.normal(jax.random.key(0), (K, B, D)), 0.7
     g = trqam.memoryless_noise(time_grid(K), 1 / K)[:, None, None]
     delta = -(g**2) * adjoints / (2 * lam)
-    np.testing.assert_allclose(jax.grad(trqam.adjoint_matching_loss)(delta, adjoints, lam), 0.0, atol=1e-5)
-    np.testing.assert_allclose(trqam.path_kl(delta), trqam.path_kl_bound(adjoints, lam), rtol=1e-5)
+    np.testing.assert_allclose(
+        jax.grad(trqam.adjoint_matching_loss)(delta, adjoints, lam), 0.0, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        trqam.path_kl(delta), trqam.path_kl_bound(adjoints, lam), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("lam", [0.2, 1.0, 4.0])
@@ -137,12 +169,14 @@ def dual(lam=1.0, kl_ema=0.0, kl_budget=0.5):
 
 def test_dual_steps_by_hand():
     config = trqam.get_config()
-    stepped = trqam.descend_dual(dual(kl_ema=0.2), jnp.array(7.0), config)  # clipped at c epsilon = 1
+    # clipped at c epsilon = 1
+    stepped = trqam.descend_dual(dual(kl_ema=0.2), jnp.array(7.0), config)
     np.testing.assert_allclose(stepped.kl_ema, 0.9 * 0.2 + 0.1 * 1.0, rtol=1e-6)
     np.testing.assert_allclose(stepped.lam, 1.0 + 0.01 * (0.28 - 0.5), rtol=1e-6)
     stepped = trqam.rescale_dual(dual(kl_ema=0.5), jnp.array(1.0), config)
     np.testing.assert_allclose(stepped.lam, (0.55 / 0.5) ** 0.015, rtol=1e-6)
-    stepped = trqam.rescale_dual(dual(kl_ema=0.0), jnp.array(0.0), config)  # the ratio is clipped at 1/2
+    # the ratio is clipped at 1/2
+    stepped = trqam.rescale_dual(dual(kl_ema=0.0), jnp.array(0.0), config)
     np.testing.assert_allclose(stepped.lam, 0.5**0.015, rtol=1e-6)
 
 
@@ -156,12 +190,15 @@ def test_lambda_stays_inside_its_bounds(step):
 def test_kl_average_starts_where_the_mode_needs_it():
     assert tiny(trqam).dual.kl_ema == 0.0
     assert tiny(trqam, dual_mode="closed_form", kl_budget=0.3).dual.kl_ema == pytest.approx(0.3)
-    with pytest.raises(UserError, match="--agent.dual_mode=ascent: use one of descent, closed_form"):
+    with pytest.raises(
+        UserError, match="--agent.dual_mode=ascent: use one of descent, closed_form"
+    ):
         tiny(trqam, dual_mode="ascent")
 
 
 def test_budget_changes_without_a_recompile():
-    update = jax.jit(lambda *arguments: trqam.TRQAM.update(*arguments))  # of its own: functions share what jit has compiled
+    # of its own: functions share what jit has compiled
+    update = jax.jit(lambda *arguments: trqam.TRQAM.update(*arguments))
     agent = tiny(trqam)
     agent, _ = update(agent, random_batch(), jax.random.key(0))
     agent, metrics = update(agent.with_kl_budget(0.25), random_batch(), jax.random.key(1))
@@ -171,7 +208,9 @@ def test_budget_changes_without_a_recompile():
 
 def test_only_a_trust_region_has_a_budget():
     for module in (qam, bc):
-        with pytest.raises(UserError, match="--kl_budget_online=0.5: this agent has no KL budget"):
+        with pytest.raises(
+            UserError, match="--kl_budget_online=0.5: this agent has no KL budget"
+        ):
             tiny(module).with_kl_budget(0.5)
 
 
@@ -188,24 +227,37 @@ def test_fork_freezes_lambda_and_nothing_else():
 
 
 def test_external_penalty_adds_lambda_times_the_path_kl_and_nothing_inside():
-    """The sum is QAM's at inverse temperature 1, and lam_scale lam KL on top, with a gradient to the policy alone."""
+    """The sum is QAM's at inverse temperature 1, and lam_scale lam KL on top, with a gradient
+    to the policy alone.
+    """
     ours, theirs, batch = tiny(trqam_external_kl, lam_scale=3.0), tiny(qam), random_batch()
     policy = init_mlp(jax.random.key(7), MLP((16, 16), D, layer_norm=False), OBS + D + 1)
     ours = ours.replace(params=ours.params | {"policy": policy}, dual=dual(lam=2.0))
     theirs = theirs.replace(params=ours.params, target_params=ours.target_params)
     noise = ours.draw_noise(jax.random.key(8), B)
     fixed = ours.fixed_quantities(batch, noise)
-    np.testing.assert_allclose(fixed["adjoints"], theirs.fixed_quantities(batch, noise)["adjoints"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        fixed["adjoints"],
+        theirs.fixed_quantities(batch, noise)["adjoints"],
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
     def penalty(params):
-        (total, metrics), (plain, _) = (agent.loss(params, batch, noise, fixed) for agent in (ours, theirs))
+        (total, metrics), (plain, _) = (
+            agent.loss(params, batch, noise, fixed) for agent in (ours, theirs)
+        )
         return total - plain, metrics["dual/path_kl"]
 
     (value, kl), slopes = jax.value_and_grad(penalty, has_aux=True)(ours.params)
     assert kl > 0.01
     np.testing.assert_allclose(value, 6.0 * kl, rtol=1e-4)
     kl_slopes = jax.grad(lambda params: penalty(params)[1])(ours.params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 6.0 * b, atol=1e-3), slopes["policy"], kl_slopes["policy"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, 6.0 * b, atol=1e-3),
+        slopes["policy"],
+        kl_slopes["policy"],
+    )
     assert max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(slopes["critic"])) < 1e-4
 
 
@@ -215,12 +267,21 @@ def test_external_penalty_acts_as_an_internal_lambda_above_one(lam):
     adjoints = jax.random.normal(jax.random.key(0), (K, B, D))
     g = trqam.memoryless_noise(time_grid(K), 1 / K)[:, None, None]
     delta = -(g**2) * adjoints / (2 * (1 + lam / (2 * K * H)))
-    loss = lambda delta: trqam.adjoint_matching_loss(delta, adjoints, 1.0) + lam * trqam.path_kl(delta) / H  # noqa: E731
+
+    def loss(delta):
+        return (
+            trqam.adjoint_matching_loss(delta, adjoints, 1.0) + lam * trqam.path_kl(delta) / H
+        )
+
     np.testing.assert_allclose(jax.grad(loss)(delta), 0.0, atol=2e-5)
 
 
 def test_external_penalty_takes_trqams_dual_step():
-    agent, metrics = tiny(trqam_external_kl, kl_budget=0.5).with_kl_budget(0.25).update(random_batch(), jax.random.key(0))
+    agent, metrics = (
+        tiny(trqam_external_kl, kl_budget=0.5)
+        .with_kl_budget(0.25)
+        .update(random_batch(), jax.random.key(0))
+    )
     np.testing.assert_allclose(metrics["dual/lam"], 1.0 - 0.01 * 0.25, rtol=1e-5)
     assert metrics["adjoint/penalty"] < 1e-9
 
@@ -237,9 +298,18 @@ def test_scalar_adjoint_leaves_the_rollout_as_it_is():
     noise = lean.draw_noise(jax.random.key(0), B)
     ours, theirs = (agent.fixed_quantities(batch, noise) for agent in (scalar, lean))
     np.testing.assert_array_equal(ours["xs"], theirs["xs"])
-    q = lambda a: q_values(scalar.target_params["critic"], batch["observations"], a).mean(axis=0)  # noqa: E731
+
+    def q(actions):
+        critic = scalar.target_params["critic"]
+        return q_values(critic, batch["observations"], actions).mean(axis=0)
+
     terminal = trqam.terminal_gradient(q, ours["x_final"])
-    np.testing.assert_allclose(ours["adjoints"], (np.arange(K) / K)[:, None, None] * np.asarray(terminal), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        ours["adjoints"],
+        (np.arange(K) / K)[:, None, None] * np.asarray(terminal),
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 @pytest.mark.parametrize("module", [trqam, sqam, trqam_external_kl])
@@ -248,15 +318,21 @@ def test_budget_may_change_in_every_mode(module, mode):
     """A smaller budget from here on and lambda rises, where with the old one it does not."""
     agent = tiny(module, dual_mode=mode, kl_budget=0.5)
     agent = agent.replace(dual=agent.dual.replace(kl_ema=jnp.float32(0.5)))
-    lams = [agent.with_kl_budget(budget).dual_step(jnp.float32(0.5)).lam for budget in (0.5, 0.125)]
+    lams = [
+        agent.with_kl_budget(budget).dual_step(jnp.float32(0.5)).lam for budget in (0.5, 0.125)
+    ]
     np.testing.assert_allclose(lams[0], 1.0, rtol=1e-6)
     assert lams[1] > 1.001
 
 
 def test_first_update_has_zero_path_kl_and_moves_the_policy():
     agent, metrics = tiny(trqam).update(random_batch(), jax.random.key(0))
-    assert metrics["dual/path_kl"] < 1e-10  # not 0: the two fields are computed in batches of different sizes
-    kernels = agent.params["policy"]["Dense_0"]["kernel"] - tiny(trqam).params["policy"]["Dense_0"]["kernel"]
+    # not 0: the two fields are computed in batches of different sizes
+    assert metrics["dual/path_kl"] < 1e-10
+    kernels = (
+        agent.params["policy"]["Dense_0"]["kernel"]
+        - tiny(trqam).params["policy"]["Dense_0"]["kernel"]
+    )
     assert jnp.abs(kernels).max() > 0.0
 
 
@@ -270,5 +346,7 @@ def test_path_kl_is_per_environment_action():
     _, metrics = agent.loss(agent.params, batch, noise, fixed)
     ts = time_grid(K)[:, None, None]
     s = batch["observations"]
-    delta = VelocityField(policy, s)(fixed["xs"], ts) - VelocityField(agent.target_params["base"], s)(fixed["xs"], ts)
+    delta = VelocityField(policy, s)(fixed["xs"], ts) - VelocityField(
+        agent.target_params["base"], s
+    )(fixed["xs"], ts)
     np.testing.assert_allclose(metrics["dual/path_kl"], trqam.path_kl(delta) / H, rtol=1e-5)

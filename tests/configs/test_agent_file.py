@@ -450,7 +450,9 @@ def test_the_kept_source_is_the_same_source(begun):
     assert kept.record()["source"] == stored["source"]
 
 
-def test_other_code_at_the_recorded_place_is_mentioned_and_not_used(begun, printed, monkeypatch):
+def test_other_code_at_the_recorded_place_is_mentioned_and_not_used(
+    begun, printed, monkeypatch
+):
     folder, stored, path = begun
     kind = agent_of_run(folder, stored)
     # That of the recorded place: beside it lie the data files that it may read.

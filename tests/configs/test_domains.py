@@ -1,4 +1,6 @@
-"""What each domain sets for each agent, and that agents with a key in common keep their own values of it."""
+"""What each domain sets for each agent, and that agents with a key in common keep their own
+values of it.
+"""
 
 import pytest
 
@@ -20,7 +22,9 @@ AGENT = Mine
 
 def own(agent, domain, *keys):
     settings = resolved(f"--env_name={domain}", f"--agent={agent}")
-    return tuple(settings.agent[key] for key in keys), {settings.sources[f"agent.{key}"] for key in keys}
+    return tuple(settings.agent[key] for key in keys), {
+        settings.sources[f"agent.{key}"] for key in keys
+    }
 
 
 @pytest.mark.parametrize(
@@ -105,7 +109,9 @@ def test_a_forks_mode_counts(tmp_path):
     assert own(fork, "antmaze-large", "noisy_coef")[0] == (0.1,)
 
 
-@pytest.mark.parametrize(("domain", "tuned"), [("puzzle-4x4", 30.0), ("antmaze-large", 10.0), ("cube-double", 1.0)])
+@pytest.mark.parametrize(
+    ("domain", "tuned"), [("puzzle-4x4", 30.0), ("antmaze-large", 10.0), ("cube-double", 1.0)]
+)
 def test_one_key_of_two_agents(domain, tuned):
     """inv_temp is QAM's, tuned by domain, and CGQL's, 10 everywhere."""
     assert own("agents/cgql.py", domain, "inv_temp")[0] == (10.0,)
@@ -113,11 +119,18 @@ def test_one_key_of_two_agents(domain, tuned):
 
 
 def test_plain_qam_has_no_head():
-    assert own("agents/qam.py", "puzzle-4x4", "edit_scale", "fql_alpha") == ((0.0, 0.0), {"default"})
+    assert own("agents/qam.py", "puzzle-4x4", "edit_scale", "fql_alpha") == (
+        (0.0, 0.0),
+        {"default"},
+    )
 
 
 def test_a_fork_inherits_the_settings_of_what_it_extends(tmp_path):
-    for parent, key, value in (("fql", "alpha", 300.0), ("qam", "inv_temp", 3.0), ("cgql", "inv_temp", 10.0)):
+    for parent, key, value in (
+        ("fql", "alpha", 300.0),
+        ("qam", "inv_temp", 3.0),
+        ("cgql", "inv_temp", 10.0),
+    ):
         fork = tmp_path / f"my_{parent}.py"
         fork.write_text(FORK.format(parent=parent))
         assert own(fork, "puzzle-3x3", key)[0] == (value,)
@@ -151,7 +164,11 @@ def test_every_domain_has_every_tuned_setting():
         ("ifql", "num_samples=0", "--agent.num_samples=0: give a positive number"),
         ("dsrl", "noise_scale=nan", "--agent.noise_scale=nan: give a positive number"),
         ("trqam_fixed_lambda", "lam=0", "--agent.lam=0.0: give a positive number"),
-        ("trqam", "lambda_min=200", "--agent.lambda_min=200.0 lies above --agent.lambda_max=100.0"),
+        (
+            "trqam",
+            "lambda_min=200",
+            "--agent.lambda_min=200.0 lies above --agent.lambda_max=100.0",
+        ),
         ("trqam", "rho=nan", "--agent.rho=nan: give a number"),
     ],
 )

@@ -19,7 +19,9 @@ def screen(*flags, everything=False):
 
 
 def test_one_task_of_a_preset():
-    """Each value that differs with its source's mark; no line where only a place or a name is set."""
+    """Each value that differs with its source's mark; no line where only a place or a name is
+    set.
+    """
     lines = screen(
         "--env_name=cube-double-play-singletask-task2-v0", AGENT, "--preset=smoke", "--agent.kl_budget=0.5",
         "--save_dir=exp",
@@ -28,11 +30,17 @@ def test_one_task_of_a_preset():
         "trqam: 1 run in exp/smoke/cube-double-play-singletask-task2-v0/trqam_s0_5371bf93",
         "cube-double-play-singletask-task2-v0  seed 0",
         "",
-        "settings that differ from the published defaults, [n] from where (--dry_run lists all settings):",
+        (
+            "settings that differ from the published defaults, [n] from where (--dry_run lists"
+            " all settings):"
+        ),
         "  bc_steps=20 [1]  offline_steps=20 [1]  online_steps=40 [1]  start_training=20 [1]",
         "  ogbench_dataset_dir=exp/smoke/data [1]  log_interval=10 [1]  eval_interval=20 [1]",
         "  save_interval=20 [1]  eval_episodes=2 [1]  agent.action_chunking=True [2]",
-        "  agent.actor_hidden_dims=(32, 32) [1]  agent.batch_size=32 [1]  agent.flow_steps=3 [1]",
+        (
+            "  agent.actor_hidden_dims=(32, 32) [1]  agent.batch_size=32 [1] "
+            " agent.flow_steps=3 [1]"
+        ),
         "  agent.kl_budget=0.5 [3]  agent.num_qs=2 [1]  agent.value_hidden_dims=(32, 32) [1]",
         "",
         "[1] preset smoke (configs/presets.py)",
@@ -42,11 +50,15 @@ def test_one_task_of_a_preset():
 
 
 def test_the_whole_table_is_short():
-    """A line for each task; domains that differ from the defaults in the same way are told together."""
+    """A line for each task; domains that differ from the defaults in the same way are told
+    together.
+    """
     lines = screen("--env_name=all50", AGENT, "--num_seeds=8", "--save_dir=exp")
     assert len(lines) <= 80 and max(map(len, lines)) <= 100
     assert lines[0] == "trqam: 400 runs in exp/Debug/TASK/trqam_sSEED_44136fa3"
-    assert [line.split() for line in lines[1:51]] == [[task, "seeds", "0-7"] for task in ALL_TASKS]
+    assert [line.split() for line in lines[1:51]] == [
+        [task, "seeds", "0-7"] for task in ALL_TASKS
+    ]
     assert lines[53:57] == [
         "antmaze-large-navigate:",
         "  horizon_length=1 [1]",
@@ -62,7 +74,8 @@ def test_the_whole_table_is_short():
     ("flags", "shown"),
     [
         (["--agent.kl_budget=0.5"], []),  # what the domain has
-        (["--agent.kl_budget=1.0"], ["agent.kl_budget=1.0 [2]"]),  # the default, but not the domain's
+        # the default, but not the domain's
+        (["--agent.kl_budget=1.0"], ["agent.kl_budget=1.0 [2]"]),
         (["--offline_steps=1_000_000", "--agent.lr=3e-4"], []),
         (["--horizon_length=1"], ["horizon_length=1 [1]"]),  # once, though the agent has it too
         (["--sparse", "--tags=a b"], ["sparse=True [1]", "tags=a b [1]"]),
@@ -74,9 +87,17 @@ def test_only_what_differs_is_shown(flags, shown):
     text = " ".join(screen("--env_name=cube-triple", AGENT, *flags))
     assert all(f"  {entry}" in text and entry not in plain for entry in shown)
     listed = re.findall(r"([\w.]+)=", text.partition("settings)")[2])
-    usual = ["action_chunking", "actor_hidden_dims", "actor_layer_norm", "kl_budget", "value_hidden_dims"]
+    usual = [
+        "action_chunking",
+        "actor_hidden_dims",
+        "actor_layer_norm",
+        "kl_budget",
+        "value_hidden_dims",
+    ]
     extra = {entry.partition("=")[0] for entry in shown}
-    assert set(listed) == {f"agent.{key}" for key in usual} | extra and len(listed) == len(set(listed))
+    assert set(listed) == {f"agent.{key}" for key in usual} | extra and len(listed) == len(
+        set(listed)
+    )
 
 
 def test_a_domain_outside_the_table_says_whose_settings_it_takes():
@@ -85,25 +106,38 @@ def test_a_domain_outside_the_table_says_whose_settings_it_takes():
 
 
 def test_everything_is_every_setting_and_every_folder():
-    flags = ["--env_name=scene,cube-triple-play-singletask-task2-v0", AGENT, "--num_seeds=2", "--save_dir=exp"]
+    flags = [
+        "--env_name=scene,cube-triple-play-singletask-task2-v0",
+        AGENT,
+        "--num_seeds=2",
+        "--save_dir=exp",
+    ]
     runs = program.plan(parse_flags(["main.py", *flags]))
     lines = screen(*flags, everything=True)
     assert max(map(len, lines)) <= 100
-    assert [line.strip() for line in lines if line.startswith("  exp/")] == [str(run.folder) for run in runs]
+    assert [line.strip() for line in lines if line.startswith("  exp/")] == [
+        str(run.folder) for run in runs
+    ]
     settings = "\n".join(lines)
     fv = define_flags(["main.py", AGENT])
     agent = {f"agent.{key}" for key in runs[0].settings.agent}
     for name in {*runs[0].settings.flags, *agent}:
         assert re.search(rf"^  {name} +\S", settings, re.M), name
-    assert re.search(r"^  agent.kl_budget +0.5 +\[\d\] the published TRQAM commands", settings, re.M)
+    assert re.search(
+        r"^  agent.kl_budget +0.5 +\[\d\] the published TRQAM commands", settings, re.M
+    )
     assert re.search(r"^  agent.lr +0.0003 +default$", settings, re.M)
     assert {name for name in fv if name.startswith("agent.")} <= agent
 
 
 def test_a_folder_below_the_current_one_is_shown_as_seen_from_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (first, *_) = screen("--env_name=scene-play-singletask-task1-v0", f"--save_dir={tmp_path}/exp")
-    assert first.startswith("trqam: 1 run in exp/Debug/scene-play-singletask-task1-v0/trqam_s0_")
+    first, *_ = screen(
+        "--env_name=scene-play-singletask-task1-v0", f"--save_dir={tmp_path}/exp"
+    )
+    assert first.startswith(
+        "trqam: 1 run in exp/Debug/scene-play-singletask-task1-v0/trqam_s0_"
+    )
 
 
 def test_a_long_folder_has_a_line_of_its_own(tmp_path):

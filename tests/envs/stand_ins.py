@@ -1,4 +1,6 @@
-"""Small environments for the tests of workers, evaluation and filming; made by name in other processes."""
+"""Small environments for the tests of workers, evaluation and filming; made by name in other
+processes.
+"""
 
 import os
 import signal
@@ -16,7 +18,8 @@ from utils.errors import UserError
 class Counter(gymnasium.Env):
     """Observation: seed-drawn start, steps so far, process id, jax loaded, no GL, one thread.
 
-    The reward is the first action; an episode ends after `length` steps, with success where start > 0.
+    The reward is the first action; an episode ends after `length` steps, with success where
+    start > 0.
     """
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (6,), np.float32)
@@ -37,7 +40,8 @@ class Counter(gymnasium.Env):
         return self._observation(), float(action[0]), False, truncated, info
 
     def render(self):
-        return np.full((257, 301, 3), 20 * self.steps, np.uint8)  # odd on purpose: h264 wants even sizes
+        # odd on purpose: h264 wants even sizes
+        return np.full((257, 301, 3), 20 * self.steps, np.uint8)
 
     def _observation(self):
         settings = (
@@ -68,7 +72,9 @@ class Trouble(Counter):
 
 
 class Walk(gymnasium.Env):
-    """A seeded random walk with drift along the action; terminates beyond 2, so that lengths differ."""
+    """A seeded random walk with drift along the action; terminates beyond 2, so that lengths
+    differ.
+    """
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
@@ -83,7 +89,13 @@ class Walk(gymnasium.Env):
         self.steps += 1
         self.place = self.place + 0.3 * action + 0.1 * self.np_random.normal(size=2)
         outside = bool(np.abs(self.place).max() > 2)
-        return self.place, -self.place[0], outside, self.steps == 40, {"success": bool(self.place[0] > 1)}
+        return (
+            self.place,
+            -self.place[0],
+            outside,
+            self.steps == 40,
+            {"success": bool(self.place[0] > 1)},
+        )
 
     def render(self):
         return np.full((256, 256, 3), min(255, int(50 * np.abs(self.place).max())), np.uint8)

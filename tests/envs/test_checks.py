@@ -78,7 +78,10 @@ def test_success_is_what_the_info_reports():
     ("info", "message"),
     [
         ({"success": np.nan}, "the success in info is nan"),
-        ({"is_success": [1, 0]}, "the is_success in info has the shape (2,) instead of one element"),
+        (
+            {"is_success": [1, 0]},
+            "the is_success in info has the shape (2,) instead of one element",
+        ),
         ({"success": "yes"}, "the success in info is of type <U3, not numeric: 'yes'"),
         ({"success": 100}, "the success in info is 100, which is not between 0 and 1"),
         ({"success": -1}, "the success in info is -1, which is not between 0 and 1"),

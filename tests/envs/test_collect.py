@@ -64,14 +64,20 @@ def test_the_workers_change_nothing(tmp_path):
     assert not np.array_equal(validation["observations"], data["observations"][:10])
 
 
-@pytest.mark.parametrize("dataset", ["cube-double-noisy", "scene-play", "puzzle-3x3-play", "puzzle-3x3-noisy"])
+@pytest.mark.parametrize(
+    "dataset", ["cube-double-noisy", "scene-play", "puzzle-3x3-play", "puzzle-3x3-noisy"]
+)
 def test_an_episode_depends_on_its_seed_alone(dataset):
     """Not on the episodes before it in the same process; and the oracle gets something done."""
     env, oracle = _make_world(_Job(dataset, dataset.rpartition("-")[2], 80, 0))
     first, other, again = (_run_episode(env, oracle, seed, 80) for seed in (1, 2, 1))
     for key, value in first.items():
         np.testing.assert_array_equal(value, again[key])
-        assert key == "terminals" or key == "button_states" or not np.array_equal(value, other[key])
+        assert (
+            key == "terminals"
+            or key == "button_states"
+            or not np.array_equal(value, other[key])
+        )
     # The arm has 14 positions; those after it are the objects'.
     assert np.max(np.abs(first["qpos"][:, 14:] - first["qpos"][0, 14:])) > 0.01
     if dataset.startswith("puzzle"):
@@ -79,8 +85,12 @@ def test_an_episode_depends_on_its_seed_alone(dataset):
 
 
 def test_rows_belong_together(tmp_path):
-    """A row's qpos is the one its observation was made of, and its action leads to the next row."""
-    data = load(collect("pointmaze-medium", tmp_path, 300, 1, episode_steps=150, progress=False))
+    """A row's qpos is the one its observation was made of, and its action leads to the next
+    row.
+    """
+    data = load(
+        collect("pointmaze-medium", tmp_path, 300, 1, episode_steps=150, progress=False)
+    )
     np.testing.assert_array_equal(data["observations"], data["qpos"])
     moved = np.diff(data["observations"], axis=0)[:149]
     free = np.all(np.abs(moved - 0.2 * data["actions"][:149]) < 1e-4, axis=1)
@@ -100,7 +110,9 @@ def test_ogbench_itself_loads_the_files(cube_data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # OGBench's own
         env, train, val = ogbench.make_env_and_datasets(name, dataset_dir=str(cube_data))
-        same, _ = ogbench.make_env_and_datasets(name, dataset_path=str(path), dataset_only=True, cur_env=env)
+        same, _ = ogbench.make_env_and_datasets(
+            name, dataset_path=str(path), dataset_only=True, cur_env=env
+        )
     assert train["observations"].shape == (200, *env.observation_space.shape)
     assert len(val["rewards"]) == 20 and set(train) >= {"rewards", "masks", "next_observations"}
     for key, value in train.items():
@@ -121,10 +133,13 @@ def test_the_point_reaches_goals_and_gets_new_ones():
     corridors = [
         (i, j)
         for i, j in np.argwhere(maze == 0)
-        if (maze[i - 1, j], maze[i + 1, j], maze[i, j - 1], maze[i, j + 1]) in ((0, 0, 1, 1), (1, 1, 0, 0))
+        if (maze[i - 1, j], maze[i + 1, j], maze[i, j - 1], maze[i, j + 1])
+        in ((0, 0, 1, 1), (1, 1, 0, 0))
     ]
     assert len(oracle.cells) == np.sum(maze == 0)
-    assert {tuple(ij) for ij in oracle.goals} == {tuple(ij) for ij in oracle.cells} - set(corridors)
+    assert {tuple(ij) for ij in oracle.goals} == {tuple(ij) for ij in oracle.cells} - set(
+        corridors
+    )
     assert corridors
     np.random.seed(0)
     observation, info = env.reset(seed=0, options=oracle.options())
@@ -147,7 +162,8 @@ def test_scene_rejects_episodes_with_the_cube_out_of_view():
 
     assert accepts(0.28, 0.02) and not accepts(0.29, 0.02)
     assert accepts(-0.29, 0.02) and not accepts(-0.3, 0.02)
-    assert accepts(-0.35, 0.07) and not accepts(-0.35, 0.09)  # between 0.06 and 0.08 it lies in the drawer
+    # between 0.06 and 0.08 it lies in the drawer
+    assert accepts(-0.35, 0.07) and not accepts(-0.35, 0.09)
     oracle.world = "cube-single"
     assert accepts(0.5, 0.02)
 
@@ -164,7 +180,9 @@ def test_scene_rejects_episodes_with_the_cube_out_of_view():
     ],
 )
 def test_what_is_drawn_for_each_episode(dataset, low, high):
-    """The probability of stacking, and the noise of the Markov oracle: U(0, 0.1) times (1, 1, 1, 3, 10)."""
+    """The probability of stacking, and the noise of the Markov oracle: U(0, 0.1) times (1, 1,
+    1, 3, 10).
+    """
     oracle = object.__new__(_ArmOracle)
     oracle.world, _, kind = dataset.rpartition("-")
     oracle.noisy = kind == "noisy"
@@ -201,7 +219,11 @@ def test_episodes_are_as_long_as_ogbenchs(name, job, tmp_path, monkeypatch):
 def test_random_data_for_any_environment(dataset, tmp_path):
     path = random_data(f"{dataset}-singletask-task1-v0", tmp_path, 30, episode_steps=10)
     data = load(path)
-    assert path.name == f"{dataset}-v0.npz" and np.sum(data["terminals"]) == 3 and len(data["qpos"]) == 33
+    assert (
+        path.name == f"{dataset}-v0.npz"
+        and np.sum(data["terminals"]) == 3
+        and len(data["qpos"]) == 33
+    )
     settings = collection_settings(path)
     assert settings["behaviour"] == "random" and settings["transitions"] == 30
 
@@ -211,7 +233,9 @@ def test_a_finished_file_is_kept_and_another_one_never_replaced(tmp_path):
     path = collect("pointmaze-medium", tmp_path, 20, **kwargs)
     made = path.stat().st_mtime_ns
     assert collect("pointmaze-medium", tmp_path, 20, **kwargs).stat().st_mtime_ns == made
-    with pytest.raises(UserError, match="is there already, transitions 20 there and 40 now; give"):
+    with pytest.raises(
+        UserError, match="is there already, transitions 20 there and 40 now; give"
+    ):
         collect("pointmaze-medium", tmp_path, 40, **kwargs)
     np.savez(path, observations=np.zeros(3))  # someone's own file
     with pytest.raises(UserError, match="is there already, from elsewhere; .* --overwrite"):
@@ -251,7 +275,12 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 # Killing: a program of its own, so that its death is not the test's.
 
-COMMAND = [sys.executable, "scripts/make_data.py", "--env_name=pointmaze-medium", "--transitions=8_000"]
+COMMAND = [
+    sys.executable,
+    "scripts/make_data.py",
+    "--env_name=pointmaze-medium",
+    "--transitions=8_000",
+]
 
 
 def children(pid: int) -> list[int]:
@@ -286,7 +315,9 @@ def started():
 
 
 def start(folder: Path, started: list[subprocess.Popen]) -> subprocess.Popen:
-    """The program, collecting with two workers, two episodes further than before and more to do."""
+    """The program, collecting with two workers, two episodes further than before and more to
+    do.
+    """
     before = len(list(folder.glob(".*/*.npz")))
     process = subprocess.Popen(
         [*COMMAND, "--workers=2", f"--ogbench_dataset_dir={folder}"],
@@ -297,17 +328,27 @@ def start(folder: Path, started: list[subprocess.Popen]) -> subprocess.Popen:
         start_new_session=True,
     )
     started.append(process)
-    wait_for(lambda: process.poll() is not None or len(list(folder.glob(".*/*.npz"))) >= before + 2)
+    wait_for(
+        lambda: process.poll() is not None or len(list(folder.glob(".*/*.npz"))) >= before + 2
+    )
     assert process.poll() is None, process.communicate()
     return process
 
 
 def finish(folder: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([*COMMAND, f"--ogbench_dataset_dir={folder}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return subprocess.run(
+        [*COMMAND, f"--ogbench_dataset_dir={folder}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
 
 def test_killed_and_started_again(tmp_path, started):
-    """Whatever is killed, the next run goes on with the episodes that are there, and the file is the same."""
+    """Whatever is killed, the next run goes on with the episodes that are there, and the file
+    is the same.
+    """
     folder = tmp_path / "killed"
     process = start(folder, started)
     workers = children(process.pid)
@@ -323,7 +364,8 @@ def test_killed_and_started_again(tmp_path, started):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2 and "Traceback" not in stderr
     assert "error: a worker process died" in stderr and "run the same command again" in stderr
-    assert all(part.stat().st_mtime_ns == made for part, made in kept.items())  # none was made twice
+    # none was made twice
+    assert all(part.stat().st_mtime_ns == made for part, made in kept.items())
 
     finish(folder)
     finish(tmp_path / "whole")
@@ -342,7 +384,12 @@ def test_killed_and_started_again(tmp_path, started):
 )
 def test_the_programs_errors_are_one_line(arguments, message, tmp_path):
     run = subprocess.run(
-        [sys.executable, "scripts/make_data.py", f"--ogbench_dataset_dir={tmp_path}", *arguments],
+        [
+            sys.executable,
+            "scripts/make_data.py",
+            f"--ogbench_dataset_dir={tmp_path}",
+            *arguments,
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -356,4 +403,7 @@ def test_workers_never_import_jax():
         "import sys, envs.collect, envs.datasets, envs.download; sys.argv=['x']; "
         "import scripts.make_data; print('jax' in sys.modules)"
     )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "False"
+    assert (
+        subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip()
+        == "False"
+    )

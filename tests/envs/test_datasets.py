@@ -31,7 +31,12 @@ def maze_rows(lengths=(3, 4), seed=0) -> dict[str, np.ndarray]:
     terminals = np.zeros(rows, bool)
     terminals[np.cumsum(lengths) - 1] = True
     actions = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
-    return {"observations": positions, "actions": actions, "terminals": terminals, "qpos": positions}
+    return {
+        "observations": positions,
+        "actions": actions,
+        "terminals": terminals,
+        "qpos": positions,
+    }
 
 
 @pytest.fixture
@@ -52,8 +57,12 @@ def assert_same_transitions(compact: dict[str, np.ndarray], regular: dict[str, n
     rows = compact["rows"]
     for key in ("observations", "rewards", "masks", "terminals"):
         np.testing.assert_array_equal(compact[key][rows], regular[key])
-    np.testing.assert_array_equal(compact["observations"][rows + 1], regular["next_observations"])
-    np.testing.assert_array_equal(compact["actions"][rows], np.clip(regular["actions"], -1 + 1e-5, 1 - 1e-5))
+    np.testing.assert_array_equal(
+        compact["observations"][rows + 1], regular["next_observations"]
+    )
+    np.testing.assert_array_equal(
+        compact["actions"][rows], np.clip(regular["actions"], -1 + 1e-5, 1 - 1e-5)
+    )
 
 
 @pytest.mark.parametrize("task", range(1, 6))
@@ -85,7 +94,9 @@ def test_a_scene_as_ogbench_gives_it_and_sparse(tmp_path):
 
 
 def test_successes_are_labelled(tmp_path):
-    """Task 1 of the medium maze ends at (20, 20), within 1: reward 0 and mask 0 there, -1 and 1 elsewhere."""
+    """Task 1 of the medium maze ends at (20, 20), within 1: reward 0 and mask 0 there, -1 and 1
+    elsewhere.
+    """
     rows = maze_rows((5,))
     rows["qpos"] = np.array([[0, 0], [20, 20], [20, 20.9], [20, 21.1], [20, 20]], np.float32)
     np.savez(tmp_path / FILE, **rows)
@@ -112,7 +123,11 @@ def test_a_trajectory_cut_by_the_end_of_the_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("proportion", "rows", "ends"),
-    [(1.0, [0, 1, 3, 4, 5], [0, 1, 0, 0, 1]), (0.8, [0, 1, 3, 4], [0, 1, 0, 1]), (0.4, [0, 1], [0, 1])],
+    [
+        (1.0, [0, 1, 3, 4, 5], [0, 1, 0, 0, 1]),
+        (0.8, [0, 1, 3, 4], [0, 1, 0, 1]),
+        (0.4, [0, 1], [0, 1]),
+    ],
 )
 def test_a_share_of_the_data(maze_data, proportion, rows, ends):
     data = load_dataset(MAZE, maze_data, proportion=proportion)
@@ -137,7 +152,9 @@ def test_tilde_is_home(maze_data, monkeypatch):
 
 @pytest.fixture
 def shards(tmp_path, monkeypatch) -> Path:
-    """Three shards of seven rows, of which two are used; the first one's last trajectory is cut."""
+    """Three shards of seven rows, of which two are used; the first one's last trajectory is
+    cut.
+    """
     monkeypatch.setitem(datasets.SHARDS, "pointmaze-medium-navigate", 2)
     folder = tmp_path / "pointmaze-medium-navigate-100m-v0"
     folder.mkdir()
@@ -145,17 +162,26 @@ def shards(tmp_path, monkeypatch) -> Path:
         rows = maze_rows(seed=index)
         rows["terminals"][-1] = index != 0
         np.savez(folder / f"pointmaze-medium-navigate-v0-{index:03d}.npz", **rows)
-        np.savez(folder / f"pointmaze-medium-navigate-v0-{index:03d}-val.npz", **maze_rows((2,), seed=9))
+        np.savez(
+            folder / f"pointmaze-medium-navigate-v0-{index:03d}-val.npz",
+            **maze_rows((2,), seed=9),
+        )
     return tmp_path
 
 
 def test_shards_are_mapped_one_after_the_other(shards):
     data = load_dataset(MAZE, shards)
-    expected = np.concatenate([maze_rows(seed=0)["observations"], maze_rows(seed=1)["observations"]])
+    expected = np.concatenate(
+        [maze_rows(seed=0)["observations"], maze_rows(seed=1)["observations"]]
+    )
     np.testing.assert_array_equal(data["observations"], expected)
     np.testing.assert_array_equal(data["rows"], [0, 1, 3, 4, 5, 7, 8, 10, 11, 12])
-    np.testing.assert_array_equal(data["terminals"][data["rows"]], [0, 1, 0, 0, 1, 0, 1, 0, 0, 1])
-    assert isinstance(data["observations"], np.memmap) and isinstance(data["actions"], np.memmap)
+    np.testing.assert_array_equal(
+        data["terminals"][data["rows"]], [0, 1, 0, 0, 1, 0, 1, 0, 0, 1]
+    )
+    assert isinstance(data["observations"], np.memmap) and isinstance(
+        data["actions"], np.memmap
+    )
     assert len(load_dataset(MAZE, shards, split="val")["rows"]) == 1
 
 
@@ -169,7 +195,9 @@ def test_shards_are_converted_once_until_they_change(shards):
 
     changed = maze_rows((8, 8), seed=5)
     np.savez(folder / "pointmaze-medium-navigate-v0-001.npz", **changed)
-    np.testing.assert_array_equal(load_dataset(MAZE, shards)["observations"][7:], changed["observations"])
+    np.testing.assert_array_equal(
+        load_dataset(MAZE, shards)["observations"][7:], changed["observations"]
+    )
 
 
 def test_a_conversion_that_breaks_off_leaves_nothing_to_trust(shards, monkeypatch):
@@ -187,19 +215,26 @@ def test_the_folder_of_shards_itself_may_be_given(shards):
     folder = shards / "pointmaze-medium-navigate-100m-v0"
     assert find_dataset(MAZE, folder) == folder
     assert len(load_dataset(MAZE, folder)["rows"]) == 10
-    assert len(load_dataset(MAZE, dataset_path=folder)["rows"]) == 15  # named outright: all of it
+    # named outright: all of it
+    assert len(load_dataset(MAZE, dataset_path=folder)["rows"]) == 15
 
 
 def test_shards_among_other_datasets(shards):
     for path in (shards / "pointmaze-medium-navigate-100m-v0").glob("*.npz"):
         shutil.move(path, shards / path.name)
     np.savez(shards / "scene-play-v0-000.npz", observations=np.zeros(1))
-    assert find_dataset(MAZE, shards) == shards and len(load_dataset(MAZE, shards)["rows"]) == 10
+    assert (
+        find_dataset(MAZE, shards) == shards and len(load_dataset(MAZE, shards)["rows"]) == 10
+    )
 
 
 def test_too_few_shards_are_not_the_dataset(shards):
-    (shards / "pointmaze-medium-navigate-100m-v0" / "pointmaze-medium-navigate-v0-001.npz").unlink()
-    (shards / "pointmaze-medium-navigate-100m-v0" / "pointmaze-medium-navigate-v0-002.npz").unlink()
+    (
+        shards / "pointmaze-medium-navigate-100m-v0" / "pointmaze-medium-navigate-v0-001.npz"
+    ).unlink()
+    (
+        shards / "pointmaze-medium-navigate-100m-v0" / "pointmaze-medium-navigate-v0-002.npz"
+    ).unlink()
     with pytest.raises(UserError, match="v0-001.npz could not be downloaded"):
         load_dataset(MAZE, shards)
 
@@ -212,12 +247,18 @@ def test_too_few_shards_are_not_the_dataset(shards):
     [
         (
             "scene",
-            "make it: python scripts/make_data.py --env_name=scene-play --ogbench_dataset_dir={folder}",
+            (
+                "make it: python scripts/make_data.py --env_name=scene-play"
+                " --ogbench_dataset_dir={folder}"
+            ),
         ),
         (MAZE, "python scripts/make_data.py --env_name=pointmaze-medium-navigate"),
         (
             "cube-quadruple",
-            "--env_name=cube-quadruple-play --ogbench_dataset_dir={folder} --transitions=100000000",
+            (
+                "--env_name=cube-quadruple-play --ogbench_dataset_dir={folder}"
+                " --transitions=100000000"
+            ),
         ),
         ("antmaze-large", "scripts/make_data.py cannot make it"),
         (
@@ -230,8 +271,10 @@ def test_too_few_shards_are_not_the_dataset(shards):
         ),
         (
             "antmaze-giant",
-            "bring http://127.0.0.1:9/datasets/yonghoon96/antmaze-giant-navigate-10m-v0 to "
-            "{folder}/antmaze-giant-navigate-10m-v0 [",
+            (
+                "bring http://127.0.0.1:9/datasets/yonghoon96/antmaze-giant-navigate-10m-v0 to "
+                "{folder}/antmaze-giant-navigate-10m-v0 ["
+            ),
         ),
     ],
 )
@@ -269,10 +312,19 @@ def nan(value):
         (changed(observations=lambda o: o[:, 0]), r"holds observations of shape \(7,\)"),
         (changed(terminals=lambda t: t[:, None]), r"holds terminals of shape \(7, 1\)"),
         (changed(observations=lambda o: o.astype(str)), "and type <U"),
-        (changed(actions=lambda a: 2 * a), r"holds actions up to 1\.\d+ \(\d of 14 numbers beyond"),
-        (changed(observations=lambda o: o.astype(np.float64) + 1e39), "observations up to 1e.39, more than float32"),
+        (
+            changed(actions=lambda a: 2 * a),
+            r"holds actions up to 1\.\d+ \(\d of 14 numbers beyond",
+        ),
+        (
+            changed(observations=lambda o: o.astype(np.float64) + 1e39),
+            "observations up to 1e.39, more than float32",
+        ),
         (changed(terminals=lambda t: t * 0.5), "holds terminals other than 0 and 1"),
-        (lambda rows: rows | {"rewards": np.zeros(7)}, "holds rewards, which is not read for OGBench's tasks"),
+        (
+            lambda rows: rows | {"rewards": np.zeros(7)},
+            "holds rewards, which is not read for OGBench's tasks",
+        ),
         (changed(observations=nan), "holds NaN or infinite numbers in observations"),
         (changed(actions=nan), "holds NaN or infinite numbers in actions"),
         (changed(terminals=np.ones_like), "holds no transition"),
@@ -280,14 +332,20 @@ def nan(value):
             changed(observations=lambda o: np.tile(o, 2)),
             "another environment: its observations have 4 columns",
         ),
-        (changed(actions=lambda a: np.tile(a, 3)), "another environment: its actions have 6 columns"),
+        (
+            changed(actions=lambda a: np.tile(a, 3)),
+            "another environment: its actions have 6 columns",
+        ),
         (changed(qpos=lambda q: np.tile(q, 2)), "another environment: its qpos have 4 columns"),
         (
             changed(qpos=lambda q: q + [8, 0]),
             "another maze: its positions lie in the walls of pointmaze-medium",
         ),
         (changed(qpos=lambda q: q + [900, 0]), "another maze"),
-        (changed(observations=lambda o: np.array([{}] * 7, object)), "truncated or no npz file"),
+        (
+            changed(observations=lambda o: np.array([{}] * 7, object)),
+            "truncated or no npz file",
+        ),
     ],
 )
 def test_wrong_contents(change, message, tmp_path):
@@ -302,15 +360,24 @@ def test_wrong_contents(change, message, tmp_path):
 def test_broken_files(content, maze_data):
     whole = (maze_data / FILE).read_bytes()
     (maze_data / FILE).write_bytes(whole[: len(whole) // 2] if content == "half" else content)
-    with pytest.raises(UserError, match="is truncated or no npz file .*; delete it and fetch or make it again"):
+    with pytest.raises(
+        UserError, match="is truncated or no npz file .*; delete it and fetch or make it again"
+    ):
         load_dataset(MAZE, maze_data)
 
 
 def test_a_dataset_of_another_robot(cube_data):
     with pytest.raises(UserError, match="lacks button_states"):
-        load_dataset("scene-play-singletask-task1-v0", dataset_path=cube_data / "cube-single-play-v0.npz")
-    with pytest.raises(UserError, match=r"--dataset: .* its observations have 28 columns, those of .* 37"):
-        load_dataset("cube-double-play-singletask-task1-v0", dataset_path=cube_data / "cube-single-play-v0.npz")
+        load_dataset(
+            "scene-play-singletask-task1-v0", dataset_path=cube_data / "cube-single-play-v0.npz"
+        )
+    with pytest.raises(
+        UserError, match=r"--dataset: .* its observations have 28 columns, those of .* 37"
+    ):
+        load_dataset(
+            "cube-double-play-singletask-task1-v0",
+            dataset_path=cube_data / "cube-single-play-v0.npz",
+        )
 
 
 @pytest.mark.parametrize(
@@ -319,7 +386,10 @@ def test_a_dataset_of_another_robot(cube_data):
         ({"proportion": 0.0}, "--dataset_proportion must lie in"),
         ({"proportion": 1.5}, "--dataset_proportion"),
         ({"dataset_path": "/no/such/file.npz"}, "--dataset: /no/such/file.npz does not exist"),
-        ({"dataset_path": FILE, "dataset_layout": "flat"}, "--dataset_layout=flat: it is for own data"),
+        (
+            {"dataset_path": FILE, "dataset_layout": "flat"},
+            "--dataset_layout=flat: it is for own data",
+        ),
         ({"action_scale": 2.0}, "--action_scale=2.0: it is for own data"),
         ({"split": "val"}, "pointmaze-medium-navigate-v0-val.npz does not exist"),
     ],

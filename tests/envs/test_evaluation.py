@@ -20,7 +20,9 @@ def numpy_policy(observations, keys):
     return noise + 0.5 * np.tile(observations[:, :A], H)
 
 
-def run(policy, workers, episodes=11, seed=3, env_name="walk", make_env=make, horizon=H, **kwargs):
+def run(
+    policy, workers, episodes=11, seed=3, env_name="walk", make_env=make, horizon=H, **kwargs
+):
     with EnvWorkers(env_name, slots=4, workers=workers, make_env=make_env) as pool:
         return evaluate(policy, pool, episodes, seed, horizon, A, **kwargs)
 
@@ -28,7 +30,9 @@ def run(policy, workers, episodes=11, seed=3, env_name="walk", make_env=make, ho
 def play(name, episodes=5, horizon=H, **kwargs):
     """The evaluation of a script of the stand-ins."""
     with EnvWorkers(name, slots=4, workers=1, make_env=make_script) as pool:
-        return evaluate(lambda *_: np.zeros((4, horizon)), pool, episodes, 0, horizon, 1, **kwargs)
+        return evaluate(
+            lambda *_: np.zeros((4, horizon)), pool, episodes, 0, horizon, 1, **kwargs
+        )
 
 
 def assert_same(a, b):
@@ -44,7 +48,9 @@ def test_a_plain_loop_gives_the_same_episodes():
         rewards, done, chunk, any_step = [], False, 0, False
         while not done:
             key = np.array([[3, episode, chunk]], np.uint32)
-            actions = numpy_policy(np.asarray(observation, np.float32)[None], key).astype(np.float32)
+            actions = numpy_policy(np.asarray(observation, np.float32)[None], key).astype(
+                np.float32
+            )
             for action in np.clip(actions.reshape(H, A), -1, 1):
                 observation, reward, terminated, truncated, info = env.step(action)
                 rewards.append(reward)
@@ -118,19 +124,27 @@ def test_numpy_policy_is_bit_identical_for_any_number_of_workers():
 
 def test_a_jax_policy_on_pointmaze_is_bit_identical_for_any_number_of_workers():
     keys = jax.random.split(jax.random.key(0), 3)
-    weights = [jax.random.normal(k, shape) / 4 for k, shape in zip(keys, ((2, 64), (64, 64), (64, 50)), strict=True)]
+    weights = [
+        jax.random.normal(k, shape) / 4
+        for k, shape in zip(keys, ((2, 64), (64, 64), (64, 50)), strict=True)
+    ]
 
     @jax.jit
     def network(observations, seeds):
         def noise(seed):
             key = jax.random.key(seed[0])
-            return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, seed[1]), seed[2]), (50,))
+            return jax.random.normal(
+                jax.random.fold_in(jax.random.fold_in(key, seed[1]), seed[2]), (50,)
+            )
 
         x = jnp.tanh(observations @ weights[0])
         return jnp.tanh(x @ weights[1]) @ weights[2] + jax.vmap(noise)(seeds)
 
     name = "pointmaze-medium-navigate-singletask-task1-v0"
-    short = [run(network, workers, 5, 0, name, make_short_pointmaze, 25, progress=False) for workers in (1, 2, 3)]
+    short = [
+        run(network, workers, 5, 0, name, make_short_pointmaze, 25, progress=False)
+        for workers in (1, 2, 3)
+    ]
     assert (short[0].lengths == 50).all() and len(set(short[0].returns)) == 5
     assert short[0].policy_calls == 4  # five episodes of two chunks in four slots
     for other in short[1:]:
@@ -142,7 +156,13 @@ class Distance(gymnasium.Wrapper):
 
     def step(self, action):
         observation, _, terminated, truncated, info = self.env.step(action)
-        return observation, float(observation[:2].astype(np.float64).sum()), terminated, truncated, info
+        return (
+            observation,
+            float(observation[:2].astype(np.float64).sum()),
+            terminated,
+            truncated,
+            info,
+        )
 
 
 def make_short_pointmaze(name):
@@ -159,7 +179,8 @@ def test_the_batch_is_always_padded_and_rows_keep_their_slot():
         return np.zeros((4, H, A))
 
     result = run(policy, 3, episodes=6, env_name="counter")
-    assert result.policy_calls == len(seen) == 6  # two episodes of three chunks in slots 0 and 1
+    # two episodes of three chunks in slots 0 and 1
+    assert result.policy_calls == len(seen) == 6
     for observations, keys in seen:
         assert observations.shape == (4, 6) and observations.dtype == np.float32
         assert keys.shape == (4, 3) and keys.dtype == np.uint32

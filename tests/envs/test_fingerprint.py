@@ -1,4 +1,6 @@
-"""A dataset's fingerprint: every value counts, and files that stay as they are need not be read again."""
+"""A dataset's fingerprint: every value counts, and files that stay as they are need not be read
+again.
+"""
 
 import os
 import time
@@ -11,14 +13,24 @@ from envs.fingerprint import Fingerprint, fingerprint, remembered
 
 def dataset(rows=30_000):
     rng = np.random.default_rng(0)
-    values = {"observations": rng.normal(size=(rows, 3)).astype(np.float32), "rewards": np.zeros(rows, np.float32)}
+    values = {
+        "observations": rng.normal(size=(rows, 3)).astype(np.float32),
+        "rewards": np.zeros(rows, np.float32),
+    }
     values |= {"actions": np.zeros((rows, 2), np.float32), "masks": np.ones(rows, np.float32)}
-    return values | {"terminals": np.zeros(rows, np.float32), "rows": np.arange(rows - 1, dtype=np.int32)}
+    return values | {
+        "terminals": np.zeros(rows, np.float32),
+        "rows": np.arange(rows - 1, dtype=np.int32),
+    }
 
 
-@pytest.mark.parametrize("name", ["observations", "actions", "terminals", "rows", "rewards", "masks"])
+@pytest.mark.parametrize(
+    "name", ["observations", "actions", "terminals", "rows", "rewards", "masks"]
+)
 def test_one_value_changes_it(name):
-    """Rewards and masks count for the task, but not for the base that all tasks of a domain share."""
+    """Rewards and masks count for the task, but not for the base that all tasks of a domain
+    share.
+    """
     before, changed = dataset(), dataset()
     changed[name][12_345] += 1
     shared = name in ("rewards", "masks")
@@ -55,7 +67,9 @@ loads: list[int] = []
 def test_a_file_that_stays_as_it_is_is_read_once(file):
     loads.clear()
     first = remembered([file], {"sparse": False}, load)
-    assert remembered([file], {"sparse": False}, load) == first == fingerprint(load()) and isinstance(first, Fingerprint)
+    assert remembered([file], {"sparse": False}, load) == first == fingerprint(
+        load()
+    ) and isinstance(first, Fingerprint)
     assert len(loads) == 2  # by the first call, and here
     assert remembered([file], {"sparse": True}, lambda: load(1)) != first
 

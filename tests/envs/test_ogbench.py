@@ -43,7 +43,10 @@ def episode(env: SeededEnv, seed: int, between=lambda: None) -> tuple[np.ndarray
 def test_a_seed_repeats_an_episode_to_the_bit(name):
     env, other, disturber = make_env(name), make_env(name), make_env(name)
     first, rewards = episode(env, 5)
-    assert first.dtype == np.float32 and first.shape[1:] == env.observation_space.shape == KINDS[name][:1]
+    assert (
+        first.dtype == np.float32
+        and first.shape[1:] == env.observation_space.shape == KINDS[name][:1]
+    )
     assert env.action_space.shape == KINDS[name][1:]
 
     disturber.reset()
@@ -57,12 +60,15 @@ def test_a_seed_repeats_an_episode_to_the_bit(name):
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(rewards, rewards_again)
     assert not np.array_equal(first, episode(env, 6)[0])
-    # OGBench finds the goal's observation by acting at random, and samples of the action space follow the seed.
+    # OGBench finds the goal's observation by acting at random, and samples of the action space
+    # follow the seed.
     goals = [env.reset(seed=7)[1]["goal"], other.reset(seed=7)[1]["goal"]]
     np.testing.assert_array_equal(*goals)
     np.testing.assert_array_equal(env.action_space.sample(), other.action_space.sample())
     # An episode started without a seed goes on with this environment's own streams.
-    np.testing.assert_array_equal(env.reset(seed=2) and env.reset()[0], other.reset(seed=2) and other.reset()[0])
+    np.testing.assert_array_equal(
+        env.reset(seed=2) and env.reset()[0], other.reset(seed=2) and other.reset()[0]
+    )
 
 
 def test_teleports_follow_the_seed():
@@ -109,14 +115,18 @@ def test_mazes_leave_no_files_behind(tmp_path, monkeypatch):
 
 
 def test_the_users_gl_setting_survives_and_nothing_is_printed():
-    """Without filming no GL library is loaded, whatever MUJOCO_GL says; a child that films still sees it."""
+    """Without filming no GL library is loaded, whatever MUJOCO_GL says; a child that films
+    still sees it.
+    """
     code = (
         "import os, sys\nfrom envs.ogbench import make_env\n"
         "make_env('cube-single-play-singletask-task1-v0').reset(seed=0)\n"
         "print(os.environ['MUJOCO_GL'], 'OpenGL' in sys.modules, 'jax' in sys.modules)"
     )
     environ = os.environ | {"MUJOCO_GL": "egl"}
-    run = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
     assert run.stdout.strip() == "egl False False" and run.stderr == ""
 
 
@@ -147,7 +157,10 @@ def played(*steps, limit=None):
     ("step", "message"),
     [
         (step_of(observation=[0.0, np.nan]), "the observation has nan at index 1"),
-        (step_of(observation=np.zeros(3)), "the observation has the shape (3,) instead of (2,)"),
+        (
+            step_of(observation=np.zeros(3)),
+            "the observation has the shape (3,) instead of (2,)",
+        ),
         (step_of(reward=np.inf), "the reward is inf"),
         (step_of(reward=np.zeros(2)), "the reward has the shape (2,) instead of one element"),
     ],
@@ -200,7 +213,8 @@ def test_an_endless_episode_is_truncated_at_the_limit():
 
 def test_a_users_environment_without_a_time_limit_has_one():
     assert ends_of_user("tests.envs.stand_ins:Endless-v0", 1000) == (1000, 1000)
-    assert ends_of_user("tests.envs.stand_ins:Limited-v0", 4) == (3, None)  # max_episode_steps=3
+    # max_episode_steps=3
+    assert ends_of_user("tests.envs.stand_ins:Limited-v0", 4) == (3, None)
 
 
 def ends_of_user(name, steps):
@@ -278,7 +292,9 @@ def test_a_users_environment_that_does_not_fit(users_module, env_id, message):
 
 
 def test_a_users_module_that_is_not_there():
-    with pytest.raises(UserError, match="--env_name: no_such_module:Env-v0 cannot be made .*no_such_module"):
+    with pytest.raises(
+        UserError, match="--env_name: no_such_module:Env-v0 cannot be made .*no_such_module"
+    ):
         make_env("no_such_module:Env-v0")
 
 
@@ -289,7 +305,9 @@ def test_the_table_of_names_is_what_ogbench_registers():
         for env_id in gymnasium.registry
         if env_id.endswith("-singletask-task1-v0") and not env_id.startswith("visual-")
     }
-    assert worlds == {world_name(task) for world in tasks._DATASETS for task in resolve_env_name(world)}
+    assert worlds == {
+        world_name(task) for world in tasks._DATASETS for task in resolve_env_name(world)
+    }
 
 
 @pytest.mark.slow

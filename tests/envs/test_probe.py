@@ -28,22 +28,34 @@ def train_on_probe(folder, module, probe, horizon=1, seed=0, **settings):
     )  # fmt: skip
     agent = module.AGENT.create(jax.random.key(seed), 1, 1, config)
     replay, key = Replay.create(dataset), jax.random.key(seed + 1)
-    window = Window.create(dict.fromkeys(jax.eval_shape(one_update, agent, replay, key)[1], 0.0))
+    window = Window.create(
+        dict.fromkeys(jax.eval_shape(one_update, agent, replay, key)[1], 0.0)
+    )
     agents, windows = stack_seeds([agent], None), stack_seeds([window], None)
     for _ in range(30):
-        agents, windows, _ = train_block(agents, windows, replay, jax.random.key_data(key)[None], updates=50)
+        agents, windows, _ = train_block(
+            agents, windows, replay, jax.random.key_data(key)[None], updates=50
+        )
     assert all(int(update) == -1 for update in take(windows, 0).broken.values())
     return take(agents, 0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("probe", "horizon"), [(ProbeReward, 1), (ProbeChain, 1), (ProbeChain, 3)])
+@pytest.mark.parametrize(
+    ("probe", "horizon"), [(ProbeReward, 1), (ProbeChain, 1), (ProbeChain, 3)]
+)
 def test_trqam_learns_the_known_q(tmp_path, probe, horizon):
     agent = train_on_probe(tmp_path, trqam, probe, horizon, kl_budget=0.2)
     rng = np.random.default_rng(0)
-    s = rng.uniform(-1, 1, (200, 1)) if probe is ProbeReward else rng.integers(0, LENGTH, (200, 1)) / LENGTH
+    s = (
+        rng.uniform(-1, 1, (200, 1))
+        if probe is ProbeReward
+        else rng.integers(0, LENGTH, (200, 1)) / LENGTH
+    )
     a = rng.uniform(-1, 1, (200, agent.flat_action_dim))
-    q = np.asarray(q_values(agent.params["critic"], s.astype(np.float32), a.astype(np.float32))).mean(axis=0)
+    q = np.asarray(
+        q_values(agent.params["critic"], s.astype(np.float32), a.astype(np.float32))
+    ).mean(axis=0)
     known = probe.q(s, a[:, :1], 0.9)
     assert np.abs(q - known).mean() < 0.05 * (known.max() - known.min())
     assert np.corrcoef(q, known)[0, 1] > 0.98

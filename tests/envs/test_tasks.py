@@ -26,7 +26,9 @@ def test_fifty_tasks():
 
 @pytest.mark.parametrize("shortcut", ["puzzle-4x4", "puzzle-4x4-play"])
 def test_a_domain_is_its_five_tasks(shortcut):
-    assert resolve_env_name(shortcut) == [f"puzzle-4x4-play-singletask-task{i}-v0" for i in range(1, 6)]
+    assert resolve_env_name(shortcut) == [
+        f"puzzle-4x4-play-singletask-task{i}-v0" for i in range(1, 6)
+    ]
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -100,7 +102,9 @@ def test_unknown_names_get_the_nearest_one(name, nearest):
     with pytest.raises(UserError) as error:
         resolve_env_name(name)
     message = str(error.value)
-    assert "\n" not in message and message.startswith(f"--env_name: no environment is called '{name}'")
+    assert "\n" not in message and message.startswith(
+        f"--env_name: no environment is called '{name}'"
+    )
     assert nearest is None or message.endswith(f"'{nearest}'")
 
 
@@ -118,13 +122,32 @@ def test_unknown_names_get_the_nearest_one(name, nearest):
         ("powderworld-easy-play-v0", "discrete actions, are not covered", "--env_name=all50"),
         (
             "antmaze-large-navigate-oraclerep-v0",
-            "goal-conditioned tasks, here with oracle representations of the goals, are not covered",
+            (
+                "goal-conditioned tasks, here with oracle representations of the goals, are not"
+                " covered"
+            ),
             "type antmaze-large-navigate for",
         ),
-        ("cube-single-play-v0", "goal-conditioned tasks are not covered", "type cube-single-play for"),
-        ("antmaze-giant-v0", "goal-conditioned tasks are not covered", "type antmaze-giant for"),
-        ("cube-quadruple-play-100m-v0", "names a dataset", "type cube-quadruple-play, and --dataset=FOLDER"),
-        ("HalfCheetah-v5", "environment of Gymnasium's", "gymnasium:HalfCheetah-v5, and --dataset="),
+        (
+            "cube-single-play-v0",
+            "goal-conditioned tasks are not covered",
+            "type cube-single-play for",
+        ),
+        (
+            "antmaze-giant-v0",
+            "goal-conditioned tasks are not covered",
+            "type antmaze-giant for",
+        ),
+        (
+            "cube-quadruple-play-100m-v0",
+            "names a dataset",
+            "type cube-quadruple-play, and --dataset=FOLDER",
+        ),
+        (
+            "HalfCheetah-v5",
+            "environment of Gymnasium's",
+            "gymnasium:HalfCheetah-v5, and --dataset=",
+        ),
         ("HalfCheetah", "environment of Gymnasium's", "gymnasium:HalfCheetah-v"),
         ("phys2d/CartPole-v1", "environment of Gymnasium's", "gymnasium:phys2d/CartPole-v1,"),
     ],
@@ -144,5 +167,8 @@ def test_only_one_dataset_can_be_meant(name):
 
 
 def test_names_need_no_simulator():
-    code = "import sys, envs.tasks; print(sorted({'ogbench', 'mujoco', 'gymnasium', 'jax'} & set(sys.modules)))"
+    code = (
+        "import sys, envs.tasks; print(sorted({'ogbench', 'mujoco', 'gymnasium', 'jax'} &"
+        " set(sys.modules)))"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

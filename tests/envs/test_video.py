@@ -19,12 +19,17 @@ H, A = 5, 2
 
 
 def policy(observations, keys):
-    return np.stack([np.random.default_rng(key).normal(size=H * A) for key in keys]) + observations[:, :1]
+    return (
+        np.stack([np.random.default_rng(key).normal(size=H * A) for key in keys])
+        + observations[:, :1]
+    )
 
 
 @pytest.fixture(autouse=True)
 def no_fork_for_ffmpeg(monkeypatch):
-    """The tests read videos in a process that may have imported jax, where ffmpeg must not be forked."""
+    """The tests read videos in a process that may have imported jax, where ffmpeg must not be
+    forked.
+    """
     monkeypatch.setenv("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
 
 
@@ -34,15 +39,32 @@ def frames(path) -> np.ndarray:
 
 
 def test_captions_tell_the_episode_the_step_the_value_and_the_outcome(tmp_path):
-    """In a gif, whose few colours are exact; the value is that of the actions that are being taken, in the row in use."""
+    """In a gif, whose few colours are exact; the value is that of the actions that are being
+    taken, in the row in use.
+    """
     path, starts = tmp_path / "counter.gif", {}
 
     def values(observations, actions):
         episode = 0 if not observations[1].any() else 1
         starts[episode] = observations[episode, 0]
-        return observations[:, 1] + 100 * np.arange(len(observations))  # steps so far, and the row
+        # steps so far, and the row
+        return observations[:, 1] + 100 * np.arange(len(observations))
 
-    assert film("counter", policy, path, 2, 0, H, A, make_env=make, caption="counter-task1", values=values) == path
+    assert (
+        film(
+            "counter",
+            policy,
+            path,
+            2,
+            0,
+            H,
+            A,
+            make_env=make,
+            caption="counter-task1",
+            values=values,
+        )
+        == path
+    )
     found = imageio.mimread(path)
     shown = [(episode, step) for episode in (0, 1) for step in (0, 3, 6, 7)]
     assert len(found) == len(shown)
@@ -50,13 +72,18 @@ def test_captions_tell_the_episode_the_step_the_value_and_the_outcome(tmp_path):
         value = 100 * episode + (5 if step > 5 else 0)
         outcome = "" if step < 7 else "success" if starts[episode] > 0 else "no success"
         plain = np.full((256, 300, 3), 20 * step, np.uint8)
-        expected = _captioned(plain, ["counter-task1", f"episode {episode}  step {step}  value {value:.2f}", outcome])
+        expected = _captioned(
+            plain,
+            ["counter-task1", f"episode {episode}  step {step}  value {value:.2f}", outcome],
+        )
         assert (expected != plain).any()
         np.testing.assert_allclose(frame[..., :3].astype(int), expected, atol=8)
 
 
 def test_a_caption_says_nothing_of_a_success_that_is_not_reported():
-    found = [[_outcome(success, done) for success in (1.0, 0.0, np.nan)] for done in (True, False)]
+    found = [
+        [_outcome(success, done) for success in (1.0, 0.0, np.nan)] for done in (True, False)
+    ]
     assert found == [["success", "no success", ""], ["success", "", ""]]
 
 
@@ -102,7 +129,12 @@ def make_short_film_env(name):
 def egl_renders() -> bool:
     code = "import mujoco; mujoco.GLContext(16, 16).make_current()"
     environ = {**os.environ, "MUJOCO_GL": "egl"}
-    return subprocess.run([sys.executable, "-c", code], env=environ, stderr=subprocess.DEVNULL).returncode == 0
+    return (
+        subprocess.run(
+            [sys.executable, "-c", code], env=environ, stderr=subprocess.DEVNULL
+        ).returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,12 +145,16 @@ def egl_renders() -> bool:
     ],
 )
 def test_ogbench_is_filmed_large_enough_to_see(name, action_dim, tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("MUJOCO_GL", "disabled")  # what a training process may have set for itself
+    # what a training process may have set for itself
+    monkeypatch.setenv("MUJOCO_GL", "disabled")
     path = tmp_path / "ogbench.mp4"
     actions = np.ones((8, 3, action_dim))
-    filmed = film(name, lambda *_: actions, path, 1, 0, 3, action_dim, make_env=make_short_film_env)
+    filmed = film(
+        name, lambda *_: actions, path, 1, 0, 3, action_dim, make_env=make_short_film_env
+    )
     err = capfd.readouterr().err
-    if not egl_renders():  # a machine without GL has to say so, and to run these tests all the same
+    # a machine without GL has to say so, and to run these tests all the same
+    if not egl_renders():
         assert filmed is None and not path.exists() and "apt-get install libegl" in err
         return
     assert filmed == path and err == ""
@@ -134,7 +170,9 @@ def without_libegl(folder, monkeypatch):
     for suffix in ("", *(f".{i}" for i in range(10))):
         (folder / f"libEGL.so{suffix}").write_bytes(b"")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
-    return "MUJOCO_GL=egl does not render here (libEGL is missing: apt-get install libegl1 libgl1)"
+    return (
+        "MUJOCO_GL=egl does not render here (libEGL is missing: apt-get install libegl1 libgl1)"
+    )
 
 
 def without_driver(folder, monkeypatch):
@@ -154,7 +192,9 @@ def with_a_wrong_choice(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("breakage", [without_libegl, without_driver, with_a_wrong_choice])
-def test_without_gl_there_is_one_line_that_says_what_to_install(breakage, tmp_path, monkeypatch, capfd):
+def test_without_gl_there_is_one_line_that_says_what_to_install(
+    breakage, tmp_path, monkeypatch, capfd
+):
     advice = breakage(tmp_path / "lib", monkeypatch)
     gl = os.environ["MUJOCO_GL"]
     path = tmp_path / "videos" / "a.mp4"
@@ -162,7 +202,9 @@ def test_without_gl_there_is_one_line_that_says_what_to_install(breakage, tmp_pa
     out, err = capfd.readouterr()
     lines = err.splitlines()
     assert out.startswith("filming") and len(lines) == 1
-    assert lines[0].startswith("no video a.mp4, all else is unaffected: ") and advice in lines[0]
+    assert (
+        lines[0].startswith("no video a.mp4, all else is unaffected: ") and advice in lines[0]
+    )
     assert list(path.parent.iterdir()) == []
     assert os.environ["MUJOCO_GL"] == gl
 
@@ -177,5 +219,14 @@ def test_a_failing_environment_leaves_no_half_video(tmp_path, capfd):
 
 def test_a_failing_policy_is_not_hidden(tmp_path):
     with pytest.raises(RunError, match="not finite"):
-        film("counter", lambda *_: np.full((8, H, A), np.nan), tmp_path / "a.mp4", 1, 0, H, A, make_env=make)
+        film(
+            "counter",
+            lambda *_: np.full((8, H, A), np.nan),
+            tmp_path / "a.mp4",
+            1,
+            0,
+            H,
+            A,
+            make_env=make,
+        )
     assert list(Path(tmp_path).iterdir()) == []

@@ -54,7 +54,8 @@ def test_the_parents_environment_is_untouched(monkeypatch):
 def test_chunks_run_open_loop_and_stop_at_the_end_of_the_episode():
     with start("counter") as workers:
         first = workers.reset([2, 0], [5, 6])
-        np.testing.assert_array_equal(workers.reset([0, 2], [6, 5])[:, 0], first[::-1, 0])  # seeds decide
+        # seeds decide
+        np.testing.assert_array_equal(workers.reset([0, 2], [6, 5])[:, 0], first[::-1, 0])
         chunks = np.arange(20, dtype=np.float32).reshape(2, 5, 2) / 20
         a, b = workers.run_chunks([2, 0], chunks)
         assert (a.length, a.done, a.success) == (5, False, 0.0)
@@ -70,10 +71,16 @@ def test_slots_in_this_process_are_those_of_processes():
     """Step by step, as the online phase takes them."""
     rng, local = np.random.default_rng(0), LocalEnvs("walk", make)
     with start("walk", slots=2) as workers:
-        np.testing.assert_array_equal(local.reset([1, 0], [3, 4]), workers.reset([1, 0], [3, 4]))
+        np.testing.assert_array_equal(
+            local.reset([1, 0], [3, 4]), workers.reset([1, 0], [3, 4])
+        )
         for _ in range(20):
             chunks = rng.uniform(-1, 1, (2, 1, 2)).astype(np.float32)
-            for ours, theirs in zip(local.run_chunks([0, 1], chunks), workers.run_chunks([0, 1], chunks), strict=True):
+            for ours, theirs in zip(
+                local.run_chunks([0, 1], chunks),
+                workers.run_chunks([0, 1], chunks),
+                strict=True,
+            ):
                 np.testing.assert_array_equal(ours.observations, theirs.observations)
                 np.testing.assert_array_equal(ours.rewards, theirs.rewards)
                 assert ours[2:] == theirs[2:]
@@ -151,7 +158,10 @@ def test_an_environment_that_breaks_in_this_process_is_one_line_too(command, mon
     local = LocalEnvs("none", make_script)
     local.reset([4], [0])
     monkeypatch.setattr(Script, command, melt)
-    ask = {"step": lambda: local.run_chunks([4], np.zeros((1, 5, 1))), "reset": lambda: local.reset([4], [0])}
+    ask = {
+        "step": lambda: local.run_chunks([4], np.zeros((1, 5, 1))),
+        "reset": lambda: local.reset([4], [0]),
+    }
     with pytest.raises(WorkerError) as caught:
         ask[command]()
     assert caught.value.summary == "environment none (slot 4): ValueError: the cube melted"
@@ -199,7 +209,9 @@ def test_a_killed_worker_is_noticed_while_others_work():
     with start("counter", slots=2) as workers:
         workers.reset([0, 1], [0, 0])
         os.kill(workers.pids[1], signal.SIGKILL)
-        with pytest.raises(WorkerError, match=r"worker 1 of counter died \(killed by signal 9\)"):
+        with pytest.raises(
+            WorkerError, match=r"worker 1 of counter died \(killed by signal 9\)"
+        ):
             workers.run_chunks([0, 1], np.zeros((2, 5, 2)))
 
 
@@ -220,7 +232,10 @@ def test_close_ends_the_processes_also_after_an_exception():
 
 
 def test_slots_out_of_range_are_refused():
-    with start("counter") as workers, pytest.raises(ValueError, match=r"slots \[3\] are not all in 0..2"):
+    with (
+        start("counter") as workers,
+        pytest.raises(ValueError, match=r"slots \[3\] are not all in 0..2"),
+    ):
         workers.reset([3], [0])
 
 
@@ -238,7 +253,11 @@ def test_workers_do_not_outlive_their_parent(end):
     )
     root = Path(__file__).parents[2]
     parent = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", script],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     try:
         pids = [int(pid) for pid in parent.stdout.readline().split()]

@@ -38,9 +38,18 @@ def one(tmp_path, array, **options):
 def test_an_alias_counts_as_its_task_once(tmp_path):
     """cube-double-play-singletask-v0 is task 2 of OGBench's five, whose own entry wins."""
     alias, own = "cube-double-play-singletask-v0", TASKS[1]
-    found, _ = read(tmp_path, {(alias, "QAM"): rates(3, 2), (alias, "FQL"): rates(3, 2), (own, "QAM"): rates(3, 2, low=0.2)})
+    found, _ = read(
+        tmp_path,
+        {
+            (alias, "QAM"): rates(3, 2),
+            (alias, "FQL"): rates(3, 2),
+            (own, "QAM"): rates(3, 2, low=0.2),
+        },
+    )
     assert found.keys() == {(own, "QAM"), (own, "FQL")}
-    assert found[own, "QAM"].success[0, 0] - found[own, "FQL"].success[0, 0] == pytest.approx(0.1)
+    assert found[own, "QAM"].success[0, 0] - found[own, "FQL"].success[0, 0] == pytest.approx(
+        0.1
+    )
 
 
 # ---------------------------------------------------------------- steps

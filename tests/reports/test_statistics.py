@@ -1,4 +1,6 @@
-"""The statistics against their definitions (rliable's, written out here) and against simulated truths."""
+"""The statistics against their definitions (rliable's, written out here) and against simulated
+truths.
+"""
 
 import numpy as np
 import pytest
@@ -20,7 +22,8 @@ from reports.statistics import (
 def test_mean_and_half_by_hand():
     mean, half = mean_and_half(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
     assert mean == 3.0
-    assert half == pytest.approx(2.776445 * np.sqrt(2.5 / 5), rel=1e-6)  # t of 4 degrees of freedom at 97.5 %
+    # t of 4 degrees of freedom at 97.5 %
+    assert half == pytest.approx(2.776445 * np.sqrt(2.5 / 5), rel=1e-6)
 
 
 def test_mean_and_half_of_many_rows_is_scipys():
@@ -34,24 +37,36 @@ def test_absent_scores_do_not_count():
     nan = np.nan
     mean, half = mean_and_half(np.array([[1.0, nan, 3.0], [nan, 5.0, nan], [nan, nan, nan]]))
     np.testing.assert_array_equal(mean, [2.0, 5.0, nan])
-    np.testing.assert_allclose(half, [12.7062, nan, nan], rtol=1e-5)  # 1 degree of freedom, standard error 1
+    # 1 degree of freedom, standard error 1
+    np.testing.assert_allclose(half, [12.7062, nan, nan], rtol=1e-5)
 
 
 def test_prediction_half_by_hand():
-    rates = np.array([0.2, 0.4, 0.6])  # standard deviation 0.2, above the binomial error of 50 episodes
-    assert prediction_half(rates, 50) == pytest.approx(4.302653 * 0.2 * np.sqrt(4 / 3), rel=1e-6)
+    # standard deviation 0.2, above the binomial error of 50 episodes
+    rates = np.array([0.2, 0.4, 0.6])
+    assert prediction_half(rates, 50) == pytest.approx(
+        4.302653 * 0.2 * np.sqrt(4 / 3), rel=1e-6
+    )
     equal = np.array([0.0, 0.0, 0.0])  # 2 of 154: the floor
-    assert prediction_half(equal, 50) == pytest.approx(4.302653 * np.sqrt(2 / 154 * 152 / 154 / 50) * np.sqrt(4 / 3), rel=1e-6)
+    assert prediction_half(equal, 50) == pytest.approx(
+        4.302653 * np.sqrt(2 / 154 * 152 / 154 / 50) * np.sqrt(4 / 3), rel=1e-6
+    )
     assert np.isnan(prediction_half(np.array([0.3]), 50))
 
 
 @pytest.mark.parametrize(("spread", "rate"), [(0.0, 0.02), (0.0, 0.5), (0.15, 0.5)])
 def test_prediction_interval_covers_one_more_run(spread, rate):
-    """At least 95 %, up to the error of 4,000 simulations and of Student's t where rates are not Gaussian."""
+    """At least 95 %, up to the error of 4,000 simulations and of Student's t where rates are
+    not Gaussian.
+    """
     rng = np.random.default_rng(0)
     levels = np.clip(rate + spread * rng.standard_normal((4000, 4)), 0.0, 1.0)
     rates = rng.binomial(50, levels) / 50
-    inside = [abs(new - old.mean()) <= prediction_half(old, 50) for *old, new in rates for old in [np.array(old)]]
+    inside = [
+        abs(new - old.mean()) <= prediction_half(old, 50)
+        for *old, new in rates
+        for old in [np.array(old)]
+    ]
     assert np.mean(inside) > 0.94
 
 
@@ -66,18 +81,25 @@ def test_iqm_by_hand():
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 3), (5, 8), (50, 7)])
 def test_iqm_is_the_trimmed_mean_of_all_runs(shape):
     scores = np.random.default_rng(1).random(shape)
-    assert iqm(scores) == pytest.approx(stats.trim_mean(scores, proportiontocut=0.25, axis=None), rel=1e-12)
+    assert iqm(scores) == pytest.approx(
+        stats.trim_mean(scores, proportiontocut=0.25, axis=None), rel=1e-12
+    )
 
 
 def test_probability_of_improvement_by_hand():
     x, y = np.array([[1.0, 2.0], [3.0, 3.0]]), np.array([[1.0, 3.0], [0.0, 3.0]])
-    assert probability_of_improvement(x, y) == pytest.approx(((0.5 + 0 + 1 + 0) / 4 + (1 + 0.5 + 1 + 0.5) / 4) / 2)
+    assert probability_of_improvement(x, y) == pytest.approx(
+        ((0.5 + 0 + 1 + 0) / 4 + (1 + 0.5 + 1 + 0.5) / 4) / 2
+    )
 
 
 def test_probability_of_improvement_is_mann_whitneys_u():
     rng = np.random.default_rng(2)
     x, y = rng.integers(0, 6, (4, 5)) / 5, rng.integers(0, 6, (4, 8)) / 5
-    parts = [stats.mannwhitneyu(a, b, alternative="greater").statistic / (5 * 8) for a, b in zip(x, y, strict=True)]
+    parts = [
+        stats.mannwhitneyu(a, b, alternative="greater").statistic / (5 * 8)
+        for a, b in zip(x, y, strict=True)
+    ]
     assert probability_of_improvement(x, y) == pytest.approx(np.mean(parts), rel=1e-12)
     assert probability_of_improvement(y, x) == pytest.approx(1 - np.mean(parts), rel=1e-12)
 
@@ -108,7 +130,9 @@ def test_the_bootstrap_draws_each_task_and_each_method_by_itself():
 
 
 def test_the_interval_is_that_of_the_definition():
-    """rliable's, in a plain loop: draw runs of each task with replacement, aggregate, take percentiles."""
+    """rliable's, in a plain loop: draw runs of each task with replacement, aggregate, take
+    percentiles.
+    """
     scores = np.random.default_rng(3).beta(2, 3, (6, 5))
     rng, estimates = np.random.default_rng(4), []
     for _ in range(2000):
@@ -123,7 +147,11 @@ def test_the_interval_is_that_of_the_definition():
 def test_the_bootstrap_is_seeded_and_its_pieces_do_not_matter(monkeypatch):
     scores = np.random.default_rng(5).random((4, 6))
     whole = bootstrap(iqm, scores, replicates=300)
-    assert bootstrap(iqm, scores, replicates=300) == whole != bootstrap(iqm, scores, replicates=300, seed=1)
+    assert (
+        bootstrap(iqm, scores, replicates=300)
+        == whole
+        != bootstrap(iqm, scores, replicates=300, seed=1)
+    )
     monkeypatch.setattr("reports.statistics.CHUNK", 24 * 7)  # seven replicates at a time
     pieces = bootstrap(iqm, scores, replicates=300)
     np.testing.assert_allclose(pieces, whole, atol=0.05)
@@ -133,7 +161,9 @@ def test_a_widened_interval_and_that_of_one_seed():
     scores = np.random.default_rng(6).random((4, 5))
     value, low, high = bootstrap(iqm, scores)
     wide = bootstrap(iqm, scores, widen=True)
-    np.testing.assert_allclose(wide, [value, value + (low - value) * 1.25**0.5, value + (high - value) * 1.25**0.5])
+    np.testing.assert_allclose(
+        wide, [value, value + (low - value) * 1.25**0.5, value + (high - value) * 1.25**0.5]
+    )
     np.testing.assert_allclose(bootstrap(iqm, np.array([[0.2], [0.4]])), [0.3, np.nan, np.nan])
 
 
@@ -217,13 +247,21 @@ def test_one_seed_has_no_interval_and_widening_ends_at_the_bounds():
 
 
 def simulate(rng, tasks, seeds, shift=0.0):
-    """Success rates of 50 episodes [T, N], the chance of success differing between tasks and between seeds of a task."""
-    chance = np.linspace(0.1, 0.8, tasks)[:, None] + shift + 0.08 * rng.standard_normal((tasks, seeds))
+    """Success rates of 50 episodes [T, N], the chance of success differing between tasks and
+    between seeds of a task.
+    """
+    chance = (
+        np.linspace(0.1, 0.8, tasks)[:, None]
+        + shift
+        + 0.08 * rng.standard_normal((tasks, seeds))
+    )
     return rng.binomial(50, np.clip(chance, 0.0, 1.0)) / 50
 
 
 def rates(tasks, seeds, simulations, replicates=500, widen=False):
-    """How often each interval covers the truth: IQM, probability of improvement, and Student's for the mean over tasks."""
+    """How often each interval covers the truth: IQM, probability of improvement, and Student's
+    for the mean over tasks.
+    """
     population = np.random.default_rng(99)
     x, y = simulate(population, tasks, 20_000), simulate(population, tasks, 1_000, shift=0.05)
     truth = np.array([iqm(x), probability_of_improvement(y, x[:, :1_000]), x.mean()])
@@ -237,18 +275,31 @@ def rates(tasks, seeds, simulations, replicates=500, widen=False):
         _, better = compared["other", "ours"]
         ends[i] = [(found.low, better.low, mean - half), (found.high, better.high, mean + half)]
     covered = ((ends[:, 0] <= truth) & (truth <= ends[:, 1])).mean(0)
-    print(f"{tasks} tasks, {seeds} seeds: IQM {covered[0]:.1%}, improvement {covered[1]:.1%}, Student's t {covered[2]:.1%}")
+    print(
+        f"{tasks} tasks, {seeds} seeds: IQM {covered[0]:.1%}, improvement {covered[1]:.1%},"
+        f" Student's t {covered[2]:.1%}"
+    )
     return covered
 
 
 def test_intervals_cover_the_truth():
-    assert all(0.88 <= rate <= 0.99 for rate in rates(tasks=10, seeds=8, simulations=200, replicates=300))
+    assert all(
+        0.88 <= rate <= 0.99
+        for rate in rates(tasks=10, seeds=8, simulations=200, replicates=300)
+    )
 
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth_at_the_nominal_rate():
-    """95 %, in 1,000 simulations; of few seeds the bootstrap's do where they are widened, and do not where they are not."""
+    """95 %, in 1,000 simulations; of few seeds the bootstrap's do where they are widened, and
+    do not where they are not.
+    """
     assert all(0.92 <= rate <= 0.97 for rate in rates(tasks=50, seeds=8, simulations=1_000))
-    assert all(0.935 <= rate <= 0.965 for rate in rates(tasks=50, seeds=8, simulations=1_000, widen=True))
+    assert all(
+        0.935 <= rate <= 0.965
+        for rate in rates(tasks=50, seeds=8, simulations=1_000, widen=True)
+    )
     assert rates(tasks=50, seeds=3, simulations=600)[0] < 0.91
-    assert all(0.92 <= rate <= 0.98 for rate in rates(tasks=50, seeds=3, simulations=600, widen=True))
+    assert all(
+        0.92 <= rate <= 0.98 for rate in rates(tasks=50, seeds=3, simulations=600, widen=True)
+    )

@@ -19,20 +19,41 @@ PKL = ROOT / "tests" / "published" / "jax" / "params_300000.pkl"
 def converted(tmp_path_factory):
     """A folder converted by the shell's command, from a folder outside the checkout."""
     place = tmp_path_factory.mktemp("converted")
-    command = [sys.executable, ROOT / "scripts" / "convert_checkpoint.py", PKL, "below/out", "--env_name=pointmaze-medium"]
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=300, check=False)
+    command = [
+        sys.executable,
+        ROOT / "scripts" / "convert_checkpoint.py",
+        PKL,
+        "below/out",
+        "--env_name=pointmaze-medium",
+    ]
+    done = subprocess.run(
+        command, cwd=place, capture_output=True, text=True, timeout=300, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "below/out\n", "")
-    assert [path.name for path in (place / "below").iterdir()] == ["out"]  # nothing half-written beside it
+    # nothing half-written beside it
+    assert [path.name for path in (place / "below").iterdir()] == ["out"]
     return place / "below" / "out"
 
 
 def test_it_looks_like_a_finished_run(converted):
     config = json.loads((converted / "config.json").read_text())
     assert Path(config["agent_file"]).name == "bc.py"
-    assert (config["observation_dim"], config["action_dim"], config["flags"]["env_name"]) == (2, 2, "pointmaze-medium-navigate")
+    assert (config["observation_dim"], config["action_dim"], config["flags"]["env_name"]) == (
+        2,
+        2,
+        "pointmaze-medium-navigate",
+    )
     agent = config["agent"]
-    assert (agent["actor_hidden_dims"], agent["actor_layer_norm"], agent["horizon_length"]) == ([8, 8], True, 1)
-    assert config["sources"]["agent.actor_layer_norm"] == config["converted_from"] == "params_300000.pkl"
+    assert (agent["actor_hidden_dims"], agent["actor_layer_norm"], agent["horizon_length"]) == (
+        [8, 8],
+        True,
+        1,
+    )
+    assert (
+        config["sources"]["agent.actor_layer_norm"]
+        == config["converted_from"]
+        == "params_300000.pkl"
+    )
     done = json.loads((converted / "done.json").read_text())
     assert done == {"bc_steps": 0, "offline_steps": 300_000, "online_steps": 0, "success": None}
     assert (converted / "checkpoints" / "300000").is_dir()
@@ -58,8 +79,14 @@ def test_its_policy_acts(converted):
 
     observations = np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2)
     chunks = load_policy(converted, seed=4)(observations)
-    x0 = jax.random.normal(jax.random.fold_in(stream(jax.random.key(4), "policy"), 0), (1, 3, 2))
-    actions = jnp.clip(euler_sample(VelocityField(load_published(PKL), jnp.asarray(observations)), x0, 10), -1, 1)[0]
+    x0 = jax.random.normal(
+        jax.random.fold_in(stream(jax.random.key(4), "policy"), 0), (1, 3, 2)
+    )
+    actions = jnp.clip(
+        euler_sample(VelocityField(load_published(PKL), jnp.asarray(observations)), x0, 10),
+        -1,
+        1,
+    )[0]
     np.testing.assert_allclose(chunks[:, 0], actions, atol=1e-5)
     assert np.ptp(chunks) > 0.1
 
@@ -69,22 +96,55 @@ def convert(*words):
 
 
 MISTAKES = {
-    "no environment": (["{pkl}", "{new}"], "usage: python scripts/convert_checkpoint.py FILE.pkl NEW_FOLDER --env_name="),
+    "no environment": (
+        ["{pkl}", "{new}"],
+        "usage: python scripts/convert_checkpoint.py FILE.pkl NEW_FOLDER --env_name=",
+    ),
     "no folder": (["{pkl}", "--env_name=pointmaze-medium"], "usage: "),
-    "no file": (["{new}", "{new}", "--env_name=pointmaze-medium"], "there is no such file, nor a folder of params_*.pkl"),
-    "no checkpoint": (["{readme}", "{new}", "--env_name=pointmaze-medium"], "README.md: not a pickle file"),
-    "a folder in use": (["{pkl}", "{used}", "--env_name=pointmaze-medium"], "used is there already; give a new folder"),
-    "a file in the way": (["{pkl}", "{used}/a", "--env_name=pointmaze-medium"], "a is there already"),
-    "unknown environment": (["{pkl}", "{new}", "--env_name=pointmase"], "the nearest name is 'pointmaze-"),
-    "unknown flag": (["{pkl}", "{new}", "--env_name=pointmaze-medium", "--horizon=2"], "horizon"),
-    "widths given": (["{pkl}", "{new}", "--env_name=scene", "--agent.actor_hidden_dims=(8,)"], "read off the file"),
+    "no file": (
+        ["{new}", "{new}", "--env_name=pointmaze-medium"],
+        "there is no such file, nor a folder of params_*.pkl",
+    ),
+    "no checkpoint": (
+        ["{readme}", "{new}", "--env_name=pointmaze-medium"],
+        "README.md: not a pickle file",
+    ),
+    "a folder in use": (
+        ["{pkl}", "{used}", "--env_name=pointmaze-medium"],
+        "used is there already; give a new folder",
+    ),
+    "a file in the way": (
+        ["{pkl}", "{used}/a", "--env_name=pointmaze-medium"],
+        "a is there already",
+    ),
+    "unknown environment": (
+        ["{pkl}", "{new}", "--env_name=pointmase"],
+        "the nearest name is 'pointmaze-",
+    ),
+    "unknown flag": (
+        ["{pkl}", "{new}", "--env_name=pointmaze-medium", "--horizon=2"],
+        "horizon",
+    ),
+    "widths given": (
+        ["{pkl}", "{new}", "--env_name=scene", "--agent.actor_hidden_dims=(8,)"],
+        "read off the file",
+    ),
     "another horizon": (
-        ["{pkl}", "{new}", "--env_name=pointmaze-medium", "--horizon_length=3", "--agent.action_chunking=True"],
+        [
+            "{pkl}",
+            "{new}",
+            "--env_name=pointmaze-medium",
+            "--horizon_length=3",
+            "--agent.action_chunking=True",
+        ],
         "params_300000.pkl: actions D = 2 there and 6 here (--horizon_length",
     ),
     "another environment": (
         ["{pkl}", "{new}", "--env_name=cube-single"],
-        "observations O = 2 there and 28 here (--env_name); actions D = 2 there and 25 here (--horizon_length, ",
+        (
+            "observations O = 2 there and 28 here (--env_name); actions D = 2 there and 25 here"
+            " (--horizon_length, "
+        ),
     ),
 }
 
@@ -105,9 +165,17 @@ def test_a_mistake_is_one_line_and_leaves_nothing(mistake, tmp_path, capsys):
 
 def test_an_empty_folder_may_be_there(tmp_path, capsys):
     (tmp_path / "out").mkdir()
-    assert convert(PKL.parent, tmp_path / "out", "--env_name=pointmaze-medium", "--horizon_length=2") == 0
+    assert (
+        convert(
+            PKL.parent, tmp_path / "out", "--env_name=pointmaze-medium", "--horizon_length=2"
+        )
+        == 0
+    )
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert (config["agent"]["horizon_length"], config["sources"]["horizon_length"]) == (2, "command line")
+    assert (config["agent"]["horizon_length"], config["sources"]["horizon_length"]) == (
+        2,
+        "command line",
+    )
 
 
 def test_nothing_is_left_where_writing_fails(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,6 @@
-"""scripts/report.py on run folders with known numbers, on what unfinished and damaged runs leave, and on the README."""
+"""scripts/report.py on run folders with known numbers, on what unfinished and damaged runs
+leave, and on the README.
+"""
 
 import csv
 import html.parser
@@ -64,7 +66,9 @@ def words(text):
 
 
 def row_of(found, name, method, phase="offline"):
-    (row,) = (row for row in found.rows if (row.name, row.method, row.phase) == (name, method, phase))
+    (row,) = (
+        row for row in found.rows if (row.name, row.method, row.phase) == (name, method, phase)
+    )
     return row
 
 
@@ -77,7 +81,9 @@ def change_dataset(folder, **changed):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """50 tasks x 8 seeds x 3 methods: the folder, success [methods, tasks, seeds], and the report."""
+    """50 tasks x 8 seeds x 3 methods: the folder, success [methods, tasks, seeds], and the
+    report.
+    """
     folder = tmp_path_factory.mktemp("table")
     final = write_table(folder, list(ALL_TASKS), 8, LEVELS, evaluations=4, logs=40)
     return folder, final, made(folder)
@@ -87,16 +93,37 @@ def table(tmp_path_factory):
 
 
 def test_repeated_runs_are_told_apart_from_others(tmp_path, capsys):
-    """Only the same settings count, a run is not compared with itself, and one outside makes the exit code 1."""
+    """Only the same settings count, a run is not compared with itself, and one outside makes
+    the exit code 1.
+    """
     task, settings = SCENE.format(1), {"given": {"agent.kl_budget": 0.3}}
     for seed, rate in enumerate((0.2, 0.4, 0.6)):
         write_run(tmp_path / "kept", task, seed, {1_000_000: rate}, **settings)
-        write_run(tmp_path / "kept", task, seed, {1_000_000: 0.95}, given={"agent.kl_budget": 3.0}, hashed="b")
+        write_run(
+            tmp_path / "kept",
+            task,
+            seed,
+            {1_000_000: 0.95},
+            given={"agent.kl_budget": 3.0},
+            hashed="b",
+        )
     write_run(tmp_path / "again", task, 3, {1_000_000: 1.0}, **settings)
     assert run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 0
-    interval = f"40.0 ± {100 * stats.t.ppf(0.975, 2) * 0.2 * (4 / 3) ** 0.5:.1f} (95 % prediction interval of 3 seeds)"
-    assert f"trqam {task[:-3]} seed 3, step 1,000,000: 100.0 % is inside {interval}" in words(capsys.readouterr().out)
-    write_run(tmp_path / "again", task, 4, {1_000_000: 0.5}, hashed="b", given={"agent.kl_budget": 3.0})
+    interval = (
+        f"40.0 ± {100 * stats.t.ppf(0.975, 2) * 0.2 * (4 / 3) ** 0.5:.1f} (95 % prediction"
+        " interval of 3 seeds)"
+    )
+    assert f"trqam {task[:-3]} seed 3, step 1,000,000: 100.0 % is inside {interval}" in words(
+        capsys.readouterr().out
+    )
+    write_run(
+        tmp_path / "again",
+        task,
+        4,
+        {1_000_000: 0.5},
+        hashed="b",
+        given={"agent.kl_budget": 3.0},
+    )
     assert run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 1
     assert "seed 4, step 1,000,000: 50.0 % is OUTSIDE 95.0 ±" in words(capsys.readouterr().out)
     assert run(tmp_path / "kept", f"--repeat_of={tmp_path}/again", "--bootstrap=10") == 1
@@ -106,20 +133,30 @@ def test_repeated_runs_are_told_apart_from_others(tmp_path, capsys):
 
 
 def test_repeated_runs_have_the_settings_and_as_many_data(tmp_path, capsys):
-    """bc_steps are in no folder's hash; data that were made anew are told, and fewer or more of them are other settings."""
+    """bc_steps are in no folder's hash; data that were made anew are told, and fewer or more of
+    them are other settings.
+    """
     task = SCENE.format(1)
     for seed in range(3):
         write_run(tmp_path / "kept", task, seed, {1_000_000: 0.5}, bc_steps=10_000)
     write_run(tmp_path / "short", task, 3, {1_000_000: 0.5}, bc_steps=20)
     assert run(tmp_path / "short", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 1
-    assert "evaluated at step 1,000,000; there are others with bc_steps 10000 and 20" in words(capsys.readouterr().out)
-    again = write_run(tmp_path / "again", task, 3, {1_000_000: 0.5}, bc_steps=10_000, offline_steps=2_000_000)
+    assert "evaluated at step 1,000,000; there are others with bc_steps 10000 and 20" in words(
+        capsys.readouterr().out
+    )
+    again = write_run(
+        tmp_path / "again", task, 3, {1_000_000: 0.5}, bc_steps=10_000, offline_steps=2_000_000
+    )
     change_dataset(again, crc=8)
     assert run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 0
-    assert "(95 % prediction interval of 3 seeds); the data were not the same" in words(capsys.readouterr().out)
+    assert "(95 % prediction interval of 3 seeds); the data were not the same" in words(
+        capsys.readouterr().out
+    )
     change_dataset(again, transitions=60_000)
     assert run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 1
-    assert "there are others with transitions 1000000 and 60000" in words(capsys.readouterr().out)
+    assert "there are others with transitions 1000000 and 60000" in words(
+        capsys.readouterr().out
+    )
 
 
 def test_a_row_for_every_task_domain_and_all_tasks(table):
@@ -138,34 +175,59 @@ def test_success_is_what_was_written(table, scope):
     rows = [row for row in found.rows if row.scope == scope]
     assert rows
     for row in rows:
-        inside = [i for i, task in enumerate(ALL_TASKS) if row.name in (task, dataset_name(task), "all tasks")]
+        inside = [
+            i
+            for i, task in enumerate(ALL_TASKS)
+            if row.name in (task, dataset_name(task), "all tasks")
+        ]
         scores = 100 * final[list(LEVELS).index(row.method), inside]
         of_seeds = scores.mean(0)
         assert row.mean == pytest.approx(scores.mean())
         assert row.half == pytest.approx(stats.t.ppf(0.975, 7) * of_seeds.std(ddof=1) / 8**0.5)
         assert row.iqm.value == pytest.approx(stats.trim_mean(scores, 0.25, axis=None))
         assert row.iqm.low <= row.iqm.value <= row.iqm.high
-        assert (row.step, row.tasks, row.episodes, row.start) == ("1,000,000", len(inside), 50, 0.0)
+        assert (row.step, row.tasks, row.episodes, row.start) == (
+            "1,000,000",
+            len(inside),
+            50,
+            0.0,
+        )
 
 
 def test_path_kl_and_lambda_are_what_was_written(table):
     _, _, found = table
     row = row_of(found, "all tasks", "trqam")
-    last = [1.0 + 0.05 * (-1) ** k + 2.0 / (k + 1) for k in range(36, 40)]  # of the last tenth of 40 logs
+    # of the last tenth of 40 logs
+    last = [1.0 + 0.05 * (-1) ** k + 2.0 / (k + 1) for k in range(36, 40)]
     assert row.path_kl == pytest.approx(np.mean(last), rel=1e-6)
     settled = [1.0 + 0.05 * (-1) ** k + 2.0 / (k + 1) for k in range(20, 40)]
-    assert row.within == pytest.approx(100 * np.mean([abs(kl - 1) <= 0.1 for kl in settled])) and 0 < row.within < 100
+    assert (
+        row.within == pytest.approx(100 * np.mean([abs(kl - 1) <= 0.1 for kl in settled]))
+        and 0 < row.within < 100
+    )
     assert (row.kl_budget, row.lam) == (1.0, pytest.approx(3.0 * (1 + 39 / 40)))
     assert np.isnan(row_of(found, "all tasks", "qam").path_kl)
 
 
 def test_when_the_path_kl_settled_and_how_high_it_was(tmp_path):
-    """It settles with the first log near the budget from which on nine in ten are; a run that strays again never does."""
+    """It settles with the first log near the budget from which on nine in ten are; a run that
+    strays again never does.
+    """
     step = 50_000
     spent = [3.0, 1.0, 0.5, 0.5, *[0.95] * 12, 1.2, *[1.05] * 3]
     for task, last in ((1, 1.0), (2, 1.5)):
-        kl = [(step * (i + 1), 2.0 * share, 1.0) for i, share in enumerate([*spent, last, last])]
-        write_run(tmp_path, CUBE.format(task), 0, {1_100_000: 0.5}, "trqam", kl, given={"agent.kl_budget": 2.0})
+        kl = [
+            (step * (i + 1), 2.0 * share, 1.0) for i, share in enumerate([*spent, last, last])
+        ]
+        write_run(
+            tmp_path,
+            CUBE.format(task),
+            0,
+            {1_100_000: 0.5},
+            "trqam",
+            kl,
+            given={"agent.kl_budget": 2.0},
+        )
     settled, strayed = (row for row in made(tmp_path).rows if row.scope == "task")
     assert (settled.settled, settled.highest) == (5 * step, 3.0)
     assert settled.within > 90 > strayed.within and np.isnan(strayed.settled)
@@ -175,9 +237,15 @@ def test_when_the_path_kl_settled_and_how_high_it_was(tmp_path):
 
 def test_path_kl_without_a_budget_is_shown_alone(tmp_path):
     """QAM logs it and has no budget to be off."""
-    write_run(tmp_path, SCENE.format(1), 0, {0: 0.1, 1_000_000: 0.7}, kl=[(1_000_000, 1.05, 0.5)])
+    write_run(
+        tmp_path, SCENE.format(1), 0, {0: 0.1, 1_000_000: 0.7}, kl=[(1_000_000, 1.05, 0.5)]
+    )
     folder = write_run(tmp_path, SCENE.format(1), 0, {0: 0.1, 1_000_000: 0.0}, agent="qam")
-    write_csv(folder / "train.csv", ("step", "phase", "dual/path_kl"), [(s, "offline", 6.4) for s in (500_000, 1_000_000)])
+    write_csv(
+        folder / "train.csv",
+        ("step", "phase", "dual/path_kl"),
+        [(s, "offline", 6.4) for s in (500_000, 1_000_000)],
+    )
     found = made(tmp_path)
     row = row_of(found, SCENE.format(1), "qam")
     assert row.path_kl == 6.4 and np.isnan([row.kl_budget, row.within, row.lam]).all()
@@ -191,7 +259,9 @@ def test_probability_of_improvement_is_what_was_written(table):
     _, final, found = table
     of = {(entry.name, entry.method, entry.other): entry for entry in found.improvements}
     x, y = np.round(final[[2, 1]], 9)
-    expected = np.mean([[(a > b) + 0.5 * (a == b) for a in x[t] for b in y[t]] for t in range(50)])
+    expected = np.mean(
+        [[(a > b) + 0.5 * (a == b) for a in x[t] for b in y[t]] for t in range(50)]
+    )
     entry = of["all tasks", "trqam", "qam"]
     assert entry.probability.value == pytest.approx(100 * expected) and 60 < 100 * expected < 90
     assert entry.probability.low < 100 * expected < entry.probability.high
@@ -206,7 +276,9 @@ def test_curves_are_what_was_written(table):
     np.testing.assert_array_equal(steps, 250_000 * np.arange(5))
     inside = [i for i, task in enumerate(ALL_TASKS) if dataset_name(task) == "scene-play"]
     np.testing.assert_allclose(mean, 100 * final[2, inside].mean() * np.arange(5) / 4)
-    assert half[0] == 0.0 and half[-1] == pytest.approx(row_of(found, "scene-play", "trqam").half)
+    assert half[0] == 0.0 and half[-1] == pytest.approx(
+        row_of(found, "scene-play", "trqam").half
+    )
     steps, mean, half = kl_curve(results, "path_kl", points=10)  # four logs in each window
     kl = np.array([1.0 + 0.05 * (-1) ** k + 2.0 / (k + 1) for k in range(40)])
     np.testing.assert_allclose(mean, kl.reshape(10, 4).mean(1), rtol=1e-6)
@@ -215,16 +287,36 @@ def test_curves_are_what_was_written(table):
 
 def test_rows_stand_beside_the_published_figures(table):
     _, _, found = table
-    entries = {(e.row.name, e.published.method, e.published.source[:5]): e for e in found.beside}
+    entries = {
+        (e.row.name, e.published.method, e.published.source[:5]): e for e in found.beside
+    }
     entry = entries["all tasks", "TRQAM", "TRQAM"]
-    assert (entry.published.success, entry.published.seeds, entry.row.mean) == (68.0, 8, pytest.approx(70.0))
+    assert (entry.published.success, entry.published.seeds, entry.row.mean) == (
+        68.0,
+        8,
+        pytest.approx(70.0),
+    )
     entry = entries["scene-play", "QAM", "QAM p"]
-    assert (entry.published.success, entry.published.std, entry.published.seeds) == (96.9, 1.5, 12)
-    assert entry.differences == ["reward default, published sparse", "discount 0.995, published 0.99"]
-    assert entries["antmaze-giant-navigate", "TRQAM", "TRQAM"].differences == ["DATA 1M, published 10M"]
-    assert entries["antmaze-giant-navigate", "QAM", "QAM p"].differences == ["published data size not stated"]
+    assert (entry.published.success, entry.published.std, entry.published.seeds) == (
+        96.9,
+        1.5,
+        12,
+    )
+    assert entry.differences == [
+        "reward default, published sparse",
+        "discount 0.995, published 0.99",
+    ]
+    assert entries["antmaze-giant-navigate", "TRQAM", "TRQAM"].differences == [
+        "DATA 1M, published 10M"
+    ]
+    assert entries["antmaze-giant-navigate", "QAM", "QAM p"].differences == [
+        "published data size not stated"
+    ]
     (note,) = found.notes
-    assert note.startswith("3 published figures are from another amount of data than ours (DATA): trqam antmaze-giant-navigate")
+    assert note.startswith(
+        "3 published figures are from another amount of data than ours (DATA): trqam"
+        " antmaze-giant-navigate"
+    )
 
 
 def test_settings_that_were_given_are_told_beside_a_published_figure(tmp_path):
@@ -234,7 +326,10 @@ def test_settings_that_were_given_are_told_beside_a_published_figure(tmp_path):
     config["sources"]["agent.num_qs"] = "preset study"
     (folder / "config.json").write_text(json.dumps(config))
     (entry,) = made(tmp_path).beside
-    assert entry.differences[-1] == "settings actor_hidden_dims=[128,128], inv_temp=10.0, preset=study"
+    assert (
+        entry.differences[-1]
+        == "settings actor_hidden_dims=[128,128], inv_temp=10.0, preset=study"
+    )
     assert entry.differences[-1].removeprefix("settings ") in page(made(tmp_path), "settings")
 
 
@@ -247,13 +342,28 @@ SETTINGS = [
 
 
 def test_every_published_agent_of_this_project_finds_its_figures(tmp_path):
-    """Where edit_scale or fql_alpha is 0, what was published as QAM-E or QAM-F is QAM with other settings."""
-    ours = {path.stem for path in (ROOT / "agents").glob("*.py") if "\nAGENT = " in path.read_text()}
+    """Where edit_scale or fql_alpha is 0, what was published as QAM-E or QAM-F is QAM with
+    other settings.
+    """
+    ours = {
+        path.stem for path in (ROOT / "agents").glob("*.py") if "\nAGENT = " in path.read_text()
+    }
     unpublished = {"bc", "sqam", "trqam_fixed_lambda", "trqam_external_kl"}
-    settings = [*SETTINGS, *((agent, {}) for agent in ours - unpublished - {agent for agent, _ in SETTINGS})]
+    settings = [
+        *SETTINGS,
+        *((agent, {}) for agent in ours - unpublished - {agent for agent, _ in SETTINGS}),
+    ]
     for i, (agent, values) in enumerate(settings):
         given = {f"agent.{key}": value for key, value in values.items()}
-        write_run(tmp_path, SCENE.format(1), 0, {1_000_000: 0.5}, agent=agent, given=given, hashed=f"{i}")
+        write_run(
+            tmp_path,
+            SCENE.format(1),
+            0,
+            {1_000_000: 0.5},
+            agent=agent,
+            given=given,
+            hashed=f"{i}",
+        )
     results, _ = read_all([str(tmp_path)], 1)
     names = {result.published_name for result in results}
     assert len(results) == len(settings) and {"QAM-E", "QAM-F", "CGQL-M", "TRQAM"} <= names
@@ -275,7 +385,9 @@ def test_the_published_figures_have_their_sources():
     assert len(figures) == 16 * 61 * 2 + 61 + 10 + 30 and len(set(figures)) == len(figures)
     known = {*ALL_TASKS, *map(dataset_name, ALL_TASKS), "all"}
     for figure in figures:
-        assert figure.name in known and 0 <= figure.success <= 100 and figure.seeds in (4, 8, 12)
+        assert (
+            figure.name in known and 0 <= figure.success <= 100 and figure.seeds in (4, 8, 12)
+        )
         assert re.search(r"arXiv \d{4}\.\d{5}|rerun", figure.source)
         paper = figure.source.split()[0].replace("independent", "TRQAM")
         paper = "RLPD" if figure.method == "RLPD" else paper
@@ -332,7 +444,11 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag, attributes):
         given = dict(attributes)
         self.tags.append(tag)
-        self.addresses += [given[name] for name in ("href", "src", "srcset", "data", "action", "xlink:href") if name in given]
+        self.addresses += [
+            given[name]
+            for name in ("href", "src", "srcset", "data", "action", "xlink:href")
+            if name in given
+        ]
         self.ids += [given["id"]] if "id" in given else []
         if tag != "meta" and not self.get_starttag_text().endswith("/>"):
             self.open.append(tag)
@@ -345,27 +461,61 @@ class Page(html.parser.HTMLParser):
 def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(table, tmp_path, capsys):
     folder, _, found = table
     files = [tmp_path / name for name in ("r.html", "r.csv", "r.tex")]
-    assert run(folder, "--bootstrap=200", *(f"--{path.suffix[1:].replace('tex', 'latex')}={path}" for path in files)) == 0
+    assert (
+        run(
+            folder,
+            "--bootstrap=200",
+            *(f"--{path.suffix[1:].replace('tex', 'latex')}={path}" for path in files),
+        )
+        == 0
+    )
     shown = capsys.readouterr().out
     overall = row_of(found, "all tasks", "trqam")
     iqm = f"70.0 [{overall.iqm.low:.1f}, {overall.iqm.high:.1f}]"
-    cells = f"70.0 ± {overall.half:.1f}", f"{overall.path_kl:.3f} / 1", f"{overall.lam:.3g}", iqm
+    cells = (
+        f"70.0 ± {overall.half:.1f}",
+        f"{overall.path_kl:.3f} / 1",
+        f"{overall.lam:.3g}",
+        iqm,
+    )
     assert "offline, all tasks: 0.0 % at step 0, 50 tasks, 8 seeds, step 1,000,000\n" in shown
-    assert re.search("\nC trqam +" + " +".join(map(re.escape, cells)) + r" +best +68\.0 \[\d\]\n", shown)
+    assert re.search(
+        "\nC trqam +" + " +".join(map(re.escape, cells)) + r" +best +68\.0 \[\d\]\n", shown
+    )
 
     text = files[0].read_text()
     page = Page(text)
-    assert page.open == [] and "http" not in text.lower() and not re.search(r"url\(|@import|@font-face", text)
+    assert (
+        page.open == []
+        and "http" not in text.lower()
+        and not re.search(r"url\(|@import|@font-face", text)
+    )
     assert page.addresses and {address[0] for address in page.addresses} == {"#"}
-    assert {address[1:] for address in page.addresses} <= set(page.ids) and len(set(page.ids)) == len(page.ids)
+    assert {address[1:] for address in page.addresses} <= set(page.ids) and len(
+        set(page.ids)
+    ) == len(page.ids)
     assert not {"script", "link", "iframe", "img", "object", "embed"} & set(page.tags)
-    assert page.tags.count("svg") == 3 * 61 + 3  # success, path KL and λ of each, and the legend
-    assert all(cell in text for cell in cells) and not re.search(r"\bnan\b", text, re.IGNORECASE)
+    # success, path KL and λ of each, and the legend
+    assert page.tags.count("svg") == 3 * 61 + 3
+    assert all(cell in text for cell in cells) and not re.search(
+        r"\bnan\b", text, re.IGNORECASE
+    )
 
     lines = list(csv.DictReader(io.StringIO(files[1].read_text())))
-    kinds = {kind: [line for line in lines if line["kind"] == kind] for kind in ("ours", "published", "improvement")}
-    assert (len(kinds["ours"]), len(kinds["improvement"]), len(kinds["published"])) == (183, 183, len(found.beside))
-    (line,) = (line for line in kinds["ours"] if (line["name"], line["method"]) == ("all tasks", "trqam"))
+    kinds = {
+        kind: [line for line in lines if line["kind"] == kind]
+        for kind in ("ours", "published", "improvement")
+    }
+    assert (len(kinds["ours"]), len(kinds["improvement"]), len(kinds["published"])) == (
+        183,
+        183,
+        len(found.beside),
+    )
+    (line,) = (
+        line
+        for line in kinds["ours"]
+        if (line["name"], line["method"]) == ("all tasks", "trqam")
+    )
     assert [float(line[key]) for key in ("success", "low", "path_kl")] == pytest.approx(
         [overall.mean, overall.iqm.low, overall.path_kl], rel=1e-5
     )
@@ -376,7 +526,14 @@ def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(table, tmp_pat
 
 def test_methods_are_text_wherever_they_are_shown(tmp_path, capsys):
     for i, value in enumerate(("a<b&c", "50%_x")):
-        write_run(tmp_path / "exp", SCENE.format(1), 0, {0: 0.1, 1_000_000: 0.5}, given={"agent.mode": value}, hashed=f"{i}")
+        write_run(
+            tmp_path / "exp",
+            SCENE.format(1),
+            0,
+            {0: 0.1, 1_000_000: 0.5},
+            given={"agent.mode": value},
+            hashed=f"{i}",
+        )
     files = [f"--html={tmp_path / 'r.html'}", f"--latex={tmp_path / 'r.tex'}"]
     assert run(tmp_path / "exp", *files) == 0
     assert "trqam mode=a&lt;b&amp;c" in (tmp_path / "r.html").read_text()
@@ -565,8 +722,10 @@ def test_the_page_begins_with_curves_and_folds_the_details(which, request):
     columns = re.findall("<th>(.*?)</th>", tables)
     assert columns[:4] == ["method", "success (%)", "path KL / budget", "λ"]
     folded = text[places[3] :]
-    assert "<details open" not in text and re.sub("<details.*?</details>", "", folded) == (
-        '<section id="details"><h2>Details</h2></section></main></body></html>\n'
+    assert (
+        "<details open" not in text
+        and re.sub("<details.*?</details>", "", folded)
+        == '<section id="details"><h2>Details</h2></section></main></body></html>\n'
     )
     titles = re.findall("<summary>(.*?)</summary>", folded)
     wanted = ("Notes (", "Methods: ", "Tasks, offline", "Pairs of methods")
@@ -667,31 +826,52 @@ def test_offline_and_online_are_two_tables(tmp_path):
         ("offline", "1,000,000", pytest.approx(40.0)),
         ("online", "1,500,000", pytest.approx(90.0)),
     ]
-    assert [(row.phase, row.mean) for row in made(tmp_path, "1250000").rows] == [("online", pytest.approx(70.0))]
-    assert [(row.phase, row.mean) for row in made(tmp_path, "500000").rows] == [("offline", pytest.approx(20.0))]
+    assert [(row.phase, row.mean) for row in made(tmp_path, "1250000").rows] == [
+        ("online", pytest.approx(70.0))
+    ]
+    assert [(row.phase, row.mean) for row in made(tmp_path, "500000").rows] == [
+        ("offline", pytest.approx(20.0))
+    ]
 
 
 def test_unfinished_runs_are_told_and_left_out(tmp_path):
     for seed, last in enumerate((1_000_000, 1_000_000, 600_000)):
-        write_run(tmp_path, CUBE.format(1), seed, {step: step / 2e6 for step in range(0, last + 1, 200_000)})
+        write_run(
+            tmp_path,
+            CUBE.format(1),
+            seed,
+            {step: step / 2e6 for step in range(0, last + 1, 200_000)},
+        )
     found = made(tmp_path)
     assert [(row.seeds, row.mean) for row in found.rows] == [(2, pytest.approx(50.0))]
     assert (
-        "1 runs have not reached the end of a phase and are left out there: trqam cube-double-play-singletask-task1 seed 2 "
-        in (found.notes[0])
+        "1 runs have not reached the end of a phase and are left out there: trqam"
+        " cube-double-play-singletask-task1 seed 2 " in (found.notes[0])
     )
     assert "(offline, step 600,000 of 1,000,000)" in found.notes[0]
     last = made(tmp_path, "last")
-    assert [(row.seeds, row.step, row.mean) for row in last.rows] == [(3, "600,000", pytest.approx(30.0))]
-    assert "at step 600,000 of 1,000,000, held back by trqam cube-double-play-singletask-task1 seed 2" in last.notes[0]
+    assert [(row.seeds, row.step, row.mean) for row in last.rows] == [
+        (3, "600,000", pytest.approx(30.0))
+    ]
+    assert (
+        "at step 600,000 of 1,000,000, held back by trqam cube-double-play-singletask-task1"
+        " seed 2" in last.notes[0]
+    )
     step = made(tmp_path, "800000")
     assert [(row.seeds, row.mean) for row in step.rows] == [(2, pytest.approx(40.0))]
-    assert step.notes[0].startswith("1 of 3 runs have no evaluation at step 800,000 and are left out: ")
+    assert step.notes[0].startswith(
+        "1 of 3 runs have no evaluation at step 800,000 and are left out: "
+    )
 
 
 def test_where_no_run_has_finished_they_are_compared_as_far_as_all_are(tmp_path):
     for seed, last in enumerate((400_000, 600_000)):
-        write_run(tmp_path, CUBE.format(1), seed, {step: step / 2e6 for step in range(0, last + 1, 200_000)})
+        write_run(
+            tmp_path,
+            CUBE.format(1),
+            seed,
+            {step: step / 2e6 for step in range(0, last + 1, 200_000)},
+        )
     found = made(tmp_path)
     assert [(row.seeds, row.step) for row in found.rows] == [(2, "400,000")]
     assert any("no run has reached the end of a phase" in note for note in found.notes)
@@ -713,16 +893,26 @@ def test_different_numbers_of_seeds_and_tasks_are_told(tmp_path):
     write_run(tmp_path, CUBE.format(1), 0, done, agent="qam")
     found = made(tmp_path)
     row = row_of(found, "cube-double-play", "trqam")
-    assert (row.tasks, row.seeds) == (2, 2) and row_of(found, CUBE.format(1), "trqam").seeds == 3
+    assert (row.tasks, row.seeds) == (2, 2) and row_of(
+        found, CUBE.format(1), "trqam"
+    ).seeds == 3
     notes = "\n".join(found.notes)
-    assert "trqam: rows over several tasks count the seeds that each of the tasks has: cube-double-play 2" in notes
     assert (
-        "offline: methods were run on different tasks (qam 1, trqam 2): their rows over several tasks are not comparable"
+        "trqam: rows over several tasks count the seeds that each of the tasks has:"
+        " cube-double-play 2" in notes
+    )
+    assert (
+        "offline: methods were run on different tasks (qam 1, trqam 2): their rows over several"
+        " tasks are not comparable" in notes
+    )
+    assert (
+        f"the number of seeds differs, from 1 (qam on {CUBE.format(1)}, offline) to 3" in notes
+    )
+    narrow = "2 seeds: bootstrap intervals are too narrow "
+    assert (
+        f"{narrow}over many tasks without --widen (as in rliable), and over few tasks even "
         in notes
     )
-    assert f"the number of seeds differs, from 1 (qam on {CUBE.format(1)}, offline) to 3" in notes
-    narrow = "2 seeds: bootstrap intervals are too narrow "
-    assert f"{narrow}over many tasks without --widen (as in rliable), and over few tasks even " in notes
     (note,) = (note for note in made(tmp_path, widen=True).notes if "bootstrap" in note)
     assert note.startswith(f"{narrow}over few tasks even with --widen")
 
@@ -741,18 +931,41 @@ def test_rows_over_different_tasks_say_so_and_are_not_ranked(tmp_path, capsys):
     success = {0: 0.1, 1_000_000: 0.4, 1_100_000: 0.6}
     for task in (1, 2):
         write_run(tmp_path / "exp", CUBE.format(task), 0, success, online_steps=100_000)
-        write_run(tmp_path / "exp", CUBE.format(task), 0, success, agent="qam", online_steps=100_000 * (task == 1))
-    assert run(tmp_path / "exp", *(f"--{kind}={tmp_path / kind}" for kind in ("html", "latex"))) == 0
+        write_run(
+            tmp_path / "exp",
+            CUBE.format(task),
+            0,
+            success,
+            agent="qam",
+            online_steps=100_000 * (task == 1),
+        )
+    assert (
+        run(tmp_path / "exp", *(f"--{kind}={tmp_path / kind}" for kind in ("html", "latex")))
+        == 0
+    )
     shown = capsys.readouterr().out
-    assert "note: online: methods were run on different tasks (qam 1, trqam 2): " in shown and "offline: methods" not in shown
+    assert (
+        "note: online: methods were run on different tasks (qam 1, trqam 2): " in shown
+        and "offline: methods" not in shown
+    )
     offline, _, online = shown.partition("online, cube-double-play: 10.0 % at step 0, 1 seed, ")
-    assert "cube-double-play: 10.0 % at step 0, 2 tasks, 1 seed, " in offline and "P(A > it) %" in offline
-    assert re.search(r"\nA qam .* 1\nB trqam .* 2\n", online) and "> it) %" not in online.partition("\n\n")[0]
+    assert (
+        "cube-double-play: 10.0 % at step 0, 2 tasks, 1 seed, " in offline
+        and "P(A > it) %" in offline
+    )
+    assert (
+        re.search(r"\nA qam .* 1\nB trqam .* 2\n", online)
+        and "> it) %" not in online.partition("\n\n")[0]
+    )
     text = (tmp_path / "html").read_text()
     tables = text[text.index('id="offline-means"') : text.index('id="offline-tasks"')]
     rows = re.findall(r"<th><b>[AB]</b> (qam|trqam)</th><td>(\d)</td><td>1</td>", tables)
     assert rows == [("qam", "2"), ("trqam", "2"), ("qam", "1"), ("trqam", "2")]
-    lines = [line for line in (tmp_path / "latex").read_text().splitlines() if line.startswith(r"\textit{cube-double-play}")]
+    lines = [
+        line
+        for line in (tmp_path / "latex").read_text().splitlines()
+        if line.startswith(r"\textit{cube-double-play}")
+    ]
     assert [line.count(r"\textbf{") for line in lines] == [2, 0]
 
 
@@ -761,24 +974,43 @@ def test_tasks_without_a_common_seed_have_no_row_together(tmp_path):
         write_run(tmp_path, CUBE.format(i), i, {1_000_000: 0.5})
     found = made(tmp_path)
     assert [row.scope for row in found.rows] == ["task", "task"]
-    assert "cube-double-play: the tasks of trqam have no seed in common, so there is no row over them" in found.notes
+    assert (
+        "cube-double-play: the tasks of trqam have no seed in common, so there is no row over"
+        " them" in found.notes
+    )
 
 
 def test_runs_that_are_being_written_or_damaged_are_read_as_far_as_they_go(tmp_path, capsys):
-    whole = write_run(tmp_path, CUBE.format(1), 0, {0: 0.25, 500_000: 0.5}, kl=[(250_000, 1.0, 1.0), (500_000, 1.0, 1.0)])
+    whole = write_run(
+        tmp_path,
+        CUBE.format(1),
+        0,
+        {0: 0.25, 500_000: 0.5},
+        kl=[(250_000, 1.0, 1.0), (500_000, 1.0, 1.0)],
+    )
     with (whole / "eval.csv").open("a") as file:
         file.write("1000000,50,0.1")  # no end of line: more digits may come
     with (whole / "train.csv").open("a") as file:
         file.write("750000,offline,")
     (write_run(tmp_path, CUBE.format(1), 1, {}) / "eval.csv").write_text("")
     (write_run(tmp_path, CUBE.format(1), 2, {}) / "eval.csv").unlink()
-    (write_run(tmp_path, CUBE.format(1), 3, {0: 0.5}) / "config.json").write_text('{"agent_file": "agents/t')
-    base = write_run(tmp_path, "cube-double-play", 0, {}, agent="bc", run_group="bc", eval_episodes=0)
+    (write_run(tmp_path, CUBE.format(1), 3, {0: 0.5}) / "config.json").write_text(
+        '{"agent_file": "agents/t'
+    )
+    base = write_run(
+        tmp_path, "cube-double-play", 0, {}, agent="bc", run_group="bc", eval_episodes=0
+    )
     assert run(tmp_path, "--step=last") == 0
     shown = words(capsys.readouterr().out)
-    assert "offline, cube-double-play-task1: 25.0 % at step 0, 1 seed, step 500,000 method" in shown
+    assert (
+        "offline, cube-double-play-task1: 25.0 % at step 0, 1 seed, step 500,000 method"
+        in shown
+    )
     assert " A trqam 50.0 1.000 / 1 3 50.0 " in shown
-    assert "note: 2 runs have no evaluation yet and are left out: trqam cube-double-play-singletask-task1 seed 1, " in shown
+    assert (
+        "note: 2 runs have no evaluation yet and are left out: trqam"
+        " cube-double-play-singletask-task1 seed 1, " in shown
+    )
     assert re.search(r"note: left out: .*trqam_s3_44136fa3/config.json is damaged", shown)
     assert base.name not in shown and "bc" not in shown
 
@@ -808,8 +1040,13 @@ def test_runs_without_success_are_named_and_their_returns_shown(tmp_path, capsys
     half = stats.t.ppf(0.975, 1) * 2
     assert re.search(rf"mine:Walker +A trqam +2 +-12.0 ± {half:.1f} +1,000,000\n", shown)
     assert re.search(r"cube-double-play-task1 +A trqam +1 +-3.5 +1,000,000\n", shown)
-    assert re.search(r"cube-double-play-task1: 0.0 % at step 0, 2 seeds, .*\n.*\n.*\nA trqam +50.0 ± 0.0 ", shown)
-    assert "note: 3 runs report no success: their returns have a table of their own" in words(shown)
+    assert re.search(
+        r"cube-double-play-task1: 0.0 % at step 0, 2 seeds, .*\n.*\n.*\nA trqam +50.0 ± 0.0 ",
+        shown,
+    )
+    assert "note: 3 runs report no success: their returns have a table of their own" in words(
+        shown
+    )
     assert "Return of runs that report no success, offline" in files["html"].read_text()
     assert "Walker" not in files["latex"].read_text()
     rows = [row for row in csv.DictReader(files["csv"].open()) if row["kind"] != "published"]
@@ -842,8 +1079,18 @@ def test_a_success_of_0_that_is_no_longer_reported_never_was(tmp_path):
 
 
 def test_a_cloned_policy_that_was_evaluated_is_a_method(tmp_path):
-    write_run(tmp_path, CUBE.format(1), 0, {0: 0.0, 300_000: 0.4}, agent="bc", run_group="bc", offline_steps=300_000)
-    assert [(row.method, row.mean) for row in made(tmp_path).rows] == [("bc", pytest.approx(40.0))]
+    write_run(
+        tmp_path,
+        CUBE.format(1),
+        0,
+        {0: 0.0, 300_000: 0.4},
+        agent="bc",
+        run_group="bc",
+        offline_steps=300_000,
+    )
+    assert [(row.method, row.mean) for row in made(tmp_path).rows] == [
+        ("bc", pytest.approx(40.0))
+    ]
 
 
 def test_lambda_on_a_bound_a_budget_missed_and_mixed_data_are_told(tmp_path):
@@ -852,27 +1099,63 @@ def test_lambda_on_a_bound_a_budget_missed_and_mixed_data_are_told(tmp_path):
     write_run(tmp_path, CUBE.format(1), 1, done, kl=[(1_000_000, 0.3, 0.01)])
     change_dataset(write_run(tmp_path, CUBE.format(1), 2, done), transitions=60_000)
     notes = "\n".join(made(tmp_path).notes)
-    assert "λ is at its upper bound in 1 runs: trqam cube-double-play-singletask-task1 seed 0" in notes
-    assert "λ is at its lower bound in 1 runs: trqam cube-double-play-singletask-task1 seed 1" in notes
-    assert "path KL is off its budget by half or more in 1 runs: trqam cube-double-play-singletask-task1 seed 1" in notes
-    assert f"the runs of a task were not all trained on the same data: {CUBE.format(1)}" in notes
+    assert (
+        "λ is at its upper bound in 1 runs: trqam cube-double-play-singletask-task1 seed 0"
+        in notes
+    )
+    assert (
+        "λ is at its lower bound in 1 runs: trqam cube-double-play-singletask-task1 seed 1"
+        in notes
+    )
+    assert (
+        "path KL is off its budget by half or more in 1 runs: trqam"
+        " cube-double-play-singletask-task1 seed 1" in notes
+    )
+    assert (
+        f"the runs of a task were not all trained on the same data: {CUBE.format(1)}" in notes
+    )
 
 
 def test_seeds_that_were_trained_with_other_settings_are_told(tmp_path):
-    """What no folder's hash covers and no method's name says; steps that are still to come are none of it."""
+    """What no folder's hash covers and no method's name says; steps that are still to come are
+    none of it.
+    """
     for seed, steps in enumerate((10_000, 20, 10_000)):
-        write_run(tmp_path, CUBE.format(1), seed, {1_000_000: 0.5}, bc_steps=steps, log_interval=seed, online_steps=seed)
+        write_run(
+            tmp_path,
+            CUBE.format(1),
+            seed,
+            {1_000_000: 0.5},
+            bc_steps=steps,
+            log_interval=seed,
+            online_steps=seed,
+        )
     (note,) = (note for note in made(tmp_path).notes if "trained with" in note)
-    assert note == f"seeds of one method were trained with bc_steps 10000 and 20: trqam {CUBE.format(1)}"
+    assert (
+        note == "seeds of one method were trained with bc_steps 10000 and 20: trqam"
+        f" {CUBE.format(1)}"
+    )
 
 
 def test_a_frozen_lambda_has_no_budget_and_no_bound(tmp_path):
     """agents/trqam_fixed_lambda.py logs the budget of its parent, which nothing steers towards."""
     kl = [(500_000, 9.0, 100.0), (1_000_000, 9.0, 100.0)]
-    write_run(tmp_path, CUBE.format(1), 0, {1_000_000: 0.5}, "trqam_fixed_lambda", kl, given={"agent.lam": 100.0})
+    write_run(
+        tmp_path,
+        CUBE.format(1),
+        0,
+        {1_000_000: 0.5},
+        "trqam_fixed_lambda",
+        kl,
+        given={"agent.lam": 100.0},
+    )
     found = made(tmp_path)
     row = row_of(found, CUBE.format(1), "trqam_fixed_lambda")
-    assert [CELLS[name][1](row) for name in ("path_kl", "within", "lam")] == ["9.000", "", "300"]
+    assert [CELLS[name][1](row) for name in ("path_kl", "within", "lam")] == [
+        "9.000",
+        "",
+        "300",
+    ]
     assert found.notes == [] and "budget s0" not in page(found, "frozen")
 
 
@@ -888,14 +1171,31 @@ def test_methods_are_told_apart_by_what_differs(tmp_path):
     done = {1_000_000: 0.5}
     write_run(tmp_path, CUBE.format(1), 0, done, given={"agent.lr": 1e-3})
     for i, budget in enumerate((0.5, 2.0)):
-        write_run(tmp_path, CUBE.format(1), 0, done, given={"agent.lr": 1e-3, "agent.kl_budget": budget}, hashed=f"{i}")
+        write_run(
+            tmp_path,
+            CUBE.format(1),
+            0,
+            done,
+            given={"agent.lr": 1e-3, "agent.kl_budget": budget},
+            hashed=f"{i}",
+        )
     write_run(tmp_path, CUBE.format(1), 0, done, agent="qam", given={"agent.lr": 1e-3})
-    assert methods_of(tmp_path) == ["qam", "trqam", "trqam kl_budget=0.5", "trqam kl_budget=2.0"]
+    assert methods_of(tmp_path) == [
+        "qam",
+        "trqam",
+        "trqam kl_budget=0.5",
+        "trqam kl_budget=2.0",
+    ]
 
 
 def test_steps_intervals_and_places_make_no_other_method(tmp_path):
     write_run(tmp_path, CUBE.format(1), 0, {1_000_000: 0.5}, run_group="a")
-    given = {"ogbench_dataset_dir": "/data", "eval_interval": 5, "offline_steps": 1_000_000, "run_group": "b"}
+    given = {
+        "ogbench_dataset_dir": "/data",
+        "eval_interval": 5,
+        "offline_steps": 1_000_000,
+        "run_group": "b",
+    }
     write_run(tmp_path, CUBE.format(1), 1, {1_000_000: 0.5}, given=given)
     assert methods_of(tmp_path) == ["trqam"]
 
@@ -917,9 +1217,20 @@ def test_runs_of_one_group_from_other_bases_or_data_are_other_methods(tmp_path):
     for seed in range(2):
         write_run(tmp_path, CUBE.format(1), seed, {1_000_000: 0.1})
         for i, (name, path) in enumerate(
-            {"pretrained_actor_path": f"/home/me/bc/bc_s{seed}_12ab", "ogbench_dataset_dir": "/data/small"}.items(), 2
+            {
+                "pretrained_actor_path": f"/home/me/bc/bc_s{seed}_12ab",
+                "ogbench_dataset_dir": "/data/small",
+            }.items(),
+            2,
         ):
-            write_run(tmp_path, CUBE.format(1), seed, {1_000_000: i / 10}, given={name: path}, hashed=f"{i}")
+            write_run(
+                tmp_path,
+                CUBE.format(1),
+                seed,
+                {1_000_000: i / 10},
+                given={name: path},
+                hashed=f"{i}",
+            )
     rates = {row.method: (row.mean, row.seeds) for row in made(tmp_path).rows}
     assert rates == {
         "trqam": (pytest.approx(10.0), 2),
@@ -930,13 +1241,18 @@ def test_runs_of_one_group_from_other_bases_or_data_are_other_methods(tmp_path):
 
 def test_bases_of_one_name_are_told_apart_by_the_hash_and_copies_are_noted(tmp_path):
     given = [{"pretrained_actor_path": f"{place}/params.pkl"} for place in "ab"]
-    folders = [write_run(tmp_path, CUBE.format(1), 0, {1_000_000: 0.5}, given=given[i], hashed=f"{i}") for i in range(2)]
+    folders = [
+        write_run(tmp_path, CUBE.format(1), 0, {1_000_000: 0.5}, given=given[i], hashed=f"{i}")
+        for i in range(2)
+    ]
     assert methods_of(tmp_path) == ["trqam hash=0", "trqam hash=1"]
     shutil.copytree(folders[0], folders[0].parent.with_name("copy") / folders[0].name)
     found = made(tmp_path)
     assert sorted(row.method for row in found.rows) == ["trqam hash=0", "trqam hash=1"]
     (note,) = (note for note in found.notes if "left out" in note)
-    assert re.fullmatch("1 runs have the method, task and seed of another and are left out: .*/trqam_s0_0", note)
+    assert re.fullmatch(
+        "1 runs have the method, task and seed of another and are left out: .*/trqam_s0_0", note
+    )
 
 
 # ---------------------------------------------------------------- pickles
@@ -1013,7 +1329,11 @@ def test_the_axes_of_a_pickle_are_given_by_a_flag(tmp_path, capsys):
 def test_published_pickles_are_read_beside_runs(tmp_path, capsys):
     """31 rows of percent begin at step 0; a single evaluation is that after 1M steps."""
     curves = np.linspace(0, 1, 31)[:, None] * np.array([60.0, 80.0])
-    data = {(CUBE.format(1), "QAM"): curves, (CUBE.format(1), "FQL"): np.array([10.0, 30.0]), ("all", "QAM"): curves}
+    data = {
+        (CUBE.format(1), "QAM"): curves,
+        (CUBE.format(1), "FQL"): np.array([10.0, 30.0]),
+        ("all", "QAM"): curves,
+    }
     write_run(tmp_path / "exp", CUBE.format(1), 0, {0: 0.0, 1_000_000: 0.9})
     path = dump(tmp_path / "exp_data.pkl", data)
     results, notes = read_all([str(tmp_path / "exp"), str(path)], 50_000)
@@ -1025,7 +1345,10 @@ def test_published_pickles_are_read_beside_runs(tmp_path, capsys):
     assert means["trqam", "offline"][0] == pytest.approx(90.0)
     starts = {row.start for row in found.rows if row.method == "QAM"}
     assert starts == {0.0}
-    assert any("4 runs, read as evaluated every 50,000 steps, the last time at 1,500,000" in note for note in found.notes)
+    assert any(
+        "4 runs, read as evaluated every 50,000 steps, the last time at 1,500,000" in note
+        for note in found.notes
+    )
     assert run(path, f"--html={tmp_path / 'r.html'}") == 0  # a pickle alone
 
 
@@ -1076,9 +1399,18 @@ class Evil:
 
 
 PICKLES = {
-    "a call": (lambda: {("a", "b"): Evil()}, "refused, because the file asks for 'builtins.exec'"),
-    "no dict": (lambda: [1, 2], "not an exp_data file, which is a dict of (name, method) -> array"),
-    "no task": (lambda: {("all", "QAM"): np.ones(3)}, "no name in it is a single task; it has all"),
+    "a call": (
+        lambda: {("a", "b"): Evil()},
+        "refused, because the file asks for 'builtins.exec'",
+    ),
+    "no dict": (
+        lambda: [1, 2],
+        "not an exp_data file, which is a dict of (name, method) -> array",
+    ),
+    "no task": (
+        lambda: {("all", "QAM"): np.ones(3)},
+        "no name in it is a single task; it has all",
+    ),
     "text": (lambda: {(CUBE.format(1), "QAM"): ["a", "b"]}, "is not made of numbers"),
     "a cube": (lambda: {(CUBE.format(1), "QAM"): np.ones((2, 2, 2))}, "arrays must be [seeds]"),
     "nothing": (lambda: {(CUBE.format(1), "QAM"): np.ones((0, 3))}, "arrays must be [seeds]"),
@@ -1101,20 +1433,34 @@ def test_other_pickles_are_refused_and_not_run(mistake, tmp_path, monkeypatch, c
 
 def test_exported_runs_make_the_same_report(table, tmp_path):
     folder, _, found = table
-    elsewhere = folder / "sweep" / SCENE.format(1) / "bc_s0_44136fa3" / "config.json"  # --bc_only names the file by its path
-    elsewhere.write_text(elsewhere.read_text().replace('"agents/bc.py"', '"/home/me/agents/bc.py"'))
+    elsewhere = (
+        folder / "sweep" / SCENE.format(1) / "bc_s0_44136fa3" / "config.json"
+    )  # --bc_only names the file by its path
+    elsewhere.write_text(
+        elsewhere.read_text().replace('"agents/bc.py"', '"/home/me/agents/bc.py"')
+    )
     assert run(folder / "sweep" / SCENE.format(1), f"--export={tmp_path / 'kept'}") == 0
-    assert "/home/me" not in (tmp_path / "kept" / SCENE.format(1) / "bc_s0_44136fa3" / "config.json").read_text()
+    assert (
+        "/home/me"
+        not in (
+            tmp_path / "kept" / SCENE.format(1) / "bc_s0_44136fa3" / "config.json"
+        ).read_text()
+    )
     again = made(tmp_path / "kept")
     name = SCENE.format(1)
     for row in again.rows:
         before = row_of(found, name, row.method)
         assert (row.mean, row.half, row.iqm) == (before.mean, before.half, before.iqm)
-        np.testing.assert_allclose([row.path_kl, row.lam, row.within], [before.path_kl, before.lam, before.within], rtol=1e-5)
+        np.testing.assert_allclose(
+            [row.path_kl, row.lam, row.within],
+            [before.path_kl, before.lam, before.within],
+            rtol=1e-5,
+        )
     kept = tmp_path / "kept" / name / "trqam_s3_44136fa3"
     assert {path.name for path in kept.iterdir()} == {"config.json", "eval.csv", "train.csv"}
-    assert json.loads((kept / "config.json").read_text())["command"] == (
-        f"python main.py --agent=agents/trqam.py --env_name={name} --seed=3"
+    assert (
+        json.loads((kept / "config.json").read_text())["command"]
+        == f"python main.py --agent=agents/trqam.py --env_name={name} --seed=3"
     )
 
 
@@ -1131,29 +1477,58 @@ def test_the_kept_command_plans_the_same_run(tmp_path):
         "--preset=smoke",
         "--agent.kl_budget=0.25",
     ]
-    words += ["--agent.actor_hidden_dims=(64, 64)", "--offline_steps=40", "--sparse", f"--save_dir={tmp_path}"]
+    words += [
+        "--agent.actor_hidden_dims=(64, 64)",
+        "--offline_steps=40",
+        "--sparse",
+        f"--save_dir={tmp_path}",
+    ]
     ours = plan(parse_flags(["main.py", "--agent=agents/trqam.py", *words]))[1]
     ours.folder.mkdir(parents=True)
     write_json(ours.folder / "config.json", ours.config())
     result = read_run(ours.folder)
-    assert result.overrides == {"kl_budget": 0.25, "actor_hidden_dims": [64, 64], "sparse": True, "preset": "smoke"}
-    assert (result.agent, result.seed, result.offline_steps, result.online_steps) == ("trqam", 4, 40, 40)
+    assert result.overrides == {
+        "kl_budget": 0.25,
+        "actor_hidden_dims": [64, 64],
+        "sparse": True,
+        "preset": "smoke",
+    }
+    assert (result.agent, result.seed, result.offline_steps, result.online_steps) == (
+        "trqam",
+        4,
+        40,
+        40,
+    )
     python, program, *again = shlex.split(command(result.config))
     assert (python, program) == ("python", "main.py")
     (theirs,) = plan(parse_flags([program, *again, f"--save_dir={tmp_path}"]))
-    assert theirs.folder == ours.folder and theirs.settings.agent.to_dict() == ours.settings.agent.to_dict()
+    assert (
+        theirs.folder == ours.folder
+        and theirs.settings.agent.to_dict() == ours.settings.agent.to_dict()
+    )
     assert theirs.settings.flags | {"seed": 3, "num_seeds": 2} == ours.settings.flags
 
 
 def test_a_kept_run_names_its_base_without_its_place(tmp_path):
     for i, base in enumerate(("/home/me/a/params_300000.pkl", "/home/me/b/params_500000.pkl")):
-        write_run(tmp_path / "exp", CUBE.format(1), 0, {1_000_000: 0.5}, given={"pretrained_actor_path": base}, hashed=f"{i}")
+        write_run(
+            tmp_path / "exp",
+            CUBE.format(1),
+            0,
+            {1_000_000: 0.5},
+            given={"pretrained_actor_path": base},
+            hashed=f"{i}",
+        )
     assert run(tmp_path / "exp", f"--export={tmp_path / 'kept'}") == 0
     assert methods_of(tmp_path / "kept") == methods_of(tmp_path / "exp")
-    assert methods_of(tmp_path / "kept") == [f"trqam pretrained_actor_path=params_{n}00000.pkl" for n in (3, 5)]
+    assert methods_of(tmp_path / "kept") == [
+        f"trqam pretrained_actor_path=params_{n}00000.pkl" for n in (3, 5)
+    ]
     config = (tmp_path / "kept" / CUBE.format(1) / "trqam_s0_0" / "config.json").read_text()
     assert "/home/me" not in config
-    assert json.loads(config)["command"].endswith(" --seed=0 --pretrained_actor_path=params_300000.pkl")
+    assert json.loads(config)["command"].endswith(
+        " --seed=0 --pretrained_actor_path=params_300000.pkl"
+    )
 
 
 # ---------------------------------------------------------------- the README
@@ -1185,20 +1560,37 @@ def test_every_altered_figure_of_the_readme_is_noticed(project, capsys):
     assert figures
     for figure in figures:
         wrong = f"{float(figure[1]) + 7:.1f}"
-        (project / "README.md").write_text(text[: figure.start(1)] + wrong + text[figure.end(1) :])
+        (project / "README.md").write_text(
+            text[: figure.start(1)] + wrong + text[figure.end(1) :]
+        )
         assert run("--check") == 1
         shown = capsys.readouterr().out
         line = text[: figure.start(1)].count("\n") + 1
-        assert f"README.md:{line} " in shown and f"{wrong} ±" in shown and f"the results say '{figure[1]} ±" in shown
+        assert (
+            f"README.md:{line} " in shown
+            and f"{wrong} ±" in shown
+            and f"the results say '{figure[1]} ±" in shown
+        )
 
 
 def test_an_altered_result_a_missing_row_and_a_missing_column_are_noticed(project, capsys):
-    edit(project / "results" / "quickstart" / "seed1.json", '"success_trqam": 0.48', '"success_trqam": 0.58')
+    edit(
+        project / "results" / "quickstart" / "seed1.json",
+        '"success_trqam": 0.48',
+        '"success_trqam": 0.58',
+    )
     assert run("--check") == 1
-    assert "column 'success of TRQAM': the README says '48 %', the results say '58 %'" in capsys.readouterr().out
+    assert (
+        "column 'success of TRQAM': the README says '48 %', the results say '58 %'"
+        in capsys.readouterr().out
+    )
     assert run("--write") == 0 and run("--check") == 0
     capsys.readouterr()
-    row = next(line for line in (project / "README.md").read_text().splitlines() if line.startswith("| 1 | 11 %"))
+    row = next(
+        line
+        for line in (project / "README.md").read_text().splitlines()
+        if line.startswith("| 1 | 11 %")
+    )
     edit(project / "README.md", row + "\n", "")
     assert run("--check") == 1 and "3 rows, the results give 4" in capsys.readouterr().out
     assert run("--write") == 0
@@ -1219,16 +1611,25 @@ def test_a_figure_without_results_is_noticed(project, capsys):
         file.write("\n| a | b |\n|---|---|\n| trqam | 12.3 ± 4.5 |\n")
     assert run("--check") == 1
     assert (
-        "a figure with an interval, and no marker says which results it is from: | trqam | 12.3 ± 4.5 |"
-        in capsys.readouterr().out
+        "a figure with an interval, and no marker says which results it is from: | trqam | 12.3"
+        " ± 4.5 |" in capsys.readouterr().out
     )
 
 
 def test_tables_of_run_folders_are_made_and_compared(project, capsys):
     for seed in range(3):
-        write_run(project / "results", CUBE.format(1), seed, {0: 0.0, 1_000_000: 0.5 + seed / 10}, run_group="runs_of_a_test")
+        write_run(
+            project / "results",
+            CUBE.format(1),
+            seed,
+            {0: 0.0, 1_000_000: 0.5 + seed / 10},
+            run_group="runs_of_a_test",
+        )
     with (project / "README.md").open("a") as file:
-        file.write("\n<!-- results: results/runs_of_a_test scope=task columns=name,method,seeds,success,iqm -->\n")
+        file.write(
+            "\n<!-- results: results/runs_of_a_test scope=task"
+            " columns=name,method,seeds,success,iqm -->\n"
+        )
     assert run("--check") == 1 and "0 rows, the results give 1" in capsys.readouterr().out
     assert run("--write") == 0
     row = "| cube-double-play-task1 | trqam | 3 | 60.0 ± 24.8 | 60.0 [50.0, 70.0] |"
@@ -1238,14 +1639,20 @@ def test_tables_of_run_folders_are_made_and_compared(project, capsys):
     capsys.readouterr()
     assert run("--check") == 1
     assert (
-        "column 'IQM [95 %]': the README says '60.0 [50.0, 71.0]', the results say '60.0 [50.0, 70.0]'"
-        in capsys.readouterr().out
+        "column 'IQM [95 %]': the README says '60.0 [50.0, 71.0]', the results say '60.0 [50.0,"
+        " 70.0]'" in capsys.readouterr().out
     )
 
 
 def test_a_table_beside_the_published_figures_is_made(project):
     write_run(
-        project / "results", CUBE.format(1), 0, {0: 0.0, 50_000: 0.5}, "qam", run_group="runs_of_a_test", offline_steps=50_000
+        project / "results",
+        CUBE.format(1),
+        0,
+        {0: 0.0, 50_000: 0.5},
+        "qam",
+        run_group="runs_of_a_test",
+        offline_steps=50_000,
     )
     with (project / "README.md").open("a") as file:
         file.write("\n<!-- results: results/runs_of_a_test beside=published -->\n")
@@ -1254,17 +1661,21 @@ def test_a_table_beside_the_published_figures_is_made(project):
         (project / "README.md")
         .read_text()
         .endswith(
-            "\n| cube-double-play-task1 | qam | 50.0 | 1 | 1M | 84.5 ± 7.7 | 12 | 1M | QAM paper (arXiv 2601.14234) "
-            "| step 50,000, published 1,000,000; discount 0.995, published 0.99 |\n"
+            "\n| cube-double-play-task1 | qam | 50.0 | 1 | 1M | 84.5 ± 7.7 | 12 | 1M | QAM"
+            " paper (arXiv 2601.14234) | step 50,000, published 1,000,000; discount 0.995,"
+            " published 0.99 |\n"
         )
     )
 
 
 def test_numbers_of_another_programs_table_are_looked_up(project, capsys):
-    (project / "results" / "speed.json").write_text(json.dumps({"seeds": 8, "updates_per_s": 1234.56, "fraction": 0.8345}))
+    (project / "results" / "speed.json").write_text(
+        json.dumps({"seeds": 8, "updates_per_s": 1234.56, "fraction": 0.8345})
+    )
     with (project / "README.md").open("a") as file:
         file.write(
-            "\n<!-- figures: results/speed.json -->\n| seeds | updates/s | of peak |\n|---|---|---|\n| 8 | 1,235 | 83.5 % |\n"
+            "\n<!-- figures: results/speed.json -->\n| seeds | updates/s | of peak"
+            " |\n|---|---|---|\n| 8 | 1,235 | 83.5 % |\n"
         )
     assert run("--check") == 0
     edit(project / "README.md", "| 8 | 1,235 | 83.5 % |", "| 8 | 1,236 | 84.5 % |")
@@ -1278,16 +1689,28 @@ def test_numbers_of_another_programs_table_are_looked_up(project, capsys):
 
 
 def test_numbers_of_a_row_belong_to_one_measurement(project, capsys):
-    """The one that the row names, or any; two rows that are mixed up are noticed though the file has every number."""
+    """The one that the row names, or any; two rows that are mixed up are noticed though the
+    file has every number.
+    """
     measured = {"left": {"gflop": 33.6, "rate": 3.33}, "right": {"gflop": 65.7, "rate": 1.84}}
     (project / "results" / "agents.json").write_text(json.dumps(measured))
     with (project / "README.md").open("a") as file:
-        file.write("\n<!-- figures: results/agents.json -->\n| agent | GFLOP | rate |\n|---|---|---|\n")
+        file.write(
+            "\n<!-- figures: results/agents.json -->\n| agent | GFLOP | rate |\n|---|---|---|\n"
+        )
         file.write("| left | 33.6 | 3.33 |\n| the other | 65.7 | 1.84 |\n")
     assert run("--check") == 0
     for right, wrong, faults in (
-        ("| left | 33.6 | 3.33 |", "| left | 65.7 | 1.84 |", ["'GFLOP': 65.7 is not in results/agents.json, left"] * 2),
-        ("| the other | 65.7 | 1.84 |", "| the other | 65.7 | 3.33 |", ["is not in results/agents.json"]),
+        (
+            "| left | 33.6 | 3.33 |",
+            "| left | 65.7 | 1.84 |",
+            ["'GFLOP': 65.7 is not in results/agents.json, left"] * 2,
+        ),
+        (
+            "| the other | 65.7 | 1.84 |",
+            "| the other | 65.7 | 3.33 |",
+            ["is not in results/agents.json"],
+        ),
     ):
         edit(project / "README.md", right, wrong)
         capsys.readouterr()
@@ -1302,8 +1725,14 @@ def test_numbers_of_a_row_belong_to_one_measurement(project, capsys):
     [
         ("<!-- results: results/none -->", "there is no folder results/none"),
         ("<!-- figures: results/none.json -->", "there is no file results/none.json"),
-        ("<!-- results: results/quickstart rows=3 -->", "the marker's rows is unknown; there are scope, columns"),
-        ("<!-- results: results/quickstart columns=name,sucess -->", "the marker's sucess is unknown"),
+        (
+            "<!-- results: results/quickstart rows=3 -->",
+            "the marker's rows is unknown; there are scope, columns",
+        ),
+        (
+            "<!-- results: results/quickstart columns=name,sucess -->",
+            "the marker's sucess is unknown",
+        ),
         ("<!-- results results/quickstart -->", "write <!-- results: FOLDER key=value -->"),
     ],
 )
@@ -1323,12 +1752,24 @@ MISTAKES = {
     "both given": (["{empty}", "--check"], "give folders with runs, such as exp/, or --check"),
     "no folder": (["{empty}/none"], "none: there is no such folder"),
     "no pickle": (["{empty}/none.pkl"], "none.pkl: the file cannot be read"),
-    "no runs": (["{empty}"], "no run with an evaluation in {empty}; train one with main.py, or give another folder"),
-    "a step that is none": (["{empty}", "--step=end"], "argument --step: invalid step value: 'end'"),
-    "a number that is none": (["{empty}", "--bootstrap=0"], "argument --bootstrap: invalid positive value: '0'"),
+    "no runs": (
+        ["{empty}"],
+        "no run with an evaluation in {empty}; train one with main.py, or give another folder",
+    ),
+    "a step that is none": (
+        ["{empty}", "--step=end"],
+        "argument --step: invalid step value: 'end'",
+    ),
+    "a number that is none": (
+        ["{empty}", "--bootstrap=0"],
+        "argument --bootstrap: invalid positive value: '0'",
+    ),
     "other axes": (["{empty}", "--pickle_axes=tasks"], "--pickle_axes: invalid choice"),
     "an unknown flag": (["{empty}", "--htm=x"], "unrecognized arguments: --htm=x (see --help)"),
-    "nowhere to write": (["{empty}", "--html={empty}/none/r.html"], "r.html: there is no folder {empty}/none"),
+    "nowhere to write": (
+        ["{empty}", "--html={empty}/none/r.html"],
+        "r.html: there is no folder {empty}/none",
+    ),
 }
 
 
@@ -1338,7 +1779,11 @@ def test_a_mistake_is_one_line(mistake, tmp_path, capsys):
     assert run(*(word.format(empty=tmp_path) for word in words)) == 2
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
-    assert line.startswith("error: ") and named.format(empty=tmp_path) in line and printed.out == ""
+    assert (
+        line.startswith("error: ")
+        and named.format(empty=tmp_path) in line
+        and printed.out == ""
+    )
 
 
 def test_help_names_every_flag(capsys):
@@ -1353,29 +1798,55 @@ def test_help_names_every_flag(capsys):
 
 def test_the_shells_command_needs_no_jax(table):
     folder, _, _ = table
-    code = f"from scripts import report; import sys; report.main(['', {str(folder / 'sweep' / SCENE.format(1))!r}]); "
+    code = (
+        "from scripts import report; import sys; report.main(['',"
+        f" {str(folder / 'sweep' / SCENE.format(1))!r}]); "
+    )
     code += "sys.exit(bool({'jax', 'mujoco', 'matplotlib'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "") and "70.0 ±" not in done.stderr
 
 
 def test_check_is_part_of_the_shells_command():
     command = [sys.executable, ROOT / "scripts" / "report.py", "--check"]
-    done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd="/", capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow
 def test_1200_runs_take_less_than_20_seconds(tmp_path):
     """Of the paper's size: 31 evaluations and 300 logs of 20 columns each."""
-    write_table(tmp_path, list(ALL_TASKS), 8, {"trqam": 0.7, "sqam": 0.6, "mine": 0.2}, evaluations=30, logs=300, columns=20)
+    write_table(
+        tmp_path,
+        list(ALL_TASKS),
+        8,
+        {"trqam": 0.7, "sqam": 0.6, "mine": 0.2},
+        evaluations=30,
+        logs=300,
+        columns=20,
+    )
     files = [f"--{kind}={tmp_path / kind}" for kind in ("html", "csv", "latex")]
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "report.py", tmp_path, *files], capture_output=True, text=True, check=False
+        [sys.executable, ROOT / "scripts" / "report.py", tmp_path, *files],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     seconds = time.perf_counter() - start
-    print(f"1,200 runs in {seconds:.1f} s, a page of {(tmp_path / 'html').stat().st_size / 1e6:.1f} MB")
+    print(
+        f"1,200 runs in {seconds:.1f} s, a page of"
+        f" {(tmp_path / 'html').stat().st_size / 1e6:.1f} MB"
+    )
     assert done.returncode == 0 and seconds < 20
 
 
@@ -1398,6 +1869,9 @@ def test_a_published_file_of_17_methods_takes_less_than_20_seconds(tmp_path):
 
 
 def test_the_readmes_markers_are_found():
-    assert [table.source for table in readme.marked_tables((ROOT / "README.md").read_text().splitlines())]
+    assert [
+        table.source
+        for table in readme.marked_tables((ROOT / "README.md").read_text().splitlines())
+    ]
     with pytest.raises(UserError, match="README.md:1: write"):
         readme.marked_tables(["<!-- results -->"])

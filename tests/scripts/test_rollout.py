@@ -42,14 +42,22 @@ def test_the_episodes_are_those_of_the_runs_evaluation(run_dir, capsys):
     assert " ".join(said.split()) == f"trqam after 0 updates on {TASK}, seed 5: 3 episodes"
     out = ["", *(table_of + rest).splitlines()]
     table = [dict(zip(out[1].split(), line.split(), strict=True)) for line in out[2:5]]
-    assert [row["episode"] for row in table] == ["0", "1", "2"] and all(float(row["value"]) for row in table)
+    assert [row["episode"] for row in table] == ["0", "1", "2"] and all(
+        float(row["value"]) for row in table
+    )
     evaluation = CsvLog(run_dir / "eval.csv").rows()[-1]
-    means = {name: sum(float(row[name]) for row in table) / 3 for name in ("steps", "return", "discounted")}
-    assert means["steps"] == pytest.approx(evaluation["length"]) and means["return"] == pytest.approx(evaluation["return"])
+    means = {
+        name: sum(float(row[name]) for row in table) / 3
+        for name in ("steps", "return", "discounted")
+    }
+    assert means["steps"] == pytest.approx(evaluation["length"]) and means[
+        "return"
+    ] == pytest.approx(evaluation["return"])
     assert means["discounted"] == pytest.approx(evaluation["discounted_return"], abs=0.01)
     assert sum(row["success"] == "yes" for row in table) == round(3 * evaluation["success"])
     assert out[5] == f"success {evaluation['success']:.1%} of 3 episodes"
-    # Other episodes with another seed; and what a row says depends on nothing but the seed and its number.
+    # Other episodes with another seed; and what a row says depends on nothing but the seed and
+    # its number.
     assert run(run_dir, "--episodes=1", "--seed=6") == 0
     other = capsys.readouterr().out.splitlines()[-2].split()
     assert run(run_dir, "--episodes=2", "--seed=6", "--eval_workers=1", "--best") == 0
@@ -60,7 +68,10 @@ def test_the_episodes_are_those_of_the_runs_evaluation(run_dir, capsys):
 def test_a_base_has_no_critic_and_wants_a_task(run_dir, capsys):
     (base,) = run_dir.parents[2].glob("bc/*/bc_s5_*")
     assert run(base) == 2
-    assert "--env_name is missing: this is a base of pointmaze-medium-navigate" in capsys.readouterr().err
+    assert (
+        "--env_name is missing: this is a base of pointmaze-medium-navigate"
+        in capsys.readouterr().err
+    )
     assert run(base, f"--env_name={TASK}", "--episodes=1") == 0
     assert len(capsys.readouterr().out.splitlines()[2].split()) == 5  # no value
 
@@ -83,9 +94,12 @@ def test_the_film_shows_task_success_and_value(run_dir, tmp_path, monkeypatch, c
         return
     assert run(run_dir, *flags) == 0
     out = capsys.readouterr().out
-    assert f"filming {path}, episodes: 1" in out.replace("\n  ", " ") and out.splitlines()[-1] == str(path)
+    assert f"filming {path}, episodes: 1" in out.replace("\n  ", " ") and out.splitlines()[
+        -1
+    ] == str(path)
     frames = imageio.mimread(path)
-    assert len(frames) == 4 and frames[0].shape[:2] == (320, 320)  # steps 0, 400, 800 and the last
+    # steps 0, 400, 800 and the last
+    assert len(frames) == 4 and frames[0].shape[:2] == (320, 320)
 
 
 def mistakes(run_dir, tmp_path):
@@ -101,7 +115,10 @@ def mistakes(run_dir, tmp_path):
         "unknown ending": ([run_dir, "--video=out.avi"], "--video=out.avi"),
         "no episodes": ([run_dir, "--episodes=0"], "--episodes=0"),
         "unknown flag": ([run_dir, "--episode=1"], "Did you mean: episodes"),
-        "another world": ([run_dir, "--env_name=scene-play-singletask-task1-v0"], "the run is of pointmaze-medium"),
+        "another world": (
+            [run_dir, "--env_name=scene-play-singletask-task1-v0"],
+            "the run is of pointmaze-medium",
+        ),
         "a domain": ([run_dir, "--env_name=pointmaze-medium"], "give one task"),
         "unknown task": ([run_dir, "--env_name=pointmaze-medum"], "pointmaze-medium"),
     }
@@ -117,5 +134,14 @@ def test_a_mistake_is_one_line(run_dir, tmp_path, capsys):
 def test_help_names_every_flag(capsys):
     assert run("--help") == 0
     text = capsys.readouterr().out
-    names = ["episodes", "seed", "[no]best", "env_name", "eval_workers", "video", "video_episodes", "video_frame_skip"]
+    names = [
+        "episodes",
+        "seed",
+        "[no]best",
+        "env_name",
+        "eval_workers",
+        "video",
+        "video_episodes",
+        "video_frame_skip",
+    ]
     assert all(f"--{name}" in text for name in names)

@@ -62,7 +62,12 @@ def test_the_table_is_every_agent_task_and_seed_once_and_main_takes_every_comman
     assert all(words[0] == "main.py" for words in lines) and len(lines) == 100
     runs = [run for words in lines for run in program.plan(parse_flags(words))]
     found = collections.Counter((run.agent_name, run.env_name, run.seed) for run in runs)
-    assert found == {(agent, task, seed): 1 for agent in ("trqam", "qam") for task in ALL_TASKS for seed in range(8)}
+    assert found == {
+        (agent, task, seed): 1
+        for agent in ("trqam", "qam")
+        for task in ALL_TASKS
+        for seed in range(8)
+    }
     assert len({run.folder for run in runs}) == 800
 
 
@@ -71,31 +76,53 @@ def test_jobs_that_train_different_bases_come_first(capsys):
     bases = [tuple(base.folder for base in job.bases) for job in jobs]
     assert len(set(bases)) == len(set(bases[:10])) == 10
     assert all(len(set(bases[i : i + 10])) == 10 for i in range(0, 100, 10))
-    without = planned("--agents=bc", "--env_name=scene") + planned("--env_name=scene", "--bc_steps=0")
+    without = planned("--agents=bc", "--env_name=scene") + planned(
+        "--env_name=scene", "--bc_steps=0"
+    )
     assert [job.bases for job in without] == [()] * 10
 
 
 def test_a_task_that_two_names_stand_for_is_one_job():
-    names = "--env_name=scene-play-singletask-task2-v0,scene,cube-single-play-singletask-task1-v0"
+    names = (
+        "--env_name=scene-play-singletask-task2-v0,scene,cube-single-play-singletask-task1-v0"
+    )
     jobs = planned(names)
     tasks = [f"scene-play-singletask-task{i}-v0" for i in (2, 1, 3, 4, 5)]
-    assert {job.runs[0].env_name for job in jobs} == {*tasks, "cube-single-play-singletask-task1-v0"}
+    assert {job.runs[0].env_name for job in jobs} == {
+        *tasks,
+        "cube-single-play-singletask-task1-v0",
+    }
     assert len(jobs) == 6
 
 
 def test_seeds_are_packed_and_a_grid_is_every_combination(capsys):
-    flags = [f"--env_name={TASK}", "--first_seed=2", "--seeds=8", "--pack=3", "--run_group=mine"]
+    flags = [
+        f"--env_name={TASK}",
+        "--first_seed=2",
+        "--seeds=8",
+        "--pack=3",
+        "--run_group=mine",
+    ]
     grid = ["--grid=agent.kl_budget=0.5,1", "--grid=agent.actor_hidden_dims=(8,8),(16,)"]
     lines = printed(capsys, *flags, *grid)
-    seeds = [(words[3], *(word for word in words if word.startswith("--num_seeds"))) for words in lines]
-    assert seeds == 4 * [("--seed=2", "--num_seeds=3"), ("--seed=5", "--num_seeds=3"), ("--seed=8", "--num_seeds=2")]
+    seeds = [
+        (words[3], *(word for word in words if word.startswith("--num_seeds")))
+        for words in lines
+    ]
+    assert seeds == 4 * [
+        ("--seed=2", "--num_seeds=3"),
+        ("--seed=5", "--num_seeds=3"),
+        ("--seed=8", "--num_seeds=2"),
+    ]
     assert collections.Counter(tuple(words[-2:]) for words in lines) == {
         (f"--agent.kl_budget={kl}", f"--agent.actor_hidden_dims={dims}"): 3
         for kl in ("0.5", "1")
         for dims in ("(8,8)", "(16,)")
     }
     assert all("--run_group=mine" in words for words in lines)
-    assert len({run.folder for words in lines for run in program.plan(parse_flags(words))}) == 32
+    assert (
+        len({run.folder for words in lines for run in program.plan(parse_flags(words))}) == 32
+    )
 
 
 def test_elsewhere_the_commands_name_the_project_in_full(tmp_path, monkeypatch, capsys):
@@ -108,12 +135,21 @@ def test_elsewhere_the_commands_name_the_project_in_full(tmp_path, monkeypatch, 
 
 
 def test_finished_runs_are_skipped(tmp_path, capsys):
-    flags = ["--env_name=scene", "--seeds=2", f"--save_dir={tmp_path}", "--offline_steps=10", "--online_steps=5"]
+    flags = [
+        "--env_name=scene",
+        "--seeds=2",
+        f"--save_dir={tmp_path}",
+        "--offline_steps=10",
+        "--online_steps=5",
+    ]
     jobs = planned(*flags, pack=2)
     for finished, job in zip((2, 1, 2, 0, 0), jobs, strict=True):
         for one in job.runs[:finished]:
             one.folder.mkdir(parents=True)
-            write_json(one.folder / "done.json", {"bc_steps": 1, "offline_steps": 10, "online_steps": 5})
+            write_json(
+                one.folder / "done.json",
+                {"bc_steps": 1, "offline_steps": 10, "online_steps": 5},
+            )
     tasks = [words[2] for words in printed(capsys, *flags)]
     assert tasks == [f"--env_name=scene-play-singletask-task{i}-v0" for i in (2, 4, 5)]
     assert len(printed(capsys, *flags, "--online_steps=6")) == 5  # larger steps extend a run
@@ -121,7 +157,7 @@ def test_finished_runs_are_skipped(tmp_path, capsys):
 
 def test_the_alias_of_a_task_is_that_task():
     alias, task = (f"--env_name=scene-play-singletask-{name}v0" for name in ("", "task2-"))
-    ((by_alias,), (by_task,)) = (planned(name)[0].runs for name in (alias, task))
+    (by_alias,), (by_task,) = (planned(name)[0].runs for name in (alias, task))
     assert by_alias.folder == by_task.folder
     assert len(planned(f"{alias},{task.partition('=')[2]}")) == 1
 
@@ -181,13 +217,26 @@ def test_without_ray_or_a_cluster_one_line_says_what_to_do(tmp_path, monkeypatch
     assert "pip install '.[ray]'" in capsys.readouterr().err
     assert run(*flags, "--ray_address=nowhere") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: --ray_address=nowhere: no cluster (") and line.endswith("start one: ray start --head")
+    assert line.startswith("error: --ray_address=nowhere: no cluster (") and line.endswith(
+        "start one: ray start --head"
+    )
 
 
 def test_help_names_every_flag(capsys):
     assert run("--help") == 0
     text = capsys.readouterr().out
-    names = ["agents", "env_name", "seeds", "first_seed", "grid", "engine", "slurm", "pack", "jobs_per_device", "status"]
+    names = [
+        "agents",
+        "env_name",
+        "seeds",
+        "first_seed",
+        "grid",
+        "engine",
+        "slurm",
+        "pack",
+        "jobs_per_device",
+        "status",
+    ]
     assert all(f"--{name}" in text for name in [*names, "ray_address", "retries"])
 
 
@@ -195,41 +244,68 @@ def test_help_names_every_flag(capsys):
 
 
 def test_the_slurm_script_runs_each_command_once(tmp_path, monkeypatch, capsys):
-    """A stub of the scheduler gives each task its number; a stub of Python writes down what it is asked to run."""
+    """A stub of the scheduler gives each task its number; a stub of Python writes down what it
+    is asked to run.
+    """
     stub = tmp_path / "a python"
     stub.write_text('#!/bin/sh\nprintf "%s\\n" "$PWD" "$@" > "$RECORD"\n')
     stub.chmod(stub.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(sys, "executable", str(stub))
     script = tmp_path / "table.sbatch"
-    flags = ["--agents=trqam,qam", "--env_name=scene", "--seeds=2", "--agent.actor_hidden_dims=(8, 8)"]
+    flags = [
+        "--agents=trqam,qam",
+        "--env_name=scene",
+        "--seeds=2",
+        "--agent.actor_hidden_dims=(8, 8)",
+    ]
     lines = printed(capsys, *flags)
     assert run(*flags, f"--slurm={script}") == 0
-    assert capsys.readouterr().out.splitlines() == ["10 jobs of 10, 20 runs", f"sbatch {script}"]
+    assert capsys.readouterr().out.splitlines() == [
+        "10 jobs of 10, 20 runs",
+        f"sbatch {script}",
+    ]
     assert subprocess.run(["bash", "-n", script]).returncode == 0
     text = script.read_text()
     (last,) = re.findall(r"^#SBATCH --array=0-(\d+)$", text, re.MULTILINE)
     ran = []
     for number in range(int(last) + 1):
-        environ = os.environ | {"SLURM_ARRAY_TASK_ID": str(number), "RECORD": str(tmp_path / "record")}
+        environ = os.environ | {
+            "SLURM_ARRAY_TASK_ID": str(number),
+            "RECORD": str(tmp_path / "record"),
+        }
         assert subprocess.run(["bash", script], env=environ, cwd=tmp_path).returncode == 0
         where, *words = (tmp_path / "record").read_text().splitlines()
         assert where == str(ROOT)
         ran.append(words)
     assert ran == lines and len(lines) == 10
-    assert "Tasks 0-0 train the bases" in text and "--array=1-9 --dependency=afterany:ID" in text
+    assert (
+        "Tasks 0-0 train the bases" in text and "--array=1-9 --dependency=afterany:ID" in text
+    )
     alone = subprocess.run(["bash", script], capture_output=True, text=True, cwd=tmp_path)
     assert alone.returncode != 0 and "submit this file with sbatch" in alone.stderr
 
 
 def test_there_is_no_slurm_script_where_everything_has_finished(tmp_path, capsys):
-    """Not even with exit code 0, after which `&& sbatch` would submit what an earlier call wrote."""
-    flags = [f"--env_name={TASK}", f"--save_dir={tmp_path}", "--offline_steps=10", "--online_steps=5"]
+    """Not even with exit code 0, after which `&& sbatch` would submit what an earlier call
+    wrote.
+    """
+    flags = [
+        f"--env_name={TASK}",
+        f"--save_dir={tmp_path}",
+        "--offline_steps=10",
+        "--online_steps=5",
+    ]
     ((run_of_job,),) = (job.runs for job in planned(*flags, pack=1))
     run_of_job.folder.mkdir(parents=True)
-    write_json(run_of_job.folder / "done.json", {"bc_steps": 1, "offline_steps": 10, "online_steps": 5})
+    write_json(
+        run_of_job.folder / "done.json", {"bc_steps": 1, "offline_steps": 10, "online_steps": 5}
+    )
     assert run(*flags, f"--slurm={tmp_path}/x.sbatch") == 1
     printed = capsys.readouterr()
-    named = f"error: --slurm={tmp_path}/x.sbatch: nothing is left to submit, all 1 jobs have finished; not written\n"
+    named = (
+        f"error: --slurm={tmp_path}/x.sbatch: nothing is left to submit, all 1 jobs have"
+        " finished; not written\n"
+    )
     assert (printed.out, printed.err) == ("", named) and not (tmp_path / "x.sbatch").exists()
 
 
@@ -243,14 +319,21 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
     ]  # fmt: skip
     assert run(*flags, "--status") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-2].split() == ["all", "0", "0", "0", "0", "10"] and "not known before" in lines[-1]
+    assert (
+        lines[-2].split() == ["all", "0", "0", "0", "0", "10"]
+        and "not known before" in lines[-1]
+    )
     assert list(tmp_path.iterdir()) == []
 
     finished, running, failed, early, stopped = planned(*flags, pack=2)
     for one in finished.runs:
         one.folder.mkdir(parents=True)
-        write_json(one.folder / "done.json", {"bc_steps": 0, "offline_steps": 1000, "online_steps": 100})
-        # 2 s per offline step (with 100 s of evaluations and saves), 3 s per online step (two updates of a second each)
+        write_json(
+            one.folder / "done.json",
+            {"bc_steps": 0, "offline_steps": 1000, "online_steps": 100},
+        )
+        # 2 s per offline step (with 100 s of evaluations and saves), 3 s per online step (two
+        # updates of a second each)
         (one.folder / "timing.csv").write_text(
             "step,updates_per_s,save_seconds,eval_seconds\n500,0.5263157894736842,20.0,\n"
             "1000,0.5263157894736842,20.0,\n1000,,,60.0\n1100,1.0,100.0,\n"
@@ -259,7 +342,8 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
         one.folder.mkdir(parents=True)
         write_json(one.folder / "config.json", {})
     for one in running.runs:
-        (one.folder / "timing.csv").write_text("step,updates_per_s\n500,0.5\n1000,0.5\n1050")  # a row being written
+        # a row being written
+        (one.folder / "timing.csv").write_text("step,updates_per_s\n500,0.5\n1000,0.5\n1050")
     for job, error in ((failed, "the disk is full"), (early, "no data")):
         job.log.parent.mkdir(parents=True, exist_ok=True)
         job.log.write_text(f"== 2026-01-01 00:00:00 $ python main.py\nerror: {error}\n")
@@ -273,17 +357,33 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
     assert lines[1].split() == ["trqam", "scene-play", "2", "2", "2", "4", "0"]
     assert lines[2].split() == ["all", "2", "2", "2", "4", "0"]
     assert lines[3].split() == ["running", "91%", "0:05:00", "left", running.name]
-    assert lines[4] == f"failed   exit code 1: the disk is full  {failed.log}" and failed.log.exists()
+    assert (
+        lines[4] == f"failed   exit code 1: the disk is full  {failed.log}"
+        and failed.log.exists()
+    )
     assert lines[5] == f"failed   exit code 1: no data  {early.log}"
     # one that Ctrl-C stopped, of a process that wrote no log
-    assert lines[6] == f"stopped  at step 0 of 1,100, the same command goes on  {stopped.runs[0].folder}"
+    assert (
+        lines[6]
+        == f"stopped  at step 0 of 1,100, the same command goes on  {stopped.runs[0].folder}"
+    )
     # three jobs of 1000 x 2 s and 100 x 3 s, and 300 s of the running one
-    assert lines[7] == "time left (h:mm:ss): 2:00:00 of one job after the other; 2:00:00 for 1 at a time, as now"
+    assert (
+        lines[7]
+        == "time left (h:mm:ss): 2:00:00 of one job after the other; 2:00:00 for 1 at a time,"
+        " as now"
+    )
     assert len(lines) == 8
 
 
 def test_time_left_is_never_nothing_while_jobs_are_missing():
-    assert [clock(seconds) for seconds in (0.2, 59.5, 61, 111_900, None)] == ["0:00:01", "0:01:00", "0:01:01", "31:05:00", "?"]
+    assert [clock(seconds) for seconds in (0.2, 59.5, 61, 111_900, None)] == [
+        "0:00:01",
+        "0:01:00",
+        "0:01:01",
+        "31:05:00",
+        "?",
+    ]
 
 
 def test_looking_at_a_lock_never_keeps_a_process_from_taking_it(tmp_path):
@@ -302,13 +402,16 @@ def test_looking_at_a_lock_never_keeps_a_process_from_taking_it(tmp_path):
             assert is_locked(one.folder)
 
 
-# ---------------------------------------------------------------- engines, with programs that take no time
+# ---------------------------------------------------- engines, with programs that take no time
 
 
 def stubs(tmp_path, *programs, flags=("--bc_steps=0",)):
     """Jobs of the scene tasks that run small Python programs instead of main.py."""
     jobs = planned("--env_name=scene", f"--save_dir={tmp_path}", *flags)
-    return [with_program(job, tmp_path, program) for job, program in zip(jobs, programs, strict=False)]
+    return [
+        with_program(job, tmp_path, program)
+        for job, program in zip(jobs, programs, strict=False)
+    ]
 
 
 def with_program(job, tmp_path, program):
@@ -320,11 +423,17 @@ def with_program(job, tmp_path, program):
 
 def output(job):
     """What the job printed, without the lines of the engine."""
-    return "\n".join(line for line in job.log.read_text().splitlines() if not line.startswith("== "))
+    return "\n".join(
+        line for line in job.log.read_text().splitlines() if not line.startswith("== ")
+    )
 
 
 def test_a_failing_job_is_told_and_the_others_go_on(tmp_path, capsys):
-    programs = ["print('one')", "import sys; print('error: no luck'); sys.exit(3)", "import os; os.kill(os.getpid(), 9)"]
+    programs = [
+        "print('one')",
+        "import sys; print('error: no luck'); sys.exit(3)",
+        "import os; os.kill(os.getpid(), 9)",
+    ]
     jobs = stubs(tmp_path, *programs, "print('four')")
     assert run_jobs(jobs, Local(dict(os.environ), 1)) == 2
     lines = capsys.readouterr().out.splitlines()
@@ -338,7 +447,10 @@ def test_a_failing_job_is_told_and_the_others_go_on(tmp_path, capsys):
 
 def test_jobs_that_share_a_machine_have_their_own_cores(tmp_path, monkeypatch):
     cores = sorted(os.sched_getaffinity(0))
-    jobs = stubs(tmp_path, *["import os, time; print(sorted(os.sched_getaffinity(0))); time.sleep(1)"] * 3)
+    jobs = stubs(
+        tmp_path,
+        *["import os, time; print(sorted(os.sched_getaffinity(0))); time.sleep(1)"] * 3,
+    )
     assert run_jobs(jobs[:1], Local(dict(os.environ), 1)) == 0
     assert json.loads(output(jobs[0])) == cores
     assert run_jobs(jobs[1:], Local(dict(os.environ), 2)) == 0
@@ -353,12 +465,22 @@ def test_jobs_are_spread_over_the_gpus_and_share_their_memory(tmp_path, monkeypa
     smi.write_text("#!/bin/sh\necho 0\necho 1\n")
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{smi.parent}:{os.environ['PATH']}")
-    environ = {name: value for name, value in os.environ.items() if name not in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")}
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")
+    }
     assert engines.gpus(environ) == ["0", "1"]
     assert engines.gpus(environ | {"CUDA_VISIBLE_DEVICES": "3"}) == ["3"]
-    assert [engines.gpus(environ | {"CUDA_VISIBLE_DEVICES": none}) for none in ("", "-1")] == [[], []]
+    assert [engines.gpus(environ | {"CUDA_VISIBLE_DEVICES": none}) for none in ("", "-1")] == [
+        [],
+        [],
+    ]
     assert engines.gpus(environ | {"JAX_PLATFORMS": "cpu"}) == []
-    show = "print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'])"
+    show = (
+        "print(os.environ['CUDA_VISIBLE_DEVICES'],"
+        " os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'])"
+    )
     jobs = stubs(tmp_path, *[f"import os, time\n{show}\ntime.sleep(1)"] * 4)
     assert run_jobs(jobs, Local(environ, 2)) == 0
     assert sorted(map(output, jobs)) == ["0 0.450", "0 0.450", "1 0.450", "1 0.450"]
@@ -366,16 +488,22 @@ def test_jobs_are_spread_over_the_gpus_and_share_their_memory(tmp_path, monkeypa
 
 def test_a_job_does_not_wait_in_a_slot_for_the_base_that_another_one_trains(tmp_path):
     names = ["scene-play-singletask-task1-v0", "scene-play-singletask-task2-v0", TASK]
-    jobs = {job.runs[0].env_name: job for job in planned(f"--env_name={','.join(names)}", f"--save_dir={tmp_path}")}
+    jobs = {
+        job.runs[0].env_name: job
+        for job in planned(f"--env_name={','.join(names)}", f"--save_dir={tmp_path}")
+    }
     (base,) = jobs[names[0]].bases
     done = {"bc_steps": 0, "offline_steps": 10**9, "online_steps": 0}
     now = "import json, pathlib, time\nprint(time.time())\n"
     train = (
-        f"{now}time.sleep(2)\nfolder = pathlib.Path({str(base.folder)!r})\nfolder.mkdir(parents=True)\n"
-        f"(folder / 'done.json').write_text(json.dumps({done!r}))\nprint(time.time())\ntime.sleep(2)\nprint(time.time())\n"
+        f"{now}time.sleep(2)\nfolder ="
+        f" pathlib.Path({str(base.folder)!r})\nfolder.mkdir(parents=True)\n"
+        "(folder /"
+        f" 'done.json').write_text(json.dumps({done!r}))\nprint(time.time())\ntime.sleep(2)\nprint(time.time())\n"
     )
     first, second, other = (
-        with_program(jobs[name], tmp_path, text) for name, text in zip(names, (train, now, now), strict=True)
+        with_program(jobs[name], tmp_path, text)
+        for name, text in zip(names, (train, now, now), strict=True)
     )
     assert run_jobs([first, second, other], Local(dict(os.environ), 2)) == 0
     begun, trained, ended = map(float, output(first).split())
@@ -401,19 +529,29 @@ def wait_for(condition, seconds=60.0):
 
 def plain_environ():
     """What a user has, without the strictness that tests add; compiled programs are kept."""
-    return {name: value for name, value in os.environ.items() if name != "JAX_NUMPY_RANK_PROMOTION"}
+    return {
+        name: value for name, value in os.environ.items() if name != "JAX_NUMPY_RANK_PROMOTION"
+    }
 
 
 @contextlib.contextmanager
 def process(*command, **kwargs):
-    """A process that gets SIGTERM at the end, if it has not ended, and with it all that it started."""
+    """A process that gets SIGTERM at the end, if it has not ended, and with it all that it
+    started.
+    """
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(list(map(str, command)), cwd=ROOT, env=plain_environ(), **streams, **kwargs) as started:
+    with subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, env=plain_environ(), **streams, **kwargs
+    ) as started:
         try:
             yield started
         finally:
             if started.poll() is None:
-                os.killpg(started.pid, signal.SIGTERM) if kwargs.get("start_new_session") else started.terminate()
+                (
+                    os.killpg(started.pid, signal.SIGTERM)
+                    if kwargs.get("start_new_session")
+                    else started.terminate()
+                )
 
 
 # A job whose answer to SIGTERM takes a moment.
@@ -431,12 +569,15 @@ time.sleep(600)
 
 
 def stop_a_sweep(tmp_path, engine, signum):
-    """Send a signal to a process that runs two such jobs -> its exit code, what it printed, the log, the first job's id."""
+    """Send a signal to a process that runs two such jobs -> its exit code, what it printed, the
+    log, the first job's id.
+    """
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom tests.scripts.test_sweep import SAVES, stubs\n"
-        "from utils.preemption import Preempted\nfrom sweeps.jobs import Local, Ray, run_jobs\n"
-        f"jobs = stubs(Path({str(tmp_path)!r}), SAVES, SAVES)\nprint(jobs[0].log, flush=True)\n"
-        f"try: run_jobs(jobs, {engine})\nexcept Preempted as p: sys.exit(p.exit_code)"
+        "import os, sys\nfrom pathlib import Path\nfrom tests.scripts.test_sweep import SAVES,"
+        " stubs\nfrom utils.preemption import Preempted\nfrom sweeps.jobs import Local, Ray,"
+        f" run_jobs\njobs = stubs(Path({str(tmp_path)!r}), SAVES, SAVES)\nprint(jobs[0].log,"
+        f" flush=True)\ntry: run_jobs(jobs, {engine})\nexcept Preempted as p:"
+        " sys.exit(p.exit_code)"
     )
     with process(sys.executable, "-c", code) as sweeping:
         log = Path(sweeping.stdout.readline().strip())
@@ -472,21 +613,29 @@ def flags_in(save_dir, data):
 
 def logs_of(save_dir):
     """Every run's CSV rows, as bytes, by the place below save_dir; timing.csv is the clock's."""
-    files = sorted(path for path in save_dir.glob("smoke/*/*_s*_*/*.csv") if path.stem != "timing")
+    files = sorted(
+        path for path in save_dir.glob("smoke/*/*_s*_*/*.csv") if path.stem != "timing"
+    )
     assert len(list(save_dir.glob("smoke/*/*_s*_*/done.json"))) == 12
     return {str(path.relative_to(save_dir)): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
-    """The twelve runs by --engine=local, once for all processes of the test run -> the folder of the data, what was logged."""
+    """The twelve runs by --engine=local, once for all processes of the test run -> the folder
+    of the data, what was logged.
+    """
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "sweep"
     folder.mkdir(exist_ok=True)
     with alone(folder):
         if not (folder / "printed").exists():
             random_data(TASK, folder / "data", 300)
-            flags = [*flags_in(folder / "exp", folder / "data"), "--engine=local", "--jobs_per_device=2"]
+            flags = [
+                *flags_in(folder / "exp", folder / "data"),
+                "--engine=local",
+                "--jobs_per_device=2",
+            ]
             with process(sys.executable, "scripts/sweep.py", *flags) as sweeping:
                 (folder / "output").write_text(sweeping.communicate()[0])
             assert sweeping.returncode == 0, (folder / "output").read_text()
@@ -501,8 +650,14 @@ def test_the_local_engine_finishes_twelve_runs(local, capsys):
     assert len(logs) == 24 and all(logs.values())
     assert len(set(logs.values())) >= 12  # no run is another one
     told = (local / "printed").read_text()
-    assert told.startswith("6 jobs of 6, 12 runs\n") and "[6/6] finished: " in told and "FAILED" not in told
-    assert not re.search("waiting for", "".join(path.read_text() for path in local.glob("exp/smoke/sweep/*.log")))
+    assert (
+        told.startswith("6 jobs of 6, 12 runs\n")
+        and "[6/6] finished: " in told
+        and "FAILED" not in told
+    )
+    assert not re.search(
+        "waiting for", "".join(path.read_text() for path in local.glob("exp/smoke/sweep/*.log"))
+    )
     flags = flags_in(local / "exp", local / "data")
     assert printed(capsys, *flags) == []
     assert run(*flags, "--status") == 0
@@ -513,7 +668,9 @@ def test_the_local_engine_finishes_twelve_runs(local, capsys):
 @pytest.mark.timeout(1800)
 def test_the_printed_commands_give_the_same_runs(local, tmp_path):
     flags = flags_in(tmp_path, local / "data")
-    command = f"{shlex.join([sys.executable, 'scripts/sweep.py', *flags])} --engine=print | bash -e"
+    command = (
+        f"{shlex.join([sys.executable, 'scripts/sweep.py', *flags])} --engine=print | bash -e"
+    )
     with process("bash", "-o", "pipefail", "-c", command, start_new_session=True) as sweeping:
         told, _ = sweeping.communicate()
     assert sweeping.returncode == 0, told
@@ -522,24 +679,52 @@ def test_the_printed_commands_give_the_same_runs(local, tmp_path):
 
 @pytest.mark.slow
 def test_main_takes_printed_commands_from_a_shell(capsys):
-    assert run("--agents=trqam,qam", "--env_name=all50", "--seeds=8", "--grid=agent.actor_hidden_dims=(8,8),(16,)") == 0
+    assert (
+        run(
+            "--agents=trqam,qam",
+            "--env_name=all50",
+            "--seeds=8",
+            "--grid=agent.actor_hidden_dims=(8,8),(16,)",
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     for line in (lines[0], lines[-1]):
-        done = subprocess.run(["bash", "-c", f"{line} --dry_run"], capture_output=True, text=True, cwd=ROOT)
+        done = subprocess.run(
+            ["bash", "-c", f"{line} --dry_run"], capture_output=True, text=True, cwd=ROOT
+        )
         assert done.returncode == 0, done.stderr
-        assert [line.split()[1:] for line in done.stdout.splitlines() if "  seeds " in line] == [["seeds", "0-7"]]
+        assert [
+            line.split()[1:] for line in done.stdout.splitlines() if "  seeds " in line
+        ] == [["seeds", "0-7"]]
 
 
 @pytest.fixture
 def cluster():
-    """A Ray cluster of two nodes -> its address, the id of the second node, and what kills that node.
+    """A Ray cluster of two nodes -> its address, the id of the second node, and what kills that
+    node.
 
     SIGINT is ignored in it, as in whatever a script starts in the background.
     """
     # Other programs' memory is not Ray's to act upon.
-    environ = plain_environ() | {"RAY_memory_monitor_refresh_ms": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "tests/scripts/two_ray_nodes.py"]
+    environ = plain_environ() | {
+        "RAY_memory_monitor_refresh_ms": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    streams = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+        "text": True,
+    }
+    command = [
+        "sh",
+        "-c",
+        'trap "" INT; exec "$@"',
+        "sh",
+        sys.executable,
+        "tests/scripts/two_ray_nodes.py",
+    ]
     with subprocess.Popen(command, cwd=ROOT, env=environ, **streams) as nodes:
 
         def kill():
@@ -563,8 +748,14 @@ def test_the_ray_engine_gives_the_same_runs_though_a_node_is_killed(local, clust
         def caught():
             """A job in the middle of its training on the node."""
             assert sweeping.poll() is None, sweeping.stdout.read()
-            here = [job for job in jobs if job.log.is_file() and f"node {doomed} " in job.log.read_text()]
-            saved = [job for job in here if all(run.newest_checkpoint() >= 0 for run in job.runs)]
+            here = [
+                job
+                for job in jobs
+                if job.log.is_file() and f"node {doomed} " in job.log.read_text()
+            ]
+            saved = [
+                job for job in here if all(run.newest_checkpoint() >= 0 for run in job.runs)
+            ]
             return next((job for job in saved if not job.is_done()), None)
 
         job = wait_for(caught, 900)

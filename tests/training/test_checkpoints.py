@@ -1,4 +1,6 @@
-"""Checkpoints: what is read is what was written, or it is refused; the newest and the best are kept."""
+"""Checkpoints: what is read is what was written, or it is refused; the newest and the best are
+kept.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,13 @@ from agents import bc
 from training.checkpoints import CheckpointError, Checkpoints, agent_from, agent_tree, best_step
 from utils.errors import RunError, UserError
 
-TREE = {"agent": {"params": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "dual": None, "opt": {"0": {}}}}
+TREE = {
+    "agent": {
+        "params": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)},
+        "dual": None,
+        "opt": {"0": {}},
+    }
+}
 
 
 def kept(folder, count):
@@ -17,16 +25,22 @@ def kept(folder, count):
 
 
 def test_what_is_read_is_what_was_saved_whatever_becomes_of_the_arrays(tmp_path):
-    """The arrays of a saved tree are given to the next update while they are still being written."""
+    """The arrays of a saved tree are given to the next update while they are still being
+    written.
+    """
     tree = {"w": jnp.arange(300_000.0), "step": jnp.array(7, jnp.int32)}
     expected = jax.tree.map(np.array, tree)
-    overwrite = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 0 - 1, tree), donate_argnums=0)
+    overwrite = jax.jit(
+        lambda tree: jax.tree.map(lambda leaf: leaf * 0 - 1, tree), donate_argnums=0
+    )
     with kept(tmp_path, 2) as checkpoints:
         checkpoints.save(5, tree, {"phase": "offline", "rows": {"train": 3}, "sum": 0.1})
         overwrite(tree)
     read, record = Checkpoints(tmp_path / "checkpoints").read(5)
     jax.tree.map(np.testing.assert_array_equal, read, expected)
-    assert jax.tree.map(lambda leaf: leaf.dtype, read) == jax.tree.map(lambda leaf: leaf.dtype, expected)
+    assert jax.tree.map(lambda leaf: leaf.dtype, read) == jax.tree.map(
+        lambda leaf: leaf.dtype, expected
+    )
     assert record == {"phase": "offline", "rows": {"train": 3}, "sum": 0.1}
 
 
@@ -39,7 +53,9 @@ def test_empty_and_absent_branches_come_back(tmp_path):
 
 def test_the_newest_and_the_precious_stay(tmp_path):
     asked = []
-    with Checkpoints(tmp_path / "checkpoints", 2, lambda steps: asked.append(list(steps)) or {2}) as checkpoints:
+    with Checkpoints(
+        tmp_path / "checkpoints", 2, lambda steps: asked.append(list(steps)) or {2}
+    ) as checkpoints:
         for step in (1, 2, 5, 7, 9):
             checkpoints.save(step, TREE, {})
             assert checkpoints.latest() == step
@@ -49,7 +65,10 @@ def test_the_newest_and_the_precious_stay(tmp_path):
 
 
 def test_the_best_step_is_one_of_those_given_and_the_latest_of_equals():
-    evaluations = [{"step": step, "success": success} for step, success in ((0, 0.5), (4, 0.9), (8, 0.7), (12, 0.7), (16, 0.1))]
+    evaluations = [
+        {"step": step, "success": success}
+        for step, success in ((0, 0.5), (4, 0.9), (8, 0.7), (12, 0.7), (16, 0.1))
+    ]
     assert best_step(evaluations, [4, 8]) == 4
     assert best_step(evaluations, [0, 8, 12, 16]) == 12
     assert best_step(evaluations, [5]) is None
@@ -70,7 +89,11 @@ def test_nothing_that_is_not_finite_is_saved(tmp_path):
         checkpoints.save(1, TREE, {})
         bad = {"agent": {"params": {"kernel": np.array([0.0, np.inf], np.float32)}}}
         with pytest.raises(
-            RunError, match="agent/params/kernel is not finite at step 2: .* the last good checkpoint is that of step 1"
+            RunError,
+            match=(
+                "agent/params/kernel is not finite at step 2: .* the last good checkpoint is"
+                " that of step 1"
+            ),
         ):
             checkpoints.wait()
             checkpoints.save(2, bad, {})
@@ -87,7 +110,9 @@ def test_a_flipped_byte_is_noticed_or_changes_nothing(tmp_path):
             continue
         content = path.read_bytes()
         for place in {0, len(content) // 2, len(content) - 1} - {-1}:
-            path.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+            path.write_bytes(
+                content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :]
+            )
             try:
                 tree, record = reader.read(3)
                 jax.tree.map(np.testing.assert_array_equal, tree, whole[0])
@@ -110,7 +135,9 @@ def test_the_values_themselves_are_checked(tmp_path, monkeypatch):
     def wrong(*args, **kwargs):
         content = real(*args, **kwargs)
         if "state" in content:
-            content.state["agent"]["params"]["kernel"] = content.state["agent"]["params"]["kernel"] + np.float32(1e-6)
+            content.state["agent"]["params"]["kernel"] = content.state["agent"]["params"][
+                "kernel"
+            ] + np.float32(1e-6)
         return content
 
     monkeypatch.setattr(reader._manager, "restore", wrong)
@@ -134,7 +161,10 @@ def test_the_newest_readable_one_counts_and_damaged_ones_are_set_aside(tmp_path,
             checkpoints.save(3, TREE, {"step": 3})
             checkpoints.wait()
         assert checkpoints.holds(3)
-    assert sorted(path.name for path in (tmp_path / "checkpoints.unreadable").iterdir()) == ["3", "3_1"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints.unreadable").iterdir()) == [
+        "3",
+        "3_1",
+    ]
 
 
 def test_a_reader_disturbs_no_writer(tmp_path):
@@ -144,7 +174,8 @@ def test_a_reader_disturbs_no_writer(tmp_path):
     (unfinished / "state").mkdir(parents=True)
     assert [step for step, *_ in Checkpoints(tmp_path / "checkpoints").readable()] == [1]
     assert unfinished.exists()
-    with kept(tmp_path, 1) as checkpoints:  # the next writer takes away what a killed one left, before it saves itself
+    # the next writer takes away what a killed one left, before it saves itself
+    with kept(tmp_path, 1) as checkpoints:
         assert checkpoints.latest() == 1
         checkpoints.save(2, TREE, {})
     assert (checkpoints.steps(), unfinished.exists()) == ([2], False)
@@ -159,5 +190,8 @@ def test_an_agent_comes_back_whole_and_another_one_is_refused():
     jax.tree.map(np.testing.assert_array_equal, back, agent)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(back))
     config.actor_layer_norm = True
-    with pytest.raises(UserError, match=r"here holds another agent: .*LayerNorm_0/bias is missing there and \(4,\) here"):
+    with pytest.raises(
+        UserError,
+        match=r"here holds another agent: .*LayerNorm_0/bias is missing there and \(4,\) here",
+    ):
         agent_from(tree, bc.BC.create(jax.random.key(0), 3, 2, config), "here")

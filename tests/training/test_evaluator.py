@@ -30,7 +30,11 @@ def test_workers_that_open_while_it_closes_are_closed_too(monkeypatch):
     with evaluator.Evaluator("walk", FLAGS, 1, 1) as evaluations:
         shutdown = evaluations._executor.shutdown
         # The last thing that leaving does is to wait for the threads.
-        monkeypatch.setattr(evaluations._executor, "shutdown", lambda **how: (how or closing.set(), shutdown(**how)))
+        monkeypatch.setattr(
+            evaluations._executor,
+            "shutdown",
+            lambda **how: (how or closing.set(), shutdown(**how)),
+        )
         begun = evaluations.start(0, bc.AGENT.create(jax.random.key(0), 3, 1, config), seed=0)
         assert opening.wait(30)
     assert begun.future.result() is True

@@ -1,4 +1,6 @@
-"""The online phase in the middle: its transitions on disk are those on the device, and its episode is repeated exactly."""
+"""The online phase in the middle: its transitions on disk are those on the device, and its
+episode is repeated exactly.
+"""
 
 import types
 
@@ -17,7 +19,9 @@ from utils.replay import Replay
 
 
 def write(file, replay, steps, ends):
-    """Append `steps` random transitions to a file and to a replay -> the replay and the running observation."""
+    """Append `steps` random transitions to a file and to a replay -> the replay and the running
+    observation.
+    """
     rng = np.random.default_rng(0)
     append, observation = jax.jit(Replay.append), None
     for step in range(steps):
@@ -41,7 +45,9 @@ def test_a_replay_made_from_the_file_is_the_one_that_was_appended_to(tmp_path, b
     restored = Replay.create(dataset, 12, balanced, as_dataset(rows, running))
     assert jax.tree.structure(restored) == jax.tree.structure(appended)
     jax.tree.map(np.testing.assert_array_equal, restored, appended)
-    assert jax.tree.map(lambda leaf: leaf.dtype, restored) == jax.tree.map(lambda leaf: leaf.dtype, appended)
+    assert jax.tree.map(lambda leaf: leaf.dtype, restored) == jax.tree.map(
+        lambda leaf: leaf.dtype, appended
+    )
 
 
 def test_a_trajectory_that_is_given_up_ends_where_it_was(tmp_path):
@@ -81,8 +87,11 @@ def test_the_file_goes_on_behind_a_position_and_notices_damage(tmp_path):
     content = bytearray(path.read_bytes())
     content[position["rows"] * whole.dtype.itemsize + 3] ^= 1
     path.write_bytes(content)
-    assert len(whole.read(position)) == position["rows"]  # damage behind a position does not touch it
-    with pytest.raises(CheckpointError, match="the first 11 rows of .*replay.bin are not what was written"):
+    # damage behind a position does not touch it
+    assert len(whole.read(position)) == position["rows"]
+    with pytest.raises(
+        CheckpointError, match="the first 11 rows of .*replay.bin are not what was written"
+    ):
         whole.read(end)
     path.write_bytes(content[:10])
     with pytest.raises(CheckpointError, match="are not what was written"):
@@ -108,7 +117,9 @@ def step_of(episodes, step, ask):
 
 
 class Episodes:
-    """Its episode e observes [e, t], pays -2 a step and 0 in the goal, and ends at t = 5, in the goal if e is odd."""
+    """Its episode e observes [e, t], pays -2 a step and 0 in the goal, and ends at t = 5, in
+    the goal if e is odd.
+    """
 
     def __init__(self, sign=-1):
         self.episode, self.step, self.sign = -1, 0, sign
@@ -122,7 +133,15 @@ class Episodes:
         end, goal = self.step == 5, self.episode % 2 == 1
         reward = 0.0 if end and goal else 2.0 * self.sign
         observation = np.array([[self.episode, self.step]], np.float32)
-        return [ChunkResult(observation, np.array([reward]), end and goal, end and not goal, float(end and goal))]
+        return [
+            ChunkResult(
+                observation,
+                np.array([reward]),
+                end and goal,
+                end and not goal,
+                float(end and goal),
+            )
+        ]
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -135,19 +154,28 @@ def test_chunks_run_open_loop_and_end_with_their_episode(sparse):
 
     episodes = episodes_of(Episodes(), 2, sparse)
     transitions, first = zip(*(step_of(episodes, step, ask) for step in range(10)), strict=True)
-    assert asked == [[0, 0], [0, 3], [1, 0], [1, 3]]  # what was left of the second chunk at the end is not run
+    # what was left of the second chunk at the end is not run
+    assert asked == [[0, 0], [0, 3], [1, 0], [1, 3]]
     assert [t["actions"][0] for t in transitions] == [1, 1, 1, 2, 2, 3, 3, 3, 4, 4]
     assert list(np.flatnonzero(first)) == [0, 5]
-    assert [t["observations"].tolist() for t in transitions] == [[e, t] for e in range(2) for t in range(5)]
-    assert [t["next_observations"].tolist() for t in transitions] == [[e, t + 1] for e in range(2) for t in range(5)]
+    assert [t["observations"].tolist() for t in transitions] == [
+        [e, t] for e in range(2) for t in range(5)
+    ]
+    assert [t["next_observations"].tolist() for t in transitions] == [
+        [e, t + 1] for e in range(2) for t in range(5)
+    ]
     assert [t["terminals"] for t in transitions] == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
-    assert [t["masks"] for t in transitions] == [1] * 9 + [0]  # running out of time is no end of the task
+    # running out of time is no end of the task
+    assert [t["masks"] for t in transitions] == [1] * 9 + [0]
     assert [t["rewards"] for t in transitions] == [-1.0 if sparse else -2.0] * 9 + [0]
 
 
 def test_sparse_turns_no_reward_into_a_cost_online_either():
     episodes = episodes_of(Episodes(sign=1), 2, sparse=True)
-    with pytest.raises(RunError, match="--sparse: some:Env-v0 gives a reward of 2, and --sparse makes every reward but"):
+    with pytest.raises(
+        RunError,
+        match="--sparse: some:Env-v0 gives a reward of 2, and --sparse makes every reward but",
+    ):
         step_of(episodes, 0, lambda observation: np.zeros((3, 2), np.float32))
 
 
@@ -164,7 +192,9 @@ def test_actions_are_random_at_first_and_the_policy_is_not_asked():
     assert [action[0] for action in actions[7:]] == [9] * 5
     assert np.unique(actions[:7]).size == 14 and np.abs(actions[:7]).max() <= 1
     again = episodes_of(Episodes(), 2, at_random_until=7)
-    np.testing.assert_array_equal(actions[:7], [step_of(again, step, ask)[0]["actions"] for step in range(7)])
+    np.testing.assert_array_equal(
+        actions[:7], [step_of(again, step, ask)[0]["actions"] for step in range(7)]
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Published checkpoints through main.py's --pretrained_actor_path, on a real environment with tiny networks."""
+"""Published checkpoints through main.py's --pretrained_actor_path, on a real environment with
+tiny networks.
+"""
 
 import json
 import os
@@ -49,19 +51,31 @@ def test_a_run_starts_from_a_published_file_or_its_folder(path, data, tmp_path, 
     from training.pretrained import load_published
 
     starts, real = [], Agent.with_base
-    monkeypatch.setattr(Agent, "with_base", lambda agent, base: starts.append(base) or real(agent, base))
+    monkeypatch.setattr(
+        Agent, "with_base", lambda agent, base: starts.append(base) or real(agent, base)
+    )
     assert train(data, tmp_path, SHIPPED / path) == 0
     (csv,) = tmp_path.glob("Debug/*/*/train.csv")
     assert [row["step"] for row in CsvLog(csv).rows()] == [4]
     assert not (tmp_path / "bc").exists()
     (base,) = starts
     expected = load_published(SHIPPED / "numpy1" / "params_300000.pkl")
-    assert all((base[layer][name] == leaf).all() for layer, leaves in expected.items() for name, leaf in leaves.items())
+    assert all(
+        (base[layer][name] == leaf).all()
+        for layer, leaves in expected.items()
+        for name, leaf in leaves.items()
+    )
 
 
 MISMATCHES = {
-    "layer norm": (["--agent.actor_layer_norm=False"], "layer norm on there and off here (--agent.actor_layer_norm)"),
-    "width": ([], "actor_hidden_dims (8, 8) there and (8, 16) here (--agent.actor_hidden_dims)"),
+    "layer norm": (
+        ["--agent.actor_layer_norm=False"],
+        "layer norm on there and off here (--agent.actor_layer_norm)",
+    ),
+    "width": (
+        [],
+        "actor_hidden_dims (8, 8) there and (8, 16) here (--agent.actor_hidden_dims)",
+    ),
     "horizon": (
         ["--horizon_length=3", "--agent.action_chunking=True"],
         "actions D = 2 there and 6 here (--horizon_length, --agent.action_chunking)",
@@ -75,7 +89,9 @@ def test_a_mismatch_names_both_sides_and_leaves_nothing(mismatch, data, tmp_path
     widths = "(8,16)" if mismatch == "width" else "(8,8)"
     assert train(data, tmp_path, SHIPPED / "jax", *flags, widths=widths) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: --pretrained_actor_path={SHIPPED / 'jax'}") and line.endswith(f": {words}")
+    assert line.startswith(
+        f"error: --pretrained_actor_path={SHIPPED / 'jax'}"
+    ) and line.endswith(f": {words}")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -93,18 +109,24 @@ def test_a_malicious_file_makes_nothing(data, tmp_path, capsys):
     assert train(data, tmp_path / "exp", path) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
-        f"error: --pretrained_actor_path={path}: refused, because the file asks for '{os.system.__module__}.system'"
+        f"error: --pretrained_actor_path={path}: refused, because the file asks for"
+        f" '{os.system.__module__}.system'"
     )
     assert line.endswith("nothing in it was executed")
     assert [child.name for child in tmp_path.iterdir()] == ["params_300000.pkl"]
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", (SHIPPED / "jax" / "params_300000.pkl").read_bytes()[:-9]])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04", (SHIPPED / "jax" / "params_300000.pkl").read_bytes()[:-9]]
+)
 def test_a_damaged_file_is_one_line(content, data, tmp_path, capsys):
     path = tmp_path / "params_300000.pkl"
     path.write_bytes(content)
     assert train(data, tmp_path / "exp", path) == 2
-    wanted = f"error: --pretrained_actor_path={path}: not a pickle file, or a damaged one; nothing in it was executed"
+    wanted = (
+        f"error: --pretrained_actor_path={path}: not a pickle file, or a damaged one; nothing"
+        " in it was executed"
+    )
     assert capsys.readouterr().err.splitlines() == [wanted]
 
 

@@ -173,7 +173,9 @@ def test_a_moved_file_goes_on_where_it_was(begun, tmp_path, printed):
     assert "A fork." in (folder / "source" / "mine.py").read_text()  # what it began with
 
 
-def test_the_projects_own_agent_may_be_a_newer_versions_which_is_mentioned(dataset, tmp_path, printed):
+def test_the_projects_own_agent_may_be_a_newer_versions_which_is_mentioned(
+    dataset, tmp_path, printed
+):
     arguments = dataset, tmp_path / "exp", "agents/fql.py"
     assert program.main(words(*arguments)) == 0
     folder = planned(*arguments).folder
@@ -197,7 +199,10 @@ def test_a_fork_that_differs_from_what_a_run_began_with_is_refused(begun, printe
     printed()
     assert program.main(words(*arguments, "--offline_steps=4")) == 2
     error = printed().err
-    assert f"error: --agent: the code differs from what {folder} began with (mine.py; its own is in source/); " in error
+    assert (
+        f"error: --agent: the code differs from what {folder} began with (mine.py; its own is"
+        " in source/); " in error
+    )
     assert error.endswith("give another --run_group, or --overwrite to delete the run\n")
 
 
@@ -277,8 +282,12 @@ def test_a_report_tells_agents_of_one_name_apart_by_their_code(tmp_path):
     task = "scene-play-singletask-task1-v0"
     for seed, (place, gain) in enumerate((("a", 1.0), ("b", 1.0), ("agents", 0.5))):
         path = fork(tmp_path / place, gain)
-        write_reported(tmp_path / "exp", task, seed, str(path), load_source(path).record()["source"])
-    codes = [load_source(tmp_path / place / "mine.py").digest[:8] for place in ("a", "b", "agents")]
+        write_reported(
+            tmp_path / "exp", task, seed, str(path), load_source(path).record()["source"]
+        )
+    codes = [
+        load_source(tmp_path / place / "mine.py").digest[:8] for place in ("a", "b", "agents")
+    ]
     assert methods(tmp_path / "exp", 3) == [f"mine agent_source={code}" for code in codes]
     assert codes[0] == codes[1] != codes[2]
     # Of the checkout's agents, and of runs of an older version, the place decides.

@@ -1,4 +1,6 @@
-"""Several seeds in one program are the same seeds alone, on one device and on several, whatever becomes of one of them."""
+"""Several seeds in one program are the same seeds alone, on one device and on several, whatever
+becomes of one of them.
+"""
 
 import functools
 import json
@@ -25,7 +27,14 @@ SEEDS = 4
 def tiny_agents():
     config = trqam.get_config()
     config.update(
-        dict(actor_hidden_dims=(16, 16), value_hidden_dims=(16, 16), num_qs=2, flow_steps=2, batch_size=16, horizon_length=2)
+        dict(
+            actor_hidden_dims=(16, 16),
+            value_hidden_dims=(16, 16),
+            num_qs=2,
+            flow_steps=2,
+            batch_size=16,
+            horizon_length=2,
+        )
     )
     config.action_chunking = True
     return [trqam.TRQAM.create(jax.random.key(seed), 3, 2, config) for seed in range(SEEDS)]
@@ -40,31 +49,50 @@ def train(agents, keys, replay, calls):
         stacked, windows, _ = train_block(stacked, windows, replay, keys, updates=1)
         metrics.append(jax.device_get(windows.sums))
     count = range(len(agents))
-    return [take(stacked, i) for i in count], [{name: np.array([m[name][i] for m in metrics]) for name in names} for i in count]
+    return [take(stacked, i) for i in count], [
+        {name: np.array([m[name][i] for m in metrics]) for name in names} for i in count
+    ]
 
 
 def test_seeds_together_are_the_seeds_alone():
-    """Parameters to 1e-5 after one update, every metric of every one of a hundred updates within 1 %."""
-    replay = Replay.create({name: np.nan_to_num(value) for name, value in make_dataset([30, 20]).items()})
+    """Parameters to 1e-5 after one update, every metric of every one of a hundred updates
+    within 1 %.
+    """
+    replay = Replay.create(
+        {name: np.nan_to_num(value) for name, value in make_dataset([30, 20]).items()}
+    )
     keys = np.random.default_rng(0).integers(0, 1 << 32, (2, 2), np.uint32)
     together, _ = train(tiny_agents()[:2], keys, replay, 1)
     _, metrics = train(tiny_agents()[:2], keys, replay, 100)
     for i in range(2):
         (alone,), _ = train([tiny_agents()[i]], keys[i : i + 1], replay, 1)
         _, (own,) = train([tiny_agents()[i]], keys[i : i + 1], replay, 100)
-        off = max(np.abs(own[name] - metrics[i][name]).max() / np.abs(own[name]).max() for name in own if own[name].any())
-        print(f"seed {i}: parameters after one update {difference(together[i], alone):.1e}, metrics of 100 updates {off:.1e}")
+        off = max(
+            np.abs(own[name] - metrics[i][name]).max() / np.abs(own[name]).max()
+            for name in own
+            if own[name].any()
+        )
+        print(
+            f"seed {i}: parameters after one update {difference(together[i], alone):.1e},"
+            f" metrics of 100 updates {off:.1e}"
+        )
         assert difference(together[i], alone) <= 1e-5
         assert off < 0.01
         for name in own:
-            np.testing.assert_allclose(own[name], metrics[i][name], rtol=0.01, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(
+                own[name], metrics[i][name], rtol=0.01, atol=1e-6, err_msg=name
+            )
             assert own[name].mean() == pytest.approx(metrics[i][name].mean(), rel=0.01)
     assert difference(*together) > 0.1
 
 
 def difference(one, other):
     """The largest one between the parameters of two agents."""
-    return max(jax.tree.leaves(jax.tree.map(lambda a, b: float(np.abs(a - b).max()), one.params, other.params)))
+    return max(
+        jax.tree.leaves(
+            jax.tree.map(lambda a, b: float(np.abs(a - b).max()), one.params, other.params)
+        )
+    )
 
 
 DEVICES = """
@@ -101,20 +129,38 @@ print(json.dumps({{"devices": len(leaf.sharding.device_set), "shards": len(leaf.
 def test_seeds_spread_over_four_devices_are_the_same():
     environ = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     program = DEVICES.format(root=str(Path(__file__).resolve().parents[2]))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environ, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=environ,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert (result["devices"], result["shards"], result["meshes"]) == (4, 4, [None, 2, 3, None, 4])
+    assert (result["devices"], result["shards"], result["meshes"]) == (
+        4,
+        4,
+        [None, 2, 3, None, 4],
+    )
     (warning,) = (line for line in done.stderr.splitlines() if "devices" in line)
-    assert "5 seeds are trained by 1 of 4 devices: a multiple of 4 seeds would use them all" in warning
+    assert (
+        "5 seeds are trained by 1 of 4 devices: a multiple of 4 seeds would use them all"
+        in warning
+    )
     assert result["difference"] < 1e-5
 
 
 def test_a_block_copies_no_parameters_from_one_update_to_the_next():
-    """The loop's state is updated where it lies; XLA would else copy every kernel of 16 x 16 in each update."""
+    """The loop's state is updated where it lies; XLA would else copy every kernel of 16 x 16 in
+    each update.
+    """
     agent, replay = tiny_agents()[0], Replay.create(make_dataset([30, 20]))
     names = jax.eval_shape(one_update, agent, replay, jax.random.key(0))[1]
-    arguments = stack_seeds([agent], None), stack_seeds([Window.create(dict.fromkeys(names, 0.0))], None)
+    arguments = (
+        stack_seeds([agent], None),
+        stack_seeds([Window.create(dict.fromkeys(names, 0.0))], None),
+    )
     keys = jax.random.key_data(jax.random.key(0))[None]
     text = train_block.lower(*arguments, replay, keys, updates=3).compile().as_text()
     assert "f32[2,16,16]" in text

@@ -15,10 +15,18 @@ from utils import logging
 
 def test_a_window_sums_and_remembers_the_first_update_that_broke_each_metric():
     window = Window.create({"a": 0.5, "b": 0.0, "c": 0.0})
-    values = {"a": [1.0, 2.0, 3.0, 4.0], "b": [1.0, np.nan, 2.0, np.inf], "c": [0.0, 0.0, -np.inf, np.nan]}
+    values = {
+        "a": [1.0, 2.0, 3.0, 4.0],
+        "b": [1.0, np.nan, 2.0, np.inf],
+        "c": [0.0, 0.0, -np.inf, np.nan],
+    }
     add = jax.jit(Window.add)
     for step in range(4):
-        window = add(window, {name: jnp.array(value[step]) for name, value in values.items()}, jnp.array(11 + step))
+        window = add(
+            window,
+            {name: jnp.array(value[step]) for name, value in values.items()},
+            jnp.array(11 + step),
+        )
     assert float(window.sums["a"]) == 10.5
     assert jax.tree.map(int, window.broken) == {"a": -1, "b": 12, "c": 13}
 
@@ -46,11 +54,16 @@ def test_other_physics_is_told_once(installed, made, warnings, tmp_path, monkeyp
     monkeypatch.setattr(data.importlib.metadata, "version", lambda name: installed)
     logging.warn_once.cache_clear()
     flags = {"ogbench_dataset_dir": str(tmp_path), "dataset": None}
-    run = SimpleNamespace(env_name="pointmaze-medium-navigate-singletask-task1-v0", settings=SimpleNamespace(flags=flags))
+    run = SimpleNamespace(
+        env_name="pointmaze-medium-navigate-singletask-task1-v0",
+        settings=SimpleNamespace(flags=flags),
+    )
     for _ in range(2):
         data.warn_of_other_physics(run)
     lines = printed().err.splitlines()
-    assert [line.partition(", whose contacts differ")[0] for line in lines] == [f"warning: {text}" for text in warnings]
+    assert [line.partition(", whose contacts differ")[0] for line in lines] == [
+        f"warning: {text}" for text in warnings
+    ]
     run.env_name = "envs.probe:ProbeChain-v0"
     data.warn_of_other_physics(run)
     assert not printed().err

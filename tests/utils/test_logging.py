@@ -18,9 +18,9 @@ from utils.logging import WIDTH, CsvLog, RunLogger, check_backends, say, shown, 
 ROOT = Path(__file__).resolve().parents[2]
 
 numbers = st.integers(-(10**20), 10**20) | st.floats(allow_nan=False)
-row_lists = st.lists(st.dictionaries(st.sampled_from("abcde"), numbers, max_size=4), max_size=6).map(
-    lambda rows: [{"step": 10 * i, **row} for i, row in enumerate(rows, 1)]
-)
+row_lists = st.lists(
+    st.dictionaries(st.sampled_from("abcde"), numbers, max_size=4), max_size=6
+).map(lambda rows: [{"step": 10 * i, **row} for i, row in enumerate(rows, 1)])
 
 
 def fresh(tmp_path_factory):
@@ -42,7 +42,9 @@ def test_numbers_round_trip_with_their_type(rows, tmp_path_factory):
 
 @settings(deadline=None, max_examples=60)
 @given(rows=row_lists, kept=st.integers(0, 6), torn=st.integers(0, 30))
-def test_a_cut_and_resumed_file_has_the_bytes_of_one_never_killed(rows, kept, torn, tmp_path_factory):
+def test_a_cut_and_resumed_file_has_the_bytes_of_one_never_killed(
+    rows, kept, torn, tmp_path_factory
+):
     whole, short, killed = (CsvLog(fresh(tmp_path_factory)) for _ in range(3))
     for row in rows:
         whole.write(row)
@@ -83,7 +85,16 @@ def test_the_header_grows_and_earlier_rows_have_empty_cells(tmp_path):
 def test_arrays_flags_absent_values_and_text(tmp_path):
     log = CsvLog(tmp_path / "a.csv")
     third = np.float32(1) / 3
-    log.write({"step": np.int64(7), "x": third, "y": np.array(2.0), "z": None, "ok": True, "phase": 'a, "b"'})
+    log.write(
+        {
+            "step": np.int64(7),
+            "x": third,
+            "y": np.array(2.0),
+            "z": None,
+            "ok": True,
+            "phase": 'a, "b"',
+        }
+    )
     (row,) = log.rows()
     assert row == {"step": 7, "x": float(third), "y": 2.0, "ok": 1, "phase": 'a, "b"'}
     assert np.float32(row["x"]) == third and "z" not in log.path.read_text()
@@ -206,7 +217,8 @@ def test_wandb_continues_the_run_of_the_folder(tmp_path, wandb_calls):
     first, second, third = (call for call in calls if isinstance(call, dict))
     assert first == second and first["resume"] == "allow"
     assert (first["group"], first["project"], first["name"]) == ("g", "p", "a")
-    assert third["project"] == "trqam" and third["id"] != first["id"] and "mode" not in first  # WANDB_MODE rules
+    # WANDB_MODE rules
+    assert third["project"] == "trqam" and third["id"] != first["id"] and "mode" not in first
     assert calls[1:4] == [("*", "step"), ({"step": 1, "train/loss": 0.5},), "finished"]
 
 
@@ -239,16 +251,23 @@ def test_backends_are_imported_only_when_asked_for(tmp_path, monkeypatch):
         logger.train(1, {"loss": 0.5})
     with pytest.raises(UserError) as caught:
         RunLogger(tmp_path / "new", ("csv", "tensorboard"))
-    assert str(caught.value) == (
-        "--logger=tensorboard needs tensorboardX: pip install '.[tensorboard]', or leave tensorboard out"
+    assert (
+        str(caught.value)
+        == "--logger=tensorboard needs tensorboardX: pip install '.[tensorboard]', or leave"
+        " tensorboard out"
     )
-    with pytest.raises(UserError, match=r"--logger=wandb needs wandb: pip install '\.\[wandb\]'"):
+    with pytest.raises(
+        UserError, match=r"--logger=wandb needs wandb: pip install '\.\[wandb\]'"
+    ):
         check_backends(["wandb"])
     assert not (tmp_path / "new").exists()
 
 
 def test_an_unknown_backend_names_the_nearest(tmp_path):
-    message = "--logger=tensorbord: no such logger; did you mean tensorboard? (csv, tensorboard, wandb)"
+    message = (
+        "--logger=tensorbord: no such logger; did you mean tensorboard? (csv, tensorboard,"
+        " wandb)"
+    )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         RunLogger(tmp_path / "new", ("csv", "tensorbord"))
     with pytest.raises(UserError, match="--logger=: no such logger"):
@@ -256,7 +275,9 @@ def test_an_unknown_backend_names_the_nearest(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-LONG = "a message that is longer than a line of a hundred columns, and whose words are all short"
+LONG = (
+    "a message that is longer than a line of a hundred columns, and whose words are all short"
+)
 
 
 def test_messages_keep_to_a_hundred_columns(capsys):
@@ -284,8 +305,13 @@ def test_a_path_below_the_current_folder_is_shown_as_seen_from_there(tmp_path, m
 
 def test_a_message_is_in_the_file_at_once(tmp_path):
     """As `main.py > log` is read by `tail -f` and by a sweep."""
-    code = f"from utils.logging import say; say('now'); print(open({str(tmp_path / 'log')!r}).read())"
+    code = (
+        "from utils.logging import say; say('now');"
+        f" print(open({str(tmp_path / 'log')!r}).read())"
+    )
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open(tmp_path / "log", "w") as log:
-        subprocess.run([sys.executable, "-c", code], stdout=log, cwd=ROOT, env=environ, check=True)
+        subprocess.run(
+            [sys.executable, "-c", code], stdout=log, cwd=ROOT, env=environ, check=True
+        )
     assert (tmp_path / "log").read_text() == "now\nnow\n\n"

@@ -4,6 +4,7 @@ import builtins
 import collections
 import functools
 import io
+import itertools
 import os
 import pickle
 import pickletools
@@ -16,12 +17,23 @@ import pytest
 from flax.core import FrozenDict
 from jax._src.array import _reconstruct_array
 
-from training.pretrained import ACTORS, BaseShape, base_shape, check_base, load_published, published_file
+from training.pretrained import (
+    ACTORS,
+    BaseShape,
+    base_shape,
+    check_base,
+    load_published,
+    published_file,
+)
 from utils.errors import UserError
 from utils.pickles import safe_unpickle
 
 SHIPPED = Path(__file__).resolve().parents[1] / "published"
-KINDS = {"numpy1": b"numpy.core.multiarray", "numpy2": b"numpy._core.multiarray", "jax": b"jax._src.array"}
+KINDS = {
+    "numpy1": b"numpy.core.multiarray",
+    "numpy2": b"numpy._core.multiarray",
+    "jax": b"jax._src.array",
+}
 
 
 def numbers(*shape):
@@ -31,13 +43,21 @@ def numbers(*shape):
 
 def base(inputs=5, hidden=(8, 8), out=2, layer_norm=True):
     widths = (inputs, *hidden, out)
-    tree = {f"Dense_{i}": {"kernel": numbers(n, m), "bias": numbers(m)} for i, (n, m) in enumerate(zip(widths, widths[1:]))}  # noqa: B905
-    norms = {f"LayerNorm_{i}": {"scale": 1 + numbers(m), "bias": numbers(m)} for i, m in enumerate(hidden)}
+    tree = {
+        f"Dense_{i}": {"kernel": numbers(n, m), "bias": numbers(m)}
+        for i, (n, m) in enumerate(itertools.pairwise(widths))
+    }
+    norms = {
+        f"LayerNorm_{i}": {"scale": 1 + numbers(m), "bias": numbers(m)}
+        for i, m in enumerate(hidden)
+    }
     return tree | norms if layer_norm else tree
 
 
 def checkpoint(**actors):
-    return {"agent": {"network": {"params": {name: {"mlp": tree} for name, tree in actors.items()}}}}
+    return {
+        "agent": {"network": {"params": {name: {"mlp": tree} for name, tree in actors.items()}}}
+    }
 
 
 def write(path, value, protocol=4):
@@ -68,14 +88,27 @@ def test_shipped_files(kind):
     assert whole["rng"].dtype == np.uint32 and whole["rng"].tolist() == [0, 7]
     assert whole["network"]["step"] == 300001 and whole["norm"] == 0.5
     assert whole["network"]["opt_state"] == {"0": {"count": 300000}, "1": {}}
-    assert whole["network"]["params"]["modules_critic"]["mlp"]["Dense_0"]["kernel"].shape == (2, 4, 4)
+    assert whole["network"]["params"]["modules_critic"]["mlp"]["Dense_0"]["kernel"].shape == (
+        2,
+        4,
+        4,
+    )
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_every_protocol(protocol, tmp_path):
-    same(load_published(write(tmp_path / "a.pkl", checkpoint(modules_actor=base()), protocol)), base())
-    as_jax = {layer: {name: jnp.asarray(leaf) for name, leaf in leaves.items()} for layer, leaves in base().items()}
-    same(load_published(write(tmp_path / "b.pkl", checkpoint(modules_actor=as_jax), protocol)), base())
+    same(
+        load_published(write(tmp_path / "a.pkl", checkpoint(modules_actor=base()), protocol)),
+        base(),
+    )
+    as_jax = {
+        layer: {name: jnp.asarray(leaf) for name, leaf in leaves.items()}
+        for layer, leaves in base().items()
+    }
+    same(
+        load_published(write(tmp_path / "b.pkl", checkpoint(modules_actor=as_jax), protocol)),
+        base(),
+    )
 
 
 @pytest.mark.parametrize("protocol", range(3))  # those that write names as lines
@@ -90,9 +123,20 @@ def test_the_names_of_numpy_1_in_old_protocols(protocol, tmp_path):
 @pytest.mark.parametrize("present", range(1, len(ACTORS) + 1))
 def test_the_first_actor_present_counts(present, tmp_path):
     """Of the last `present` names, the first in the published order."""
-    assert ACTORS == ("modules_actor_slow", "modules_actor_bc_flow", "modules_actor_flow", "modules_actor")
-    wrong = {name: base(layer_norm=False) for name in reversed(ACTORS[-present + 1 :] if present > 1 else ())}
-    path = write(tmp_path / "a.pkl", checkpoint(modules_critic=base(hidden=(3,)), **wrong, **{ACTORS[-present]: base()}))
+    assert ACTORS == (
+        "modules_actor_slow",
+        "modules_actor_bc_flow",
+        "modules_actor_flow",
+        "modules_actor",
+    )
+    wrong = {
+        name: base(layer_norm=False)
+        for name in reversed(ACTORS[-present + 1 :] if present > 1 else ())
+    }
+    path = write(
+        tmp_path / "a.pkl",
+        checkpoint(modules_critic=base(hidden=(3,)), **wrong, **{ACTORS[-present]: base()}),
+    )
     same(load_published(path), base())
 
 
@@ -118,7 +162,11 @@ def test_arrays_of_every_layout(protocol, tmp_path):
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_builtin_containers(protocol, tmp_path):
     shared = [1.5, None, True]
-    tree = {("cube", "TRQAM"): [shared, shared], "sets": {frozenset({1}), frozenset({"a"})}, "t": (b"\xff", "é", 1 << 90)}
+    tree = {
+        ("cube", "TRQAM"): [shared, shared],
+        "sets": {frozenset({1}), frozenset({"a"})},
+        "t": (b"\xff", "é", 1 << 90),
+    }
     assert safe_unpickle(write(tmp_path / "a.pkl", tree, protocol)) == tree
     dicts = [collections.OrderedDict(a=1), FrozenDict(a={"b": 2})]
     read = safe_unpickle(write(tmp_path / "b.pkl", dicts, protocol))
@@ -126,7 +174,9 @@ def test_builtin_containers(protocol, tmp_path):
 
 
 def test_a_folder_means_its_newest_file(tmp_path):
-    assert published_file(tmp_path) is None and published_file(tmp_path / "params_1.pkl") is None
+    assert (
+        published_file(tmp_path) is None and published_file(tmp_path / "params_1.pkl") is None
+    )
     for step in (9, 100, 20):
         (tmp_path / f"params_{step}.pkl").touch()
     (tmp_path / "params_best.pkl").touch()
@@ -154,21 +204,31 @@ def jax_array(function, *args):
 # Each makes the file {made}, if it gets its way.
 LIVE = {
     "system": lambda made: pickle.dumps(Call(os.system, f"touch {made}")),
-    "system in a state": lambda made: pickle.dumps({"agent": {"network": Call(os.system, f"touch {made}")}}, 2),
+    "system in a state": lambda made: pickle.dumps(
+        {"agent": {"network": Call(os.system, f"touch {made}")}}, 2
+    ),
     "system through INST": lambda made: f"(S'touch {made}'\nios\nsystem\n.".encode(),
     "system through OBJ": lambda made: f"(cos\nsystem\nS'touch {made}'\no.".encode(),
     "eval": lambda made: pickle.dumps(Call(builtins.eval, f"open({str(made)!r}, 'w')")),
     "exec": lambda made: pickle.dumps(Call(builtins.exec, f"open({str(made)!r}, 'w')"), 0),
     "open": lambda made: pickle.dumps(Call(open, str(made), "w")),
     "a method by its dotted name": lambda made: pickle.dumps(Call(Path.touch, made)),
-    "NumPy's memory map": lambda made: pickle.dumps(Call(np.memmap, str(made), "u1", "w+", 0, 1)),
+    "NumPy's memory map": lambda made: pickle.dumps(
+        Call(np.memmap, str(made), "u1", "w+", 0, 1)
+    ),
     "a method of an admitted class": lambda made: (
-        b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93" + pickle.dumps((numbers(2), str(made)))[11:-1] + b"R."
+        b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93"
+        + pickle.dumps((numbers(2), str(made)))[11:-1]
+        + b"R."
     ),
     "inside a JAX array": lambda made: pickle.dumps(jax_array(open, str(made), "w")),
-    "inside an array of objects": lambda made: pickle.dumps(np.array([Call(open, str(made), "w")], object)),
+    "inside an array of objects": lambda made: pickle.dumps(
+        np.array([Call(open, str(made), "w")], object)
+    ),
     "inside an array of objects in JAX's": lambda made: pickle.dumps(
-        Call(_reconstruct_array, *np.array([Call(open, str(made), "w")], object).__reduce__(), {})
+        Call(
+            _reconstruct_array, *np.array([Call(open, str(made), "w")], object).__reduce__(), {}
+        )
     ),
 }
 
@@ -187,7 +247,9 @@ def test_a_malicious_file_makes_nothing(attack, tmp_path):
         load_published(path, f"--pretrained_actor_path={path}")
     message = str(caught.value)
     assert message.startswith(f"--pretrained_actor_path={path}: refused, because the file ")
-    assert message.endswith("only containers and arrays of numbers are read, and nothing in it was executed")
+    assert message.endswith(
+        "only containers and arrays of numbers are read, and nothing in it was executed"
+    )
     assert "\n" not in message
     assert not made.exists()
 
@@ -242,7 +304,10 @@ def test_what_is_refused_in_one_line(what, tmp_path):
         safe_unpickle(path)
     message = str(caught.value)
     if reason is None:
-        assert message == f"{path}: not a pickle file, or a damaged one; nothing in it was executed"
+        assert (
+            message
+            == f"{path}: not a pickle file, or a damaged one; nothing in it was executed"
+        )
     else:
         assert message.startswith(f"{path}: refused, because the file ") and reason in message
         assert message.isprintable()
@@ -264,7 +329,9 @@ def test_other_kinds_of_numbers_and_files_are_refused(tmp_path):
         safe_unpickle(write(tmp_path / "b.pkl", np.array(["a"])))
     with pytest.raises(UserError, match="asks for 'functools.partial'"):
         safe_unpickle(write(tmp_path / "c.pkl", functools.partial(print)))
-    with pytest.raises(UserError, match=r"missing.pkl: the file cannot be read \(No such file or directory\)"):
+    with pytest.raises(
+        UserError, match=r"missing.pkl: the file cannot be read \(No such file or directory\)"
+    ):
         safe_unpickle(tmp_path / "missing.pkl")
 
 
@@ -280,11 +347,16 @@ def test_a_cut_file_is_one_clear_line(kind, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_byte_is_read_or_refused(kind, tmp_path):
     """No flip leads anywhere but to arrays or to a line of text."""
-    content, path = (SHIPPED / kind / "params_300000.pkl").read_bytes(), tmp_path / "flipped.pkl"
+    content, path = (
+        (SHIPPED / kind / "params_300000.pkl").read_bytes(),
+        tmp_path / "flipped.pkl",
+    )
     refused = 0
     for place in range(0, len(content), 4):
         flip = (0x01, 0x80, 0xFF)[place % 3]
-        path.write_bytes(content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :])
+        path.write_bytes(
+            content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :]
+        )
         try:
             load_published(path)
         except UserError as error:
@@ -294,9 +366,13 @@ def test_a_damaged_byte_is_read_or_refused(kind, tmp_path):
 
 
 def test_the_attack_through_a_method_is_a_dotted_name():
-    """What keeps the case above honest: it names an attribute of an admitted class in one string."""
+    """What keeps the case above honest: it names an attribute of an admitted class in one
+    string.
+    """
     content = LIVE["a method of an admitted class"](Path("x"))
-    assert "ndarray.tofile" in [argument for _, argument, _ in pickletools.genops(io.BytesIO(content))]
+    assert "ndarray.tofile" in [
+        argument for _, argument, _ in pickletools.genops(io.BytesIO(content))
+    ]
 
 
 # ---------------------------------------------------------------- what is in it
@@ -345,9 +421,15 @@ def test_a_mismatch_names_both_sides():
     check_base(here, base(8, (16,), 5, layer_norm=False), "--x")
     differences = {
         "layer norm on there and off here (--agent.actor_layer_norm)": base(8, (16,), 5),
-        "actor_hidden_dims (8, 8) there and (16,) here (--agent.actor_hidden_dims)": base(8, (8, 8), 5, layer_norm=False),
-        "observations O = 4 there and 2 here (--env_name)": base(10, (16,), 5, layer_norm=False),
-        "actions D = 25 there and 5 here (--horizon_length, --agent.action_chunking)": base(28, (16,), 25, layer_norm=False),
+        "actor_hidden_dims (8, 8) there and (16,) here (--agent.actor_hidden_dims)": base(
+            8, (8, 8), 5, layer_norm=False
+        ),
+        "observations O = 4 there and 2 here (--env_name)": base(
+            10, (16,), 5, layer_norm=False
+        ),
+        "actions D = 25 there and 5 here (--horizon_length, --agent.action_chunking)": base(
+            28, (16,), 25, layer_norm=False
+        ),
     }
     for words, there in differences.items():
         with pytest.raises(UserError) as caught:
@@ -355,6 +437,9 @@ def test_a_mismatch_names_both_sides():
         assert str(caught.value) == f"--pretrained_actor_path=a.pkl: {words}"
     with pytest.raises(UserError) as caught:
         check_base(base(30, (8,), 25), here, "a.pkl")
-    both = "observations O = 4 there and 2 here (--env_name); actor_hidden_dims (8,) there and (16,) here"
+    both = (
+        "observations O = 4 there and 2 here (--env_name); actor_hidden_dims (8,) there and"
+        " (16,) here"
+    )
     assert str(caught.value).startswith(f"a.pkl: {both}")
     assert str(caught.value).count(" there and ") == 4

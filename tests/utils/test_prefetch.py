@@ -1,4 +1,6 @@
-"""Data on the host trains as data on the device does, in bounded memory, and its threads end with the training."""
+"""Data on the host trains as data on the device does, in bounded memory, and its threads end
+with the training.
+"""
 
 import subprocess
 import sys
@@ -58,7 +60,11 @@ def test_rows_looked_up_on_the_host_are_those_of_the_device(tmp_path):
     data, starts = OnHost(mapped(dataset, tmp_path), None), np.arange(10)
     rows = data.empty(10, 3)
     data.look_up(starts, rows)
-    jax.tree.map(np.testing.assert_array_equal, rows, Transitions.create(dataset).look_up(jnp.array(starts), 3))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        rows,
+        Transitions.create(dataset).look_up(jnp.array(starts), 3),
+    )
 
 
 @pytest.mark.parametrize("mode", ["offline", "union", "balanced"])
@@ -68,44 +74,71 @@ def test_batches_from_the_host_are_those_of_the_device(mode, tmp_path):
     online = None if mode == "offline" else online_part(0)
     sample = jax.jit(Replay.sample, static_argnums=(2, 3, 4))
     device, host = (
-        Replay(data.stored, online, mode == "balanced") for data in (OnDevice(dataset, None), OnHost(dataset, None))
+        Replay(data.stored, online, mode == "balanced")
+        for data in (OnDevice(dataset, None), OnHost(dataset, None))
     )
     keys = jax.random.key_data(jax.random.split(jax.random.key(1), 1))
-    with OnHost(dataset, None).feed(host, keys, CONFIG, [Block(7, 20, 7 * (online is not None))]) as feed:
+    with OnHost(dataset, None).feed(
+        host, keys, CONFIG, [Block(7, 20, 7 * (online is not None))]
+    ) as feed:
         rows = next(feed)
     for update in range(20):
         fed = host.feed(jax.tree.map(lambda leaf, update=update: leaf[0, update], rows))
         ours, theirs = (
-            sample(replay, update_keys(jax.random.wrap_key_data(keys[0]), 7 + update)[0], 8, 3, 0.9) for replay in (fed, device)
+            sample(
+                replay, update_keys(jax.random.wrap_key_data(keys[0]), 7 + update)[0], 8, 3, 0.9
+            )
+            for replay in (fed, device)
         )
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 @pytest.mark.parametrize(
     ("seeds", "mode"),
-    [(1, "offline"), pytest.param(2, "union", marks=pytest.mark.slow), pytest.param(2, "balanced", marks=pytest.mark.slow)],
+    [
+        (1, "offline"),
+        pytest.param(2, "union", marks=pytest.mark.slow),
+        pytest.param(2, "balanced", marks=pytest.mark.slow),
+    ],
 )
 def test_training_on_the_host_is_training_on_the_device(seeds, mode, tmp_path):
     """To the bit in blocks of one length, from any update on."""
     dataset = mapped(make_dataset([4, 1, 3, 2]), tmp_path)
     config = bc.get_config()
-    config.update(batch_size=8, horizon_length=3, action_chunking=True, actor_hidden_dims=(8, 8))
+    config.update(
+        batch_size=8, horizon_length=3, action_chunking=True, actor_hidden_dims=(8, 8)
+    )
     mesh, keys = (
         mesh_for(seeds),
-        stack_seeds([jax.random.key_data(jax.random.key(seed)) for seed in range(seeds)], mesh_for(seeds)),
+        stack_seeds(
+            [jax.random.key_data(jax.random.key(seed)) for seed in range(seeds)],
+            mesh_for(seeds),
+        ),
     )
-    online = None if mode == "offline" else stack_seeds([online_part(seed) for seed in range(seeds)], mesh)
+    online = (
+        None
+        if mode == "offline"
+        else stack_seeds([online_part(seed) for seed in range(seeds)], mesh)
+    )
 
     def trained(where, updates, blocks):
         data = where(dataset, mesh)
         replay = Replay(data.stored, online, mode == "balanced")
-        agent = bc.AGENT.create(jax.random.key(9), 3, 2, config).replace(step=jnp.array(5, jnp.int32))
+        agent = bc.AGENT.create(jax.random.key(9), 3, 2, config).replace(
+            step=jnp.array(5, jnp.int32)
+        )
         agents = stack_seeds([agent] * seeds, mesh)
-        windows = stack_seeds([Window.create({"flow/loss": 0.0, "grad_norm": 0.0})] * seeds, mesh)
-        numbers = [Block(5 + i * updates, updates, 0 if online is None else 7) for i in range(blocks)]
+        windows = stack_seeds(
+            [Window.create({"flow/loss": 0.0, "grad_norm": 0.0})] * seeds, mesh
+        )
+        numbers = [
+            Block(5 + i * updates, updates, 0 if online is None else 7) for i in range(blocks)
+        ]
         with data.feed(replay, keys, agent.config, numbers) as feed:
             for rows in feed:
-                agents, windows, _ = train_block(agents, windows, replay, keys, updates, rows, mesh)
+                agents, windows, _ = train_block(
+                    agents, windows, replay, keys, updates, rows, mesh
+                )
         return agents.params, windows.sums
 
     device = trained(OnDevice, 4, 2)
@@ -115,13 +148,22 @@ def test_training_on_the_host_is_training_on_the_device(seeds, mode, tmp_path):
 
 
 def test_starts_are_uniform_over_all_shards(tmp_path):
-    """Ten shards of 100 transitions: each holds a tenth of the chunks, within 5 standard deviations."""
+    """Ten shards of 100 transitions: each holds a tenth of the chunks, within 5 standard
+    deviations.
+    """
     dataset = mapped(make_dataset([50] * 20), tmp_path)
     dataset["observations"] = np.repeat(np.arange(1020, dtype=np.float32)[:, None], 3, axis=1)
-    data, keys = OnHost(dataset, None), jax.random.key_data(jax.random.split(jax.random.key(0), 1))
+    data, keys = (
+        OnHost(dataset, None),
+        jax.random.key_data(jax.random.split(jax.random.key(0), 1)),
+    )
     config = types.SimpleNamespace(batch_size=1000, horizon_length=3)
-    with data.feed(Replay(data.stored), keys, config, [Block(i * 10, 10) for i in range(3)]) as feed:
-        rows = np.concatenate([np.asarray(block.observations)[..., 0, 0].ravel() for block in feed])
+    with data.feed(
+        Replay(data.stored), keys, config, [Block(i * 10, 10) for i in range(3)]
+    ) as feed:
+        rows = np.concatenate(
+            [np.asarray(block.observations)[..., 0, 0].ravel() for block in feed]
+        )
     shares = np.bincount((rows // 102).astype(int), minlength=10)
     assert len(rows) == 30_000 and abs(shares[:9] / (30_000 * 100 / 998) - 1).max() < 5 * 0.018
     assert len(np.unique(rows)) == 998  # every start there is
@@ -136,17 +178,21 @@ def test_a_dataset_beyond_the_budget_stays_on_the_host(monkeypatch):
     assert isinstance(place(dataset, 0, None), OnHost)
     assert isinstance(place(dataset, size / 1e9, None), OnDevice)
     assert isinstance(place(dataset, (size - 1) / 1e9, None), OnHost)
-    assert isinstance(place(dataset, None, None), OnDevice)  # of half of the memory that is available here
+    # of half of the memory that is available here
+    assert isinstance(place(dataset, None, None), OnDevice)
     monkeypatch.setattr(prefetch, "device_budget", lambda device: size - 1)
     assert isinstance(place(dataset, None, None), OnHost)
 
 
 def test_the_budget_is_half_of_what_is_free():
     def budget(platform, stats):
-        return prefetch.device_budget(types.SimpleNamespace(platform=platform, memory_stats=lambda: stats))
+        return prefetch.device_budget(
+            types.SimpleNamespace(platform=platform, memory_stats=lambda: stats)
+        )
 
     assert budget("gpu", {"bytes_limit": 60e9, "bytes_in_use": 20e9, "other": 1}) == 20e9
-    assert budget("gpu", None) == budget("gpu", {"bytes_in_use": 20e9}) == 0  # one that does not tell: the host's memory
+    # one that does not tell: the host's memory
+    assert budget("gpu", None) == budget("gpu", {"bytes_in_use": 20e9}) == 0
     assert 1e7 < budget("cpu", None) < 1e13
 
 
@@ -183,8 +229,16 @@ print(most - before)
 
 
 def test_memory_stays_bounded(tmp_path):
-    """7 GB of rows (in a sparse file) take what their row numbers and labels take: 16 bytes each, and the blocks ahead."""
-    done = subprocess.run([sys.executable, "-c", MEMORY, tmp_path], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    """7 GB of rows (in a sparse file) take what their row numbers and labels take: 16 bytes
+    each, and the blocks ahead.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, tmp_path],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 200  # MB
 
@@ -254,10 +308,18 @@ def rows_of(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("balanced", [False, True])
-def test_a_run_on_the_host_writes_the_same_rows_even_cut_short(balanced, data, tmp_path, monkeypatch, capsys):
+def test_a_run_on_the_host_writes_the_same_rows_even_cut_short(
+    balanced, data, tmp_path, monkeypatch, capsys
+):
     from training import trainer
 
-    flags = ["--horizon_length=2", "--utd_ratio=2", f"--balanced_sampling={balanced}", "--bc_steps=0", "--eval_episodes=0"]
+    flags = [
+        "--horizon_length=2",
+        "--utd_ratio=2",
+        f"--balanced_sampling={balanced}",
+        "--bc_steps=0",
+        "--eval_episodes=0",
+    ]
     assert train(data, tmp_path / "device", *flags) == 0
     calls, real = iter(range(5)), trainer.train_block  # the last of them online
 
@@ -283,7 +345,8 @@ def test_a_run_whose_data_is_gone_ends_in_one_line(data, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(OnHost, "look_up", gone)
     assert train(data, tmp_path, "--bc_only", "--eval_episodes=0", "--device_data_gb=0") == 1
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "error: the dataset cannot be read any more (OSError: [Errno 5] Input/output error)"
+    assert (
+        capsys.readouterr().err.splitlines()[-1]
+        == "error: the dataset cannot be read any more (OSError: [Errno 5] Input/output error)"
     )
     assert threads() == []

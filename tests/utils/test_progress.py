@@ -41,7 +41,10 @@ def test_the_bar_fits_its_terminal_with_all_figures(columns, monkeypatch):
         drawn = [line for line in re.split(r"[\r\n]+", text()) if line.strip()]
     assert max(map(len, drawn)) <= columns
     assert WHOLE in drawn[-1]
-    assert ("step 455123/1M" in drawn[-1], "updates/s" in drawn[-1]) == (columns > 60, columns > 80)
+    assert ("step 455123/1M" in drawn[-1], "updates/s" in drawn[-1]) == (
+        columns > 60,
+        columns > 80,
+    )
     assert drawn[-1].startswith("trqam") and (NAME in drawn[-1]) == (columns == 160)
 
 
@@ -155,7 +158,14 @@ def test_a_file_that_is_not_unicode_gets_plain_letters():
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0"), (999, "999"), (5_000, "5k"), (12_345, "12345"), (1_500_000, "1500k"), (2_000_000, "2M")],
+    [
+        (0, "0"),
+        (999, "999"),
+        (5_000, "5k"),
+        (12_345, "12345"),
+        (1_500_000, "1500k"),
+        (2_000_000, "2M"),
+    ],
 )
 def test_counts_are_exact(count, text):
     assert exact(count) == text
@@ -163,7 +173,13 @@ def test_counts_are_exact(count, text):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.4, "0:00"), (59.9, "0:59"), (3599, "59:59"), (3600, "1h00m"), (86400 * 4 + 3 * 3600, "4d03h")],
+    [
+        (0.4, "0:00"),
+        (59.9, "0:59"),
+        (3599, "59:59"),
+        (3600, "1h00m"),
+        (86400 * 4 + 3 * 3600, "4d03h"),
+    ],
 )
 def test_durations(seconds, text):
     assert clock(seconds) == text
@@ -199,7 +215,9 @@ def test_a_counter_in_a_file_is_one_line(capsys):
         bar.update(1000)
         bar.update(1000)
     error = capsys.readouterr().err
-    assert re.fullmatch(r"scene-play: 2.20k/2.20k transitions in \S+, \S+ transitions/s\n", error)
+    assert re.fullmatch(
+        r"scene-play: 2.20k/2.20k transitions in \S+, \S+ transitions/s\n", error
+    )
 
 
 def test_a_counter_that_ends_early_shows_how_far_it_came(capsys):

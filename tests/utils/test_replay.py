@@ -1,4 +1,6 @@
-"""Chunk sampling against a naive loop over OGBench's regular layout, across trajectory ends, and online storage."""
+"""Chunk sampling against a naive loop over OGBench's regular layout, across trajectory ends,
+and online storage.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,9 @@ GAMMA = 0.9
 
 
 def make_dataset(lengths, seed=0):
-    """Trajectories of the given numbers of transitions, in the compact layout; some end in success (mask 0)."""
+    """Trajectories of the given numbers of transitions, in the compact layout; some end in
+    success (mask 0).
+    """
     rng = np.random.default_rng(seed)
     size = sum(lengths) + len(lengths)
     finals = np.cumsum(np.array(lengths) + 1) - 1
@@ -26,15 +30,21 @@ def make_dataset(lengths, seed=0):
     }
     dataset["terminals"][finals - 1] = 1.0
     dataset["masks"][finals[::2] - 1] = 0.0
-    dataset["rewards"][finals] = np.nan  # a final state starts no transition: nothing may read it
+    # a final state starts no transition: nothing may read it
+    dataset["rewards"][finals] = np.nan
     dataset["actions"][finals] = np.nan
     return dataset
 
 
 def naive_chunk(dataset, start, horizon):
-    """One chunk, column by column, as the regular layout with its explicit next observations defines it."""
+    """One chunk, column by column, as the regular layout with its explicit next observations
+    defines it.
+    """
     rows = dataset["rows"][start : start + horizon]
-    chunk = {name: [] for name in ("actions", "rewards", "masks", "terminals", "valid", "next_observations")}
+    chunk = {
+        name: []
+        for name in ("actions", "rewards", "masks", "terminals", "valid", "next_observations")
+    }
     valid, total, mask, following = 1.0, 0.0, 1.0, None
     for j, row in enumerate(rows):
         if j and dataset["terminals"][rows[j - 1]]:
@@ -43,10 +53,19 @@ def naive_chunk(dataset, start, horizon):
             total += GAMMA**j * dataset["rewards"][row]
             mask = min(mask, dataset["masks"][row])
             following = dataset["observations"][row + 1]
-        values = (dataset["actions"][row], total, mask, dataset["terminals"][row], valid, following)
+        values = (
+            dataset["actions"][row],
+            total,
+            mask,
+            dataset["terminals"][row],
+            valid,
+            following,
+        )
         for name, value in zip(chunk, values, strict=True):
             chunk[name].append(value)
-    return {name: np.array(values) for name, values in chunk.items()} | {"observations": dataset["observations"][rows[0]]}
+    return {name: np.array(values) for name, values in chunk.items()} | {
+        "observations": dataset["observations"][rows[0]]
+    }
 
 
 def assert_chunks(batch, dataset, starts, horizon):
@@ -54,7 +73,9 @@ def assert_chunks(batch, dataset, starts, horizon):
         expected = naive_chunk(dataset, start, horizon)
         assert set(batch) == set(expected)
         for name, value in expected.items():
-            np.testing.assert_allclose(batch[name][i], value, rtol=1e-5, atol=1e-6, err_msg=f"{name} at {start}")
+            np.testing.assert_allclose(
+                batch[name][i], value, rtol=1e-5, atol=1e-6, err_msg=f"{name} at {start}"
+            )
 
 
 @settings(max_examples=4, deadline=None)
@@ -64,14 +85,20 @@ def test_every_chunk_is_the_naive_one(lengths, horizon):
         return
     dataset = make_dataset(lengths)
     starts = np.arange(sum(lengths) - horizon + 1)
-    assert_chunks(gather((Transitions.create(dataset),), jnp.array(starts), horizon, GAMMA), dataset, starts, horizon)
+    assert_chunks(
+        gather((Transitions.create(dataset),), jnp.array(starts), horizon, GAMMA),
+        dataset,
+        starts,
+        horizon,
+    )
 
 
 def test_starts_are_uniform_over_the_transitions():
     dataset = make_dataset([4, 2, 5])
     batch = sample((Transitions.create(dataset),), jax.random.key(0), 90_000, 3, GAMMA)
     starts = [
-        int(np.flatnonzero((dataset["observations"] == row).all(axis=1))[0]) for row in np.unique(batch["observations"], axis=0)
+        int(np.flatnonzero((dataset["observations"] == row).all(axis=1))[0])
+        for row in np.unique(batch["observations"], axis=0)
     ]
     assert sorted(starts) == list(dataset["rows"][:9])  # 0 .. N - H, never a final state
     counts = np.unique(np.asarray(batch["observations"])[:, 0], return_counts=True)[1]
@@ -90,27 +117,41 @@ def online_transition(rng, observation, done, success=False):
 
 
 def test_online_transitions_are_stored_in_time_order():
-    """After every append, every chunk that ends by then is the naive one, of the dataset and what is online behind it."""
+    """After every append, every chunk that ends by then is the naive one, of the dataset and
+    what is online behind it.
+    """
     rng = np.random.default_rng(1)
     dataset = make_dataset([4, 3])
     replay = Replay.create(dataset, room=9)
     kept = dict(dataset)
     rows, first, observation = len(kept["actions"]), True, np.ones(3, np.float32)
-    append, chunks_at = jax.jit(Replay.append), jax.jit(lambda parts, starts: gather(parts, starts, 3, GAMMA))
+    append, chunks_at = (
+        jax.jit(Replay.append),
+        jax.jit(lambda parts, starts: gather(parts, starts, 3, GAMMA)),
+    )
     draw = jax.jit(lambda replay, key: replay.sample(key, 500, 3, GAMMA))
     for step in range(9):
         done = step in (2, 3)
         transition = online_transition(rng, observation, done, success=step == 3)
         replay = append(replay, transition, jnp.array(first))
         if not first:  # the row of the previous next observation becomes this transition's own
-            kept = {name: value if name == "rows" else value[:-1] for name, value in kept.items()}
+            kept = {
+                name: value if name == "rows" else value[:-1] for name, value in kept.items()
+            }
             rows -= 1
         for name in ("observations", "actions", "rewards", "masks", "terminals"):
-            final = transition["next_observations"] if name == "observations" else np.zeros_like(transition[name])
+            final = (
+                transition["next_observations"]
+                if name == "observations"
+                else np.zeros_like(transition[name])
+            )
             kept[name] = np.concatenate([kept[name], np.stack([transition[name], final])])
         kept["rows"] = np.append(kept["rows"], rows)
         rows += 2
-        first, observation = done, rng.normal(size=3).astype(np.float32) if done else transition["next_observations"]
+        first, observation = (
+            done,
+            rng.normal(size=3).astype(np.float32) if done else transition["next_observations"],
+        )
         count = int(replay.stored.size + replay.online.size)
         assert count == len(kept["rows"])
         starts = np.arange(16) % (count - 2)  # of one shape, compiled once
@@ -126,6 +167,9 @@ def test_balanced_batches_are_half_online():
     rng = np.random.default_rng(0)
     for step in range(5):
         transition = online_transition(rng, np.full(3, 100.0 + step, np.float32), False)
-        replay = replay.append(transition | {"next_observations": np.full(3, 101.0 + step, np.float32)}, jnp.array(step == 0))
+        replay = replay.append(
+            transition | {"next_observations": np.full(3, 101.0 + step, np.float32)},
+            jnp.array(step == 0),
+        )
     batch = replay.sample(jax.random.key(0), 32, 2, GAMMA)
     assert (np.asarray(batch["observations"])[:, 0] >= 100.0).sum() == 16
