@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
+from utils.logging import warn_once
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["MUJOCO_GL"] = "disabled"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
@@ -39,6 +41,12 @@ def printed(capsys):
     line.
     """
     return lambda: Printed(*(text.replace("\n  ", " ") for text in capsys.readouterr()))
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet():
+    """Every test may see a warning that the program prints once in a process."""
+    warn_once.cache_clear()
 
 
 @pytest.fixture

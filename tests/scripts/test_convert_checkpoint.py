@@ -182,7 +182,7 @@ def test_nothing_is_left_where_writing_fails(tmp_path, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.run.write_json", full)
+    monkeypatch.setattr("utils.files.write_json", full)
     assert convert(PKL, tmp_path / "out", "--env_name=pointmaze-medium") == 1
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
     assert list(tmp_path.iterdir()) == []

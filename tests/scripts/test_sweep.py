@@ -572,13 +572,21 @@ def stop_a_sweep(tmp_path, engine, signum):
     """Send a signal to a process that runs two such jobs -> its exit code, what it printed, the
     log, the first job's id.
     """
-    code = (
-        "import os, sys\nfrom pathlib import Path\nfrom tests.scripts.test_sweep import SAVES,"
-        " stubs\nfrom utils.preemption import Preempted\nfrom sweeps.jobs import Local, Ray,"
-        f" run_jobs\njobs = stubs(Path({str(tmp_path)!r}), SAVES, SAVES)\nprint(jobs[0].log,"
-        f" flush=True)\ntry: run_jobs(jobs, {engine})\nexcept Preempted as p:"
-        " sys.exit(p.exit_code)"
-    )
+    code = f"""
+import os, sys
+from pathlib import Path
+from sweeps.engines import Local, Ray
+from sweeps.run import run_jobs
+from tests.scripts.test_sweep import SAVES, stubs
+from utils.preemption import Preempted
+
+jobs = stubs(Path({str(tmp_path)!r}), SAVES, SAVES)
+print(jobs[0].log, flush=True)
+try:
+    run_jobs(jobs, {engine})
+except Preempted as signal:
+    sys.exit(signal.exit_code)
+"""
     with process(sys.executable, "-c", code) as sweeping:
         log = Path(sweeping.stdout.readline().strip())
         wait_for(lambda: log.is_file() and "ready" in log.read_text())

@@ -40,7 +40,6 @@ AGENT = Scaled
 @pytest.fixture(autouse=True)
 def in_the_project(monkeypatch):
     monkeypatch.chdir(ROOT)
-    warn_once.cache_clear()
 
 
 @pytest.fixture(scope="module")

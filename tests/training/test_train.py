@@ -10,7 +10,6 @@ import pytest
 
 from training import data
 from training.updates import Window, updates_per_call
-from utils import logging
 
 
 def test_a_window_sums_and_remembers_the_first_update_that_broke_each_metric():
@@ -52,7 +51,6 @@ def test_other_physics_is_told_once(installed, made, warnings, tmp_path, monkeyp
     settings = {} if made is None else {"collection": np.array(json.dumps({"mujoco": made}))}
     np.savez(tmp_path / "pointmaze-medium-navigate-v0.npz", **settings)
     monkeypatch.setattr(data.importlib.metadata, "version", lambda name: installed)
-    logging.warn_once.cache_clear()
     flags = {"ogbench_dataset_dir": str(tmp_path), "dataset": None}
     run = SimpleNamespace(
         env_name="pointmaze-medium-navigate-singletask-task1-v0",
