@@ -19,32 +19,18 @@ agent or in settings. The terminal shows at most 120 columns; CSV and page have 
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reports.published import AXES  # noqa: E402
+from utils.command_line import Parser, at_least  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
 
 if TYPE_CHECKING:
     from reports.summary import Report
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-class Parser(argparse.ArgumentParser):
-    """A mistake is one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see --help)")
-
-
-def positive(text: str) -> int:
-    """A positive number, with or without underscores."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def step(text: str) -> str:
@@ -72,7 +58,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="final (the end of each phase), last (as far as all are), or N",
     )
     parser.add_argument(
-        "--bootstrap", type=positive, default=2000, help="replicates of the bootstrap"
+        "--bootstrap", type=at_least(1), default=2000, help="replicates of the bootstrap"
     )
     doc = (
         "bootstrap intervals wider by √(N/(N-1)) with N seeds; without it they are rliable's."
@@ -98,7 +84,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--repeat_of", type=Path, metavar="DIR", help=doc)
     parser.add_argument(
         "--pickle_interval",
-        type=positive,
+        type=at_least(1),
         default=50_000,
         help="steps between the evaluations in a pickle",
     )

@@ -23,7 +23,6 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -33,6 +32,7 @@ from sweeps.engines import Engine, Local, Ray, gpus  # noqa: E402
 from sweeps.jobs import Job, far_apart  # noqa: E402
 from sweeps.run import run_jobs  # noqa: E402
 from training.run import Run  # noqa: E402
+from utils.command_line import Parser, at_least  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
 from utils.preemption import Preempted  # noqa: E402
 
@@ -70,13 +70,6 @@ BASES = """
 #   sbatch --array={next}-{end} --dependency=afterany:ID FILE"""
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def parser() -> Parser:
     """The sweep's own flags."""
     result = Parser(
@@ -87,13 +80,7 @@ def parser() -> Parser:
     )
 
     def count(name: str, default: int | None, text: str, least: int = 1) -> None:
-        def number(word: str) -> int:
-            value = int(word.replace("_", ""))
-            if value < least:
-                raise argparse.ArgumentTypeError(f"{word} is below {least}")
-            return value
-
-        result.add_argument(name, type=number, default=default, metavar="N", help=text)
+        result.add_argument(name, type=at_least(least), default=default, metavar="N", help=text)
 
     result.add_argument(
         "--agents",

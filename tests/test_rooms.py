@@ -14,9 +14,10 @@ MAY_IMPORT = {
     "reports": {"configs", "envs", "utils"},
     "training": {"agents", "configs", "envs", "utils"},
     "sweeps": {"training", "configs", "envs", "utils"},
+    "benchmarks": {"training", "sweeps", "reports", "agents", "configs", "envs", "utils"},
 }
 WITHOUT_JAX = {"reports", "envs"}
-OURS = {*MAY_IMPORT, "main", "scripts", "benchmarks", "tests"}
+OURS = {*MAY_IMPORT, "main", "scripts", "tests"}
 JAX = {"jax", "flax", "optax", "orbax", "chex"}
 
 

@@ -1762,7 +1762,7 @@ MISTAKES = {
     ),
     "a number that is none": (
         ["{empty}", "--bootstrap=0"],
-        "argument --bootstrap: invalid positive value: '0'",
+        "argument --bootstrap: give a whole number of at least 1, not 0",
     ),
     "other axes": (["{empty}", "--pickle_axes=tasks"], "--pickle_axes: invalid choice"),
     "an unknown flag": (["{empty}", "--htm=x"], "unrecognized arguments: --htm=x (see --help)"),

@@ -1,0 +1,199 @@
+"""What the benchmarks share: their sizes and data, clocks, the machine's own speed, the agent
+that the command line names, and how figures are published.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from configs.agent_file import load_source
+from configs.flags import (
+    check_agent_values,
+    define_agent_flag,
+    parse_words,
+    take_agent,
+    unknown_flag,
+)
+from utils.command_line import output_file
+from utils.files import write_json
+from utils.networks import product
+
+OBSERVATION_DIM, ACTION_DIM = 83, 5  # puzzle-4x4
+TRAJECTORY = 1001  # rows of a trajectory: 1,000 transitions and the final state
+PEAK_ROWS, PEAK_WIDTH = 2560, 512
+LARGE = 8192
+
+# ---------------------------------------------------------------- data
+
+
+def trajectories(rows: int) -> dict[str, np.ndarray]:
+    """The columns of a compact dataset but observations and actions; the last trajectory may be
+    shorter than the others.
+    """
+    final = np.arange(rows) % TRAJECTORY == TRAJECTORY - 1
+    final[-1] = True
+    return {
+        "rewards": -np.ones(rows, np.float32),
+        "masks": np.ones(rows, np.float32),
+        "terminals": np.append(final[1:], True).astype(np.float32),
+        "rows": np.flatnonzero(~final).astype(np.int32),
+    }
+
+
+def synthetic(transitions: int) -> dict[str, np.ndarray]:
+    """A compact dataset of random trajectories, at the widths of puzzle-4x4."""
+    rng = np.random.default_rng(0)
+    rows = transitions + -(-transitions // (TRAJECTORY - 1))
+    return {
+        "observations": rng.standard_normal((rows, OBSERVATION_DIM), np.float32),
+        "actions": rng.uniform(-1, 1, (rows, ACTION_DIM)).astype(np.float32),
+    } | trajectories(rows)
+
+
+# ---------------------------------------------------------------- clocks
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """How long a call takes until its results are there."""
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+def matrix_product(rows: int, width: int) -> Callable[[], float]:
+    """A function that returns the GFLOP/s of (rows,width)x(width,width), the median over a
+    third of a second. The product has the precision of the update's.
+    """
+    # An accelerator is not measured by how fast calls reach it: there many products make one
+    # call.
+    repeats = 1 if jax.default_backend() == "cpu" else 200
+    a, b = (
+        jax.random.normal(jax.random.key(0), (count, width)) / math.sqrt(width)
+        for count in (rows, width)
+    )
+
+    def products(a: jax.Array, b: jax.Array) -> jax.Array:
+        if repeats == 1:
+            return product(a, b)
+        return jax.lax.fori_loop(0, repeats, lambda _, x: product(x, b), a)
+
+    call = jax.jit(products)
+    call(a, b).block_until_ready()
+
+    def measure() -> float:
+        times, start = [], time.perf_counter()
+        while time.perf_counter() - start < 0.33:
+            times.append(seconds(lambda: call(a, b)))
+        return 2 * repeats * rows * width**2 / statistics.median(times) / 1e9
+
+    return measure
+
+
+def peak_product() -> Callable[[], float]:
+    """The `matrix_product` whose speed is the peak that work is compared with."""
+    return matrix_product(PEAK_ROWS, PEAK_WIDTH)
+
+
+def large_product() -> dict[str, float]:
+    """`large_product_gflops` of (8192,8192)x(8192,8192), printed; nothing on a CPU."""
+    if jax.default_backend() == "cpu":
+        return {}
+    speed = matrix_product(LARGE, LARGE)()
+    print(f"({LARGE},{LARGE})x({LARGE},{LARGE}): {speed:.0f} GFLOP/s")
+    return {"large_product_gflops": speed}
+
+
+# ---------------------------------------------------------------- the agent
+
+
+class Chosen(NamedTuple):
+    """The agent that a command line names."""
+
+    file: str
+    kind: Any
+    config: ml_collections.ConfigDict
+
+    def create(self, seed: int) -> Any:
+        """A fresh agent at the widths of puzzle-4x4."""
+        return self.kind.create(jax.random.key(seed), OBSERVATION_DIM, ACTION_DIM, self.config)
+
+
+def add_agent(parser: argparse.ArgumentParser) -> None:
+    """Add --agent; the words that the parser does not know are left for `chosen_agent`."""
+    doc = "agent file (agents/trqam.py unless given); --agent.KEY=VALUE overrides a setting"
+    parser.add_argument("--agent", metavar="FILE", help=doc)
+    parser.set_defaults(agent_words=[])
+
+
+def chosen_agent(options: argparse.Namespace) -> Chosen:
+    """The agent of --agent with the settings of --agent.KEY, on chunks of actions unless they
+    say otherwise; raises UserError.
+    """
+    named = [] if options.agent is None else [f"--agent={options.agent}"]
+    file, words = take_agent(["benchmark.py", *named, *options.agent_words])
+    module = load_source(file).module
+    known = list(module.get_config())
+    ours = set(vars(options)) - {"agent_words", "run"}
+    for word in words:
+        if word.startswith("--") and not word.startswith("--agent."):
+            raise unknown_flag(word, ours, file, known)
+    words = ["benchmark.py", f"--agent={file}", *words]
+    fv = flags.FlagValues()
+    define_agent_flag(fv, words, "agent file")
+    parse_words(fv, words, file, known)
+    if "action_chunking" not in config_flags.get_override_values(fv["agent"]):
+        fv.agent.action_chunking = True
+    check_agent_values(fv.agent.to_dict())
+    return Chosen(file, module.AGENT, fv.agent)
+
+
+# ---------------------------------------------------------------- figures
+
+
+def device() -> str:
+    """The device's name, in words."""
+    devices = jax.devices()
+    counts = f"{len(devices)} device(s), {os.cpu_count()} CPU cores"
+    return f"{devices[0].device_kind} ({counts})"
+
+
+def machine() -> dict[str, Any]:
+    """What a figure is to be read with: device, cores, load and versions."""
+    return {
+        "device": device(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add --json and --out."""
+    parser.add_argument(
+        "--json", action="store_true", help="end with one JSON object on the last line"
+    )
+    parser.add_argument(
+        "--out", type=output_file, metavar="FILE", help="write the same object to a file"
+    )
+
+
+def publish(result: dict[str, Any], options: argparse.Namespace, command: str) -> None:
+    """Write and print figures with the machine and the command, as --out and --json ask."""
+    record = machine() | result | {"command": command}
+    if options.out:
+        write_json(options.out, record)
+    if options.json:
+        print(json.dumps(record))

@@ -1,0 +1,162 @@
+"""How fast batches come from data on the host.
+
+    python scripts/benchmark.py data --rows=1_000_000,10_000_000 --readers=1,4,16 --folder=/tmp
+
+The rows are memory-mapped and looked up by threads. They have the widths of cube-quadruple
+(O 55, A 5) and lie in sparse files, so that 100 million of them take no disk: a first access to
+a page is then a page fault without reading. --written fills the files and drops them from the
+page cache before each measurement: then every page comes from the disk. The files are deleted
+at the end.
+"""
+
+import argparse
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.common import TRAJECTORY, add_output, trajectories
+from utils.command_line import at_least, each_at_least, existing_folder, positive_float
+from utils.prefetch import Block, OnHost, Prefetch
+from utils.replay import Replay
+
+WIDTHS = {"observations": 55, "actions": 5}
+CONFIG = SimpleNamespace(batch_size=256, horizon_length=5)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this benchmark."""
+    parser.add_argument(
+        "--rows",
+        type=each_at_least(TRAJECTORY),
+        default=[1_000_000, 10_000_000, 100_000_000],
+        metavar="N,N",
+        help="sizes of the dataset (1, 10 and 100 million)",
+    )
+    parser.add_argument(
+        "--readers",
+        type=each_at_least(1),
+        default=[1, 2, 4, 8, 16, 32],
+        metavar="N,N",
+        help="numbers of reading threads (1,2,4,8,16,32)",
+    )
+    doc = "seeds that train in one program, each on batches of its own (1)"
+    parser.add_argument("--seeds", type=at_least(1), default=1, metavar="N", help=doc)
+    doc = "updates in a block (100)"
+    parser.add_argument(
+        "--updates_per_call", type=at_least(1), default=100, metavar="N", help=doc
+    )
+    doc = "updates per second of the training that is imitated (2500)"
+    parser.add_argument("--demand", type=positive_float, default=2_500.0, metavar="X", help=doc)
+    doc = "length of a measurement (5)"
+    parser.add_argument("--seconds", type=positive_float, default=5.0, metavar="X", help=doc)
+    doc = "write the rows to disk and read them from there"
+    parser.add_argument("--written", action="store_true", help=doc)
+    doc = "where the files are while it runs (the system's temporary folder)"
+    parser.add_argument("--folder", type=existing_folder, metavar="FOLDER", help=doc)
+    add_output(parser)
+
+
+def mapped(folder: Path) -> dict[str, np.ndarray]:
+    """The memory-mapped columns in a folder."""
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in WIDTHS}
+
+
+def synthetic(folder: Path, rows: int, written: bool = False) -> dict[str, np.ndarray]:
+    """A dataset with memory-mapped observations and actions, in sparse files unless they are to
+    be `written`.
+    """
+    for name, width in WIDTHS.items():
+        path, shape = folder / f"{name}.npy", (rows, width)
+        array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        for start in range(0, rows if written else 0, 100_000):
+            array[start : start + 100_000] = start
+        array.flush()
+    return trajectories(rows) | mapped(folder)
+
+
+def forget(folder: Path) -> None:
+    """Drop a folder's files from the page cache; what processes still map stays."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def measure(
+    dataset: dict[str, np.ndarray],
+    options: argparse.Namespace,
+    readers: int,
+    demand: float | None,
+    first: int,
+) -> dict[str, float]:
+    """Read blocks for --seconds, as fast as they come or as training at `demand` updates per
+    second would.
+
+    Args:
+        dataset: columns by name.
+        options: the flags.
+        readers: number of reading threads.
+        demand: updates per second; None: as fast as possible.
+        first: number of the first update; other updates read other pages.
+
+    Returns updates_per_s, and waiting: the share of the time for which the reader of the blocks
+    waited for one.
+    """
+    updates_per_call, updates = options.updates_per_call, 0
+    data = OnHost(dataset, None)
+    keys = jax.random.key_data(jax.random.split(jax.random.key(0), options.seeds))
+    blocks = (Block(first + i * updates_per_call, updates_per_call) for i in itertools.count())
+    with Prefetch(data, Replay(data.stored), keys, CONFIG, blocks, readers) as feed:
+        jax.block_until_ready(next(feed))  # compiles
+        start, waited = time.perf_counter(), feed.waited
+        while (now := time.perf_counter()) - start < options.seconds:
+            jax.block_until_ready(next(feed))
+            updates += updates_per_call
+            # the training of this block, on a device that leaves the processor alone
+            if demand:
+                time.sleep(max(0.0, now + updates_per_call / demand - time.perf_counter()))
+        taken = time.perf_counter() - start
+        return {"updates_per_s": updates / taken, "waiting": (feed.waited - waited) / taken}
+
+
+def measure_rows(
+    folder: Path, rows: int, options: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Measure a dataset with each number of readers, fastest and at the demand."""
+    dataset = synthetic(folder, rows, options.written)
+    numbers = itertools.count(0, 10_000_000)  # pages that no measurement before has read
+    for readers in options.readers:
+        result: dict[str, Any] = {"rows": rows, "readers": readers}
+        for label, demand in (("fastest", None), ("paced", options.demand)):
+            if options.written:
+                dataset |= mapped(folder)
+                forget(folder)
+            figures = measure(dataset, options, readers, demand, next(numbers))
+            result |= {f"{label}_{figure}": value for figure, value in figures.items()}
+        yield result
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure every size with every number of readers and print a table."""
+    found = []
+    print("rows         readers  updates/s  at the demand of  updates/s  waiting")
+    for rows in options.rows:
+        with tempfile.TemporaryDirectory(dir=options.folder) as name:
+            for result in measure_rows(Path(name), rows, options):
+                found.append(result)
+                print(
+                    f"{rows:<12,} {result['readers']:<8}"
+                    f" {result['fastest_updates_per_s']:<10.0f}"
+                    f" {options.demand:<17.0f} {result['paced_updates_per_s']:<10.0f}"
+                    f" {result['paced_waiting']:.1%}",
+                    flush=True,
+                )
+    return {"written": options.written, "seeds": options.seeds, "measurements": found}

@@ -1,0 +1,145 @@
+"""How much faster the update is than the straightforward one.
+
+    python scripts/benchmark.py oracle --rounds=61 --out=results/oracle_speed/11.json
+
+Paper size (O 83, A 5, H 5; 512x4, 10 critics, K 10, batch 256). In each round the machine's
+matrix product, a block of ours, two of the straightforward version and another of ours follow
+each other in one process, dispatched alike; a round's ratio is that of its two pairs' times, in
+which a machine that gets faster or slower meanwhile cancels.
+
+The straightforward version is that of the tests, tests/agents/straightforward.py, loaded by its
+path: the one file of the tests that a benchmark reads.
+"""
+
+import argparse
+import importlib.util
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.stats
+
+from agents import trqam
+from benchmarks.common import (
+    ACTION_DIM,
+    OBSERVATION_DIM,
+    add_output,
+    peak_product,
+    seconds,
+    synthetic,
+)
+from configs.agent_source import ROOT
+from training.updates import WITHOUT_COPIES
+from utils.command_line import at_least
+from utils.replay import Replay
+
+STRAIGHTFORWARD = ROOT / "tests" / "agents" / "straightforward.py"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this benchmark."""
+    doc = "rounds, of two blocks of each (9); fewer than 6 have no 95 %% interval"
+    parser.add_argument("--rounds", type=at_least(6), default=9, metavar="N", help=doc)
+    doc = "updates in a block (4)"
+    parser.add_argument("--updates", type=at_least(1), default=4, metavar="N", help=doc)
+    add_output(parser)
+
+
+def load_straightforward() -> ModuleType:
+    """The straightforward version, which is no part of the program."""
+    spec: Any = importlib.util.spec_from_file_location("straightforward", STRAIGHTFORWARD)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Blocks:
+    """Blocks of an update on one batch, with noise that follows from the update's number."""
+
+    def __init__(self, update: Callable, agent: Any, batch: Any, updates: int):
+        size = agent.config.batch_size
+
+        def one(agent: Any, _: None) -> Any:
+            key = jax.random.fold_in(jax.random.key(1), agent.step)
+            return update(agent, batch, agent.draw_noise(key, size))[:2]
+
+        def block(agent: Any) -> Any:
+            return jax.lax.scan(one, agent, length=updates)
+
+        noise = agent.draw_noise(jax.random.key(1), size)
+        counted = jax.jit(lambda agent, noise: update(agent, batch, noise)[:2])
+        analysis: Any = counted.lower(agent, noise).compile().cost_analysis()
+        self.gflop = analysis["flops"] / 1e9
+        self.agent, self.updates = agent, updates
+        self.block = jax.jit(block, donate_argnums=0, compiler_options=WITHOUT_COPIES)
+        self.seconds()  # compiles
+
+    def seconds(self) -> float:
+        """Time one block, per update."""
+
+        def call() -> Any:
+            self.agent, metrics = self.block(self.agent)
+            return self.agent, metrics
+
+        return seconds(call) / self.updates
+
+
+def compare(config: Any, rounds: int, updates: int) -> dict[str, Any]:
+    """The speedup with its 95 % interval, and the work and time of each version.
+
+    Args:
+        config: the settings of TRQAM.
+        rounds: at least 6.
+        updates: of each block.
+    """
+
+    def blocks(update: Callable) -> Blocks:
+        agent = trqam.AGENT.create(jax.random.key(0), OBSERVATION_DIM, ACTION_DIM, config)
+        return Blocks(update, agent, batch, updates)
+
+    replay, sizes = Replay.create(synthetic(20_000)), (config.batch_size, config.horizon_length)
+    batch = replay.sample(jax.random.key(2), *sizes, config.discount)
+    product = peak_product()
+    ours = blocks(trqam.AGENT.update_with_noise)
+    oracle = blocks(load_straightforward().update_with_noise)
+    versions = (ours, oracle, oracle, ours)
+    peaks, times = [], np.empty((rounds, len(versions)))
+    for turn in times:
+        peaks.append(product())
+        turn[:] = [version.seconds() for version in versions]
+    ours_times, oracle_times = times[:, [0, 3]], times[:, 1:3]
+    ratios = oracle_times.sum(1) / ours_times.sum(1)
+    interval = scipy.stats.quantile_test(ratios, q=1.0, p=0.5).confidence_interval(0.95)
+    return {
+        "rounds": rounds,
+        "updates_per_block": updates,
+        "peak_gflops": max(peaks),
+        "speedup": float(np.median(ratios)),
+        "speedup_95": list(map(float, interval)),
+        "ours": figures(ours.gflop, ours_times, max(peaks)),
+        "oracle": figures(oracle.gflop, oracle_times, max(peaks)),
+    }
+
+
+def figures(gflop: float, times: np.ndarray, peak: float) -> dict[str, float]:
+    """The work of an update, the median of its times in seconds, and the share of the peak."""
+    median = float(np.median(times))
+    return {"gflop": gflop, "seconds": median, "fraction_of_peak": gflop / median / peak}
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure at the size of the paper and print the figures."""
+    config = trqam.get_config()
+    config.action_chunking = True
+    found = compare(config, options.rounds, options.updates)
+    for name in ("ours", "oracle"):
+        row = found[name]
+        print(
+            f"{name:6} {row['gflop']:6.1f} GFLOP, {row['seconds']:.3f} s per update,"
+            f" {row['fraction_of_peak']:.2f} of peak"
+        )
+    low, high = found["speedup_95"]
+    print(f"speedup {found['speedup']:.3f}, 95 % interval {low:.3f} to {high:.3f}")
+    return found

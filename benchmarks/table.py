@@ -1,0 +1,285 @@
+"""All measurements, and the hours of the whole table.
+
+    python scripts/benchmark.py table --out=results/speed_cpu.json
+    python scripts/benchmark.py table --out=results/speed.json --only=bc  # added to it
+    python scripts/benchmark.py table --out=tiny.json --tiny          # all of it, tiny networks
+
+Seeds, precisions, sizes, data on the host, evaluation: each measurement is a process of another
+benchmark. What the file holds already is not measured again, so that a run that was cut short
+resumes. At the end the tables are printed as Markdown.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from configs.agent_source import ROOT
+from configs.domains import DOMAINS
+from utils.command_line import output_file, positive_float
+from utils.errors import UserError
+from utils.files import read_json, write_json
+
+SCRIPT = "scripts/benchmark.py"
+
+TRQAM, BC = ("update", "--agent=agents/trqam.py"), ("update", "--agent=agents/bc.py")
+OTHERS = ("qam", "qam_edit", "qam_fql", "sqam", "fql", "ifql", "dsrl", "cgql")
+WIDE_ACTOR, WIDE_CRITIC = (
+    f"--agent.{kind}_hidden_dims=(1024,1024,1024,1024)" for kind in ("actor", "value")
+)
+MEASUREMENTS = {
+    "trqam": [*TRQAM, "--seeds=1,2,4,8", "--stages"],
+    "trqam one by one": [*TRQAM, "--seeds=1,8", "--updates=1", "--blocks=5"],
+    "trqam 16 seeds": [*TRQAM, "--seeds=16", "--blocks=5"],
+    "bc": [*BC, "--seeds=1,8"],
+    "bc blocks of 20": [*BC, "--seeds=1", "--updates=20"],
+    "trqam 1 seed": [*TRQAM, "--seeds=1"],
+    "trqam scalar adjoint": [*TRQAM, "--seeds=1", "--agent.adjoint=scalar"],
+    **{name: ["update", f"--agent=agents/{name}.py", "--seeds=1"] for name in OTHERS},
+    "trqam highest": [*TRQAM, "--seeds=1,8", "--matmul_precision=highest", "--blocks=5"],
+    "trqam bfloat16": [*TRQAM, "--seeds=1,8", "--matmul_precision=bfloat16", "--blocks=5"],
+    "bc highest": [*BC, "--seeds=1", "--matmul_precision=highest"],
+    "trqam profile": [*TRQAM, "--seeds=1", "--blocks=5", "--trace=FOLDER"],
+    "trqam width 1024": [*TRQAM, "--seeds=1,8", "--blocks=5", WIDE_ACTOR, WIDE_CRITIC],
+    "trqam one by one width 1024": [
+        *TRQAM,
+        "--seeds=1,8",
+        "--updates=1",
+        "--blocks=5",
+        WIDE_ACTOR,
+        WIDE_CRITIC,
+    ],
+    "bc width 1024": [*BC, "--seeds=1,8", WIDE_ACTOR],
+    "trqam K 5": [*TRQAM, "--seeds=1", "--agent.flow_steps=5"],
+    "trqam K 20": [*TRQAM, "--seeds=1", "--agent.flow_steps=20", "--blocks=5"],
+    "trqam 10M rows": [*TRQAM, "--seeds=1", "--transitions=10_000_000", "--blocks=5"],
+    "evaluation": [*TRQAM, "--seeds=1", "--blocks=5", "--evaluate", "--episodes=50"],
+    "data": ["data", "--rows=1_000_000,10_000_000,100_000_000", "--readers=1,2,16"],
+}
+TINY = [
+    "--agent.actor_hidden_dims=(16,16)",
+    "--agent.batch_size=8",
+    "--transitions=5000",
+    "--blocks=5",
+]
+TINY_CRITIC = [
+    "--agent.value_hidden_dims=(16,16)",
+    "--agent.num_qs=2",
+    "--agent.flow_steps=2",
+    "--episodes=2",
+]
+TINY_DATA = ["--rows=10_000", "--readers=1", "--seconds=0.2", "--updates_per_call=2"]
+
+TASKS, SEEDS = 5, 8  # of a domain, of a task
+# of a domain and seed; of a task and seed
+BC_UPDATES, OFFLINE_UPDATES, ONLINE_STEPS = 300_000, 1_000_000, 500_000
+# of a run, of an evaluation; of an episode that fails, mean of the domains
+EVALUATIONS, EPISODES, STEPS = 33, 50, 1025
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this benchmark."""
+    doc = "JSON file for the figures, kept after each measurement"
+    parser.add_argument("--out", type=output_file, required=True, metavar="FILE", help=doc)
+    doc = "names of the measurements wanted, separated by commas; all of them unless given"
+    parser.add_argument("--only", default="", metavar="A,B", help=doc)
+    doc = "tiny networks and little data, to try the command itself"
+    parser.add_argument("--tiny", action="store_true", help=doc)
+    doc = "seconds that one measurement may take (1800)"
+    parser.add_argument("--timeout", type=positive_float, default=1800.0, metavar="X", help=doc)
+
+
+def made_tiny(words: list[str]) -> list[str]:
+    """The words of a measurement with tiny networks and little data."""
+    if words[0] == "data":
+        return words + TINY_DATA
+    critic = [] if BC[1] in words else TINY_CRITIC
+    return [word for word in words if "hidden_dims" not in word] + TINY + critic
+
+
+def measure(words: list[str], timeout: float) -> dict[str, Any]:
+    """Run one measurement in a process of its own.
+
+    Returns its JSON object, or one with an error that says what came instead.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        placed = [word.replace("FOLDER", folder) for word in words]
+        command = [sys.executable, str(ROOT / SCRIPT), *placed, "--json"]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=timeout, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return {"error": f"took longer than {timeout:g} s"}
+    lines = done.stdout.splitlines() if done.returncode == 0 else []
+    if not lines:
+        return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
+    # As anybody would give it, without the temporary folder.
+    return json.loads(lines[-1]) | {"command": shlex.join(["python", SCRIPT, *words, "--json"])}
+
+
+SPEED_COLUMNS = (
+    "measurement",
+    "seeds",
+    "block",
+    "GFLOP per update",
+    "updates/s",
+    "seed-updates/s",
+    "of peak",
+    "peak GB, process",
+)
+EVALUATION_COLUMNS = (
+    "workers",
+    "seconds",
+    "env_steps",
+    "steps_per_s",
+    "policy_rows",
+    "policy_calls",
+)
+DATA_COLUMNS = (
+    "rows",
+    "readers",
+    "fastest_updates_per_s",
+    "paced_updates_per_s",
+    "paced_waiting",
+)
+
+
+def shown(value: float | None, form: str) -> str:
+    """A figure, or a dash for one that could not be had."""
+    return "-" if value is None else format(value, form)
+
+
+def rows_of(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row for each measurement of updates and number of seeds."""
+    rows: list[tuple[str, ...]] = []
+    for name, result in found.items():
+        for i, row in enumerate(result.get("by_seeds", [])):
+            rows.append(
+                (
+                    name,
+                    str(row["seeds"]),
+                    str(result["updates_per_block"]),
+                    shown(result["gflop_per_update"], ".1f"),
+                    f"{row['updates_per_s']:.4g}",
+                    f"{row['seed_updates_per_s']:.4g}",
+                    shown(row["fraction_of_peak"], ".2f"),
+                    "" if i else f"{result['peak_memory_bytes'] / 1e9:.1f}",
+                )
+            )
+    return rows
+
+
+def hours(found: dict[str, Any]) -> dict[str, float]:
+    """Projected hours of the whole table on one such machine, for each part that can be
+    projected from what was measured.
+
+    Networks have the width of their domain. Online, an update follows each environment step, so
+    a call has one update. The environments step at the speed of puzzle-4x4, which was measured.
+    """
+    tasks, parts = len(DOMAINS) * TASKS, {}
+
+    def rate(name: str) -> float:
+        return max(
+            (row["seed_updates_per_s"] for row in found.get(name, {}).get("by_seeds", [])),
+            default=0.0,
+        )
+
+    for part, agent, updates in (
+        ("behaviour cloning", "bc", SEEDS * BC_UPDATES),
+        ("updates offline", "trqam", SEEDS * TASKS * OFFLINE_UPDATES),
+        ("updates online", "trqam one by one", SEEDS * TASKS * ONLINE_STEPS),
+    ):
+        rates = {512: rate(agent), 1024: rate(f"{agent} width 1024")}
+        if all(rates.values()):
+            parts[part] = (
+                sum(updates / rates[domain.width] for domain in DOMAINS.values()) / 3600
+            )
+    measured_all = len(parts) == 3
+    speeds = {
+        row["workers"]: row["steps_per_s"]
+        for row in found.get("evaluation", {}).get("evaluation", [])
+    }
+    if 1 in speeds:
+        parts["environment steps online, all seeds side by side"] = (
+            tasks * ONLINE_STEPS / speeds[1] / 3600
+        )
+        training = sum(parts.values())
+        steps = tasks * SEEDS * EVALUATIONS * EPISODES * STEPS
+        parts["evaluation, if every episode failed"] = steps / max(speeds.values()) / 3600
+        if measured_all:
+            parts |= {
+                "training alone": training,
+                "training, then evaluation": sum(parts.values()),
+            }
+    return parts
+
+
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    return "\n".join(
+        "| " + " | ".join(row) + " |" for row in (header, ("---",) * len(header), *rows)
+    )
+
+
+def numbers_table(columns: tuple[str, ...], rows: list[dict[str, float]]) -> str:
+    """A Markdown table of these columns, with four digits."""
+    return table(columns, [tuple(f"{row[key]:.4g}" for key in columns) for row in rows])
+
+
+def details(name: str, result: dict[str, Any]) -> Iterator[str]:
+    """What a measurement found besides speeds of updates, as texts and Markdown tables."""
+    if "error" in result:
+        yield f"{name}: {result['error']}"
+    if stages := result.get("stage_seconds"):
+        rows = [(stage, f"{1e3 * taken:.3g}") for stage, taken in stages.items()]
+        yield table((f"{name}: stage", "ms"), rows)
+    if profile := result.get("profile"):
+        yield f"{name}: the device is at work {profile['device_busy']:.1%} of the time"
+        shares = [(kind, f"{share:.1%}") for kind, share in profile["shares"].items()]
+        yield table(("kernels", "share"), shares)
+    if evaluations := result.get("evaluation"):
+        yield numbers_table(EVALUATION_COLUMNS, evaluations)
+    if measurements := result.get("measurements"):
+        yield numbers_table(DATA_COLUMNS, measurements)
+
+
+def report(found: dict[str, Any]) -> str:
+    """All tables as Markdown."""
+    texts = [table(SPEED_COLUMNS, rows_of(found))]
+    for name, result in found.items():
+        texts.extend(details(name, result))
+    if parts := hours(found):
+        what = f"the whole table ({len(DOMAINS) * TASKS} tasks, {SEEDS} seeds): hours"
+        rows = [(part, f"{value:.4g}") for part, value in parts.items()]
+        texts.append(table((what, ""), rows))
+    return "\n\n".join(texts)
+
+
+def wanted_names(only: str) -> list[str]:
+    """The measurements that --only names; raises UserError for one that does not exist."""
+    names = only.split(",") if only else list(MEASUREMENTS)
+    for name in names:
+        if name not in MEASUREMENTS:
+            known = ", ".join(MEASUREMENTS)
+            raise UserError(f"--only={only}: no measurement is called {name!r}; give {known}")
+    return [name for name in MEASUREMENTS if name in names]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure what is wanted and missing, print the tables."""
+    wanted, found = wanted_names(options.only), read_json(options.out) or {}
+    missing = [name for name in wanted if "error" in found.get(name, {"error": ""})]
+    for name in missing:
+        start, words = time.perf_counter(), MEASUREMENTS[name]
+        words = made_tiny(words) if options.tiny else words
+        found[name] = measure(words, options.timeout)
+        write_json(options.out, found)
+        took, error = time.perf_counter() - start, found[name].get("error", "")
+        print(f"{name}: {took:.0f} s {error}", file=sys.stderr, flush=True)
+    print(report(found))

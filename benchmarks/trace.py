@@ -1,0 +1,79 @@
+"""What a device does while a call runs, from a trace by jax.profiler."""
+
+import collections
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from benchmarks.common import seconds
+from utils.errors import RunError
+
+LONGEST = 12  # kinds of kernels that are named
+
+
+class Event(NamedTuple):
+    """One kernel's run, in nanoseconds."""
+
+    start: float
+    duration: float
+    name: str
+
+
+def profile(folder: str, call: Callable[[], Any]) -> dict[str, Any]:
+    """Trace a call into a folder. Returns device_busy, the share of its time in which the
+    device works, kernels, their number, and shares, by kind, of the device's time.
+
+    On a CPU the device is XLA's thread pool, and times are summed over its threads. Raises
+    RunError for a trace without kernels.
+    """
+    with jax.profiler.trace(folder):
+        seconds(call)
+    newest = max(Path(folder).rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    events = sorted(device_events(newest))
+    if not events:
+        raise RunError(f"the trace in {folder} holds no events of the device")
+    return {
+        "device_busy": busy_share(events),
+        "kernels": len(events),
+        "shares": shares_by_kind(events),
+    }
+
+
+def device_events(trace: Path) -> Iterator[Event]:
+    """The kernels in a trace file."""
+    on_cpu = jax.default_backend() == "cpu"
+    plane_name, line_name = ("/host:CPU", "tf_XLAEigen") if on_cpu else ("/device:", "Stream")
+    for plane in jax.profiler.ProfileData.from_file(str(trace)).planes:
+        for line in plane.lines if plane.name.startswith(plane_name) else ():
+            for event in line.events if line.name.startswith(line_name) else ():
+                # On a CPU, names in C++ are of threads that wait for others; on an
+                # accelerator, of kernels.
+                if not (on_cpu and "::" in event.name):
+                    yield Event(event.start_ns, event.duration_ns, event.name)
+
+
+def busy_share(events: list[Event]) -> float:
+    """The share of the time from the first event to the last end in which one or more run.
+
+    The events are in the order of their starts.
+    """
+    busy, end = 0.0, events[0].start
+    for event in events:
+        stop = event.start + event.duration
+        busy += max(0.0, stop - max(event.start, end))
+        end = max(end, stop)
+    return busy / (end - events[0].start)
+
+
+def shares_by_kind(events: list[Event]) -> dict[str, float]:
+    """Shares of the summed durations of the kinds that take the most, the largest first."""
+    durations = collections.defaultdict[str, float](float)
+    for event in events:
+        # fusion.12 and fusion.13 are of one kind
+        durations[re.sub(r"[._]?\d+$", "", event.name)] += event.duration
+    total = sum(durations.values())
+    longest = sorted(durations, key=lambda kind: -durations[kind])[:LONGEST]
+    return {kind: durations[kind] / total for kind in longest}

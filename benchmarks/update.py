@@ -1,0 +1,255 @@
+"""How fast an agent trains, and where the time goes.
+
+    python scripts/benchmark.py update --agent=agents/trqam.py --seeds=1,2,4 --json
+    python scripts/benchmark.py update --agent=agents/bc.py --evaluate --trace=/tmp/trace
+
+Measured at the size of the paper (puzzle-4x4: O 83, A 5, H 5; 512x4, 10 critics, K 10, batch
+256; --agent.KEY changes it) on synthetic data. Timed blocks of updates take turns with the
+machine's own matrix product, (2560,512)x(512,512); the fraction of peak is the counted work
+times the updates per second over the best median of that product. XLA counts the work of one
+update compiled for the host's processor with its flow steps unrolled. An accelerator, which
+such a product may not fill, is measured by (8192,8192)x(8192,8192) besides.
+"""
+
+import argparse
+import resource
+import statistics
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import evaluation
+from benchmarks.common import (
+    ACTION_DIM,
+    OBSERVATION_DIM,
+    add_agent,
+    add_output,
+    chosen_agent,
+    device,
+    large_product,
+    peak_product,
+    seconds,
+    synthetic,
+)
+from benchmarks.stages import stage_seconds
+from benchmarks.trace import profile
+from training.updates import Window, configure_jax, one_update, train_block, updates_per_call
+from utils.command_line import at_least, each_at_least
+from utils.replay import Replay
+from utils.sharding import host_device, mesh_for, share, stack_seeds
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this benchmark."""
+    add_agent(parser)
+    doc = "numbers of seeds trained in one program, separated by commas (1)"
+    parser.add_argument("--seeds", type=each_at_least(1), default=[1], metavar="N,N", help=doc)
+    parser.add_argument(
+        "--blocks", type=at_least(5), default=5, metavar="N", help="timed blocks (5)"
+    )
+    doc = "updates in each block (one call); 0: what training uses on this device"
+    parser.add_argument("--updates", type=at_least(0), default=0, metavar="N", help=doc)
+    parser.add_argument(
+        "--transitions",
+        type=at_least(1_000),
+        default=1_000_000,
+        metavar="N",
+        help="size of the synthetic dataset (1,000,000)",
+    )
+    parser.add_argument(
+        "--matmul_precision",
+        default="default",
+        choices=["default", "highest", "high", "bfloat16"],
+        help="of matrix products, as in main.py",
+    )
+    parser.add_argument(
+        "--stages", action="store_true", help="time the stages of an update one by one"
+    )
+    doc = "time evaluations of puzzle-4x4 with 1, 2, 4, ... workers"
+    parser.add_argument("--evaluate", action="store_true", help=doc)
+    doc = "episodes of a timed evaluation (8)"
+    parser.add_argument("--episodes", type=at_least(1), default=8, metavar="N", help=doc)
+    doc = "trace one block by jax.profiler into this folder"
+    parser.add_argument("--trace", metavar="FOLDER", help=doc)
+    add_output(parser)
+
+
+def gflop_per_update(agent: Any) -> float | None:
+    """XLA's count for one update on a batch; None where flow steps stay a loop, which XLA
+    counts once.
+
+    Of the program for the host's processor, whatever the device: calls of an accelerator's
+    libraries count nothing.
+    """
+    batch, horizon = agent.config.batch_size, agent.config.horizon_length
+    shapes = dict.fromkeys(("rewards", "masks", "terminals", "valid"), (batch, horizon)) | {
+        "observations": (batch, OBSERVATION_DIM),
+        "actions": (batch, horizon, ACTION_DIM),
+        "next_observations": (batch, horizon, OBSERVATION_DIM),
+    }
+    arguments = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()
+    }
+    noise = jax.eval_shape(lambda: agent.draw_noise(jax.random.key(0), batch))
+    update = jax.jit(
+        lambda agent, batch, noise: type(agent).update_with_noise(agent, batch, noise)[:2]
+    )
+    with jax.default_device(host_device()):
+        compiled: Any = update.lower(jax.eval_shape(lambda: agent), arguments, noise).compile()
+    return None if " while(" in compiled.as_text() else compiled.cost_analysis()["flops"] / 1e9
+
+
+class Training:
+    """The training loop's own call, for a number of seeds, on a replay."""
+
+    def __init__(self, agents: list[Any], replay: Replay, updates: int):
+        self.seeds, self.updates, self.mesh = len(agents), updates, mesh_for(len(agents))
+        names = jax.eval_shape(one_update, agents[0], replay, jax.random.key(0))[1]
+        windows = [Window.create(dict.fromkeys(names, 0.0)) for _ in agents]
+        keys = [jax.random.key_data(jax.random.key(i)) for i in range(len(agents))]
+        self.agents = stack_seeds(agents, self.mesh)
+        self.windows = stack_seeds(windows, self.mesh)
+        self.keys = stack_seeds(keys, self.mesh)
+        self.replay = share(replay, self.mesh)
+        self.compile_seconds = seconds(self.block)
+
+    def block(self) -> Any:
+        """One call."""
+        self.agents, self.windows, done = train_block(
+            self.agents,
+            self.windows,
+            self.replay,
+            self.keys,
+            updates=self.updates,
+            mesh=self.mesh,
+        )
+        return done
+
+    def speed(self, updates_per_s: float, gflop: float | None, peak: float) -> dict[str, Any]:
+        """The figures of a speed.
+
+        Args:
+            updates_per_s: calls per second times updates in a call.
+            gflop: the work of one update of one seed; None leaves the fraction of peak out.
+            peak: GFLOP/s of one device.
+        """
+        devices = self.mesh.size if self.mesh else 1
+        work = self.seeds * updates_per_s
+        return {
+            "seeds": self.seeds,
+            "updates_per_s": updates_per_s,
+            "seed_updates_per_s": work,
+            "fraction_of_peak": gflop and work * gflop / (devices * peak),
+            "compile_seconds": self.compile_seconds,
+        }
+
+
+def measure_in_turns(trainings: list[Training], blocks: int) -> tuple[list[float], float]:
+    """Time blocks of each training in turns with the machine's matrix product.
+
+    Returns the median updates per second of each training, and the product's best GFLOP/s.
+    """
+    product = peak_product()
+    rates: list[list[float]] = [[] for _ in trainings]
+    products = []
+    for _ in range(blocks):
+        products.append(product())
+        for training, measured in zip(trainings, rates, strict=True):
+            measured.append(training.updates / seconds(training.block))
+    return [statistics.median(measured) for measured in rates], max(products)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory used so far: of the device if it reports that, else of this process."""
+    reported = jax.devices()[0].memory_stats() or {}
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return reported.get("peak_bytes_in_use") or process
+
+
+def measure_speeds(
+    trainings: list[Training], blocks: int, gflop: float | None
+) -> dict[str, Any]:
+    """The speeds of all trainings, printed; those of the first are at the top level too."""
+    rates, peak = measure_in_turns(trainings, blocks)
+    work = "GFLOP not counted (a loop over flow steps)"
+    if gflop is not None:
+        work = f"{gflop:.1f} GFLOP per update"
+    updates = trainings[0].updates
+    print(f"{device()}, {work}, blocks of {updates} updates, peak {peak:.0f} GFLOP/s")
+    large = large_product()
+    speeds = [
+        training.speed(rate, gflop, peak)
+        for training, rate in zip(trainings, rates, strict=True)
+    ]
+    print(*map(describe, speeds), sep="\n")
+    return {
+        "updates_per_block": updates,
+        "gflop_per_update": gflop,
+        "peak_gflops": peak,
+        **large,
+        "by_seeds": speeds,
+        **speeds[0],
+    }
+
+
+def describe(speed: dict[str, Any]) -> str:
+    """One of the speeds in words."""
+    of_peak = ""
+    if speed["fraction_of_peak"] is not None:
+        of_peak = f", {speed['fraction_of_peak']:.2f} of peak"
+    return (
+        f"{speed['seeds']:3d} seeds: {speed['updates_per_s']:9.2f} updates/s,"
+        f" {speed['seed_updates_per_s']:9.2f} seed-updates/s{of_peak},"
+        f" first call {speed['compile_seconds']:.1f} s"
+    )
+
+
+def measure_trace(folder: str, training: Training) -> dict[str, Any]:
+    """Trace one block and print what the device does."""
+    found = profile(folder, training.block)
+    busy = found["device_busy"]
+    print(f"trace of one block: {folder}; the device is at work {busy:.1%} of the time")
+    for kind, of_time in found["shares"].items():
+        print(f"{of_time:7.1%}  {kind}")
+    return found
+
+
+def measure_stages(agent: Any, replay: Replay) -> dict[str, float]:
+    """Time the stages of an update and print them."""
+    found = stage_seconds(agent, replay)
+    for name, duration in found.items():
+        print(f"{name:22s} {1e3 * duration:9.2f} ms")
+    return found
+
+
+def measure_evaluation(agent: Any, episodes: int) -> list[dict[str, float]]:
+    """Time evaluations and print them."""
+    found = evaluation.evaluation_speed(agent, episodes)
+    print(*map(evaluation.describe, found), sep="\n")
+    return found
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what the flags ask for, and print it as it comes."""
+    agent = chosen_agent(options)
+    precision = options.matmul_precision
+    configure_jax({"matmul_precision": precision, "compilation_cache_dir": ""})
+    replay = Replay.create(synthetic(options.transitions))
+    updates = options.updates or updates_per_call(0)
+    gflop = gflop_per_update(agent.create(0))
+    trainings = [
+        Training([agent.create(seed) for seed in range(count)], replay, updates)
+        for count in options.seeds
+    ]
+    result: dict[str, Any] = {"agent": agent.file, "matmul_precision": precision}
+    result |= measure_speeds(trainings, options.blocks, gflop)
+    if options.trace:
+        result["profile"] = measure_trace(options.trace, trainings[0])
+    if options.stages:
+        result["stage_seconds"] = measure_stages(agent.create(0), replay)
+    if options.evaluate:
+        result["evaluation"] = measure_evaluation(agent.create(0), options.episodes)
+    result["peak_memory_bytes"] = peak_memory_bytes()
+    print(f"peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB")
+    return result

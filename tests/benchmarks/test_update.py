@@ -1,0 +1,77 @@
+"""What the benchmark of updates measures, at any size."""
+
+import json
+
+import jax
+import pytest
+
+from agents import bc
+from benchmarks import common, update
+from scripts import benchmark
+from utils.sharding import host_device
+
+TINY = [
+    "--agent.actor_hidden_dims=(16,16)", "--agent.value_hidden_dims=(16,16)", "--agent.num_qs=2", "--agent.flow_steps=2",
+    "--agent.batch_size=8", "--transitions=2000", "--blocks=5", "--updates=2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("agent", [pytest.param("trqam", marks=pytest.mark.slow), "bc"])
+def test_the_last_line_is_one_json_object_with_every_figure(agent, capsys, monkeypatch):
+    monkeypatch.setattr(common, "PEAK_ROWS", 64)
+    settings = (
+        TINY
+        if agent == "trqam"
+        else [word for word in TINY if "value" not in word and "num_qs" not in word]
+    )
+    seeds = [1] if agent == "trqam" else [1, 2]
+    flags = [
+        f"--agent=agents/{agent}.py",
+        f"--seeds={','.join(map(str, seeds))}",
+        "--stages",
+        "--json",
+    ]
+    assert benchmark.main(["scripts/benchmark.py", "update", *flags, *settings]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["seeds"] for row in result["by_seeds"]] == seeds
+    for row in result["by_seeds"]:
+        assert row["seed_updates_per_s"] == pytest.approx(row["seeds"] * row["updates_per_s"])
+        expected = (
+            row["seed_updates_per_s"] * result["gflop_per_update"] / result["peak_gflops"]
+        )
+        assert row["fraction_of_peak"] == pytest.approx(expected)
+    assert result["updates_per_s"] == result["by_seeds"][0]["updates_per_s"] > 0
+    assert (
+        result["gflop_per_update"] > 0
+        and "cpu" in result["device"]
+        and result["peak_memory_bytes"] > 1e7
+    )
+    stages = {"sampling", "noise", "fixed quantities", "losses and gradients", "optimiser"}
+    assert set(result["stage_seconds"]) == stages | (
+        {"backup", "rollout", "adjoint"} if agent == "trqam" else set()
+    )
+
+
+def test_work_in_a_loop_is_not_counted(capsys):
+    """XLA would count 21 flow steps as one."""
+    flags = ["--agent=agents/fql.py", *TINY, "--agent.flow_steps=21", "--json"]
+    assert benchmark.main(["scripts/benchmark.py", "update", *flags]) == 0
+    out = capsys.readouterr().out
+    result = json.loads(out.splitlines()[-1])
+    assert "GFLOP not counted" in out and result["updates_per_s"] > 0
+    assert (result["gflop_per_update"], result["fraction_of_peak"]) == (None, None)
+
+
+def test_work_is_counted_in_the_program_for_the_host(monkeypatch):
+    """An accelerator's program calls libraries, which count nothing."""
+    config = bc.get_config()
+    config.update(actor_hidden_dims=(16, 16), batch_size=8)
+    agent = bc.AGENT.create(
+        jax.random.key(0), common.OBSERVATION_DIM, common.ACTION_DIM, config
+    )
+    devices, default_device = [], jax.default_device
+    monkeypatch.setattr(
+        jax, "default_device", lambda device: devices.append(device) or default_device(device)
+    )
+    assert update.gflop_per_update(agent) > 0
+    assert devices == [host_device()]
