@@ -7,17 +7,22 @@
     python main.py --env_name=scene-play-singletask-task1-v0 --dry_run  # only show the settings
 
 Settings: agent defaults < the domain's (configs/domains.py) < --preset < the command line. A
-run lives in <save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>; started again it goes on,
-and a finished one is skipped.
+run lives in <save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>; started again it
+resumes, and a finished one is skipped.
 """
 
 import itertools
 import os
 import sys
+from typing import TYPE_CHECKING
 
-from training.plan import plan
 from utils.errors import RunError, UserError
 from utils.preemption import Preempted, handled
+
+if TYPE_CHECKING:  # main.py is imported by every worker process: it stays light
+    from absl.flags import FlagValues
+
+    from training.run import Run
 
 
 def main(argv: list[str]) -> int:
@@ -31,11 +36,12 @@ def main(argv: list[str]) -> int:
 
 
 def run_all(argv: list[str]) -> int:
-    """What `main` does, but for signals."""
+    """Body of `main`, which adds signal handling."""
     debug = "--debug" in argv
     try:
         from configs.flags import define_flags, parse_flags
         from configs.screen import listing
+        from training.plan import plan
 
         if {"--help", "-help", "-h"} & set(argv):
             print(__doc__, define_flags(argv).get_help(), sep="\n")
@@ -44,12 +50,11 @@ def run_all(argv: list[str]) -> int:
         runs = plan(fv)
         print(listing(runs, everything=fv.dry_run), flush=True)
         if not fv.dry_run:
-            from training.train import train
             from training.updates import configure_jax
 
             configure_jax(runs[0].settings.flags)
             seeds_of_tasks = itertools.groupby(runs, key=lambda run: run.env_name)
-            return max(train_one(train, list(seeds), fv) for _, seeds in seeds_of_tasks)
+            return max(train_task(list(seeds), fv) for _, seeds in seeds_of_tasks)
     except UserError as error:
         if debug:
             raise
@@ -58,10 +63,12 @@ def run_all(argv: list[str]) -> int:
     return 0
 
 
-def train_one(train, runs: list, fv) -> int:
-    """Train the seeds of one task; where they cannot go on, say so and return 1, so that the
-    tasks behind have their turn.
+def train_task(runs: "list[Run]", fv: "FlagValues") -> int:
+    """Train the seeds of one task; returns 1, with a line of error, where they cannot continue,
+    so that the next task has its turn.
     """
+    from training.train import train
+
     try:
         train(runs, fv.overwrite)
     except (RunError, OSError) as error:

@@ -37,7 +37,7 @@ from benchmarks.trace import profile
 from training.updates import Window, configure_jax, one_update, train_block, updates_per_call
 from utils.command_line import at_least, each_at_least
 from utils.replay import Replay
-from utils.sharding import host_device, mesh_for, share, stack_seeds
+from utils.sharding import host_device, mesh_for, replicate, stack_seeds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +111,7 @@ class Training:
         self.agents = stack_seeds(agents, self.mesh)
         self.windows = stack_seeds(windows, self.mesh)
         self.keys = stack_seeds(keys, self.mesh)
-        self.replay = share(replay, self.mesh)
+        self.replay = replicate(replay, self.mesh)
         self.compile_seconds = seconds(self.block)
 
     def block(self) -> Any:

@@ -122,12 +122,13 @@ def main(argv: list[str]) -> int:
     """Train, then summarise every run the flags ask for; returns the exit code."""
     from configs.flags import parse_flags
     from envs.tasks import is_user_env
+    from training.plan import plan
     from utils.errors import UserError
 
     arguments = [argv[0], "--preset=quickstart", *argv[1:]]
     try:
         fv = parse_flags(arguments)
-        runs = program.plan(fv)
+        runs = plan(fv)
     except UserError:
         return program.main(arguments)  # which says what is wrong
     flags, agent = runs[0].settings.flags, runs[0].settings.agent

@@ -27,11 +27,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import main as program  # noqa: E402
 from sweeps.engines import Engine, Local, Ray, gpus  # noqa: E402
 from sweeps.jobs import Job, far_apart  # noqa: E402
 from sweeps.run import run_jobs  # noqa: E402
-from training.run import Run  # noqa: E402
+from training.plan import plan  # noqa: E402
 from utils.command_line import Parser, at_least  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
 from utils.preemption import Preempted  # noqa: E402
@@ -166,7 +165,7 @@ def jobs_of_agent(
     # a preset may name one
     tasks = [f"--env_name={options.env_name}"] if options.env_name else []
     words = ["sweep.py", f"--agent={agent}", *tasks, *seeds, *flags]
-    runs: list[Run] = program.plan(parse_flags(words))
+    runs = plan(parse_flags(words))
     jobs = []
     for task, of_task in itertools.groupby(runs, key=lambda run: run.env_name):
         together = list(of_task)

@@ -26,8 +26,9 @@ import main as program
 from configs.flags import parse_flags
 from envs.probe import ProbeChain, write_dataset
 from envs.workers import EnvWorkers
-from training import evaluator, trainer
+from training import evaluator, updates
 from training.checkpoints import Checkpoints
+from training.plan import plan
 from utils.logging import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +65,7 @@ def before_updates(call, do):
     """Do something before a call of updates, the first of which has number 1; what it returns
     is the replay from then on.
     """
-    calls, real = itertools.count(1), trainer.train_block
+    calls, real = itertools.count(1), updates.train_block
 
     def block(agent, window, replay, *rest):
         if agent.STARTS_FROM_BASE and (number := next(calls)) >= call:
@@ -73,7 +74,7 @@ def before_updates(call, do):
 
     block.replay = lambda replay: replay
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "train_block", block)
+        patch.setattr(updates, "train_block", block)
         yield
 
 
@@ -746,10 +747,10 @@ def test_the_base_follows_the_content_of_the_data(stand):
 
 def test_a_sweep_finds_the_base_without_reading_the_data(stand):
     stand("whole")
-    (run,) = program.plan(parse_flags(["main.py", *FLAGS]))
+    (run,) = plan(parse_flags(["main.py", *FLAGS]))
     (base,) = (path.parent for path in Path("exp/bc").glob("*/*/done.json"))
     assert run.expected_base().folder == base and run.expected_base().is_done()
-    (other,) = program.plan(parse_flags(["main.py", *FLAGS, "--bc_steps=5"]))
+    (other,) = plan(parse_flags(["main.py", *FLAGS, "--bc_steps=5"]))
     assert not other.expected_base().folder.exists()
     truncate(base / "config.json")
     assert not run.expected_base().folder.exists()

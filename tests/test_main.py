@@ -26,6 +26,7 @@ from envs.tasks import ALL_TASKS
 from envs.workers import EnvWorkers
 from tests.terminal import lines_on, terminal, written
 from training.checkpoints import Checkpoints
+from training.plan import plan
 from utils.errors import RunError, UserError
 from utils.logging import CsvLog
 
@@ -104,7 +105,7 @@ def test_several_names_are_the_tasks_of_each_once():
 
     task = "scene-play-singletask-task3-v0"
     names = f"--env_name={task}, cube-double,scene,{task},"
-    runs = program.plan(parse_flags(["main.py", names, "--num_seeds=2"]))
+    runs = plan(parse_flags(["main.py", names, "--num_seeds=2"]))
     scene = [f"scene-play-singletask-task{i}-v0" for i in (3, 1, 2, 4, 5)]
     cube = [f"cube-double-play-singletask-task{i}-v0" for i in range(1, 6)]
     tasks = [scene[0], *cube, *scene[1:]]
@@ -118,7 +119,7 @@ def test_several_names_are_the_tasks_of_each_once():
 def resolved(*flags):
     from configs.flags import parse_flags
 
-    return program.plan(parse_flags(["main.py", *flags]))[0].settings
+    return plan(parse_flags(["main.py", *flags]))[0].settings
 
 
 def test_precedence_and_provenance():
@@ -224,7 +225,7 @@ def test_the_folder_depends_on_settings_and_not_on_steps_or_places():
     def name(*flags):
         from configs.flags import parse_flags
 
-        return program.plan(
+        return plan(
             parse_flags(["main.py", "--env_name=scene", "--agent=agents/trqam.py", *flags])
         )[0].folder.name
 
@@ -504,13 +505,13 @@ def test_every_other_agent_trains_offline_and_online(data, tmp_path, flags, quan
 
 @pytest.mark.slow
 def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monkeypatch):
-    from training import trainer
+    from training import trainer, updates
 
     monkeypatch.setattr(trainer, "updates_per_call", lambda *counts: 2)
     flags = ["--online_steps=0", "--eval_episodes=1"]
     assert train(data, tmp_path / "whole", *flags) == 0
     calls = iter(range(3))
-    real = trainer.train_block
+    real = updates.train_block
 
     def failing(*args, **kwargs):
         if "num_qs" in args[0].config and next(calls, None) is None:
@@ -518,7 +519,7 @@ def test_a_run_cut_short_offline_goes_on_as_if_it_never_was(data, tmp_path, monk
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "train_block", failing)
+        patch.setattr(updates, "train_block", failing)
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "cut", *flags)
     assert not (only_run(tmp_path / "cut") / "done.json").exists()
@@ -604,7 +605,7 @@ def test_a_fork_of_the_same_name_and_other_data_have_folders_of_their_own(tmp_pa
     def folder(*flags):
         from configs.flags import parse_flags
 
-        return program.plan(parse_flags(["main.py", "--env_name=scene", *flags]))[0].folder
+        return plan(parse_flags(["main.py", "--env_name=scene", *flags]))[0].folder
 
     copy = tmp_path / "trqam.py"
     shutil.copy(ROOT / "agents" / "trqam.py", copy)
@@ -674,8 +675,8 @@ def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(
 
     real, flags = train_module.new_agent, ["--bc_steps=0", "--num_seeds=2"]
 
-    def poisoned(run, dataset):
-        agent = real(run, dataset)
+    def poisoned(*args):
+        run, agent = args[0], real(*args)
         return (
             agent
             if run.seed
@@ -714,19 +715,19 @@ def test_seeds_together_have_folders_of_their_own_and_go_on_together(
     """Two of three seeds are a checkpoint ahead, as after a kill between two saves: all go back
     to where they all were.
     """
-    from training import trainer
+    from training.updates import Updates
 
     flags = ["--num_seeds=3", "--eval_episodes=1"]
     assert train(data, tmp_path / "whole", *flags) == 0
-    real, left = trainer.Trainer.update, iter(range(calls))
+    real, left = Updates.run, iter(range(calls))
 
-    def failing(trainer, *args):
-        if trainer.flags["eval_episodes"] and next(left, None) is None:  # not the base
+    def failing(updates, *args):
+        if updates.config.get("num_qs") and next(left, None) is None:  # not the base
             raise KeyboardInterrupt
-        real(trainer, *args)
+        real(updates, *args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trainer.Trainer, "update", failing)
+        patch.setattr(Updates, "run", failing)
         train(data, tmp_path / "cut", *flags)
     folders = sorted((tmp_path / "cut").glob(f"Debug/{TASK}/trqam_s*"))
     assert [path.name[:8] for path in folders] == ["trqam_s0", "trqam_s1", "trqam_s2"]
@@ -815,7 +816,7 @@ def test_two_processes_never_write_one_run(data, tmp_path, capsys):
         f"--save_dir={tmp_path}",
         "--bc_steps=0",
     ]
-    (planned,) = program.plan(parse_flags(["main.py", *flags, *TINY]))
+    (planned,) = plan(parse_flags(["main.py", *flags, *TINY]))
     with planned.locked():
         assert run(*flags, *TINY) == 1
     assert f"{planned.folder} is being written by another process" in capsys.readouterr().err
@@ -881,11 +882,11 @@ def test_the_device_is_idle_while_the_host_is_busy(data, tmp_path, monkeypatch):
 
 def test_the_device_is_not_idle_while_the_host_waits_for_actions(data, tmp_path, monkeypatch):
     """They follow from the newest update: until they are there the device is at work."""
-    from training import trainer
+    from training import updates
 
-    real = trainer.act_online
+    real = updates.act_online
     monkeypatch.setattr(
-        trainer, "act_online", lambda *arguments: (time.sleep(0.1), real(*arguments))[1]
+        updates, "act_online", lambda *arguments: (time.sleep(0.1), real(*arguments))[1]
     )
     assert train(data, tmp_path, "--offline_steps=0", "--bc_steps=0", "--start_training=1") == 0
     last = CsvLog(only_run(tmp_path) / "timing.csv").rows()[-1]

@@ -1,6 +1,7 @@
 """No folder imports from one above it, so that each can be read knowing only those below."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,16 @@ def test_an_import_that_points_up_is_found_wherever_it_is():
 def test_every_folder_with_code_is_known():
     folders = {path.parent.relative_to(ROOT).parts[0] for path in ROOT.glob("*/*.py")}
     assert folders - OURS == {"examples"}
+
+
+def test_the_guide_for_developers_tells_of_these_rooms_and_of_files_that_exist():
+    text = (ROOT / "docs" / "development.md").read_text()
+    rows = re.findall(r"^\| `(\w+)/` \| .* \| (.*) \|$", text, re.MULTILINE)
+    assert {room: set(re.findall(r"`(\w+)`", others)) for room, others in rows} == MAY_IMPORT
+    paths = re.findall(r"`((?:\w+/)+\w*(?:\.py)?)`", text)
+    missing = {path for path in paths if not (ROOT / path).exists()}
+    assert missing == {"bc/"} and len(paths) > 20  # a folder of runs
+    files = [ROOT / "main.py", *ROOT.glob("*/*.py")]
+    code = "".join(path.read_text() for path in files)
+    names = {name.split(".")[-1] for name in re.findall(r"`(\w+\.\w+|\w+_\w+)`", text)}
+    assert {name for name in names if not re.search(rf"\b{name}\b", code)} == set()

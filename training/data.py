@@ -3,7 +3,7 @@
 import importlib.metadata
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,38 @@ from envs.fingerprint import Fingerprint, remembered
 from envs.tasks import dataset_name, has_oracle, is_user_env
 from training.run import Run
 from utils.logging import say, warn, warn_once
+
+
+class TaskData(NamedTuple):
+    """The dataset of a task."""
+
+    arrays: dict[str, np.ndarray]
+    """A compact dataset, as `envs.datasets.load_dataset` returns it."""
+    fingerprint: Fingerprint
+
+    @property
+    def transitions(self) -> int:
+        """How many there are."""
+        return len(self.arrays["rows"])
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        """O and A."""
+        return self.arrays["observations"].shape[1], self.arrays["actions"].shape[1]
+
+    def record(self, crc: str) -> dict[str, Any]:
+        """What config.json holds of the data; `crc` is of what the run reads of it."""
+        observation_dim, action_dim = self.dims
+        data = {"transitions": self.transitions, "crc": crc}
+        return {"observation_dim": observation_dim, "action_dim": action_dim, "dataset": data}
+
+
+def task_data(run: Run) -> TaskData:
+    """The data that a run trains on, made or downloaded where it is missing and may be."""
+    arrays = prepare_data(run)
+    found = data_fingerprint(run, arrays)
+    assert found, "its files are there: they were just read"
+    return TaskData(arrays, found)
 
 
 def prepare_data(run: Run) -> dict[str, np.ndarray]:
@@ -64,8 +96,9 @@ DATA_FLAGS = ("dataset_proportion", "sparse", "dataset_layout", "action_scale")
 def data_fingerprint(
     run: Run, dataset: dict[str, np.ndarray] | None = None
 ) -> Fingerprint | None:
-    """The fingerprint of the run's dataset, which is loaded where it is not given and not
-    known; None if its files are gone.
+    """The fingerprint of the run's dataset; None if its files are gone.
+
+    dataset: its content; None to load it, where the fingerprint is not remembered.
     """
     flags = run.settings.flags
     files = dataset_files(run.env_name, flags["ogbench_dataset_dir"], flags["dataset"])
@@ -73,6 +106,12 @@ def data_fingerprint(
         return None
     settings = {"env_name": run.env_name, **{name: flags[name] for name in DATA_FLAGS}}
     return remembered(files, settings, lambda: load_data(run) if dataset is None else dataset)
+
+
+def warn_of_data(run: Run, data: TaskData) -> None:
+    """Warn of data with which results do not compare with the published ones."""
+    warn_of_little_data(run, data.transitions)
+    warn_of_other_physics(run)
 
 
 def warn_of_little_data(run: Run, transitions: int) -> None:
@@ -118,15 +157,3 @@ def warn_of_other_physics(run: Run) -> None:
                 " the published tables: results do not compare; pip install"
                 " 'mujoco>=3.1.6,<3.4'"
             )
-
-
-def about_data(dataset: dict[str, np.ndarray], crc: str) -> dict[str, Any]:
-    """What config.json holds of the data; `crc` is of what the run reads of it."""
-    observation_dim, action_dim = dims_of(dataset)
-    data = {"transitions": len(dataset["rows"]), "crc": crc}
-    return {"observation_dim": observation_dim, "action_dim": action_dim, "dataset": data}
-
-
-def dims_of(dataset: dict[str, np.ndarray]) -> tuple[int, int]:
-    """O and A."""
-    return dataset["observations"].shape[1], dataset["actions"].shape[1]

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from agents.base import Agent
+from configs.flags import STEPS
 from envs.evaluation import EvalResult
 from training.checkpoints import CheckpointError, Checkpoints, best_step
 from training.replay_file import ReplayFile
 from training.run import Run
 from utils.errors import RunError
+from utils.files import write_json
 from utils.logging import RunLogger, say, shown, warn
 
 
@@ -139,3 +141,12 @@ class Journal:
         if step == 0:
             found, episodes = result.describe(), f"{len(result.lengths)} episodes"
             say(f"{self.run.name}: {found} over {episodes} before the first update")
+
+    def finish(self) -> None:
+        """Wait for the last checkpoint, then write done.json; raises RunError where the former
+        could not be written.
+        """
+        self.checkpoints.wait()  # a run without its last checkpoint is not finished
+        done = {name: self.run.settings.flags[name] for name in STEPS} | self.outcome
+        write_json(self.run.folder / "done.json", done)
+        say(f"finished: {shown(self.run.folder)}")

@@ -1,10 +1,19 @@
 """Random keys by purpose, so that no key is used twice."""
 
 import zlib
+from typing import NamedTuple
 
 import jax
 
 from training.run import Run
+
+
+class Keys(NamedTuple):
+    """The keys of one run, by what they are used for."""
+
+    parameters: jax.Array
+    updates: jax.Array
+    actions: jax.Array
 
 
 def stream(key: jax.Array, name: str) -> jax.Array:
@@ -14,14 +23,9 @@ def stream(key: jax.Array, name: str) -> jax.Array:
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def keys_of(run: Run) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Three keys of a run, for its parameters, updates and actions; those of a base differ from
-    those of its heirs.
-    """
+def keys_of(run: Run) -> Keys:
+    """The keys of a run; a pretraining run has others than the runs that finetune its base."""
+    # These names are part of every stored run: other ones would change its random numbers.
     role = "heir" if run.agent.STARTS_FROM_BASE else "base"
     root = jax.random.key(run.seed)
-    return (
-        stream(root, f"{role} parameters"),
-        stream(root, f"{role} updates"),
-        stream(root, f"{role} actions"),
-    )
+    return Keys(*(stream(root, f"{role} {use}") for use in Keys._fields))

@@ -1,44 +1,62 @@
 """From flags to runs."""
 
+from absl.flags import FlagValues
+
+from configs.settings import Settings, resolve
+from envs.bases import check_published
+from envs.tasks import dataset_name, resolve_env_names
+from training.run import Run, bc_only
 from utils.errors import UserError
 
 
-def plan(fv) -> list:
-    """The runs that the flags ask for, in order; raises UserError where there is nothing to
-    run.
-    """
-    from configs.settings import resolve
-    from envs.bases import check_published
-    from envs.tasks import dataset_name, resolve_env_names
-    from training.run import Run, bc_only
+def plan(fv: FlagValues) -> list[Run]:
+    """The runs that the flags ask for, task after task, the seeds of a task side by side.
 
+    Raises UserError where there is nothing to run, and for settings that no run can start with.
+    """
+    tasks = tasks_of(fv)
+    settings = settings_by_dataset(fv, tasks)
+    first = settings[dataset_name(tasks[0])]
+    check_published(first.flags["pretrained_actor_path"], settings)
+    for resolved in settings.values():
+        # raises UserError for settings that the agent cannot start with
+        resolved.source.module.AGENT.init_state(resolved.agent)
+    check_some_steps(first)
+    start, count = first.flags["seed"], first.flags["num_seeds"]
+    return [
+        Run.of_task(task, seed, settings[dataset_name(task)])
+        for task in tasks
+        for seed in range(start, start + count)
+    ]
+
+
+def tasks_of(fv: FlagValues) -> list[str]:
+    """The tasks that --env_name gives, on the command line or in a preset; raises UserError
+    where there is none.
+    """
     tasks = resolve_env_names(fv.env_name or resolve(fv, "").flags["env_name"] or "")
     if not tasks:
         raise UserError(
             "--env_name is missing: give a task, a domain such as puzzle-4x4, or all50"
         )
+    return tasks
+
+
+def settings_by_dataset(fv: FlagValues, tasks: list[str]) -> dict[str, Settings]:
+    """The settings of each dataset that the tasks need: tasks of one dataset share theirs."""
     settings = {
         dataset: resolve(fv, dataset) for dataset in dict.fromkeys(map(dataset_name, tasks))
     }
     if fv.bc_only:
-        settings = {dataset: bc_only(resolved) for dataset, resolved in settings.items()}
-    one = next(iter(settings.values()))
-    agent, flags = one.source.module.AGENT, one.flags
-    check_published(flags["pretrained_actor_path"], settings)
-    for resolved in settings.values():
-        # raises UserError for settings that the agent cannot start with
-        agent.init_state(resolved.agent)
-    if not (
-        agent.STARTS_FROM_BASE
-        and flags["bc_steps"]
-        or flags["offline_steps"]
-        or flags["online_steps"]
-    ):
+        return {dataset: bc_only(resolved) for dataset, resolved in settings.items()}
+    return settings
+
+
+def check_some_steps(settings: Settings) -> None:
+    """Raise UserError where every phase that the agent has is of 0 steps."""
+    flags = settings.flags
+    clones = settings.source.module.AGENT.STARTS_FROM_BASE and flags["bc_steps"]
+    if not (clones or flags["offline_steps"] or flags["online_steps"]):
         raise UserError(
             "nothing to do: --bc_steps, --offline_steps and --online_steps are all 0"
         )
-    return [
-        Run.of_task(task, seed, settings[dataset_name(task)])
-        for task in tasks
-        for seed in range(flags["seed"], flags["seed"] + flags["num_seeds"])
-    ]

@@ -18,7 +18,7 @@ from configs.agent_source import ROOT, differing_files, kept_source
 from envs.evaluation import Policy, Values
 from training.checkpoints import Checkpoints, agent_from, best_step
 from training.keys import stream
-from training.run import mention_changes
+from training.stored import mention_changes
 from utils.errors import UserError
 from utils.files import read_json
 from utils.logging import read_rows, warn
@@ -36,6 +36,11 @@ def act_by_row(agent: Agent, observations: jax.Array, seeds: jax.Array) -> jax.A
         return jax.random.normal(key, (agent.draws, agent.flat_action_dim))
 
     return agent.act(observations, jax.vmap(noise, out_axes=1)(seeds))
+
+
+def chunk_length(config: Any) -> int:
+    """Environment steps for which the policy is asked at a time."""
+    return config.horizon_length if config.action_chunking else 1
 
 
 def evaluation_policy(agent: Agent) -> Policy:
@@ -94,7 +99,7 @@ def agent_of_run(folder: Path, stored: dict[str, Any]) -> type[Agent]:
     """The class of the agent that a run began with, whatever lies at its file's place today.
 
     It executes Python code from the run folder, or equal code from the recorded place, where
-    data files may lie beside it. Code on disk that differs from what the run began with is
+    data files may lie next to it. Code on disk that differs from what the run began with is
     mentioned. A run of an older version kept no source: its file is looked for at its recorded
     path, then in the checkout. Raises UserError as `load_source` does.
 

@@ -1,19 +1,15 @@
-"""Bases that runs start from: published weights and runs of behaviour cloning."""
+"""Reading bases: published weights and the run folders of behaviour cloning."""
 
-import hashlib
 import itertools
 import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from envs.bases import PUBLISHED, base_data, base_source, published_base
 from training.checkpoints import Checkpoints
 from utils.errors import UserError
-from utils.files import sha256_of
 from utils.pickles import safe_unpickle
 
 ACTORS = ("modules_actor_slow", "modules_actor_bc_flow", "modules_actor_flow", "modules_actor")
@@ -119,7 +115,7 @@ def published_file(path: str | os.PathLike) -> Path | None:
 
 
 def published_step(path: Path) -> int:
-    """300000 of params_300000.pkl; 0 where the name tells none."""
+    """300000 of params_300000.pkl; 0 where the name has no step."""
     match = re.fullmatch(r"params_(\d+)\.pkl", path.name)
     return int(match[1]) if match else 0
 
@@ -132,17 +128,7 @@ def load_published(path: str | os.PathLike, where: str | None = None) -> dict:
     which begins with `where` (default: the path), for a file without it.
     """
     where = where or str(path)
-    node, at = safe_unpickle(path, where), "the file"
-    for names in (("agent",), ("network",), ("params",), ACTORS, ("mlp",)):
-        held = node if isinstance(node, dict) else {}
-        name = next((name for name in names if name in held), None)
-        if name is None:
-            found = ", ".join(map(repr, held)) or "nothing"
-            raise UserError(
-                f"{where}: not a published BC checkpoint: {at} has no {' or '.join(names)}; it"
-                f" has {found:.200}"
-            )
-        node, at = held[name], name
+    node = published_actor(safe_unpickle(path, where), where)
     base_shape(node, where)
     base = {
         layer: {name: np.array(leaf, np.float32) for name, leaf in leaves.items()}
@@ -155,52 +141,20 @@ def load_published(path: str | os.PathLike, where: str | None = None) -> dict:
     return base
 
 
-class GivenBase(NamedTuple):
-    """The base that --pretrained_actor_path gives a run."""
-
-    params: dict
-    record: dict[str, str]
-    """What config.json keeps of it: its source without a place, and the sha256 of the file or,
-    for a run folder, of the parameters."""
-    data: str
-    """What it was cloned from; "" where only its maker knows."""
-
-    def describe(self) -> str:
-        """One line: where it is from, what it was cloned from, and what is not done for it."""
-        cloned = f", {self.data}" if self.data else ""
-        return f"base: {self.record['source']}{cloned}; bc_steps not run"
-
-    def check_begun(self, folder: Path, stored: dict[str, Any] | None) -> None:
-        """Raise UserError if a run began with another base; `stored` is its config.json."""
-        then, now = (stored or {}).get("base", self.record)["sha256"], self.record["sha256"]
-        if then != now and any(folder.glob("checkpoints/*")):
-            source, sums = self.record["source"], f"sha256 {then:.12} then, {now:.12} now"
+def published_actor(node: Any, where: str) -> dict:
+    """The actor in the content of a published file; raises UserError where it has none."""
+    at = "the file"
+    for names in (("agent",), ("network",), ("params",), ACTORS, ("mlp",)):
+        held = node if isinstance(node, dict) else {}
+        name = next((name for name in names if name in held), None)
+        if name is None:
+            found = ", ".join(map(repr, held)) or "nothing"
             raise UserError(
-                f"--pretrained_actor_path: {source} is not the base that {folder} began with "
-                f"({sums}); bring that one back, or give another --run_group"
+                f"{where}: not a published BC checkpoint: {at} has no {' or '.join(names)}; it"
+                f" has {found:.200}"
             )
-
-
-def given_base(path: str, env_name: str, dataset_dir: str) -> GivenBase:
-    """The base that --pretrained_actor_path names; the published one is fetched if missing.
-
-    Raises UserError where there is none.
-    """
-    source, data = Path(path).name, ""
-    if path == PUBLISHED:
-        path = str(published_base(env_name, dataset_dir))
-        source, data = base_source(env_name), base_data(env_name)
-    params, file = load_base(path), published_file(path)
-    checksum = sha256_of(file) if file else sha256_of_tree(params)
-    return GivenBase(params, {"source": source, "sha256": checksum}, data)
-
-
-def sha256_of_tree(tree: Any) -> str:
-    """The checksum of the bytes of all arrays of a tree, in the order of their names."""
-    found = hashlib.sha256()
-    for leaf in jax.tree.leaves(tree):
-        found.update(np.asarray(leaf).tobytes())
-    return found.hexdigest()
+        node, at = held[name], name
+    return node
 
 
 def load_base(path: str | os.PathLike) -> dict:

@@ -15,9 +15,9 @@ class ReplayFile:
     """Online transitions in an append-only file, in the compact layout of a dataset
     (utils/replay.py).
 
-    A row for each transition, and behind the last one of a trajectory a row for its final
+    A row for each transition, and after the last one of a trajectory a row for its final
     observation (`starts` 0). A checkpoint holds a `position`: how many rows there were, and
-    their CRC-32. What stands behind it is cut off on `resume`.
+    their CRC-32. `resume` cuts off what follows it.
     """
 
     def __init__(self, path: Path, observation_dim: int, action_dim: int):
@@ -71,14 +71,14 @@ class ReplayFile:
         return np.frombuffer(data, self.dtype)
 
     def resume(self, position: dict[str, int]) -> None:
-        """Go on behind a position that was read."""
+        """Continue after a position that was read."""
         if self.path.exists():
             os.truncate(self.path, position["rows"] * self.dtype.itemsize)
         self.rows, self.crc = position["rows"], position["crc"]
 
     def end_trajectory(self, observation: list[float]) -> None:
-        """Give up the running trajectory after its newest observation [O]; `as_dataset` makes
-        its last transition terminal.
+        """End the running trajectory at its newest observation [O]; `as_dataset` makes its last
+        transition terminal.
         """
         row = np.zeros(1, self.dtype)
         row["observations"] = observation
@@ -91,8 +91,9 @@ class ReplayFile:
 
 
 def as_dataset(rows: np.ndarray, observation: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Rows of a replay file, and the running episode's newest observation [O] if there is one,
-    as a compact dataset.
+    """A compact dataset from the rows of a replay file.
+
+    observation: the newest one of the running episode [O]; None between episodes.
     """
     rows = rows.copy()
     rows["terminals"][np.flatnonzero(rows["starts"] == 0) - 1] = 1

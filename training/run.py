@@ -1,20 +1,17 @@
-"""Run folders: where a run lives, what it is made of, and whether it is finished.
+"""A run: its settings, the folder it lives in, and whether it is finished.
 
     <save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>/
         config.json  train.csv  eval.csv  timing.csv  checkpoints/  source/  videos/  done.json
 
 The hash covers what the command line sets besides steps, intervals, logging and place, and the
-source of an agent file outside agents/; the rest is compared with config.json.
+source of an agent file outside agents/; the rest is compared with config.json (stored.py).
 """
 
 import contextlib
 import dataclasses
 import fcntl
-import glob
 import importlib.metadata
 import json
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from configs.agent_file import load_source
-from configs.agent_source import AGENTS, ROOT, Source, differing_files, kept_source
-from configs.flags import MAY_CHANGE, STEPS, UNHASHED
+from configs.agent_source import AGENTS, Source, kept_source
+from configs.flags import STEPS, UNHASHED
 from configs.settings import Settings
-from envs.tasks import alias_of, dataset_name
-from utils.errors import RunError, UserError, join_first
-from utils.files import digest, lock_of, read_json, try_lock, write_json
-from utils.logging import say, shown, warn, warn_once
+from envs.tasks import dataset_name
+from utils.errors import RunError
+from utils.files import digest, lock_of, read_json, try_lock
+from utils.logging import say, shown
 
 BC_FILE = AGENTS / "bc.py"
 BASE_SETTINGS = (
@@ -137,10 +134,10 @@ class Run:
         return self.source.module.AGENT
 
     def is_stored(self) -> bool:
-        """Whether the folder holds a run with this agent, as far as its source is kept."""
+        """Whether the folder holds a run of this agent; where no source is kept, of any."""
         try:
             stored = read_json(self.folder / "config.json")
-        except RunError:  # a damaged file, which is reported where the run is to go on
+        except RunError:  # a damaged file, which is reported when the run resumes
             return True
         kept = kept_source(self.folder, stored) if stored else None
         return stored is not None and (kept is None or kept.digest == self.source.digest)
@@ -173,95 +170,6 @@ class Run:
             "commit": git_commit(),
         }
 
-    def check_folder(self) -> None:
-        """Raise UserError where the folder cannot be written, or holds a run with other
-        settings (the first are shown).
-        """
-        self.check_writable()
-        stored = read_json(self.folder / "config.json")
-        if stored is None:
-            mention_namesakes(self.folder.parent, self.agent_name, self.source)
-            self.mention_alias()
-            return
-        self.check_source(stored)
-        if differences := self.differences(stored):
-            raise UserError(
-                f"{self.folder} holds a run with other settings ({'; '.join(differences[:4])});"
-                " give another --run_group, or --overwrite to delete it"
-            )
-
-    def check_writable(self) -> None:
-        """Raise UserError where the folder cannot be made or written."""
-        place = self.folder
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        if not place.is_dir() or not os.access(place, os.W_OK):
-            raise UserError(
-                f"--save_dir={self.settings.flags['save_dir']}: cannot write to {place}; give"
-                " another folder"
-            )
-
-    def differences(self, stored: dict[str, Any]) -> list[str]:
-        """The settings that may not differ from those of a config.json and do, with both
-        values.
-        """
-        ours = json.loads(json.dumps(self.config()))
-        found = [
-            f"{prefix}{name}: stored {stored[part].get(name)}, now {ours[part].get(name)}"
-            for part, prefix in (("flags", "--"), ("agent", "--agent."))
-            for name in sorted(set(stored[part]) | set(ours[part]))
-            if name not in MAY_CHANGE and self.differs(stored, ours, part, name)
-        ]
-        steps, now = stored["flags"]["offline_steps"], ours["flags"]["offline_steps"]
-        if steps != now and self.newest_checkpoint() > min(steps, now):
-            found.append(
-                f"--offline_steps: stored {steps}, now {now}, and the run is past the smaller"
-                " of them"
-            )
-        return found
-
-    @staticmethod
-    def differs(stored: dict[str, Any], ours: dict[str, Any], part: str, name: str) -> bool:
-        """Whether a setting of flags or agent has another value; one that a version does not
-        know has its default there.
-        """
-        both = (stored, ours)
-        if all(name in config[part] for config in both):
-            return stored[part][name] != ours[part][name]
-        source = name if part == "flags" else f"agent.{name}"
-        return any(
-            config["sources"].get(source, "default") != "default"
-            for config in both
-            if name in config[part]
-        )
-
-    def check_source(self, stored: dict[str, Any]) -> None:
-        """Raise UserError where a user's agent file differs from what the run began with."""
-        kept = kept_source(self.folder, stored)
-        if kept is None:
-            return
-        differing = sorted(
-            {name for name, _ in kept.digests.items() ^ self.source.digests.items()}
-        )
-        if differing and not (stored["source"]["of_checkout"] and self.source.of_checkout):
-            raise UserError(
-                f"--agent: the code differs from what {self.folder} began with "
-                f"({join_first(differing)}; its own is in source/); "
-                "give another --run_group, or --overwrite to delete the run"
-            )
-        if not self.is_done():  # the project's own code may be a newer version's
-            if differing:
-                warn(f"{stored['agent_file']} has changed since {self.folder} began")
-            mention_changes(kept, self.folder)
-
-    def mention_alias(self) -> None:
-        """Say where an older version stored this run under OGBench's alias for its task."""
-        alias = alias_of(self.env_name)
-        older = dataclasses.replace(self, env_name=alias).folder if alias else None
-        if older and (older / "config.json").exists():
-            text = f"{older} is this run under another name of its task"
-            warn_once(f"{text}; to continue it, move it to {self.folder}")
-
     def newest_checkpoint(self) -> int:
         """The step of the newest checkpoint in the folder; -1 where there is none."""
         return max(
@@ -272,43 +180,6 @@ class Run:
             ),
             default=-1,
         )
-
-    def check_data(self, transitions: int, crc: str) -> None:
-        """Raise UserError where the folder holds a run that was trained on other data.
-
-        An older version's checksum, an integer, is of a sample: of such a run only the
-        transitions are counted.
-        """
-        stored = (read_json(self.folder / "config.json") or {}).get("dataset", {})
-        before, checksum = stored.get("transitions", transitions), stored.get("crc", crc)
-        if before == transitions and (checksum == crc or isinstance(checksum, int)):
-            return
-        flag = "--dataset" if self.settings.flags["dataset"] else "--ogbench_dataset_dir"
-        change = (
-            f"{before:,} -> {transitions:,} transitions"
-            if before != transitions
-            else "other values in as many rows"
-        )
-        raise UserError(
-            f"{flag}: dataset changed since {self.folder} started ({change}): "
-            "restore it, choose another --run_group, or --overwrite"
-        )
-
-    def prepare(self, overwrite: bool, found: dict[str, Any]) -> None:
-        """Make the folder, after --overwrite an empty one, and write config.json with what was
-        `found` besides.
-        """
-        if not overwrite:
-            self.check_data(**found["dataset"])
-        if overwrite and self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        stored = read_json(self.folder / "config.json") or {}
-        if kept_source(self.folder, stored):
-            found = found | {"source": stored["source"]}
-        else:
-            self.source.keep(self.folder)
-        write_json(self.folder / "config.json", self.config() | found)
 
     @contextlib.contextmanager
     def locked(self, wait: bool = False) -> Iterator[None]:
@@ -364,25 +235,6 @@ class ExpectedBase(Run):
             values.get(name) == value
             for name, value in json.loads(json.dumps(self.identity)).items()
         )
-
-
-def mention_changes(kept: Source, folder: Path) -> None:
-    """Say in one line which of the project's own modules have changed since a run began."""
-    if changed := differing_files(ROOT, kept.checkout):
-        have = "has" if len(changed) == 1 else "have"
-        warn(f"{join_first(changed)} {have} changed since {folder} began")
-
-
-def mention_namesakes(place: Path, name: str, source: Source) -> None:
-    """Say in one line which runs in a folder bear an agent's name and have another source."""
-    others = []
-    for file in sorted(place.glob(f"{glob.escape(name)}_s*_*/config.json")):
-        with contextlib.suppress(RunError):
-            record = (read_json(file) or {}).get("source", {"file": None})
-            if record["file"] == source.file.name and record["digest"] != source.digest:
-                others.append(file.parent.name)
-    if others:
-        warn_once(f"{place} has runs of other code under the name {name}: {join_first(others)}")
 
 
 def bc_only(settings: Settings) -> Settings:

@@ -1,144 +1,166 @@
-"""Training the seeds of one task: phases, and what happens at intervals."""
+"""Training the seeds of one task in one program: the phases, and what happens at intervals."""
 
 import contextlib
+import os
 import sys
-import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from agents.base import Agent
-from configs.flags import STEPS
 from envs.video import film
-from envs.workers import ChunkResult, EnvWorkers, LocalEnvs, WorkerError
+from envs.workers import WorkerError
 from training.checkpoints import agent_from, agent_tree
-from training.evaluator import Evaluation, Evaluator, without_optimiser
+from training.evaluator import Evaluations, Evaluator, without_optimiser
 from training.journal import Journal
 from training.keys import keys_of
-from training.online import OnlineEpisodes
-from training.policy import evaluation_policy
-from training.replay_file import as_dataset
-from training.updates import (
-    Window,
-    act_online,
-    one_update,
-    store,
-    train_block,
-    updates_per_call,
-)
+from training.online import Interaction
+from training.policy import chunk_length, evaluation_policy
+from training.run import Run
+from training.seeds import Seeds
+from training.stored import prepare
+from training.updates import EMPTY_WINDOW, SeedState, Updates, store, updates_per_call
 from utils import preemption
 from utils.errors import RunError
-from utils.files import write_json
 from utils.logging import say, shown, warn
-from utils.prefetch import Block, place
-from utils.progress import ProgressBar, run_name
-from utils.replay import FIELDS, Replay, Rows, Transitions
-from utils.sharding import mesh_for, stack_seeds, take
+from utils.prefetch import Block, place_dataset
+from utils.progress import ProgressBar
+from utils.replay import FIELDS, Replay, Transitions
+
+
+def finish(
+    runs: Sequence[Run],
+    agents: Sequence[Agent],
+    dataset: dict[str, np.ndarray],
+    found: dict[str, Any],
+    overwrite: bool,
+) -> None:
+    """Train from the newest checkpoints on, write config.json before and done.json after.
+
+    Raises RunError, once the other seeds are finished, for a seed that broke.
+
+    Args:
+        runs: of one task, with different seeds.
+        agents: what each run starts with if it has no checkpoint.
+        dataset: a compact one, as `envs.datasets.load_dataset` returns it.
+        found: what config.json holds besides settings and versions.
+        overwrite: whether to empty the run folders first.
+    """
+    device = f"{jax.devices()[0].device_kind} ({os.cpu_count()} CPU cores)"
+    for run in runs:
+        prepare(run, overwrite, found | {"device": device})
+    dims = found["observation_dim"], found["action_dim"]
+    errors = []
+    with contextlib.ExitStack() as stack:
+        journals = [Journal(run, stack, *dims) for run in runs]
+        for step, members in group_by_step(journals):
+            try:
+                seeds = Seeds([journals[i] for i in members])
+                trainer = Trainer(seeds, [agents[i] for i in members], step, dims[1], stack)
+                trainer.run(dataset)
+            except RunError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+
+def group_by_step(journals: Sequence[Journal]) -> list[tuple[int, list[int]]]:
+    """Group runs, by their indices, by the step they resume from; each group trains as one
+    program.
+
+    A process that is killed between two of its checkpoints leaves one seed a checkpoint ahead
+    of another: it goes back to the other one's step, if that is no more than a save interval.
+    """
+    newest = [journal.newest() for journal in journals]
+    interval = journals[0].run.settings.flags["save_interval"]
+    groups: dict[int, list[int]] = {}
+    for i, step in enumerate(newest):
+        previous = journals[i].previous(step)
+        near = previous in newest and step - max(0, previous) <= interval
+        groups.setdefault(previous if near else step, []).append(i)
+    return sorted(groups.items())
+
+
+class Start(NamedTuple):
+    """What one seed starts from."""
+
+    state: SeedState
+    record: dict[str, Any]
+    """Of its checkpoint; {} without one."""
+    evaluating: Agent | None
+    """Of an evaluation that the checkpoint's process had not finished."""
+
+
+def restore(journal: Journal, agent: Agent, step: int) -> Start:
+    """Take a run back to its checkpoint of `step`; with step -1 it starts new, with `agent`."""
+    tree, record = journal.go_back(step)
+    if not tree:
+        _, updates, actions = map(jax.random.key_data, keys_of(journal.run))
+        keys = {"updates": updates, "actions": actions}
+        return Start(SeedState(agent, keys, EMPTY_WINDOW), {}, None)
+    folder, evaluating = journal.run.folder, tree.get("evaluating")
+    agent = agent_from(tree["agent"], agent, folder)
+    if evaluating:
+        evaluating = agent_from(evaluating, without_optimiser(agent), folder)
+    return Start(SeedState(agent, tree["keys"], record["window"]), record, evaluating)
 
 
 class Trainer:
-    """The moving parts of runs that differ in their seeds alone, while they train in one
-    program.
+    """Runs that differ in their seeds alone, while they train in one program.
+
+    Args:
+        seeds: their journals, which go back to the checkpoint of `step`.
+        agents: what each starts with if there is no checkpoint.
+        step: that of the checkpoint; -1 to start new.
+        action_dim: A.
+        stack: closes processes and threads at its end.
     """
 
     def __init__(
         self,
-        journals: list[Journal],
-        agents: list[Agent],
+        seeds: Seeds,
+        agents: Sequence[Agent],
         step: int,
         action_dim: int,
         stack: contextlib.ExitStack,
     ):
-        self.journals, self.stack, self.action_dim = journals, stack, action_dim
-        self.task, self.flags = journals[0].run, journals[0].run.settings.flags
-        seeds = [journal.run.seed for journal in journals]
-        self.name = run_name(self.task.agent_name, self.task.env_name, seeds)
-        keys = [
-            dict(
-                zip(
-                    ("updates", "actions"),
-                    map(jax.random.key_data, keys_of(j.run)[1:]),
-                    strict=True,
-                )
-            )
-            for j in journals
+        starts = [
+            restore(journal, agent, step)
+            for journal, agent in zip(seeds.journals, agents, strict=True)
         ]
-        self.records: list[dict[str, Any]] = []  # of the checkpoints that the runs go on from
-        pendings: list[dict | None] = []
-        for i, journal in enumerate(journals):
-            tree, record = journal.go_back(step)
-            self.records.append(record)
-            pendings.append(tree.get("evaluating"))
-            if tree:
-                agents[i] = agent_from(tree["agent"], agents[i], journal.run.folder)
-                keys[i] = tree["keys"]
-        self.step = max(0, step)
-        self.mesh = mesh_for(len(journals))
-        self.agents = stack_seeds(agents, self.mesh)
-        self.keys = stack_seeds(keys, self.mesh)
-        self.metrics: list[str] = []  # names, known with the first update
-        # of the updates since the last log; None where there were none
-        self.windows: Window | None = None
-        self.window_updates, self.window_start = 0, time.perf_counter()
-        self.idle, self.free_since = 0.0, self.window_start  # see `update`
-        if step >= 0 and (updates := self.records[0]["window"]["updates"]):
-            self.window_updates = updates
-            self.windows = stack_seeds(
-                [Window.create(record["window"]["sums"]) for record in self.records], self.mesh
-            )
-        self.ahead: jax.Array | None = None  # of the newest call
-        self.broken: dict[int, RunError] = {}  # seeds that must not go on, by their place
-        self.episodes: list[OnlineEpisodes] = []
-        self.evaluator = stack.enter_context(
-            Evaluator(self.task.env_name, self.flags, len(journals), action_dim)
-        )
-        # those that were begun, by the seed's place
-        self.evaluations: dict[int, Evaluation] = {}
-        for i, pending in enumerate(pendings):
-            if pending:
-                like = without_optimiser(agents[i])
-                self.begin(
-                    i,
-                    self.records[i]["evaluating"],
-                    agent_from(pending, like, journals[i].run.folder),
-                )
-
-    @property
-    def going(self) -> list[tuple[int, Journal]]:
-        """The seeds that can go on, with their places."""
-        return [(i, journal) for i, journal in enumerate(self.journals) if i not in self.broken]
-
-    @property
-    def chunk_length(self) -> int:
-        """Environment steps for which the policy is asked at a time."""
-        config = self.agents.config
-        return config.horizon_length if config.action_chunking else 1
+        self.seeds, self.flags = seeds, seeds.flags
+        self.action_dim, self.stack = action_dim, stack
+        self.records = [start.record for start in starts]
+        self.step, self.phase = max(0, step), self.records[0].get("phase", "offline")
+        self.updates = Updates([start.state for start in starts])
+        self.interaction: Interaction | None = None  # before the online phase
+        evaluator = Evaluator(seeds.run.env_name, self.flags, len(seeds), action_dim)
+        self.evaluations = Evaluations(seeds, stack.enter_context(evaluator))
+        for seed, start in enumerate(starts):
+            if start.evaluating:
+                self.evaluations.start(seed, start.record["evaluating"], start.evaluating)
 
     def run(self, dataset: dict[str, np.ndarray]) -> None:
-        """From where the runs stand to their ends; raises RunError at the end for a seed that
-        broke on the way.
+        """Train to the end of the online phase and finish the runs.
+
+        Raises RunError, once the other seeds are finished, for a seed that broke.
         """
+        offline, online = self.flags["offline_steps"], self.flags["online_steps"]
         with preemption.deferred():
-            # what was due at the step of the checkpoint and a signal kept from being done
             if self.step:
-                before, steps = self.flags["offline_steps"], self.flags["online_steps"]
-                self.at_intervals(
-                    self.records[0]["phase"], None, last=self.step in (before, before + steps)
-                )
+                # what was due at the checkpoint's step and a signal kept from being done
+                self.at_intervals(None, last=self.step in (offline, offline + online))
             self.offline(dataset)
             self.online(dataset)
         if self.step == 0:
-            self.save("offline")  # a run of behaviour cloning alone
-        self.collect("online" if self.flags["online_steps"] else "offline")
-        self.film()
-        for _, journal in self.going:
-            journal.checkpoints.wait()  # a run without its last checkpoint is not finished
-            done = {name: self.flags[name] for name in STEPS} | journal.outcome
-            write_json(journal.run.folder / "done.json", done)
-            say(f"finished: {shown(journal.run.folder)}")
-        for error in self.broken.values():
+            self.save()  # a run of behaviour cloning alone
+        self.record_evaluations()
+        film_policies(self.seeds, self.updates, self.step, self.action_dim)
+        for _, journal in self.seeds.going:
+            journal.finish()
+        for error in self.seeds.broken.values():
             raise error
 
     # ---------------------------------------------------------------- phases
@@ -147,398 +169,213 @@ class Trainer:
         """Updates on the dataset, many in each call."""
         steps = self.flags["offline_steps"]
         if self.step == 0:
-            self.evaluate("offline")
+            self.evaluate()
         if self.step >= steps:
             return
-        data = place(dataset, self.flags["device_data_gb"], self.mesh)
+        self.phase = "offline"
+        data = place_dataset(dataset, self.flags["device_data_gb"], self.updates.mesh)
         replay = Replay(data.stored)
         intervals = [self.flags[f"{name}_interval"] for name in ("log", "eval", "save")]
         updates = updates_per_call(steps, self.step, *intervals)
-        done = int(self.agents.step[0]) - self.step
-        blocks = (Block(done + step, updates) for step in range(self.step, steps, updates))
-        with contextlib.ExitStack() as stack:
-            feed = stack.enter_context(
-                data.feed(replay, self.keys["updates"], self.agents.config, blocks)
-            )
-            bar = stack.enter_context(ProgressBar(steps, self.name, initial=self.step))
+        before = self.updates.done() - self.step
+        blocks = (Block(before + step, updates) for step in range(self.step, steps, updates))
+        keys, config = self.updates.keys["updates"], self.updates.config
+        with (
+            data.feed(replay, keys, config, blocks) as feed,
+            ProgressBar(steps, self.seeds.name, initial=self.step) as bar,
+        ):
             for rows in feed:
-                self.update(replay, updates, rows)
+                self.updates.run(replay, updates, rows)
                 self.step += updates
                 bar.update(updates)
-                self.at_intervals("offline", bar, last=self.step == steps)
+                self.at_intervals(bar, last=self.step == steps)
 
     def online(self, dataset: dict[str, np.ndarray]) -> None:
-        """Environment steps, each stored and followed by `utd_ratio` updates once
-        `start_training` is past.
+        """Environment steps, each stored and, from `first_to_learn` on, followed by `utd_ratio`
+        updates.
         """
         flags = self.flags
-        steps, before = flags["online_steps"], flags["offline_steps"]
-        if self.step >= before + steps:
+        steps, offline = flags["online_steps"], flags["offline_steps"]
+        if not steps:
+            return
+        self.phase = "online"
+        if self.step >= offline + steps:
             return
         if flags["kl_budget_online"] is not None:
-            budgets = [
-                take(self.agents, i).with_kl_budget(flags["kl_budget_online"])
-                for i in range(len(self.journals))
-            ]
-            self.agents = stack_seeds(budgets, self.mesh)
-        start = max(flags["start_training"], self.agents.config.horizon_length)
-        if steps <= start:
-            warn(
-                f"--online_steps={steps} ends before online updates begin"
-                f" (--start_training={flags['start_training']})"
-            )
-        data = place(dataset, flags["device_data_gb"], self.mesh)
-        balanced, utd = flags["balanced_sampling"], flags["utd_ratio"]
-        online = self.start_episodes(dataset, start if balanced else 0)
+            self.updates.set_kl_budget(flags["kl_budget_online"])
+        start, balanced = first_to_learn(flags, self.updates.config), flags["balanced_sampling"]
+        data = place_dataset(dataset, flags["device_data_gb"], self.updates.mesh)
+        online = self.start_interaction(dataset, start if balanced else 0)
         replay = Replay(data.stored, online, balanced)
         # the steps that are followed by updates
-        learning = range(max(start, self.step - before), steps)
-        done = int(self.agents.step[0])
-        blocks = (
-            Block(done + i * utd, utd, online_step + 1)
-            for i, online_step in enumerate(learning)
-        )
-        with contextlib.ExitStack() as stack:
-            feed = stack.enter_context(
-                data.feed(replay, self.keys["updates"], self.agents.config, blocks)
-            )
-            progress = ProgressBar(steps, self.name, "online", "steps", self.step - before)
-            bar = stack.enter_context(progress)
-            for online_step in range(self.step - before, steps):
-                try:
-                    transitions, first = self.advance(online_step)
-                except WorkerError:  # or a SIGTERM, which reaches all processes of a job
-                    self.save("online")
-                    preemption.leave_if_asked()
-                    raise
-                online = store(online, transitions, first, self.mesh)
+        learning, utd = range(max(start, self.step - offline), steps), flags["utd_ratio"]
+        done = self.updates.done()
+        blocks = (Block(done + i * utd, utd, step + 1) for i, step in enumerate(learning))
+        keys, config = self.updates.keys["updates"], self.updates.config
+        with (
+            data.feed(replay, keys, config, blocks) as feed,
+            ProgressBar(steps, self.seeds.name, "online", "steps", self.step - offline) as bar,
+        ):
+            for online_step in range(self.step - offline, steps):
+                replay = self.interact(online_step, replay)
                 if online_step in learning:
-                    self.update(Replay(data.stored, online, balanced), utd, next(feed))
+                    self.updates.run(replay, utd, next(feed))
                 self.step += 1
                 bar.update(1)
-                self.at_intervals("online", bar, last=online_step == steps - 1)
+                self.at_intervals(bar, last=online_step == steps - 1)
 
-    def start_episodes(
+    def start_interaction(
         self, dataset: dict[str, np.ndarray], at_random_until: int
     ) -> Transitions:
-        """Start every seed's episodes, or repeat those that were running -> what was stored
-        online.
+        """Start every seed's episodes, or repeat those that were running -> the online
+        transitions so far.
         """
-        steps, seeds = self.flags["online_steps"], range(len(self.journals))
-        self.envs = (
-            EnvWorkers(self.task.env_name, len(seeds))
-            if len(seeds) > 1
-            else LocalEnvs(self.task.env_name)
-        )
-        self.stack.callback(self.envs.close)
-        self.envs.reset(seeds, [0 for _ in seeds])  # makes them, side by side
-        stored = []
-        for i, (journal, record) in enumerate(zip(self.journals, self.records, strict=True)):
-            episodes = OnlineEpisodes(
-                journal.run, self.envs, i, self.action_dim, at_random_until
-            )
-            self.episodes.append(episodes)
-            running = record.get("episode")
-            rows = (
-                resumed_rows(journal, episodes, running, record["replay"]) if running else None
-            )
-            empty = {name: dataset[name][:0] for name in (*FIELDS, "rows")}
-            stored.append(Transitions.create(rows or empty, steps))
-        return stack_seeds(stored, self.mesh)
+        interaction = Interaction(self.seeds, self.updates, self.action_dim, at_random_until)
+        self.stack.callback(interaction.close)
+        empty = {name: dataset[name][:0] for name in (*FIELDS, "rows")}
+        online = interaction.start(self.records, empty, self.flags["online_steps"])
+        self.interaction = interaction
+        return online
 
-    def advance(self, online_step: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """One environment step of every seed -> the transitions and whether each is the first
-        of its episode, along [S].
-        """
-        wanted = [episodes.wants(online_step) for episodes in self.episodes]
-        chunks: list[np.ndarray | None] = [None for _ in wanted]
-        if any(observation is not None for observation in wanted):
-            some = next(observation for observation in wanted if observation is not None)
-            observations = np.stack(
-                [
-                    np.zeros_like(some) if observation is None else observation
-                    for observation in wanted
-                ]
-            )
-            acted = np.asarray(
-                act_online(
-                    self.agents, observations, self.keys["actions"], online_step, self.mesh
-                )
-            )
-            # the device has been at work until now: the newest update, then the actions
-            self.free_since = time.perf_counter()
-            shape = (self.chunk_length, self.action_dim)
-            chunks = [
-                None if o is None else a.reshape(shape)
-                for o, a in zip(wanted, acted, strict=True)
-            ]
-        self.require_finite({i: chunk for i, chunk in enumerate(chunks) if chunk is not None})
-        for i in self.broken:
-            # their environments idle
-            chunks[i] = None if chunks[i] is None else np.zeros_like(chunks[i])
-        actions = [
-            episodes.action(online_step, chunk)
-            for episodes, chunk in zip(self.episodes, chunks, strict=True)
-        ]
-        results = self.envs.run_chunks(range(len(actions)), np.stack(actions)[:, None])
-        self.require_no_fault(results)
-        took = zip(self.episodes, actions, results, strict=True)
-        steps = [episodes.took(action, result) for episodes, action, result in took]
-        for i, journal in self.going:
-            journal.replay_file.append(steps[i][0])
-        transitions, first = zip(*steps, strict=True)
-        return {
-            name: np.stack([t[name] for t in transitions]).astype(np.float32)
-            for name in transitions[0]
-        }, np.array(first)
-
-    def require_finite(self, chunks: dict[int, np.ndarray]) -> None:
-        """Break the seeds, by place, whose policies return actions that are not finite."""
-        for i, chunk in chunks.items():
-            if i in self.broken or np.isfinite(chunk).all():
-                continue
-            self.means()  # names the update that did it, if it was one
-            if i not in self.broken:
-                self.breaks(i, f"an action of the policy is not finite after step {self.step}")
-
-    def require_no_fault(self, results: list[ChunkResult]) -> None:
-        """Break the seeds whose environments returned what cannot be used."""
-        for i, result in enumerate(results):
-            if result.fault and i not in self.broken:
-                where = f"environment {self.task.env_name}: {result.fault}"
-                self.breaks(i, f"{where} in the step after step {self.step}")
-
-    def film(self) -> None:
-        """Film the trained policies where asked."""
-        for i, journal in self.going:
-            episodes, path = (
-                self.flags["video_episodes"],
-                journal.run.folder / "videos" / f"step_{self.step}.mp4",
-            )
-            if episodes and not path.exists():
-                policy, skip = (
-                    evaluation_policy(take(self.agents, i)),
-                    self.flags["video_frame_skip"],
-                )
-                film(
-                    self.task.env_name,
-                    policy,
-                    path,
-                    episodes,
-                    journal.run.seed,
-                    self.chunk_length,
-                    self.action_dim,
-                    skip,
-                )
-
-    # -------------------------------------------------- updates, and what happens between them
-
-    def update(self, replay: Replay, updates: int, rows: Rows | None) -> None:
-        """One call of `updates` updates, at most one call ahead of the device.
-
-        Where the device has finished the last call when this one comes, it has been idle, at
-        most since the host was free.
-        """
-        if not self.metrics:
-            agent, online = jax.tree.map(lambda leaf: leaf[0], (self.agents, replay.online))
-            one = replay.replace(online=online).feed(
-                jax.tree.map(lambda leaf: leaf[0, 0], rows)
-            )
-            self.metrics = list(
-                jax.eval_shape(
-                    one_update, agent, one, jax.random.wrap_key_data(self.keys["updates"][0])
-                )[1]
-            )
-        if self.windows is None:
-            zeros = dict.fromkeys(self.metrics, 0.0)
-            self.windows = stack_seeds([Window.create(zeros) for _ in self.journals], self.mesh)
-        before = self.ahead
-        if before is not None and before.is_ready():  # type: ignore[attr-defined]  # jax.Array lacks what its arrays have
-            self.idle += time.perf_counter() - self.free_since
-        self.agents, self.windows, self.ahead = train_block(
-            self.agents, self.windows, replay, self.keys["updates"], updates, rows, self.mesh
-        )
-        self.window_updates += updates
-        if before is not None:
-            # else a signal, the bar and the clock would run ahead of the training
-            before.block_until_ready()
-        self.free_since = time.perf_counter()
-
-    def at_intervals(self, phase: str, bar: ProgressBar | None, last: bool) -> None:
-        """Log, evaluate and save if due at this step; at the end of a phase all three."""
-
-        def due(name: str) -> bool:
-            interval = self.flags[f"{name}_interval"]
-            return last or bool(interval) and self.step % interval == 0
-
-        figures: dict[str, Any] = {}
-        if due("log"):
-            self.collect(phase, wait=False)
-            figures = self.log(phase)
-        if due("eval"):
-            self.means()
-            self.evaluate(phase)
-        if figures and bar is not None:
-            outcome = self.going[0][1].outcome
-            bar.status(success=outcome["success"], mean_return=outcome["return"], **figures)
-        if due("save"):
-            self.save(phase)
-        if preemption.received():
-            self.save(phase)
-            for _, journal in self.going:
-                journal.checkpoints.wait()
-                say(f"saved at step {self.step}: {shown(journal.run.folder)}", sys.stderr)
+    def interact(self, online_step: int, replay: Replay) -> Replay:
+        """One environment step of every seed -> the replay with their transitions."""
+        assert self.interaction is not None, "call start_interaction() first"
+        try:
+            transitions, first = self.interaction.advance(online_step)
+        except WorkerError:  # or a SIGTERM, which reaches all processes of a job
+            self.save()
             preemption.leave_if_asked()
+            raise
+        online = store(replay.online, transitions, first, self.updates.mesh)
+        return replay.replace(online=online)
 
-    def means(self) -> dict[int, dict[str, float]]:
-        """The means of each seed's window; one in which a metric is not finite breaks, and with
-        the last one the training.
+    # ---------------------------------------------------------------- intervals
+
+    def at_intervals(self, bar: ProgressBar | None, last: bool) -> None:
+        """Log, evaluate and save if due at this step; at the end of a phase all three."""
+        figures: dict[str, Any] = {}
+        if last or ends_interval(self.step, self.flags["log_interval"]):
+            self.record_evaluations(wait=False)
+            figures = self.log()
+        if last or ends_interval(self.step, self.flags["eval_interval"]):
+            self.means()
+            self.evaluate()
+        if figures and bar is not None:
+            outcome = self.seeds.going[0][1].outcome
+            bar.status(success=outcome["success"], mean_return=outcome["return"], **figures)
+        if last or ends_interval(self.step, self.flags["save_interval"]):
+            self.save()
+        if preemption.received():
+            self.leave()
+
+    def leave(self) -> None:
+        """Save and raise Preempted, once everything is written."""
+        self.save()
+        for _, journal in self.seeds.going:
+            journal.checkpoints.wait()
+            say(f"saved at step {self.step}: {shown(journal.run.folder)}", sys.stderr)
+        preemption.leave_if_asked()
+
+    def means(self) -> list[dict[str, float]]:
+        """The means of each seed's metrics since the last log; [] where there was no update.
+
+        Seeds with a metric that is not finite are marked as broken.
         """
-        if self.windows is None:
-            return {}
-        means = {}
-        windows = jax.device_get(self.windows)
-        self.free_since = time.perf_counter()  # the device has been at work until now
-        for i, _ in self.going:
-            window = jax.tree.map(lambda leaf, i=i: leaf[i], windows)
-            broken = {
-                int(update): name
-                for name, update in sorted(window.broken.items(), reverse=True)
-                if update >= 0
-            }
-            if broken:
-                self.breaks(
-                    i,
-                    f"{broken[min(broken)]} is not finite since update {min(broken)}, seen at"
-                    f" step {self.step}",
-                )
-                continue
-            means[i] = {
-                name: float(total) / self.window_updates for name, total in window.sums.items()
-            }
-        return means
+        self.seeds.mark_not_finite(self.updates.not_finite(), self.step)
+        return self.updates.means()
 
-    def breaks(self, place: int, why: str) -> None:
-        """A seed cannot go on: with others beside it, it is left as it stands; alone, it raises
-        RunError.
-        """
-        journal = self.journals[place]
-        self.broken[place] = RunError(
-            f"{why} of {journal.run.folder}; {journal.checkpoints.last_good()}"
-        )
-        if not self.going:
-            raise self.broken[place]
-        warn(f"{self.broken[place]}; the other seeds go on")
-
-    def log(self, phase: str) -> dict[str, Any]:
-        """Write each window's means and start another -> the figures of the progress bar."""
-        means = self.means()
-        taken = time.perf_counter() - self.window_start
-        speed = {
-            "updates_per_s": self.window_updates / taken,
-            "device_idle": min(1.0, self.idle / taken),
-        }
-        for i, journal in self.going if means else ():
+    def log(self) -> dict[str, Any]:
+        """Write a row of each seed's means -> the figures of the progress bar."""
+        means, seconds = self.means(), self.updates.clock.seconds()
+        speed = self.updates.speed(seconds)
+        for seed, journal in self.seeds.going if means else ():
             journal.checkpoints.check()
-            journal.log(self.step, {"phase": phase, **means[i]}, speed, self.agents)
-        self.windows, self.window_updates, self.window_start, self.idle = (
-            None,
-            0,
-            time.perf_counter(),
-            0.0,
-        )
-        first = means.get(self.going[0][0], {})
+            row = {"phase": self.phase, **means[seed]}
+            journal.log(self.step, row, speed, self.updates.agents)
+        self.updates.restart_window()
+        first = means[self.seeds.going[0][0]] if means else {}
         figures = {name: first.get(f"dual/{name}") for name in ("path_kl", "kl_budget", "lam")}
         if figures["lam"] is not None:
-            figures["lam"] *= self.agents.config.get("lam_scale", 1.0)
-        return figures | {"seconds": taken}
+            figures["lam"] *= self.updates.config.get("lam_scale", 1.0)
+        return figures | {"seconds": seconds}
 
-    def save(self, phase: str) -> None:
-        """Write everything that the runs need to go on from here as if they had not been
-        interrupted.
+    def evaluate(self) -> None:
+        """Queue an evaluation of every seed on fixed episodes; wait for it only where
+        evaluation is not asynchronous.
         """
-        self.means()
-        with self.aside():
-            self.write(phase)
-
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """A block that the log's updates per second, which are of training alone, leave out."""
-        start = time.perf_counter()
-        yield
-        spent = time.perf_counter() - start
-        self.window_start, self.free_since = self.window_start + spent, self.free_since + spent
-
-    def write(self, phase: str) -> None:
-        """Write the checkpoints of this step that are not there."""
-        host = jax.device_get({"agent": agent_tree(self.agents), "keys": self.keys})
-        sums = jax.device_get(self.windows.sums) if self.windows else {}
-        for i, journal in self.going:
-            if journal.checkpoints.latest() != self.step:
-                window = {
-                    "updates": self.window_updates,
-                    "sums": {name: float(value[i]) for name, value in sums.items()},
-                }
-                episode = self.episodes[i].record() if self.episodes else None
-                tree = jax.tree.map(lambda leaf, i=i: leaf[i], host)
-                # else the agent is that one
-                if i in self.evaluations and self.evaluations[i].step < self.step:
-                    tree["evaluating"] = agent_tree(self.evaluations[i].agent)
-                journal.save(
-                    self.step, tree, {"phase": phase, "window": window, "episode": episode}
-                )
-
-    def evaluate(self, phase: str) -> None:
-        """Begin the evaluation of each seed, on the same episodes each time, behind those begun
-        before; wait for it or not.
-        """
-        with self.aside():
-            self.collect(phase)
-            for i, journal in self.going if self.flags["eval_episodes"] else ():
+        with self.updates.clock.untimed():
+            self.record_evaluations()
+            for seed, journal in self.seeds.going if self.flags["eval_episodes"] else ():
                 if journal.evaluated_at != self.step:
-                    self.begin(i, self.step, take(self.agents, i))
-            if not self.evaluator.beside:
-                self.collect(phase)
+                    self.evaluations.start(seed, self.step, self.updates.agent(seed))
+            if not self.evaluations.evaluator.concurrent:
+                self.record_evaluations()
 
-    def begin(self, place: int, step: int, agent: Agent) -> None:
-        """Begin an evaluation of one seed."""
-        journal = self.journals[place]
-        self.evaluations[place] = self.evaluator.start(step, agent, journal.run.seed)
-        journal.evaluating = step
-
-    def collect(self, phase: str, wait: bool = True) -> None:
-        """Write the results of evaluations: of those that are done or, with `wait`, of all that
-        were begun.
+    def record_evaluations(self, wait: bool = True) -> None:
+        """Write the results of the evaluations that are done or, with `wait`, of all.
 
         What was trained is saved first if that is cut short; the evaluation is done again then.
         """
-        for i, evaluation in list(self.evaluations.items()):
-            if wait or evaluation.future.done():
-                try:
-                    with preemption.at_once():
-                        result = evaluation.future.result()
-                except (preemption.Preempted, WorkerError):
-                    if self.step:
-                        self.save(phase)
-                    raise
-                del self.evaluations[i]
-                self.journals[i].evaluated(evaluation.step, result)
+        for seed in self.evaluations.begun() if wait else self.evaluations.done():
+            try:
+                self.evaluations.wait(seed)
+            except (preemption.Preempted, WorkerError):
+                if self.step:
+                    self.save()
+                raise
+            self.evaluations.record(seed)
+
+    def save(self) -> None:
+        """Write the checkpoints of this step that are not there: all that the runs need to
+        resume as if they had not been interrupted.
+        """
+        self.means()
+        with self.updates.clock.untimed():
+            states = self.updates.states()
+            episodes = self.interaction.records() if self.interaction else None
+            for seed, journal in self.seeds.going:
+                if journal.checkpoints.latest() == self.step:
+                    continue
+                agent, keys, window = states[seed]
+                tree = {"agent": agent_tree(agent), "keys": keys}
+                # where it is of this step, the agent is that one
+                if evaluating := self.evaluations.agent_before(seed, self.step):
+                    tree["evaluating"] = agent_tree(evaluating)
+                record = {"phase": self.phase, "window": window}
+                record["episode"] = episodes[seed] if episodes else None
+                journal.save(self.step, tree, record)
 
 
-def resumed_rows(
-    journal: Journal,
-    episodes: OnlineEpisodes,
-    running: dict[str, Any],
-    position: dict[str, int],
-) -> dict[str, np.ndarray]:
-    """Repeat the running episode of a checkpoint -> its replay file's rows as a dataset."""
-    rows = journal.replay_file.read(position)
-    if not episodes.resume(running, rows["actions"][len(rows) - running["length"] :]):
-        name = journal.run.env_name
+def first_to_learn(flags: dict[str, Any], config: Any) -> int:
+    """The first online step that updates follow; warns where the phase ends before it."""
+    steps, start = flags["online_steps"], flags["start_training"]
+    first = max(start, config.horizon_length)
+    if steps <= first:
         warn(
-            f"{name} does not repeat its running episode (another mujoco or ogbench?): it"
-            " starts a new one"
+            f"--online_steps={steps} ends before online updates begin"
+            f" (--start_training={start})"
         )
-        journal.replay_file.end_trajectory(running["observation"])
-        rows = journal.replay_file.read(journal.replay_file.position())
-    return as_dataset(rows, episodes.observation)
+    return first
+
+
+def ends_interval(step: int, interval: int) -> bool:
+    """Whether an interval ends after `step`; 0 is none at all."""
+    return bool(interval) and step % interval == 0
+
+
+def film_policies(seeds: Seeds, updates: Updates, step: int, action_dim: int) -> None:
+    """Film the policies of `step` where --video_episodes asks for it and no film is there."""
+    flags, config = seeds.flags, updates.config
+    for seed, journal in seeds.going if flags["video_episodes"] else ():
+        path = journal.run.folder / "videos" / f"step_{step}.mp4"
+        if not path.exists():
+            film(
+                seeds.run.env_name,
+                evaluation_policy(updates.agent(seed)),
+                path,
+                flags["video_episodes"],
+                journal.run.seed,
+                chunk_length(config),
+                action_dim,
+                flags["video_frame_skip"],
+            )

@@ -1,7 +1,7 @@
 """Where a dataset lies while agents train on it: on the device, or, where it does not fit
 there, on the host.
 
-    data = place(dataset, gigabytes, mesh)
+    data = place_dataset(dataset, gigabytes, mesh)
     replay = Replay(data.stored)
     with data.feed(replay, keys, config, blocks) as feed:
         for rows in feed:  # one item for each block of updates
@@ -32,8 +32,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from utils.errors import RunError
-from utils.replay import FIELDS, Fed, Replay, Rows, Transitions, update_keys
-from utils.sharding import host_device, share, spread
+from utils.replay import FIELDS, HostFed, Replay, Rows, Transitions, update_keys
+from utils.sharding import host_device, replicate, shard
 
 READERS = 16  # threads, most of which wait for the disk; what is in memory needs four
 UPDATES_AHEAD = 32  # at the least, and at the least two blocks
@@ -49,7 +49,7 @@ class Block(NamedTuple):
     online: int = 0
 
 
-def place(
+def place_dataset(
     dataset: dict[str, np.ndarray], gigabytes: float | None, mesh: Mesh | None
 ) -> "OnDevice | OnHost":
     """The dataset on the device if it takes at most that many gigabytes (None:
@@ -88,7 +88,7 @@ class OnDevice:
     """A dataset of which every device holds a copy; updates look up their rows themselves."""
 
     def __init__(self, dataset: dict[str, np.ndarray], mesh: Mesh | None):
-        self.stored: Transitions | Fed = share(Transitions.create(dataset), mesh)
+        self.stored: Transitions | HostFed = replicate(Transitions.create(dataset), mesh)
 
     def feed(
         self, replay: Replay, keys: jax.Array, config: Any, blocks: Iterable[Block]
@@ -112,8 +112,8 @@ class OnHost:
         ]
         for array in dataset.values():
             expect_random_reads(array)
-        self.stored: Transitions | Fed = share(
-            Fed(jnp.array(len(dataset["rows"]), jnp.int32)), mesh
+        self.stored: Transitions | HostFed = replicate(
+            HostFed(jnp.array(len(dataset["rows"]), jnp.int32)), mesh
         )
 
     def feed(
@@ -246,7 +246,7 @@ class Prefetch:
         ]
         for piece in reading:
             piece.result()
-        return spread(
+        return shard(
             jax.tree.map(lambda array: array.reshape(*starts.shape, *array.shape[1:]), rows),
             self.data.mesh,
         )
@@ -268,8 +268,8 @@ def starts_of(
     stored, online: the transitions there are. What starts at `stored` or behind it starts at an
     online one.
     """
-    behind = None if online is None else Fed(jnp.asarray(online, jnp.int32))
-    replay = Replay(Fed(jnp.asarray(stored, jnp.int32)), behind, balanced)
+    behind = None if online is None else HostFed(jnp.asarray(online, jnp.int32))
+    replay = Replay(HostFed(jnp.asarray(stored, jnp.int32)), behind, balanced)
 
     def one(key: jax.Array, update: jax.Array) -> jax.Array:
         return replay.stored_starts(

@@ -93,9 +93,9 @@ class Transitions(flax.struct.PyTreeNode):
         )
 
 
-class Fed(flax.struct.PyTreeNode):
-    """`size` transitions that are not on the device: `rows` are those of one update's chunks,
-    looked up elsewhere.
+class HostFed(flax.struct.PyTreeNode):
+    """`size` transitions that stay on the host, which feeds the `rows` of one update's chunks
+    (utils/prefetch.py).
     """
 
     size: jax.Array
@@ -109,7 +109,7 @@ class Fed(flax.struct.PyTreeNode):
         return self.rows
 
 
-Parts = tuple[Transitions | Fed, ...]
+Parts = tuple[Transitions | HostFed, ...]
 """Transitions that follow each other in time; a trajectory does not go on in the next part."""
 
 
@@ -185,8 +185,8 @@ class Replay(flax.struct.PyTreeNode):
     `stored`; `online` is each one's.
     """
 
-    stored: Transitions | Fed
-    online: Transitions | Fed | None = None
+    stored: Transitions | HostFed
+    online: Transitions | HostFed | None = None
     balanced: bool = flax.struct.field(pytree_node=False, default=False)
 
     @classmethod
@@ -214,7 +214,7 @@ class Replay(flax.struct.PyTreeNode):
 
     def feed(self, rows: Rows | None) -> Self:
         """With the dataset's rows [B, ...] of one update; None where the dataset is at hand."""
-        return self if rows is None else self.replace(stored=Fed(self.stored.size, rows))
+        return self if rows is None else self.replace(stored=HostFed(self.stored.size, rows))
 
     def shares(self, key: jax.Array, batch_size: int) -> list[tuple[Parts, jax.Array, int]]:
         """What a batch is made of: parts, the key that draws from them, and how many chunks;

@@ -1,5 +1,5 @@
-"""Several seeds in one program: their states are stacked along an axis [S], which is spread
-over the devices there are.
+"""Several seeds in one program: their states are stacked along an axis [S], which is sharded
+over the devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ def host_device() -> jax.Device:
 
 def stack_seeds(trees: Sequence[Any], mesh: Mesh | None) -> Any:
     """One tree of arrays [S, ...] from a tree for each seed."""
-    return spread(_stack(tuple(trees)), mesh)
+    return shard(_stack(tuple(trees)), mesh)
 
 
 @jax.jit
@@ -45,23 +45,23 @@ def _stack(trees: tuple) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def spread(stacked: Any, mesh: Mesh | None) -> Any:
-    """A tree of arrays [S, ...] put on the devices of the seeds."""
+def shard(stacked: Any, mesh: Mesh | None) -> Any:
+    """Put a tree of arrays [S, ...] on the devices, each seed on one of them."""
     return jax.device_put(stacked, None if mesh is None else NamedSharding(mesh, SEED))
 
 
-def share(tree: Any, mesh: Mesh | None) -> Any:
-    """A tree that all seeds read, on every device."""
+def replicate(tree: Any, mesh: Mesh | None) -> Any:
+    """Put a tree that all seeds read on every device."""
     return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def take(stacked: Any, seed: int) -> Any:
-    """The tree of seed number `seed`, on one device."""
-    return jax.device_put(_take(stacked, seed), jax.devices()[0])
+def one_seed(stacked: Any, seed: int) -> Any:
+    """The tree of seed number `seed` out of a stacked one, on the first device."""
+    return jax.device_put(_one_seed(stacked, seed), jax.devices()[0])
 
 
 @jax.jit
-def _take(stacked: Any, seed: int) -> Any:
+def _one_seed(stacked: Any, seed: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[seed], stacked)
 
 

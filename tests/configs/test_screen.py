@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-import main as program
 from configs.flags import define_flags, parse_flags
 from configs.screen import listing
 from envs.tasks import ALL_TASKS
+from training.plan import plan
 
 TABLE = "TRQAM paper (arXiv 2605.27079), settings shared by all methods"
 COMMANDS = "the published TRQAM commands (code of arXiv 2605.27079)"
@@ -15,7 +15,7 @@ AGENT = "--agent=agents/trqam.py"
 
 
 def screen(*flags, everything=False):
-    return listing(program.plan(parse_flags(["main.py", *flags])), everything).splitlines()
+    return listing(plan(parse_flags(["main.py", *flags])), everything).splitlines()
 
 
 def test_one_task_of_a_preset():
@@ -112,7 +112,7 @@ def test_everything_is_every_setting_and_every_folder():
         "--num_seeds=2",
         "--save_dir=exp",
     ]
-    runs = program.plan(parse_flags(["main.py", *flags]))
+    runs = plan(parse_flags(["main.py", *flags]))
     lines = screen(*flags, everything=True)
     assert max(map(len, lines)) <= 100
     assert [line.strip() for line in lines if line.startswith("  exp/")] == [

@@ -11,7 +11,7 @@ from envs.ogbench import make_env
 from envs.probe import LENGTH, ProbeChain, ProbeReward, write_dataset
 from training.updates import Window, one_update, train_block
 from utils.replay import Replay
-from utils.sharding import stack_seeds, take
+from utils.sharding import one_seed, stack_seeds
 
 
 def train_on_probe(folder, module, probe, horizon=1, seed=0, **settings):
@@ -36,8 +36,8 @@ def train_on_probe(folder, module, probe, horizon=1, seed=0, **settings):
         agents, windows, _ = train_block(
             agents, windows, replay, jax.random.key_data(key)[None], updates=50
         )
-    assert all(int(update) == -1 for update in take(windows, 0).broken.values())
-    return take(agents, 0)
+    assert all(int(update) == -1 for update in one_seed(windows, 0).broken.values())
+    return one_seed(agents, 0)
 
 
 @pytest.mark.slow

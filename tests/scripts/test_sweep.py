@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-import main as program
 from configs.flags import parse_flags
 from envs.collect import random_data
 from envs.tasks import ALL_TASKS
@@ -27,6 +26,7 @@ from sweeps.engines import Local
 from sweeps.jobs import Job
 from sweeps.run import run_jobs
 from sweeps.status import clock
+from training.plan import plan
 from utils.errors import RunError
 from utils.files import alone, is_locked, lock_of, write_json
 
@@ -60,7 +60,7 @@ def planned(*flags, pack=1):
 def test_the_table_is_every_agent_task_and_seed_once_and_main_takes_every_command(capsys):
     lines = printed(capsys, "--agents=trqam,qam", "--env_name=all50", "--seeds=8")
     assert all(words[0] == "main.py" for words in lines) and len(lines) == 100
-    runs = [run for words in lines for run in program.plan(parse_flags(words))]
+    runs = [run for words in lines for run in plan(parse_flags(words))]
     found = collections.Counter((run.agent_name, run.env_name, run.seed) for run in runs)
     assert found == {
         (agent, task, seed): 1
@@ -120,18 +120,16 @@ def test_seeds_are_packed_and_a_grid_is_every_combination(capsys):
         for dims in ("(8,8)", "(16,)")
     }
     assert all("--run_group=mine" in words for words in lines)
-    assert (
-        len({run.folder for words in lines for run in program.plan(parse_flags(words))}) == 32
-    )
+    assert len({run.folder for words in lines for run in plan(parse_flags(words))}) == 32
 
 
 def test_elsewhere_the_commands_name_the_project_in_full(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (words,) = printed(capsys, f"--env_name={TASK}")
     assert words[:2] == [str(ROOT / "main.py"), f"--agent={ROOT / 'agents/trqam.py'}"]
-    (run,) = program.plan(parse_flags(words))
+    (run,) = plan(parse_flags(words))
     monkeypatch.chdir(ROOT)
-    assert run.folder == program.plan(parse_flags(["main.py", f"--env_name={TASK}"]))[0].folder
+    assert run.folder == plan(parse_flags(["main.py", f"--env_name={TASK}"]))[0].folder
 
 
 def test_finished_runs_are_skipped(tmp_path, capsys):

@@ -11,9 +11,11 @@ import pytest
 
 from envs.workers import ChunkResult, LocalEnvs
 from tests.utils.test_replay import make_dataset, online_transition
+from training import online
 from training.checkpoints import CheckpointError
-from training.online import OnlineEpisodes
+from training.online import Interaction, OnlineEpisodes
 from training.replay_file import ReplayFile, as_dataset
+from training.seeds import Seeds
 from utils.errors import RunError
 from utils.replay import Replay
 
@@ -228,3 +230,87 @@ def test_a_running_episode_is_repeated_to_the_bit(env_name, action_dim):
     assert not again.resume(wrong, np.stack([transition["actions"] for transition in before]))
     assert step_of(again, 30, ask)[1]  # a new episode
     assert again.episode == whole.episode + 1
+
+
+class SideBySide:
+    """Environments that observe [slot, t] and never end; `faults` by slot and step."""
+
+    def __init__(self, env_name, slots):
+        self.steps, self.chunks, self.faults = 0, [], {}
+
+    def reset(self, slots, seeds):
+        return np.array([[slot, 0] for slot in slots], np.float32)
+
+    def run_chunks(self, slots, chunks):
+        self.steps += 1
+        self.chunks.append(chunks)
+        return [
+            ChunkResult(
+                np.array([[slot, self.steps]], np.float32),
+                np.array([-1.0]),
+                False,
+                False,
+                0.0,
+                fault=self.faults.get((slot, self.steps), ""),
+            )
+            for slot in slots
+        ]
+
+
+def journal_of(seed):
+    flags = {"offline_steps": 100, "sparse": False}
+    run = types.SimpleNamespace(
+        env_name="some:Env-v0",
+        seed=seed,
+        folder=f"run{seed}",
+        settings=types.SimpleNamespace(flags=flags),
+    )
+    checkpoints = types.SimpleNamespace(last_good=lambda: "there is no checkpoint yet")
+    stored = []
+    file = types.SimpleNamespace(append=stored.append, stored=stored)
+    return types.SimpleNamespace(run=run, checkpoints=checkpoints, replay_file=file)
+
+
+class Policies:
+    """Seed i acts [i + 1, t]; at step 1 the policy of seed 1 gives NaN."""
+
+    config = types.SimpleNamespace(horizon_length=1, action_chunking=True)
+    mesh = None
+
+    def act(self, observations, step):
+        actions = np.array([[1, step], [2, step], [3, step]], np.float32)
+        if step == 1:
+            actions[1, 0] = np.nan
+        return actions
+
+    def not_finite(self):
+        return {}
+
+
+def test_a_seed_that_breaks_online_leaves_the_others_alone(monkeypatch, printed):
+    monkeypatch.setattr(online, "EnvWorkers", SideBySide)
+    seeds = Seeds([journal_of(seed) for seed in range(3)])
+    interaction = Interaction(seeds, Policies(), 2, at_random_until=0)
+    transitions, first = interaction.advance(0)
+    assert transitions["actions"].tolist() == [[1, 0], [2, 0], [3, 0]]
+    assert transitions["next_observations"].tolist() == [[0, 1], [1, 1], [2, 1]]
+    assert first.tolist() == [True, True, True]
+
+    transitions, first = interaction.advance(1)
+    assert interaction.envs.chunks[1].tolist() == [[[1, 1]], [[0, 0]], [[3, 1]]]  # it idles
+    assert first.tolist() == [False, False, False]
+    reason = "an action of the policy is not finite after step 101 of run1"
+    line = f"warning: {reason}; there is no checkpoint yet; the other seeds go on\n"
+    assert printed().err == line
+
+    interaction.envs.faults = {(0, 3): "reward nan", (1, 3): "reward nan"}
+    interaction.advance(2)
+    reason = "environment some:Env-v0: reward nan in the step after step 102 of run0"
+    assert reason in printed().err
+    assert [seed for seed, _ in seeds.going] == [2]
+    stored = [len(journal.replay_file.stored) for journal in seeds.journals]
+    assert stored == [2, 1, 3]  # nothing of a seed from the step on in which it broke
+
+    interaction.envs.faults = {(2, 4): "reward inf"}
+    with pytest.raises(RunError, match="reward inf in the step after step 103 of run2"):
+        interaction.advance(3)

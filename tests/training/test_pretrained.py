@@ -14,7 +14,7 @@ import pytest
 import main as program
 from envs.collect import random_data
 from tests.envs.web import Hub, sha256
-from training.pretrained import GivenBase
+from training.bases import GivenBase
 from utils.errors import UserError
 from utils.logging import CsvLog
 

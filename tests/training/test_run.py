@@ -13,9 +13,11 @@ from configs.flags import UNHASHED, parse_flags
 from envs.probe import write_dataset
 from reports import results
 from tests.synthetic_runs import write_run
-from training import train as train_module
+from training import data as data_module
+from training.plan import plan
 from training.policy import load_policy
 from training.run import Run
+from training.stored import check_folder
 from utils.errors import UserError
 from utils.files import digest, read_json, write_json
 from utils.logging import warn_once
@@ -65,7 +67,7 @@ def words(dataset, exp, agent, *flags):
 
 
 def planned(*arguments) -> Run:
-    return program.plan(parse_flags(words(*arguments)))[0]
+    return plan(parse_flags(words(*arguments)))[0]
 
 
 @pytest.fixture
@@ -145,14 +147,14 @@ def test_a_run_of_the_same_name_and_other_code_is_mentioned_once(begun, tmp_path
 def test_an_edit_while_the_base_is_trained_is_not_of_this_run(dataset, tmp_path, monkeypatch):
     arguments = dataset, tmp_path / "exp", fork(tmp_path / "code")
     run = planned(*arguments)
-    prepare_data = train_module.prepare_data
+    prepare_data = data_module.prepare_data
 
     def edited(run):
         fork(tmp_path / "code", gain=0.5)
         return prepare_data(run)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "prepare_data", edited)
+        patch.setattr(data_module, "prepare_data", edited)
         assert program.main(words(*arguments)) == 0
     assert (run.folder / "source" / "gain.py").read_text() == "GAIN = 1.0"
     assert planned(*arguments).folder != run.folder
@@ -248,15 +250,54 @@ def test_a_run_of_an_older_version_goes_on_in_its_folder(begun, tmp_path, printe
     assert "config.json is damaged" in printed().err
 
 
+def store_setting(folder, part, name, source):
+    """Add a setting to config.json as a version stored it that still had it."""
+    config = read_json(folder / "config.json")
+    config[part][name] = 3
+    full = name if part == "flags" else f"agent.{name}"
+    config["sources"] |= {full: source} if source else {}
+    write_json(folder / "config.json", config)
+
+
+@pytest.mark.parametrize("part", ["flags", "agent"])
+def test_a_stored_setting_that_is_unknown_now_is_ignored_at_its_old_default(
+    part, begun, printed
+):
+    arguments, folder = begun
+    expected = actions(folder)
+    store_setting(folder, part, "dropped", "default")
+    store_setting(folder, part, "older", None)  # from before sources were stored
+    np.testing.assert_array_equal(actions(folder), expected)
+    printed()
+    assert program.main(words(*arguments)) == 0
+    assert f"finished already: {folder}" in printed().out
+    assert program.main(words(*arguments, "--offline_steps=4")) == 0
+    assert f"resumed at step 2: {folder}" in printed().out
+    assert "dropped" not in read_json(folder / "config.json")[part]
+
+
+@pytest.mark.parametrize(("part", "flag"), [("flags", "--"), ("agent", "--agent.")])
+@pytest.mark.parametrize("source", ["command line", "preset smoke"])
+def test_a_stored_setting_that_is_unknown_now_is_refused_where_it_was_set(
+    part, flag, source, begun, printed
+):
+    arguments, folder = begun
+    store_setting(folder, part, "dropped", source)
+    before = (folder / "config.json").read_bytes()
+    assert program.main(words(*arguments, "--offline_steps=4")) == 2
+    assert f"other settings ({flag}dropped: stored 3, now None); " in printed().err
+    assert (folder / "config.json").read_bytes() == before
+
+
 def test_a_run_under_the_alias_of_its_task_is_mentioned(tmp_path, printed):
     flags = ["main.py", "--env_name=scene-play-singletask-task2-v0", f"--save_dir={tmp_path}"]
-    run = program.plan(parse_flags(flags))[0]
+    run = plan(parse_flags(flags))[0]
     older = tmp_path / "Debug" / "scene-play-singletask-v0" / run.folder.name
-    run.check_folder()
+    check_folder(run)
     assert printed().err == ""
     older.mkdir(parents=True)
     write_json(older / "config.json", {})
-    run.check_folder()
+    check_folder(run)
     advice = f"to continue it, move it to {run.folder}"
     expected = f"warning: {older} is this run under another name of its task; {advice}\n"
     assert printed().err == expected

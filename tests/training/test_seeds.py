@@ -18,7 +18,7 @@ from agents import trqam
 from tests.utils.test_replay import make_dataset
 from training.updates import Window, one_update, train_block
 from utils.replay import Replay
-from utils.sharding import host_device, stack_seeds, take
+from utils.sharding import host_device, one_seed, stack_seeds
 
 SEEDS = 4
 
@@ -49,7 +49,7 @@ def train(agents, keys, replay, calls):
         stacked, windows, _ = train_block(stacked, windows, replay, keys, updates=1)
         metrics.append(jax.device_get(windows.sums))
     count = range(len(agents))
-    return [take(stacked, i) for i in count], [
+    return [one_seed(stacked, i) for i in count], [
         {name: np.array([m[name][i] for m in metrics]) for name in names} for i in count
     ]
 
@@ -102,7 +102,7 @@ sys.path.insert(0, {root!r})
 from tests.training.test_seeds import tiny_agents, train, SEEDS
 from tests.utils.test_replay import make_dataset
 from utils.replay import Replay
-from utils.sharding import mesh_for, share, stack_seeds, take
+from utils.sharding import mesh_for, one_seed, replicate, stack_seeds
 from training.updates import Window, one_update, train_block
 
 replay = Replay.create({{name: np.nan_to_num(value) for name, value in make_dataset([30, 20]).items()}})
@@ -112,13 +112,13 @@ mesh = mesh_for(SEEDS)
 names = jax.eval_shape(one_update, tiny_agents()[0], replay, jax.random.key(0))[1]
 windows = stack_seeds([Window.create(dict.fromkeys(names, 0.0)) for _ in range(SEEDS)], mesh)
 agents, _, _ = train_block(
-    stack_seeds(tiny_agents(), mesh), windows, share(replay, mesh), stack_seeds(list(keys), mesh), updates=1, mesh=mesh
+    stack_seeds(tiny_agents(), mesh), windows, replicate(replay, mesh), stack_seeds(list(keys), mesh), updates=1, mesh=mesh
 )
 leaf = jax.tree.leaves(agents.params)[0]
 difference = max(
     float(np.abs(np.asarray(a) - np.asarray(b)).max())
     for i in range(SEEDS)
-    for a, b in zip(jax.tree.leaves(take(agents, i).params), jax.tree.leaves(one_device[i].params))
+    for a, b in zip(jax.tree.leaves(one_seed(agents, i).params), jax.tree.leaves(one_device[i].params))
 )
 print(json.dumps({{"devices": len(leaf.sharding.device_set), "shards": len(leaf.addressable_shards), "difference": difference,
                   "meshes": [None if mesh_for(n) is None else mesh_for(n).size for n in (1, 2, 3, 5, 8)]}}))

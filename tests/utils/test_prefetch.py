@@ -20,7 +20,7 @@ from tests.utils.test_replay import make_dataset, online_transition
 from training.updates import Window, train_block
 from utils import prefetch
 from utils.errors import RunError
-from utils.prefetch import Block, OnDevice, OnHost, place
+from utils.prefetch import Block, OnDevice, OnHost, place_dataset
 from utils.replay import Replay, Transitions, update_keys
 from utils.sharding import mesh_for, stack_seeds
 
@@ -175,13 +175,13 @@ def test_starts_are_uniform_over_all_shards(tmp_path):
 def test_a_dataset_beyond_the_budget_stays_on_the_host(monkeypatch):
     dataset = make_dataset([5])
     size = sum(value.nbytes for value in dataset.values())
-    assert isinstance(place(dataset, 0, None), OnHost)
-    assert isinstance(place(dataset, size / 1e9, None), OnDevice)
-    assert isinstance(place(dataset, (size - 1) / 1e9, None), OnHost)
+    assert isinstance(place_dataset(dataset, 0, None), OnHost)
+    assert isinstance(place_dataset(dataset, size / 1e9, None), OnDevice)
+    assert isinstance(place_dataset(dataset, (size - 1) / 1e9, None), OnHost)
     # of half of the memory that is available here
-    assert isinstance(place(dataset, None, None), OnDevice)
+    assert isinstance(place_dataset(dataset, None, None), OnDevice)
     monkeypatch.setattr(prefetch, "device_budget", lambda device: size - 1)
-    assert isinstance(place(dataset, None, None), OnHost)
+    assert isinstance(place_dataset(dataset, None, None), OnHost)
 
 
 def test_the_budget_is_half_of_what_is_free():
@@ -311,7 +311,7 @@ def rows_of(run):
 def test_a_run_on_the_host_writes_the_same_rows_even_cut_short(
     balanced, data, tmp_path, monkeypatch, capsys
 ):
-    from training import trainer
+    from training import updates
 
     flags = [
         "--horizon_length=2",
@@ -321,7 +321,7 @@ def test_a_run_on_the_host_writes_the_same_rows_even_cut_short(
         "--eval_episodes=0",
     ]
     assert train(data, tmp_path / "device", *flags) == 0
-    calls, real = iter(range(5)), trainer.train_block  # the last of them online
+    calls, real = iter(range(5)), updates.train_block  # the last of them online
 
     def failing(*args, **kwargs):
         if next(calls, None) is None:
@@ -329,7 +329,7 @@ def test_a_run_on_the_host_writes_the_same_rows_even_cut_short(
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "train_block", failing)
+        patch.setattr(updates, "train_block", failing)
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "host", *flags, "--device_data_gb=0")
     assert threads() == []

@@ -1,0 +1,73 @@
+"""What updates keep between calls, and the clock of a window."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from tests.training.test_seeds import tiny_agents
+from tests.utils.test_replay import make_dataset
+from training import updates as updates_module
+from training.updates import EMPTY_WINDOW, SeedState, Updates, WindowClock
+from utils.replay import Replay
+
+
+@pytest.fixture
+def replay():
+    dataset = make_dataset([30, 20])
+    return Replay.create({name: np.nan_to_num(value) for name, value in dataset.items()})
+
+
+def new_states(seeds):
+    keys = np.random.default_rng(0).integers(0, 1 << 32, (2, seeds, 2), np.uint32)
+    return [
+        SeedState(agent, {"updates": keys[0, i], "actions": keys[1, i]}, EMPTY_WINDOW)
+        for i, agent in enumerate(tiny_agents()[:seeds])
+    ]
+
+
+def test_updates_continue_from_their_states_to_the_bit(replay):
+    """As after a checkpoint in the middle of a window: agents, keys and sums are all there."""
+    whole, cut = Updates(new_states(2)), Updates(new_states(2))
+    for _ in range(3):
+        whole.run(replay, 2)
+    cut.run(replay, 2)
+    states = jax.tree.map(np.array, cut.states())  # copies, as in a checkpoint
+    assert [state.window["updates"] for state in states] == [2, 2]
+    again = Updates(states)
+    for _ in range(2):
+        again.run(replay, 2)
+    assert whole.done() == again.done() == 6
+    jax.tree.map(np.testing.assert_array_equal, again.states(), whole.states())
+    assert again.means() == whole.means() and again.means()[0] != again.means()[1]
+    whole.restart_window()
+    assert whole.means() == [] and whole.not_finite() == {}
+    assert whole.states()[0].window == EMPTY_WINDOW
+
+
+def test_a_metric_that_is_not_finite_is_named_with_its_seed_and_first_update(replay):
+    states = new_states(2)
+    params = jax.tree.map(lambda leaf: leaf * np.nan, states[1].agent.params)
+    states[1] = states[1]._replace(agent=states[1].agent.replace(params=params))
+    updates = Updates(states)
+    for _ in range(2):
+        updates.run(replay, 1)
+    found = updates.not_finite()
+    broken = [name for name, mean in updates.means()[1].items() if not np.isfinite(mean)]
+    assert found == {1: f"{min(broken)} is not finite since update 1"}
+
+
+def test_the_clock_leaves_out_what_is_untimed(monkeypatch):
+    """Time passes by one second between any two looks at it."""
+    seconds = itertools.count(0.0)
+    monkeypatch.setattr(updates_module.time, "perf_counter", lambda: next(seconds))
+    clock = WindowClock()  # 0
+    clock.seen_busy()  # 1
+    with clock.untimed():  # 2 to 3
+        pass
+    clock.seen_idle()  # 4: three seconds after 1, one of them untimed
+    assert clock.idle == 2.0
+    assert clock.seconds() == 4.0  # 5
+    clock.restart()  # 6
+    assert (clock.seconds(), clock.idle) == (1.0, 0.0)
