@@ -39,12 +39,12 @@ def run_all(argv: list[str]) -> int:
     """Body of `main`, which adds signal handling."""
     debug = "--debug" in argv
     try:
-        from configs.flags import define_flags, parse_flags
+        from configs.flags import help_text, parse_flags
         from configs.screen import listing
         from training.plan import plan
 
         if {"--help", "-help", "-h"} & set(argv):
-            print(__doc__, define_flags(argv).get_help(), sep="\n")
+            print(__doc__, help_text(argv), sep="\n")
             return 0
         fv = parse_flags(argv)
         runs = plan(fv)

@@ -8,38 +8,37 @@ first row of the table.
 Run it alone:  python main.py --env_name=cube-double --bc_only --offline_steps=300_000
 """
 
-import jax
-import ml_collections
+from typing import Any
 
-from agents.base import Agent, common_config
+from flax import linen as nn
+
+from agents.base import Agent, Loss
+from agents.options import COMMON
+from utils.networks import VelocityField
 from utils.replay import Batch
 
 
 class BC(Agent):
-    """One velocity field, the base; no critic and no target go through the optimiser."""
+    """An agent that does nothing but clone."""
 
-    NETWORKS = ("base",)
-    TARGETS = ()
-    ACTOR = "base"
+    OPTIONS = COMMON
     STARTS_FROM_BASE = False
 
-    def fixed_quantities(
-        self, batch: Batch, noise: dict[str, jax.Array]
-    ) -> dict[str, jax.Array]:
-        """Nothing: the loss reads batch and noise alone."""
-        return {}
+    @classmethod
+    def create(cls, key, observation_dim, action_dim, config, total_updates=0, cloning=True):
+        """A fresh agent, which is always cloning."""
+        sizes = observation_dim, action_dim
+        return super().create(key, *sizes, config, total_updates, cloning=True)
 
-    def loss(
-        self, params: dict, batch: Batch, noise: dict, fixed: dict
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The flow-matching loss of the base."""
-        loss = self.flow_loss(params["base"], batch, noise)
-        return loss, {"flow/loss": loss}
+    @classmethod
+    def networks(cls, config: Any) -> dict[str, nn.Module]:
+        """The base alone."""
+        return {"base": VelocityField(config.actor_hidden_dims, config.actor_layer_norm)}
 
-
-def get_config() -> ml_collections.ConfigDict:
-    """The published defaults."""
-    return common_config()
+    def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:
+        """That of cloning."""
+        return self.cloning_loss(params, batch, noise, fixed)
 
 
+get_config = BC.get_config
 AGENT = BC

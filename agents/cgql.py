@@ -25,22 +25,15 @@ guidance to the base tilted by exp(inv_temp Q').
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
-from agents.base import Agent, action_values, check_choice, critic_config, draw, q_values
-from agents.flow import Velocity, VelocityField, euler_sample
+from agents.base import Agent, Loss
+from agents.flow import Velocity, euler_sample
+from agents.losses import Values
+from utils.options import Option
 from utils.replay import Batch
-
-
-def at_time(x: jax.Array, t: jax.Array | float) -> jax.Array:
-    """concat(x, t) [..., D + 1]: points x [..., D] as the critic reads them; t broadcasts to
-    [..., 1].
-    """
-    return jnp.concatenate([x, jnp.broadcast_to(t, (*x.shape[:-1], 1))], axis=-1)
 
 
 def guided(
@@ -78,59 +71,57 @@ NOISY_LOSSES = {
 class CGQL(Agent):
     """Critic and base under one Adam; the guided base acts."""
 
-    NETWORKS = ("critic", "base")
+    OPTIONS = Agent.OPTIONS | {
+        "mode": Option(
+            "linex", "loss of the critic at noisy actions", choices=(*NOISY_LOSSES,)
+        ),
+        "inv_temp": Option(10.0, "inverse temperature of the guidance; 0: none", at_least=0),
+        "guidance_coef": Option(0.1, "weight of the guidance", at_least=0),
+        "noisy_coef": Option(0.1, "weight of the loss at noisy actions", at_least=0),
+        "isd_clip": Option(5.0, "where linex goes on as a line", above=0),
+    }
 
-    @classmethod
-    def init_state(cls, config: Any) -> dict[str, Any]:
-        """No further state; raises UserError for a mode that there is not."""
-        check_choice(config, "mode", NOISY_LOSSES)
-        return {}
+    INPUTS = Agent.INPUTS | {"critic": "sat"}
 
-    @classmethod
-    def init_network(
-        cls, name: str, key: jax.Array, observation_dim: int, flat_action_dim: int, config: Any
-    ) -> dict:
-        """The base class's networks, with the time as one more input of the critic."""
-        flat_action_dim += name == "critic"
-        return super().init_network(name, key, observation_dim, flat_action_dim, config)
-
-    def critic_input(self, actions: jax.Array) -> jax.Array:
+    def values(self, params: dict, observations: jax.Array) -> Values:
         """Actions are clean: t = 1."""
-        return at_time(actions, 1.0)
+        return lambda actions: self.values_at(params, observations, actions, 1.0)
+
+    def values_at(
+        self, params: dict, observations: jax.Array, x: jax.Array, t: jax.Array | float
+    ) -> jax.Array:
+        """Q_e(s, x, t) [E, ..., B] at s [B, O], x [..., B, D] and t, a number or [..., 1]."""
+        return self.apply("critic", params, observations, x, jnp.atleast_1d(t))
 
     def sample(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
         """Guided samples [n, B, D] from x0 [n, B, D], not clipped."""
-        config, q = self.config, action_values(self.params["critic"], observations)
+        config, critic = self.config, self.params["critic"]
 
         def score(x: jax.Array, t: jax.Array) -> jax.Array:
             read_at = 1.0 if config.mode == "simple" else t
-            return config.inv_temp * jax.grad(
-                lambda x: q(at_time(x, read_at)).mean(axis=0).sum()
-            )(x)
 
-        base = VelocityField(self.target_params["base"], observations)
+            def q(x: jax.Array) -> jax.Array:
+                return self.values_at(critic, observations, x, read_at).mean(axis=0).sum()
+
+            return config.inv_temp * jax.grad(q)(x)
+
+        base = self.velocity(self.target_params["base"], observations)
         velocity = guided(base, score, config.guidance_coef) if config.inv_temp else base
         return euler_sample(velocity, x0, config.flow_steps)
 
-    def draw_noise(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
-        """next_action [n, B, D], flow_x0 [B, D], flow_t [B, 1]; noisy_x0, noisy_t if read."""
-        shape, time = (batch_size, self.flat_action_dim), (batch_size, 1)
-        noisy = {"noisy_x0": shape, "noisy_t": time} if NOISY_LOSSES[self.config.mode] else {}
-        next_action = (self.samples, *shape)
-        return draw(key, next_action=next_action, flow_x0=shape, flow_t=time, **noisy)
+    def noise_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
+        """Besides, where they are read: noisy_x0 [B, D] and noisy_t [B, 1]."""
+        noisy = {"noisy_x0": (batch_size, self.flat_action_dim), "noisy_t": (batch_size, 1)}
+        return super().noise_shapes(batch_size) | (
+            noisy if NOISY_LOSSES[self.config.mode] else {}
+        )
 
-    def fixed_quantities(
-        self, batch: Batch, noise: dict[str, jax.Array]
-    ) -> dict[str, jax.Array]:
+    def fixed_quantities(self, batch: Batch, noise: dict) -> dict[str, jax.Array]:
         """The critic target, and Q'_e(s, a, 1) [E, B]."""
-        actions = self.critic_input(self.flat_actions(batch))
-        return self.acting_target(batch, noise) | {
-            "q": q_values(self.target_params["critic"], batch["observations"], actions)
-        }
+        q = self.values(self.target_params["critic"], batch["observations"])
+        return self.acting_target(batch, noise) | {"q": q(self.flat_actions(batch))}
 
-    def loss(
-        self, params: dict, batch: Batch, noise: dict, fixed: dict
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:
         """critic_loss + flow_loss + noisy_coef noisy_loss, all weighted by `valid`."""
         critic_loss, metrics = self.critic_loss(params["critic"], batch, fixed["td_target"])
         flow_loss = self.flow_loss(params["base"], batch, noise)
@@ -140,24 +131,10 @@ class CGQL(Agent):
             return loss, metrics
         t = noise["noisy_t"]
         x_t = (1.0 - t) * noise["noisy_x0"] + t * self.flat_actions(batch)
-        q = q_values(params["critic"], batch["observations"], at_time(x_t, t))
+        q = self.values_at(params["critic"], batch["observations"], x_t, t)
         noisy = jnp.mean(noisy_loss(q, fixed["q"], self.config) * batch["valid"][None, :, -1])
         return loss + self.config.noisy_coef * noisy, metrics | {"critic/noisy_loss": noisy}
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """CGQL-L with the published inv_temp; configs/ has the coefficients by domain and mode."""
-    config = critic_config()
-    config.update(
-        dict(
-            mode="linex",  # or mse, or simple
-            inv_temp=10.0,
-            guidance_coef=0.1,
-            noisy_coef=0.1,
-            isd_clip=5.0,  # where the exponential of linex goes over into a line
-        )
-    )
-    return config
-
-
+get_config = CGQL.get_config
 AGENT = CGQL

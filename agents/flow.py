@@ -1,5 +1,5 @@
-"""Flow matching, written once: velocity fields, the interpolation and its loss, the Euler
-sampler. Shapes as in `trqam.py`.
+"""Flow matching, written once: the interpolation and its loss, the Euler sampler, the noise of
+the memoryless process. Shapes as in `trqam.py`.
 """
 
 from collections.abc import Callable
@@ -7,50 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from utils.networks import Layers, condition, mlp_layers
-
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]
-"""(x [..., B, D], t broadcastable to [..., B, 1]) -> velocity [..., B, D], with the
-observations inside.
-"""
-
-
-class VelocityField:
-    """The velocity v(s, x, t) of the network `params`, which reads concat(s, x, t), at fixed
-    observations s [..., B, O].
-
-    What depends on s alone is computed once, however often the field is called.
-    """
-
-    def __init__(self, params: dict, observations: jax.Array):
-        self.params = condition(params, observations)
-
-    def __call__(self, x: jax.Array, t: jax.Array) -> jax.Array:
-        return self.layers(x, t)[-1]
-
-    def layers(self, x: jax.Array, t: jax.Array, known: Layers | None = None) -> Layers:
-        """The layers of the network, the last of which is the velocity; see `mlp_layers`."""
-        return mlp_layers(
-            self.params,
-            jnp.concatenate([x, jnp.broadcast_to(t, (*x.shape[:-1], 1))], axis=-1),
-            known,
-        )
-
-
-def evaluate(velocity: Velocity, x: jax.Array, t: jax.Array) -> Layers:
-    """The velocity at (x, t), as the last entry, behind what `recall` needs besides."""
-    return velocity.layers(x, t) if isinstance(velocity, VelocityField) else (velocity(x, t),)
-
-
-def recall(velocity: Velocity, x: jax.Array, t: jax.Array, known: Layers | None) -> jax.Array:
-    """The velocity at (x, t); where it is `known`, evaluated before, a network computes what
-    derivatives need and no more.
-    """
-    return (
-        velocity.layers(x, t, known)[-1]
-        if isinstance(velocity, VelocityField)
-        else velocity(x, t)
-    )
+"""(x [..., B, D], t: a number or [..., 1]) -> velocity [..., B, D], at given observations."""
 
 
 def time_grid(flow_steps: int) -> jax.Array:
@@ -68,11 +26,16 @@ def unrolled(flow_steps: int) -> bool:
 def flow_matching_loss(
     velocity: Velocity, actions: jax.Array, x0: jax.Array, t: jax.Array, valid: jax.Array
 ) -> jax.Array:
-    """Conditional flow matching, weighted by row: mean_B( mean_D (v(x_t, t) - (a - x0))^2 *
-    valid ).
+    """mean_B( mean_D (v(x_t, t) - (a - x0))^2 * valid ) with x_t = (1 - t) x0 + t a.
 
-    actions, x0 [B, D]; t [B, 1] in [0, 1); valid [B]. x_t = (1 - t) x0 + t a. Source: FQL
-    (arXiv 2502.02538), eq. 1.
+    Source: FQL (arXiv 2502.02538), eq. 1; the weights are those of the published code.
+
+    Args:
+        velocity: the trained flow at the observations of the batch.
+        actions: a [B, D].
+        x0: standard normal noise [B, D].
+        t: times [B, 1] in [0, 1).
+        valid: the weight of each row [B].
     """
     x_t = (1.0 - t) * x0 + t * actions
     error = velocity(x_t, t) - (actions - x0)
@@ -86,7 +49,7 @@ def euler_step(x: jax.Array, velocity: jax.Array, flow_steps: int) -> jax.Array:
 
 def euler_sample(velocity: Velocity, x0: jax.Array, flow_steps: int) -> jax.Array:
     """Integrate dx = v(x, t) dt from x0 [..., B, D] at t = 0 to t = 1 in `flow_steps` Euler
-    steps; not clipped.
+    steps; the result is not clipped.
     """
 
     def step(x: jax.Array, t: jax.Array) -> tuple[jax.Array, None]:
@@ -94,3 +57,14 @@ def euler_sample(velocity: Velocity, x0: jax.Array, flow_steps: int) -> jax.Arra
 
     x, _ = jax.lax.scan(step, x0, time_grid(flow_steps), unroll=unrolled(flow_steps))
     return x
+
+
+def memoryless_noise(t: jax.Array, h: float) -> jax.Array:
+    """g(t), g^2 = 2 (1 - t + h) / (t + h): the noise under which x_0, x_K are independent."""
+    return jnp.sqrt(2.0 * (1.0 - t + h) / (t + h))
+
+
+def step_and_noise(flow_steps: int, ts: jax.Array | None = None) -> tuple[float, jax.Array]:
+    """h = 1/K and g_k [K, 1, 1], at the times ts [K]: the time grid unless they are given."""
+    h = 1.0 / flow_steps
+    return h, memoryless_noise(time_grid(flow_steps) if ts is None else ts, h)[:, None, None]

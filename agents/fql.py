@@ -12,57 +12,57 @@ flow(s, z) integrates the base from z; it and the critic in the actor's loss are
     python main.py --env_name=cube-double --agent=agents/fql.py --agent.alpha=300
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-import ml_collections
+from flax import linen as nn
 
-from agents.base import Agent, critic_config, draw
-from agents.flow import VelocityField, euler_sample
-from agents.heads import critic_objective, distillation_loss, one_step_actions
+from agents.base import Agent, Loss
+from agents.heads import OneStepActor, distillation_loss
+from utils.options import Option
 from utils.replay import Batch
 
 
 class FQL(Agent):
     """Critic, base and one-step actor under one Adam; the base has no moving average."""
 
-    NETWORKS = ("critic", "base", "one_step_actor")
+    OPTIONS = Agent.OPTIONS | {
+        "alpha": Option(10.0, "weight of imitation against the critic", at_least=0),
+    }
+
+    INPUTS = Agent.INPUTS | {"one_step_actor": "sa"}
     TARGETS = ("critic",)
+
+    @classmethod
+    def networks(cls, config: Any) -> dict[str, nn.Module]:
+        """Critic, base and one-step actor."""
+        actor = OneStepActor(config.actor_hidden_dims, config.actor_layer_norm)
+        return super().networks(config) | {"one_step_actor": actor}
 
     def sample(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
         """mu(s, z) [n, B, D] from noise z = x0 [n, B, D], not clipped."""
-        return one_step_actions(self.params["one_step_actor"], observations, x0)
+        return self.apply("one_step_actor", self.params["one_step_actor"], observations, x0)
 
-    def draw_noise(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
-        """next_action [n, B, D], flow_x0 [B, D], flow_t [B, 1] and distill [B, D], the z of the
-        actor's loss.
-        """
-        shape = (batch_size, self.flat_action_dim)
-        return draw(
-            key,
-            next_action=(self.samples, *shape),
-            flow_x0=shape,
-            flow_t=(batch_size, 1),
-            distill=shape,
-        )
+    def noise_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
+        """Besides: distill [B, D], the z of the actor's loss."""
+        distill = (batch_size, self.flat_action_dim)
+        return super().noise_shapes(batch_size) | {"distill": distill}
 
-    def fixed_quantities(
-        self, batch: Batch, noise: dict[str, jax.Array]
-    ) -> dict[str, jax.Array]:
+    def fixed_quantities(self, batch: Batch, noise: dict) -> dict[str, jax.Array]:
         """The critic target, and flow(s, z) [B, D], not clipped."""
-        base = VelocityField(self.params["base"], batch["observations"])
-        flow_actions = euler_sample(base, noise["distill"], self.config.flow_steps)
+        s = batch["observations"]
+        flow_actions = self.flow_sample(self.params["base"], s, noise["distill"])
         return self.acting_target(batch, noise) | {"flow_actions": flow_actions}
 
-    def loss(
-        self, params: dict, batch: Batch, noise: dict, fixed: dict
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:
         """critic_loss + actor_loss; the latter is flow_loss + alpha distill_loss - mean Q."""
         s = batch["observations"]
         critic_loss, metrics = self.critic_loss(params["critic"], batch, fixed["td_target"])
         flow_loss = self.flow_loss(params["base"], batch, noise)
-        actions = one_step_actions(params["one_step_actor"], s, noise["distill"])
+        actions = self.apply("one_step_actor", params["one_step_actor"], s, noise["distill"])
         distill_loss = distillation_loss(actions, fixed["flow_actions"])
-        q_loss = critic_objective(params["critic"], s, jnp.clip(actions, -1.0, 1.0))
+        q_loss = self.critic_objective(params["critic"], s, jnp.clip(actions, -1.0, 1.0))
         actor_loss = flow_loss + self.config.alpha * distill_loss + q_loss
         return critic_loss + actor_loss, metrics | {
             "flow/loss": flow_loss,
@@ -71,11 +71,5 @@ class FQL(Agent):
         }
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """The published defaults; alpha of a domain is in configs/domains.py."""
-    config = critic_config()
-    config.alpha = 10.0  # weight of imitation against the critic
-    return config
-
-
+get_config = FQL.get_config
 AGENT = FQL

@@ -2,35 +2,34 @@
 tanh-Gaussian. Shapes as in `trqam.py`.
 
 one-step actor   mu(s, z) imitates the flow from noise z and climbs the critic        QAM-F, FQL
-tanh-Gaussian    a = tanh(mean + std n), n ~ N(0, I), with an temperature alpha  QAM-E, DSRL
+tanh-Gaussian    a = tanh(mean + std n), n ~ N(0, I), with a temperature alpha      QAM-E, DSRL
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
-from agents.base import q_values
-from utils.networks import apply_mlp, condition
+from utils.networks import mlp, xavier
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
-
-
-def critic_objective(critic: dict, observations: jax.Array, actions: jax.Array) -> jax.Array:
-    """-mean_B mean_e Q_e(s, a) at s [B, O] and a [B, D]: a gradient reaches the actions, none
-    the critic.
-    """
-    return -q_values(jax.lax.stop_gradient(critic), observations, actions).mean()
 
 
 # ------------------------------------------------------------------------------ one-step actor
 
 
-def one_step_actions(params: dict, observations: jax.Array, z: jax.Array) -> jax.Array:
-    """mu(s, z) [..., B, D], not clipped, at s [B, O] and noise z [..., B, D]; `params` is an
-    MLP on concat(s, z).
-    """
-    return apply_mlp(condition(params, observations), z)
+class OneStepActor(nn.Module):
+    """mu(s, z) [..., D], not clipped, at s [..., O] and noise z [..., D]."""
+
+    hidden_dims: Sequence[int]
+    layer_norm: bool
+
+    @nn.compact
+    def __call__(self, s: jax.Array, z: jax.Array) -> jax.Array:
+        return mlp((s, z), self.hidden_dims, z.shape[-1], self.layer_norm)
 
 
 def distillation_loss(actions: jax.Array, flow_actions: jax.Array) -> jax.Array:
@@ -46,18 +45,36 @@ def distillation_loss(actions: jax.Array, flow_actions: jax.Array) -> jax.Array:
 # ------------------------------------------------------------------------------- tanh-Gaussian
 
 
-def tanh_gaussian(
-    params: dict, inputs: jax.Array, noise: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Reparametrised actions [..., B, D] and their log-probabilities [..., B].
+def two_heads(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
+    """A kernel [inputs, 2 D] of two Xavier-uniform blocks, each drawn for its own width D."""
+    blocks = [xavier(k, (shape[0], shape[1] // 2), dtype) for k in jax.random.split(key)]
+    return jnp.concatenate(blocks, axis=1)
 
-    `params` is an MLP on inputs [..., B, N] whose 2 D outputs are mean and log-std; it has no
-    LayerNorm (`Agent.init_network`). noise [..., B, D] is standard normal.
+
+class TanhGaussian(nn.Module):
+    """Reparametrised actions [..., D] and their log-probabilities [...], from inputs [..., N]
+    of which the last is standard normal noise [..., D].
+
+    Mean and log-std are the halves of one output. There is no LayerNorm, as published.
     """
-    mean, log_std = jnp.split(apply_mlp(params, inputs), 2, axis=-1)
-    return squash(
-        jnp.broadcast_to(mean, noise.shape), jnp.broadcast_to(log_std, noise.shape), noise
-    )
+
+    hidden_dims: Sequence[int]
+
+    @nn.compact
+    def __call__(self, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        noise = inputs[-1]
+        outputs = mlp(inputs[:-1], self.hidden_dims, 2 * noise.shape[-1], False, two_heads)
+        mean, log_std = jnp.split(outputs, 2, axis=-1)
+        mean, log_std = (jnp.broadcast_to(half, noise.shape) for half in (mean, log_std))
+        return squash(mean, log_std, noise)
+
+
+class Temperature(nn.Module):
+    """The logarithm of the entropy temperature alpha, a scalar."""
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        return self.param("log_alpha", nn.initializers.zeros, ())
 
 
 def squash(
@@ -67,8 +84,7 @@ def squash(
     tanh(u)^2), of shape [...].
 
     log_std is clipped to [-20, 2]. The log-slope is 2 (log 2 - u - softplus(-2u)), finite where
-    tanh rounds to 1.
-    Source: SAC (arXiv 1812.05905), appendix C.
+    tanh rounds to 1. Source: SAC (arXiv 1812.05905), appendix C.
     """
     log_std = jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)
     u = mean + jnp.exp(log_std) * noise

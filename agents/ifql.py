@@ -13,12 +13,15 @@ outside the data.
     python main.py --env_name=cube-double --agent=agents/ifql.py --agent.kappa=0.9
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-import ml_collections
+from flax import linen as nn
 
-from agents.base import Agent, critic_config
-from utils.networks import apply_mlp
+from agents.base import Agent, Loss
+from utils.networks import Critic
+from utils.options import Option
 from utils.replay import Batch
 
 
@@ -34,32 +37,44 @@ def expectile_loss(error: jax.Array, kappa: float) -> jax.Array:
 class IFQL(Agent):
     """Critic, value and base under one Adam; the base acts."""
 
-    NETWORKS = ("critic", "value", "base")
+    OPTIONS = {name: o for name, o in Agent.OPTIONS.items() if name != "best_of_n"} | {
+        "kappa": Option(0.9, "expectile of the value", above=0, at_most=1),
+        "num_samples": Option(32, "actions drawn for each one taken", above=0),
+    }
+
+    INPUTS = Agent.INPUTS | {"value": "s"}
     TARGETS = ("critic",)
     ACTOR = "base"
+
+    @classmethod
+    def networks(cls, config: Any) -> dict[str, nn.Module]:
+        """Critic, value and base."""
+        value = Critic(config.value_hidden_dims, config.value_layer_norm)
+        return super().networks(config) | {"value": value}
 
     @property
     def samples(self) -> int:
         """num_samples."""
-        return self.config.num_samples
+        return 1 if self.cloning else self.config.num_samples
 
-    def fixed_quantities(
-        self, batch: Batch, noise: dict[str, jax.Array]
-    ) -> dict[str, jax.Array]:
+    def noise_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
+        """Those of the flow's loss alone: the backup draws no action."""
+        return self.flow_noise_shapes(batch_size)
+
+    def fixed_quantities(self, batch: Batch, noise: dict) -> dict[str, jax.Array]:
         """The critic target and q, both [B]."""
-        next_values = apply_mlp(self.params["value"], batch["next_observations"][:, -1])[:, 0]
+        s_next = batch["next_observations"][:, -1]
+        next_values = self.apply("value", self.params["value"], s_next)
         q = self.pessimistic_q(batch["observations"], self.flat_actions(batch))
         return {"td_target": self.backup(batch, next_values), "q": q}
 
-    def loss(
-        self, params: dict, batch: Batch, noise: dict, fixed: dict
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:
         """value_loss + critic_loss + flow_loss; the first is not weighted by `valid`, as
         published.
         """
         critic_loss, metrics = self.critic_loss(params["critic"], batch, fixed["td_target"])
         flow_loss = self.flow_loss(params["base"], batch, noise)
-        values = apply_mlp(params["value"], batch["observations"])[:, 0]
+        values = self.apply("value", params["value"], batch["observations"])
         value_loss = expectile_loss(fixed["q"] - values, self.config.kappa)
         return value_loss + critic_loss + flow_loss, metrics | {
             "flow/loss": flow_loss,
@@ -68,12 +83,5 @@ class IFQL(Agent):
         }
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """The published defaults; kappa of a domain is in configs/domains.py."""
-    config = critic_config()
-    del config.best_of_n
-    config.update(dict(kappa=0.9, num_samples=32))
-    return config
-
-
+get_config = IFQL.get_config
 AGENT = IFQL

@@ -27,18 +27,19 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-import ml_collections
+from flax import linen as nn
 
-from agents.base import check_choice, critic_config, draw
+from agents.base import Agent, Loss
 from agents.heads import (
-    critic_objective,
+    OneStepActor,
+    TanhGaussian,
+    Temperature,
     distillation_loss,
     entropy_loss,
-    one_step_actions,
-    tanh_gaussian,
 )
-from agents.trqam import ADJOINTS, TRQAM
+from agents.trqam import TRQAM
 from utils.errors import UserError
+from utils.options import Option
 from utils.replay import Batch
 
 
@@ -47,26 +48,42 @@ class QAM(TRQAM):
     one head.
     """
 
+    OPTIONS = Agent.OPTIONS | {
+        "clip_grad": TRQAM.OPTIONS["clip_grad"],
+        "clip_adj": TRQAM.OPTIONS["clip_adj"],
+        "inv_temp": Option(1.0, "inverse temperature: factor of the adjoint", above=0),
+        "edit_scale": Option(0.0, "reach of the editor of QAM-E; 0: no editor", at_least=0),
+        "fql_alpha": Option(0.0, "weight of imitation in QAM-F; 0: no actor", at_least=0),
+    }
+    POLICY_FROM_BASE = False  # as published
+    INPUTS = TRQAM.INPUTS | {"editor": "saa", "temperature": "", "one_step_actor": "sa"}
+
     @classmethod
-    def init_state(cls, config: Any) -> dict[str, Any]:
-        """No dual state."""
-        check_choice(config, "adjoint", ADJOINTS)
+    def networks(cls, config: Any) -> dict[str, nn.Module]:
+        """The flow's, and those of the head."""
+        networks = super().networks(config)
+        if config.edit_scale:
+            editor = TanhGaussian(config.actor_hidden_dims)
+            networks |= {"editor": editor, "temperature": Temperature()}
+        if config.fql_alpha:
+            actor = OneStepActor(config.actor_hidden_dims, config.actor_layer_norm)
+            networks |= {"one_step_actor": actor}
+        return networks
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Raise UserError for values that no run can use, and for two heads."""
+        super(TRQAM, cls).check(config)
         if config.edit_scale and config.fql_alpha:
             raise UserError(
                 f"--agent.edit_scale={config.edit_scale} and"
                 f" --agent.fql_alpha={config.fql_alpha}: set one to 0"
             )
-        return {"dual": None}
 
     @classmethod
-    def networks(cls, config: Any) -> tuple[str, ...]:
-        """The flow's, and those of the head."""
-        editor, one_step_actor = ("editor", "temperature"), ("one_step_actor",)
-        return (
-            cls.NETWORKS
-            + editor * bool(config.edit_scale)
-            + one_step_actor * bool(config.fql_alpha)
-        )
+    def init_state(cls, config: Any) -> dict[str, Any]:
+        """No dual state."""
+        return {"dual": None}
 
     def trust_region(self) -> float:
         """lambda = 1: the inverse temperature sits in the terminal adjoint."""
@@ -85,18 +102,17 @@ class QAM(TRQAM):
     @property
     def draws(self) -> int:
         """Two rows of noise for each sample with an editor: the flow's, then the editor's."""
-        return 2 * self.samples if self.config.edit_scale else self.samples
+        edits = self.config.edit_scale and not self.cloning
+        return 2 * self.samples if edits else self.samples
 
     def sample(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
         """Samples [n, B, D] of the head, or of the flow where there is none."""
         if self.config.fql_alpha:
-            return one_step_actions(self.params["one_step_actor"], observations, x0)
+            return self.apply("one_step_actor", self.params["one_step_actor"], observations, x0)
         samples = super().sample(observations, x0[: self.samples])
-        return (
-            self.edited(self.params, observations, samples, x0[self.samples :])[0]
-            if self.config.edit_scale
-            else samples
-        )
+        if not self.config.edit_scale:
+            return samples
+        return self.edited(self.params, observations, samples, x0[self.samples :])[0]
 
     def edited(
         self, params: dict, s: jax.Array, samples: jax.Array, noise: jax.Array
@@ -105,88 +121,49 @@ class QAM(TRQAM):
         [..., B] of the edits.
         """
         actions = jnp.clip(samples, -1.0, 1.0)
-        inputs = jnp.concatenate(
-            [jnp.broadcast_to(s, (*actions.shape[:-1], s.shape[-1])), actions], axis=-1
-        )
-        edits, log_probs = tanh_gaussian(params["editor"], inputs, noise)
+        edits, log_probs = self.apply("editor", params["editor"], s, actions, noise)
         return actions + self.config.edit_scale * edits, log_probs
 
-    def draw_noise(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
-        """TRQAM's; for a head z [B, D] besides, and for an editor edit [n + 1, B, D]: for each
-        a' at s', then at s.
-        """
-        if not (self.config.edit_scale or self.config.fql_alpha):
-            return super().draw_noise(key, batch_size)
-        key, head_key = jax.random.split(key)
-        shape = (batch_size, self.flat_action_dim)
-        edit = {"edit": (self.samples + 1, *shape)} if self.config.edit_scale else {}
-        return super().draw_noise(key, batch_size) | draw(head_key, z=shape, **edit)
-
-    def wanted_samples(
-        self, batch: Batch, noise: dict[str, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
-        """The flow's at s', which a one-step actor does without, and for a head one at s from
-        z.
-        """
-        at, x0 = super().wanted_samples(batch, noise)
-        if "z" not in noise:
-            return at, x0
-        needed = self.samples if self.config.edit_scale else 0
-        s, z = batch["observations"][None], noise["z"][None]
-        return jnp.concatenate([at[:needed], s]), jnp.concatenate([x0[:needed], z])
-
-    def next_actions(
-        self, s_next: jax.Array, samples: jax.Array, noise: dict[str, jax.Array]
-    ) -> jax.Array:
-        """The head's, from the same noise as the flow's."""
+    def noise_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
+        """For a head also z [B, D]; for an editor edit [n + 1, B, D], of each a', then at s."""
+        shape, own = (batch_size, self.flat_action_dim), {}
+        if self.config.edit_scale:
+            own = {"z": shape, "edit": (self.samples + 1, *shape)}
         if self.config.fql_alpha:
-            samples = one_step_actions(
-                self.params["one_step_actor"], s_next, noise["next_action"]
-            )
-        elif self.config.edit_scale:
-            samples, _ = self.edited(self.params, s_next, samples[:-1], noise["edit"][:-1])
-        return super().next_actions(s_next, samples, noise)
+            own = {"z": shape}
+        return super().noise_shapes(batch_size) | own
 
-    def loss(
-        self, params: dict, batch: Batch, noise: dict, fixed: dict
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def fixed_quantities(self, batch: Batch, noise: dict) -> dict[str, jax.Array]:
+        """TRQAM's, of the head; for a head also the flow's action [B, D] at s from z."""
+        if "edit" in noise:  # the rows of noise that `sample` takes
+            rows = jnp.concatenate([noise["next_action"], noise["edit"][:-1]])
+            fixed = super().fixed_quantities(batch, noise | {"next_action": rows})
+        else:
+            fixed = super().fixed_quantities(batch, noise)
+        if "z" not in noise:
+            return fixed
+        s, policy = batch["observations"], self.params["policy"]
+        return fixed | {"flow_actions": self.flow_sample(policy, s, noise["z"])}
+
+    def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:
         """TRQAM's sum, and the head's losses."""
         total, metrics = super().loss(params, batch, noise, fixed)
         if "z" not in noise:
             return total, metrics
-        s, flow_actions = batch["observations"], fixed["samples"][-1]
+        s, flow_actions = batch["observations"], fixed["flow_actions"]
         if self.config.fql_alpha:
-            actions = one_step_actions(params["one_step_actor"], s, noise["z"])
+            actions = self.apply("one_step_actor", params["one_step_actor"], s, noise["z"])
             distill_loss = distillation_loss(actions, flow_actions)
-            total, metrics = (
-                total + self.config.fql_alpha * distill_loss,
-                metrics | {"head/distill_loss": distill_loss},
-            )
+            head_loss = self.config.fql_alpha * distill_loss
+            metrics |= {"head/distill_loss": distill_loss}
         else:
             actions, log_probs = self.edited(params, s, flow_actions, noise["edit"][-1])
             log_alpha = params["temperature"]["log_alpha"]
             head_loss, entropy = entropy_loss(log_alpha, log_probs, -0.5 * self.flat_action_dim)
-            total, metrics = total + head_loss, metrics | entropy
-        q_loss = critic_objective(params["critic"], s, jnp.clip(actions, -1.0, 1.0))
-        return total + q_loss, metrics | {"head/q_loss": q_loss}
+            metrics |= entropy
+        q_loss = self.critic_objective(params["critic"], s, jnp.clip(actions, -1.0, 1.0))
+        return total + head_loss + q_loss, metrics | {"head/q_loss": q_loss}
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """The published defaults; the inverse temperature and head of a domain are in
-    configs/domains.py.
-    """
-    config = critic_config()
-    config.update(
-        dict(
-            clip_grad=True,
-            clip_adj=True,
-            adjoint="lean",  # or scalar
-            inv_temp=1.0,
-            edit_scale=0.0,  # above 0: QAM-E
-            fql_alpha=0.0,  # above 0: QAM-F
-        )
-    )
-    return config
-
-
+get_config = QAM.get_config
 AGENT = QAM

@@ -15,15 +15,13 @@ TRQAM's adjoints are these: the recursion telescopes to adj_k = t_k adj_K.
     python main.py --env_name=cube-double --agent=agents/sqam.py --agent.gap_reg_coef=0.3
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from agents import trqam
-from agents.base import q_values
-from agents.flow import Velocity, euler_sample
+from agents.base import Loss
+from agents.flow import Velocity
+from utils.options import Option
 from utils.replay import Batch
 
 
@@ -38,50 +36,51 @@ def bridge_states(noise: jax.Array, actions: jax.Array, ts: jax.Array) -> jax.Ar
 class SQAM(trqam.TRQAM):
     """TRQAM with other states in its loss, and a penalty on the policy's own actions."""
 
+    OPTIONS = trqam.TRQAM.OPTIONS | {
+        "kl_budget": trqam.TRQAM.OPTIONS["kl_budget"]._replace(default=0.5),
+        "n_bridge": Option(10, "N, times of the bridge in the loss", above=0),
+        "gap_reg_coef": Option(0.3, "c, weight of the value penalty", at_least=0),
+    }
+
     def times(self) -> jax.Array:
         """tau_j = j / n_bridge, j = 1..n_bridge."""
         return jnp.arange(1, self.config.n_bridge + 1, dtype=jnp.float32) / self.config.n_bridge
 
-    def draw_noise(self, key: jax.Array, batch_size: int) -> dict[str, jax.Array]:
+    def noise_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
         """TRQAM's, with policy_x0 [B, D], bridge [n_bridge, B, D] in place of the rollout's."""
-        noise = super().draw_noise(key, batch_size)
-        return noise | {"policy_x0": noise.pop("sde_x0"), "bridge": noise.pop("sde_noise")}
+        shapes = super().noise_shapes(batch_size)
+        return shapes | {"policy_x0": shapes.pop("sde_x0"), "bridge": shapes.pop("sde_noise")}
+
+    def fixed_quantities(self, batch: Batch, noise: dict) -> dict[str, jax.Array]:
+        """TRQAM's, and a_hat [B, D]."""
+        s, x0 = batch["observations"], noise["policy_x0"]
+        a_hat = self.flow_sample(self.params["policy"], s, x0)
+        return super().fixed_quantities(batch, noise) | {"a_hat": a_hat}
 
     def rollout(
-        self, policy: Velocity, base: Velocity, noise: dict, samples_x0: jax.Array
+        self, policy: Velocity, base: Velocity, noise: dict, fixed: dict
     ) -> trqam.Rollout:
-        """One more Euler sample, and the bridge that ends in it."""
-        x0, ts = jnp.concatenate([samples_x0, noise["policy_x0"][None]]), self.times()
-        samples = euler_sample(policy, x0, self.config.flow_steps)
-        xs = bridge_states(noise["bridge"], samples[-1], ts)
-        return trqam.Rollout(xs, samples[-1], None, base(xs, ts[:, None, None]), samples[:-1])
+        """The bridge that ends in a_hat."""
+        ts = self.times()
+        xs = bridge_states(noise["bridge"], fixed["a_hat"], ts)
+        velocities = (velocity(xs, ts[:, None, None]) for velocity in (policy, base))
+        return trqam.Rollout(xs, fixed["a_hat"], *velocities)
 
     def adjoints(self, base: Velocity, xs: jax.Array, terminal: jax.Array) -> jax.Array:
-        """Scalar, whatever the base."""
-        return trqam.scalar_adjoint(self.times(), terminal)
+        """adj_j = tau_j adj: nothing differentiates the flow."""
+        return self.times()[:, None, None] * terminal[None]
 
-    def loss(
-        self, params: dict, batch: Batch, noise: dict, fixed: dict
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:
         """TRQAM's sum and the value penalty; the mean of Q_e(s, a) is the one that the critic
         loss has computed.
         """
         total, metrics = super().loss(params, batch, noise, fixed)
-        q = q_values(
-            params["critic"], batch["observations"], jnp.clip(fixed["x_final"], -1.0, 1.0)
-        )
-        value_gap = q.mean() - metrics["critic/q_mean"]
+        q = self.values(params["critic"], batch["observations"])
+        value_gap = q(jnp.clip(fixed["a_hat"], -1.0, 1.0)).mean() - metrics["critic/q_mean"]
         return total + self.config.gap_reg_coef * value_gap, metrics | {
             "critic/value_gap": value_gap
         }
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """TRQAM's settings with SQAM's defaults."""
-    config: Any = trqam.get_config()
-    del config.adjoint  # always scalar
-    config.update(dict(kl_budget=0.5, n_bridge=10, gap_reg_coef=0.3))
-    return config
-
-
+get_config = SQAM.get_config
 AGENT = SQAM

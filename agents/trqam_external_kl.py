@@ -11,12 +11,10 @@ as TRQAM's lambda would at mu. So it can hold the policy back but never let it g
 lambda = 1 does, and where it has to reach mu it needs a lambda 2 H K (mu - 1): see lambda_max.
 
     python main.py --env_name=cube-double --agent=agents/trqam_external_kl.py
-    --agent.lambda_max=10000
 """
 
-import jax
-
 from agents import trqam
+from agents.base import Loss
 from utils.replay import Batch
 
 
@@ -27,9 +25,7 @@ class ExternalKLTRQAM(trqam.TRQAM):
         """1: nothing inside the matching."""
         return 1.0
 
-    def loss(
-        self, params: dict, batch: Batch, noise: dict, fixed: dict
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:
         """TRQAM's sum and lambda KL, differentiated through the policy."""
         total, metrics = super().loss(params, batch, noise, fixed)
         penalty = super().trust_region() * metrics["dual/path_kl"]

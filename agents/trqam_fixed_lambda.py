@@ -10,15 +10,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from agents import trqam
+from utils.options import Option
 
 
 class FixedLambdaTRQAM(trqam.TRQAM):
     """lambda = lam_scale * lam for the whole run; the path KL is averaged and logged, never
     acted on.
     """
+
+    OPTIONS = trqam.TRQAM.OPTIONS | {
+        "lam": Option(1.0, "lam for the whole run; lambda = lam_scale lam", above=0),
+    }
 
     @classmethod
     def init_state(cls, config: Any) -> dict[str, Any]:
@@ -32,17 +36,8 @@ class FixedLambdaTRQAM(trqam.TRQAM):
 
     def dual_step(self, kl: jax.Array) -> trqam.Dual:
         """The hook: lam stays, only the average of the path KL moves."""
-        kl_ema = trqam.average_kl(
-            self.dual, kl, self.config.kl_clip_coef, self.config.kl_ema_coef
-        )
-        return self.dual.replace(kl_ema=kl_ema)
+        return self.dual.replace(kl_ema=self.dual.average(kl, self.config))
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """TRQAM's settings and `lam`."""
-    config = trqam.get_config()
-    config.lam = 1.0
-    return config
-
-
+get_config = FixedLambdaTRQAM.get_config
 AGENT = FixedLambdaTRQAM

@@ -20,7 +20,6 @@ from ml_collections import config_flags
 
 from configs.agent_file import load_source
 from configs.flags import (
-    check_agent_values,
     define_agent_flag,
     parse_words,
     take_agent,
@@ -28,7 +27,6 @@ from configs.flags import (
 )
 from utils.command_line import output_file
 from utils.files import write_json
-from utils.networks import product
 
 OBSERVATION_DIM, ACTION_DIM = 83, 5  # puzzle-4x4
 TRAJECTORY = 1001  # rows of a trajectory: 1,000 transitions and the final state
@@ -86,8 +84,8 @@ def matrix_product(rows: int, width: int) -> Callable[[], float]:
 
     def products(a: jax.Array, b: jax.Array) -> jax.Array:
         if repeats == 1:
-            return product(a, b)
-        return jax.lax.fori_loop(0, repeats, lambda _, x: product(x, b), a)
+            return a @ b
+        return jax.lax.fori_loop(0, repeats, lambda _, x: x @ b, a)
 
     call = jax.jit(products)
     call(a, b).block_until_ready()
@@ -155,7 +153,7 @@ def chosen_agent(options: argparse.Namespace) -> Chosen:
     parse_words(fv, words, file, known)
     if "action_chunking" not in config_flags.get_override_values(fv["agent"]):
         fv.agent.action_chunking = True
-    check_agent_values(fv.agent.to_dict())
+    module.AGENT.check(fv.agent)
     return Chosen(file, module.AGENT, fv.agent)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 
-from agents.flow import VelocityField
 from agents.trqam import lean_adjoint, memoryless_rollout
 from benchmarks.common import seconds
 
@@ -49,7 +48,9 @@ def stage_seconds(agent: Any, replay: Any, repeats: int = 6) -> dict[str, float]
         return jax.grad(lambda params: agent.loss(params, *rest)[0])(params)
 
     def step(agent: Any, grads: Any) -> Any:
-        return agent.optimiser(config).update(grads, agent.opt_state, agent.params)
+        return agent.optimiser(config, agent.cloning).update(
+            grads, agent.opt_state, agent.params
+        )
 
     batch = stages.add("sampling", draw, replay, 0)
     noise = stages.add("noise", draw_noise, agent, 1)
@@ -69,11 +70,11 @@ def add_flow_stages(stages: Stages, agent: Any, batch: Any, noise: Any) -> None:
     x0 = jax.random.normal(jax.random.key(2), (agent.draws, *noise["sde_x0"].shape))
 
     def rollout(policy: dict, base: dict, s: jax.Array, noise: dict) -> Any:
-        fields = VelocityField(policy, s[None]), VelocityField(base, s)
+        fields = agent.velocity(policy, s), agent.velocity(base, s)
         return memoryless_rollout(*fields, noise["sde_x0"], noise["sde_noise"])
 
     def adjoint(base: dict, s: jax.Array, xs: jax.Array, end: jax.Array) -> Any:
-        return lean_adjoint(VelocityField(base, s), xs, end)
+        return lean_adjoint(agent.velocity(base, s), xs, end)
 
     stages.add("backup", type(agent).act, agent, batch["next_observations"][:, -1], x0)
     path = stages.add("rollout", rollout, policy, base, observations, noise)

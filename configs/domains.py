@@ -3,7 +3,8 @@ presets and flags.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,9 +46,12 @@ DOMAINS = {
     "cube-quadruple-play": Domain(1024, True, 5, 0.995, 0.5),
 }
 
-KL_BUDGETS = {
-    "humanoidmaze-medium-navigate": Setting(0.5, RERUN),
-    "cube-triple-play": Setting(0.5, COMMANDS),
+# By the name of an agent file; its forks inherit them.
+OWN = {
+    "trqam": {
+        "humanoidmaze-medium-navigate": {"kl_budget": Setting(0.5, RERUN)},
+        "cube-triple-play": {"kl_budget": Setting(0.5, COMMANDS)},
+    },
 }
 
 # A user's 'module:EnvId': chunks, and else the agent's defaults.
@@ -56,25 +60,16 @@ OWN_ENVIRONMENT = {
     "action_chunking": Setting(True, "own environment"),
 }
 
-# Settings that the QAM paper tuned by domain: the method in qam_table.csv, and its keys. By the
-# name of a class, whose subclasses inherit them, or of an agent file.
-TUNED = {
-    "QAM": ("qam", ("inv_temp",)),
-    "qam_edit": ("qam_edit", ("inv_temp", "edit_scale")),  # an edit_scale of 0 is QAM
-    "qam_fql": ("qam_fql", ("inv_temp", "fql_alpha")),  # and so is an fql_alpha of 0
-    "FQL": ("fql", ("alpha",)),
-    "IFQL": ("ifql", ("kappa",)),
-    "DSRL": ("dsrl", ("noise_scale",)),
-    # One method for each mode: cgql_simple, cgql_mse, cgql_linex.
-    "CGQL": ("cgql", ("inv_temp", "guidance_coef", "noisy_coef")),
-}
 
-
-def read_qam_table() -> dict[tuple[str, str, str], dict[str, str]]:
-    """What the QAM paper's published commands set: CSV lines by domain, method and key."""
+def read_qam_table() -> dict[tuple[str, str], list[dict[str, str]]]:
+    """What the QAM paper's published commands set: CSV lines by domain and method. A method is
+    an agent file or, where it has modes, one of them: cgql_simple, cgql_mse, cgql_linex.
+    """
+    found = defaultdict(list)
     with open(Path(__file__).with_name("qam_table.csv"), newline="") as file:
-        lines = list(csv.DictReader(file))
-    return {(line["domain"], line["method"], line["key"]): line for line in lines}
+        for line in csv.DictReader(file):
+            found[line["domain"], line["method"]].append(line)
+    return dict(found)
 
 
 QAM_TABLE = read_qam_table()
@@ -102,44 +97,33 @@ def nearest_domain(dataset: str) -> str:
     return next(name for prefix, name in NEAREST.items() if dataset.startswith(prefix))
 
 
-def own_settings(domain: str, kind: str, agent: Mapping[str, Any]) -> dict[str, Setting]:
-    """What the domain sets for one kind of agent alone, by key.
+def own_settings(dataset: str, name: str, agent: Mapping[str, Any]) -> dict[str, Setting]:
+    """What the domain of a dataset sets for one agent file alone, by key.
 
     Args:
-        domain: one of DOMAINS.
-        kind: the name of a class of agents, or of an agent file.
+        dataset: such as 'puzzle-4x4-play', or a user's own 'module:EnvId', which sets nothing.
+        name: of the file, such as 'qam_edit'.
         agent: the agent's settings; a method with modes has coefficients for each.
     """
-    if kind == "TRQAM" and domain in KL_BUDGETS:
-        return {"kl_budget": KL_BUDGETS[domain]}
-    method, keys = TUNED.get(kind, ("", ()))
-    found = {}
-    for name in (method, f"{method}_{agent.get('mode')}"):
-        for key in keys:
-            if line := QAM_TABLE.get((domain, name, key)):
-                rewards = ", sparse rewards" if line["sparse"] == "1" else ""
-                found[key] = Setting(float(line["value"]), f"{QAM}{rewards}: {name}")
-    return found
-
-
-def domain_settings(
-    dataset: str,
-    lineage: Sequence[str],
-    agent: Mapping[str, Any],
-) -> dict[str, Setting]:
-    """Settings of a domain for one agent, by key; the agent takes those it has.
-
-    Args:
-        dataset: such as 'puzzle-4x4-play'.
-        lineage: the names of the agent's classes from the base class up, and of its file.
-            A later name overrides an earlier one. One key can mean two things to two agents.
-        agent: the agent's settings, from its file and the command line.
-    """
     if ":" in dataset:
-        return OWN_ENVIRONMENT
-    name = nearest_domain(dataset)
-    domain = DOMAINS[name]
-    shared = {
+        return {}
+    domain = nearest_domain(dataset)
+    found = dict(OWN.get(name, {}).get(domain, {}))
+    for method in (name, f"{name}_{agent.get('mode')}"):
+        for line in QAM_TABLE.get((domain, method), ()):
+            if line["key"] in agent and line["key"] != "mode":
+                rewards = ", sparse rewards" if line["sparse"] == "1" else ""
+                source = f"{QAM}{rewards}: {method}"
+                found[line["key"]] = Setting(float(line["value"]), source)
+    return from_domain(dataset, found)
+
+
+def shared_settings(dataset: str) -> dict[str, Setting]:
+    """What the domain of a dataset sets for every agent that has the setting, by key."""
+    if ":" in dataset:
+        return dict(OWN_ENVIRONMENT)
+    domain = DOMAINS[nearest_domain(dataset)]
+    values = {
         "actor_hidden_dims": (domain.width,) * 4,
         "value_hidden_dims": (domain.width,) * 4,
         "actor_layer_norm": domain.actor_layer_norm,
@@ -148,8 +132,11 @@ def domain_settings(
         "discount": domain.discount,
         "rho": domain.rho,
     }
-    settings = {key: Setting(value, TABLE) for key, value in shared.items()}
-    for kind in lineage:
-        settings |= own_settings(name, kind, agent)
+    return from_domain(dataset, {key: Setting(value, TABLE) for key, value in values.items()})
+
+
+def from_domain(dataset: str, settings: dict[str, Setting]) -> dict[str, Setting]:
+    """The settings, whose sources name the domain where it is not the dataset's own."""
+    name = nearest_domain(dataset)
     where = "" if name == dataset else f"nearest domain {name}: "
     return {key: Setting(value, where + source) for key, (value, source) in settings.items()}

@@ -17,6 +17,7 @@ from configs.agent_file import load_source
 from configs.agent_source import AGENTS, ROOT
 from configs.presets import PRESETS
 from utils.errors import UserError
+from utils.logging import wrapped
 
 STEPS = ("bc_steps", "offline_steps", "online_steps")
 LOGGING = (
@@ -44,7 +45,6 @@ UNHASHED = {*STEPS, *LOGGING, *PLACE}
 MAY_CHANGE = {"offline_steps", "online_steps", "ogbench_dataset_dir", *LOGGING, *PLACE}
 IGNORED_VALUES = ("buffer_size", "dataset_replace_interval")
 IGNORED_SWITCHES = ("save_all_online_states", "save_last_checkpoint", "save_replay_buffer")
-NOT_AGENTS = {"__init__", "base", "flow", "heads"}
 IGNORED = (*IGNORED_VALUES, *IGNORED_SWITCHES)
 SYNONYMS = {
     "gamma": ("discount",),
@@ -204,8 +204,8 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     count("video_frame_skip", 3, "environment steps per frame", least=1)
 
     doc = (
-        "of matrix products: the device's default, highest (parity), or bfloat16 (faster,"
-        " coarser)"
+        "of matrix products, passed to JAX: on GPUs with TF32 (A100, H100) default, high and"
+        " bfloat16 multiply in TF32 and highest in float32; a CPU multiplies in float32"
     )
     flags.DEFINE_enum(
         "matmul_precision",
@@ -246,6 +246,19 @@ class _AgentParser(flags.ArgumentParser):
     def parse(self, path: str) -> ml_collections.ConfigDict:
         config = load_source(path).module.get_config()
         return ml_collections.ConfigDict(config).lock()
+
+
+def help_text(argv: Sequence[str]) -> str:
+    """What --help lists: every flag, then the settings of the agent file that `argv` names."""
+    agent, _ = take_agent(argv)
+    module = load_source(agent).module
+    lines = [define_flags(argv).get_help(), f"\nsettings of {agent}:"]
+    for name, default in module.get_config().items():
+        option = module.AGENT.OPTIONS.get(name)
+        text = option.describe() if option else "not described by the agent file"
+        lines += wrapped(f"  --agent.{name}: {text}")
+        lines.append(f"    (default: {default})")
+    return "\n".join(lines)
 
 
 def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
@@ -317,10 +330,15 @@ def no_such_agent(path: str) -> UserError:
     if (ROOT / path).is_file():
         meant = f"the project has {ROOT / path}"
     else:
-        names = sorted(file.stem for file in AGENTS.glob("*.py") if file.stem not in NOT_AGENTS)
+        names = sorted(file.stem for file in AGENTS.glob("*.py") if is_agent(file))
         name = f"agents/{difflib.get_close_matches(place.stem, names, n=1, cutoff=0.0)[0]}.py"
         meant = f"the nearest agent is {name if Path(name).is_file() else ROOT / name}"
     return UserError(f"--agent={path}: there is no such file as {place}; {meant}")
+
+
+def is_agent(file: Path) -> bool:
+    """Whether a file defines an agent, without executing it."""
+    return "\nAGENT = " in file.read_text()
 
 
 def unknown_agent_key(argv: Sequence[str], agent: str, known: list[str]) -> UserError:
@@ -353,38 +371,3 @@ def unknown_flag(
 def called_here(name: str, names: Collection[str]) -> list[str]:
     """The name, if it is one of `names`; else those of them that other programs call so."""
     return [name] if name in names else [key for key in SYNONYMS.get(name, ()) if key in names]
-
-
-def check_agent_values(agent: dict) -> None:
-    """Raise UserError for agent settings that no run can use."""
-    positive = "lr batch_size flow_steps num_qs best_of_n kl_budget lam_scale eta_lambda "
-    positive += "dual_gain kl_clip_coef lam lambda_min lambda_max n_bridge num_samples "
-    positive += "noise_scale isd_clip"
-    not_negative = "edit_scale fql_alpha gap_reg_coef alpha guidance_coef noisy_coef"
-    if "guidance_coef" in agent:
-        not_negative += " inv_temp"  # at 0 nothing is guided
-    else:
-        positive += " inv_temp"
-    for key in positive.split():
-        if key in agent and not (agent[key] > 0 and math.isfinite(agent[key])):
-            raise UserError(f"--agent.{key}={agent[key]}: give a positive number")
-    for key in not_negative.split():
-        if key in agent and not (agent[key] >= 0 and math.isfinite(agent[key])):
-            raise UserError(f"--agent.{key}={agent[key]}: give 0 or a positive number")
-    for key in ("discount", "tau", "kl_ema_coef", "kappa"):
-        if key in agent and not 0.0 < agent[key] <= 1.0:
-            raise UserError(f"--agent.{key}={agent[key]}: give a number above 0 and at most 1")
-    if "rho" in agent and not math.isfinite(agent["rho"]):
-        raise UserError(f"--agent.rho={agent['rho']}: give a number")
-    if agent.get("lambda_min", 0) > agent.get("lambda_max", math.inf):
-        raise UserError(
-            f"--agent.lambda_min={agent['lambda_min']} lies above"
-            f" --agent.lambda_max={agent['lambda_max']}"
-        )
-    for key in ("actor_hidden_dims", "value_hidden_dims"):
-        if key in agent and not (
-            agent[key] and all(isinstance(width, int) and width > 0 for width in agent[key])
-        ):
-            raise UserError(
-                f"--agent.{key}={agent[key]}: give positive layer widths, such as '(512,512)'"
-            )

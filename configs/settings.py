@@ -1,9 +1,11 @@
 """What a run uses and where each value came from.
 
-agent defaults < the domain's settings (automatic) < --preset < the command line
+the parent agent's defaults < the domain's settings (automatic) < what a fork changes from its
+parent < --preset < the command line
 """
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs.agent_file import load_source
-from configs.agent_source import Source
-from configs.domains import Setting, domain_settings
-from configs.flags import IGNORED, check_agent_values
+from configs.agent_source import AGENTS, Source
+from configs.domains import Setting, own_settings, shared_settings
+from configs.flags import IGNORED
 from configs.presets import PRESETS
 from utils.errors import UserError
 
@@ -70,9 +72,48 @@ def differing(final: dict[str, Setting], *layers: dict[str, Setting]) -> frozens
 
 
 def lineage(source: Source) -> list[str]:
-    """The class names of an agent, the base class first, and the name of its file."""
+    """The names of the project's agent files that an agent is made of, the first ancestor
+    first, itself last if it is one of them: trqam, sqam.
+    """
     kinds = reversed(source.module.AGENT.__mro__)
-    return [*(kind.__name__ for kind in kinds), source.file.stem]
+    modules = [kind.__module__ for kind in kinds if kind.__module__.startswith("agents.")]
+    names = [module.removeprefix("agents.") for module in modules]
+    names = [name for name in names if hasattr(sys.modules[f"agents.{name}"], "AGENT")]
+    names += [source.file.stem] if source.of_checkout else []
+    return list(dict.fromkeys(names))
+
+
+def domain_layer(
+    dataset: str, source: Source, agent: ml_collections.ConfigDict
+) -> dict[str, Setting]:
+    """What a domain sets for an agent. What the agent's file changes from its parent's defaults
+    stays as it is there, but for what the domain sets for this very agent.
+
+    Args:
+        dataset: such as 'puzzle-4x4-play'.
+        source: the agent file's.
+        agent: the agent's settings, from its file and the command line.
+    """
+    names = lineage(source)
+    own = source.file.stem if source.of_checkout else ""
+    ancestors = [name for name in names if name != own]
+    layer = shared_settings(dataset)
+    for name in ancestors:
+        layer |= own_settings(dataset, name, agent)
+    if ancestors:
+        layer |= changed_from(ancestors[-1], source, layer)
+    return layer | own_settings(dataset, own, agent)
+
+
+def changed_from(parent: str, source: Source, layer: dict[str, Setting]) -> dict[str, Setting]:
+    """Of the settings in a layer, those to which an agent's file gives another default than its
+    parent, agents/<parent>.py.
+    """
+    config = source.module.get_config()
+    before = load_source(AGENTS / f"{parent}.py").module.get_config()
+    changed = [name for name in layer if name in config and before.get(name) != config[name]]
+    label = f"{source.file.name}, changed from {parent}.py"
+    return {name: Setting(config[name], label) for name in changed}
 
 
 def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
@@ -90,7 +131,7 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
         settings.update({key: setting for key, setting in layer.items() if key in settings})
 
     defaults = named(values, agent)
-    take(agent, domain_settings(dataset, lineage(agent_source), fv.agent))
+    take(agent, domain_layer(dataset, agent_source, fv.agent))
     published = named(values, agent)
     preset = PRESETS[fv.preset] if fv.preset else None
     if preset:
@@ -114,7 +155,7 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
     final = named(values, agent)
 
     config = ml_collections.ConfigDict({key: setting.value for key, setting in agent.items()})
-    check_agent_values(config.to_dict())
+    agent_source.module.AGENT.check(config)
     return Settings(
         agent_file=agent_file,
         source=agent_source,

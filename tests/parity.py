@@ -1,7 +1,6 @@
 """Compare an agent with the published code, number by number.
 
     python tests/parity.py FILE.npz...
-    python tests/parity.py --matmul_precision=bfloat16 FILE.npz...      # what that changes
     JAX_PLATFORMS=cuda python tests/parity.py --matmul_precision=highest FILE.npz...
 
 Each file holds parameters, batches, every random draw and the results of a few consecutive updates of the published
@@ -193,6 +192,16 @@ def started(agent, golden: Golden):
     return agent
 
 
+def update_and_states(agent, batch: dict, noise: dict) -> tuple:
+    """One update -> the agent, metrics, and the constants and states that its loss has read."""
+    updated, metrics, fixed = agent.update_with_noise(batch, noise)
+    if hasattr(agent, "matching"):
+        policy, s = agent.params["policy"], batch["observations"]
+        rollout, adjoints = agent.matching(policy, s, noise, fixed)
+        fixed |= {"xs": rollout.xs, "x_final": rollout.x_final, "adjoints": adjoints}
+    return updated, metrics, fixed
+
+
 def outputs(agent, metrics: dict, fixed: dict, meta: dict) -> dict[str, np.ndarray]:
     """Everything ours that a file may hold, under the file's names."""
     keys = METRICS | OWN_METRICS.get(meta["agent"], {})
@@ -213,7 +222,7 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
     if problems := differing_networks(agent, golden):
         return {}, problems
     agent, problems, worst = started(agent, golden), golden.strays(), defaultdict(float)
-    update = jax.jit(type(agent).update_with_noise)
+    update = jax.jit(update_and_states)
     for u in range(golden.meta["n_updates"]):
         noise = golden.noise(u, agent.samples)
         agent, metrics, fixed = update(agent, golden.tree(f"update{u}/batch"), noise)

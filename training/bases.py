@@ -31,7 +31,8 @@ def new_agent(run: Run, data: TaskData) -> Agent:
         raise UserError(
             f"--horizon_length={horizon}: the dataset has only {transitions} transitions"
         )
-    return run.agent.create(keys_of(run).parameters, *data.dims, run.settings.agent)
+    key, config = keys_of(run).parameters, run.settings.agent
+    return run.agent.create(key, *data.dims, config, run.total_updates, run.cloning)
 
 
 # ---------------------------------------------------------------- a base that the user gives
@@ -72,7 +73,7 @@ def given_base(runs: Sequence[Run], overwrite: bool) -> GivenBase | None:
     path = flags["pretrained_actor_path"]
     if not path:
         return None
-    if not runs[0].agent.STARTS_FROM_BASE:
+    if runs[0].cloning:
         warn(f"--pretrained_actor_path has no effect: {runs[0].agent_name} starts from no base")
         return None
     given = read_given_base(path, runs[0].env_name, flags["ogbench_dataset_dir"])

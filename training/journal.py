@@ -119,7 +119,8 @@ class Journal:
         self.logger.timing(step, {**speed, "save_seconds": self.save_seconds})
         self.save_seconds = 0.0
         self.recent.append(row)
-        for concern, text in agent.concerns(list(self.recent)).items():
+        concerns = {} if agent.cloning else agent.concerns(list(self.recent))
+        for concern, text in concerns.items():
             if concern not in self.warned:
                 self.warned.append(concern)
                 warn(f"{self.run.name}, step {step}: {text}")

@@ -26,6 +26,6 @@ def stream(key: jax.Array, name: str) -> jax.Array:
 def keys_of(run: Run) -> Keys:
     """The keys of a run; a pretraining run has others than the runs that finetune its base."""
     # These names are part of every stored run: other ones would change its random numbers.
-    role = "heir" if run.agent.STARTS_FROM_BASE else "base"
+    role = "base" if run.cloning else "heir"
     root = jax.random.key(run.seed)
     return Keys(*(stream(root, f"{role} {use}") for use in Keys._fields))

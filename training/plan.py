@@ -18,9 +18,6 @@ def plan(fv: FlagValues) -> list[Run]:
     settings = settings_by_dataset(fv, tasks)
     first = settings[dataset_name(tasks[0])]
     check_published(first.flags["pretrained_actor_path"], settings)
-    for resolved in settings.values():
-        # raises UserError for settings that the agent cannot start with
-        resolved.source.module.AGENT.init_state(resolved.agent)
     check_some_steps(first)
     start, count = first.flags["seed"], first.flags["num_seeds"]
     return [

@@ -12,12 +12,13 @@ import jax
 import ml_collections
 import numpy as np
 
-from agents.base import Agent, q_values
+from agents.base import Agent
 from configs.agent_file import load_source
 from configs.agent_source import ROOT, differing_files, kept_source
 from envs.evaluation import Policy, Values
 from training.checkpoints import Checkpoints, agent_from, best_step
 from training.keys import stream
+from training.run import total_updates
 from training.stored import mention_changes
 from utils.errors import UserError
 from utils.files import read_json
@@ -51,9 +52,7 @@ def evaluation_policy(agent: Agent) -> Policy:
 @jax.jit
 def mean_q(agent: Agent, observations: jax.Array, actions: jax.Array) -> jax.Array:
     """The mean over the agent's critics [S] for actions [S, D] at observations [S, O]."""
-    return q_values(agent.params["critic"], observations, agent.critic_input(actions)).mean(
-        axis=0
-    )
+    return agent.expected_return(observations, actions)
 
 
 def evaluation_values(agent: Agent) -> Values | None:
@@ -82,7 +81,10 @@ def load_run(run_dir: str | os.PathLike, best: bool = False) -> tuple[Agent, dic
     )
     observation_dim, action_dim = stored["observation_dim"], stored["action_dim"]
     kind = agent_of_run(folder, stored)
-    agent = kind.create(jax.random.key(0), observation_dim, action_dim, config)
+    cloning = bool(stored["flags"].get("bc_only"))
+    total = total_updates(stored["flags"], config.horizon_length)
+    dims = observation_dim, action_dim
+    agent = kind.create(jax.random.key(0), *dims, config, total, cloning)
     checkpoints = Checkpoints(folder / "checkpoints")
     wanted = best_evaluated(folder, checkpoints.steps()) if best else None
     tree = (

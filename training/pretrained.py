@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from training.checkpoints import Checkpoints
 from utils.errors import UserError
@@ -70,8 +71,37 @@ def base_shape(base: dict, where: str) -> BaseShape:
 
 
 def check_base(base: dict, expected: dict, where: str) -> None:
-    """Raise UserError, naming both sides and the flags, where a base has not the shape of the
-    agent's own.
+    """Raise UserError, naming what differs, where a base has another shape than the agent's."""
+    theirs, ours = leaf_shapes(base), leaf_shapes(expected)
+    if theirs == ours:
+        return
+    if is_mlp(expected):
+        check_mlp(base, expected, where)
+    names = [name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)]
+    differing = [
+        f"{name} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here"
+        for name in names[:3]
+    ]
+    raise UserError(f"{where}: it is a base of another network: {'; '.join(differing)}")
+
+
+def leaf_shapes(base: dict) -> dict[str, tuple[int, ...]]:
+    """The shape of every array, by its place in the tree."""
+    return {"/".join(place): np.shape(leaf) for place, leaf in flatten_dict(base).items()}
+
+
+def is_mlp(base: dict) -> bool:
+    """Whether a base is a plain multilayer perceptron."""
+    try:
+        base_shape(base, "")
+    except UserError:
+        return False
+    return True
+
+
+def check_mlp(base: dict, expected: dict, where: str) -> None:
+    """Raise UserError, naming both sides and the flags, where a base is no multilayer
+    perceptron of the shape of the agent's own.
     """
     theirs, ours = base_shape(base, where), base_shape(expected, where)
     words = {
@@ -158,15 +188,13 @@ def published_actor(node: Any, where: str) -> dict:
 
 
 def load_base(path: str | os.PathLike) -> dict:
-    """The base of a behaviour-cloning run, from its folder: {Dense_i: {kernel, bias},
-    LayerNorm_i: {scale, bias}}.
-    """
+    """The parameters of a base: of a run folder or a published file."""
     if file := published_file(path):
         return load_published(file, f"--pretrained_actor_path={file}")
     folder = Path(path).expanduser() / "checkpoints"
     if not folder.is_dir():
         raise UserError(
-            f"--pretrained_actor_path={path}: no run folder of agents/bc.py and no published"
+            f"--pretrained_actor_path={path}: no run folder with checkpoints and no published"
             " params_*.pkl is there"
         )
     tree = next((tree for _, tree, _ in Checkpoints(folder).readable()), None)
@@ -176,6 +204,6 @@ def load_base(path: str | os.PathLike) -> dict:
         )
     if "base" not in tree["agent"]["params"]:
         raise UserError(
-            f"--pretrained_actor_path={path}: its agent has no base; give a run of agents/bc.py"
+            f"--pretrained_actor_path={path}: its agent has no base; give a run with --bc_only"
         )
     return tree["agent"]["params"]["base"]

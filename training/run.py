@@ -10,6 +10,7 @@ source of an agent file outside agents/; the rest is compared with config.json (
 import contextlib
 import dataclasses
 import fcntl
+import glob
 import importlib.metadata
 import json
 import subprocess
@@ -23,6 +24,7 @@ from configs.agent_source import AGENTS, Source, kept_source
 from configs.flags import STEPS, UNHASHED
 from configs.settings import Settings
 from envs.tasks import dataset_name
+from training.cloning import clones_as_bc, cloning_identity
 from utils.errors import RunError
 from utils.files import digest, lock_of, read_json, try_lock
 from utils.logging import say, shown
@@ -90,14 +92,14 @@ class Run:
         data: the fingerprint of what behaviour cloning reads, wherever it lies.
         """
         settings = self.base_settings()
-        identity = {name: settings.agent[name] for name in BASE_SETTINGS}
+        identity = base_identity(settings)
         identity |= {"offline_steps": settings.flags["offline_steps"], "data": data}
         return Run(dataset_name(self.env_name), self.seed, settings, identity)
 
     def expected_base(self) -> "ExpectedBase":
         """The same run for a process that has not read the data."""
         settings = self.base_settings()
-        identity = {name: settings.agent[name] for name in BASE_SETTINGS}
+        identity = base_identity(settings)
         identity |= {name: settings.flags[name] for name in BASE_FLAGS}
         return ExpectedBase(dataset_name(self.env_name), self.seed, settings, identity)
 
@@ -133,6 +135,16 @@ class Run:
         """The class of the agent."""
         return self.source.module.AGENT
 
+    @property
+    def total_updates(self) -> int:
+        """The updates of the whole run, offline and online."""
+        return total_updates(self.settings.flags, self.settings.agent.horizon_length)
+
+    @property
+    def cloning(self) -> bool:
+        """Whether the run trains a base and nothing else."""
+        return bool(self.settings.flags["bc_only"]) or not self.agent.STARTS_FROM_BASE
+
     def is_stored(self) -> bool:
         """Whether the folder holds a run of this agent; where no source is kept, of any."""
         try:
@@ -163,6 +175,11 @@ class Run:
             "flags": flags,
             "agent": self.settings.agent.to_dict(),
             "sources": self.settings.sources,
+            **(
+                {"cloning": cloning_identity(self.source, self.settings.agent)}
+                if self.cloning
+                else {}
+            ),
             "versions": {
                 name: importlib.metadata.version(name)
                 for name in ("jax", "mujoco", "ogbench", "numpy")
@@ -216,7 +233,9 @@ class ExpectedBase(Run):
         """
         expected = super().folder
         found = [
-            folder for folder in expected.parent.glob(f"bc_s{self.seed}_*") if self.made(folder)
+            folder
+            for folder in expected.parent.glob(f"{glob.escape(self.agent_name)}_s{self.seed}_*")
+            if self.made(folder)
         ]
         return max(
             found,
@@ -228,7 +247,7 @@ class ExpectedBase(Run):
         """Whether a folder holds such a run."""
         try:
             stored = read_json(folder / "config.json") or {}
-            values = {**stored["agent"], **stored["flags"]}
+            values = {**stored["agent"], **stored["flags"], **stored.get("cloning", {})}
         except (RunError, KeyError, TypeError):
             return False
         return all(
@@ -237,12 +256,35 @@ class ExpectedBase(Run):
         )
 
 
+def total_updates(flags: dict[str, Any], horizon_length: int) -> int:
+    """The updates of a whole run with these flags: all offline ones, and online `utd_ratio` for
+    each environment step after the first ones.
+    """
+    learning = flags["online_steps"] - first_learning_step(flags, horizon_length)
+    return flags["offline_steps"] + max(0, learning) * flags["utd_ratio"]
+
+
+def first_learning_step(flags: dict[str, Any], horizon_length: int) -> int:
+    """How many online environment steps come before the first online update."""
+    return max(flags["start_training"], horizon_length)
+
+
+def base_identity(settings: Settings) -> dict[str, Any]:
+    """What identifies a base besides its data and steps."""
+    identity = {name: settings.agent[name] for name in BASE_SETTINGS}
+    return identity | cloning_identity(settings.source, settings.agent)
+
+
 def bc_only(settings: Settings) -> Settings:
-    """The same settings for the base alone: agents/bc.py for offline_steps."""
+    """The same settings for the base alone, for offline_steps: of agents/bc.py, or of the
+    agent itself where it has a flow of its own.
+    """
+    flags = settings.flags | {"bc_steps": 0, "online_steps": 0}
+    if not clones_as_bc(settings.source.module.AGENT, settings.agent):
+        return dataclasses.replace(settings, flags=flags | {"bc_only": True})
     source = load_source(BC_FILE)
     config = source.module.get_config()
     config.update({key: settings.agent[key] for key in config})
-    flags = settings.flags | {"bc_steps": 0, "online_steps": 0}
     known = {*flags, *(f"agent.{key}" for key in config)}
     sources = {name: source for name, source in settings.sources.items() if name in known}
     changed = {"agent_file": str(BC_FILE), "source": source, "flags": flags, "agent": config}

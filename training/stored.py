@@ -14,7 +14,7 @@ from typing import Any
 from configs.agent_source import ROOT, Source, differing_files, kept_source
 from configs.flags import MAY_CHANGE
 from envs.tasks import alias_of
-from training.run import Run
+from training.run import Run, total_updates
 from utils.errors import RunError, UserError, join_first
 from utils.files import read_json, write_json
 from utils.logging import warn, warn_once
@@ -65,7 +65,17 @@ def differences(run: Run, stored: dict[str, Any]) -> list[str]:
             f"--offline_steps: stored {steps}, now {now}, and the run is past the smaller"
             " of them"
         )
+    if run.agent.SCHEDULED and found_total(stored) != run.total_updates:
+        found.append(
+            f"updates of the whole run: stored {found_total(stored)}, now"
+            f" {run.total_updates}, and the agent's schedule depends on them"
+        )
     return found
+
+
+def found_total(stored: dict[str, Any]) -> int:
+    """The updates of the whole run that a config.json describes."""
+    return total_updates(stored["flags"], stored["agent"]["horizon_length"])
 
 
 def differs(stored: dict[str, Any], ours: dict[str, Any], part: str, name: str) -> bool:

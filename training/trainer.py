@@ -18,7 +18,7 @@ from training.journal import Journal
 from training.keys import keys_of
 from training.online import Interaction
 from training.policy import chunk_length, evaluation_policy
-from training.run import Run
+from training.run import Run, first_learning_step
 from training.seeds import Seeds
 from training.stored import prepare
 from training.updates import EMPTY_WINDOW, SeedState, Updates, store, updates_per_call
@@ -349,7 +349,7 @@ class Trainer:
 def first_to_learn(flags: dict[str, Any], config: Any) -> int:
     """The first online step that updates follow; warns where the phase ends before it."""
     steps, start = flags["online_steps"], flags["start_training"]
-    first = max(start, config.horizon_length)
+    first = first_learning_step(flags, config.horizon_length)
     if steps <= first:
         warn(
             f"--online_steps={steps} ends before online updates begin"

@@ -15,22 +15,22 @@ def repr_digest(value: Any) -> str:
 def code_digest(content: bytes) -> str:
     """The digest of a file's syntax tree without docstrings; of its bytes where it has none."""
     try:
-        return repr_digest(_skeleton(ast.parse(content)))
+        return repr_digest(skeleton(ast.parse(content)))
     except (SyntaxError, ValueError):
         return repr_digest(content)
 
 
-def _skeleton(node: Any) -> Any:
+def skeleton(node: Any) -> Any:
     """A syntax tree without docstrings and positions; the same in Python 3.10 to 3.13."""
     match node:
         case ast.Expr(ast.Constant(str())):
             return None  # a docstring
         case ast.JoinedStr(values):  # Python 3.12 ends some with an empty constant
             parts = [part for part in values if getattr(part, "value", None) != ""]
-            return "JoinedStr", [("values", _skeleton(parts))]
+            return "JoinedStr", [("values", skeleton(parts))]
         case list():
-            return [part for part in map(_skeleton, node) if part is not None]
+            return [part for part in map(skeleton, node) if part is not None]
         case ast.AST():
             fields = [field for field in ast.iter_fields(node) if field[1] not in (None, [])]
-            return type(node).__name__, [(name, _skeleton(value)) for name, value in fields]
+            return type(node).__name__, [(name, skeleton(value)) for name, value in fields]
     return repr(node)

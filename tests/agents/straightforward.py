@@ -12,6 +12,9 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from agents import heads
+from agents.trqam import TRQAM
+
 
 class MLP(nn.Module):
     """gelu layers, each followed by LayerNorm where asked, and a linear output layer."""
@@ -41,8 +44,36 @@ def network(params, *inputs):
     return mlp.apply({"params": params}, x)
 
 
+def init(key, inputs, hidden_dims, outputs, layer_norm=True):
+    """Fresh parameters of such a network."""
+    mlp = MLP((*hidden_dims, outputs), layer_norm)
+    return mlp.init(key, jnp.zeros((1, inputs)))["params"]
+
+
+def field(params, s):
+    """The velocity (x, t) -> v(s, x, t) at fixed s."""
+    return lambda x, t: velocity(params, s, x, t)
+
+
 def velocity(params, s, x, t):
     return network(params, s, x, jnp.broadcast_to(t, (*x.shape[:-1], 1)))
+
+
+def one_step_actions(params, s, z):
+    return network(params, s, z)
+
+
+def tanh_gaussian(params, inputs, noise):
+    """Actions and log-probabilities; the network gives mean and log-std."""
+    halves = jnp.split(network(params, inputs), 2, axis=-1)
+    return heads.squash(*(jnp.broadcast_to(half, noise.shape) for half in halves), noise)
+
+
+def states(agent, batch, noise, fixed):
+    """What the agent's own loss reads along its rollout, by name."""
+    policy, s = agent.params["policy"], batch["observations"]
+    rollout, adjoints = agent.matching(policy, s, noise, fixed)
+    return {"xs": rollout.xs, "x_final": rollout.x_final, "adjoints": adjoints}
 
 
 def q_values(critic, s, a):
@@ -119,13 +150,14 @@ def fixed_quantities(agent, batch, noise):
     adjoint = -agent.terminal_scale() * jax.grad(
         lambda x: q_values(critic, s, squash(x)).mean(axis=0).sum()
     )(x)
+    lean_adjoints = type(agent).adjoints is TRQAM.adjoints
     adjoints = []
     for k in reversed(range(flow_steps)):
         t = (k + 1) * h
         _, transpose = jax.vjp(lambda x, t=t: 2 * velocity(base, s, x, t) - x / t, xs[k])
         lean = adjoint + h * transpose(adjoint)[0]
         # what remains where the velocity is flat
-        adjoint = lean if config.adjoint == "lean" else adjoint * k / (k + 1)
+        adjoint = lean if lean_adjoints else adjoint * k / (k + 1)
         adjoints.append(adjoint)
     return {
         "next_actions": next_actions,

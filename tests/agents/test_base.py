@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from agents import bc, trqam
-from agents.base import q_values
-from agents.flow import VelocityField, euler_sample, flow_matching_loss
+from agents.flow import euler_sample, flow_matching_loss
+from tests.agents.straightforward import field, q_values
 from tests.agents.test_trqam import OBS, A, B, D, H, random_batch, tiny
 
 
@@ -128,6 +128,7 @@ def test_without_chunking_the_first_action_counts():
     np.testing.assert_array_equal(
         agent.flat_actions(random_batch()), random_batch()["actions"][:, 0]
     )
-    assert VelocityField(agent.params["policy"], jnp.zeros((B, OBS)))(
-        jnp.zeros((B, A)), 0.0
-    ).shape == (B, A)
+    assert field(agent.params["policy"], jnp.zeros((B, OBS)))(jnp.zeros((B, A)), 0.0).shape == (
+        B,
+        A,
+    )

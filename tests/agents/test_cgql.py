@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from agents import cgql
-from agents.base import q_values
-from agents.flow import VelocityField, euler_sample
+from agents.flow import euler_sample
+from tests.agents.straightforward import field, q_values
 from tests.agents.test_trqam import OBS, B, D, random_batch, tiny
 
 
@@ -43,7 +43,7 @@ def test_two_steps_by_hand(mode):
     # now parameters and averages differ
     agent, _ = agent.update(random_batch(), jax.random.key(0))
     s, x0 = random_batch()["observations"], jax.random.normal(jax.random.key(1), (B, D))
-    velocity = VelocityField(agent.target_params["base"], s)
+    velocity = field(agent.target_params["base"], s)
     read_at = 1.0 if mode == "simple" else 0.5
     x1 = x0 + velocity(x0, 0.0) / 2
     grad = jax.grad(
@@ -124,7 +124,7 @@ def test_without_inv_temp_the_base_acts_alone(mode):
     agent = tiny(cgql, mode=mode, inv_temp=0.0, guidance_coef=0.3, tau=0.5)
     agent, _ = agent.update(random_batch(), jax.random.key(0))  # parameters and averages differ
     s, x0 = random_batch()["observations"], jax.random.normal(jax.random.key(1), (2, B, D))
-    base = VelocityField(agent.target_params["base"], s)
+    base = field(agent.target_params["base"], s)
     expected = euler_sample(base, x0, agent.config.flow_steps)
     np.testing.assert_allclose(agent.sample(s, x0), expected, atol=1e-6)
 

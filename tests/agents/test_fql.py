@@ -5,10 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from agents import fql
-from agents.base import q_values
-from agents.flow import VelocityField, euler_sample
+from agents.flow import euler_sample
+from tests.agents.straightforward import field, network, q_values
 from tests.agents.test_trqam import B, D, K, random_batch, tiny
-from utils.networks import apply_mlp
 
 
 def test_loss_by_hand():
@@ -19,10 +18,10 @@ def test_loss_by_hand():
     s, noise = batch["observations"], agent.draw_noise(jax.random.key(1), B)
     noise["distill"] = 3.0 * noise["distill"]  # so that some actions are clipped
     _, metrics, _ = agent.update_with_noise(batch, noise)
-    mu = apply_mlp(
+    mu = network(
         agent.params["one_step_actor"], jnp.concatenate([s, noise["distill"]], axis=-1)
     )
-    flow = euler_sample(VelocityField(agent.params["base"], s), noise["distill"], K)
+    flow = euler_sample(field(agent.params["base"], s), noise["distill"], K)
     assert (jnp.abs(mu) > 1).any() and (jnp.abs(flow) > 1).any()
     imitation = jnp.mean((mu - jnp.clip(flow, -1, 1)) ** 2)
     q = q_values(agent.params["critic"], s, jnp.clip(mu, -1, 1)).mean()
@@ -35,5 +34,5 @@ def test_loss_by_hand():
 def test_the_one_step_actor_acts():
     agent, s = tiny(fql), random_batch()["observations"]
     z = 3.0 * jax.random.normal(jax.random.key(0), (1, B, D))
-    mu = apply_mlp(agent.params["one_step_actor"], jnp.concatenate([s, z[0]], axis=-1))
+    mu = network(agent.params["one_step_actor"], jnp.concatenate([s, z[0]], axis=-1))
     np.testing.assert_allclose(agent.act(s, z), jnp.clip(mu, -1, 1), atol=1e-5)

@@ -7,9 +7,8 @@ import pytest
 from scipy.integrate import quad
 
 from agents import heads, trqam
-from agents.base import q_values
+from tests.agents.straightforward import init, network, q_values
 from tests.agents.test_trqam import OBS, B, D, random_batch, tiny
-from utils.networks import MLP, apply_mlp, init_mlp
 
 SQUASH = jax.jit(heads.squash)
 
@@ -71,7 +70,8 @@ def test_log_probability_is_finite_and_right_at_the_edges(mean):
 def test_gradient_of_the_log_probability_by_finite_differences():
     """In float64, through the network: d mean log p / d params along a random direction."""
     with jax.enable_x64(True):
-        params = init_mlp(jax.random.key(1), MLP((16,), 2 * D, layer_norm=False), OBS)
+        actor = heads.TanhGaussian((16,))
+        params = init(jax.random.key(1), OBS, (16,), 2 * D, False)
         direction = jax.tree.map(
             lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params
         )
@@ -83,7 +83,7 @@ def test_gradient_of_the_log_probability_by_finite_differences():
         @jax.jit
         def along(e):
             moved = jax.tree.map(lambda p, d: p + e * d, params, direction)
-            return heads.tanh_gaussian(moved, inputs, noise)[1].mean()
+            return actor.apply({"params": moved}, inputs, noise)[1].mean()
 
         np.testing.assert_allclose(
             jax.grad(along)(0.0), (along(1e-5) - along(-1e-5)) / 2e-5, rtol=1e-6
@@ -101,13 +101,14 @@ def test_log_std_is_clipped():
 
 
 def test_the_network_gives_mean_and_log_std():
-    params = init_mlp(jax.random.key(0), MLP((16,), 2 * D, layer_norm=False), OBS)
+    params = init(jax.random.key(0), OBS, (16,), 2 * D, False)
     inputs, noise = (
         jax.random.normal(jax.random.key(1), (B, OBS)),
         jax.random.normal(jax.random.key(2), (4, B, D)),
     )
-    out = apply_mlp(params, inputs)
-    actions, log_probs = heads.tanh_gaussian(params, inputs, noise)
+    out = network(params, inputs)
+    actor = heads.TanhGaussian((16,))
+    actions, log_probs = actor.apply({"params": params}, inputs, noise)
     assert log_probs.shape == (4, B)
     np.testing.assert_allclose(
         actions[2], jnp.tanh(out[:, :D] + jnp.exp(out[:, D:]) * noise[2]), rtol=1e-5, atol=1e-6
@@ -115,13 +116,14 @@ def test_the_network_gives_mean_and_log_std():
 
 
 def test_one_step_actions_read_observation_and_noise():
-    params = init_mlp(jax.random.key(0), MLP((16,), D, layer_norm=True), OBS + D)
+    params = init(jax.random.key(0), OBS + D, (16,), D, True)
     s, z = (
         jax.random.normal(jax.random.key(1), (B, OBS)),
         jax.random.normal(jax.random.key(2), (4, B, D)),
     )
-    expected = apply_mlp(params, jnp.concatenate([s, z[3]], axis=-1))
-    np.testing.assert_allclose(heads.one_step_actions(params, s, z)[3], expected, atol=1e-5)
+    expected = network(params, jnp.concatenate([s, z[3]], axis=-1))
+    actions = heads.OneStepActor((16,), True).apply({"params": params}, s, z)
+    np.testing.assert_allclose(actions[3], expected, atol=1e-5)
 
 
 def test_distillation_by_hand():
@@ -167,15 +169,16 @@ def test_entropy_loss_reaches_the_actor_at_constant_alpha():
 
 
 def test_critic_objective_moves_actions_and_no_critic():
-    critic, s = tiny(trqam).params["critic"], random_batch()["observations"]
+    agent, s = tiny(trqam), random_batch()["observations"]
+    critic = agent.params["critic"]
     actions = jax.random.normal(jax.random.key(0), (B, D))
-    value, slopes = jax.value_and_grad(heads.critic_objective, argnums=(0, 2))(
+    value, slopes = jax.value_and_grad(agent.critic_objective, argnums=(0, 2))(
         critic, s, actions
     )
     np.testing.assert_allclose(value, -q_values(critic, s, actions).mean(), rtol=1e-6)
     assert all(not leaf.any() for leaf in jax.tree.leaves(slopes[0]))
     step = 1e-2 * slopes[1] / jnp.linalg.norm(slopes[1])
-    rise = heads.critic_objective(critic, s, actions + step) - heads.critic_objective(
+    rise = agent.critic_objective(critic, s, actions + step) - agent.critic_objective(
         critic, s, actions - step
     )
     np.testing.assert_allclose(rise, 2e-2 * jnp.linalg.norm(slopes[1]), rtol=1e-2)

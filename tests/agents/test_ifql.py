@@ -9,9 +9,8 @@ import pytest
 from scipy.stats import expectile
 
 from agents import ifql
-from agents.base import q_values
+from tests.agents.straightforward import network, q_values
 from tests.agents.test_trqam import OBS, B, D, H, random_batch, tiny
-from utils.networks import apply_mlp
 
 
 @pytest.mark.parametrize("kappa", [0.5, 0.7, 0.95])
@@ -42,7 +41,7 @@ def test_value_and_critic_targets_by_hand():
     agent, _ = agent.update(batch, jax.random.key(0))  # now parameters and averages differ
     batch["valid"] = batch["valid"].at[0, -1].set(0.0)
     _, metrics, fixed = agent.update_with_noise(batch, agent.draw_noise(jax.random.key(1), B))
-    v = lambda s: apply_mlp(agent.params["value"], s)[:, 0]  # noqa: E731
+    v = lambda s: network(agent.params["value"], s)[:, 0]  # noqa: E731
     q = q_values(
         agent.target_params["critic"], batch["observations"], batch["actions"].reshape(B, D)
     )

@@ -9,8 +9,8 @@ import pytest
 from scipy.special import logsumexp, softmax
 
 from agents import cgql, dsrl, fql, ifql, qam, sqam, trqam
-from agents.base import q_values
 from envs.probe import ProbeReward
+from tests.agents.straightforward import q_values
 from tests.agents.test_trqam import B, random_batch, tiny
 from tests.envs.test_probe import train_on_probe
 

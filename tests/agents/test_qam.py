@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import qam
-from agents.base import q_values
-from agents.flow import VelocityField, euler_sample
-from agents.heads import one_step_actions, tanh_gaussian
+from agents import qam, sqam, trqam
+from agents.flow import euler_sample
+from tests.agents.straightforward import field, one_step_actions, q_values, tanh_gaussian
 from tests.agents.test_straightforward import diverse
 from tests.agents.test_trqam import OBS, A, B, D, H, K, random_batch, tiny
 from utils.errors import UserError
@@ -54,11 +53,22 @@ def test_networks_follow_the_settings():
     )
 
 
+def test_policy_and_base_start_apart_until_cloning_makes_them_one():
+    agent = tiny(qam)
+    kernels = [agent.params[name]["Dense_0"]["kernel"] for name in ("policy", "base")]
+    assert jnp.abs(kernels[0] - kernels[1]).max() > 0.1
+    cloned = agent.with_base(agent.params["base"]).params
+    np.testing.assert_array_equal(cloned["policy"]["Dense_0"]["kernel"], kernels[1])
+    for module in (trqam, sqam):
+        params = tiny(module).params
+        jax.tree.map(np.testing.assert_array_equal, params["policy"], params["base"])
+
+
 def test_without_a_head_noise_and_constants_are_those_of_trqam():
     agent, _, noise, fixed = prepared(best_of_n=2)
     assert agent.draws == 2
     assert set(noise) == {"next_action", "flow_x0", "flow_t", "sde_x0", "sde_noise"}
-    assert fixed["samples"].shape == (2, B, D)
+    assert set(fixed) == {"next_actions", "td_target"}
 
 
 def test_settings_that_no_run_can_use():
@@ -66,8 +76,6 @@ def test_settings_that_no_run_can_use():
         UserError, match="--agent.edit_scale=0.1 and --agent.fql_alpha=3.0: set one to 0"
     ):
         tiny(qam, edit_scale=0.1, fql_alpha=3.0)
-    with pytest.raises(UserError, match="--agent.adjoint=skew: use one of lean, scalar"):
-        tiny(qam, adjoint="skew")
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -75,7 +83,7 @@ def test_editor_acts_on_clipped_flow_samples(n):
     agent, s = diverse(tiny(qam, edit_scale=0.3, best_of_n=n)), random_batch()["observations"]
     noise = jax.random.normal(jax.random.key(1), (agent.draws, B, D))
     assert agent.draws == 2 * n
-    flow = jnp.clip(euler_sample(VelocityField(agent.params["policy"], s), noise[:n], K), -1, 1)
+    flow = jnp.clip(euler_sample(field(agent.params["policy"], s), noise[:n], K), -1, 1)
     candidates = []
     for i in range(n):
         edit, _ = tanh_gaussian(
@@ -119,29 +127,18 @@ def test_backup_uses_the_policy_that_acts(head, n):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_flow_sample_of_the_head_shares_the_rollouts_calls_and_changes_nothing(head):
+def test_the_head_gets_the_flows_own_sample(head):
     agent, batch, noise, fixed = prepared(**HEADS[head], best_of_n=2)
-    s = batch["observations"]
-    expected = euler_sample(VelocityField(agent.params["policy"], s), noise["z"], K)
-    np.testing.assert_allclose(fixed["samples"][-1], expected, atol=1e-5)
-    plain = diverse(tiny(qam, best_of_n=2)).replace(
-        params={name: agent.params[name] for name in ("critic", "policy", "base")}
-    )
-    plain = plain.replace(target_params=agent.target_params)
-    without = constants(
-        plain,
-        batch,
-        {name: value for name, value in noise.items() if name not in ("z", "edit")},
-    )
-    for name in ("xs", "adjoints", "x_final"):
-        np.testing.assert_allclose(fixed[name], without[name], atol=1e-5)
+    policy = field(agent.params["policy"], batch["observations"])
+    expected = euler_sample(policy, noise["z"], K)
+    np.testing.assert_allclose(fixed["flow_actions"], expected, atol=1e-5)
 
 
 def test_one_step_losses_by_hand():
     agent, batch, noise, fixed = prepared(fql_alpha=10.0)
     s = batch["observations"]
     mu = one_step_actions(agent.params["one_step_actor"], s, noise["z"])
-    distill = np.mean((np.asarray(mu) - np.clip(fixed["samples"][-1], -1, 1)) ** 2)
+    distill = np.mean((np.asarray(mu) - np.clip(fixed["flow_actions"], -1, 1)) ** 2)
     q = q_values(agent.params["critic"], s, jnp.clip(mu, -1, 1)).mean()
     _, metrics = losses(agent, agent.params, batch, noise, fixed)
     np.testing.assert_allclose(metrics["head/distill_loss"], distill, rtol=1e-5)
@@ -158,7 +155,7 @@ def test_edit_losses_by_hand():
         agent = agent.replace(
             params=agent.params | {"temperature": {"log_alpha": jnp.float32(log_alpha)}}
         )
-        s, flow = batch["observations"], jnp.clip(fixed["samples"][-1], -1, 1)
+        s, flow = batch["observations"], jnp.clip(fixed["flow_actions"], -1, 1)
         edit, log_probs = tanh_gaussian(
             agent.params["editor"], jnp.concatenate([s, flow], axis=-1), noise["edit"][-1]
         )
@@ -203,7 +200,7 @@ def test_gradient_of_the_head_by_finite_differences(head):
                 return loss(agent.params | {head_net: moved})
             # With the entropy of the temperature's own term left where it is.
             log_probs = lambda params: agent.edited(  # noqa: E731
-                params, batch["observations"], fixed["samples"][-1], noise["edit"][-1]
+                params, batch["observations"], fixed["flow_actions"], noise["edit"][-1]
             )[1].mean()
             params, alpha = (
                 agent.params | {head_net: moved},
@@ -230,12 +227,12 @@ def test_head_learns_the_critics_action(head):
     settings = {"edit_scale": 1.0} if head == "QAM-E" else {"fql_alpha": 1e-3}
     agent, c = tiny(qam, **settings, lr=3e-3, action_chunking=False, flow_steps=2), 0.4
 
-    def q(critic, s, a):
-        return -8.0 * ((a - c) ** 2).sum(axis=-1)[None]
+    def objective(agent, critic, s, a):
+        return 8.0 * ((a - c) ** 2).sum(axis=-1).mean()
 
     update = jax.jit(type(agent).update)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agents.heads.q_values", q)
+        patch.setattr(qam.QAM, "critic_objective", objective)
         before = jnp.abs(
             act(agent, random_batch()["observations"], noise_for(agent)) - c
         ).mean()

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import qam, trqam, trqam_fixed_lambda
+from agents import qam, trqam, trqam_fixed_lambda, trqam_scalar_adjoint
 from tests.agents import straightforward
 from tests.agents.test_trqam import B, random_batch, tiny
+from tests.parity import update_and_states
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ from tests.agents.test_trqam import B, random_batch, tiny
         ),
         pytest.param(trqam, {"clip_adj": False, "clip_grad": False}, marks=pytest.mark.slow),
         (trqam, {"flow_steps": 1}),
-        (trqam, {"adjoint": "scalar"}),
+        (trqam_scalar_adjoint, {}),
         pytest.param(
             trqam, {"flow_steps": 25, "actor_layer_norm": True}, marks=pytest.mark.slow
         ),  # loops stay loops
@@ -36,7 +37,7 @@ from tests.agents.test_trqam import B, random_batch, tiny
 def test_equals_the_straightforward_update(module, settings):
     ours = theirs = diverse(tiny(module, **settings))
     update, oracle = (
-        jax.jit(type(ours).update_with_noise),
+        jax.jit(update_and_states),
         jax.jit(straightforward.update_with_noise),
     )
     for u in range(2):

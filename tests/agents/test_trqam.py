@@ -7,11 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import bc, qam, sqam, trqam, trqam_external_kl, trqam_fixed_lambda
-from agents.base import q_values
-from agents.flow import VelocityField, time_grid
+from agents import (
+    bc,
+    qam,
+    sqam,
+    trqam,
+    trqam_external_kl,
+    trqam_fixed_lambda,
+    trqam_scalar_adjoint,
+)
+from agents.flow import memoryless_noise, time_grid
+from tests.agents.straightforward import field, init, q_values, states
 from utils.errors import UserError
-from utils.networks import MLP, init_mlp
 
 B, OBS, A, H, K = 6, 4, 2, 3, 5
 D = A * H
@@ -31,6 +38,7 @@ def tiny(module, **settings):
     if "num_qs" in config:
         config.update(dict(value_hidden_dims=(16, 16), num_qs=3))
     config.update(settings)
+    module.AGENT.check(config)
     return module.AGENT.create(jax.random.key(0), OBS, A, config)
 
 
@@ -48,15 +56,15 @@ def random_batch(seed=0):
 
 
 @pytest.fixture
-def field():
+def flow():
     """A nonlinear velocity field at fixed observations, and a batch of flow states."""
-    params = init_mlp(jax.random.key(1), MLP((16, 16), D, layer_norm=True), OBS + D + 1)
+    params = init(jax.random.key(1), OBS + D + 1, (16, 16), D, True)
     observations = jax.random.normal(jax.random.key(2), (B, OBS))
-    return VelocityField(params, observations), jax.random.normal(jax.random.key(3), (K, B, D))
+    return field(params, observations), jax.random.normal(jax.random.key(3), (K, B, D))
 
 
-def test_lean_adjoint_is_the_dense_product_of_transposed_jacobians(field):
-    velocity, xs = field
+def test_lean_adjoint_is_the_dense_product_of_transposed_jacobians(flow):
+    velocity, xs = flow
     terminal = jax.random.normal(jax.random.key(4), (B, D))
     adjoints = trqam.lean_adjoint(velocity, xs, terminal)
     h = 1 / K
@@ -70,11 +78,11 @@ def test_lean_adjoint_is_the_dense_product_of_transposed_jacobians(field):
         np.testing.assert_allclose(adjoints[k], expected, rtol=2e-4, atol=2e-5)
 
 
-def test_lean_adjoint_is_the_gradient_of_the_base_process_by_finite_differences(field):
+def test_lean_adjoint_is_the_gradient_of_the_base_process_by_finite_differences(flow):
     """Along a noise-free base path adj_0 is d/dx_0 of a'x_K, where each step moves by h (2 v(x,
     t+h) - x / (t+h)).
     """
-    velocity, _ = field
+    velocity, _ = flow
     h, terminal = 1 / K, jax.random.normal(jax.random.key(4), (B, D))
 
     def path(x):
@@ -138,7 +146,7 @@ def test_path_kl_at_the_minimiser_equals_the_bound():
     loss and meets the bound.
     """
     adjoints, lam = jax.random.normal(jax.random.key(0), (K, B, D)), 0.7
-    g = trqam.memoryless_noise(time_grid(K), 1 / K)[:, None, None]
+    g = memoryless_noise(time_grid(K), 1 / K)[:, None, None]
     delta = -(g**2) * adjoints / (2 * lam)
     np.testing.assert_allclose(
         jax.grad(trqam.adjoint_matching_loss)(delta, adjoints, lam), 0.0, atol=1e-5
@@ -152,7 +160,7 @@ def test_path_kl_at_the_minimiser_equals_the_bound():
 def test_trqam_loss_at_lambda_is_lambda_times_qam_loss_at_its_inverse(lam):
     batch = random_batch()
     ours, theirs = tiny(trqam, lam_scale=lam), tiny(qam, inv_temp=1 / lam)
-    policy = init_mlp(jax.random.key(7), MLP((16, 16), D, layer_norm=False), OBS + D + 1)
+    policy = init(jax.random.key(7), OBS + D + 1, (16, 16), D, False)
     ours = ours.replace(params=ours.params | {"policy": policy})
     theirs = theirs.replace(params=ours.params, target_params=ours.target_params)
     noise = ours.draw_noise(jax.random.key(8), B)
@@ -231,14 +239,14 @@ def test_external_penalty_adds_lambda_times_the_path_kl_and_nothing_inside():
     to the policy alone.
     """
     ours, theirs, batch = tiny(trqam_external_kl, lam_scale=3.0), tiny(qam), random_batch()
-    policy = init_mlp(jax.random.key(7), MLP((16, 16), D, layer_norm=False), OBS + D + 1)
+    policy = init(jax.random.key(7), OBS + D + 1, (16, 16), D, False)
     ours = ours.replace(params=ours.params | {"policy": policy}, dual=dual(lam=2.0))
     theirs = theirs.replace(params=ours.params, target_params=ours.target_params)
     noise = ours.draw_noise(jax.random.key(8), B)
     fixed = ours.fixed_quantities(batch, noise)
     np.testing.assert_allclose(
-        fixed["adjoints"],
-        theirs.fixed_quantities(batch, noise)["adjoints"],
+        states(ours, batch, noise, fixed)["adjoints"],
+        states(theirs, batch, noise, fixed)["adjoints"],
         rtol=1e-5,
         atol=1e-6,
     )
@@ -265,7 +273,7 @@ def test_external_penalty_adds_lambda_times_the_path_kl_and_nothing_inside():
 def test_external_penalty_acts_as_an_internal_lambda_above_one(lam):
     """Its minimiser is that of adjoint matching at mu = 1 + h lam / (2 H)."""
     adjoints = jax.random.normal(jax.random.key(0), (K, B, D))
-    g = trqam.memoryless_noise(time_grid(K), 1 / K)[:, None, None]
+    g = memoryless_noise(time_grid(K), 1 / K)[:, None, None]
     delta = -(g**2) * adjoints / (2 * (1 + lam / (2 * K * H)))
 
     def loss(delta):
@@ -286,17 +294,11 @@ def test_external_penalty_takes_trqams_dual_step():
     assert metrics["adjoint/penalty"] < 1e-9
 
 
-@pytest.mark.parametrize("module", [trqam, qam])
-def test_unknown_adjoint_is_refused(module):
-    with pytest.raises(UserError, match="--agent.adjoint=skew: use one of lean, scalar"):
-        tiny(module, adjoint="skew")
-
-
 def test_scalar_adjoint_leaves_the_rollout_as_it_is():
     """The same states and the same gradient at x_K; the adjoints are t_k times it."""
-    lean, scalar, batch = tiny(trqam), tiny(trqam, adjoint="scalar"), random_batch()
+    lean, scalar, batch = tiny(trqam), tiny(trqam_scalar_adjoint), random_batch()
     noise = lean.draw_noise(jax.random.key(0), B)
-    ours, theirs = (agent.fixed_quantities(batch, noise) for agent in (scalar, lean))
+    ours, theirs = (states(agent, batch, noise, {}) for agent in (scalar, lean))
     np.testing.assert_array_equal(ours["xs"], theirs["xs"])
 
     def q(actions):
@@ -304,12 +306,8 @@ def test_scalar_adjoint_leaves_the_rollout_as_it_is():
         return q_values(critic, batch["observations"], actions).mean(axis=0)
 
     terminal = trqam.terminal_gradient(q, ours["x_final"])
-    np.testing.assert_allclose(
-        ours["adjoints"],
-        (np.arange(K) / K)[:, None, None] * np.asarray(terminal),
-        rtol=1e-4,
-        atol=1e-6,
-    )
+    expected = (np.arange(K) / K)[:, None, None] * np.asarray(terminal)
+    np.testing.assert_allclose(ours["adjoints"], expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("module", [trqam, sqam, trqam_external_kl])
@@ -338,7 +336,7 @@ def test_first_update_has_zero_path_kl_and_moves_the_policy():
 
 def test_path_kl_is_per_environment_action():
     agent = tiny(trqam)
-    policy = init_mlp(jax.random.key(7), MLP((16, 16), D, layer_norm=False), OBS + D + 1)
+    policy = init(jax.random.key(7), OBS + D + 1, (16, 16), D, False)
     agent = agent.replace(params=agent.params | {"policy": policy})
     noise = agent.draw_noise(jax.random.key(0), B)
     batch = random_batch()
@@ -346,7 +344,6 @@ def test_path_kl_is_per_environment_action():
     _, metrics = agent.loss(agent.params, batch, noise, fixed)
     ts = time_grid(K)[:, None, None]
     s = batch["observations"]
-    delta = VelocityField(policy, s)(fixed["xs"], ts) - VelocityField(
-        agent.target_params["base"], s
-    )(fixed["xs"], ts)
+    xs = states(agent, batch, noise, fixed)["xs"]
+    delta = field(policy, s)(xs, ts) - field(agent.target_params["base"], s)(xs, ts)
     np.testing.assert_allclose(metrics["dual/path_kl"], trqam.path_kl(delta) / H, rtol=1e-5)

@@ -4,7 +4,9 @@ values of it.
 
 import pytest
 
-from configs.domains import DOMAINS, TUNED, domain_settings, own_settings
+from configs.agent_file import load_source
+from configs.agent_source import AGENTS
+from configs.domains import DOMAINS, own_settings
 from tests.test_main import resolved
 from utils.errors import UserError
 
@@ -119,10 +121,7 @@ def test_one_key_of_two_agents(domain, tuned):
 
 
 def test_plain_qam_has_no_head():
-    assert own("agents/qam.py", "puzzle-4x4", "edit_scale", "fql_alpha") == (
-        (0.0, 0.0),
-        {"default"},
-    )
+    assert own("agents/qam.py", "puzzle-4x4", "edit_scale", "fql_alpha")[0] == (0.0, 0.0)
 
 
 def test_a_fork_inherits_the_settings_of_what_it_extends(tmp_path):
@@ -136,21 +135,69 @@ def test_a_fork_inherits_the_settings_of_what_it_extends(tmp_path):
         assert own(fork, "puzzle-3x3", key)[0] == (value,)
 
 
-def test_the_later_name_of_a_lineage_counts():
-    lineage = ["Agent", "TRQAM", "QAM", "qam_edit"]
-    settings = domain_settings("antmaze-giant-navigate", lineage, {})
-    assert (settings["inv_temp"].value, settings["edit_scale"].value) == (10.0, 0.1)
-    assert "edit_scale" not in domain_settings("antmaze-giant-navigate", lineage[:-1], {})
+def test_an_agent_of_another_agent_has_its_own_settings_first():
+    """QAM-E has QAM's inverse temperature where its own row has one too, and SQAM its budget."""
+    values, sources = own("agents/qam_edit.py", "antmaze-giant", "inv_temp", "edit_scale")
+    assert values == (10.0, 0.1)
+    assert all(source.endswith(": qam_edit") for source in sources)
+    assert own("agents/sqam.py", "cube-triple", "kl_budget") == (
+        (0.5,),
+        {"sqam.py, changed from trqam.py"},
+    )
+
+
+CHANGED = """
+from agents import {parent} as parent
+
+
+class Mine(parent.AGENT):
+    pass
+
+
+def get_config():
+    config = parent.get_config()
+    config.{key} = {value}
+    return config
+
+
+AGENT = Mine
+"""
+
+
+@pytest.mark.parametrize(
+    ("parent", "domain", "key", "value"),
+    [
+        ("trqam", "cube-triple", "kl_budget", 0.123),
+        ("trqam", "puzzle-4x4", "actor_hidden_dims", (64, 64)),
+        ("qam_edit", "puzzle-4x4", "edit_scale", 0.3),
+        ("trqam", "own:Env-v0", "horizon_length", 2),
+    ],
+)
+def test_what_a_fork_changes_comes_before_the_domains_row(parent, domain, key, value, tmp_path):
+    fork = tmp_path / "mine.py"
+    fork.write_text(CHANGED.format(parent=parent, key=key, value=value))
+    assert own(fork, domain, key) == ((value,), {f"mine.py, changed from {parent}.py"})
+    settings = resolved(f"--env_name={domain}", f"--agent={fork}", "--agent.lr=0.5")
+    assert settings.sources["agent.lr"] == "command line"
+    if key == "kl_budget":
+        given = resolved(f"--env_name={domain}", f"--agent={fork}", "--agent.kl_budget=2.0")
+        assert given.agent.kl_budget == 2.0
+
+
+def test_a_forks_file_takes_no_row_by_its_own_name(tmp_path):
+    fork = tmp_path / "fql.py"
+    fork.write_text(FORK.format(parent="bc"))
+    assert own(fork, "scene", "lr") == ((3e-4,), {"default"})
 
 
 def test_every_domain_has_every_tuned_setting():
-    for kind, (method, keys) in TUNED.items():
-        for mode in ("simple", "mse", "linex") if kind == "CGQL" else (None,):
-            expected = set(keys) - ({"noisy_coef"} if mode == "simple" else set())
-            for domain in DOMAINS:
-                found = own_settings(domain, kind, {"mode": mode})
-                assert set(found) == expected, (domain, method, mode)
-                assert all(isinstance(value, float) for value, _ in found.values())
+    """What a domain sets is a setting that the agent has, and all domains set the same."""
+    for name in ("qam", "qam_edit", "qam_fql", "fql", "ifql", "dsrl", "cgql"):
+        config = load_source(AGENTS / f"{name}.py").module.get_config()
+        for mode in ("simple", "mse", "linex") if name == "cgql" else (None,):
+            agent = config.to_dict() | {"mode": mode}
+            keys = {tuple(own_settings(domain, name, agent)) for domain in DOMAINS}
+            assert len(keys) == 1 and len(*keys) >= 1, (name, mode)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from agents import trqam
-from agents.base import q_values
 from envs.datasets import load_dataset
 from envs.ogbench import make_env
 from envs.probe import LENGTH, ProbeChain, ProbeReward, write_dataset
+from tests.agents.straightforward import q_values
 from training.updates import Window, one_update, train_block
 from utils.replay import Replay
 from utils.sharding import one_seed, stack_seeds

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from scripts import convert_checkpoint
+from tests.agents.straightforward import field
 from training.pretrained import load_published
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +74,7 @@ def test_its_policy_acts(converted):
     import jax
     import jax.numpy as jnp
 
-    from agents.flow import VelocityField, euler_sample
+    from agents.flow import euler_sample
     from training.keys import stream
     from training.policy import load_policy
 
@@ -83,7 +84,7 @@ def test_its_policy_acts(converted):
         jax.random.fold_in(stream(jax.random.key(4), "policy"), 0), (1, 3, 2)
     )
     actions = jnp.clip(
-        euler_sample(VelocityField(load_published(PKL), jnp.asarray(observations)), x0, 10),
+        euler_sample(field(load_published(PKL), jnp.asarray(observations)), x0, 10),
         -1,
         1,
     )[0]

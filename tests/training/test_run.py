@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from configs.agent_source import ROOT
 from configs.flags import UNHASHED, parse_flags
 from envs.probe import write_dataset
 from reports import results
+from tests.agents.test_trqam import random_batch, tiny
 from tests.synthetic_runs import write_run
 from training import data as data_module
 from training.plan import plan
@@ -20,7 +22,7 @@ from training.run import Run
 from training.stored import check_folder
 from utils.errors import UserError
 from utils.files import digest, read_json, write_json
-from utils.logging import warn_once
+from utils.logging import read_rows, warn_once
 
 ENV_NAME = "envs.probe:ProbeReward-v0"
 FORK = '''
@@ -369,3 +371,46 @@ def test_a_run_is_loaded_with_its_own_code_from_anywhere(begun, tmp_path, monkey
     (moved / "source" / "gain.py").unlink()
     with pytest.raises(UserError, match=r"source/mine\.py: .* run \(ModuleNotFoundError"):
         load_policy(moved)
+
+
+# ---------------------------------------------------------------- schedules
+
+SCHEDULED = """
+from agents import trqam
+
+
+class Mine(trqam.TRQAM):
+    SCHEDULED = {scheduled}
+
+    def dual_step(self, kl):
+        dual = super().dual_step(kl)
+        return dual.replace(kl_budget=0.1 + 0.9 * self.progress())
+
+
+get_config = trqam.get_config
+AGENT = Mine
+"""
+
+
+def test_an_agent_knows_the_updates_of_its_run_and_such_a_run_is_not_extended(
+    dataset, tmp_path, capsys
+):
+    code = tmp_path / "code" / "mine.py"
+    code.parent.mkdir()
+    code.write_text(SCHEDULED.format(scheduled=True))
+    arguments = dataset, tmp_path / "exp", code
+    assert program.main(words(*arguments, "--offline_steps=8", "--log_interval=1")) == 0
+    (folder,) = (tmp_path / "exp").glob("*/*/mine_s0_*")
+    budgets = [row["dual/kl_budget"] for row in read_rows(folder / "train.csv")]
+    np.testing.assert_allclose(budgets, 0.1 + 0.9 * np.arange(1, 9) / 8, rtol=1e-5)
+    capsys.readouterr()
+    assert program.main(words(*arguments, "--offline_steps=16", "--log_interval=1")) == 2
+    assert "updates of the whole run: stored 8, now 16" in capsys.readouterr().err
+
+
+def test_an_agent_that_asks_without_saying_so_is_told(tmp_path):
+    code = tmp_path / "mine.py"
+    code.write_text(SCHEDULED.format(scheduled=False))
+    agent = tiny(load_source(code).module)
+    with pytest.raises(TypeError, match="SCHEDULED = True"):
+        agent.update(random_batch(), jax.random.key(0))

@@ -1,67 +1,55 @@
-"""Precision of the products inside the networks."""
+"""Networks: the parameters have the published names, and inputs are read as if concatenated."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from utils.networks import MLP, apply_mlp, init_mlp, known_affine, product
+from tests.agents.straightforward import MLP, network
+from utils.networks import Critic, SplitDense, VelocityField, ensemble
+
+S, X, T = np.zeros((5, 3)), np.zeros((5, 2)), np.zeros((5, 1))
 
 
-def derivatives(x, kernel):
-    """x kernel and the derivatives of the sum of its squares."""
-    return product(x, kernel), *jax.grad(
-        lambda *factors: jnp.sum(product(*factors) ** 2), (0, 1)
-    )(x, kernel)
+def random(tree, seed=0):
+    """A tree of the same shapes with every number apart."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    drawn = [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, drawn)
 
 
-@pytest.mark.parametrize("precision", ["default", "bfloat16"])
-def test_small_whole_numbers_are_multiplied_exactly(precision):
-    """They are bfloat16 numbers, and so are these sums; a wrong derivative would show."""
-    x = np.array([[[1.0, -2.0], [0.0, 1.0]], [[3.0, 1.0], [1.0, 1.0]]], np.float32)  # [2, 2, 2]
-    kernel = np.array([[1.0, 2.0, 0.0], [-1.0, 0.0, 1.0]], np.float32)
-    y = x @ kernel
-    with jax.default_matmul_precision(precision):
-        ours = jax.jit(derivatives)(x, kernel)
-    for value, expected in zip(
-        ours, (y, 2 * y @ kernel.T, 2 * np.einsum("abi,abj->ij", x, y)), strict=True
-    ):
-        np.testing.assert_array_equal(value, expected)
-        assert value.dtype == jnp.float32
+def test_a_split_layer_is_the_dense_layer_on_the_concatenation():
+    layer = SplitDense(4)
+    params = random(layer.init(jax.random.key(0), S, X)["params"])
+    s = jax.random.normal(jax.random.key(1), (5, 3))
+    x = jax.random.normal(jax.random.key(2), (7, 5, 2))
+    both = np.concatenate([np.broadcast_to(s, (7, 5, 3)), x], axis=-1)
+    expected = both @ params["kernel"] + params["bias"][None, None]
+    np.testing.assert_allclose(layer.apply({"params": params}, s, x), expected, atol=1e-5)
 
 
-def test_bfloat16_rounds_on_every_device():
-    """To 8 bits: an error of some 0.4 % in value and derivatives, where float32 has less than
-    1e-5.
-    """
-    params = init_mlp(jax.random.key(0), MLP((64, 64), 4, True), 32)
-    x = jax.random.normal(jax.random.key(1), (16, 32))
-
-    def errors(precision):
-        with jax.default_matmul_precision(precision):
-            return jax.tree.leaves(
-                jax.jit(jax.value_and_grad(lambda params: jnp.sum(apply_mlp(params, x) ** 2)))(
-                    params
-                )
-            )
-
-    exact = errors("highest")
-    for precision, least, most in (("default", 0.0, 1e-5), ("bfloat16", 1e-5, 5e-2)):
-        for ours, theirs in zip(errors(precision), exact, strict=True):
-            assert least <= np.abs(ours - theirs).max() / np.abs(theirs).max() <= most
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_a_velocity_field_is_the_published_network(layer_norm):
+    module = VelocityField((8, 8), layer_norm)
+    params = module.init(jax.random.key(0), S, X, T)["params"]
+    published = MLP((8, 8, 2), layer_norm).init(jax.random.key(0), np.zeros((1, 6)))["params"]
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, published)
+    params = random(params)
+    s, x, t = (jax.random.normal(jax.random.key(i), v.shape) for i, v in enumerate((S, X, T)))
+    expected = network(params, s, x, t)
+    np.testing.assert_allclose(module.apply({"params": params}, s, x, t), expected, atol=1e-5)
 
 
-def test_the_gradient_of_a_recalled_bias_is_a_sum_in_full_precision():
-    """It is written as a product with ones, which a device would else round."""
-    x, kernel, bias, result = jnp.ones((8, 4)), jnp.ones((4, 3)), jnp.ones(3), jnp.ones((8, 3))
-    with jax.default_matmul_precision("bfloat16"):
-        gradient = jax.grad(lambda bias: known_affine(x, kernel, bias, result).sum())
-        products = [
-            eqn
-            for eqn in jax.make_jaxpr(gradient)(bias).eqns
-            if eqn.primitive.name == "dot_general"
-        ]
-    highest = jax.lax.Precision.HIGHEST
-    assert [
-        eqn.params["precision"] for eqn in products if eqn.outvars[0].aval.shape == (3,)
-    ] == [(highest, highest)]
+def test_an_ensemble_is_its_members():
+    module = ensemble(Critic, 3)((8,), True)
+    params = random(module.init(jax.random.key(0), S, X)["params"])
+    assert params["Dense_0"]["kernel"].shape == (3, 5, 8)
+    q = module.apply({"params": params}, S + 1.0, X - 1.0)
+    for i in range(3):
+        member = jax.tree.map(lambda leaf, i=i: leaf[i], params)
+        expected = network(member, S + 1.0, X - 1.0)[..., 0]
+        np.testing.assert_allclose(q[i], expected, atol=1e-5)
+    assert np.ptp(np.asarray(q), axis=0).min() > 0
+    fresh = module.init(jax.random.key(0), S, X)["params"]["Dense_0"]["kernel"]
+    assert not np.array_equal(fresh[0], fresh[1])

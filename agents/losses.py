@@ -1,0 +1,146 @@
+"""The pieces that losses share: asking flow and critic, the critic's target and loss, flow
+matching, the actor's objective. Shapes as in `trqam.py`.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from agents.flow import Velocity, euler_sample, flow_matching_loss
+from utils.replay import Batch
+
+Loss = tuple[jax.Array, dict[str, jax.Array]]
+"""A loss and the metrics on the way, scalars by name."""
+Values = Callable[[jax.Array], jax.Array]
+"""a [..., B, D] -> Q_e(s, a) [E, ..., B], at given observations."""
+
+
+class Losses:
+    """What an agent computes of its state for its loss; every method may be overridden."""
+
+    if TYPE_CHECKING:  # of the agent
+        config: Any
+        params: dict[str, Any]
+        target_params: dict[str, Any]
+        step: jax.Array
+        total_updates: int
+        SCHEDULED: bool
+
+        @classmethod
+        def networks(cls, config: Any) -> dict[str, nn.Module]: ...
+        def act(self, observations: jax.Array, x0: jax.Array) -> jax.Array: ...
+
+    def apply(self, name: str, params: dict, *inputs: jax.Array) -> Any:
+        """What the network of this name returns at `params`, which may be a moving average."""
+        return self.networks(self.config)[name].apply({"params": params}, *inputs)
+
+    def velocity(self, params: dict, observations: jax.Array) -> Velocity:
+        """Hook: the flow (x [..., B, D], t) -> v(s, x, t) [..., B, D] at s [B, O], for the
+        parameters of the policy or of the base.
+        """
+        return lambda x, t: self.apply("base", params, observations, x, jnp.atleast_1d(t))
+
+    def values(self, params: dict, observations: jax.Array) -> Values:
+        """Hook: the function a [..., B, D] -> Q_e(s, a) [E, ..., B] at s [B, O], for the
+        parameters of a critic.
+        """
+        return lambda actions: self.apply("critic", params, observations, actions)
+
+    def expected_return(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
+        """mean_e Q_e(s, a) [...] of the online critic at s [B, O] and a [..., B, D]."""
+        return self.values(self.params["critic"], observations)(actions).mean(axis=0)
+
+    def flow_sample(self, params: dict, observations: jax.Array, x0: jax.Array) -> jax.Array:
+        """The end [..., B, D] of the flow at observations [B, O] from x0 [..., B, D]."""
+        return euler_sample(self.velocity(params, observations), x0, self.config.flow_steps)
+
+    def best_of_n(self, observations: jax.Array, samples: jax.Array) -> jax.Array:
+        """Of samples [n, B, D] at observations [B, O], clipped, the best by the mean of the
+        online critic; [B, D].
+        """
+        actions = jnp.clip(samples, -1.0, 1.0)
+        if len(actions) == 1:
+            return actions[0]
+        best = jnp.argmax(self.expected_return(observations, actions), axis=0)
+        return jnp.take_along_axis(actions, best[None, :, None], axis=0)[0]
+
+    def progress(self) -> jax.Array:
+        """The share of the run's updates that are done, in [0, 1], for schedules. An agent that
+        asks sets SCHEDULED = True.
+        """
+        if not self.SCHEDULED:
+            raise TypeError("progress() is for agents with SCHEDULED = True")
+        return jnp.clip(self.step / max(1, self.total_updates), 0.0, 1.0)
+
+    def flat_actions(self, batch: Batch) -> jax.Array:
+        """The batch's actions as [B, D]: the chunk, or its first action without chunking."""
+        actions = batch["actions"]
+        chunked = self.config.action_chunking
+        return actions.reshape(len(actions), -1) if chunked else actions[:, 0]
+
+    def acting_target(self, batch: Batch, noise: dict) -> dict[str, jax.Array]:
+        """next_actions [B, D] of the policy that acts, from next_action [draws, B, D] of the
+        noise, and their td_target [B].
+        """
+        next_actions = self.act(batch["next_observations"][:, -1], noise["next_action"])
+        return {"next_actions": next_actions, "td_target": self.td_target(batch, next_actions)}
+
+    def td_target(self, batch: Batch, next_actions: jax.Array) -> jax.Array:
+        """Hook: y = R + gamma^H m (mean_e Q'_e(s', a') - rho std_e Q'_e(s', a')) [B], Q' the
+        moving average of the critic.
+        """
+        s_next = batch["next_observations"][:, -1]
+        return self.backup(batch, self.pessimistic_q(s_next, next_actions))
+
+    def pessimistic_q(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
+        """mean_e Q'_e(s, a) - rho std_e Q'_e(s, a) of shape [B], at s [B, O] and a [B, D]."""
+        q = self.values(self.target_params["critic"], observations)(actions)
+        return q.mean(axis=0) - self.config.rho * q.std(axis=0)
+
+    def backup(self, batch: Batch, next_values: jax.Array) -> jax.Array:
+        """R + gamma^H m V(s') of shape [B], from the values of the next observations [B]."""
+        discount = self.config.discount**self.config.horizon_length
+        return batch["rewards"][:, -1] + discount * batch["masks"][:, -1] * next_values
+
+    def flow_loss(self, base: dict, batch: Batch, noise: dict) -> jax.Array:
+        """Hook: the flow-matching loss of the base; it reads flow_x0 [B, D], flow_t [B, 1]."""
+        velocity, actions = self.velocity(base, batch["observations"]), self.flat_actions(batch)
+        valid = batch["valid"][:, -1]
+        return flow_matching_loss(velocity, actions, noise["flow_x0"], noise["flow_t"], valid)
+
+    def critic_loss(self, critic: dict, batch: Batch, td_target: jax.Array) -> Loss:
+        """Hook: mean_{E,B} (Q_e(s, a) - y)^2 valid, and its metrics; y is td_target [B]."""
+        q = self.values(critic, batch["observations"])(self.flat_actions(batch))
+        loss = jnp.mean((q - td_target[None]) ** 2 * batch["valid"][None, :, -1])
+        return loss, {
+            "critic/loss": loss,
+            "critic/q_mean": q.mean(),
+            "critic/target_mean": td_target.mean(),
+        }
+
+    def critic_objective(
+        self, critic: dict, observations: jax.Array, actions: jax.Array
+    ) -> jax.Array:
+        """-mean_B mean_e Q_e(s, a) at s [B, O] and a [B, D]: a gradient reaches the actions,
+        none the critic.
+        """
+        return -self.values(jax.lax.stop_gradient(critic), observations)(actions).mean()
+
+    def cloning_loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:
+        """`flow_loss` of the base alone."""
+        loss = self.flow_loss(params["base"], batch, noise)
+        return loss, {"flow/loss": loss}
+
+
+def draw(key: jax.Array, **shapes: tuple[int, ...]) -> dict[str, jax.Array]:
+    """Random draws by name, each of its shape: standard normal, or uniform on [0, 1) for times,
+    whose names end in _t.
+    """
+    draws = {}
+    for name, k in zip(shapes, jax.random.split(key, len(shapes)), strict=True):
+        kind = jax.random.uniform if name.endswith("_t") else jax.random.normal
+        draws[name] = kind(k, shapes[name])
+    return draws

@@ -1,0 +1,25 @@
+"""The settings that agents share, with the published defaults."""
+
+from utils.options import Option, Options
+
+COMMON: Options = {
+    "lr": Option(3e-4, "learning rate of Adam, for all networks", above=0),
+    "batch_size": Option(256, "chunks in a batch", above=0),
+    "actor_hidden_dims": Option((512,) * 4, "hidden layer widths of flows and actors"),
+    "actor_layer_norm": Option(False, "LayerNorm after each hidden layer of flows and actors"),
+    "horizon_length": Option(5, "H, set by --horizon_length", above=0),
+    "action_chunking": Option(False, "act by chunks of H actions, as domains with H > 1 do"),
+    "flow_steps": Option(10, "K, Euler steps of the flow", above=0),
+    "discount": Option(0.995, "discount per environment step", above=0, at_most=1),
+}
+"""What every agent reads, with the published defaults."""
+
+CRITIC: Options = {
+    "value_hidden_dims": Option((512,) * 4, "hidden layer widths of critics and values"),
+    "value_layer_norm": Option(True, "LayerNorm after each hidden layer of critics and values"),
+    "num_qs": Option(10, "E, members of the critic ensemble", above=0),
+    "rho": Option(0.5, "pessimism of the critic target, in deviations over the ensemble"),
+    "tau": Option(0.005, "step of the exponential moving averages", above=0, at_most=1),
+    "best_of_n": Option(1, "actions drawn for each one taken, the best by the critic", above=0),
+}
+"""What an agent with a critic reads besides."""

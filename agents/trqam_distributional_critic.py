@@ -1,0 +1,59 @@
+"""A fork with a critic of its own: classification over bins (HL-Gauss, arXiv 2403.03950).
+
+python main.py --env_name=cube-double --agent=agents/trqam_distributional_critic.py
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from agents import trqam
+from agents.losses import Loss, Values
+from utils.networks import Critic, ensemble
+from utils.options import Option
+from utils.replay import Batch
+
+
+class DistributionalTRQAM(trqam.TRQAM):
+    """TRQAM with critics that return logits; `values` says what they mean to all the rest."""
+
+    OPTIONS = trqam.TRQAM.OPTIONS | {
+        "bins": Option(101, "bins of the critic between q_min and q_max", above=1),
+        "q_min": Option(-200.0, "least value, of a reward of -1 for ever"),
+        "q_max": Option(0.0, "largest value, that of success"),
+        "q_sigma": Option(0.75, "standard deviation of a target, in bins", above=0),
+    }
+
+    @classmethod
+    def networks(cls, config: Any) -> dict[str, nn.Module]:
+        """TRQAM's, with critics (s, a) -> logits [E, ..., B, bins]."""
+        critics = ensemble(Critic, config.num_qs)
+        shape = config.value_hidden_dims, config.value_layer_norm, config.bins
+        return super().networks(config) | {"critic": critics(*shape)}
+
+    def values(self, params: dict, observations: jax.Array) -> Values:
+        """The means of the distributions over the bins' centres."""
+        edges, logits = self.edges(), super().values(params, observations)
+        return lambda actions: jax.nn.softmax(logits(actions)) @ (edges[1:] + edges[:-1]) / 2
+
+    def edges(self) -> jax.Array:
+        """Where the bins end, [bins + 1]."""
+        return jnp.linspace(self.config.q_min, self.config.q_max, self.config.bins + 1)
+
+    def critic_loss(self, critic: dict, batch: Batch, td_target: jax.Array) -> Loss:
+        """mean_{E,B} of the cross-entropy to the bins' shares of N(y, sigma)."""
+        s, actions, edges = batch["observations"], self.flat_actions(batch), self.edges()
+        y, sigma = jnp.clip(td_target, edges[0], edges[-1]), self.config.q_sigma
+        below = jax.scipy.stats.norm.cdf(edges[None], y[:, None], sigma * (edges[1] - edges[0]))
+        shares = jnp.diff(below) / (below[:, -1:] - below[:, :1])
+        errors = optax.softmax_cross_entropy(super().values(critic, s)(actions), shares[None])
+        loss = jnp.mean(errors * batch["valid"][None, :, -1])
+        q_mean = self.values(critic, s)(actions).mean()
+        return loss, {"critic/loss": loss, "critic/q_mean": q_mean}
+
+
+get_config = DistributionalTRQAM.get_config
+AGENT = DistributionalTRQAM

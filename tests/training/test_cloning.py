@@ -1,0 +1,159 @@
+"""Which agents share a behaviour-cloned base, and what a base of another network is told."""
+
+import jax
+import numpy as np
+import pytest
+
+from agents import trqam, trqam_custom_network
+from configs.agent_file import load_source
+from configs.agent_source import AGENTS
+from tests.agents.test_trqam import tiny
+from training.cloning import cloning_identity
+from training.pretrained import check_base
+from utils.errors import UserError
+
+NETWORK = '''
+"""A field of one's own."""
+import jax.numpy as jnp
+from flax import linen as nn
+from helper import squash, Inner
+import other
+
+WIDTH = 8
+
+
+class Field(nn.Module):
+    depth: int
+
+    @nn.compact
+    def __call__(self, s, x, t):
+        return squash(nn.Dense(x.shape[-1])(Inner(WIDTH)(x))) + other.shift(x)
+'''
+AGENT = """
+from agents import trqam
+from network import Field
+from utils.options import Option
+
+
+class Mine(trqam.TRQAM):
+    OPTIONS = trqam.TRQAM.OPTIONS | {"depth": Option(1, "how deep it is", above=0)}
+
+    @classmethod
+    def networks(cls, config):
+        field = Field(config.depth)
+        return super().networks(config) | {"base": field, "policy": field}
+
+    def trust_region(self):
+        return 1.0
+
+
+get_config = Mine.get_config
+AGENT = Mine
+"""
+HELPER = """
+from flax import linen as nn
+
+
+def squash(x):
+    return x
+
+
+class Inner(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.width)(x)
+
+
+def unused(x):
+    return x
+"""
+FILES = {
+    "mine.py": AGENT,
+    "network.py": NETWORK,
+    "helper.py": HELPER,
+    "other.py": "def shift(x):\n    return 0 * x\n",
+}
+LOSS = """
+from agents import trqam
+
+
+class Mine(trqam.TRQAM):
+    def flow_loss(self, base, batch, noise):
+        return self.config.lam_scale * super().flow_loss(base, batch, noise)
+
+
+get_config = Mine.get_config
+AGENT = Mine
+"""
+
+
+def identity(folder, files=FILES, **settings):
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    source = load_source(folder / "mine.py")
+    config = source.module.get_config()
+    config.update(settings)
+    return cloning_identity(source, config)
+
+
+@pytest.mark.parametrize(
+    "name", ["trqam", "qam", "sqam", "fql", "trqam_fixed_lambda", "trqam_distributional_critic"]
+)
+def test_agents_of_the_shared_flow_share_the_base_of_bc(name):
+    source = load_source(AGENTS / f"{name}.py")
+    assert cloning_identity(source, source.module.get_config()) == {}
+
+
+def test_one_network_in_two_files_is_one(tmp_path):
+    first = identity(tmp_path / "a")
+    assert set(first) == {"cloning"}
+    other = AGENT.replace("return 1.0", "return 2.0").replace("Mine", "Yours")
+    moved = {**FILES, "mine.py": other.replace("AGENT = Yours", "AGENT = Yours\nSPARE = 3")}
+    assert identity(tmp_path / "b", moved, kl_budget=0.3) == first
+    documented = NETWORK.replace("A field of one's own.", "Another sentence.")
+    assert identity(tmp_path / "c", {**FILES, "network.py": documented}) == first
+    unused = HELPER.replace("def unused(x):\n    return x", "def unused(x):\n    return -x")
+    assert identity(tmp_path / "d", {**FILES, "helper.py": unused}) == first
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("network.py", "+ other.shift(x)", "- other.shift(x)"),
+        ("network.py", "WIDTH = 8", "WIDTH = 16"),
+        ("helper.py", "def squash(x):\n    return x", "def squash(x):\n    return -x"),
+        ("helper.py", "nn.Dense(self.width)(x)", "nn.Dense(2 * self.width)(x)"),
+        ("other.py", "return 0 * x", "return x"),
+    ],
+)
+def test_any_code_that_the_network_runs_counts(name, before, after, tmp_path):
+    changed = {**FILES, name: FILES[name].replace(before, after)}
+    assert changed != FILES
+    assert identity(tmp_path / "a") != identity(tmp_path / "b", changed)
+
+
+def test_the_networks_settings_count(tmp_path):
+    assert identity(tmp_path / "a") != identity(tmp_path / "a", depth=2)
+
+
+def test_a_flow_loss_of_ones_own_counts_with_the_settings_that_it_reads(tmp_path):
+    found = identity(tmp_path, {"mine.py": LOSS})
+    assert found["lam_scale"] == 3.0 and set(found) == {"cloning", "lam_scale"}
+    assert identity(tmp_path, {"mine.py": LOSS}, kl_budget=0.1) == found
+    assert identity(tmp_path, {"mine.py": LOSS.replace("* super", "+ super")}) != found
+
+
+def test_a_base_of_another_network_is_refused_with_what_differs():
+    ours, theirs = (tiny(module).params["base"] for module in (trqam_custom_network, trqam))
+    check_base(ours, jax.tree.map(np.zeros_like, ours), "here")
+    with pytest.raises(UserError) as caught:
+        check_base(theirs, ours, "--pretrained_actor_path=x")
+    text = str(caught.value)
+    assert text.startswith("--pretrained_actor_path=x: it is a base of another network: ")
+    assert "Dense_0/bias is (16,) there and (16,) here" not in text
+    assert "missing" in text and len(text) < 300
+    with pytest.raises(UserError, match="not a plain multilayer perceptron"):
+        check_base(ours, theirs, "x")

@@ -1,0 +1,50 @@
+"""Which values a setting takes, and what is said of the others and in --help."""
+
+import pytest
+
+from utils.errors import UserError
+from utils.options import Option, check, defaults
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("option", "fine", "wrong", "advice"),
+    [
+        (Option(1.0, "", above=0), [0.1, 7], [0, -1.0, NAN, INF], "give a positive number"),
+        (Option(1.0, "", at_least=0), [0, 0.5], [-0.1, NAN], "give 0 or a positive number"),
+        (
+            Option(0.9, "", above=0, at_most=1),
+            [0.5, 1.0],
+            [0.0, 1.1, NAN],
+            "give a number above 0 and at most 1",
+        ),
+        (Option(0.5, ""), [-3.0, 0], [NAN, -INF], "give a number"),
+        (Option("a", "", choices=("a", "b")), ["b"], ["c"], "use one of a, b"),
+        (
+            Option((8,), ""),
+            [(8, 8), (1,)],
+            [(), (8, 0), (8.0,)],
+            "give positive layer widths, such as '(512,512)'",
+        ),
+        (Option(True, ""), [True, False], [], ""),
+        (Option("free", ""), ["text"], [], ""),
+    ],
+)
+def test_values(option, fine, wrong, advice):
+    assert [option.fault(value) for value in fine] == [None] * len(fine)
+    assert [option.fault(value) for value in wrong] == [advice] * len(wrong)
+
+
+def test_the_first_fault_is_an_error_that_names_the_flag():
+    options = {"lr": Option(0.1, "", above=0), "mode": Option("a", "", choices=("a",))}
+    assert defaults(options).to_dict() == {"lr": 0.1, "mode": "a"}
+    check(options, {"lr": 1.0, "other": -1})
+    with pytest.raises(UserError, match=r"^--agent.lr=-1: give a positive number$"):
+        check(options, {"lr": -1, "mode": "b"})
+
+
+def test_descriptions():
+    assert Option(1, "weight", above=0, at_most=1).describe() == "weight (above 0, at most 1)"
+    assert Option("a", "way", choices=("a", "b")).describe() == "way (one of a, b)"
+    assert Option(1, "weight").describe() == "weight"
