@@ -18,7 +18,7 @@ NO_PYTHON = Python 3.11 or 3.12 with venv is needed (dm_control needs labmaze, w
 	install one of them or name it with PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow lint format requirements clean
+.PHONY: help quickstart test test-slow test-ci lint format requirements clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -29,8 +29,11 @@ quickstart: $(RUN_STAMP)  ## make data, train BC then TRQAM, show the result (SE
 test: $(DEV_STAMP)  ## run the fast tests (PYTEST_ARGS="tests/test_packaging.py -x" replaces pytest's arguments)
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
-test-slow: $(DEV_STAMP)  ## run the slow tests
+test-slow: $(DEV_STAMP)  ## run the slow tests, before a release and every night
 	$(VENV)/bin/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-ci: $(DEV_STAMP)  ## run the fast tests, and the slow ones that every change must pass
+	$(VENV)/bin/python -m pytest -m "not slow or ci" $(PYTEST_ARGS)
 
 lint: $(DEV_STAMP)  ## check style and types
 	$(VENV)/bin/ruff check .

@@ -291,7 +291,8 @@ def _merge(parts: list[Path], path: Path, settings: dict) -> None:
 def collection_settings(path: Path) -> dict | None:
     """How `collect` or `random_data` made this file; None for a file from elsewhere."""
     try:
-        with np.load(path) as file:
+        # opened here, because NumPy leaves a file open that it cannot read
+        with path.open("rb") as opened, np.load(opened) as file:
             return json.loads(str(file["collection"])) if "collection" in file else None
     except (OSError, ValueError, zipfile.BadZipFile):
         return None

@@ -358,7 +358,8 @@ def _read_arrays(path: Path, needed: list[str], where: str, named: bool) -> Arra
         raise UserError(f"{where} does not exist")
     remedy = "give an intact npz file" if named else "delete it and fetch or make it again"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # opened here, because NumPy leaves a file open that it cannot read
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("a single array")
             _check_names(file.files, needed, where)

@@ -100,7 +100,11 @@ class Web(urllib.request.HTTPRedirectHandler):
         headers = {"Range": f"bytes={start}-"} if start else {}
         request = urllib.request.Request(url, headers=headers, method=method)
         opener = urllib.request.build_opener(self)
-        response = opener.open(_authorized(request), timeout=TIMEOUT)
+        try:
+            response = opener.open(_authorized(request), timeout=TIMEOUT)
+        except urllib.error.HTTPError as error:
+            error.close()  # it holds the connection, for a body that nobody reads
+            raise
         self._note(response.headers)
         return response
 

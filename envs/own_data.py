@@ -205,7 +205,8 @@ def _kind(start: bytes) -> str:
 
 def _read_npz(path: Path, where: str) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # opened here, because NumPy leaves a file open that it cannot read
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             names = _wanted(file.files, where)
             arrays = {name: _member(file, name, where) for name in names}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -1,10 +1,15 @@
 """Makes every test, and every process a test starts, strict and free of a GPU and of OpenGL.
 
 Environment variables rather than `jax.config`: programs under test inherit them, and jax stays
-unloaded here.
+unloaded here. The processes that run the tests are kept small, and a session fails if one of
+them was not.
 """
 
+import ctypes
+import gc
 import os
+import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +30,7 @@ os.environ["XDG_CACHE_HOME"] = str(
     Path(__file__).resolve().parents[1] / ".pytest_cache" / "home"
 )
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # a third less
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 class Printed(NamedTuple):
@@ -59,3 +64,74 @@ def no_key_twice():
     jax.config.update("jax_debug_key_reuse", True)
     yield
     jax.config.update("jax_debug_key_reuse", False)
+
+
+# ------------------------------------------------------------------------------------- memory
+
+RELEASE_GB = 1.2  # what a process may hold after a test
+PEAK_GB = 2.0  # what it may ever hold
+PEAKS = pytest.StashKey[dict[str, float]]()
+
+
+@pytest.fixture(autouse=True)
+def bounded_memory():
+    """After a test, a process that has grown large gives back what it can.
+
+    JAX keeps every program that it compiled, each in memory maps of its own, and Linux allows a
+    process 65,530 of them: at the limit the compiler crashes.
+    """
+    yield
+    if "jax" in sys.modules and memory_gb("VmRSS") > RELEASE_GB:
+        release_memory()
+
+
+def release_memory() -> None:
+    """Drop all compiled programs, and return the freed memory to the system."""
+    sys.modules["jax"].clear_caches()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def memory_gb(name: str) -> float:
+    """What this process holds now (VmRSS) or has held at most (VmHWM); 0 without a /proc.
+
+    Not `resource.getrusage`: its peak is also that of the process that started this one.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except FileNotFoundError:
+        return 0.0
+    return int(re.search(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)[1]) / (1 << 20)
+
+
+def pytest_configure(config):
+    config.stash[PEAKS] = {}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """In the process that distributes the tests: note the peak of a worker that has ended."""
+    peak = getattr(node, "workeroutput", {}).get("peak_gb")  # a worker that died has none
+    if peak is not None:
+        node.config.stash[PEAKS][node.gateway.id] = peak
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session):
+    """A session fails if one of its processes grew beyond the limit."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peak_gb"] = memory_gb("VmHWM")
+        return
+    peaks = session.config.stash[PEAKS]
+    peaks["this process"] = memory_gb("VmHWM")
+    if max(peaks.values()) > PEAK_GB:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    peaks = config.stash[PEAKS]
+    found = ", ".join(f"{name} {peak:.2f}" for name, peak in sorted(peaks.items()))
+    terminalreporter.write_line(f"peak memory in GB, at most {PEAK_GB:g}: {found}")
+    if max(peaks.values()) > PEAK_GB:
+        terminalreporter.write_line("FAILED: a process took more memory than that", red=True)

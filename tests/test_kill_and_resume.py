@@ -19,33 +19,29 @@ from training.checkpoints import Checkpoints
 
 
 @pytest.mark.slow
-def test_two_kills(tmp_path):
-    report = script.check(tmp_path, kills=2, seed=1, work=QUICK)
+@pytest.mark.ci
+def test_three_kills(tmp_path):
+    # rows come more often than saves, or SIGTERM would have nothing left to save
+    report = script.check(tmp_path, kills=3, which="mixed", work=QUICK._replace(log=4))
     assert report.differences == []
-    assert report.signals == {"SIGKILL": 2}
-    assert report.rows == 2 + 14 + 3  # of the base, of the run, evaluations
+    assert report.signals == {"SIGKILL": 2, "SIGTERM": 1} and report.seconds_to_term < 30
+    assert report.rows == 6 + 61 + 3  # of the base, of the run, evaluations
     assert report.arrays > 50 and report.replay_bytes > 200 * 4 * (29 + 8)
 
 
 @pytest.mark.slow
 def test_twenty_kills(tmp_path):
-    report = script.check(tmp_path, kills=20)
+    report = script.check(tmp_path, kills=20, which="mixed")
     assert report.differences == []
     assert report.where.total() == 20 and report.where["save"] >= 3 and report.resumes >= 10
-
-
-@pytest.mark.slow
-def test_preempted(tmp_path):
-    report = script.check(tmp_path, kills=6, which="term")
-    assert report.differences == []
-    assert report.signals == {"SIGTERM": 6} and report.seconds_to_term < 30
+    assert min(report.signals.values()) >= 6 and report.seconds_to_term < 30
 
 
 @pytest.mark.slow
 def test_two_seeds(tmp_path):
-    report = script.check(tmp_path, kills=6, work=WHOLE._replace(num_seeds=2))
+    report = script.check(tmp_path, kills=4, work=QUICK._replace(num_seeds=2))
     assert report.differences == []
-    assert report.rows > 2 * 60 and report.where.total() == 6
+    assert report.rows == 2 * (2 + 14 + 3) and report.where.total() == 4
 
 
 # ------------------------------------------------------------ what it notices when it compares

@@ -1,5 +1,6 @@
 """The program on a user's own environments: without success, without an end, with a fault."""
 
+import contextlib
 import csv
 import dataclasses
 import itertools
@@ -77,7 +78,7 @@ def test_without_success_the_return_is_reported_and_decides(monkeypatch, capsys,
     out = capsys.readouterr().out
     assert "note: 1 runs report no success: their returns have a table of their own" in out
     assert "offline: return of runs that report no success" in out and "success in %" not in out
-    rows = list(csv.DictReader(Path("report.csv").open()))
+    rows = list(csv.DictReader(Path("report.csv").read_text().splitlines()))
     columns = ("kind", "return", "step", "success")
     assert [[row[column] for column in columns] for row in rows] == [["return", "-3", "16", ""]]
 
@@ -100,7 +101,8 @@ def test_episodes_that_do_not_end_are_truncated_online_and_in_evaluations(monkey
     assert "Endless-v0 had not ended after 1,000 steps and was truncated" in line
     assert "gymnasium.register(..., max_episode_steps=N) sets one" in line
     path = folder / "replay.bin"
-    rows = np.fromfile(path, ReplayFile(path, 1, 1).dtype)
+    with contextlib.closing(ReplayFile(path, 1, 1)) as file:
+        rows = np.fromfile(path, file.dtype)
     rows = rows[rows["starts"] == 1]
     assert rows["terminals"].tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0]
     assert rows["masks"].tolist() == [1] * 12  # running out of time is no end of the task

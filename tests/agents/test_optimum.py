@@ -99,6 +99,7 @@ def known_noisy_q(s, x, t, inv_temp):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning:scipy")  # of weights that are 0
 @pytest.mark.parametrize(
     ("mode", "inv_temp", "noisy_coef"), [("mse", None, 1.0), ("linex", 10.0, 0.01)]
 )

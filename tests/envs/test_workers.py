@@ -134,7 +134,8 @@ def test_a_fault_ends_the_chunk_and_nothing_else(name, length, fault):
         assert workers.reset([0], [0]).shape == (1, 2)
 
 
-def test_an_episode_that_is_cut_is_mentioned_once(printed):
+def test_an_episode_that_is_cut_is_mentioned_once(printed, monkeypatch):
+    monkeypatch.setattr("envs.workers._limits_mentioned", set())
     for result in everywhere("endless"):
         assert not result.done and not result.cut_at
     assert printed().err == ""

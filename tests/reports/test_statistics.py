@@ -294,7 +294,6 @@ def test_intervals_cover_the_truth_at_the_nominal_rate():
     """95 %, in 1,000 simulations; of few seeds the bootstrap's do where they are widened, and
     do not where they are not.
     """
-    assert all(0.92 <= rate <= 0.97 for rate in rates(tasks=50, seeds=8, simulations=1_000))
     assert all(
         0.935 <= rate <= 0.965
         for rate in rates(tasks=50, seeds=8, simulations=1_000, widen=True)

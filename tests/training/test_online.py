@@ -2,6 +2,7 @@
 episode is repeated exactly.
 """
 
+import contextlib
 import types
 
 import jax
@@ -36,12 +37,23 @@ def write(file, replay, steps, ends):
     return replay, observation
 
 
+@pytest.fixture
+def replay_file(tmp_path):
+    """Opens replay files by name; they are closed at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda name: stack.enter_context(
+            contextlib.closing(ReplayFile(tmp_path / name, 3, 2))
+        )
+
+
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("ends", [(), (0,), (2, 3), (4, 8)])
-def test_a_replay_made_from_the_file_is_the_one_that_was_appended_to(tmp_path, balanced, ends):
+def test_a_replay_made_from_the_file_is_the_one_that_was_appended_to(
+    replay_file, balanced, ends
+):
     dataset = make_dataset([4, 3])
     dataset = {name: np.nan_to_num(value) for name, value in dataset.items()}
-    file = ReplayFile(tmp_path / "replay.bin", 3, 2)
+    file = replay_file("replay.bin")
     appended, running = write(file, Replay.create(dataset, 12, balanced), 9, ends)
     rows = file.read(file.position())
     restored = Replay.create(dataset, 12, balanced, as_dataset(rows, running))
@@ -52,8 +64,8 @@ def test_a_replay_made_from_the_file_is_the_one_that_was_appended_to(tmp_path, b
     )
 
 
-def test_a_trajectory_that_is_given_up_ends_where_it_was(tmp_path):
-    file = ReplayFile(tmp_path / "replay.bin", 3, 2)
+def test_a_trajectory_that_is_given_up_ends_where_it_was(replay_file):
+    file = replay_file("replay.bin")
     write(file, Replay.create(make_dataset([4]), 5), 5, (1,))
     position = file.position()
     file.end_trajectory([7.0, 8.0, 9.0])
@@ -64,9 +76,9 @@ def test_a_trajectory_that_is_given_up_ends_where_it_was(tmp_path):
     assert list(dataset["observations"][-1]) == [7, 8, 9]
 
 
-def test_the_file_goes_on_behind_a_position_and_notices_damage(tmp_path):
+def test_the_file_goes_on_behind_a_position_and_notices_damage(tmp_path, replay_file):
     path = tmp_path / "replay.bin"
-    whole, cut = ReplayFile(path, 3, 2), ReplayFile(tmp_path / "cut.bin", 3, 2)
+    whole, cut = replay_file(path.name), replay_file("cut.bin")
     empty = cut.position()
     transitions = []
     whole.append = lambda transition: transitions.append(transition)
@@ -79,7 +91,7 @@ def test_the_file_goes_on_behind_a_position_and_notices_damage(tmp_path):
             position = cut.position()
     end = whole.position()
     cut.close()
-    cut = ReplayFile(tmp_path / "cut.bin", 3, 2)
+    cut = replay_file("cut.bin")
     cut.resume(position)
     for transition in transitions[6:]:
         cut.append(transition)

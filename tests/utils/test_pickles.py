@@ -233,6 +233,7 @@ LIVE = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # what the deed leaves
 @pytest.mark.parametrize("attack", LIVE)
 def test_a_malicious_file_makes_nothing(attack, tmp_path):
     made, path = tmp_path / "made", tmp_path / "params_1.pkl"

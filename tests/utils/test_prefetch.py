@@ -307,16 +307,15 @@ def rows_of(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("balanced", [False, True])
 def test_a_run_on_the_host_writes_the_same_rows_even_cut_short(
-    balanced, data, tmp_path, monkeypatch, capsys
+    data, tmp_path, monkeypatch, capsys
 ):
     from training import updates
 
     flags = [
         "--horizon_length=2",
         "--utd_ratio=2",
-        f"--balanced_sampling={balanced}",
+        "--balanced_sampling",
         "--bc_steps=0",
         "--eval_episodes=0",
     ]

@@ -1,0 +1,46 @@
+"""The memory of the processes that run the tests is bounded, and a session that exceeds it fails."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests import conftest
+
+
+def memory_maps():
+    return len(Path("/proc/self/maps").read_text().splitlines())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the number of maps")
+def test_compiled_programs_are_given_back():
+    kept = [jax.jit(lambda x, i=i: jnp.sin(x) * i) for i in range(20)]
+    assert [function(1.0) for function in kept][0] == 0
+    compiled = memory_maps()
+    conftest.release_memory()
+    assert compiled - memory_maps() >= 3 * 20  # code, constants and data of each
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("limit", "code"), [("2.0", 0), ("0.01", 1)])
+def test_a_session_with_a_process_beyond_the_limit_fails(tmp_path, workers, limit, code):
+    text = Path(conftest.__file__).read_text()
+    (tmp_path / "conftest.py").write_text(text.replace("PEAK_GB = 2.0", f"PEAK_GB = {limit}"))
+    (tmp_path / "test_it.py").write_text("def test_it(): pass")
+    command = [sys.executable, "-m", "pytest", tmp_path, f"--rootdir={tmp_path}"]
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(
+        [*command, f"-n{workers}"], capture_output=True, text=True, cwd=root, timeout=100
+    )
+    assert done.returncode == code, done.stdout
+    names = ["gw0", "this process"][1 - workers :]
+    peaks = r", ".join(rf"{name} 0\.\d+" for name in names)
+    assert re.search(
+        rf"^peak memory in GB, at most {float(limit):g}: {peaks}$", done.stdout, re.M
+    )
+    assert ("FAILED: a process took more memory" in done.stdout) == bool(code)
+    assert re.search("1 passed in .* ==+$", done.stdout.splitlines()[-1])
