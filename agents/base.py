@@ -47,7 +47,6 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
     TARGETS: ClassVar[tuple[str, ...]] = ("critic", "base")
     ACTOR = "policy"  # the velocity field that acts
     POLICY_FROM_BASE = True  # whether a policy that is not cloned starts as the base does
-    STARTS_FROM_BASE = True  # whether behaviour cloning comes first
     SCHEDULED = False  # whether it reads `progress`, so that its runs cannot be extended
     PATIENCE = 10  # rows of train.csv that `concerns` looks at
 
@@ -61,6 +60,11 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
             "critic": critics(config.value_hidden_dims, config.value_layer_norm),
             "base": VelocityField(config.actor_hidden_dims, config.actor_layer_norm),
         }
+
+    @classmethod
+    def phases(cls, config: Any) -> tuple[str, ...]:
+        """Hook: which of cloning, offline and online training a run has."""
+        return ("cloning", "offline", "online")
 
     @classmethod
     def get_config(cls) -> ml_collections.ConfigDict:

@@ -22,7 +22,11 @@ class BC(Agent):
     """An agent that does nothing but clone."""
 
     OPTIONS = COMMON
-    STARTS_FROM_BASE = False
+
+    @classmethod
+    def phases(cls, config: Any) -> tuple[str, ...]:
+        """No cloning before its own."""
+        return ("offline", "online")
 
     @classmethod
     def create(cls, key, observation_dim, action_dim, config, total_updates=0, cloning=True):

@@ -7,7 +7,7 @@ parent < --preset < the command line
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 from absl import flags
@@ -59,10 +59,27 @@ class Settings:
         }
 
 
-def named(values: dict[str, Setting], agent: dict[str, Setting]) -> dict[str, Setting]:
-    """Flags and the agent's settings by name; --horizon_length is what the agent has."""
-    horizon = {"horizon_length": agent["horizon_length"]}
-    return values | horizon | {f"agent.{key}": setting for key, setting in agent.items()}
+class Layers(NamedTuple):
+    """Flags and an agent's settings while one layer after another is laid over them."""
+
+    flags: dict[str, Setting]
+    agent: dict[str, Setting]
+
+    def take(self, flags: dict[str, Setting], agent: dict[str, Setting]) -> None:
+        """Lay values over those that are there; others are left out."""
+        for ours, layer in ((self.flags, flags), (self.agent, agent)):
+            ours.update({name: setting for name, setting in layer.items() if name in ours})
+
+    def named(self) -> dict[str, Setting]:
+        """All by name, the agent's as agent.KEY; --horizon_length is what the agent has."""
+        horizon = {"horizon_length": self.agent["horizon_length"]}
+        ours = {f"agent.{key}": setting for key, setting in self.agent.items()}
+        return self.flags | horizon | ours
+
+    def config(self) -> ml_collections.ConfigDict:
+        """The agent's configuration."""
+        values = {key: setting.value for key, setting in self.agent.items()}
+        return ml_collections.ConfigDict(values)
 
 
 def differing(final: dict[str, Setting], *layers: dict[str, Setting]) -> frozenset[str]:
@@ -116,50 +133,80 @@ def changed_from(parent: str, source: Source, layer: dict[str, Setting]) -> dict
     return {name: Setting(config[name], label) for name in changed}
 
 
+def default_layer(fv: flags.FlagValues, source: Source) -> Layers:
+    """Every flag's default, and the agent file's."""
+    own = {"agent", "preset", "dry_run", "debug", "overwrite", *IGNORED}
+    names = [name for name in fv if name not in own and not name.startswith("agent.")]
+    # Not fv.agent, in which the command line's values are already.
+    config = source.module.get_config()
+    return Layers(
+        {name: Setting(fv[name].default, DEFAULT) for name in names},
+        {key: Setting(value, DEFAULT) for key, value in config.items()},
+    )
+
+
+def preset_layer(name: str, fv: flags.FlagValues, group: str) -> Layers:
+    """What a preset sets; its data lies below the runs.
+
+    Args:
+        name: of the preset.
+        fv: the command line, which may say where runs are stored.
+        group: --run_group where neither sets it.
+    """
+    preset, source = PRESETS[name], f"preset {name}"
+    place = Path(fv.save_dir) / preset.flags.get("run_group", group) / "data"
+    own = preset.flags | {"ogbench_dataset_dir": str(place)}
+    return Layers(
+        {name: Setting(value, source) for name, value in own.items()},
+        {key: Setting(value, source) for key, value in preset.agent.items()},
+    )
+
+
+def command_line_layer(fv: flags.FlagValues) -> Layers:
+    """What the command line sets. One horizon: the flag is the agent's setting too."""
+    given = config_flags.get_override_values(fv["agent"])
+    if "horizon_length" in given:
+        raise UserError("--agent.horizon_length: use --horizon_length, which sets it")
+    names = [name for name in fv if fv[name].present and name != "agent"]
+    layer = {name: Setting(fv[name].value, COMMAND_LINE) for name in names}
+    agent = {key: Setting(value, COMMAND_LINE) for key, value in given.items()}
+    horizon = {key: layer[key] for key in ("horizon_length",) if key in layer}
+    return Layers(layer, agent | horizon)
+
+
+def without_missing_phases(layers: Layers, source: Source) -> None:
+    """Set the steps of a phase that the agent has not to 0; raises UserError where the command
+    line asks for some.
+    """
+    phases = source.module.AGENT.phases(layers.config())
+    for phase in {"offline", "online"} - set(phases):
+        name = f"{phase}_steps"
+        value, given = layers.flags[name]
+        if value and given == COMMAND_LINE:
+            file = source.file.name
+            raise UserError(f"--{name}={value}: {file} has no {phase} phase; leave it out")
+        layers.flags[name] = Setting(0, f"{source.file.name} has no {phase} phase")
+
+
 def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
     """Settings of the runs on one dataset; raises UserError for values that no run can use."""
-    own = {"agent", "preset", "dry_run", "debug", "overwrite", *IGNORED}
-    defined = [name for name in fv if name not in own and not name.startswith("agent.")]
-    values = {name: Setting(fv[name].default, DEFAULT) for name in defined}
     agent_file = config_flags.get_config_filename(fv["agent"])
-    # Not fv.agent, in which the command line's values are already.
-    agent_source = load_source(agent_file)
-    default_config = agent_source.module.get_config()
-    agent = {key: Setting(value, DEFAULT) for key, value in default_config.items()}
-
-    def take(settings: dict[str, Setting], layer: dict[str, Setting]) -> None:
-        settings.update({key: setting for key, setting in layer.items() if key in settings})
-
-    defaults = named(values, agent)
-    take(agent, domain_layer(dataset, agent_source, fv.agent))
-    published = named(values, agent)
+    source = load_source(agent_file)
+    layers = default_layer(fv, source)
+    defaults = layers.named()
+    layers.take({}, domain_layer(dataset, source, fv.agent))
+    published = layers.named()
     preset = PRESETS[fv.preset] if fv.preset else None
     if preset:
-        source = f"preset {fv.preset}"
-        take(values, {key: Setting(value, source) for key, value in preset.flags.items()})
-        take(agent, {key: Setting(value, source) for key, value in preset.agent.items()})
-        place = fv.save_dir if fv["save_dir"].present else values["save_dir"].value
-        data = str(Path(place) / values["run_group"].value / "data")
-        values["ogbench_dataset_dir"] = Setting(data, source)
-    overrides = config_flags.get_override_values(fv["agent"])
-    if "horizon_length" in overrides:
-        raise UserError("--agent.horizon_length: use --horizon_length, which sets it")
-    take(
-        values,
-        {name: Setting(fv[name].value, COMMAND_LINE) for name in values if fv[name].present},
-    )
-    take(agent, {key: Setting(value, COMMAND_LINE) for key, value in overrides.items()})
-    # One horizon: the flag where it was given, else what the domain uses.
-    if values["horizon_length"].source == COMMAND_LINE:
-        agent["horizon_length"] = values["horizon_length"]
-    final = named(values, agent)
-
-    config = ml_collections.ConfigDict({key: setting.value for key, setting in agent.items()})
-    agent_source.module.AGENT.check(config)
+        layers.take(*preset_layer(fv.preset, fv, layers.flags["run_group"].value))
+    layers.take(*command_line_layer(fv))
+    without_missing_phases(layers, source)
+    config, final = layers.config(), layers.named()
+    source.module.AGENT.check(config)
     return Settings(
         agent_file=agent_file,
-        source=agent_source,
-        flags={name: final[name].value for name in values},
+        source=source,
+        flags={name: final[name].value for name in layers.flags},
         agent=config,
         sources={name: setting.source for name, setting in final.items()},
         transitions=preset.transitions if preset else None,

@@ -68,7 +68,7 @@ def before_updates(call, do):
     calls, real = itertools.count(1), updates.train_block
 
     def block(agent, window, replay, *rest):
-        if agent.STARTS_FROM_BASE and (number := next(calls)) >= call:
+        if not agent.cloning and (number := next(calls)) >= call:
             replay = do(replay) if number == call else block.replay(replay)
         return real(agent, window, replay, *rest)
 

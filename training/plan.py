@@ -5,7 +5,7 @@ from absl.flags import FlagValues
 from configs.settings import Settings, resolve
 from envs.bases import check_published
 from envs.tasks import dataset_name, resolve_env_names
-from training.run import Run, bc_only
+from training.run import Run, bc_only, starts_from_base
 from utils.errors import UserError
 
 
@@ -52,7 +52,7 @@ def settings_by_dataset(fv: FlagValues, tasks: list[str]) -> dict[str, Settings]
 def check_some_steps(settings: Settings) -> None:
     """Raise UserError where every phase that the agent has is of 0 steps."""
     flags = settings.flags
-    clones = settings.source.module.AGENT.STARTS_FROM_BASE and flags["bc_steps"]
+    clones = starts_from_base(settings) and flags["bc_steps"]
     if not (clones or flags["offline_steps"] or flags["online_steps"]):
         raise UserError(
             "nothing to do: --bc_steps, --offline_steps and --online_steps are all 0"

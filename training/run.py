@@ -143,7 +143,12 @@ class Run:
     @property
     def cloning(self) -> bool:
         """Whether the run trains a base and nothing else."""
-        return bool(self.settings.flags["bc_only"]) or not self.agent.STARTS_FROM_BASE
+        return bool(self.settings.flags["bc_only"]) or not self.starts_from_base
+
+    @property
+    def starts_from_base(self) -> bool:
+        """Whether behaviour cloning comes first."""
+        return starts_from_base(self.settings)
 
     def is_stored(self) -> bool:
         """Whether the folder holds a run of this agent; where no source is kept, of any."""
@@ -164,8 +169,9 @@ class Run:
     def needs_base(self) -> bool:
         """Whether the run starts from a base that has to be trained, `of_base`."""
         flags = self.settings.flags
-        from_base = self.agent.STARTS_FROM_BASE
-        return bool(from_base and flags["bc_steps"] and not flags["pretrained_actor_path"])
+        return bool(
+            self.starts_from_base and flags["bc_steps"] and not flags["pretrained_actor_path"]
+        )
 
     def config(self) -> dict[str, Any]:
         """What config.json holds of the run itself: settings, their sources, versions."""
@@ -254,6 +260,11 @@ class ExpectedBase(Run):
             values.get(name) == value
             for name, value in json.loads(json.dumps(self.identity)).items()
         )
+
+
+def starts_from_base(settings: Settings) -> bool:
+    """Whether behaviour cloning is a phase of the agent."""
+    return "cloning" in settings.source.module.AGENT.phases(settings.agent)
 
 
 def total_updates(flags: dict[str, Any], horizon_length: int) -> int:

@@ -7,7 +7,9 @@ import pytest
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS
 from configs.domains import DOMAINS, own_settings
+from configs.flags import parse_flags
 from tests.test_main import resolved
+from training.plan import plan
 from utils.errors import UserError
 
 FORK = """
@@ -222,3 +224,31 @@ def test_every_domain_has_every_tuned_setting():
 def test_values_that_no_run_can_use(agent, flag, message):
     with pytest.raises(UserError, match=message):
         resolved("--env_name=scene", f"--agent=agents/{agent}.py", f"--agent.{flag}")
+
+
+ONLINE = """
+from agents import trqam
+
+
+class Mine(trqam.TRQAM):
+    @classmethod
+    def phases(cls, config):
+        return ("online",)
+
+
+get_config = Mine.get_config
+AGENT = Mine
+"""
+
+
+def test_a_phase_that_an_agent_has_not_takes_no_steps(tmp_path):
+    fork = tmp_path / "mine.py"
+    fork.write_text(ONLINE)
+    place = ("--env_name=scene", f"--agent={fork}")
+    settings = resolved(*place, "--preset=smoke")
+    assert (settings.flags["offline_steps"], settings.flags["online_steps"]) == (0, 40)
+    assert settings.sources["offline_steps"] == "mine.py has no offline phase"
+    with pytest.raises(UserError, match="--offline_steps=5: mine.py has no offline phase"):
+        resolved(*place, "--offline_steps=5")
+    assert not plan(parse_flags(["main.py", *place]))[0].needs_base()
+    assert plan(parse_flags(["main.py", "--env_name=scene"]))[0].needs_base()
