@@ -204,7 +204,7 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
         """Hook: what the loss treats as constant, from the state before the update; here the
         next actions and the critic target.
         """
-        return self.acting_target(batch, noise)
+        return {} if self.cloning else self.acting_target(batch, noise)
 
     @abc.abstractmethod
     def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:

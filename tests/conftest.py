@@ -68,7 +68,7 @@ def no_key_twice():
 
 # ------------------------------------------------------------------------------------- memory
 
-RELEASE_GB = 1.2  # what a process may hold after a test
+RELEASE_GB = 0.9  # what a process may hold after a test
 PEAK_GB = 2.0  # what it may ever hold
 PEAKS = pytest.StashKey[dict[str, float]]()
 

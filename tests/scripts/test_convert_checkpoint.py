@@ -88,7 +88,8 @@ def test_its_policy_acts(converted):
         -1,
         1,
     )[0]
-    np.testing.assert_allclose(chunks[:, 0], actions, atol=1e-5)
+    # ten steps of large random weights multiply rounding
+    np.testing.assert_allclose(chunks[:, 0], actions, atol=1e-3)
     assert np.ptp(chunks) > 0.1
 
 
