@@ -49,6 +49,11 @@ class Losses:
         """
         return lambda actions: self.apply("critic", params, observations, actions)
 
+    @property
+    def has_critic(self) -> bool:
+        """Whether the agent can be asked for values."""
+        return "critic" in self.params
+
     def expected_return(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
         """mean_e Q_e(s, a) [...] of the online critic at s [B, O] and a [..., B, D]."""
         return self.values(self.params["critic"], observations)(actions).mean(axis=0)

@@ -59,7 +59,7 @@ def evaluation_values(agent: Agent) -> Values | None:
     """What the agent's critic expects of the actions that it takes, in discounted reward; None
     where it has no critic.
     """
-    if "critic" not in agent.params:
+    if not agent.has_critic:
         return None
     return lambda observations, actions: np.asarray(mean_q(agent, observations, actions))
 
