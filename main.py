@@ -6,10 +6,10 @@
     python main.py --env_name=puzzle-4x4 --preset=smoke      # everything once, on tiny networks
     python main.py --env_name=scene-play-singletask-task1-v0 --dry_run  # only show the settings
 
-Settings: the agent's defaults < the domain's (configs/domains.py) < what a fork changes from its
-parent < --preset < the command line. A run lives in
-<save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>; started again it resumes, and a finished
-one is skipped.
+Settings: the agent's defaults < the domain's (configs/domains.py) < what a fork changes <
+--preset < the command line. A run lives in
+<save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>; started again it resumes, and a
+finished one is skipped.
 """
 
 import itertools
