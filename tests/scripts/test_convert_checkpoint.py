@@ -71,26 +71,36 @@ def test_its_base_is_the_published_one(converted):
 
 
 def test_its_policy_acts(converted):
+    """The loaded policy is the agent's own, whose flow is the published network's: compared in
+    float64, because ten steps of these weights multiply the rounding of float32.
+    """
     import jax
     import jax.numpy as jnp
 
     from agents.flow import euler_sample
     from training.keys import stream
-    from training.policy import load_policy
+    from training.policy import load_policy, load_run
 
     observations = np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2)
     chunks = load_policy(converted, seed=4)(observations)
+    agent, _ = load_run(converted)
     x0 = jax.random.normal(
         jax.random.fold_in(stream(jax.random.key(4), "policy"), 0), (1, 3, 2)
     )
-    actions = jnp.clip(
-        euler_sample(field(load_published(PKL), jnp.asarray(observations)), x0, 10),
-        -1,
-        1,
-    )[0]
-    # ten steps of large random weights multiply rounding
-    np.testing.assert_allclose(chunks[:, 0], actions, atol=1e-3)
+    np.testing.assert_allclose(
+        chunks[:, 0], jax.jit(type(agent).act)(agent, observations, x0), atol=1e-5
+    )
     assert np.ptp(chunks) > 0.1
+    with jax.enable_x64(True):
+
+        def exact(tree):
+            return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tree)
+
+        s, noise = exact(observations), exact(x0)
+        flow = field(exact(load_published(PKL)), s)
+        expected = jnp.clip(euler_sample(flow, noise, 10), -1, 1)[0]
+        actions = agent.replace(params=exact(agent.params)).act(s, noise)
+        np.testing.assert_allclose(actions, expected, atol=1e-5)
 
 
 def convert(*words):
