@@ -42,21 +42,16 @@ def renewed(text: str, results: Path) -> str:
 
 def quickstart(results: Path) -> list[str]:
     """The seeds of scripts/quickstart.py and their mean with Student's 95 % interval."""
-    summaries = [json.loads(p.read_text()) for p in sorted(results.glob("quickstart/*.json"))]
-    seeds, budget = [str(s["seed"]) for s in summaries], f"{summaries[0]['kl_budget']:g}"
-    curves = [read_rows(path) for path in sorted(results.glob("quickstart/*.csv"))]
-    evaluations = [[row["success"] for row in rows if "success" in row] for rows in curves]
-    columns = np.array(
-        [
-            [100 * successes[0] for successes in evaluations],
-            [100 * successes[-1] for successes in evaluations],
-            [summary["path_kl"] for summary in summaries],
-            [summary["lambda"] for summary in summaries],
-        ]
-    )
+    found = []
+    for path in sorted(results.glob("quickstart/*.json")):
+        summary = json.loads(path.read_text())
+        evaluated = [row for row in read_rows(path.with_suffix(".csv")) if "success" in row]
+        ends = [100 * evaluated[i]["success"] for i in (0, -1)]
+        found.append([*ends, summary["path_kl"], summary["lambda"]])
+    budget, columns = f"{summary['kl_budget']:g}", np.array(found).T
     rows = [
-        [seed, f"{bc:.0f} %", f"{ours:.0f} %", f"{kl:.3f} / {budget}", f"{lam:.2f}"]
-        for seed, (bc, ours, kl, lam) in zip(seeds, columns.T, strict=True)
+        [str(seed), f"{bc:.0f} %", f"{ours:.0f} %", f"{kl:.3f} / {budget}", f"{lam:.2f}"]
+        for seed, (bc, ours, kl, lam) in enumerate(found)
     ]
     digits = (1, 1, 3, 2)
     bc, ours, kl, lam = map(plus_minus, *mean_and_half(columns), digits)
