@@ -18,7 +18,7 @@ NO_PYTHON = Python 3.11 or 3.12 with venv is needed (dm_control needs labmaze, w
 	install one of them or name it with PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-ci lint format requirements clean
+.PHONY: help quickstart test test-slow test-ci lint results format requirements clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
@@ -39,6 +39,9 @@ lint: $(DEV_STAMP)  ## check style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+results: $(RUN_STAMP)  ## write the tables of the README and docs/ anew from results/
+	$(VENV)/bin/python scripts/results.py
 
 format: $(DEV_STAMP)  ## rewrite the code in the project's style
 	$(VENV)/bin/ruff check --fix .

@@ -1,6 +1,6 @@
 """How much faster the update is than the straightforward one.
 
-    python scripts/benchmark.py oracle --rounds=61 --out=results/oracle_speed/11.json
+    python scripts/benchmark.py oracle --rounds=61 --out=results/oracle_speed.json
 
 Paper size (O 83, A 5, H 5; 512x4, 10 critics, K 10, batch 256). In each round the machine's
 matrix product, a block of ours, two of the straightforward version and another of ours follow

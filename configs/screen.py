@@ -116,15 +116,23 @@ def grouped(runs: Sequence[Listed], everything: bool) -> tuple[Entries, list[Gro
     shared = set.intersection(*(set(entries.items()) for entries in listed.values()))
     first = next(iter(listed.values()))
     common = {name: entry for name, entry in first.items() if (name, entry) in shared}
+    own = {
+        domain: {name: entry for name, entry in entries.items() if name not in common}
+        for domain, entries in listed.items()
+    }
+    return common, groups_of_equals(own)
+
+
+def groups_of_equals(entries_by_domain: dict[str, Entries]) -> list[Group]:
+    """Domains with equal entries as one group; those without entries are left out."""
     groups: list[Group] = []
-    for domain, entries in listed.items():
-        own = {name: entry for name, entry in entries.items() if name not in common}
-        same = [group for group in groups if group.entries == own]
+    for domain, entries in entries_by_domain.items():
+        same = [group for group in groups if group.entries == entries]
         if same:
             same[0].domains.append(domain)
-        elif own:
-            groups.append(Group([domain], own))
-    return common, groups
+        elif entries:
+            groups.append(Group([domain], entries))
+    return groups
 
 
 def entries_of(settings: Settings, everything: bool) -> Entries:

@@ -182,6 +182,10 @@ class _Job:
     seed: int
 
 
+_Task = tuple[Path, int, int, int]
+"""The file of an episode, its split (1: validation), its index and its steps."""
+
+
 def _run_episode(
     env: gymnasium.Env, behaviour: _Random, seed: int, steps: int
 ) -> dict[str, np.ndarray]:
@@ -300,7 +304,7 @@ def collection_settings(path: Path) -> dict | None:
 
 def _run_workers(
     job: _Job,
-    missing: list[tuple[Path, int, int, int]],
+    missing: list[_Task],
     workers: int,
     bar: Counter,
 ) -> None:
@@ -359,32 +363,41 @@ def _collect(
         if not overwrite and _is_there(outputs, settings):  # another process was faster
             return path
         parts.mkdir(exist_ok=True)
-        plans = [
-            _episode_lengths(n, job.episode_steps)
-            for n in (transitions, max(1, transitions // 10))
-        ]
-        tasks = [
-            (parts / f"{split}-{index}-{steps}.npz", split, index, steps)
-            for split, lengths in enumerate(plans)
-            for index, steps in enumerate(lengths)
-        ]
-        missing = [task for task in tasks if not task[0].exists()]
-        total = sum(steps for *_, steps in tasks)
-        done = total - sum(steps for *_, steps in missing)
-        with Counter(
-            job.dataset,
-            total,
-            initial=done,
-            unit=" transitions",
-            unit_scale=True,
-            disable=not progress,
-        ) as bar:
-            if missing:
-                _run_workers(job, missing, workers, bar)
+        tasks = _episodes(parts, transitions, job.episode_steps)
+        _make_missing(job, tasks, workers, progress)
         for split in (1, 0):
             _merge([task[0] for task in tasks if task[1] == split], outputs[split], settings)
         shutil.rmtree(parts)
     return path
+
+
+def _episodes(parts: Path, transitions: int, episode_steps: int) -> list[_Task]:
+    """The episodes of the dataset (split 0) and of its validation data (split 1)."""
+    plans = [
+        _episode_lengths(n, episode_steps) for n in (transitions, max(1, transitions // 10))
+    ]
+    return [
+        (parts / f"{split}-{index}-{steps}.npz", split, index, steps)
+        for split, lengths in enumerate(plans)
+        for index, steps in enumerate(lengths)
+    ]
+
+
+def _make_missing(job: _Job, tasks: list[_Task], workers: int, progress: bool) -> None:
+    """Collect the episodes that have no file yet, with a progress bar over all of them."""
+    missing = [task for task in tasks if not task[0].exists()]
+    total = sum(steps for *_, steps in tasks)
+    done = total - sum(steps for *_, steps in missing)
+    with Counter(
+        job.dataset,
+        total,
+        initial=done,
+        unit=" transitions",
+        unit_scale=True,
+        disable=not progress,
+    ) as bar:
+        if missing:
+            _run_workers(job, missing, workers, bar)
 
 
 def _checked(

@@ -117,21 +117,27 @@ _NOT_COVERED = {
 
 def _unknown(name: str) -> UserError:
     """The error for a name that is no task here: what it is elsewhere, or the nearest name."""
-    parts = name.split("-")
-    base = "-".join(part for part in parts if part not in _NOT_COVERED)
-    if "singletask" in parts:
-        base += "-v0"
-    for part, what in _NOT_COVERED.items():
-        if part in parts and (part != "v0" or _is_known(base)):
-            typed = base if _is_known(base) else _nearest(base)
-            return UserError(f"--env_name={name}: {what.format(typed)}")
-    if parts[0] not in _FAMILIES and (nearest := _nearest_of_gymnasium(name)):
+    if reason := _not_covered(name):
+        return UserError(f"--env_name={name}: {reason}")
+    if name.split("-")[0] not in _FAMILIES and (nearest := _nearest_of_gymnasium(name)):
         return UserError(
             f"--env_name={name}: an environment of Gymnasium's is written gymnasium:{nearest}, "
             "and --dataset=FILE.npz names its data"
         )
     said = f"no environment is called '{name}'; the nearest name is '{_nearest(name)}'"
     return UserError(f"--env_name: {said}")
+
+
+def _not_covered(name: str) -> str | None:
+    """Why a dataset of OGBench's is not covered, such as a visual one; None for other names."""
+    parts = name.split("-")
+    base = "-".join(part for part in parts if part not in _NOT_COVERED)
+    if "singletask" in parts:
+        base += "-v0"
+    for part, what in _NOT_COVERED.items():
+        if part in parts and (part != "v0" or _is_known(base)):
+            return what.format(base if _is_known(base) else _nearest(base))
+    return None
 
 
 def _is_known(name: str) -> bool:

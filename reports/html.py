@@ -33,7 +33,7 @@ COLUMNS += ["highest", "lam", "data", "episodes", "step"]
 STYLE = Path(__file__).with_name("report.css")
 
 
-def page(found: Report, title: str) -> str:
+def page(found: Report) -> str:
     """The whole page."""
     lookup = Lookup(found)
     sections = [
@@ -48,11 +48,11 @@ def page(found: Report, title: str) -> str:
     for key, name, inside in sections:
         body += f'<section id="{key}"><h2>{name}</h2>{inside}</section>'
     head = (
-        f'<meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta charset="utf-8"><title>Results</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
     )
-    main = f"<h1>{escape(title)}</h1><nav>{links}</nav>{body}"
+    main = f"<h1>Results</h1><nav>{links}</nav>{body}"
     inside = f"<head>{head}</head><body><main>{main}</main></body>"
     return f'<!doctype html><html lang="en">{inside}</html>\n'
 

@@ -121,7 +121,6 @@ def show(run, summary: dict) -> None:
 def main(argv: list[str]) -> int:
     """Train, then summarise every run the flags ask for; returns the exit code."""
     from configs.flags import parse_flags
-    from envs.tasks import is_user_env
     from training.plan import plan
     from utils.errors import UserError
 
@@ -131,28 +130,40 @@ def main(argv: list[str]) -> int:
         runs = plan(fv)
     except UserError:
         return program.main(arguments)  # which says what is wrong
-    flags, agent = runs[0].settings.flags, runs[0].settings.agent
-    steps = flags["eval_episodes"] and flags["offline_steps"] and flags["bc_steps"]
-    if not steps or "kl_budget" not in agent or is_user_env(runs[0].env_name):
+    if not compares(runs[0]):
         message = (
             "error: quickstart compares BC with an agent that has a KL budget, on a task of "
             "OGBench; use main.py for anything else"
         )
         print(message, file=sys.stderr)
         return 2
-    finished = [run.is_done() for run in runs]  # a run shown again keeps the time it took
+    finished = [run.is_done() for run in runs]
     code = program.main(arguments)
     if code or fv.dry_run:
         return code
     for run, shown_again in zip(runs, finished, strict=True):
-        path = run.folder / "summary.json"
-        earlier = (read_json(path) if shown_again else None) or {}
-        seconds = earlier.get("seconds_after_install", time.perf_counter() - START)
-        summary = summarise(run, count_transitions(run), seconds, argv)
-        draw(run, run.folder / "learning_curve.png")
-        write_json(path, summary)
-        show(run, summary)
+        present(run, shown_again, argv)
     return 0
+
+
+def compares(run) -> bool:
+    """Whether the run compares BC with an agent that has a KL budget, on a task of OGBench."""
+    from envs.tasks import is_user_env
+
+    flags = run.settings.flags
+    phases = flags["eval_episodes"] and flags["offline_steps"] and flags["bc_steps"]
+    return bool(phases and "kl_budget" in run.settings.agent and not is_user_env(run.env_name))
+
+
+def present(run, shown_again: bool, command: list[str]) -> None:
+    """Summarise, draw and print a finished run; one shown again keeps the time it took."""
+    path = run.folder / "summary.json"
+    earlier = (read_json(path) if shown_again else None) or {}
+    seconds = earlier.get("seconds_after_install", time.perf_counter() - START)
+    summary = summarise(run, count_transitions(run), seconds, command)
+    draw(run, run.folder / "learning_curve.png")
+    write_json(path, summary)
+    show(run, summary)
 
 
 if __name__ == "__main__":

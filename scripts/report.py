@@ -9,7 +9,6 @@ figures beside.
     python scripts/report.py other.pkl --pickle_axes=seeds,evaluations   # where arrays are so
     python scripts/report.py exp/Debug/ --export=results/NAME  # keep what it reads
     python scripts/report.py exp/again --repeat_of=results/study  # do they agree?
-    python scripts/report.py --check             # the README's tables (--write: make them anew)
 
 Folders are searched for run folders at any depth. Without --step a run counts at the end of its
 offline and of its online phase; unfinished ones are named and left out. Methods differ in the
@@ -47,7 +46,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "places",
-        nargs="*",
+        nargs="+",
         metavar="FOLDER",
         help="folders with runs, and exp_data pickles (.pkl)",
     )
@@ -73,7 +72,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="write one page with tables and curves"
     )
-    parser.add_argument("--title", default="Results", help="of the page")
     parser.add_argument(
         "--export", type=Path, metavar="DIR", help="copy what a report reads of each run"
     )
@@ -90,35 +88,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     doc = "what the axes of a pickle's arrays are"
     parser.add_argument("--pickle_axes", default=AXES[0], choices=AXES, help=doc)
-    parser.add_argument(
-        "--check", action="store_true", help="compare the README's tables with results/"
-    )
-    parser.add_argument(
-        "--write", action="store_true", help="renew the README's tables from results/"
-    )
     flags = parser.parse_args(argv)
-    if bool(flags.places) == (flags.check or flags.write):
-        raise UserError(
-            "give folders with runs, such as exp/, or --check or --write alone (see --help)"
-        )
     for path in (flags.csv, flags.latex, flags.html):
         if path and not path.expanduser().parent.is_dir():
             raise UserError(f"{path}: there is no folder {path.parent}")
     return flags
-
-
-def check_readme(write: bool) -> int:
-    """Compare or renew the README's tables; returns the exit code."""
-    from reports.readme import check, renew
-
-    if write:
-        print("\n".join(renew(ROOT)) or "README.md: every table is as results/ has it")
-    faults, tables = check(ROOT)
-    print(
-        "\n".join(faults)
-        or f"README.md: every figure of its marked tables ({tables}) is what results/ has"
-    )
-    return 1 if faults else 0
 
 
 def write(files: list[tuple[Path, str]]) -> list[str]:
@@ -131,8 +105,6 @@ def write(files: list[tuple[Path, str]]) -> list[str]:
 def run(argv: list[str]) -> int:
     """What `main` does, but for errors."""
     flags = parse(argv)
-    if flags.check or flags.write:
-        return check_readme(flags.write)
     from reports.export import export
     from reports.html import page
     from reports.published import read_published
@@ -142,11 +114,7 @@ def run(argv: list[str]) -> int:
 
     results, notes = read_all(flags.places, flags.pickle_interval, flags.pickle_axes)
     found = report(results, flags.step, read_published(), notes, flags.bootstrap, flags.widen)
-    outputs = [
-        (flags.csv, as_csv),
-        (flags.latex, as_latex),
-        (flags.html, lambda found: page(found, flags.title)),
-    ]
+    outputs = [(flags.csv, as_csv), (flags.latex, as_latex), (flags.html, page)]
     written = write([(path.expanduser(), made(found)) for path, made in outputs if path])
     if flags.export:
         written.append(

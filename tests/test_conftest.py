@@ -29,7 +29,7 @@ def test_compiled_programs_are_given_back():
 @pytest.mark.parametrize(("limit", "code"), [("2.0", 0), ("0.01", 1)])
 def test_a_session_with_a_process_beyond_the_limit_fails(tmp_path, workers, limit, code):
     text = Path(conftest.__file__).read_text()
-    (tmp_path / "conftest.py").write_text(text.replace("PEAK_GB = 2.0", f"PEAK_GB = {limit}"))
+    (tmp_path / "conftest.py").write_text(text.replace("PEAK_GB = 3.0", f"PEAK_GB = {limit}"))
     (tmp_path / "test_it.py").write_text("def test_it(): pass")
     command = [sys.executable, "-m", "pytest", tmp_path, f"--rootdir={tmp_path}"]
     root = Path(__file__).resolve().parents[1]

@@ -33,6 +33,6 @@ def test_an_environment_and_data_of_ones_own(tmp_path):
     )
 
 
-def test_the_readme_quotes_the_reader_of_an_exported_policy():
+def test_the_guide_quotes_the_reader_of_an_exported_policy():
     reader = (ROOT / "examples" / "run_exported_policy.py").read_text().partition('"""\n\n')[2]
-    assert reader.strip() and reader in (ROOT / "README.md").read_text()
+    assert reader.strip() and reader in (ROOT / "docs" / "policies.md").read_text()

@@ -112,14 +112,15 @@ class Journal:
     def log(
         self, step: int, row: dict[str, Any], speed: dict[str, float], agent: Agent
     ) -> None:
-        """Write a row of train.csv, its speed, and what `agent` (of any number of seeds) finds
-        worth a warning in it.
+        """Write a row of train.csv and its speed. The agent's current concerns go to
+        concerns.json; each kind is also printed once.
         """
         self.logger.train(step, row)
         self.logger.timing(step, {**speed, "save_seconds": self.save_seconds})
         self.save_seconds = 0.0
         self.recent.append(row)
         concerns = {} if agent.cloning else agent.concerns(list(self.recent))
+        write_json(self.run.folder / "concerns.json", concerns)
         for concern, text in concerns.items():
             if concern not in self.warned:
                 self.warned.append(concern)

@@ -1,7 +1,8 @@
 """A run: its settings, the folder it lives in, and whether it is finished.
 
     <save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>/
-        config.json  train.csv  eval.csv  timing.csv  checkpoints/  source/  videos/  done.json
+        config.json  train.csv  eval.csv  timing.csv  concerns.json  done.json
+        checkpoints/  source/  videos/
 
 The hash covers what the command line sets besides steps, intervals, logging and place, and the
 source of an agent file outside agents/; the rest is compared with config.json (stored.py).

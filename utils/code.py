@@ -31,6 +31,11 @@ def skeleton(node: Any) -> Any:
         case list():
             return [part for part in map(skeleton, node) if part is not None]
         case ast.AST():
-            fields = [field for field in ast.iter_fields(node) if field[1] not in (None, [])]
-            return type(node).__name__, [(name, skeleton(value)) for name, value in fields]
+            return type(node).__name__, fields(node)
     return repr(node)
+
+
+def fields(node: ast.AST) -> list[tuple[str, Any]]:
+    """The fields of a node that are not empty, as skeletons."""
+    known = [field for field in ast.iter_fields(node) if field[1] not in (None, [])]
+    return [(name, skeleton(value)) for name, value in known]

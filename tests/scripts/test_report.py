@@ -22,7 +22,6 @@ import pytest
 from scipy import stats
 
 from envs.tasks import ALL_TASKS, dataset_name
-from reports import readme
 from reports.curves import chart, value_range
 from reports.export import command
 from reports.html import page
@@ -44,7 +43,6 @@ from reports.text import (
 )
 from scripts import report as script
 from tests.synthetic_runs import write_csv, write_run, write_table
-from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENE, CUBE = "scene-play-singletask-task{}-v0", "cube-double-play-singletask-task{}-v0"
@@ -251,8 +249,8 @@ def test_path_kl_without_a_budget_is_shown_alone(tmp_path):
     assert row.path_kl == 6.4 and np.isnan([row.kl_budget, row.within, row.lam]).all()
     assert [CELLS[name][1](row) for name in ("path_kl", "within", "lam")] == ["6.400", "", ""]
     assert not any("path KL" in note for note in found.notes)
-    curves = page(found, "curves")[page(found, "curves").index("λ</") :]
-    assert "6.400" in page(found, "curves") and "nan" not in curves
+    curves = page(found)[page(found).index("λ</") :]
+    assert "6.400" in page(found) and "nan" not in curves
 
 
 def test_probability_of_improvement_is_what_was_written(table):
@@ -330,7 +328,7 @@ def test_settings_that_were_given_are_told_beside_a_published_figure(tmp_path):
         entry.differences[-1]
         == "settings actor_hidden_dims=[128,128], inv_temp=10.0, preset=study"
     )
-    assert entry.differences[-1].removeprefix("settings ") in page(made(tmp_path), "settings")
+    assert entry.differences[-1].removeprefix("settings ") in page(made(tmp_path))
 
 
 SETTINGS = [
@@ -549,7 +547,7 @@ class Shown:
     def __init__(self, found):
         self.found = found
         self.text, self.details = as_text(found), as_text(found, details=True)
-        self.page = page(found, "Results")
+        self.page = page(found)
         self.lines = list(csv.DictReader(io.StringIO(as_csv(found))))
         self.keys = keys_of(found.methods)
 
@@ -1063,7 +1061,7 @@ def test_runs_without_success_are_named_and_their_returns_shown(tmp_path, capsys
     assert run(tmp_path / "exp" / "sweep" / own, f"--repeat_of={tmp_path / 'exp'}") == 1
     line = "trqam mine:Walker seed 0: it reports no success to compare"
     assert line in capsys.readouterr().out
-    alone = page(made(tmp_path / "exp" / "sweep" / own), "returns alone")
+    alone = page(made(tmp_path / "exp" / "sweep" / own))
     assert "<td>mine:Walker</td><td>A trqam</td><td>2</td><td>-12.0 ± " in alone
     assert 'id="improvement"' not in alone and "<svg class=" not in alone
 
@@ -1160,7 +1158,7 @@ def test_a_frozen_lambda_has_no_budget_and_no_bound(tmp_path):
         "",
         "300",
     ]
-    assert found.notes == [] and "budget s0" not in page(found, "frozen")
+    assert found.notes == [] and "budget s0" not in page(found)
 
 
 # ---------------------------------------------------------------- which method
@@ -1381,7 +1379,7 @@ def test_online_steps_are_counted_from_the_end_of_the_offline_phase(tmp_path):
 def test_a_curve_without_an_offline_phase_begins_where_the_others_go_online(tmp_path):
     path = dump(tmp_path / "exp_data.pkl", published(("scene-play",)))
     results, notes = read_all([str(path)], 50_000)
-    text = page(report(results, "final", [], notes, 50), "curves")
+    text = page(report(results, "final", [], notes, 50))
     task = text[text.index('aria-label="scene-play-task1: success (%)"') :]
     task = task[: task.index("</svg>")]
     (end,) = re.findall(r'class="end" d="M([\d.]+) ', task)
@@ -1394,7 +1392,7 @@ def test_a_curve_without_an_offline_phase_begins_where_the_others_go_online(tmp_
     places = [float(first) - 40 for first in (*firsts, end)]
     assert places == pytest.approx([width * k / 30 for k in (1, 1, 21, 20)], abs=0.1)
     alone = [result for result in results if result.method == "RLPD"]
-    assert 'class="end"' not in page(report(alone, "final", [], notes, 50), "curves")
+    assert 'class="end"' not in page(report(alone, "final", [], notes, 50))
 
 
 class Evil:
@@ -1535,225 +1533,11 @@ def test_a_kept_run_names_its_base_without_its_place(tmp_path):
     )
 
 
-# ---------------------------------------------------------------- the README
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A copy of the README and the results of this project."""
-    shutil.copy(ROOT / "README.md", tmp_path / "README.md")
-    shutil.copytree(ROOT / "results", tmp_path / "results")
-    monkeypatch.setattr(script, "ROOT", tmp_path)
-    return tmp_path
-
-
-def edit(path, old, new):
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-
-
-def test_the_readme_holds(project, capsys):
-    assert run("--check") == 0
-    assert "README.md: every figure of its marked tables" in capsys.readouterr().out
-
-
-def test_every_altered_figure_of_the_readme_is_noticed(project, capsys):
-    text = (project / "README.md").read_text()
-    figures = list(re.finditer(r"^\|.*?(\d+\.?\d*) ?±.*$", text, re.MULTILINE))
-    assert figures
-    for figure in figures:
-        wrong = f"{float(figure[1]) + 7:.1f}"
-        (project / "README.md").write_text(
-            text[: figure.start(1)] + wrong + text[figure.end(1) :]
-        )
-        assert run("--check") == 1
-        shown = capsys.readouterr().out
-        line = text[: figure.start(1)].count("\n") + 1
-        assert (
-            f"README.md:{line} " in shown
-            and f"{wrong} ±" in shown
-            and f"the results say '{figure[1]} ±" in shown
-        )
-
-
-def test_an_altered_result_a_missing_row_and_a_missing_column_are_noticed(project, capsys):
-    edit(
-        project / "results" / "quickstart" / "seed1.json",
-        '"success_trqam": 0.48',
-        '"success_trqam": 0.58',
-    )
-    assert run("--check") == 1
-    assert (
-        "column 'success of TRQAM': the README says '48 %', the results say '58 %'"
-        in capsys.readouterr().out
-    )
-    assert run("--write") == 0 and run("--check") == 0
-    capsys.readouterr()
-    row = next(
-        line
-        for line in (project / "README.md").read_text().splitlines()
-        if line.startswith("| 1 | 11 %")
-    )
-    edit(project / "README.md", row + "\n", "")
-    assert run("--check") == 1 and "3 rows, the results give 4" in capsys.readouterr().out
-    assert run("--write") == 0
-    edit(project / "README.md", row, row.removesuffix(" 0.76 |"))
-    capsys.readouterr()
-    assert run("--check") == 1 and "4 columns, the results give 5" in capsys.readouterr().out
-
-
-def test_write_changes_nothing_where_everything_holds(project, capsys):
-    before = (project / "README.md").read_text()
-    assert run("--write") == 0
-    assert (project / "README.md").read_text() == before
-    assert "README.md: every table is as results/ has it" in capsys.readouterr().out
-
-
-def test_a_figure_without_results_is_noticed(project, capsys):
-    with (project / "README.md").open("a") as file:
-        file.write("\n| a | b |\n|---|---|\n| trqam | 12.3 ± 4.5 |\n")
-    assert run("--check") == 1
-    assert (
-        "a figure with an interval, and no marker says which results it is from: | trqam | 12.3"
-        " ± 4.5 |" in capsys.readouterr().out
-    )
-
-
-def test_tables_of_run_folders_are_made_and_compared(project, capsys):
-    for seed in range(3):
-        write_run(
-            project / "results",
-            CUBE.format(1),
-            seed,
-            {0: 0.0, 1_000_000: 0.5 + seed / 10},
-            run_group="runs_of_a_test",
-        )
-    with (project / "README.md").open("a") as file:
-        file.write(
-            "\n<!-- results: results/runs_of_a_test scope=task"
-            " columns=name,method,seeds,success,iqm -->\n"
-        )
-    assert run("--check") == 1 and "0 rows, the results give 1" in capsys.readouterr().out
-    assert run("--write") == 0
-    row = "| cube-double-play-task1 | trqam | 3 | 60.0 ± 24.8 | 60.0 [50.0, 70.0] |"
-    assert (project / "README.md").read_text().endswith(f"\n{row}\n")
-    assert run("--check") == 0
-    edit(project / "README.md", "60.0 [50.0, 70.0]", "60.0 [50.0, 71.0]")
-    capsys.readouterr()
-    assert run("--check") == 1
-    assert (
-        "column 'IQM [95 %]': the README says '60.0 [50.0, 71.0]', the results say '60.0 [50.0,"
-        " 70.0]'" in capsys.readouterr().out
-    )
-
-
-def test_a_table_beside_the_published_figures_is_made(project):
-    write_run(
-        project / "results",
-        CUBE.format(1),
-        0,
-        {0: 0.0, 50_000: 0.5},
-        "qam",
-        run_group="runs_of_a_test",
-        offline_steps=50_000,
-    )
-    with (project / "README.md").open("a") as file:
-        file.write("\n<!-- results: results/runs_of_a_test beside=published -->\n")
-    assert run("--write") == 0 and run("--check") == 0
-    assert (
-        (project / "README.md")
-        .read_text()
-        .endswith(
-            "\n| cube-double-play-task1 | qam | 50.0 | 1 | 1M | 84.5 ± 7.7 | 12 | 1M | QAM"
-            " paper (arXiv 2601.14234) | step 50,000, published 1,000,000; discount 0.995,"
-            " published 0.99 |\n"
-        )
-    )
-
-
-def test_numbers_of_another_programs_table_are_looked_up(project, capsys):
-    (project / "results" / "speed.json").write_text(
-        json.dumps({"seeds": 8, "updates_per_s": 1234.56, "fraction": 0.8345})
-    )
-    with (project / "README.md").open("a") as file:
-        file.write(
-            "\n<!-- figures: results/speed.json -->\n| seeds | updates/s | of peak"
-            " |\n|---|---|---|\n| 8 | 1,235 | 83.5 % |\n"
-        )
-    assert run("--check") == 0
-    edit(project / "README.md", "| 8 | 1,235 | 83.5 % |", "| 8 | 1,236 | 84.5 % |")
-    capsys.readouterr()
-    assert run("--check") == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert [re.sub(r"^README.md:\d+, ", "", line) for line in lines] == [
-        "column 'updates/s': 1,236 is not in results/speed.json",
-        "column 'of peak': 84.5 is not in results/speed.json",
-    ]
-
-
-def test_numbers_of_a_row_belong_to_one_measurement(project, capsys):
-    """The one that the row names, or any; two rows that are mixed up are noticed though the
-    file has every number.
-    """
-    measured = {"left": {"gflop": 33.6, "rate": 3.33}, "right": {"gflop": 65.7, "rate": 1.84}}
-    (project / "results" / "agents.json").write_text(json.dumps(measured))
-    with (project / "README.md").open("a") as file:
-        file.write(
-            "\n<!-- figures: results/agents.json -->\n| agent | GFLOP | rate |\n|---|---|---|\n"
-        )
-        file.write("| left | 33.6 | 3.33 |\n| the other | 65.7 | 1.84 |\n")
-    assert run("--check") == 0
-    for right, wrong, faults in (
-        (
-            "| left | 33.6 | 3.33 |",
-            "| left | 65.7 | 1.84 |",
-            ["'GFLOP': 65.7 is not in results/agents.json, left"] * 2,
-        ),
-        (
-            "| the other | 65.7 | 1.84 |",
-            "| the other | 65.7 | 3.33 |",
-            ["is not in results/agents.json"],
-        ),
-    ):
-        edit(project / "README.md", right, wrong)
-        capsys.readouterr()
-        assert run("--check") == 1
-        lines = capsys.readouterr().out.splitlines()
-        assert len(lines) == len(faults) and faults[0] in lines[0]
-        edit(project / "README.md", wrong, right)
-
-
-@pytest.mark.parametrize(
-    ("marker", "named"),
-    [
-        ("<!-- results: results/none -->", "there is no folder results/none"),
-        ("<!-- figures: results/none.json -->", "there is no file results/none.json"),
-        (
-            "<!-- results: results/quickstart rows=3 -->",
-            "the marker's rows is unknown; there are scope, columns",
-        ),
-        (
-            "<!-- results: results/quickstart columns=name,sucess -->",
-            "the marker's sucess is unknown",
-        ),
-        ("<!-- results results/quickstart -->", "write <!-- results: FOLDER key=value -->"),
-    ],
-)
-def test_a_marker_that_cannot_be_followed_is_one_line(project, marker, named, capsys):
-    with (project / "README.md").open("a") as file:
-        file.write(f"\n{marker}\n| a |\n|---|\n| 1 |\n")
-    assert run("--check") == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: README.md:") and named in line
-
-
 # ---------------------------------------------------------------- the command
 
 
 MISTAKES = {
-    "nothing given": ([], "give folders with runs, such as exp/, or --check"),
-    "both given": (["{empty}", "--check"], "give folders with runs, such as exp/, or --check"),
+    "nothing given": ([], "the following arguments are required: FOLDER"),
     "no folder": (["{empty}/none"], "none: there is no such folder"),
     "no pickle": (["{empty}/none.pkl"], "none.pkl: the file cannot be read"),
     "no runs": (
@@ -1795,8 +1579,7 @@ def test_help_names_every_flag(capsys):
         run("--help")
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    flags = ("step", "bootstrap", "widen", "details", "csv", "latex", "html", "export")
-    for flag in (*flags, "check", "write"):
+    for flag in ("step", "bootstrap", "widen", "details", "csv", "latex", "html", "export"):
         assert f"--{flag}" in shown
 
 
@@ -1816,14 +1599,6 @@ def test_the_shells_command_needs_no_jax(table):
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "") and "70.0 ±" not in done.stderr
-
-
-def test_check_is_part_of_the_shells_command():
-    command = [sys.executable, ROOT / "scripts" / "report.py", "--check"]
-    done = subprocess.run(
-        command, cwd="/", capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow
@@ -1870,12 +1645,3 @@ def test_a_published_file_of_17_methods_takes_less_than_20_seconds(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * 61 * (17 + 17 * 16 // 2) and seconds < 20
-
-
-def test_the_readmes_markers_are_found():
-    assert [
-        table.source
-        for table in readme.marked_tables((ROOT / "README.md").read_text().splitlines())
-    ]
-    with pytest.raises(UserError, match="README.md:1: write"):
-        readme.marked_tables(["<!-- results -->"])

@@ -8,8 +8,11 @@ import pytest
 
 import main as program
 from envs.collect import random_data
+from envs.evaluation import evaluate
+from envs.workers import EnvWorkers
 from scripts import rollout
 from tests.envs.test_video import egl_renders
+from training.policy import evaluation_policy, load_run
 from utils.logging import CsvLog
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,13 +22,17 @@ TASK = "pointmaze-medium-navigate-singletask-task1-v0"
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     """A finished run of TRQAM; its base lies beside it."""
-    root = tmp_path_factory.mktemp("rollout")
+    return finished_run(tmp_path_factory.mktemp("rollout"), "trqam")
+
+
+def finished_run(root, agent):
+    """The folder of a run of agents/<agent>.py that was cloned alone."""
     random_data(TASK, root / "data", 300)
     flags = [
         f"--env_name={TASK}", f"--ogbench_dataset_dir={root}/data", f"--save_dir={root}/exp", "--bc_steps=4",
         "--offline_steps=0", "--online_steps=0", "--eval_episodes=3", "--eval_workers=1", "--seed=5", "--horizon_length=5",
         "--agent.action_chunking=True", "--agent.actor_hidden_dims=(8,8)", "--agent.value_hidden_dims=(8,8)",
-        "--agent.num_qs=2", "--agent.flow_steps=2", "--agent.batch_size=8", f"--agent={ROOT}/agents/trqam.py",
+        "--agent.num_qs=2", "--agent.flow_steps=2", "--agent.batch_size=8", f"--agent={ROOT}/agents/{agent}.py",
     ]  # fmt: skip
     assert program.main(["main.py", *flags]) == 0
     (config,) = root.glob(f"exp/Debug/{TASK}/*/config.json")
@@ -63,6 +70,28 @@ def test_the_episodes_are_those_of_the_runs_evaluation(run_dir, capsys):
     assert run(run_dir, "--episodes=2", "--seed=6", "--eval_workers=1", "--best") == 0
     again = capsys.readouterr().out.splitlines()[-3].split()
     assert other == again and other[-1] != table[0]["value"]
+
+
+def test_the_value_of_a_distributional_critic_is_the_agents_own(tmp_path, capsys):
+    """Not the mean of its logits: its bins lie between -200 and 0."""
+    folder = finished_run(tmp_path, "trqam_distributional_critic")
+    capsys.readouterr()
+    assert run(folder, "--episodes=1", "--seed=6", "--eval_workers=1") == 0
+    printed_value = float(capsys.readouterr().out.splitlines()[-2].split()[-1])
+    agent, stored = load_run(folder)
+    policy, starts = evaluation_policy(agent), []
+
+    def watched(observations, keys):
+        actions = policy(observations, keys)
+        starts.append((observations[:1], actions[:1]))
+        return actions
+
+    with EnvWorkers(TASK, workers=1) as workers:
+        evaluate(watched, workers, 1, 6, 5, stored["action_dim"])
+    observations, chunks = starts[0]
+    (value,) = agent.expected_return(observations, chunks.reshape(1, -1))
+    assert printed_value == pytest.approx(float(value), rel=1e-2)
+    assert -150 < value < -50
 
 
 def test_a_base_has_no_critic_and_wants_a_task(run_dir, capsys):

@@ -1,0 +1,136 @@
+"""The tables of the README and of docs/, made from results/.
+
+A table lies between `<!-- made: NAME -->` and `<!-- end -->`, where NAME is a key of TABLES.
+`make results` writes them anew.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reports.results import read_all
+from reports.statistics import Interval, mean_and_half
+from reports.summary import report
+from reports.text import as_markdown, bracket, markdown, plus_minus
+from utils.errors import UserError
+from utils.logging import read_rows
+
+PAGES = ("README.md", "docs/results.md", "docs/study.md")
+BLOCK = re.compile(r"(?<=<!-- made: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+STUDY_COLUMNS = (
+    "method", "seeds", "start", "success", "path_kl", "within", "settled", "highest", "lam",
+)  # fmt: skip
+
+
+def renewed(text: str, results: Path) -> str:
+    """A page with all of its tables made from the files below `results`. Raises UserError for a
+    table that nothing makes.
+    """
+
+    def block(match: re.Match) -> str:
+        if match[1] not in TABLES:
+            raise UserError(f"<!-- made: {match[1]} -->: there is {', '.join(TABLES)}")
+        return "".join([match[1], match[2], *(f"{x}\n" for x in TABLES[match[1]](results))])
+
+    return BLOCK.sub(block, text)
+
+
+def quickstart(results: Path) -> list[str]:
+    """The seeds of scripts/quickstart.py and their mean with Student's 95 % interval."""
+    found = []
+    for path in sorted(results.glob("quickstart/*.json")):
+        summary = json.loads(path.read_text())
+        evaluated = [row for row in read_rows(path.with_suffix(".csv")) if "success" in row]
+        ends = [100 * evaluated[i]["success"] for i in (0, -1)]
+        found.append([*ends, summary["path_kl"], summary["lambda"]])
+    budget, columns = f"{summary['kl_budget']:g}", np.array(found).T
+    rows = [
+        [str(seed), f"{bc:.0f} %", f"{ours:.0f} %", f"{kl:.3f} / {budget}", f"{lam:.2f}"]
+        for seed, (bc, ours, kl, lam) in enumerate(found)
+    ]
+    digits = (1, 1, 3, 2)
+    bc, ours, kl, lam = map(plus_minus, *mean_and_half(columns), digits)
+    rows.append(["mean ± 95 %", f"{bc} %", f"{ours} %", f"{kl} / {budget}", lam])
+    header = ["seed", "success of BC", "success of TRQAM", "path KL / budget", "λ"]
+    return markdown(header, rows)
+
+
+def study(results: Path) -> list[str]:
+    """The methods of results/study, as report.py compares them on their task."""
+    found = report(read_all([str(results / "study")], 1)[0], "final", [])
+    rows = [row for row in found.rows if (row.scope, row.phase) == ("task", "offline")]
+    return as_markdown(rows, list(STUDY_COLUMNS))
+
+
+def measurements(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Name, setup and figures of every measurement in a file of scripts/benchmark.py table."""
+    for name, setup in json.loads(path.read_text()).items():
+        for figures in setup.get("by_seeds", []):
+            yield name, setup, figures
+
+
+def speed(path: Path) -> list[str]:
+    """Updates per second in a file of scripts/benchmark.py table."""
+    rows = [
+        [
+            name,
+            str(figures["seeds"]),
+            f"{setup['gflop_per_update']:.1f}",
+            f"{figures['seed_updates_per_s']:.2f}",
+            f"{figures['fraction_of_peak']:.2f}",
+        ]
+        for name, setup, figures in measurements(path)
+    ]
+    header = ["measurement", "seeds", "GFLOP per update", "seed-updates/s", "of peak"]
+    return markdown(header, rows)
+
+
+def host_data(results: Path) -> list[str]:
+    """How long updates wait for data on the host."""
+    measured = json.loads((results / "speed_cpu.json").read_text())["data"]["measurements"]
+    rows = [
+        [
+            f"{data['rows']:,}",
+            str(data["readers"]),
+            f"{data['fastest_updates_per_s']:,.0f}",
+            f"{data['paced_waiting']:.1%}",
+        ]
+        for data in measured
+    ]
+    return markdown(["rows on the host", "threads", "updates/s at most", "waiting"], rows)
+
+
+def oracle_speed(results: Path) -> list[str]:
+    """Our update against one written straight from the equations, in paired rounds."""
+    measured = json.loads((results / "oracle_speed.json").read_text())
+    row = [
+        str(measured["rounds"]),
+        f"{measured['ours']['gflop']:.1f}",
+        f"{measured['oracle']['gflop']:.1f}",
+        bracket(Interval(measured["speedup"], *measured["speedup_95"]), 3),
+    ]
+    header = ["rounds", "GFLOP, ours", "GFLOP, theirs", "times as fast [95 %]"]
+    return markdown(header, [row])
+
+
+def probe(results: Path) -> list[str]:
+    """Distance from the best action, for every agent and seed."""
+    with (results / "probe.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    return markdown(header, rows)
+
+
+TABLES: dict[str, Callable[[Path], list[str]]] = {
+    "quickstart": quickstart,
+    "study": study,
+    "speed": lambda results: speed(results / "speed_cpu.json"),
+    "agents": lambda results: speed(results / "agents_cpu.json"),
+    "host_data": host_data,
+    "oracle_speed": oracle_speed,
+    "probe": probe,
+}

@@ -1,0 +1,26 @@
+"""Write the tables of the README and of docs/ anew from results/: `make results`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from reports.pages import PAGES, renewed  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> int:
+    """Write what has changed, and name it."""
+    for name in PAGES:
+        page = ROOT / name
+        before = page.read_text()
+        after = renewed(before, ROOT / "results")
+        if after != before:
+            page.write_text(after)
+        print(f"{name}: {'as results/ has it' if after == before else 'written'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

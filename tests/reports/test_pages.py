@@ -1,0 +1,47 @@
+"""The tables of the README and docs/ follow results/."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from reports.pages import PAGES, TABLES, renewed
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_is_as_results_has_it(page):
+    """Where this fails, run `make results`."""
+    text = (ROOT / page).read_text()
+    assert renewed(text, ROOT / "results") == text
+
+
+def test_every_table_is_on_a_page_and_comes_back_when_it_is_altered():
+    texts = [(ROOT / page).read_text() for page in PAGES]
+    assert set(re.findall(r"<!-- made: (\w+) -->", "".join(texts))) == TABLES.keys()
+    for text in texts:
+        for table in re.findall(r"(?s)<!-- made: \w+ -->\n(.*?)<!-- end -->", text):
+            for altered in ("", re.sub(r"(\d)\.(\d)", r"\1.9\2", table)):
+                assert altered != table
+                assert renewed(text.replace(table, altered), ROOT / "results") == text
+
+
+def test_a_changed_measurement_changes_its_table(tmp_path):
+    shutil.copytree(ROOT / "results" / "quickstart", tmp_path / "quickstart")
+    text = "<!-- made: quickstart -->\n<!-- end -->\n"
+    before = renewed(text, tmp_path)
+    csv = tmp_path / "quickstart" / "seed1.csv"
+    assert "3000,0.48," in csv.read_text()
+    csv.write_text(csv.read_text().replace("3000,0.48,", "3000,0.77,"))
+    lines = set(renewed(text, tmp_path).splitlines()) - set(before.splitlines())
+    assert (
+        "| 1 | 11 % | 77 % | 0.315 / 0.3 | 0.76 |" in lines and len(lines) == 2
+    )  # and the mean
+
+
+def test_a_table_that_nothing_makes_is_a_mistake(tmp_path):
+    with pytest.raises(UserError, match="made: speeds -->: there is quickstart, study"):
+        renewed("<!-- made: speeds -->\n<!-- end -->\n", tmp_path)

@@ -1,0 +1,44 @@
+"""What a run writes about itself while it trains."""
+
+import contextlib
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from training.journal import Journal
+
+AT_BOUND = "lambda is at its upper bound"
+
+
+class Agent:
+    """Concerned while lambda is 5."""
+
+    cloning = False
+
+    def concerns(self, rows):
+        return {"lambda_max": AT_BOUND} if rows[-1]["dual/lam"] == 5.0 else {}
+
+
+@pytest.fixture
+def journal(tmp_path):
+    flags = {"tags": "", "run_group": "Debug", "logger": "csv", "keep_checkpoints": 1}
+    settings = SimpleNamespace(flags=flags)
+    run = SimpleNamespace(folder=tmp_path, name="task/run", settings=settings, config=dict)
+    with contextlib.ExitStack() as stack:
+        yield Journal(run, stack, 3, 2)
+
+
+def test_current_concerns_are_kept_and_each_is_printed_once(journal, tmp_path, printed):
+    kept = []
+    for step, lam in enumerate([1.0, 5.0, 5.0, 2.0, 5.0]):
+        journal.log(step, {"dual/lam": lam}, {}, Agent())
+        kept.append(json.loads((tmp_path / "concerns.json").read_text()))
+    assert kept == [{}, {"lambda_max": AT_BOUND}, {"lambda_max": AT_BOUND}, {}, kept[1]]
+    assert printed().err == f"warning: task/run, step 1: {AT_BOUND}\n"
+
+
+def test_nothing_concerns_a_base(journal, tmp_path, printed):
+    journal.log(4, {"dual/lam": 5.0}, {}, SimpleNamespace(cloning=True))
+    assert json.loads((tmp_path / "concerns.json").read_text()) == {}
+    assert not printed().err

@@ -1,0 +1,30 @@
+"""What is said about a run's lambda and path KL."""
+
+import pytest
+
+from utils.trust_region import concerns
+
+
+def rows(lam, ratios):
+    return [{"dual/lam": lam, "dual/path_kl": 0.2 * r, "dual/kl_budget": 0.2} for r in ratios]
+
+
+@pytest.mark.parametrize(
+    ("lam", "ratios", "settled", "kinds"),
+    [
+        (1.0, [1.0, 1.0], True, set()),
+        (99.95, [1.0], False, {"lambda_max"}),
+        (99.8, [1.0], False, set()),
+        (0.01, [0.1, 0.2], False, {"lambda_min"}),
+        (0.01, [0.1, 0.2], True, {"lambda_min", "path_kl"}),
+        (1.0, [1.6, 9.0], True, {"path_kl"}),
+        (1.0, [1.6, 9.0], False, set()),
+        (1.0, [1.6, 1.4], True, set()),  # it was near its budget once
+        (1.0, [0.4, 0.6], True, set()),
+        (1.0, [float("nan")], True, set()),
+    ],
+)
+def test_concerns(lam, ratios, settled, kinds):
+    found = concerns(rows(lam, ratios), 0.01, 100.0, settled)
+    assert found.keys() == kinds
+    assert not any(digit in text for text in found.values() for digit in "0123456789")
