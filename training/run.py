@@ -26,7 +26,7 @@ from configs.flags import STEPS, UNHASHED
 from configs.settings import Settings
 from envs.tasks import dataset_name
 from training.cloning import clones_as_bc, cloning_identity
-from utils.errors import RunError
+from utils.errors import RunError, UserError
 from utils.files import digest, lock_of, read_json, try_lock
 from utils.logging import say, shown
 
@@ -144,7 +144,7 @@ class Run:
     @property
     def cloning(self) -> bool:
         """Whether the run trains a base and nothing else."""
-        return bool(self.settings.flags["bc_only"]) or not self.starts_from_base
+        return bool(self.settings.flags["bc_only"]) or self.agent.CLONES_ALONE
 
     @property
     def starts_from_base(self) -> bool:
@@ -290,7 +290,12 @@ def base_identity(settings: Settings) -> dict[str, Any]:
 def bc_only(settings: Settings) -> Settings:
     """The same settings for the base alone, for offline_steps: of agents/bc.py, or of the
     agent itself where it has a flow of its own.
+
+    Raises UserError where it has no base.
     """
+    if not (starts_from_base(settings) or settings.source.module.AGENT.CLONES_ALONE):
+        name = settings.source.file.name
+        raise UserError(f"--bc_only: {name} has no base to clone; leave it out")
     flags = settings.flags | {"bc_steps": 0, "online_steps": 0}
     if not clones_as_bc(settings.source.module.AGENT, settings.agent):
         return dataclasses.replace(settings, flags=flags | {"bc_only": True})
