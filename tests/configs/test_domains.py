@@ -392,7 +392,9 @@ def test_what_the_coefficients_were_tuned_for(agent, domain, flags, note):
 def test_the_table_has_the_published_methods():
     """QAM's seventeen, TRQAM and SQAM; each row's settings are its agent's."""
     with (AGENTS.parent / "configs" / "published.csv").open() as file:
-        lines = [line for line in csv.DictReader(file) if line["source"].startswith("QAM paper")]
+        lines = [
+            line for line in csv.DictReader(file) if line["source"].startswith("QAM paper")
+        ]
     published = {line["method"] for line in lines}
     names = [method.name for method in METHODS]
     assert len(names) == len(set(names)) == 19
