@@ -106,7 +106,6 @@ def run(argv: list[str]) -> int:
     """What `main` does, but for errors."""
     flags = parse(argv)
     from reports.export import export
-    from reports.html import page
     from reports.published import read_published
     from reports.results import read_all
     from reports.summary import report
@@ -114,7 +113,7 @@ def run(argv: list[str]) -> int:
 
     results, notes = read_all(flags.places, flags.pickle_interval, flags.pickle_axes)
     found = report(results, flags.step, read_published(), notes, flags.bootstrap, flags.widen)
-    outputs = [(flags.csv, as_csv), (flags.latex, as_latex), (flags.html, page)]
+    outputs = [(flags.csv, as_csv), (flags.latex, as_latex), (flags.html, as_html)]
     written = write([(path.expanduser(), made(found)) for path, made in outputs if path])
     if flags.export:
         written.append(
@@ -122,6 +121,13 @@ def run(argv: list[str]) -> int:
         )
     print(as_text(found, flags.details), *(f"written: {what}" for what in written), sep="\n")
     return repeated(found, flags) if flags.repeat_of else 0
+
+
+def as_html(found: "Report") -> str:
+    """The page; matplotlib, which draws it, takes a second to import."""
+    from reports.html import page
+
+    return page(found)
 
 
 def repeated(found: "Report", flags: argparse.Namespace) -> int:
