@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reports.published import AXES  # noqa: E402
 from utils.command_line import Parser, at_least  # noqa: E402
-from utils.errors import RunError, UserError  # noqa: E402
+from utils.errors import RunError, UserError, one_line, printable  # noqa: E402
+from utils.logging import print_anywhere  # noqa: E402
 
 if TYPE_CHECKING:
     from reports.summary import Report
@@ -91,7 +92,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     flags = parser.parse_args(argv)
     for path in (flags.csv, flags.latex, flags.html):
         if path and not path.expanduser().parent.is_dir():
-            raise UserError(f"{path}: there is no folder {path.parent}")
+            where = printable(path.parent)
+            raise UserError(f"{printable(path)}: there is no folder {where}")
     return flags
 
 
@@ -99,7 +101,7 @@ def write(files: list[tuple[Path, str]]) -> list[str]:
     """Write the texts; returns the names of their files."""
     for path, text in files:
         path.write_text(text, encoding="utf-8")
-    return [str(path) for path, _ in files]
+    return [printable(path) for path, _ in files]
 
 
 def run(argv: list[str]) -> int:
@@ -116,9 +118,8 @@ def run(argv: list[str]) -> int:
     outputs = [(flags.csv, as_csv), (flags.latex, as_latex), (flags.html, as_html)]
     written = write([(path.expanduser(), made(found)) for path, made in outputs if path])
     if flags.export:
-        written.append(
-            f"{export(results, flags.export.expanduser())} runs below {flags.export}"
-        )
+        exported = export(results, flags.export.expanduser())
+        written.append(f"{exported} runs below {printable(flags.export)}")
     print(as_text(found, flags.details), *(f"written: {what}" for what in written), sep="\n")
     return repeated(found, flags) if flags.repeat_of else 0
 
@@ -144,10 +145,11 @@ def repeated(found: "Report", flags: argparse.Namespace) -> int:
 
 def main(argv: list[str]) -> int:
     """Report, and return the exit code."""
+    print_anywhere()
     try:
         return run(argv[1:])
     except (UserError, RunError, OSError) as error:
-        print("error:", str(error).partition("\n")[0], file=sys.stderr)
+        print("error:", one_line(error), file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
 
 

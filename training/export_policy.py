@@ -32,12 +32,12 @@ import jax.numpy as jnp
 
 from agents.base import Agent
 from configs.agent_source import ROOT
+from configs.run_folder import evaluation_rows
 from envs.tasks import dataset_name
 from training.checkpoints import Checkpoints, agent_from
 from training.policy import best_evaluated, chunks_from_seed, load_run
 from training.run import git_commit
 from utils.errors import UserError
-from utils.logging import read_rows
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 READER = ROOT / "examples" / "run_exported_policy.py"
@@ -142,10 +142,8 @@ def provenance(folder: Path, stored: dict[str, Any], step: int) -> dict[str, Any
     flags = stored["flags"]
     task, own = flags["env_name"], flags.get("dataset")
     name = Path(own).name if own else dataset_name(task)
-    rows = [row for row in read_rows(folder / "eval.csv") if row["step"] == step]
-    evaluated = {
-        name: value for row in rows[-1:] for name, value in row.items() if value == value
-    }
+    rows = [row for row in evaluation_rows(folder) if row["step"] == step]
+    evaluated = rows[-1] if rows else {}
     return {
         "task": task,
         "agent": Path(stored["agent_file"]).stem,

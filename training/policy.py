@@ -15,14 +15,14 @@ import numpy as np
 from agents.base import Agent
 from configs.agent_file import load_source
 from configs.agent_source import ROOT, differing_files, kept_source
+from configs.run_folder import ACTS, evaluation_rows, read_config
 from envs.evaluation import Policy, Values
 from training.checkpoints import Checkpoints, agent_from, best_step
 from training.keys import stream
 from training.run import total_updates
 from training.stored import mention_changes
-from utils.errors import UserError
-from utils.files import read_json
-from utils.logging import read_rows, warn
+from utils.errors import DamagedFile, RunError, UserError
+from utils.logging import warn
 
 
 @jax.jit
@@ -73,18 +73,8 @@ def load_run(run_dir: str | os.PathLike, best: bool = False) -> tuple[Agent, dic
     UserError where the folder holds no checkpoint of a run that can be read.
     """
     folder = Path(run_dir).expanduser()
-    stored = read_json(folder / "config.json")
-    if stored is None:
-        raise UserError(f"{folder} is not the folder of a run: it has no config.json")
-    config = ml_collections.ConfigDict(
-        {k: tuple(v) if isinstance(v, list) else v for k, v in stored["agent"].items()}
-    )
-    observation_dim, action_dim = stored["observation_dim"], stored["action_dim"]
-    kind = agent_of_run(folder, stored)
-    cloning = bool(stored["flags"].get("bc_only"))
-    total = total_updates(stored["flags"], config.horizon_length)
-    dims = observation_dim, action_dim
-    agent = kind.create(jax.random.key(0), *dims, config, total, cloning)
+    stored = read_stored(folder)
+    agent = untrained(folder, stored, agent_of_run(folder, stored))
     checkpoints = Checkpoints(folder / "checkpoints")
     wanted = best_evaluated(folder, checkpoints.steps()) if best else None
     tree = (
@@ -95,6 +85,44 @@ def load_run(run_dir: str | os.PathLike, best: bool = False) -> tuple[Agent, dic
     if tree is None:
         raise UserError(f"{folder} holds no checkpoint that can be read")
     return agent_from(tree["agent"], agent, folder), stored
+
+
+def read_stored(folder: Path) -> dict[str, Any]:
+    """The config.json of a run folder whose policy is wanted; raises UserError where there is
+    none, and RunError for one that is damaged.
+    """
+    try:
+        stored = read_config(folder, ACTS)
+    except DamagedFile as error:
+        raise RunError(error.fault) from error
+    if stored is None:
+        raise UserError(f"{folder} is not the folder of a run: it has no config.json")
+    return stored
+
+
+def untrained(folder: Path, stored: dict[str, Any], kind: type[Agent]) -> Agent:
+    """The agent of a run before its first update; raises RunError where its class makes none of
+    these settings.
+
+    Args:
+        folder: the run folder.
+        stored: its config.json.
+        kind: the agent's class.
+    """
+    dims = stored["observation_dim"], stored["action_dim"]
+    cloning = bool(stored["flags"].get("bc_only"))
+    settings = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in stored["agent"].items()
+    }
+    try:
+        config = ml_collections.ConfigDict(settings)
+        total = total_updates(stored["flags"], config.horizon_length)
+        return kind.create(jax.random.key(0), *dims, config, total, cloning)
+    except Exception as error:  # of any type: the settings may be anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        path = folder / "config.json"
+        raise RunError(f"{path} is damaged (it makes no agent: {reason:.200})") from error
 
 
 def agent_of_run(folder: Path, stored: dict[str, Any]) -> type[Agent]:
@@ -134,7 +162,7 @@ def best_evaluated(folder: Path, steps: Collection[int]) -> int | None:
 
     None, with a warning, where none of them was evaluated.
     """
-    step = best_step(read_rows(folder / "eval.csv"), steps)
+    step = best_step(evaluation_rows(folder), steps)
     if step is None and steps:
         warn(f"no checkpoint of {folder} was evaluated: the newest is taken for the best")
     return step

@@ -253,6 +253,8 @@ class Trainer:
 
     def at_intervals(self, bar: ProgressBar | None, last: bool) -> None:
         """Log, evaluate and save if due at this step; at the end of a phase all three."""
+        for _, journal in self.seeds.going:
+            journal.check_present()
         figures: dict[str, Any] = {}
         if last or ends_interval(self.step, self.flags["log_interval"]):
             self.record_evaluations(wait=False)

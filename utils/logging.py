@@ -1,5 +1,6 @@
 """Run logs (CSV that survives kills and resumes, TensorBoard, W&B) and printed messages."""
 
+import codecs
 import csv
 import difflib
 import functools
@@ -13,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from utils.errors import UserError
+from utils.errors import DamagedFile, UserError, printable
+from utils.files import CSV_BYTES, read_file
 
 WIDTH = 100
 """Columns that printed lines keep to."""
@@ -32,12 +34,11 @@ class CsvLog:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            content = self.path.read_bytes()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                with self.path.open("r+b") as file:
-                    file.truncate(whole)
+        content = read_file(self.path, CSV_BYTES) or b""
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with self.path.open("r+b") as file:
+                file.truncate(whole)
         header, lines = self._table()
         self._header = list(header)
         self.count = len(lines)
@@ -94,13 +95,28 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, int | float | str]]:
     return [{key: _value(cell) for key, cell in line.items()} for line in _table(Path(path))[1]]
 
 
+def read_lines(path: Path) -> list[list[str]]:
+    """The cells of each line of a CSV file that may be being written, the header first: whole
+    lines only; [] where there is no file.
+
+    Raises DamagedFile for a file that is no such table.
+    """
+    content = read_file(path, CSV_BYTES) or b""
+    try:
+        text = content[: content.rfind(b"\n") + 1].decode()
+        lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
+    except (ValueError, csv.Error) as error:
+        raise DamagedFile(path, str(error)) from error
+    for number, line in enumerate(lines, 1):
+        if len(line) > len(lines[0]):
+            raise DamagedFile(path, f"line {number} has more cells than the header")
+    return lines
+
+
 def _table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    text = path.read_bytes().decode() if path.exists() else ""
-    # whole lines
-    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-    return list(reader.fieldnames or []), [
-        {key: cell for key, cell in line.items() if cell} for line in reader
-    ]
+    header, *lines = read_lines(path) or [[]]
+    table = [dict(zip(header, line, strict=False)) for line in lines]
+    return header, [{key: cell for key, cell in line.items() if cell} for line in table]
 
 
 def _cell(value: Any) -> str:
@@ -285,13 +301,14 @@ def _is_number(value: Any) -> bool:
 
 def wrapped(text: str) -> list[str]:
     """The text on lines of at most WIDTH columns; a longer word, as a path, has a line."""
-    return textwrap.wrap(
+    lines = textwrap.wrap(
         text,
         WIDTH,
         subsequent_indent="  ",
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return [printable(line) for line in lines]
 
 
 def say(text: str, file: TextIO | None = None) -> None:
@@ -314,3 +331,20 @@ def shown(path: Path) -> str:
     """A path as it is printed: relative where it lies below the current folder."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+PLAIN = {"±": "+-", "λ": "lambda", "≠": "!=", "√": "sqrt", "≥": ">=", "≤": "<="}
+
+
+def _plain_letters(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    letters = error.object[error.start : error.end]
+    escaped = (PLAIN.get(c, c.encode("ascii", "backslashreplace").decode()) for c in letters)
+    return "".join(escaped), error.end
+
+
+def print_anywhere() -> None:
+    """Let stdout show other letters where its encoding lacks one that is printed."""
+    codecs.register_error("plain", _plain_letters)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's takes every letter
+        sys.stdout.reconfigure(errors="plain")
