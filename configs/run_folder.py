@@ -156,7 +156,8 @@ FINITE = Kind("a finite number", lambda cells: ~(np.abs(cells) >= GREATEST))
 NOT_NEGATIVE = Kind("a number from 0 up", lambda cells: FINITE.holds(cells) & ~(cells < 0))
 CELLS = {
     "step": Kind(
-        COUNT.wanted, lambda cells: (cells >= 0) & (cells < LARGEST) & (cells % 1 == 0)
+        COUNT.wanted,
+        lambda cells: (cells >= 0) & (cells < LARGEST) & (np.floor(cells) == cells),
     ),
     "success": Kind(SHARE.wanted, lambda cells: ~((cells < 0) | (cells > 1))),
     "episodes": NOT_NEGATIVE,

@@ -355,10 +355,15 @@ def read_all(
         results += [result for curves in found for result in curves_results(path, curves)]
         notes += read_as
     if not results:
-        nothing = f"no run with an evaluation in {', '.join(map(printable, places))}"
-        nothing += f" ({join_first(notes, 1)})" if notes else ""
-        raise UserError(f"{nothing}; train one with main.py, or give another folder")
+        raise no_result(places, notes)
     return without_doubles(name_methods(results), notes), notes
+
+
+def no_result(places: list[str], notes: list[str]) -> UserError:
+    """The error for places without a result, with the first reason why a run is left out."""
+    nothing = f"no run with an evaluation in {', '.join(map(printable, places))}"
+    why = f" ({join_first(notes, 1)})" if notes else ""
+    return UserError(f"{nothing}{why}; train one with main.py, or give another folder")
 
 
 def without_doubles(results: list[Result], notes: list[str]) -> list[Result]:

@@ -338,7 +338,7 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
         )
     for one in (*running.runs, *failed.runs, *stopped.runs):
         one.folder.mkdir(parents=True)
-        write_json(one.folder / "config.json", {})
+        write_json(one.folder / "config.json", one.config())
     for one in running.runs:
         # a row being written
         (one.folder / "timing.csv").write_text("step,updates_per_s\n500,0.5\n1000,0.5\n1050")
