@@ -17,7 +17,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from utils.errors import RunError, UserError, one_line
+from utils.errors import RunError, UserError
 from utils.preemption import Preempted, handled
 
 if TYPE_CHECKING:  # main.py is imported by every worker process: it stays light
@@ -59,7 +59,7 @@ def run_all(argv: list[str]) -> int:
     except UserError as error:
         if debug:
             raise
-        print("error:", one_line(error), file=sys.stderr)
+        print("error:", str(error).partition("\n")[0], file=sys.stderr)
         return 2
     return 0
 
@@ -79,7 +79,7 @@ def train_task(runs: "list[Run]", fv: "FlagValues") -> int:
         there = all((run.folder / "config.json").exists() for run in runs)
         intact = there and isinstance(error, OSError)
         place = f" ({folder}: what is stored there is whole)" if intact else ""
-        print(f"error: {one_line(error)}{place}", file=sys.stderr)
+        print("error:", str(error).partition("\n")[0] + place, file=sys.stderr)
         return 1
     return 0
 

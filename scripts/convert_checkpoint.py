@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.errors import RunError, UserError, one_line  # noqa: E402
+from utils.errors import RunError, UserError  # noqa: E402
 
 USAGE = (
     "usage: python scripts/convert_checkpoint.py FILE.pkl NEW_FOLDER --env_name=NAME"
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> int:
         out = Path(places[1]).expanduser()
         convert(places[0], out, flags)
     except (UserError, RunError, OSError) as error:
-        print("error:", one_line(error), file=sys.stderr)
+        print("error:", str(error).partition("\n")[0], file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     print(out)
     return 0

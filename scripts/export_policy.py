@@ -16,7 +16,7 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.errors import RunError, UserError, one_line  # noqa: E402
+from utils.errors import RunError, UserError  # noqa: E402
 
 USAGE = "usage: python scripts/export_policy.py RUN_DIR --out=policy.zip [--best] [--step=N]"
 
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
     try:
         return export(*parse(argv))
     except (UserError, RunError, OSError) as error:
-        print("error:", one_line(error), file=sys.stderr)
+        print("error:", str(error).partition("\n")[0], file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         return 130

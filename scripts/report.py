@@ -23,9 +23,8 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reports.published import AXES  # noqa: E402
-from utils.command_line import Parser, at_least  # noqa: E402
+from utils.command_line import Parser, at_least, print_any_text  # noqa: E402
 from utils.errors import RunError, UserError, one_line, printable  # noqa: E402
-from utils.logging import print_anywhere  # noqa: E402
 
 if TYPE_CHECKING:
     from reports.summary import Report
@@ -145,7 +144,7 @@ def repeated(found: "Report", flags: argparse.Namespace) -> int:
 
 def main(argv: list[str]) -> int:
     """Report, and return the exit code."""
-    print_anywhere()
+    print_any_text()
     try:
         return run(argv[1:])
     except (UserError, RunError, OSError) as error:

@@ -17,8 +17,7 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.errors import RunError, UserError, one_line  # noqa: E402
-from utils.logging import print_anywhere  # noqa: E402
+from utils.errors import RunError, UserError  # noqa: E402
 
 if TYPE_CHECKING:
     import numpy as np
@@ -181,11 +180,10 @@ def main(argv: list[str]) -> int:
     if {"--help", "-help", "-h"} & set(argv):
         print(__doc__, define().get_help(), sep="\n")
         return 0
-    print_anywhere()
     try:
         return rollout(*parse(argv))
     except (UserError, RunError, OSError) as error:
-        print("error:", one_line(error), file=sys.stderr)
+        print("error:", str(error).partition("\n")[0], file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         return 130

@@ -32,8 +32,7 @@ from sweeps.jobs import Job, far_apart  # noqa: E402
 from sweeps.run import run_jobs  # noqa: E402
 from training.plan import plan  # noqa: E402
 from utils.command_line import Parser, at_least  # noqa: E402
-from utils.errors import RunError, UserError, one_line  # noqa: E402
-from utils.logging import print_anywhere  # noqa: E402
+from utils.errors import RunError, UserError  # noqa: E402
 from utils.preemption import Preempted  # noqa: E402
 
 OURS = {
@@ -289,11 +288,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     if {"--help", "-help", "-h"} & set(argv):
         print(parser().format_help())
         return 0
-    print_anywhere()
     try:
         return sweep(argv, environ)
     except (UserError, RunError, OSError) as error:
-        print("error:", one_line(error), file=sys.stderr)
+        print("error:", str(error).partition("\n")[0], file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except Preempted as signal:
         print(f"stopped by {signal}; the same command goes on", file=sys.stderr)

@@ -1,12 +1,34 @@
 """An argument parser that answers a mistake in one line, and the types of its values."""
 
 import argparse
+import codecs
+import contextlib
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from utils.errors import UserError
+
+PLAIN = {"±": "+-", "λ": "lambda", "≠": "!=", "√": "sqrt", "≥": ">=", "≤": "<="}
+
+
+def plain_letters(error: UnicodeError) -> tuple[str, int]:
+    """What is printed for letters that an encoding lacks: others that mean the same, or
+    escapes.
+    """
+    assert isinstance(error, UnicodeEncodeError)
+    letters = error.object[error.start : error.end]
+    shown = [PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in letters]
+    return "".join(shown), error.end
+
+
+def print_any_text() -> None:
+    """From here on stdout shows other letters where its encoding lacks one."""
+    codecs.register_error("plain", plain_letters)
+    with contextlib.suppress(AttributeError):  # of a notebook's, which lacks none
+        sys.stdout.reconfigure(errors="plain")  # type: ignore[union-attr]
 
 
 class Parser(argparse.ArgumentParser):

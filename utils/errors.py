@@ -33,13 +33,13 @@ def printable(value: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
 
 
-def one_line(error: Exception) -> str:
-    """What is printed of an error: its first line."""
-    return printable(str(error).partition("\n")[0])
-
-
 def join_first(names: Iterable[str], most: int = 3) -> str:
     """The first few of many names, for a message."""
     names = [printable(name) for name in names]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def one_line(error: BaseException) -> str:
+    """What is printed of an error: its first line."""
+    return printable(str(error).partition("\n")[0])

@@ -1,6 +1,5 @@
 """Run logs (CSV that survives kills and resumes, TensorBoard, W&B) and printed messages."""
 
-import codecs
 import csv
 import difflib
 import functools
@@ -331,20 +330,3 @@ def shown(path: Path) -> str:
     """A path as it is printed: relative where it lies below the current folder."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-PLAIN = {"±": "+-", "λ": "lambda", "≠": "!=", "√": "sqrt", "≥": ">=", "≤": "<="}
-
-
-def _plain_letters(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeEncodeError)
-    letters = error.object[error.start : error.end]
-    escaped = (PLAIN.get(c, c.encode("ascii", "backslashreplace").decode()) for c in letters)
-    return "".join(escaped), error.end
-
-
-def print_anywhere() -> None:
-    """Let stdout show other letters where its encoding lacks one that is printed."""
-    codecs.register_error("plain", _plain_letters)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's takes every letter
-        sys.stdout.reconfigure(errors="plain")

@@ -123,7 +123,7 @@ def assert_reported_or_refused(folder):
     as_text(found, details=True).encode()
     as_csv(found).encode()
     as_latex(found).encode()
-    page(found, "fuzz").encode()
+    page(found).encode()
     assert all(line.isprintable() for line in as_text(found, details=True).split("\n"))
     return True
 

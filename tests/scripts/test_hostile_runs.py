@@ -14,13 +14,17 @@ import numpy as np
 import pytest
 
 import main as program
+from configs.agent_source import kept_source
+from configs.run_folder import read_config
 from envs.probe import write_dataset
 from reports.published import read_published
 from reports.results import read_all
 from reports.summary import report as report_of
 from reports.text import as_csv, as_text, escape
 from scripts import report, rollout, sweep
+from sweeps.engines import conclude
 from tests.odd_runs import ODD, link, other, text, with_entry, without
+from tests.scripts.test_sweep import planned
 from tests.synthetic_runs import write_csv, write_run
 from tests.test_faults import ENV_NAME, FLAGS, before_updates, errors
 
@@ -119,6 +123,28 @@ def test_other_json_files_are_no_runs(tmp_path, capsys):
     (tmp_path / "model" / "config.json").write_text('{"hidden_size": 768}')
     assert run(tmp_path) == 0
     assert "left out" not in capsys.readouterr().out
+
+
+def test_a_folder_that_may_not_be_read_is_a_line(tmp_path, monkeypatch, capsys):
+    good_run(tmp_path)
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert run(tmp_path) == 0
+    line = f"note: left out: {tmp_path}/closed cannot be read (Permission denied)"
+    assert line in words(capsys.readouterr().out)
+
+
+def test_a_run_with_one_bound_of_lambda_has_no_concern(tmp_path, capsys):
+    without("agent.lambda_min")(good_run(tmp_path))
+    assert run(tmp_path) == 0
+    assert "bound" not in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- places and links
@@ -390,6 +416,18 @@ def test_the_status_of_a_sweep_names_a_damaged_run_and_counts_the_others(kind, c
     assert "main.py" in line and "--num_seeds=2" in line
 
 
+def test_an_error_in_a_jobs_log_is_printed_as_text(tmp_path, capsys):
+    flags = [f"--env_name={ENV_NAME}", f"--save_dir={tmp_path}", "--bc_steps=0"]
+    (job,) = planned(*flags, f"--agents={ROOT}/agents/trqam.py", "--dataset=data.npz")
+    job.log.parent.mkdir(parents=True)
+    job.log.write_text("error: \x1b[31mred\x07\n")
+    conclude(job.log, 1)
+    assert "\x1b" in job.failure()
+    command = ["sweep.py", *flags, f"--agents={ROOT}/agents/trqam.py", "--dataset=data.npz"]
+    assert sweep.main([*command, "--status"]) == 0
+    assert r"failed   exit code 1: \x1b[31mred\x07  " in capsys.readouterr().out
+
+
 POLICY = {
     **{kind: values for kind, values in DAMAGE.items() if values[1] == "config.json"},
     "no width": (without("agent.actor_hidden_dims"), "config.json", "it makes no agent: "),
@@ -414,6 +452,13 @@ POLICY = {
         "agent.horizon_length is 0, not a whole number from 1 to a million",
     ),
 }
+
+
+def test_what_is_no_file_is_no_source(copy):
+    """A pipe beside the agent file would wait for ever."""
+    os.mkfifo(copy / "source" / "pipe.py")
+    kept = kept_source(copy, read_config(copy))
+    assert list(kept.kept) == ["trqam.py"]
 
 
 @pytest.mark.parametrize("kind", POLICY)

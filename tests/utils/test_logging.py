@@ -315,3 +315,8 @@ def test_a_message_is_in_the_file_at_once(tmp_path):
             [sys.executable, "-c", code], stdout=log, cwd=ROOT, env=environ, check=True
         )
     assert (tmp_path / "log").read_text() == "now\nnow\n\n"
+
+
+def test_messages_hold_no_control_characters(capsys):
+    say("a\x1b[2J path\nand a line")
+    assert capsys.readouterr().out == "a\\x1b[2J path and a line\n"
