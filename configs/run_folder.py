@@ -21,7 +21,7 @@ from utils.logging import read_lines
 
 Columns = dict[str, np.ndarray]
 
-LONGEST = 1000  # characters of a name or a path
+LONGEST = 4096  # characters of a name or a path
 LARGEST = 2**53  # counts below it are exact as a float
 GREATEST = 1e100  # its square is finite
 
@@ -91,6 +91,8 @@ POSITIVE = Kind("a positive number", lambda value: is_number(value) and value > 
 SHARE = Kind("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
 OBJECT = object_of("an object", lambda value: True)
 TEXTS = object_of("an object of texts", is_text)
+PATH = Kind("a path or nothing", lambda value: value in (None, "") or is_text(value))
+SCALAR = Kind("neither a list nor an object", is_scalar)
 SCALARS = object_of("an object without lists and objects", is_scalar)
 
 CONFIG = {
@@ -118,17 +120,15 @@ MAY_BE = {
     "flags.start_training": COUNT,
     "flags.utd_ratio": COUNT,
     "flags.sparse": or_null(SWITCH),
-    "flags.pretrained_actor_path": or_null(TEXT),
-    "flags.ogbench_dataset_dir": or_null(TEXT),
-    "flags.dataset": or_null(TEXT),
+    "flags.pretrained_actor_path": PATH,
+    "flags.ogbench_dataset_dir": PATH,
+    "flags.dataset": PATH,
     "agent.horizon_length": SIZE,
     "agent.discount": NUMBER,
     "agent.lam_scale": POSITIVE,
     "agent.lambda_min": NUMBER,
     "agent.lambda_max": NUMBER,
-    "agent.edit_scale": NUMBER,
-    "agent.fql_alpha": NUMBER,
-    "agent.mode": TEXT,
+    "agent.mode": SCALAR,
     "source": OBJECT,
     "base": OBJECT,
     "cloning": OBJECT,

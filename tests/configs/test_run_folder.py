@@ -54,6 +54,15 @@ def test_what_a_run_writes_is_read(tmp_path):
     assert read_columns(folder / "timing.csv")["step"].tolist() == []
 
 
+@pytest.mark.parametrize("path", ["", None, "~/bases/params.pkl", "x" * 4096])
+def test_a_flag_without_a_path_is_one(path, tmp_path):
+    folder = good(tmp_path)
+    for name in ("pretrained_actor_path", "ogbench_dataset_dir", "dataset"):
+        with_entry(f"flags.{name}", path)(folder)
+    assert_reported_or_refused(folder)
+    assert read_run(folder).last_step == 1_000_000
+
+
 def test_what_a_policy_needs_is_asked_for_where_it_is_needed(tmp_path):
     folder = good(tmp_path)
     with pytest.raises(DamagedFile, match="flags.start_training is missing"):
