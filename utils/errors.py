@@ -1,6 +1,7 @@
 """The exceptions that `main.py` and the scripts answer with one line instead of a traceback."""
 
 import os
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -30,7 +31,12 @@ def printable(value: object) -> str:
     """A text for a terminal or a page: control characters, and what no file can be encoded
     with, as escapes such as \\x1b.
     """
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
+    return "".join(c if c.isprintable() or is_space(c) else repr(c)[1:-1] for c in str(value))
+
+
+def is_space(character: str) -> bool:
+    """Whether a character is a space of any width, such as one that keeps words together."""
+    return unicodedata.category(character) == "Zs"
 
 
 def join_first(names: Iterable[str], most: int = 3) -> str:

@@ -27,6 +27,7 @@ from tests.odd_runs import ODD, link, other, text, with_entry, without
 from tests.scripts.test_sweep import planned
 from tests.synthetic_runs import write_csv, write_run
 from tests.test_faults import ENV_NAME, FLAGS, before_updates, errors
+from utils.errors import printable
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENE, CUBE = "scene-play-singletask-task{}-v0", "cube-double-play-singletask-task{}-v0"
@@ -250,7 +251,7 @@ def test_names_of_folders_and_values_never_reach_the_terminal_raw(name, tmp_path
     shown = ascii(name)[1:-1] if name != "é" else "é"
     assert "left out: " in printed.out and shown in printed.out.replace("\n", "")
     for text_shown in (printed.out, *(path.read_text() for path in files.values())):
-        assert all(line.isprintable() for line in text_shown.split("\n"))
+        assert all(printable(line) == line for line in text_shown.split("\n"))
     assert run(tmp_path / f"no{name}") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"error: {tmp_path}/no{shown}: there is no such folder"

@@ -488,9 +488,9 @@ def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(table, tmp_pat
     )
     links = {a for a in page.addresses if not a.startswith("data:image/svg+xml;base64,")}
     assert links and {address[0] for address in links} == {"#"}
-    assert {address[1:] for address in links} <= set(page.ids) and len(
-        set(page.ids)
-    ) == len(page.ids)
+    assert {address[1:] for address in links} <= set(page.ids) and len(set(page.ids)) == len(
+        page.ids
+    )
     assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
     images = re.findall(
         '<img class="chart" alt="[^"]*" src="data:image/svg[+]xml;base64,', text
