@@ -2,12 +2,14 @@
 in one line.
 """
 
+import contextlib
 import difflib
 import math
 import os
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -16,6 +18,7 @@ from ml_collections import config_flags
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS, ROOT
 from configs.presets import PRESETS
+from utils.command_line import refuse_control_characters
 from utils.errors import UserError
 from utils.logging import wrapped
 
@@ -41,6 +44,8 @@ PLACE = (
     "seed",
     "num_seeds",
 )
+LAST_SEED = 2**31 - 1
+MOST_SEEDS = 1000
 UNHASHED = {*STEPS, *LOGGING, *PLACE}
 MAY_CHANGE = {"offline_steps", "online_steps", "ogbench_dataset_dir", *LOGGING, *PLACE}
 IGNORED_VALUES = ("buffer_size", "dataset_replace_interval")
@@ -107,8 +112,8 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "settings for a purpose; they make their own data",
         flag_values=fv,
     )
-    count("seed", 0, "random seed", most=2**31 - 1)
-    count("num_seeds", 1, "run seeds seed .. seed + num_seeds - 1", least=1)
+    count("seed", 0, "random seed", most=LAST_SEED)
+    count("num_seeds", 1, "run seeds seed .. seed + num_seeds - 1", least=1, most=MOST_SEEDS)
 
     count(
         "bc_steps",
@@ -236,7 +241,8 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
 
 def define_agent_flag(fv: flags.FlagValues, argv: Sequence[str], doc: str) -> None:
     """Define --agent, and --agent.KEY for the settings of the agent file that `argv` names."""
-    config_flags.DEFINE_config_file("agent", None, doc, flag_values=fv, sys_argv=list(argv))
+    with unreadable_words():  # those of a --flagfile among them
+        config_flags.DEFINE_config_file("agent", None, doc, flag_values=fv, sys_argv=list(argv))
     fv["agent"].parser = _AgentParser()
 
 
@@ -263,21 +269,14 @@ def help_text(argv: Sequence[str]) -> str:
 
 def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
     """Parse a command line; raises UserError, in one line, for anything wrong in it."""
+    refuse_control_characters(argv)
     agent, rest = take_agent(argv)
     known = list(load_source(agent).module.get_config())
     # first, because the flags --agent.KEY follow from it
     argv = [argv[0], f"--agent={agent}", *rest]
     fv = define_flags(argv)
     parse_words(fv, argv, agent, known)
-    if not 0.0 < fv.dataset_proportion <= 1.0:
-        raise UserError(
-            f"--dataset_proportion={fv.dataset_proportion}: give a share above 0 and at most 1"
-        )
-    if not (fv.action_scale > 0 and math.isfinite(fv.action_scale)):
-        raise UserError(f"--action_scale={fv.action_scale}: give a positive number")
-    budget = fv.kl_budget_online
-    if budget is not None and not (budget > 0 and math.isfinite(budget)):
-        raise UserError(f"--kl_budget_online={budget}: give a positive number")
+    check_values(fv)
     for name in IGNORED:
         if fv[name].present:
             print(
@@ -291,18 +290,46 @@ def parse_words(
     fv: flags.FlagValues, argv: Sequence[str], agent: str, known: list[str]
 ) -> None:
     """Parse a command line into flags; raises UserError, in one line, for a word that is none,
-    or no setting of the agent.
+    no setting of the agent, or a flag whose value cannot be read.
     """
+    check_agent_keys(argv, agent, known)
     try:
-        rest = fv(argv)
-    except AttributeError as error:  # how config_flags reports an unknown --agent.KEY
-        raise unknown_agent_key(argv, agent, known) from error
+        with unreadable_words():
+            rest = fv(argv)
     except flags.UnrecognizedFlagError as error:
         raise unknown_flag(error.flagvalue, fv, agent, known) from error
-    except flags.Error as error:
-        raise UserError(str(error).replace("\n", " ")) from error
     if len(rest) > 1:
         raise UserError(f"'{rest[1]}' is not a flag; flags are written --name=value")
+
+
+@contextlib.contextmanager
+def unreadable_words() -> Iterator[None]:
+    """Raise UserError for what absl and ml_collections raise for words that they cannot read."""
+    try:
+        yield
+    except flags.UnrecognizedFlagError:
+        raise
+    except (flags.Error, ValueError, LookupError, TypeError, AttributeError) as error:
+        text = str(error.args[0] if error.args else error).replace("\n", " ")
+        raise UserError(text.removeprefix("ERROR:: ")) from error
+
+
+def check_values(fv: flags.FlagValues) -> None:
+    """Raise UserError for numbers beyond what a run can use."""
+    if not 0.0 < fv.dataset_proportion <= 1.0:
+        raise UserError(
+            f"--dataset_proportion={fv.dataset_proportion}: give a share above 0 and at most 1"
+        )
+    for name in ("action_scale", "kl_budget_online"):
+        value: Any = fv[name].value  # None where it is not set
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name}={value}: give a positive number")
+    last = fv.seed + fv.num_seeds - 1
+    if last > LAST_SEED:
+        raise UserError(
+            f"--num_seeds={fv.num_seeds}: the last of the seeds from --seed={fv.seed} on would"
+            f" be {last}; the largest seed is {LAST_SEED}"
+        )
 
 
 def take_agent(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -341,16 +368,18 @@ def is_agent(file: Path) -> bool:
     return "\nAGENT = " in file.read_text()
 
 
-def unknown_agent_key(argv: Sequence[str], agent: str, known: list[str]) -> UserError:
-    """The error for the first --agent.KEY that the agent's configuration lacks, with the
+def check_agent_keys(argv: Sequence[str], agent: str, known: list[str]) -> None:
+    """Raise UserError for the first --agent.KEY that the agent's configuration lacks, with the
     nearest key it has.
     """
-    words = [word.lstrip("-").split("=")[0] for word in argv if word.startswith("-")]
-    given = [word.removeprefix("agent.") for word in words if word.startswith("agent.")]
-    key = next(key for key in given if key not in known)
-    near = called_here(key, known) or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    nearest = " or ".join(f"--agent.{key}" for key in near)
-    return UserError(f"--agent.{key}: {agent} has no such setting; the nearest is {nearest}")
+    for word in argv:
+        name = word.lstrip("-").partition("=")[0].removeprefix("no")
+        key = name.removeprefix("agent.")
+        if not word.startswith("-") or key == name or key in known:
+            continue
+        near = called_here(key, known) or difflib.get_close_matches(key, known, 1, cutoff=0.0)
+        nearest = " or ".join(f"--agent.{key}" for key in near)
+        raise UserError(f"--agent.{key}: {agent} has no such setting; the nearest is {nearest}")
 
 
 def unknown_flag(

@@ -29,6 +29,7 @@ from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, w
 from utils.errors import UserError
 from utils.files import alone
 from utils.progress import Counter
+from utils.spawned import UNGUARDED, check_program, leave_if_unguarded, unguarded_program
 
 _STACKING = {
     "single": (0, 0),
@@ -304,12 +305,17 @@ def _run_workers(
     workers: int,
     bar: Counter,
 ) -> None:
+    leave_if_unguarded()
+    check_program()
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (job,))
+    processes = pool._processes  # there is no public way to their exit codes
     try:
         for future in as_completed([pool.submit(_write_part, *task) for task in missing]):
             bar.update(future.result())
     except BrokenProcessPool as error:
+        if any(process.exitcode == UNGUARDED for process in processes.values()):
+            raise unguarded_program() from error
         raise UserError(
             "a worker process died (often for lack of memory: try fewer --workers); the"
             " finished episodes are kept, run the same command again to go on"

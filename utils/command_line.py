@@ -1,12 +1,41 @@
-"""An argument parser that answers a mistake in one line, and the types of its values."""
+"""An argument parser that answers a mistake in one line, the types of its values, and what
+every program does with its words and its output.
+"""
 
 import argparse
+import contextlib
 import math
-from collections.abc import Callable
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
 from utils.errors import UserError
+
+
+def refuse_control_characters(words: Iterable[str]) -> None:
+    """Raise UserError for a word with a newline or another control character, or with bytes
+    that are no text.
+
+    Such a word would be several lines in a script, a log or a list of jobs.
+    """
+    for word in words:
+        if any(
+            unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in word
+        ):
+            flag, equals, _ = word.partition("=")
+            name = flag if equals and flag.isprintable() else "the command line"
+            raise UserError(
+                f"{name}: {word!a:.80} has a control character, or bytes that are not UTF-8;"
+                " leave them out"
+            )
+
+
+def print_any_text() -> None:
+    """From here on stdout escapes characters that its encoding lacks, as stderr does."""
+    with contextlib.suppress(AttributeError):  # of a stand-in, which has no encoding
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 class Parser(argparse.ArgumentParser):

@@ -21,3 +21,9 @@ def join_first(names: Iterable[str], most: int = 3) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message; control characters in it are escaped."""
+    line = str(error).partition("\n")[0]
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
