@@ -44,7 +44,6 @@ def check_folders() -> None:
 
 check_folders()
 
-from utils.command_line import print_any_text  # noqa: E402
 from utils.errors import RunError, UserError, one_line  # noqa: E402
 from utils.preemption import Preempted, handled  # noqa: E402
 from utils.spawned import leave_if_unguarded  # noqa: E402
@@ -113,6 +112,8 @@ def train_task(runs: "list[Run]", fv: "FlagValues") -> int:
 
 
 if __name__ == "__main__":
+    from utils.command_line import print_any_text
+
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     print_any_text()
     try:

@@ -2,12 +2,11 @@
 in one line.
 """
 
-import contextlib
 import difflib
 import math
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from ml_collections import config_flags
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS, ROOT
 from configs.presets import PRESETS
-from utils.command_line import refuse_control_characters
+from utils.command_line import refuse_control_characters, unreadable_words
 from utils.errors import UserError
+from utils.files import expanded
 from utils.logging import wrapped
 
 STEPS = ("bc_steps", "offline_steps", "online_steps")
@@ -293,25 +293,13 @@ def parse_words(
     no setting of the agent, or a flag whose value cannot be read.
     """
     check_agent_keys(argv, agent, known)
-    try:
-        with unreadable_words():
+    with unreadable_words():
+        try:
             rest = fv(argv)
-    except flags.UnrecognizedFlagError as error:
-        raise unknown_flag(error.flagvalue, fv, agent, known) from error
+        except flags.UnrecognizedFlagError as error:
+            raise unknown_flag(error.flagvalue, fv, agent, known) from error
     if len(rest) > 1:
         raise UserError(f"'{rest[1]}' is not a flag; flags are written --name=value")
-
-
-@contextlib.contextmanager
-def unreadable_words() -> Iterator[None]:
-    """Raise UserError for what absl and ml_collections raise for words that they cannot read."""
-    try:
-        yield
-    except flags.UnrecognizedFlagError:
-        raise
-    except (flags.Error, ValueError, LookupError, TypeError, AttributeError) as error:
-        text = str(error.args[0] if error.args else error).replace("\n", " ")
-        raise UserError(text.removeprefix("ERROR:: ")) from error
 
 
 def check_values(fv: flags.FlagValues) -> None:
@@ -346,14 +334,14 @@ def take_agent(argv: Sequence[str]) -> tuple[str, list[str]]:
             agent = word.split("=", 1)[1]
         else:
             rest.append(word)
-    if not Path(agent).expanduser().is_file():
+    if not expanded(agent).is_file():
         raise no_such_agent(agent)
     return agent, rest
 
 
 def no_such_agent(path: str) -> UserError:
     """The error for an agent file that is not there, with the one that may be meant."""
-    place = Path(os.path.abspath(Path(path).expanduser()))
+    place = Path(os.path.abspath(expanded(path)))
     if (ROOT / path).is_file():
         meant = f"the project has {ROOT / path}"
     else:

@@ -27,7 +27,7 @@ import numpy as np
 from envs.ogbench import make_raw
 from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
-from utils.files import alone
+from utils.files import alone, expanded
 from utils.progress import Counter
 from utils.spawned import UNGUARDED, check_program, leave_if_unguarded, unguarded_program
 
@@ -407,7 +407,7 @@ def _checked(
             raise UserError(f"--{flag} must be positive, not {value}")
     if job.seed < 0:
         raise UserError(f"--seed must not be negative, it is {job.seed}")
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     try:
         return _collect(job, folder, transitions, workers, **kwargs)
     except OSError as error:

@@ -21,7 +21,7 @@ from envs.hub import Repository, endpoint
 from envs.ogbench import SeededEnv, make_env
 from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
-from utils.files import alone
+from utils.files import alone, expanded
 from utils.logging import say, warn
 
 DATASET_DIR = "~/.ogbench/data"
@@ -44,7 +44,7 @@ def find_dataset(env_name: str, dataset_dir: Path | str = DATASET_DIR) -> Path:
     if is_user_env(env_name):
         raise UserError(f"--dataset: {env_name} needs its data as --dataset=FILE.npz")
     name = dataset_name(env_name)
-    folder = Path(dataset_dir).expanduser()
+    folder = expanded(dataset_dir, "--ogbench_dataset_dir")
     if folder.is_file():
         raise UserError(
             f"--ogbench_dataset_dir: {folder} is a file; give its folder, or --dataset={folder}"
@@ -71,11 +71,11 @@ def dataset_files(
     """
     source: Path | None
     if dataset_path is not None:
-        source = Path(dataset_path).expanduser()
+        source = expanded(dataset_path)
     elif is_user_env(env_name):
         return []
     else:
-        source = stored_dataset(dataset_name(env_name), Path(dataset_dir).expanduser())
+        source = stored_dataset(dataset_name(env_name), expanded(dataset_dir))
     if source is None or not source.exists():
         return []
     if not source.is_dir():
@@ -244,7 +244,7 @@ def load_dataset(
     flag = "--dataset" if dataset_path is not None else "--ogbench_dataset_dir"
     if not 0 < proportion <= 1:
         raise UserError(f"--dataset_proportion must lie in (0, 1], it is {proportion}")
-    named = None if dataset_path is None else Path(dataset_path).expanduser()
+    named = None if dataset_path is None else expanded(dataset_path)
     source = named or find_dataset(env_name, dataset_dir)
     env = _environment(env_name, required=environment)
     try:

@@ -7,11 +7,14 @@ import contextlib
 import math
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from absl import flags
+
 from utils.errors import UserError
+from utils.files import expanded
 
 
 def refuse_control_characters(words: Iterable[str]) -> None:
@@ -32,10 +35,25 @@ def refuse_control_characters(words: Iterable[str]) -> None:
             )
 
 
-def print_any_text() -> None:
-    """From here on stdout escapes characters that its encoding lacks, as stderr does."""
+@contextlib.contextmanager
+def unreadable_words() -> Iterator[None]:
+    """Raise UserError for what absl and ml_collections raise where they cannot read a word."""
+    try:
+        yield
+    except (flags.Error, ValueError, LookupError, TypeError, AttributeError) as error:
+        text = str(error.args[0] if error.args else error).replace("\n", " ")
+        raise UserError(text.removeprefix("ERROR:: ")) from error
+
+
+def print_any_text(encoding: str | None = None) -> None:
+    """From here on stdout escapes characters that its encoding lacks, as stderr does.
+
+    encoding: given to stdout; None: it keeps its own.
+    """
     with contextlib.suppress(AttributeError):  # of a stand-in, which has no encoding
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        sys.stdout.reconfigure(  # type: ignore[union-attr]
+            encoding=encoding or sys.stdout.encoding, errors="backslashreplace"
+        )
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,7 +101,7 @@ def positive_float(text: str) -> float:
 
 def existing_folder(text: str) -> Path:
     """The type of a folder that exists."""
-    path = Path(text).expanduser()
+    path = expanded(text)
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {text}")
     return path
@@ -91,7 +109,7 @@ def existing_folder(text: str) -> Path:
 
 def output_file(text: str) -> Path:
     """The type of a file to write: its folder exists, and it is no folder itself."""
-    path = Path(text).expanduser()
+    path = expanded(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder; give a file")
     if not path.parent.is_dir():
