@@ -34,6 +34,7 @@ LOGGING = (
     "video_frame_skip",
 )
 PLACE = (
+    "arrays_dir",
     "compilation_cache_dir",
     "device_data_gb",
     "save_dir",
@@ -159,6 +160,12 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "ogbench_dataset_dir",
         "~/.ogbench/data",
         "folder of OGBench's npz files (downloaded here when missing)",
+    )
+    text(
+        "arrays_dir",
+        None,
+        "where shards are converted to memory-mapped arrays, which are as large; unset: beside"
+        " the shards",
     )
     text(
         "dataset",

@@ -12,7 +12,13 @@ from reports.results import Result, _shown
 from utils.errors import UserError
 from utils.files import write_json
 
-NOT_KEPT = {"save_dir", "run_group", "ogbench_dataset_dir", "compilation_cache_dir"}
+NOT_KEPT = {
+    "save_dir",
+    "run_group",
+    "ogbench_dataset_dir",
+    "compilation_cache_dir",
+    "arrays_dir",
+}
 
 
 def export(results: list[Result], out: Path) -> int:
