@@ -16,14 +16,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":  # before the other imports, which take a second
     from utils.first import end_at_signals
 
     end_at_signals()
+
+from absl import flags  # noqa: E402
 
 from utils.command_line import (  # noqa: E402
     print_any_text,
