@@ -8,6 +8,7 @@ Training notes the digest of each file that it executes, one per line, in
 import contextlib
 import functools
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,8 +41,8 @@ def note(source: Source) -> None:
         return
     # a home that cannot be written costs a question later, no more
     with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a") as lines:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(file, "a", opener=functools.partial(os.open, mode=0o600)) as lines:
             lines.write("".join(f"{digest}\n" for digest in sorted(new)))
 
 

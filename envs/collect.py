@@ -24,6 +24,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
+from envs.arrays import read_npz
 from envs.ogbench import make_raw
 from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
@@ -292,10 +293,9 @@ def _merge(parts: list[Path], path: Path, settings: dict) -> None:
 def collection_settings(path: Path) -> dict | None:
     """How `collect` or `random_data` made this file; None for a file from elsewhere."""
     try:
-        # opened here, because NumPy leaves a file open that it cannot read
-        with path.open("rb") as opened, np.load(opened) as file:
-            return json.loads(str(file["collection"])) if "collection" in file else None
-    except (OSError, ValueError, zipfile.BadZipFile):
+        found = read_npz(path, lambda names: [name for name in names if name == "collection"])
+        return json.loads(str(found["collection"])) if found else None
+    except ValueError:
         return None
 
 

@@ -6,8 +6,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +13,14 @@ from typing import NamedTuple
 import numpy as np
 
 from envs import own_data
-from envs.arrays import ACTION_LIMIT, ArrayFile, Arrays, check_action_range, checked
+from envs.arrays import (
+    ACTION_LIMIT,
+    ArrayFile,
+    Arrays,
+    check_action_range,
+    checked,
+    read_npz,
+)
 from envs.download import HOSTS, REPOSITORIES, Host, download, open_hosts
 from envs.hub import Repository, endpoint
 from envs.ogbench import SeededEnv, make_env
@@ -361,14 +366,14 @@ def _read_arrays(path: Path, needed: list[str], where: str, named: bool) -> Arra
     if not path.is_file():
         raise UserError(f"{where} does not exist")
     remedy = "give an intact npz file" if named else "delete it and fetch or make it again"
+
+    def choose(names: list[str]) -> list[str]:
+        _check_names(names, needed, where)
+        return needed
+
     try:
-        # opened here, because NumPy leaves a file open that it cannot read
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            _check_names(file.files, needed, where)
-            return {key: file[key] for key in needed}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return read_npz(path, choose)
+    except ValueError as error:
         raise UserError(f"{where} is truncated or no npz file ({error}); {remedy}") from error
 
 
