@@ -65,7 +65,7 @@ def kept_source(folder: Path, stored: dict[str, Any]) -> Source | None:
     record, place = stored.get("source"), folder / KEPT
     if not record or not (file := place / record["file"]).is_file():
         return None
-    files = sorted({file, *place.rglob("*.py")})
+    files = sorted(path for path in {file, *place.rglob("*.py")} if path.is_file())
     kept = {path.relative_to(place).as_posix(): path.read_bytes() for path in files}
     return Source(file, record["package"], kept, record["checkout"])
 

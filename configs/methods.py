@@ -32,7 +32,7 @@ def read_methods() -> tuple[Method, ...]:
 METHODS = read_methods()
 
 
-def method_name(agent: str, settings: Mapping[str, Any]) -> str | None:
+def row_name(agent: str, settings: Mapping[str, Any]) -> str | None:
     """What publications call an agent file with these settings; None where no row has them."""
     for method in METHODS:
         same = all(str(settings.get(key)) == value for key, value in method.settings.items())

@@ -165,10 +165,12 @@ def preset_layer(name: str, fv: flags.FlagValues, group: str, dataset: str) -> L
         dataset: such as 'puzzle-4x4-play'.
     """
     preset, source = PRESETS[name], f"preset {name}"
-    own = preset.flags
+    own = dict(preset.flags)
     if preset.transitions:
         place = Path(fv.save_dir) / preset.flags.get("run_group", group) / "data"
-        own = own | {"ogbench_dataset_dir": str(place)}
+        own["ogbench_dataset_dir"] = str(place)
+    if 0 < fv.online_steps <= own.get("start_training", 0):  # of the preset's own, longer phase
+        own["start_training"] = fv.online_steps // 2
     layer = Layers(
         {name: Setting(value, source) for name, value in own.items()},
         {key: Setting(value, source) for key, value in preset.agent.items()},

@@ -4,33 +4,32 @@ of scripts/report.py.
 Reads while runs are being written, changes nothing, and imports neither jax nor a simulator.
 """
 
-import csv
 import dataclasses
-import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from configs.flags import LOGGING, PLACE, UNHASHED
+from configs.methods import row_name
+from configs.run_folder import (
+    COLUMNS,
+    Columns,
+    check_config,
+    read_columns,
+    read_done,
+    read_evaluations,
+)
 from envs.tasks import dataset_name, resolve_alias
 from reports.published import AXES, Curves, read_curves
-from utils.errors import RunError, UserError, join_first
-from utils.files import read_json
+from utils.errors import DamagedFile, UserError, join_first, printable
+from utils.files import expanded, read_json
 
-COLUMNS = {
-    "eval.csv": ("step", "success", "episodes", "return"),
-    "train.csv": ("step", "dual/path_kl", "dual/kl_budget", "dual/lam"),
-}
 ORIGINS = ("pretrained_actor_path", "ogbench_dataset_dir")  # where bases and data lie
 NOT_A_METHOD = UNHASHED | set(ORIGINS)
-# other agents are published under their own names
-PUBLISHED_AS = {"qam_edit": "QAM-E", "qam_fql": "QAM-F"}
-
-Columns = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +145,8 @@ class Result:
     @property
     def given(self) -> str:
         """The overrides as text."""
-        return ", ".join(f"{name}={_shown(value)}" for name, value in self.overrides.items())
+        shown = {printable(name): _shown(value) for name, value in self.overrides.items()}
+        return ", ".join(f"{name}={value}" for name, value in shown.items())
 
     @property
     def published_name(self) -> str:
@@ -160,9 +160,9 @@ class Result:
                 if agent.get("fql_alpha")
                 else "QAM"
             )
-        if self.agent == "cgql":
-            return {"mse": "CGQL-M", "linex": "CGQL-L"}.get(agent.get("mode"), "CGQL")
-        return PUBLISHED_AS.get(self.agent, self.agent.upper()) if self.config else self.method
+        if not self.config:
+            return self.method
+        return row_name(self.agent, agent) or self.agent.upper()
 
     def kl(self, step: int) -> Columns:
         """path KL, its budget and λ (with lam_scale) at the logs up to a step: NaN where there
@@ -185,106 +185,129 @@ class Result:
 # ------------------------------------------------------------------------------------- reading
 
 
-def read_columns(path: Path, names: tuple[str, ...]) -> Columns:
-    """Columns of a CSV file that may be being written, NaN where a cell or a column is absent;
-    whole lines only.
+def run_folders(
+    folders: Iterable[str | os.PathLike], notes: list[str] | None = None
+) -> list[Path]:
+    """Every folder with a config.json at or below the given ones, once each, also through
+    links; raises UserError for a given one that is not there.
+
+    notes: where folders that cannot be read are named.
     """
-    content = path.read_bytes() if path.exists() else b""
-    lines = csv.reader(
-        io.StringIO(content[: content.rfind(b"\n") + 1].decode(errors="replace"), newline="")
-    )
-    header = next(lines, [])
-    places = [header.index(name) if name in header else None for name in names]
-    table = [
-        [_number(line[i]) if i is not None and i < len(line) else np.nan for i in places]
-        for line in lines
-    ]
-    array = np.array(table, np.float64).reshape(-1, len(names))
-    return dict(zip(names, array[np.isfinite(array[:, 0])].T, strict=True))
+    notes = [] if notes is None else notes
+    left = [expanded(folder) for folder in folders]
+    for folder in left:
+        if not folder.is_dir():
+            raise UserError(f"{printable(folder)}: there is no such folder")
+    found: list[Path] = []
+    seen: set[str] = set()
+    for folder in left:  # which grows: links come last, so that runs go by their own path
+        runs, links = search(folder, seen, notes)
+        found += runs
+        left += links
+    return found
 
 
-def read_evaluations(path: Path) -> Columns:
-    """The columns of an eval.csv; success is NaN throughout where the environment reports none.
+def search(folder: Path, seen: set[str], notes: list[str]) -> tuple[list[Path], list[Path]]:
+    """The folders with a config.json at or below one, and the links to other folders.
 
-    An environment may report it in successful episodes alone: then it is 0 where it is absent.
-    Rows of 0 beside absent ones are of earlier versions, which wrote 0 for an environment
-    without success.
+    Args:
+        folder: where to begin.
+        seen: the folders that were searched, with all links resolved: they are not searched
+            again. Grows.
+        notes: where folders that cannot be read are named. Grows.
     """
-    columns = read_columns(path, COLUMNS["eval.csv"])
-    success = columns["success"]
-    if np.isnan(success).any():
-        success = (
-            np.nan_to_num(success) if (success > 0).any() else np.full_like(success, np.nan)
-        )
-    return columns | {"success": success}
+
+    def unreadable(error: OSError) -> None:
+        notes.append(f"left out: {printable(error.filename)} cannot be read ({error.strerror})")
+
+    runs, links = [], []
+    for place, below, files in os.walk(folder, onerror=unreadable):
+        real = os.path.realpath(place)
+        is_run = "config.json" in (*files, *below)
+        if is_run and real not in seen:
+            runs.append(Path(place))
+        if is_run or real in seen:
+            below.clear()  # of a run: checkpoints and films
+        seen.add(real)
+        below.sort()
+        links += [path for name in below if is_followed(path := Path(place, name))]
+    return runs, links
 
 
-def _number(cell: str) -> float:
-    try:
-        return float(cell or "nan")
-    except ValueError:
-        return np.nan
-
-
-def run_folders(folders: Iterable[str | os.PathLike]) -> list[Path]:
-    """Every folder with a config.json at or below the given ones, once each; raises UserError
-    for one that is not there.
-    """
-    found = {}
-    for folder in map(Path, folders):
-        if not folder.expanduser().is_dir():
-            raise UserError(f"{folder}: there is no such folder")
-        for place, below, files in os.walk(folder.expanduser()):
-            below.sort()
-            if "config.json" in files:
-                below.clear()  # checkpoints and films
-                found[os.path.realpath(place)] = Path(place)
-    return list(found.values())
+def is_followed(path: Path) -> bool:
+    """Whether a folder is a link to another place, and not to one that holds the link."""
+    if not path.is_symlink():
+        return False
+    target, place = os.path.realpath(path), os.path.realpath(path.parent)
+    return os.path.commonpath([target, place]) != target
 
 
 def read_run(folder: Path) -> Result | None:
-    """The result in a run folder; None for a config.json of something else. Raises RunError for
-    a damaged one.
+    """The result in a run folder; None for a config.json of something else. Raises DamagedFile
+    for a file that is not what a run writes.
     """
     config = read_json(folder / "config.json") or {}
-    if not {"agent_file", "flags", "agent", "sources"} <= set(config):
+    if not is_run(folder, config):
         return None
-    flags, file = config["flags"], Path(config["agent_file"])
-    values = flags | {f"agent.{key}": value for key, value in config["agent"].items()}
-    given = {
-        name for name, source in config["sources"].items() if source == "command line"
-    } - NOT_A_METHOD
-    overrides = {name: values[name] for name in sorted(given) if name in values}
-    presets = sorted(
-        {source for source in config["sources"].values() if source.startswith("preset ")}
-    )
-    if presets:
-        overrides["preset"] = presets[0].removeprefix("preset ")
-    # Two files of one name are two agents if their code differs. An older version recorded only
-    # the path.
-    source = config.get("source")
-    if source and not source["of_checkout"]:
-        overrides["agent_source"] = source["digest"][:8]
-    elif not source and file.parent.name != "agents":
-        overrides["agent_file"] = str(file)
+    check_config(folder / "config.json", config)
+    read_done(folder)
+    flags, agent = config["flags"], printable(Path(config["agent_file"]).stem)
     return Result(
-        method=file.stem,
-        agent=file.stem,
-        overrides={name.removeprefix("agent."): value for name, value in overrides.items()},
-        env_name=resolve_alias(flags["env_name"]),
+        method=agent,
+        agent=agent,
+        overrides=overrides_of(config),
+        env_name=printable(resolve_alias(flags["env_name"])),
         seed=flags["seed"],
         folder=folder,
         config=config,
-        evaluations=read_evaluations(folder / "eval.csv"),
-        training=read_columns(folder / "train.csv", COLUMNS["train.csv"]),
+        evaluations=read_evaluations(folder),
+        training=read_columns(folder / "train.csv"),
         offline_steps=flags["offline_steps"],
         online_steps=flags["online_steps"],
     )
 
 
+def is_run(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether a folder is of a run, damaged or not: config.json says so, or what lies beside
+    it.
+    """
+    entries = {"agent_file", "flags", "agent", "sources"} & config.keys()
+    beside = (*COLUMNS, "done.json", "checkpoints")
+    return bool(entries) or any(os.path.lexists(folder / name) for name in beside)
+
+
+def overrides_of(config: dict[str, Any]) -> dict[str, Any]:
+    """What the command line set besides steps, intervals and places, by name; the preset; and
+    what tells an agent file outside the checkout from others of its name.
+    """
+    values = config["flags"] | {f"agent.{key}": value for key, value in config["agent"].items()}
+    sources = config["sources"]
+    given = {name for name, source in sources.items() if source == "command line"}
+    overrides = {
+        name.removeprefix("agent."): values[name]
+        for name in sorted(given - NOT_A_METHOD)
+        if name in values
+    }
+    presets = sorted(source for source in sources.values() if source.startswith("preset "))
+    if presets:
+        overrides["preset"] = presets[0].removeprefix("preset ")
+    return overrides | source_of(config)
+
+
+def source_of(config: dict[str, Any]) -> dict[str, str]:
+    """The override that names an agent file outside the checkout: two files of one name are two
+    agents if their code differs. An older version recorded only the path.
+    """
+    source, file = config.get("source"), Path(config["agent_file"])
+    if source:
+        return {} if source["of_checkout"] else {"agent_source": source["digest"][:8]}
+    return {} if file.parent.name == "agents" else {"agent_file": str(file)}
+
+
 def curves_results(path: Path, curves: Curves) -> list[Result]:
     """The results of the seeds of published learning curves."""
     steps, offline, online = curves.schedule
+    method, task = printable(curves.method), printable(curves.task)
     found = []
     for seed, rates in enumerate(curves.success.T):
         known = np.isfinite(rates)
@@ -293,10 +316,10 @@ def curves_results(path: Path, curves: Curves) -> list[Result]:
         nothing = {column: np.zeros(0) for column in COLUMNS["train.csv"]}
         found.append(
             Result(
-                method=curves.method,
-                agent=curves.method,
+                method=method,
+                agent=method,
                 overrides={},
-                env_name=curves.task,
+                env_name=task,
                 seed=seed,
                 folder=path,
                 config={},
@@ -323,7 +346,7 @@ def read_all(
 
     Raises UserError where there is no result at all.
     """
-    places = [str(Path(place).expanduser()) for place in places]
+    places = [str(expanded(place)) for place in places]
     pickles = list(dict.fromkeys(place for place in places if place.endswith(".pkl")))
     results, notes = read_runs([place for place in places if place not in pickles])
     for path in map(Path, pickles):
@@ -331,9 +354,15 @@ def read_all(
         results += [result for curves in found for result in curves_results(path, curves)]
         notes += read_as
     if not results:
-        nothing = f"no run with an evaluation in {', '.join(places)}"
-        raise UserError(f"{nothing}; train one with main.py, or give another folder")
+        raise no_result(places, notes)
     return without_doubles(name_methods(results), notes), notes
+
+
+def no_result(places: list[str], notes: list[str]) -> UserError:
+    """The error for places without a result, with the first reason why a run is left out."""
+    nothing = f"no run with an evaluation in {', '.join(map(printable, places))}"
+    why = f" ({join_first(notes, 1)})" if notes else ""
+    return UserError(f"{nothing}{why}; train one with main.py, or give another folder")
 
 
 def without_doubles(results: list[Result], notes: list[str]) -> list[Result]:
@@ -355,11 +384,11 @@ def read_runs(folders: Iterable[str]) -> tuple[list[Result], list[str]]:
     results: list[Result] = []
     without: list[Result] = []
     notes: list[str] = []
-    for folder in run_folders(folders):
+    for folder in run_folders(folders, notes):
         try:
             result = read_run(folder)
-        except RunError as error:
-            notes.append(f"left out: {str(error).partition('; delete')[0]}")
+        except DamagedFile as error:
+            notes.append(f"left out: {error.fault}")
             continue
         if result is not None and not is_base(result):
             (results if result.last_step >= 0 else without).append(result)
@@ -384,59 +413,98 @@ def unlike(settings: list[dict[str, Any]]) -> list[str]:
     for name in sorted({name for own in settings for name in own}):
         values = {_shown(own[name]) for own in settings if name in own}
         if len(values) > 1:
-            found.append(f"{name} {' and '.join(sorted(values))}")
+            found.append(f"{printable(name)} {' and '.join(sorted(values))}")
     return found
 
 
 # ------------------------------------------------------------------------------------- methods
 
 
-def name_methods(results: list[Result]) -> list[Result]:
-    """The same results, each method called by its agent and by the overrides in which it
-    differs from others of that agent.
+PLACE_OF_RUN = "in"
+"""The setting that tells runs of one method apart by their group's folder."""
 
-    Runs of one method, task and seed are told apart by the place: its name, or where that is
-    not enough its path; those of one place by the names of the base and of the data that they
-    were given, or else by the hash in the folder's name.
+
+def name_methods(results: list[Result]) -> list[Result]:
+    """The same results, each method called by its agent and by the settings in which it differs
+    from others of that agent.
+    """
+    settings = distinct_settings(results)
+    by_agent: dict[str, list[dict[str, Any]]] = {}
+    for result, own in zip(results, settings, strict=True):
+        by_agent.setdefault(result.agent, []).append(own)
+    differing = {agent: differing_keys(variants) for agent, variants in by_agent.items()}
+    return [
+        dataclasses.replace(result, method=method_name(result.agent, own, differing))
+        for result, own in zip(results, settings, strict=True)
+    ]
+
+
+def distinct_settings(results: list[Result]) -> list[dict[str, Any]]:
+    """The overrides of each result, and what else tells runs of one method, task and seed
+    apart.
+
+    That is the place: its name, or where that is not enough its path; for runs of one place the
+    names of the base and of the data that they were given, or else the hash in the folder's
+    name.
     """
     settings = [dict(result.overrides) for result in results]
-    for apart in (
-        lambda result: {"in": place_of(result).name},
-        lambda result: {"in": str(place_of(result))},
-        lambda result: result.origins,
-        lambda result: {"hash": result.folder.name.rpartition("_")[2]},
-    ):
-        members: dict[str, list[int]] = {}
-        for i, result in enumerate(results):
-            members.setdefault(_text([result.agent, settings[i]]), []).append(i)
-        for same in members.values():
-            collide = len({(results[i].env_name, results[i].seed) for i in same}) < len(same)
-            if collide and len({_text(apart(results[i])) for i in same}) > 1:
-                for i in same:
-                    settings[i] |= apart(results[i])
-    differing: dict[str, set[str]] = {}
-    for agent in {result.agent for result in results}:
-        variants = [
-            own for result, own in zip(results, settings, strict=True) if result.agent == agent
-        ]
-        keys = {key for own in variants for key in own}
-        differing[agent] = {
-            key for key in keys if len({_text(own.get(key)) for own in variants}) > 1
-        }
-    named = []
-    for result, own in zip(results, settings, strict=True):
-        words = [
-            f"{key}={_shown(own[key])}" if key != "in" else f"in {own[key]}"
-            for key in own
-            if key in differing[result.agent]
-        ]
-        named.append(dataclasses.replace(result, method=" ".join([result.agent, *words])))
-    return named
+    tell_apart(results, settings, lambda result: {PLACE_OF_RUN: place_of(result).name})
+    tell_apart(results, settings, lambda result: {PLACE_OF_RUN: str(place_of(result))})
+    tell_apart(results, settings, lambda result: result.origins)
+    tell_apart(results, settings, lambda r: {"hash": real_folder(r).name.rpartition("_")[2]})
+    return settings
+
+
+def tell_apart(
+    results: list[Result],
+    settings: list[dict[str, Any]],
+    more_of: Callable[[Result], dict[str, str]],
+) -> None:
+    """Add to the settings of the runs that are still of one method, task and seed.
+
+    Args:
+        results: all runs.
+        settings: theirs; some grow.
+        more_of: what is added to the settings of a run, where it differs between them.
+    """
+    members: dict[str, list[int]] = {}
+    for i, result in enumerate(results):
+        members.setdefault(_text([result.agent, settings[i]]), []).append(i)
+    for same in members.values():
+        if len({(results[i].env_name, results[i].seed) for i in same}) == len(same):
+            continue
+        more = {i: more_of(results[i]) for i in same}
+        if len(set(map(_text, more.values()))) > 1:
+            for i in same:
+                settings[i] |= more[i]
+
+
+def differing_keys(settings: list[dict[str, Any]]) -> set[str]:
+    """The names of the settings that are not the same in all."""
+    names = {name for own in settings for name in own}
+    return {name for name in names if len({_text(own.get(name)) for own in settings}) > 1}
+
+
+def method_name(agent: str, settings: dict[str, Any], differing: dict[str, set[str]]) -> str:
+    """What a report calls a method; `differing` names the settings that it shows, by agent."""
+    shown = {name: value for name, value in settings.items() if name in differing[agent]}
+    words = [
+        f"in {_shown(value)}" if name == PLACE_OF_RUN else f"{printable(name)}={_shown(value)}"
+        for name, value in shown.items()
+    ]
+    return " ".join([agent, *words])
+
+
+def real_folder(result: Result) -> Path:
+    """The run folder with its own name, even where it was given as "." or by a link."""
+    return Path(os.path.realpath(result.folder))
 
 
 def place_of(result: Result) -> Path:
     """The folder of a run's group, or a pickle."""
-    return result.folder.parents[1] if result.config else result.folder
+    return (
+        Path(os.path.abspath(result.folder)).parent.parent if result.config else result.folder
+    )
 
 
 def _text(value: Any) -> str:
@@ -444,4 +512,4 @@ def _text(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    return _text(value).replace(" ", "") if isinstance(value, list) else str(value)
+    return printable(_text(value).replace(" ", "") if isinstance(value, list) else value)

@@ -22,7 +22,7 @@ from reports.statistics import (
     mean_and_half,
     prediction_half,
 )
-from utils.errors import UserError, join_first
+from utils.errors import UserError, join_first, printable
 
 OVERALL = "all tasks"
 FEW_SEEDS = 5
@@ -204,7 +204,7 @@ def report(
     check_runs(chosen, notes)
     beside = place_beside(rows, published)
     note_other_data(beside, notes)
-    notes = list(dict.fromkeys(notes))
+    notes = list(dict.fromkeys(map(printable, notes)))
     return Report(results, methods, rows, compared, beside, notes, returns)
 
 
@@ -724,7 +724,8 @@ def concerns_of(point: Point) -> list[str]:
     """
     dual = point.trust_region
     agent = point.result.config.get("agent", {})
-    if dual is None or np.isnan(dual.kl_budget) or "lambda_max" not in agent:
+    bounds = {"lambda_min", "lambda_max"} <= agent.keys()
+    if dual is None or np.isnan(dual.kl_budget) or not bounds:
         return []
     lam = dual.lam / agent.get("lam_scale", 1.0)
     found = {

@@ -598,6 +598,13 @@ LATEX = {
     "_": r"\_",
     "#": r"\#",
     "$": r"\$",
+    "{": r"\{",
+    "}": r"\}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
     "±": r"$\pm$",
     "λ": r"$\lambda$",
 }
@@ -646,8 +653,8 @@ def latex_line(inside: dict[str, Row], methods: list[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """Text for LaTeX."""
-    return "".join(LATEX.get(letter, letter) for letter in text)
+    """Text for LaTeX, on one line."""
+    return "".join(LATEX.get(letter, letter) for letter in " ".join(text.splitlines()))
 
 
 def as_markdown(rows: list[Row], columns: list[str]) -> list[str]:

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reports.published import AXES  # noqa: E402
-from utils.command_line import Parser, at_least  # noqa: E402
-from utils.errors import RunError, UserError  # noqa: E402
+from utils.command_line import Parser, at_least, print_any_text  # noqa: E402
+from utils.errors import RunError, UserError, one_line, printable  # noqa: E402
+from utils.files import expanded  # noqa: E402
 
 if TYPE_CHECKING:
     from reports.summary import Report
@@ -90,8 +91,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--pickle_axes", default=AXES[0], choices=AXES, help=doc)
     flags = parser.parse_args(argv)
     for path in (flags.csv, flags.latex, flags.html):
-        if path and not path.expanduser().parent.is_dir():
-            raise UserError(f"{path}: there is no folder {path.parent}")
+        if path and not expanded(path).parent.is_dir():
+            where = printable(path.parent)
+            raise UserError(f"{printable(path)}: there is no folder {where}")
     return flags
 
 
@@ -99,14 +101,13 @@ def write(files: list[tuple[Path, str]]) -> list[str]:
     """Write the texts; returns the names of their files."""
     for path, text in files:
         path.write_text(text, encoding="utf-8")
-    return [str(path) for path, _ in files]
+    return [printable(path) for path, _ in files]
 
 
 def run(argv: list[str]) -> int:
     """What `main` does, but for errors."""
     flags = parse(argv)
     from reports.export import export
-    from reports.html import page
     from reports.published import read_published
     from reports.results import read_all
     from reports.summary import report
@@ -114,14 +115,20 @@ def run(argv: list[str]) -> int:
 
     results, notes = read_all(flags.places, flags.pickle_interval, flags.pickle_axes)
     found = report(results, flags.step, read_published(), notes, flags.bootstrap, flags.widen)
-    outputs = [(flags.csv, as_csv), (flags.latex, as_latex), (flags.html, page)]
-    written = write([(path.expanduser(), made(found)) for path, made in outputs if path])
+    outputs = [(flags.csv, as_csv), (flags.latex, as_latex), (flags.html, as_html)]
+    written = write([(expanded(path), made(found)) for path, made in outputs if path])
     if flags.export:
-        written.append(
-            f"{export(results, flags.export.expanduser())} runs below {flags.export}"
-        )
+        exported = export(results, expanded(flags.export))
+        written.append(f"{exported} runs below {printable(flags.export)}")
     print(as_text(found, flags.details), *(f"written: {what}" for what in written), sep="\n")
     return repeated(found, flags) if flags.repeat_of else 0
+
+
+def as_html(found: "Report") -> str:
+    """The page; matplotlib, which draws it, takes a second to import."""
+    from reports.html import page
+
+    return page(found)
 
 
 def repeated(found: "Report", flags: argparse.Namespace) -> int:
@@ -138,10 +145,11 @@ def repeated(found: "Report", flags: argparse.Namespace) -> int:
 
 def main(argv: list[str]) -> int:
     """Report, and return the exit code."""
+    print_any_text()
     try:
         return run(argv[1:])
     except (UserError, RunError, OSError) as error:
-        print("error:", str(error).partition("\n")[0], file=sys.stderr)
+        print("error:", one_line(error), file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from training.run import Run
+from utils.errors import DamagedFile
 
 INTERRUPTED = (130, 143)  # exit codes after Ctrl-C and SIGTERM
 
@@ -50,7 +51,7 @@ class Job:
 
     def is_done(self) -> bool:
         """Whether all its runs have finished."""
-        return all(run.is_done() for run in self.runs)
+        return all(map(is_done, self.runs))
 
     def failure(self) -> str | None:
         """Why the last attempt failed, as its log tells; None where none has, or where it is
@@ -62,6 +63,16 @@ class Job:
             return None
         said = [line for line in lines[:-1] if line.startswith("error: ")] or lines[-2:-1]
         return f"exit code {code[1]}: {said[-1].removeprefix('error: ')}"
+
+
+def is_done(run: Run) -> bool:
+    """Whether a run has finished. One with a damaged done.json has not: its own process says
+    what to do about it, and the other jobs go on.
+    """
+    try:
+        return run.is_done()
+    except DamagedFile:
+        return False
 
 
 def far_apart(jobs: Sequence[Job]) -> list[Job]:

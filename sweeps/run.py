@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sweeps.engines import Engine
-from sweeps.jobs import Job
+from sweeps.jobs import Job, is_done
 from utils.preemption import deferred, handled, leave_if_asked
 
 
@@ -27,7 +27,7 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
             for base in job.bases
             if base.folder not in trained
         }
-        trained.update(folder for folder, base in bases.items() if base.is_done())
+        trained.update(folder for folder, base in bases.items() if is_done(base))
         training = bases.keys() - trained
         return next(
             (job for job in waiting if training.isdisjoint(base.folder for base in job.bases)),

@@ -1,18 +1,21 @@
-"""How the jobs of a sweep stand, and how long they will take: read from the run folders alone,
-whoever runs them.
+"""The state of a sweep's jobs and the time that they have left: read from the run folders
+alone, whoever runs them.
 """
 
 import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
+
+from configs.run_folder import Columns, read_columns, read_config
 from envs.tasks import dataset_name
 from sweeps.jobs import Job
 from training.run import Run
+from utils.errors import DamagedFile, printable
 from utils.files import is_locked
-from utils.logging import read_rows
 
 STATES = ("finished", "running", "stopped", "failed", "missing")
 PHASES = ("offline", "online")
@@ -20,39 +23,49 @@ Speeds = dict[tuple[str, str], list[float]]
 """Seconds per step that were measured, by agent and phase."""
 
 
-class Standing(NamedTuple):
+class RunStatus(NamedTuple):
     """Where a run is, one of STATES, and how many steps it has done.
 
     A run is stopped if it was begun, has not finished and no process writes it; it failed if
-    its job's log ends in an error.
+    its job's log ends in an error, or if a file of its folder is damaged.
     """
 
     run: Run
     state: str
     step: int
+    timing: Columns
+    """The columns of timing.csv; {} where a file is damaged."""
+    fault: str = ""
+    """What is damaged."""
 
 
-def standing(run: Run) -> Standing:
+def run_status(run: Run) -> RunStatus:
     """Look into a run's folder."""
+    try:
+        return undamaged_status(run)
+    except DamagedFile as error:
+        return RunStatus(run, "failed", 0, {}, error.fault)
+
+
+def undamaged_status(run: Run) -> RunStatus:
+    """Look into a run's folder; raises DamagedFile."""
+    begun = read_config(run.folder) is not None
+    timing = read_columns(run.folder / "timing.csv")
     if run.is_done():
-        return Standing(run, "finished", total_steps(run))
-    step = max((row["step"] for row in timing(run)), default=0)
+        return RunStatus(run, "finished", total_steps(run), timing)
+    step = int(max(timing["step"], default=0))
     if is_locked(run.folder):
-        return Standing(run, "running", step)
-    return Standing(
-        run, "stopped" if (run.folder / "config.json").exists() else "missing", step
-    )
+        return RunStatus(run, "running", step, timing)
+    return RunStatus(run, "stopped" if begun else "missing", step, timing)
 
 
-def standings(job: Job) -> list[Standing]:
+def job_status(job: Job) -> list[RunStatus]:
     """Look into the folders of a job's runs, and into its log if it has one."""
-    places = [standing(run) for run in job.runs]
-    if job.failure():
-        places = [
-            place._replace(state="failed") if place.state in ("stopped", "missing") else place
-            for place in places
-        ]
-    return places
+    found = [run_status(run) for run in job.runs]
+    if not job.failure():
+        return found
+    unfinished = ("stopped", "missing")
+    return [one._replace(state="failed") if one.state in unfinished else one for one in found]
 
 
 def total_steps(run: Run) -> int:
@@ -60,41 +73,39 @@ def total_steps(run: Run) -> int:
     return sum(run.settings.flags[f"{phase}_steps"] for phase in PHASES)
 
 
-def timing(run: Run) -> list[dict[str, Any]]:
-    """The rows of timing.csv."""
-    return read_rows(run.folder / "timing.csv")
-
-
-def seconds_per_step(run: Run) -> dict[str, float]:
-    """Of the phases that have begun: training, and evaluations and checkpoints spread over the
-    steps.
+def seconds_per_step(status: RunStatus) -> dict[str, float]:
+    """The time of a step in each phase that has begun: training, and evaluations and
+    checkpoints spread over the steps.
     """
-    flags, rows = run.settings.flags, timing(run)
-    bounds = {
-        "offline": (0, flags["offline_steps"]),
-        "online": (flags["offline_steps"], total_steps(run)),
+    flags = status.run.settings.flags
+    offline, total = flags["offline_steps"], total_steps(status.run)
+    phases = {"offline": (0, offline, 1), "online": (offline, total, flags["utd_ratio"])}
+    found = {
+        phase: seconds_between(status.timing, first, last, updates)
+        for phase, (first, last, updates) in phases.items()
     }
-    found = {}
-    for phase, (first, last) in bounds.items():
-        own = [row for row in rows if first < row["step"] <= last]
-        rates = [row["updates_per_s"] for row in own if row.get("updates_per_s", 0.0) > 0]
-        if rates:
-            besides = sum(
-                row.get(name, 0.0) for row in own for name in ("eval_seconds", "save_seconds")
-            )
-            updates = flags["utd_ratio"] if phase == "online" else 1
-            found[phase] = updates / statistics.median(rates) + besides / (
-                max(row["step"] for row in own) - first
-            )
-    return found
+    return {phase: seconds for phase, seconds in found.items() if seconds is not None}
 
 
-def measured(runs: Iterable[Run]) -> Speeds:
-    """What the runs' own files tell of their speed."""
+def seconds_between(timing: Columns, first: int, last: int, updates: int) -> float | None:
+    """The time of a step after `first` and up to `last`, each of so many updates; None where no
+    speed is known there.
+    """
+    inside = (first < timing["step"]) & (timing["step"] <= last)
+    own = {name: values[inside] for name, values in timing.items()}
+    rates = own["updates_per_s"][own["updates_per_s"] > 0]
+    if not len(rates):
+        return None
+    besides = np.nansum(own["eval_seconds"]) + np.nansum(own["save_seconds"])
+    return updates / float(np.median(rates)) + float(besides) / (max(own["step"]) - first)
+
+
+def measured(found: Iterable[RunStatus]) -> Speeds:
+    """The speeds that the runs' own files hold."""
     speeds: Speeds = defaultdict(list)
-    for run in runs:
-        for phase, seconds in seconds_per_step(run).items():
-            speeds[kind(run), phase].append(seconds)
+    for status in found:
+        for phase, seconds in seconds_per_step(status).items() if status.timing else ():
+            speeds[kind(status.run), phase].append(seconds)
     return speeds
 
 
@@ -133,53 +144,44 @@ def clock(seconds: float | None) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{left:02d}"
 
 
-def most(values: Iterable[float | None]) -> float | None:
-    """The largest; None where one is not known."""
-    values = list(values)
-    known = [value for value in values if value is not None]
-    return max(known, default=0.0) if len(known) == len(values) else None
+def longest_left(found: Sequence[RunStatus], speeds: Speeds) -> float | None:
+    """The time that runs which train together have left; None where it is not known of one."""
+    unfinished = [status for status in found if status.state != "finished"]
+    times = [seconds_left(status.run, status.step, speeds) for status in unfinished]
+    known = [seconds for seconds in times if seconds is not None]
+    return max(known, default=0.0) if len(known) == len(times) else None
 
 
 def report(jobs: Sequence[Job]) -> list[str]:
-    """Lines: how many runs stand where by agent and domain, what runs, what failed and why, and
-    the time left.
+    """Lines: how many runs are in which state by agent and domain, what runs, what failed and
+    why, and the time left.
 
     The seeds of one job count once in the time left. Bases that are still to be trained count
     with what they need.
     """
-    by_job = {job: standings(job) for job in jobs}
-    everything = [place for places in by_job.values() for place in places]
-    lines = table(everything)
+    by_job = {job: job_status(job) for job in jobs}
+    of_bases = base_status(jobs)
+    of_jobs = list(by_job.values())
+    every_run = [status for found in of_jobs for status in found]
+    groups = group_by_folders([*of_jobs, *of_bases])
+    by_folder = {status.run.folder: status for found in groups for status in found}
+    speeds = measured(by_folder.values())
+    lines = table(every_run)
+    for job, found in by_job.items():
+        lines += unfinished_job(job, found, longest_left(found, speeds))
+    running = sum(any(status.state == "running" for status in found) for found in of_jobs)
+    return [*lines, time_left([longest_left(found, speeds) for found in groups], running)]
 
-    bases = {
-        base.folder: [standing(other) for other in job.bases]
-        for job in jobs
-        if not job.is_done()
-        for base in job.bases
-    }
-    begun = [
-        place.run
-        for place in [*everything, *(place for places in bases.values() for place in places)]
-    ]
-    speeds = measured({run.folder: run for run in begun}.values())
 
-    def left(places: Sequence[Standing]) -> float | None:
-        unfinished = [place for place in places if place.state != "finished"]
-        return most(seconds_left(place.run, place.step, speeds) for place in unfinished)
+def base_status(jobs: Sequence[Job]) -> list[list[RunStatus]]:
+    """Look into the folders of the bases that unfinished jobs start from."""
+    return [[run_status(base) for base in job.bases] for job in jobs if not job.is_done()]
 
-    lines += [
-        line
-        for job, places in by_job.items()
-        if (line := unfinished_job(job, places, left(places)))
-    ]
-    groups = {
-        tuple(place.run.folder for place in places): places
-        for places in [*by_job.values(), *bases.values()]
-    }
-    running = sum(
-        any(place.state == "running" for place in places) for places in by_job.values()
-    )
-    return [*lines, time_left([left(places) for places in groups.values()], running)]
+
+def group_by_folders(found: Iterable[list[RunStatus]]) -> list[list[RunStatus]]:
+    """The same without those that are of the same folders as an earlier one."""
+    groups = {tuple(status.run.folder for status in group): group for group in found if group}
+    return list(groups.values())
 
 
 def time_left(times: Sequence[float | None], running: int) -> str:
@@ -196,27 +198,34 @@ def time_left(times: Sequence[float | None], running: int) -> str:
     return f"time left (h:mm:ss): {clock(needed)} of one job after the other{together}"
 
 
-def unfinished_job(job: Job, places: Sequence[Standing], seconds: float | None) -> str | None:
-    """One line about a job that runs, was stopped or failed; None for others."""
-    states = {place.state for place in places}
-    step, total = min(place.step for place in places), total_steps(job.runs[0])
+def unfinished_job(job: Job, found: Sequence[RunStatus], seconds: float | None) -> list[str]:
+    """The lines about a job that runs, was stopped or failed; none about others.
+
+    Args:
+        job: the job.
+        found: the state of its runs.
+        seconds: the time that it has left; None where that is not known.
+    """
+    states = {status.state for status in found}
+    step, total = min(status.step for status in found), total_steps(job.runs[0])
+    lines = [f"failed   {status.fault}" for status in found if status.fault]
     if "running" in states:
-        return f"running  {step / max(1, total):4.0%}  {clock(seconds):>9} left  {job.name}"
-    if "failed" in states:
-        return f"failed   {job.failure()}  {job.log}"
-    if "stopped" in states:
-        return (
-            f"stopped  at step {step:,} of {total:,}, the same command goes on "
-            f" {job.runs[0].folder}"
+        lines.append(
+            f"running  {step / max(1, total):4.0%}  {clock(seconds):>9} left  {job.name}"
         )
-    return None
+    elif "failed" in states and (failure := job.failure()):
+        lines.append(f"failed   {printable(failure)}  {job.log}")
+    elif "stopped" in states:
+        remedy = f"the same command goes on  {job.runs[0].folder}"
+        lines.append(f"stopped  at step {step:,} of {total:,}, {remedy}")
+    return lines
 
 
-def table(places: Sequence[Standing]) -> list[str]:
+def table(found: Sequence[RunStatus]) -> list[str]:
     """One line for each agent and domain, and their sum."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for place in places:
-        counts[kind(place.run)][place.state] += 1
+    for status in found:
+        counts[kind(status.run)][status.state] += 1
     counts["all"] = sum(counts.values(), Counter())
     width = max(map(len, counts))
     rows = [

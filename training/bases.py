@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from agents.base import Agent
+from configs.run_folder import read_config
 from envs.bases import PUBLISHED, base_data, base_source, published_base
 from training.checkpoints import Checkpoints
 from training.data import TaskData
@@ -18,7 +19,7 @@ from training.pretrained import check_base, load_base, published_file
 from training.run import Run
 from training.trainer import finish
 from utils.errors import UserError
-from utils.files import read_json, sha256_of
+from utils.files import sha256_of
 from utils.logging import say, warn
 
 
@@ -78,7 +79,7 @@ def given_base(runs: Sequence[Run], overwrite: bool) -> GivenBase | None:
         return None
     given = read_given_base(path, runs[0].env_name, flags["ogbench_dataset_dir"])
     for run in runs if not overwrite else ():
-        given.check_begun(run.folder, read_json(run.folder / "config.json"))
+        given.check_begun(run.folder, read_config(run.folder))
     return given
 
 

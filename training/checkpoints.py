@@ -79,9 +79,10 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, failed: type[BaseException] | None, *_) -> None:
         if self._keep is not None:
-            self.wait()
+            with contextlib.suppress(*[RunError] if failed else []):  # the first error counts
+                self.wait()
             self._manager.close()
 
     def steps(self) -> list[int]:

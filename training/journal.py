@@ -94,6 +94,16 @@ class Journal:
 
     # ---------------------------------------------------------------- writing
 
+    def check_present(self) -> None:
+        """Raise RunError where the folder has been deleted: appending to its files would make
+        others without their beginning.
+        """
+        if not (self.run.folder / "config.json").exists():
+            raise RunError(
+                f"{self.run.folder} was deleted while the run was training; the same command"
+                " trains it again"
+            )
+
     def save(self, step: int, tree: dict, record: dict[str, Any]) -> None:
         """Write a checkpoint: `tree`, `record` and the positions of this journal's files."""
         start = time.perf_counter()
@@ -148,6 +158,7 @@ class Journal:
         """Wait for the last checkpoint, then write done.json; raises RunError where the former
         could not be written.
         """
+        self.check_present()
         self.checkpoints.wait()  # a run without its last checkpoint is not finished
         done = {name: self.run.settings.flags[name] for name in STEPS} | self.outcome
         write_json(self.run.folder / "done.json", done)

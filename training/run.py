@@ -23,11 +23,12 @@ from typing import Any
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS, Source, kept_source
 from configs.flags import STEPS, UNHASHED
+from configs.run_folder import read_config, read_done
 from configs.settings import Settings
 from envs.tasks import dataset_name
 from training.cloning import clones_as_bc, cloning_identity
-from utils.errors import RunError, UserError
-from utils.files import digest, lock_of, read_json, try_lock
+from utils.errors import DamagedFile, RunError, UserError
+from utils.files import digest, expanded, lock_of, try_lock
 from utils.logging import say, shown
 
 BC_FILE = AGENTS / "bc.py"
@@ -70,7 +71,7 @@ class Run:
         # Two files of one name are two agents; one file in two places is one.
         run = dataclasses.replace(run, identity=given | {"agent_source": run.source.digest})
         # An older version went by the file's path.
-        path = str(Path(settings.agent_file).expanduser().resolve())
+        path = str(expanded(settings.agent_file).resolve())
         older = dataclasses.replace(run, identity=given | {"agent_file": path})
         return older if not run.folder.exists() and older.is_stored() else run
 
@@ -120,7 +121,7 @@ class Run:
         flags = self.settings.flags
         name = f"{self.agent_name}_s{self.seed}_{digest(self.identity)}"
         return (
-            Path(flags["save_dir"]).expanduser()
+            expanded(flags["save_dir"])
             / flags["run_group"]
             / self.env_name.replace(":", "_")
             / name
@@ -154,15 +155,15 @@ class Run:
     def is_stored(self) -> bool:
         """Whether the folder holds a run of this agent; where no source is kept, of any."""
         try:
-            stored = read_json(self.folder / "config.json")
-        except RunError:  # a damaged file, which is reported when the run resumes
+            stored = read_config(self.folder)
+        except DamagedFile:  # which is reported when the run resumes
             return True
         kept = kept_source(self.folder, stored) if stored else None
         return stored is not None and (kept is None or kept.digest == self.source.digest)
 
     def is_done(self) -> bool:
         """Whether the run has finished at least the steps now asked for."""
-        done = read_json(self.folder / "done.json")
+        done = read_done(self.folder)
         return done is not None and all(
             done[name] >= self.settings.flags[name] for name in STEPS[1:]
         )
@@ -253,10 +254,12 @@ class ExpectedBase(Run):
     def made(self, folder: Path) -> bool:
         """Whether a folder holds such a run."""
         try:
-            stored = read_json(folder / "config.json") or {}
-            values = {**stored["agent"], **stored["flags"], **stored.get("cloning", {})}
-        except (RunError, KeyError, TypeError):
+            stored = read_config(folder)
+        except DamagedFile:
             return False
+        if stored is None:
+            return False
+        values = {**stored["agent"], **stored["flags"], **stored.get("cloning", {})}
         return all(
             values.get(name) == value
             for name, value in json.loads(json.dumps(self.identity)).items()

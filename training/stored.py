@@ -13,10 +13,11 @@ from typing import Any
 
 from configs.agent_source import ROOT, Source, differing_files, kept_source
 from configs.flags import MAY_CHANGE
+from configs.run_folder import TRAINS, read_config
 from envs.tasks import alias_of
 from training.run import Run, total_updates
-from utils.errors import RunError, UserError, join_first
-from utils.files import read_json, write_json
+from utils.errors import DamagedFile, UserError, join_first
+from utils.files import write_json
 from utils.logging import warn, warn_once
 
 
@@ -25,7 +26,7 @@ def check_folder(run: Run) -> None:
     settings; the first ones are shown.
     """
     check_writable(run)
-    stored = read_json(run.folder / "config.json")
+    stored = read_config(run.folder, TRAINS)
     if stored is None:
         mention_namesakes(run.folder.parent, run.agent_name, run.source)
         mention_alias(run)
@@ -133,7 +134,7 @@ def check_data(run: Run, transitions: int, crc: str) -> None:
     An older version's checksum, an integer, is of a sample: of such a run only the
     transitions are counted.
     """
-    stored = (read_json(run.folder / "config.json") or {}).get("dataset", {})
+    stored = (read_config(run.folder) or {}).get("dataset", {})
     before, checksum = stored.get("transitions", transitions), stored.get("crc", crc)
     if before == transitions and (checksum == crc or isinstance(checksum, int)):
         return
@@ -162,7 +163,7 @@ def prepare(run: Run, overwrite: bool, found: dict[str, Any]) -> None:
     if overwrite and run.folder.exists():
         shutil.rmtree(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
-    stored = read_json(run.folder / "config.json") or {}
+    stored = read_config(run.folder) or {}
     if kept_source(run.folder, stored):
         found = found | {"source": stored["source"]}
     else:
@@ -181,8 +182,8 @@ def mention_namesakes(place: Path, name: str, source: Source) -> None:
     """Say in one line which runs in a folder bear an agent's name and have another source."""
     others = []
     for file in sorted(place.glob(f"{glob.escape(name)}_s*_*/config.json")):
-        with contextlib.suppress(RunError):
-            record = (read_json(file) or {}).get("source", {"file": None})
+        with contextlib.suppress(DamagedFile):
+            record = (read_config(file.parent) or {}).get("source", {"file": None})
             if record["file"] == source.file.name and record["digest"] != source.digest:
                 others.append(file.parent.name)
     if others:

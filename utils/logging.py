@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from utils.errors import UserError
+from utils.errors import DamagedFile, UserError, one_line, printable
+from utils.files import CSV_BYTES, read_file
 
 WIDTH = 100
 """Columns that printed lines keep to."""
@@ -32,12 +33,11 @@ class CsvLog:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            content = self.path.read_bytes()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                with self.path.open("r+b") as file:
-                    file.truncate(whole)
+        content = read_file(self.path, CSV_BYTES) or b""
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with self.path.open("r+b") as file:
+                file.truncate(whole)
         header, lines = self._table()
         self._header = list(header)
         self.count = len(lines)
@@ -94,13 +94,28 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, int | float | str]]:
     return [{key: _value(cell) for key, cell in line.items()} for line in _table(Path(path))[1]]
 
 
+def read_lines(path: Path) -> list[list[str]]:
+    """The cells of each line of a CSV file that may be being written, the header first: whole
+    lines only; [] where there is no file.
+
+    Raises DamagedFile for a file that is no such table.
+    """
+    content = read_file(path, CSV_BYTES) or b""
+    try:
+        text = content[: content.rfind(b"\n") + 1].decode()
+        lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
+    except (ValueError, csv.Error) as error:
+        raise DamagedFile(path, str(error)) from error
+    for number, line in enumerate(lines, 1):
+        if len(line) > len(lines[0]):
+            raise DamagedFile(path, f"line {number} has more cells than the header")
+    return lines
+
+
 def _table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    text = path.read_bytes().decode() if path.exists() else ""
-    # whole lines
-    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-    return list(reader.fieldnames or []), [
-        {key: cell for key, cell in line.items() if cell} for line in reader
-    ]
+    header, *lines = read_lines(path) or [[]]
+    table = [dict(zip(header, line, strict=False)) for line in lines]
+    return header, [{key: cell for key, cell in line.items() if cell} for line in table]
 
 
 def _cell(value: Any) -> str:
@@ -162,13 +177,22 @@ def check_backends(backends: Sequence[str]) -> None:
                 f"--logger={name}: no such logger; did you mean {nearest}?"
                 f" ({', '.join(BACKENDS)})"
             )
-        module = BACKENDS[name]
-        try:
-            importlib.import_module(module or "csv")
-        except ImportError as error:
-            raise UserError(
-                f"--logger={name} needs {module}: pip install '.[{name}]', or leave {name} out"
-            ) from error
+        check_backend(name, BACKENDS[name] or "csv")
+
+
+def check_backend(name: str, module: str) -> None:
+    """Raise UserError for a logger whose module is not installed, or installed and broken."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a broken package can raise anything
+        if isinstance(error, ModuleNotFoundError) and error.name == module:
+            remedy = f"pip install '.[{name}]', or leave {name} out"
+            raise UserError(f"--logger={name} needs {module}: {remedy}") from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(
+            f"--logger={name}: {module} is installed, but its import fails ({reason}); mend it,"
+            f" or leave {name} out"
+        ) from error
 
 
 class RunLogger:
@@ -285,13 +309,14 @@ def _is_number(value: Any) -> bool:
 
 def wrapped(text: str) -> list[str]:
     """The text on lines of at most WIDTH columns; a longer word, as a path, has a line."""
-    return textwrap.wrap(
+    lines = textwrap.wrap(
         text,
         WIDTH,
         subsequent_indent="  ",
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return [printable(line) for line in lines]
 
 
 def say(text: str, file: TextIO | None = None) -> None:

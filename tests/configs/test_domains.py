@@ -10,7 +10,7 @@ from configs.agent_file import load_source
 from configs.agent_source import AGENTS
 from configs.domains import DOMAINS, QAM_TABLE, own_settings
 from configs.flags import parse_flags
-from configs.methods import METHODS, method_name
+from configs.methods import METHODS, row_name
 from tests.test_main import resolved
 from training.plan import plan
 from utils.errors import UserError
@@ -402,5 +402,5 @@ def test_the_table_has_the_published_methods():
     for method in METHODS:
         config = load_source(AGENTS / f"{method.agent}.py").module.get_config()
         assert set(method.settings) <= set(config)
-        assert method_name(method.agent, config.to_dict() | method.settings) == method.name
-    assert method_name("bc", {}) is None
+        assert row_name(method.agent, config.to_dict() | method.settings) == method.name
+    assert row_name("bc", {}) is None

@@ -1,0 +1,313 @@
+"""What the files of a run folder hold, checked where they are read.
+
+    config.json     `CONFIG`
+    done.json       `DONE`
+    eval.csv, train.csv, timing.csv     `COLUMNS`
+
+A folder may come from anybody. A file that is not what a run writes raises DamagedFile, whose
+one line names the file, the entry and what it should be.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from utils.errors import DamagedFile
+from utils.files import read_json
+from utils.logging import read_lines
+
+Columns = dict[str, np.ndarray]
+
+LONGEST = 4096  # characters of a name or a path
+LARGEST = 2**53  # counts below it are exact as a float
+GREATEST = 1e100  # its square is finite
+
+
+class Kind(NamedTuple):
+    """What a value has to be, in words, and whether one is."""
+
+    wanted: str
+    holds: Callable[[Any], Any]
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is a text that names something: not empty, no control characters."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= LONGEST
+        and not re.search(r"[\x00-\x1f\x7f-\x9f]", value)
+    )
+
+
+def is_file_name(value: Any) -> bool:
+    """Whether a value names a file, with a stem, in whatever folder."""
+    return is_text(value) and Path(value).stem not in ("", "..")
+
+
+def is_plain_name(value: Any) -> bool:
+    """Whether a value names a file that lies in a given folder, and nowhere else."""
+    return is_file_name(value) and Path(value).name == value
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return type(value) in (int, float) and abs(value) < GREATEST
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a count."""
+    return type(value) is int and 0 <= value < LARGEST
+
+
+def is_scalar(value: Any) -> bool:
+    """Whether a value is neither a list nor an object."""
+    return not isinstance(value, list | dict)
+
+
+def or_null(kind: Kind) -> Kind:
+    """The kind, or null."""
+    return Kind(f"{kind.wanted} or null", lambda value: value is None or kind.holds(value))
+
+
+def object_of(wanted: str, holds: Callable[[Any], bool]) -> Kind:
+    """An object whose values are all of a kind."""
+    return Kind(
+        wanted, lambda value: isinstance(value, dict) and all(map(holds, value.values()))
+    )
+
+
+TEXT = Kind("a short text", is_text)
+FILE_NAME = Kind("the path of a file", is_file_name)
+PLAIN_NAME = Kind("the name of a file", is_plain_name)
+PACKAGE = Kind("a name", lambda value: value == "" or is_plain_name(value))
+SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
+COUNT = Kind("a whole number from 0 up", is_whole)
+SIZE = Kind("a whole number from 1 to a million", lambda v: is_whole(v) and 0 < v <= 1_000_000)
+NUMBER = Kind("a finite number", is_number)
+POSITIVE = Kind("a positive number", lambda value: is_number(value) and value > 0)
+SHARE = Kind("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
+OBJECT = object_of("an object", lambda value: True)
+TEXTS = object_of("an object of texts", is_text)
+PATH = Kind("a path or nothing", lambda value: value in (None, "") or is_text(value))
+SCALAR = Kind("neither a list nor an object", is_scalar)
+SCALARS = object_of("an object without lists and objects", is_scalar)
+
+CONFIG = {
+    "agent_file": FILE_NAME,
+    "flags": OBJECT,
+    "flags.env_name": TEXT,
+    "flags.seed": COUNT,
+    "flags.offline_steps": COUNT,
+    "flags.online_steps": COUNT,
+    "agent": OBJECT,
+    "sources": TEXTS,
+}
+"""What every config.json holds, by the path of its keys."""
+SOURCE = {
+    "source.file": PLAIN_NAME,
+    "source.package": PACKAGE,
+    "source.digest": TEXT,
+    "source.of_checkout": SWITCH,
+    "source.checkout": TEXTS,
+}
+"""What it holds of the agent's source, if it does; versions without it kept none."""
+BASE = {"base.source": TEXT, "base.sha256": TEXT}
+"""What it holds of a base that the user gave."""
+MAY_BE = {
+    "flags.start_training": COUNT,
+    "flags.utd_ratio": COUNT,
+    "flags.sparse": or_null(SWITCH),
+    "flags.pretrained_actor_path": PATH,
+    "flags.ogbench_dataset_dir": PATH,
+    "flags.dataset": PATH,
+    "agent.horizon_length": SIZE,
+    "agent.discount": NUMBER,
+    "agent.lam_scale": POSITIVE,
+    "agent.lambda_min": NUMBER,
+    "agent.lambda_max": NUMBER,
+    "agent.mode": SCALAR,
+    "source": OBJECT,
+    "base": OBJECT,
+    "cloning": OBJECT,
+    "dataset": SCALARS,
+    "dataset.transitions": COUNT,
+    "observation_dim": SIZE,
+    "action_dim": SIZE,
+    "command": TEXT,
+}
+"""What it may hold besides, of what this program reads."""
+TRAINS = ("flags.start_training", "flags.utd_ratio", "agent.horizon_length")
+"""What a run has that is to be trained on, or whose policy is to be loaded."""
+ACTS = (*TRAINS, "observation_dim", "action_dim")
+
+DONE = {"offline_steps": COUNT, "online_steps": COUNT}
+DONE_MAY_BE = {"bc_steps": COUNT, "success": or_null(SHARE), "return": or_null(NUMBER)}
+
+COLUMNS = {
+    "eval.csv": ("step", "success", "episodes", "return"),
+    "train.csv": ("step", "dual/path_kl", "dual/kl_budget", "dual/lam"),
+    "timing.csv": ("step", "updates_per_s", "eval_seconds", "save_seconds"),
+}
+"""The columns that are read. Cells may be absent, but for the step."""
+FINITE = Kind("a finite number", lambda cells: ~(np.abs(cells) >= GREATEST))
+NOT_NEGATIVE = Kind("a number from 0 up", lambda cells: FINITE.holds(cells) & ~(cells < 0))
+CELLS = {
+    "step": Kind(
+        COUNT.wanted,
+        lambda cells: (cells >= 0) & (cells < LARGEST) & (np.floor(cells) == cells),
+    ),
+    "success": Kind(SHARE.wanted, lambda cells: ~((cells < 0) | (cells > 1))),
+    "episodes": NOT_NEGATIVE,
+    "eval_seconds": NOT_NEGATIVE,
+    "save_seconds": NOT_NEGATIVE,
+    "dual/kl_budget": Kind(POSITIVE.wanted, lambda cells: FINITE.holds(cells) & ~(cells <= 0)),
+}
+"""What the cells of a column have to be; FINITE in others."""
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def read_config(folder: Path, also: tuple[str, ...] = ()) -> dict[str, Any] | None:
+    """The config.json of a run folder, None where there is none; raises DamagedFile.
+
+    also: what it has to hold besides `CONFIG`: TRAINS or ACTS.
+    """
+    path = folder / "config.json"
+    stored = read_json(path)
+    if stored is not None:
+        check_config(path, stored, also)
+    return stored
+
+
+def check_config(path: Path, stored: dict[str, Any], also: tuple[str, ...] = ()) -> None:
+    """Raise DamagedFile where the object in a config.json is not what `read_config` returns."""
+    needed = CONFIG | {name: MAY_BE[name] for name in also}
+    check_entries(path, stored, needed, MAY_BE)
+    for part, entries in (("source", SOURCE), ("base", BASE)):
+        if part in stored:
+            check_entries(path, stored, entries)
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """The done.json of a run folder, None where there is none; raises DamagedFile."""
+    path = folder / "done.json"
+    stored = read_json(path)
+    if stored is not None:
+        check_entries(path, stored, DONE, DONE_MAY_BE)
+    return stored
+
+
+def check_entries(
+    path: Path,
+    stored: dict[str, Any],
+    needed: dict[str, Kind],
+    may_be: dict[str, Kind] | None = None,
+) -> None:
+    """Raise DamagedFile for the first entry that is missing or of another kind.
+
+    Args:
+        path: of the file.
+        stored: the object in it.
+        needed: what it has to hold, by the path of its keys.
+        may_be: what else it may hold.
+    """
+    for name, kind in {**needed, **(may_be or {})}.items():
+        value = entry(stored, name)
+        if value is ABSENT and name in needed:
+            raise DamagedFile(path, f"{name} is missing")
+        if value is not ABSENT and not kind.holds(value):
+            raise DamagedFile(path, f"{name} is {abridged(value)}, not {kind.wanted}")
+
+
+ABSENT = object()
+
+
+def entry(stored: dict[str, Any], name: str) -> Any:
+    """The value at a path of keys; ABSENT where there is none."""
+    value: Any = stored
+    for key in name.split("."):
+        value = value.get(key, ABSENT) if isinstance(value, dict) else ABSENT
+    return value
+
+
+def abridged(value: Any) -> str:
+    """The beginning of a value."""
+    text = str(value) if not isinstance(value, str) else repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+# ---------------------------------------------------------------- CSV
+
+
+def read_columns(path: Path) -> Columns:
+    """The columns of a CSV file of a run, `COLUMNS`, as far as it is written; NaN where a cell
+    or a column is absent. Raises DamagedFile.
+    """
+    names = COLUMNS[path.name]
+    header, *lines = read_lines(path) or [[]]
+    if lines and "step" not in header:
+        raise DamagedFile(path, "there is no column step")
+    places = {name: header.index(name) for name in names if name in header}
+    absent = np.full(len(lines), np.nan)
+    columns = dict.fromkeys(names, absent)
+    for name, place in places.items():
+        cells = [line[place] if place < len(line) else "" for line in lines]
+        columns[name] = checked_column(path, name, cells)
+    return columns
+
+
+def checked_column(path: Path, name: str, cells: list[str]) -> np.ndarray:
+    """The numbers of a column; raises DamagedFile for the first cell that is another thing."""
+    numbers = np.array([number(cell) for cell in cells], np.float64)
+    kind = CELLS.get(name, FINITE)
+    wrong = np.flatnonzero(~kind.holds(numbers))
+    if len(wrong):
+        line, cell = wrong[0] + 2, abridged(cells[wrong[0]])
+        raise DamagedFile(path, f"line {line}: {name} is {cell}, not {kind.wanted}")
+    return numbers
+
+
+def number(cell: str) -> float:
+    """The number in a cell: NaN for an empty one, and infinity, which no column may hold, for
+    other text.
+    """
+    try:
+        return float(cell or "nan")
+    except ValueError:
+        return np.inf
+
+
+def read_evaluations(folder: Path) -> Columns:
+    """The columns of the eval.csv of a run folder; success is NaN throughout where the
+    environment reports none. Raises DamagedFile.
+
+    An environment may report it in successful episodes alone: then it is 0 where it is absent.
+    Rows of 0 beside absent ones are of earlier versions, which wrote 0 for an environment
+    without success.
+    """
+    columns = read_columns(folder / "eval.csv")
+    success = columns["success"]
+    if np.isnan(success).any():
+        reported = (success > 0).any()
+        columns["success"] = (
+            np.nan_to_num(success) if reported else np.full_like(success, np.nan)
+        )
+    if np.isnan(columns["success"]).all() and np.isnan(columns["return"]).any():
+        raise DamagedFile(folder / "eval.csv", "an evaluation has neither success nor return")
+    return columns
+
+
+def evaluation_rows(folder: Path) -> list[dict[str, Any]]:
+    """The evaluations of a run folder, one after the other, without what is absent; raises
+    DamagedFile.
+    """
+    columns = read_evaluations(folder)
+    rows = [
+        dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)
+    ]
+    known = [{name: cell for name, cell in row.items() if cell == cell} for row in rows]
+    return [row | {"step": int(row["step"])} for row in known]
