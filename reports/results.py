@@ -17,8 +17,13 @@ from configs.flags import LOGGING, PLACE, UNHASHED
 from configs.run_folder import (
     COLUMNS,
     Columns,
+    abridged,
     check_config,
+    checked_columns,
+    checked_concerns,
+    checked_evaluations,
     read_columns,
+    read_concerns,
     read_done,
     read_evaluations,
 )
@@ -26,10 +31,13 @@ from envs.tasks import dataset_name, resolve_alias
 from reports.published import AXES, Curves, read_curves
 from utils.errors import DamagedFile, UserError, join_first, printable
 from utils.files import expanded, read_json
+from utils.logging import read_lines
 
 ORIGINS = ("pretrained_actor_path", "ogbench_dataset_dir")  # where bases and data lie
 NOT_A_METHOD = UNHASHED | set(ORIGINS)
 # other agents are published under their own names
+RUNS, CURVES = "runs.json", "curves.csv"
+"""The files of a study: configurations and warnings by run; evaluations and path KL by run."""
 PUBLISHED_AS = {"qam_edit": "QAM-E", "qam_fql": "QAM-F"}
 
 
@@ -51,6 +59,8 @@ class Result:
     training: Columns
     offline_steps: int
     online_steps: int
+    concerns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """The agent's warnings at the end of the run, by kind."""
 
     @property
     def domain(self) -> str:
@@ -189,7 +199,7 @@ class Result:
 def run_folders(
     folders: Iterable[str | os.PathLike], notes: list[str] | None = None
 ) -> list[Path]:
-    """Every folder with a config.json at or below the given ones, once each, also through
+    """Every folder of a run or of a study at or below the given ones, once each, also through
     links; raises UserError for a given one that is not there.
 
     notes: where folders that cannot be read are named.
@@ -209,7 +219,7 @@ def run_folders(
 
 
 def search(folder: Path, seen: set[str], notes: list[str]) -> tuple[list[Path], list[Path]]:
-    """The folders with a config.json at or below one, and the links to other folders.
+    """The folders of runs and studies at or below one, and the links to other folders.
 
     Args:
         folder: where to begin.
@@ -224,7 +234,7 @@ def search(folder: Path, seen: set[str], notes: list[str]) -> tuple[list[Path], 
     runs, links = [], []
     for place, below, files in os.walk(folder, onerror=unreadable):
         real = os.path.realpath(place)
-        is_run = "config.json" in (*files, *below)
+        is_run = bool({"config.json", RUNS} & {*files, *below})
         if is_run and real not in seen:
             runs.append(Path(place))
         if is_run or real in seen:
@@ -252,6 +262,26 @@ def read_run(folder: Path) -> Result | None:
         return None
     check_config(folder / "config.json", config)
     read_done(folder)
+    training = read_columns(folder / "train.csv")
+    return result_of(folder, config, read_evaluations(folder), training, read_concerns(folder))
+
+
+def result_of(
+    folder: Path,
+    config: dict[str, Any],
+    evaluations: Columns,
+    training: Columns,
+    concerns: dict[str, str],
+) -> Result:
+    """The result of a run.
+
+    Args:
+        folder: of the run.
+        config: its config.json, checked.
+        evaluations: the columns of its eval.csv.
+        training: the columns of its train.csv.
+        concerns: the agent's warnings.
+    """
     flags, agent = config["flags"], printable(Path(config["agent_file"]).stem)
     return Result(
         method=agent,
@@ -261,11 +291,53 @@ def read_run(folder: Path) -> Result | None:
         seed=flags["seed"],
         folder=folder,
         config=config,
-        evaluations=read_evaluations(folder),
-        training=read_columns(folder / "train.csv"),
+        evaluations=evaluations,
+        training=training,
         offline_steps=flags["offline_steps"],
         online_steps=flags["online_steps"],
+        concerns=concerns,
     )
+
+
+def read_study(folder: Path) -> list[Result]:
+    """The results of the runs in a folder of `reports.export`; raises DamagedFile."""
+    path, curves = folder / RUNS, folder / CURVES
+    stored = read_json(path) or {}
+    header, *lines = read_lines(curves) or [[]]
+    lines_of: dict[str, list[list[str]]] = {name: [] for name in stored}
+    for line in lines:
+        lines_of.setdefault(line[0] if line else "", []).append(line)
+    if unknown := lines_of.keys() - stored.keys():
+        raise DamagedFile(curves, f"{abridged(min(unknown))} is no run of {RUNS}")
+    return [
+        kept_result(folder, name, run, header, lines_of[name]) for name, run in stored.items()
+    ]
+
+
+def kept_result(
+    folder: Path, name: str, run: Any, header: list[str], lines: list[list[str]]
+) -> Result:
+    """The result of one run of a study; raises DamagedFile.
+
+    Args:
+        folder: of the study.
+        name: the run's task and folder.
+        run: its entry in the file of runs.
+        header: the names of the columns of the file of curves.
+        lines: the run's lines there.
+    """
+    config = run.get("config") if isinstance(run, dict) else None
+    if not isinstance(config, dict):
+        raise DamagedFile(folder / RUNS, f"{abridged(name)} has no config")
+    check_config(folder / RUNS, config)
+    concerns = checked_concerns(folder / RUNS, run.get("concerns", {}))
+    path, parts = folder / CURVES, []
+    for columns in (COLUMNS["eval.csv"], COLUMNS["train.csv"]):
+        found = checked_columns(path, columns, header, lines)
+        there = np.any([np.isfinite(found[column]) for column in columns[1:]], axis=0)
+        parts.append({column: cells[there] for column, cells in found.items()})
+    evaluations, training = checked_evaluations(path, parts[0]), parts[1]
+    return result_of(folder / name, config, evaluations, training, concerns)
 
 
 def is_run(folder: Path, config: dict[str, Any]) -> bool:
@@ -387,12 +459,14 @@ def read_runs(folders: Iterable[str]) -> tuple[list[Result], list[str]]:
     notes: list[str] = []
     for folder in run_folders(folders, notes):
         try:
-            result = read_run(folder)
+            kept = os.path.lexists(folder / RUNS)
+            found = read_study(folder) if kept else [read_run(folder)]
         except DamagedFile as error:
             notes.append(f"left out: {error.fault}")
             continue
-        if result is not None and not is_base(result):
-            (results if result.last_step >= 0 else without).append(result)
+        for result in found:
+            if result is not None and not is_base(result):
+                (results if result.last_step >= 0 else without).append(result)
     if without:
         names = join_first(result.name for result in without)
         notes.append(f"{len(without)} runs have no evaluation yet and are left out: {names}")

@@ -170,7 +170,6 @@ def report(
     published: list[Published],
     notes: Iterable[str] = (),
     replicates: int = REPLICATES,
-    widen: bool = False,
 ) -> Report:
     """All of a report.
 
@@ -180,7 +179,6 @@ def report(
         published: figures to put beside the rows.
         notes: on how the results were read.
         replicates: of the bootstrap.
-        widen: its intervals by √(N/(N-1)).
     """
     notes = list(notes)
     chosen = choose_points(results, at, notes)
@@ -191,16 +189,16 @@ def report(
     for point in points:
         by_method.setdefault(point.result.method, []).append(point.success)
     ranked = sorted(sorted(by_method), key=lambda method: -np.mean(by_method[method]))
-    draw = functools.partial(bootstrap, replicates=replicates, widen=widen)
+    draw = functools.partial(bootstrap, replicates=replicates)
     tables, rows, compared = [], [], []
     for phase, now in by_phase(points, lambda point: point.phase):
         tables += tables_of(phase, now)
     for _, group in itertools.groupby(tables, key=lambda table: (table.phase, table.name)):
         inside = list(group)
         rows += [row for table in inside if (row := row_of(table, draw, notes))]
-        compared += compare(inside, ranked, replicates, widen)
+        compared += compare(inside, ranked, replicates)
     note_reduced(tables, notes)
-    check_groups(points, notes, widen)
+    check_groups(points, notes)
     check_runs(chosen, notes)
     beside = place_beside(rows, published)
     note_other_data(beside, notes)
@@ -484,7 +482,6 @@ def compare(
     tables: list[Table],
     ranked: list[str],
     replicates: int,
-    widen: bool,
 ) -> list[Improvement]:
     """Each method against each that is ranked lower, on the tasks that both have.
 
@@ -492,14 +489,13 @@ def compare(
         tables: of one phase and name, one for each method.
         ranked: the methods, the best first.
         replicates: of the bootstrap.
-        widen: its intervals by √(N/(N-1)).
     """
     scores: dict[str, dict[str, np.ndarray]] = {}
     tables = sorted((t for t in tables if t.seeds), key=lambda t: ranked.index(t.method))
     for table in tables:
         for task, rates in zip(table.tasks, table.scores, strict=True):
             scores.setdefault(task, {})[table.method] = rates
-    found = improvements(scores, replicates, widen)
+    found = improvements(scores, replicates)
     compared = []
     for one, other in itertools.combinations(tables, 2):
         tasks, interval = found.get((one.method, other.method), (0, None))
@@ -637,11 +633,11 @@ def repeats(found: Report, of: list[Result]) -> list[tuple[str, bool]]:
 # -------------------------------------------------------------------------------- what to mind
 
 
-def check_groups(points: list[Point], notes: list[str], widen: bool) -> None:
+def check_groups(points: list[Point], notes: list[str]) -> None:
     """Methods on different tasks, few or different numbers of seeds, and different steps."""
     for phase, now in by_phase(points, lambda point: point.phase):
         check_tasks(phase, now, notes)
-    check_seeds(points, notes, widen)
+    check_seeds(points, notes)
     for phase, now in by_phase(points, lambda point: point.phase):
         steps = sorted({point.phase_step for point in now})
         if len(steps) > 1:
@@ -660,7 +656,7 @@ def check_tasks(phase: str, points: list[Point], notes: list[str]) -> None:
         notes.append(f"{phase}: {different}: their rows over several tasks are not comparable")
 
 
-def check_seeds(points: list[Point], notes: list[str], widen: bool) -> None:
+def check_seeds(points: list[Point], notes: list[str]) -> None:
     """Seeds that differ in number, or are too few for the bootstrap's intervals."""
     seeds: dict[tuple[str, str, str], int] = {}
     for point in points:
@@ -674,16 +670,12 @@ def check_seeds(points: list[Point], notes: list[str], widen: bool) -> None:
         )
     few = [count for count in seeds.values() if 1 < count < FEW_SEEDS]
     if few:
-        over_few = "over few tasks even with --widen (one task, 3 seeds: about 80 %)"
-        over_many = "" if widen else "over many tasks without --widen (as in rliable), and "
-        narrow = f"bootstrap intervals are too narrow {over_many}{over_few}"
+        narrow = "bootstrap intervals over few tasks are too narrow (one task: about 80 %)"
         notes.append(f"{min(few)} seeds: {narrow}; use Student's ± there")
 
 
 def check_runs(points: list[Point], notes: list[str]) -> None:
-    """Data that differ within a task, settings that differ between seeds, λ on a bound, path KL
-    off its budget.
-    """
+    """Data that differ within a task, settings that differ between seeds, agents' warnings."""
     data: dict[str, set[tuple]] = {}
     seeds: dict[tuple[str, str, str], list[Point]] = {}
     for point in points:
@@ -704,38 +696,20 @@ def check_runs(points: list[Point], notes: list[str]) -> None:
 
 
 def check_concerns(points: list[Point], notes: list[str]) -> None:
-    """What is amiss in single runs, each with the names of the runs."""
-    concerns: dict[str, dict[str, None]] = {}  # names in order, once each
+    """The agents' own warnings at the end of their runs, each with the names of the runs."""
+    runs_of: dict[str, dict[str, None]] = {}  # names in order, once each
     for point in points:
-        for concern in concerns_of(point):
-            concerns.setdefault(concern, {})[point.result.name] = None
-    for concern, names in concerns.items():
-        notes.append(f"{concern} in {len(names)} runs: {join_first(names)}")
+        result = point.result
+        if point.step == max(result.ends().values(), default=-1):
+            for concern in result.concerns.values():
+                runs_of.setdefault(printable(concern), {})[result.name] = None
+    for concern, names in runs_of.items():
+        notes.append(f"{len(names)} runs: {concern}: {join_first(names)}")
 
 
 def fingerprint(result: Result) -> tuple:
     """What tells a run's data from others; empty where it does not say."""
     return tuple(sorted(result.config.get("dataset", {}).items()))
-
-
-def concerns_of(point: Point) -> list[str]:
-    """λ on a bound at the end, and a path KL that is off its budget by half and more; nothing
-    where there is no budget.
-    """
-    dual = point.trust_region
-    agent = point.result.config.get("agent", {})
-    bounds = {"lambda_min", "lambda_max"} <= agent.keys()
-    if dual is None or np.isnan(dual.kl_budget) or not bounds:
-        return []
-    lam = dual.lam / agent.get("lam_scale", 1.0)
-    found = {
-        "λ is at its upper bound": lam >= 0.999 * agent["lambda_max"],
-        "λ is at its lower bound": lam <= 1.001 * agent["lambda_min"],
-        "path KL is off its budget by half or more": (
-            abs(dual.path_kl / dual.kl_budget - 1) > 0.5
-        ),
-    }
-    return [concern for concern, holds in found.items() if holds]
 
 
 # -------------------------------------------------------------------------------------- curves

@@ -60,12 +60,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--bootstrap", type=at_least(1), default=2000, help="replicates of the bootstrap"
     )
-    doc = (
-        "bootstrap intervals wider by √(N/(N-1)) with N seeds; without it they are rliable's."
-        " With 3 seeds they then cover 95 %% instead of 88 over 50 tasks, but about 80 %%"
-        " instead of 75 over a single one: use Student's there"
-    )
-    parser.add_argument("--widen", action="store_true", help=doc)
     doc = "also every task, pair of methods and published figure"
     parser.add_argument("--details", action="store_true", help=doc)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every number")
@@ -114,7 +108,7 @@ def run(argv: list[str]) -> int:
     from reports.text import as_csv, as_latex, as_text
 
     results, notes = read_all(flags.places, flags.pickle_interval, flags.pickle_axes)
-    found = report(results, flags.step, read_published(), notes, flags.bootstrap, flags.widen)
+    found = report(results, flags.step, read_published(), notes, flags.bootstrap)
     outputs = [(flags.csv, as_csv), (flags.latex, as_latex), (flags.html, as_html)]
     written = write([(expanded(path), made(found)) for path, made in outputs if path])
     if flags.export:
