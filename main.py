@@ -12,13 +12,17 @@ Settings: the agent's defaults < the domain's (configs/domains.py) < what a fork
 finished one is skipped.
 """
 
+if __name__ == "__main__":  # first, so that a signal is answered while the rest is imported
+    from utils.first import end_at_signals
+
+    end_at_signals()
+
 import itertools
 import os
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
-
-from utils.errors import RunError, UserError
-from utils.preemption import Preempted, handled
 
 if TYPE_CHECKING:  # main.py is imported by every worker process: it stays light
     from absl.flags import FlagValues
@@ -26,18 +30,40 @@ if TYPE_CHECKING:  # main.py is imported by every worker process: it stays light
     from training.run import Run
 
 
+def check_folders() -> None:
+    """Raise ImportError for a module of somebody else's that has the name of a folder here."""
+    here = Path(__file__).resolve().parent
+    for name in ("utils", "configs", "envs", "agents", "training"):
+        found = getattr(find_spec(name), "origin", None)
+        if not found or Path(found).resolve().parent != here / name:
+            raise ImportError(
+                f"{found or f'no {name}/'} is found in place of {here / name}/: rename it, or"
+                f" put {here} before its folder in sys.path"
+            )
+
+
+check_folders()
+
+from utils.errors import RunError, UserError, one_line  # noqa: E402
+from utils.preemption import Preempted, handled  # noqa: E402
+from utils.spawned import leave_if_unguarded  # noqa: E402
+
+
 def main(argv: list[str]) -> int:
-    """Parse, plan, and train one run after the other; returns the exit code."""
+    """Parse, plan, and train one run after the other; returns the exit code.
+
+    It may be called from another program, and in any thread.
+    """
+    leave_if_unguarded()
     try:
-        with handled():
-            return run_all(argv)
+        return run_all(argv)
     except Preempted as signal:
         print(f"stopped by {signal}; the same command goes on", file=sys.stderr)
         return signal.exit_code
 
 
 def run_all(argv: list[str]) -> int:
-    """Body of `main`, which adds signal handling."""
+    """Body of `main`, which answers signals."""
     debug = "--debug" in argv
     try:
         from configs.flags import help_text, parse_flags
@@ -59,7 +85,7 @@ def run_all(argv: list[str]) -> int:
     except UserError as error:
         if debug:
             raise
-        print("error:", str(error).partition("\n")[0], file=sys.stderr)
+        print("error:", one_line(error), file=sys.stderr)
         return 2
     return 0
 
@@ -68,24 +94,28 @@ def train_task(runs: "list[Run]", fv: "FlagValues") -> int:
     """Train the seeds of one task; returns 1, with a line of error, where they cannot continue,
     so that the next task has its turn.
     """
-    from training.train import train
+    from training.train import train  # before signals raise exceptions
 
     try:
-        train(runs, fv.overwrite)
+        with handled():
+            train(runs, fv.overwrite)
     except (RunError, OSError) as error:
         if fv.debug:
             raise
         folder = runs[0].folder if len(runs) == 1 else runs[0].folder.parent
         there = all((run.folder / "config.json").exists() for run in runs)
         intact = there and isinstance(error, OSError)
-        place = f" ({folder}: what is stored there is whole)" if intact else ""
-        print("error:", str(error).partition("\n")[0] + place, file=sys.stderr)
+        place = f" (checkpoints in {folder} are intact)" if intact else ""
+        print("error:", one_line(error) + place, file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
+    from utils.command_line import print_any_text
+
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    print_any_text()
     try:
         code = main(sys.argv)
         sys.stdout.flush()

@@ -10,6 +10,7 @@ one later does not find it.
 import importlib
 import itertools
 import sys
+from collections.abc import Callable, Mapping
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import spec_from_file_location
@@ -17,20 +18,31 @@ from pathlib import Path
 from types import ModuleType
 
 from configs.agent_source import ROOT, Source, read
+from configs.trust import UntrustedError
 from utils.code import code_digest
 from utils.errors import UserError
+from utils.files import expanded
 
 _loaded: dict[Path, Source] = {}
 _numbers = itertools.count()
 
 
-def load_source(path: str | Path, package: str = "") -> Source:
+Admit = Callable[[Mapping[Path, bytes]], None]
+"""Raises UntrustedError for files, with their content, that may not be executed."""
+
+
+def load_source(path: str | Path, package: str = "", admit: Admit | None = None) -> Source:
     """Execute an agent file, unless it and its siblings are as they were the last time.
 
-    package: what imports call its folder; by default, the folder's own name.
-    Raises UserError if the file is missing, does not run, or defines no agent.
+    Args:
+        path: of the file.
+        package: what imports call its folder; by default, the folder's own name.
+        admit: asked before each file is executed; None: all of them may be.
+
+    Raises UserError if the file is missing, does not run, or defines no agent; and what `admit`
+    raises.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     if not file.is_file():
         raise UserError(f"--agent={path}: there is no such file as {file.absolute()}")
     file = file.parent.resolve() / file.name
@@ -38,7 +50,9 @@ def load_source(path: str | Path, package: str = "") -> Source:
     if source and all(read(file.parent / name) == source.kept[name] for name in source.kept):
         return source
     try:
-        source = _Importer(file, package or _package_name(file.parent)).load()
+        source = _Importer(file, package or _package_name(file.parent), admit).load()
+    except UntrustedError:
+        raise
     except Exception as error:  # whatever a user's file raises is the user's to read
         text = f"the file does not run ({type(error).__name__}: {error})"
         raise UserError(f"--agent={path}: {text}") from error
@@ -63,8 +77,8 @@ class _Importer(MetaPathFinder, Loader):
     while the agent file is executed.
     """
 
-    def __init__(self, file: Path, package: str):
-        self.file, self.package = file, package
+    def __init__(self, file: Path, package: str, admit: Admit | None):
+        self.file, self.package, self.admit = file, package, admit
         self.name = f"agent_file_{next(_numbers)}"
         self.kept: dict[str, bytes] = {}
 
@@ -125,6 +139,8 @@ class _Importer(MetaPathFinder, Loader):
         """Read a module's file once, keep the content, and execute it."""
         file = Path(str(module.__file__))
         content = self.kept[file.relative_to(self.file.parent).as_posix()] = read(file)
+        if self.admit:
+            self.admit({file: content})
         if not module.__name__.startswith(self.name):  # by which its classes are found later
             module.__name__ = f"{self.name}.{module.__name__}"
             sys.modules[module.__name__] = module

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -16,7 +17,9 @@ from ml_collections import config_flags
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS, ROOT
 from configs.presets import PRESETS
+from utils.command_line import refuse_control_characters, unreadable_words
 from utils.errors import UserError
+from utils.files import expanded
 from utils.logging import wrapped
 
 STEPS = ("bc_steps", "offline_steps", "online_steps")
@@ -31,6 +34,7 @@ LOGGING = (
     "video_frame_skip",
 )
 PLACE = (
+    "arrays_dir",
     "compilation_cache_dir",
     "device_data_gb",
     "save_dir",
@@ -41,6 +45,8 @@ PLACE = (
     "seed",
     "num_seeds",
 )
+LAST_SEED = 2**31 - 1
+MOST_SEEDS = 1000
 UNHASHED = {*STEPS, *LOGGING, *PLACE}
 MAY_CHANGE = {"offline_steps", "online_steps", "ogbench_dataset_dir", *LOGGING, *PLACE}
 IGNORED_VALUES = ("buffer_size", "dataset_replace_interval")
@@ -107,8 +113,8 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "settings for a purpose; they make their own data",
         flag_values=fv,
     )
-    count("seed", 0, "random seed", most=2**31 - 1)
-    count("num_seeds", 1, "run seeds seed .. seed + num_seeds - 1", least=1)
+    count("seed", 0, "random seed", most=LAST_SEED)
+    count("num_seeds", 1, "run seeds seed .. seed + num_seeds - 1", least=1, most=MOST_SEEDS)
 
     count(
         "bc_steps",
@@ -154,6 +160,12 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "ogbench_dataset_dir",
         "~/.ogbench/data",
         "folder of OGBench's npz files (downloaded here when missing)",
+    )
+    text(
+        "arrays_dir",
+        None,
+        "where shards are converted to memory-mapped arrays, which are as large; unset: beside"
+        " the shards",
     )
     text(
         "dataset",
@@ -236,7 +248,8 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
 
 def define_agent_flag(fv: flags.FlagValues, argv: Sequence[str], doc: str) -> None:
     """Define --agent, and --agent.KEY for the settings of the agent file that `argv` names."""
-    config_flags.DEFINE_config_file("agent", None, doc, flag_values=fv, sys_argv=list(argv))
+    with unreadable_words():  # those of a --flagfile among them
+        config_flags.DEFINE_config_file("agent", None, doc, flag_values=fv, sys_argv=list(argv))
     fv["agent"].parser = _AgentParser()
 
 
@@ -263,21 +276,14 @@ def help_text(argv: Sequence[str]) -> str:
 
 def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
     """Parse a command line; raises UserError, in one line, for anything wrong in it."""
+    refuse_control_characters(argv)
     agent, rest = take_agent(argv)
     known = list(load_source(agent).module.get_config())
     # first, because the flags --agent.KEY follow from it
     argv = [argv[0], f"--agent={agent}", *rest]
     fv = define_flags(argv)
     parse_words(fv, argv, agent, known)
-    if not 0.0 < fv.dataset_proportion <= 1.0:
-        raise UserError(
-            f"--dataset_proportion={fv.dataset_proportion}: give a share above 0 and at most 1"
-        )
-    if not (fv.action_scale > 0 and math.isfinite(fv.action_scale)):
-        raise UserError(f"--action_scale={fv.action_scale}: give a positive number")
-    budget = fv.kl_budget_online
-    if budget is not None and not (budget > 0 and math.isfinite(budget)):
-        raise UserError(f"--kl_budget_online={budget}: give a positive number")
+    check_values(fv)
     for name in IGNORED:
         if fv[name].present:
             print(
@@ -291,18 +297,34 @@ def parse_words(
     fv: flags.FlagValues, argv: Sequence[str], agent: str, known: list[str]
 ) -> None:
     """Parse a command line into flags; raises UserError, in one line, for a word that is none,
-    or no setting of the agent.
+    no setting of the agent, or a flag whose value cannot be read.
     """
-    try:
-        rest = fv(argv)
-    except AttributeError as error:  # how config_flags reports an unknown --agent.KEY
-        raise unknown_agent_key(argv, agent, known) from error
-    except flags.UnrecognizedFlagError as error:
-        raise unknown_flag(error.flagvalue, fv, agent, known) from error
-    except flags.Error as error:
-        raise UserError(str(error).replace("\n", " ")) from error
+    check_agent_keys(argv, agent, known)
+    with unreadable_words():
+        try:
+            rest = fv(argv)
+        except flags.UnrecognizedFlagError as error:
+            raise unknown_flag(error.flagvalue, fv, agent, known) from error
     if len(rest) > 1:
         raise UserError(f"'{rest[1]}' is not a flag; flags are written --name=value")
+
+
+def check_values(fv: flags.FlagValues) -> None:
+    """Raise UserError for numbers beyond what a run can use."""
+    if not 0.0 < fv.dataset_proportion <= 1.0:
+        raise UserError(
+            f"--dataset_proportion={fv.dataset_proportion}: give a share above 0 and at most 1"
+        )
+    for name in ("action_scale", "kl_budget_online"):
+        value: Any = fv[name].value  # None where it is not set
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name}={value}: give a positive number")
+    last = fv.seed + fv.num_seeds - 1
+    if last > LAST_SEED:
+        raise UserError(
+            f"--num_seeds={fv.num_seeds}: the last of the seeds from --seed={fv.seed} on would"
+            f" be {last}; the largest seed is {LAST_SEED}"
+        )
 
 
 def take_agent(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -319,14 +341,14 @@ def take_agent(argv: Sequence[str]) -> tuple[str, list[str]]:
             agent = word.split("=", 1)[1]
         else:
             rest.append(word)
-    if not Path(agent).expanduser().is_file():
+    if not expanded(agent).is_file():
         raise no_such_agent(agent)
     return agent, rest
 
 
 def no_such_agent(path: str) -> UserError:
     """The error for an agent file that is not there, with the one that may be meant."""
-    place = Path(os.path.abspath(Path(path).expanduser()))
+    place = Path(os.path.abspath(expanded(path)))
     if (ROOT / path).is_file():
         meant = f"the project has {ROOT / path}"
     else:
@@ -341,16 +363,18 @@ def is_agent(file: Path) -> bool:
     return "\nAGENT = " in file.read_text()
 
 
-def unknown_agent_key(argv: Sequence[str], agent: str, known: list[str]) -> UserError:
-    """The error for the first --agent.KEY that the agent's configuration lacks, with the
+def check_agent_keys(argv: Sequence[str], agent: str, known: list[str]) -> None:
+    """Raise UserError for the first --agent.KEY that the agent's configuration lacks, with the
     nearest key it has.
     """
-    words = [word.lstrip("-").split("=")[0] for word in argv if word.startswith("-")]
-    given = [word.removeprefix("agent.") for word in words if word.startswith("agent.")]
-    key = next(key for key in given if key not in known)
-    near = called_here(key, known) or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    nearest = " or ".join(f"--agent.{key}" for key in near)
-    return UserError(f"--agent.{key}: {agent} has no such setting; the nearest is {nearest}")
+    for word in argv:
+        name = word.lstrip("-").partition("=")[0].removeprefix("no")
+        key = name.removeprefix("agent.")
+        if not word.startswith("-") or key == name or key in known:
+            continue
+        near = called_here(key, known) or difflib.get_close_matches(key, known, 1, cutoff=0.0)
+        nearest = " or ".join(f"--agent.{key}" for key in near)
+        raise UserError(f"--agent.{key}: {agent} has no such setting; the nearest is {nearest}")
 
 
 def unknown_flag(

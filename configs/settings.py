@@ -156,6 +156,8 @@ def preset_layer(name: str, fv: flags.FlagValues, group: str) -> Layers:
     preset, source = PRESETS[name], f"preset {name}"
     place = Path(fv.save_dir) / preset.flags.get("run_group", group) / "data"
     own = preset.flags | {"ogbench_dataset_dir": str(place)}
+    if 0 < fv.online_steps <= own.get("start_training", 0):  # of the preset's own, longer phase
+        own["start_training"] = fv.online_steps // 2
     return Layers(
         {name: Setting(value, source) for name, value in own.items()},
         {key: Setting(value, source) for key, value in preset.agent.items()},

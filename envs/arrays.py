@@ -2,6 +2,10 @@
 range, and files of memory maps.
 """
 
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -25,7 +29,51 @@ VECTORS = (
 FLAGS = tuple(name for name in VECTORS if name not in ("rewards", "masks"))
 INTEGERS = ("button_states",)
 
+BROKEN_ARCHIVE = (
+    *(OSError, ValueError, EOFError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    RuntimeError,  # of zipfile: a password, or a compression that it lacks
+)
+"""What reading the members of a damaged npz file may raise."""
+
 Arrays = dict[str, np.ndarray]
+
+
+class PythonObjectsError(ValueError):
+    """An array is stored as Python objects; the message is its name."""
+
+
+def read_npz(path: Path, choose: Callable[[list[str]], Iterable[str]]) -> Arrays:
+    """The arrays of an npz file that `choose` picks from the names of all.
+
+    Raises ValueError, which says why, for a file that is damaged in whatever way, and
+    PythonObjectsError; and what `choose` raises.
+    """
+    try:
+        # opened here, because NumPy leaves a file open that it cannot read
+        with path.open("rb") as opened, np.errstate(all="ignore"):
+            file = np.load(opened, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("a single array")
+            with file:
+                return {name: _member(file, name) for name in choose(file.files)}
+    except PythonObjectsError:
+        raise
+    except BROKEN_ARCHIVE as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _member(file: Any, name: str) -> np.ndarray:
+    """One array of an npz file."""
+    try:
+        array = file[name]
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise PythonObjectsError(name) from error
+        raise
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name} is no array")
+    return array
 
 
 def checked(arrays: Arrays, where: str, remedy: str) -> Arrays:

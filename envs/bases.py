@@ -8,6 +8,7 @@ from envs.download import download
 from envs.hub import Repository
 from envs.tasks import DOMAINS, dataset_name
 from utils.errors import UserError
+from utils.files import expanded
 
 PUBLISHED = "published"  # the value of --pretrained_actor_path that means the domain's own
 REPOSITORY = "yonghoon96/trqam-bc-checkpoints"
@@ -34,7 +35,7 @@ def check_published(path: str | None, datasets: Iterable[str]) -> None:
 
 def base_path(env_name: str, dataset_dir: Path | str) -> Path:
     """Where the base of a task's domain is kept: beside the data."""
-    return Path(dataset_dir).expanduser() / "bases" / base_domain(env_name) / FILE
+    return expanded(dataset_dir) / "bases" / base_domain(env_name) / FILE
 
 
 def base_source(env_name: str) -> str:

@@ -24,11 +24,13 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
+from envs.arrays import read_npz
 from envs.ogbench import make_raw
 from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
-from utils.files import alone
+from utils.files import alone, expanded
 from utils.progress import Counter
+from utils.spawned import UNGUARDED, check_program, leave_if_unguarded, unguarded_program
 
 _STACKING = {
     "single": (0, 0),
@@ -295,10 +297,9 @@ def _merge(parts: list[Path], path: Path, settings: dict) -> None:
 def collection_settings(path: Path) -> dict | None:
     """How `collect` or `random_data` made this file; None for a file from elsewhere."""
     try:
-        # opened here, because NumPy leaves a file open that it cannot read
-        with path.open("rb") as opened, np.load(opened) as file:
-            return json.loads(str(file["collection"])) if "collection" in file else None
-    except (OSError, ValueError, zipfile.BadZipFile):
+        found = read_npz(path, lambda names: [name for name in names if name == "collection"])
+        return json.loads(str(found["collection"])) if found else None
+    except ValueError:
         return None
 
 
@@ -308,12 +309,17 @@ def _run_workers(
     workers: int,
     bar: Counter,
 ) -> None:
+    leave_if_unguarded()
+    check_program()
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (job,))
+    processes = pool._processes  # there is no public way to their exit codes
     try:
         for future in as_completed([pool.submit(_write_part, *task) for task in missing]):
             bar.update(future.result())
     except BrokenProcessPool as error:
+        if any(process.exitcode == UNGUARDED for process in processes.values()):
+            raise unguarded_program() from error
         raise UserError(
             "a worker process died (often for lack of memory: try fewer --workers); the"
             " finished episodes are kept, run the same command again to go on"
@@ -414,7 +420,7 @@ def _checked(
             raise UserError(f"--{flag} must be positive, not {value}")
     if job.seed < 0:
         raise UserError(f"--seed must not be negative, it is {job.seed}")
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     try:
         return _collect(job, folder, transitions, workers, **kwargs)
     except OSError as error:

@@ -6,8 +6,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,13 +13,20 @@ from typing import NamedTuple
 import numpy as np
 
 from envs import own_data
-from envs.arrays import ACTION_LIMIT, ArrayFile, Arrays, check_action_range, checked
+from envs.arrays import (
+    ACTION_LIMIT,
+    ArrayFile,
+    Arrays,
+    check_action_range,
+    checked,
+    read_npz,
+)
 from envs.download import HOSTS, REPOSITORIES, Host, download, open_hosts
 from envs.hub import Repository, endpoint
 from envs.ogbench import SeededEnv, make_env
 from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
-from utils.files import alone
+from utils.files import alone, expanded
 from utils.logging import say, warn
 
 DATASET_DIR = "~/.ogbench/data"
@@ -44,7 +49,7 @@ def find_dataset(env_name: str, dataset_dir: Path | str = DATASET_DIR) -> Path:
     if is_user_env(env_name):
         raise UserError(f"--dataset: {env_name} needs its data as --dataset=FILE.npz")
     name = dataset_name(env_name)
-    folder = Path(dataset_dir).expanduser()
+    folder = expanded(dataset_dir, "--ogbench_dataset_dir")
     if folder.is_file():
         raise UserError(
             f"--ogbench_dataset_dir: {folder} is a file; give its folder, or --dataset={folder}"
@@ -71,11 +76,11 @@ def dataset_files(
     """
     source: Path | None
     if dataset_path is not None:
-        source = Path(dataset_path).expanduser()
+        source = expanded(dataset_path)
     elif is_user_env(env_name):
         return []
     else:
-        source = stored_dataset(dataset_name(env_name), Path(dataset_dir).expanduser())
+        source = stored_dataset(dataset_name(env_name), expanded(dataset_dir))
     if source is None or not source.exists():
         return []
     if not source.is_dir():
@@ -215,6 +220,7 @@ def load_dataset(
     dataset_layout: str = "auto",
     action_scale: float = 1.0,
     environment: bool = True,
+    arrays_dir: Path | str | None = None,
 ) -> dict[str, np.ndarray]:
     """Load the data of one task, labelled with the task's rewards by OGBench itself, or a
     user's own.
@@ -232,6 +238,7 @@ def load_dataset(
         dataset_layout: of a user's own data: auto, ogbench or flat.
         action_scale: a user's actions are divided by it.
         environment: False where own data may be used though its environment cannot be made.
+        arrays_dir: where shards are converted to arrays; None: beside them.
 
     Returns:
         observations [R, O] and actions [R, A] (float32, actions within ±(1 - 1e-5)), rewards
@@ -244,15 +251,16 @@ def load_dataset(
     flag = "--dataset" if dataset_path is not None else "--ogbench_dataset_dir"
     if not 0 < proportion <= 1:
         raise UserError(f"--dataset_proportion must lie in (0, 1], it is {proportion}")
-    named = None if dataset_path is None else Path(dataset_path).expanduser()
+    named = None if dataset_path is None else expanded(dataset_path)
     source = named or find_dataset(env_name, dataset_dir)
+    place = ArraysPlace(flag, expanded(arrays_dir, "--arrays_dir") if arrays_dir else None)
     env = _environment(env_name, required=environment)
     try:
         if is_user_env(env_name):
-            raw, path = _read_own(source, dataset_layout, action_scale, flag), source
+            raw, path = _read_own(source, dataset_layout, action_scale, place), source
         else:
             _refuse_own_settings(env_name, dataset_layout, action_scale)
-            raw, path = _read(source, env_name, split, flag, named=named is not None)
+            raw, path = _read(source, env_name, split, place, named=named is not None)
         if env:
             _check_belongs(raw, env, env_name, f"{flag}: {path}")
             if not is_user_env(env_name):
@@ -308,13 +316,14 @@ def _sparse(rewards: np.ndarray, where: str) -> np.ndarray:
 
 
 def _read(
-    source: Path, env_name: str, split: str, flag: str, named: bool
+    source: Path, env_name: str, split: str, place: "ArraysPlace", named: bool
 ) -> tuple[Arrays, Path]:
     """The arrays of OGBench's file or folder of shards, and the path to name in complaints.
 
     A folder the user `named` is used whole; of one that was looked up, the shards that the
     paper uses.
     """
+    flag = place.flag
     needed = ["observations", "actions", "terminals", "qpos"]
     needed += ["button_states"] * env_name.startswith(("scene", "puzzle"))
     if not source.is_dir():
@@ -339,7 +348,7 @@ def _read(
             yield raw
 
     folder = _arrays_folder(
-        shards, lambda folder: _write_shards(shards, rows(), folder, flag), flag
+        shards, lambda folder: _write_shards(shards, rows(), folder, flag), place
     )
     return _mapped(folder), source
 
@@ -357,14 +366,14 @@ def _read_arrays(path: Path, needed: list[str], where: str, named: bool) -> Arra
     if not path.is_file():
         raise UserError(f"{where} does not exist")
     remedy = "give an intact npz file" if named else "delete it and fetch or make it again"
+
+    def choose(names: list[str]) -> list[str]:
+        _check_names(names, needed, where)
+        return needed
+
     try:
-        # opened here, because NumPy leaves a file open that it cannot read
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            _check_names(file.files, needed, where)
-            return {key: file[key] for key in needed}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return read_npz(path, choose)
+    except ValueError as error:
         raise UserError(f"{where} is truncated or no npz file ({error}); {remedy}") from error
 
 
@@ -382,12 +391,13 @@ def _check_names(names: list[str], needed: list[str], where: str) -> None:
         )
 
 
-def _read_own(source: Path, layout: str, action_scale: float, flag: str) -> Arrays:
+def _read_own(source: Path, layout: str, action_scale: float, place: "ArraysPlace") -> Arrays:
     """A user's own file, or folder of shards, as rows of the ogbench layout; says how it was
     read.
     """
     if source.is_dir() and not own_data.minari_file(source):
-        return _map_own_shards(source, layout, action_scale, flag)
+        return _map_own_shards(source, layout, action_scale, place)
+    flag = place.flag
     arrays = own_data.read_checked(source, layout, action_scale, flag)
     chosen, why = own_data.choose_layout([arrays], layout, f"{flag}: {source}")
     rows, reading = own_data.as_rows(arrays, chosen, why)
@@ -395,8 +405,11 @@ def _read_own(source: Path, layout: str, action_scale: float, flag: str) -> Arra
     return rows
 
 
-def _map_own_shards(source: Path, layout: str, action_scale: float, flag: str) -> Arrays:
+def _map_own_shards(
+    source: Path, layout: str, action_scale: float, place: "ArraysPlace"
+) -> Arrays:
     """A folder of own files, all of one layout, as memory maps."""
+    flag = place.flag
     files = sorted(path for path in source.iterdir() if path.suffix in own_data.SUFFIXES)
     if not files:
         raise UserError(
@@ -418,7 +431,7 @@ def _map_own_shards(source: Path, layout: str, action_scale: float, flag: str) -
         _write_shards(files, rows(), folder, flag)
         own_data.total(readings).write(folder / "reading.json")
 
-    folder = _arrays_folder(files, write, flag, (layout, action_scale))
+    folder = _arrays_folder(files, write, place, (layout, action_scale))
     own_data.Reading.read(folder / "reading.json").announce(source)
     return _mapped(folder)
 
@@ -426,30 +439,73 @@ def _map_own_shards(source: Path, layout: str, action_scale: float, flag: str) -
 # ---------------------------------------------------------------- shards as memory maps
 
 
+class ArraysPlace(NamedTuple):
+    """Where the arrays of shards are written."""
+
+    flag: str
+    """Which named the shards."""
+    folder: Path | None
+    """None: beside the shards."""
+
+    def of(self, shards: list[Path], key: tuple) -> Path:
+        """The folder of arrays of these shards, with `key`, what they depend on besides."""
+        beside = shards[0].parent
+        identity = [(path.name, *_size_and_time(path)) for path in shards]
+        if self.folder and self.folder != beside:  # where others' shards have arrays too
+            key = (*key, str(beside.resolve()))
+        digest = hashlib.sha256(repr([*identity, *key]).encode()).hexdigest()[:8]
+        return (self.folder or beside) / f"arrays-{digest}"
+
+    def fault(self, folder: Path, error: OSError) -> UserError:
+        """The error where a folder of arrays cannot be written."""
+        remedy = "another folder" if self.folder else "--arrays_dir=FOLDER for the arrays"
+        return UserError(
+            f"{'--arrays_dir' if self.folder else self.flag}: cannot write {folder}"
+            f" ({error.strerror or error}); give {remedy}, which take as much room as the data"
+        )
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """By which a shard is known."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
 def _arrays_folder(
-    shards: list[Path], write: Callable[[Path], None], flag: str, key: tuple = ()
+    shards: list[Path], write: Callable[[Path], None], place: ArraysPlace, key: tuple = ()
 ) -> Path:
-    """The folder of plain arrays beside shards, which `write` fills the first time; `key` is
-    what they depend on besides.
+    """The folder of plain arrays of shards, which `write` fills the first time.
+
+    Args:
+        shards: the files.
+        write: fills the folder that it is given.
+        place: where the folder is; arrays that lie beside the shards already come first.
+        key: what the arrays depend on besides the shards.
+
+    Raises UserError where the folder cannot be written.
     """
-    identity = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
-    digest = hashlib.sha256(repr([*identity, *key]).encode()).hexdigest()[:8]
-    folder = shards[0].parent / f"arrays-{digest}"
-    with alone(folder.parent):
-        if not folder.exists():
-            temporary = folder.with_name(f".{folder.name}.tmp")
-            shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
-            try:
-                temporary.mkdir()
-                write(temporary)
-                os.replace(temporary, folder)
-            except OSError as error:
-                raise UserError(
-                    f"{flag}: cannot write {folder} ({error.strerror or error})"
-                ) from error
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+    beside = place._replace(folder=None).of(shards, key)
+    folder = beside if beside.exists() else place.of(shards, key)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with alone(folder.parent):
+            if not folder.exists():
+                write_folder(folder, write)
+    except OSError as error:
+        raise place.fault(folder, error) from error
     return folder
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Have a folder filled, all or nothing."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+    try:
+        temporary.mkdir()
+        write(temporary)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_shards(shards: list[Path], rows: Iterator[Arrays], folder: Path, flag: str) -> None:

@@ -6,11 +6,11 @@ import http.client
 import os
 import urllib.error
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from envs.arrays import BROKEN_ARCHIVE
 from envs.hub import FAILURES, Known, Repository, Source, Web, reason
 from utils.errors import UserError
 from utils.files import alone, sha256_of
@@ -224,7 +224,7 @@ def _archive_fault(part: Path) -> str:
     try:
         with zipfile.ZipFile(part) as archive:
             broken = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError):
+    except BROKEN_ARCHIVE:
         broken = part.name
     return "what came is not a whole npz file" if broken else ""
 

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.files import user_folder
+
 READER = 1
 """Raised by every change that makes the same files give another dataset."""
 SETTLED_SECONDS = 2.0
@@ -65,7 +67,10 @@ def remembered(
     key = hashlib.sha256(
         json.dumps([identity, settings, versions], sort_keys=True).encode()
     ).hexdigest()[:24]
-    place = _folder() / f"{key}.json"
+    folder = user_folder("XDG_CACHE_HOME", "~/.cache")
+    if folder is None:
+        return fingerprint(load())
+    place = folder / "trqam" / "fingerprints" / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
         return Fingerprint(**json.loads(place.read_text()))
     found = fingerprint(load())
@@ -77,11 +82,6 @@ def remembered(
         with contextlib.suppress(OSError):
             _write(place, found)
     return found
-
-
-def _folder() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache) / "trqam" / "fingerprints"
 
 
 def _write(place: Path, found: Fingerprint) -> None:

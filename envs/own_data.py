@@ -11,15 +11,20 @@ import dataclasses
 import functools
 import json
 import operator
-import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from envs.arrays import ACTION_LIMIT, Arrays, check_action_range, checked
+from envs.arrays import (
+    ACTION_LIMIT,
+    Arrays,
+    PythonObjectsError,
+    check_action_range,
+    checked,
+    read_npz,
+)
 from utils.errors import UserError
 from utils.logging import say, shown, warn
 
@@ -205,26 +210,14 @@ def _kind(start: bytes) -> str:
 
 def _read_npz(path: Path, where: str) -> Arrays:
     try:
-        # opened here, because NumPy leaves a file open that it cannot read
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            names = _wanted(file.files, where)
-            arrays = {name: _member(file, name, where) for name in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{where} is damaged ({error}); bring back an intact copy") from error
-    return arrays
-
-
-def _member(file: Any, name: str, where: str) -> np.ndarray:
-    """One array of an npz file; raises UserError if it is stored as Python objects."""
-    try:
-        return file[name]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
+        return read_npz(path, lambda names: _wanted(names, where))
+    except PythonObjectsError as error:
         raise UserError(
-            f"{where} holds {name} as Python objects (rows of unequal length?), which are never"
-            " loaded; store one array of numbers with a row for each step"
+            f"{where} holds {error} as Python objects (rows of unequal length?), which are"
+            " never loaded; store one array of numbers with a row for each step"
         ) from error
+    except ValueError as error:
+        raise UserError(f"{where} is damaged ({error}); bring back an intact copy") from error
 
 
 def _wanted(names: list[str], where: str) -> list[str]:

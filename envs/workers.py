@@ -19,6 +19,7 @@ import numpy as np
 from envs.checks import EnvFault, success_of
 from utils.errors import RunError, UserError
 from utils.logging import warn
+from utils.spawned import UNGUARDED, check_program, leave_if_unguarded, unguarded_program
 
 SLOTS = 8
 MakeEnv = Callable[[str], gymnasium.Env]
@@ -93,7 +94,7 @@ class EnvWorkers:
 
     Every environment is made in its own process at its first reset, so W are made at a time.
     One caller at a time; after any exception the processes are gone and further calls raise
-    WorkerError.
+    WorkerError. Raises UserError where the program cannot be imported by its processes.
 
     Args:
         env_name: what `make_env` is called with.
@@ -125,6 +126,8 @@ class EnvWorkers:
         self._processes: list[Any] = []
         self._pipes: list[connection.Connection] = []
         self._closed = False
+        leave_if_unguarded()
+        check_program()
         context = multiprocessing.get_context("spawn")
         try:
             with _patched_environ({**_ENVIRON, **(environ or {})}):
@@ -239,10 +242,12 @@ class EnvWorkers:
             )
         return content
 
-    def _death(self, worker: int) -> WorkerError:
+    def _death(self, worker: int) -> WorkerError | UserError:
         process = self._processes[worker]
         process.join(5)
         code = process.exitcode
+        if code == UNGUARDED:
+            return unguarded_program()
         how = (
             f"killed by signal {-code}"
             if code is not None and code < 0

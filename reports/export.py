@@ -13,7 +13,13 @@ from utils.errors import UserError, printable
 from utils.files import write_json
 
 COPIED = ("eval.csv", "done.json")
-NOT_KEPT = {"save_dir", "run_group", "ogbench_dataset_dir", "compilation_cache_dir"}
+NOT_KEPT = {
+    "save_dir",
+    "run_group",
+    "ogbench_dataset_dir",
+    "compilation_cache_dir",
+    "arrays_dir",
+}
 
 
 def export(results: list[Result], out: Path) -> int:

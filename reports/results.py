@@ -25,7 +25,7 @@ from configs.run_folder import (
 from envs.tasks import dataset_name, resolve_alias
 from reports.published import AXES, Curves, read_curves
 from utils.errors import DamagedFile, UserError, join_first, printable
-from utils.files import read_json
+from utils.files import expanded, read_json
 
 ORIGINS = ("pretrained_actor_path", "ogbench_dataset_dir")  # where bases and data lie
 NOT_A_METHOD = UNHASHED | set(ORIGINS)
@@ -195,7 +195,7 @@ def run_folders(
     notes: where folders that cannot be read are named.
     """
     notes = [] if notes is None else notes
-    left = [Path(folder).expanduser() for folder in folders]
+    left = [expanded(folder) for folder in folders]
     for folder in left:
         if not folder.is_dir():
             raise UserError(f"{printable(folder)}: there is no such folder")
@@ -347,7 +347,7 @@ def read_all(
 
     Raises UserError where there is no result at all.
     """
-    places = [str(Path(place).expanduser()) for place in places]
+    places = [str(expanded(place)) for place in places]
     pickles = list(dict.fromkeys(place for place in places if place.endswith(".pkl")))
     results, notes = read_runs([place for place in places if place not in pickles])
     for path in map(Path, pickles):

@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.errors import RunError, UserError  # noqa: E402
+from utils.files import expanded  # noqa: E402
 
 USAGE = (
     "usage: python scripts/convert_checkpoint.py FILE.pkl NEW_FOLDER --env_name=NAME"
@@ -106,7 +107,7 @@ def main(argv: list[str]) -> int:
                 "--agent.actor_hidden_dims, --agent.actor_layer_norm: they are read off the"
                 " file; leave them out"
             )
-        out = Path(places[1]).expanduser()
+        out = expanded(places[1])
         convert(places[0], out, flags)
     except (UserError, RunError, OSError) as error:
         print("error:", str(error).partition("\n")[0], file=sys.stderr)

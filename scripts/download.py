@@ -38,8 +38,9 @@ from envs.datasets import (  # noqa: E402
 from envs.download import measure  # noqa: E402
 from envs.hub import Repository, endpoint  # noqa: E402
 from envs.tasks import DOMAINS, dataset_name, is_user_env, resolve_env_name  # noqa: E402
+from utils.command_line import unreadable_words  # noqa: E402
 from utils.errors import UserError  # noqa: E402
-from utils.files import sha256_of  # noqa: E402
+from utils.files import expanded, sha256_of  # noqa: E402
 
 
 def define() -> flags.FlagValues:
@@ -59,15 +60,13 @@ def define() -> flags.FlagValues:
 def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     """Flags, and the datasets of the tasks; raises UserError."""
     fv = define()
-    try:
+    with unreadable_words():
         _, *rest = fv(argv)
-    except flags.Error as error:
-        raise UserError(str(error).replace("\n", " ")) from error
     if rest:
         raise UserError(f"'{rest[0]}' is not a flag; flags are written --name=value")
     if not fv.env_name:
         raise UserError("--env_name is missing: give tasks or domains, or all50")
-    if Path(fv.ogbench_dataset_dir).expanduser().is_file():
+    if expanded(fv.ogbench_dataset_dir, "--ogbench_dataset_dir").is_file():
         place = fv.ogbench_dataset_dir
         raise UserError(f"--ogbench_dataset_dir={place} is a file; give a folder")
     endpoint()  # raises UserError for an address that is none
@@ -157,7 +156,7 @@ def steps(fv: flags.FlagValues, datasets: list[str]) -> Iterator[tuple]:
 
 def fetch(fv: flags.FlagValues, datasets: list[str]) -> int:
     """Fetch everything, say what failed and how to train; returns the exit code."""
-    folder, total, code = Path(fv.ogbench_dataset_dir).expanduser(), 0, 0
+    folder, total, code = expanded(fv.ogbench_dataset_dir), 0, 0
     for get, dataset in steps(fv, datasets):
         try:
             total += get(dataset, folder, fv.dry_run)

@@ -16,7 +16,9 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from utils.command_line import unreadable_words  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
+from utils.files import expanded  # noqa: E402
 
 USAGE = "usage: python scripts/export_policy.py RUN_DIR --out=policy.zip [--best] [--step=N]"
 
@@ -30,6 +32,8 @@ def define() -> flags.FlagValues:
     text = "the checkpoint of this step, not the newest"
     flags.DEFINE_integer("step", None, text, lower_bound=0, flag_values=fv)
     flags.DEFINE_boolean("overwrite", False, "replace an existing file", flag_values=fv)
+    text = "execute the run folder's Python code though it is not known on this machine"
+    flags.DEFINE_boolean("trust", False, text, flag_values=fv)
     return fv
 
 
@@ -37,10 +41,8 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
     """Flags and the run's folder; raises UserError."""
     fv = define()
     fv.set_gnu_getopt(True)  # flags may follow the folder
-    try:
+    with unreadable_words():
         _, *folders = fv(argv)
-    except flags.Error as error:
-        raise UserError(str(error).replace("\n", " ")) from error
     if len(folders) != 1:
         raise UserError(f"{USAGE}; --help shows all flags")
     if not fv.out:
@@ -54,12 +56,12 @@ def export(fv: flags.FlagValues, run_dir: str) -> int:
     """Write the file and say what it is; returns the exit code."""
     from training.export_policy import export_policy
 
-    about = export_policy(run_dir, fv.out, fv.step, fv.best, fv.overwrite)
+    about = export_policy(run_dir, fv.out, fv.step, fv.best, fv.overwrite, fv.trust)
     print(
         "{agent} on {task}, seed {seed}, step {step}".format(**about), outcome(about), sep=", "
     )
     print(about["function"])
-    print(f"{fv.out}: {Path(fv.out).expanduser().stat().st_size / 1e6:.1f} MB")
+    print(f"{fv.out}: {expanded(fv.out).stat().st_size / 1e6:.1f} MB")
     return 0
 
 

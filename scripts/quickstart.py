@@ -17,7 +17,7 @@ START = time.perf_counter()
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import main as program  # noqa: E402  (children of this process import it too: it stays free of jax)
-from utils.files import read_json, write_json  # noqa: E402
+from utils.files import expanded, read_json, write_json  # noqa: E402
 
 
 def count_transitions(run) -> int:
@@ -26,7 +26,7 @@ def count_transitions(run) -> int:
 
     from envs.tasks import dataset_name
 
-    folder = Path(run.settings.flags["ogbench_dataset_dir"]).expanduser()
+    folder = expanded(run.settings.flags["ogbench_dataset_dir"])
     with np.load(folder / f"{dataset_name(run.env_name)}-v0.npz") as file:
         return int((~file["terminals"].astype(bool)).sum())
 

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from reports.published import AXES  # noqa: E402
 from utils.command_line import Parser, at_least, print_any_text  # noqa: E402
 from utils.errors import RunError, UserError, one_line, printable  # noqa: E402
+from utils.files import expanded  # noqa: E402
 
 if TYPE_CHECKING:
     from reports.summary import Report
@@ -90,7 +91,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--pickle_axes", default=AXES[0], choices=AXES, help=doc)
     flags = parser.parse_args(argv)
     for path in (flags.csv, flags.latex, flags.html):
-        if path and not path.expanduser().parent.is_dir():
+        if path and not expanded(path).parent.is_dir():
             where = printable(path.parent)
             raise UserError(f"{printable(path)}: there is no folder {where}")
     return flags
@@ -115,9 +116,9 @@ def run(argv: list[str]) -> int:
     results, notes = read_all(flags.places, flags.pickle_interval, flags.pickle_axes)
     found = report(results, flags.step, read_published(), notes, flags.bootstrap, flags.widen)
     outputs = [(flags.csv, as_csv), (flags.latex, as_latex), (flags.html, as_html)]
-    written = write([(path.expanduser(), made(found)) for path, made in outputs if path])
+    written = write([(expanded(path), made(found)) for path, made in outputs if path])
     if flags.export:
-        exported = export(results, flags.export.expanduser())
+        exported = export(results, expanded(flags.export))
         written.append(f"{exported} runs below {printable(flags.export)}")
     print(as_text(found, flags.details), *(f"written: {what}" for what in written), sep="\n")
     return repeated(found, flags) if flags.repeat_of else 0

@@ -5,6 +5,9 @@
 
 With the run's own seed, which is the default, these are the episodes of its evaluations. The
 value is what the critic expects at the start, in discounted reward.
+
+The Python source that the run folder keeps is executed. Unless it equals a file of this
+checkout or was trained on this machine, that takes --trust: for runs of people whom you trust.
 """
 
 import math
@@ -13,11 +16,23 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.errors import RunError, UserError  # noqa: E402
+if __name__ == "__main__":  # before the other imports, which take a second
+    from utils.first import end_at_signals
+
+    end_at_signals()
+
+from absl import flags  # noqa: E402
+
+from utils.command_line import (  # noqa: E402
+    print_any_text,
+    refuse_control_characters,
+    unreadable_words,
+)
+from utils.errors import RunError, UserError, one_line  # noqa: E402
+from utils.files import expanded  # noqa: E402
+from utils.preemption import Preempted, handled  # noqa: E402
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +55,8 @@ def define() -> flags.FlagValues:
     )
     doc = "the best checkpoint by its evaluation (success, then return), not the newest"
     flags.DEFINE_boolean("best", False, doc, flag_values=fv)
+    doc = "execute the run folder's Python code though it is not known on this machine"
+    flags.DEFINE_boolean("trust", False, doc, flag_values=fv)
     flags.DEFINE_string(
         "env_name", None, "another task of the same world, or a task for a base", flag_values=fv
     )
@@ -66,12 +83,11 @@ def define() -> flags.FlagValues:
 
 def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
     """Flags and the run's folder; raises UserError."""
+    refuse_control_characters(argv)
     fv = define()
     fv.set_gnu_getopt(True)  # flags may stand behind the folder
-    try:
+    with unreadable_words():
         _, *places = fv(argv)
-    except flags.Error as error:
-        raise UserError(str(error).replace("\n", " ")) from error
     if len(places) != 1:
         raise UserError(
             "usage: python scripts/rollout.py RUN_DIR [--episodes=N] [--video=out.mp4]; --help"
@@ -116,7 +132,7 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     from training.policy import evaluation_policy, evaluation_values, load_run
     from utils.logging import say
 
-    agent, stored = load_run(run_dir, fv.best)
+    agent, stored = load_run(run_dir, fv.best, fv.trust)
     task, seed, config = task_of(stored, fv.env_name), fv.seed, agent.config
     seed = stored["flags"]["seed"] if seed is None else seed
     chunk_length = config.horizon_length if config.get("action_chunking") else 1
@@ -137,7 +153,8 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
         f"{agent_name} after {int(agent.step)} updates on {task}, seed {seed}: {fv.episodes}"
         " episodes"
     )
-    with EnvWorkers(task, workers=fv.eval_workers or default_workers(fv.episodes)) as workers:
+    slots = fv.eval_workers or default_workers(fv.episodes)
+    with handled(), EnvWorkers(task, workers=slots) as workers:
         result = evaluate(
             watched,
             workers,
@@ -150,11 +167,11 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     print_episodes(result, expected)
     if not fv.video:
         return 0
-    episodes, path = min(fv.episodes, fv.video_episodes), Path(fv.video).expanduser()
+    episodes, path = min(fv.episodes, fv.video_episodes), expanded(fv.video)
     shape = (seed, chunk_length, stored["action_dim"], fv.video_frame_skip)
-    filmed = film(
-        task, policy, path, episodes, *shape, caption=task.removesuffix("-v0"), values=values
-    )
+    caption = task.removesuffix("-v0")
+    with handled():
+        filmed = film(task, policy, path, episodes, *shape, caption=caption, values=values)
     print(filmed or "no film")
     return 0 if filmed else 1
 
@@ -183,12 +200,14 @@ def main(argv: list[str]) -> int:
     try:
         return rollout(*parse(argv))
     except (UserError, RunError, OSError) as error:
-        print("error:", str(error).partition("\n")[0], file=sys.stderr)
+        print("error:", one_line(error), file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt:
-        return 130
+    except Preempted as signal:
+        print(f"stopped by {signal}", file=sys.stderr)
+        return signal.exit_code
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    print_any_text()
     sys.exit(main(sys.argv))

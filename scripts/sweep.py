@@ -27,12 +27,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+if __name__ == "__main__":  # before the other imports, which take a second
+    from utils.first import end_at_signals
+
+    end_at_signals()
+
 from sweeps.engines import Engine, Local, Ray, gpus  # noqa: E402
 from sweeps.jobs import Job, far_apart  # noqa: E402
 from sweeps.run import run_jobs  # noqa: E402
 from training.plan import plan  # noqa: E402
-from utils.command_line import Parser, at_least  # noqa: E402
-from utils.errors import RunError, UserError  # noqa: E402
+from utils.command_line import (  # noqa: E402
+    Parser,
+    at_least,
+    print_any_text,
+    refuse_control_characters,
+)
+from utils.errors import RunError, UserError, one_line  # noqa: E402
+from utils.files import expanded  # noqa: E402
 from utils.preemption import Preempted  # noqa: E402
 
 OURS = {
@@ -207,8 +218,11 @@ def grid_points(grid: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def shell(job: Job) -> str:
-    """The job as a line for a shell in the current folder."""
+    """The job as a line for a shell in the current folder; raises UserError where it would be
+    several.
+    """
     python = "python" if shutil.which("python") == sys.executable else sys.executable
+    refuse_control_characters([python, *job.words])
     return shlex.join([python, *job.words])
 
 
@@ -230,6 +244,7 @@ def slurm_script(jobs: Sequence[Job], argv: Sequence[str]) -> str:
 
 def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Do what the command line asks for; returns the exit code."""
+    refuse_control_characters(argv)
     options, flags = parser().parse_known_args(argv[1:])
     if options.slurm and options.engine != "print":
         raise UserError(
@@ -258,7 +273,7 @@ def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if not left:
         return 0
     if options.slurm:
-        write_script(Path(options.slurm).expanduser(), slurm_script(left, argv))
+        write_script(expanded(options.slurm), slurm_script(left, argv))
     elif options.engine == "print":
         print("\n".join(map(shell, left)))
     else:
@@ -275,12 +290,12 @@ def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 def write_script(path: Path, text: str) -> None:
     """Write it and say what to do with it."""
     try:
-        path.write_text(text)
+        path.write_text(text, encoding=sys.getfilesystemencoding())
     except OSError as error:
         raise UserError(
             f"--slurm={path}: cannot be written ({error.strerror}); give another file"
         ) from error
-    print(f"sbatch {path}")
+    print(shlex.join(["sbatch", f"./{path}" if str(path).startswith("-") else str(path)]))
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
@@ -291,7 +306,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     try:
         return sweep(argv, environ)
     except (UserError, RunError, OSError) as error:
-        print("error:", str(error).partition("\n")[0], file=sys.stderr)
+        print("error:", one_line(error), file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except Preempted as signal:
         print(f"stopped by {signal}; the same command goes on", file=sys.stderr)
@@ -304,4 +319,5 @@ if __name__ == "__main__":
     users = dict(os.environ)
     # resolving settings takes no memory on a device that the jobs need
     os.environ["JAX_PLATFORMS"] = "cpu"
+    print_any_text(sys.getfilesystemencoding())  # commands in the bytes that a shell takes
     sys.exit(main(sys.argv, users))

@@ -29,6 +29,9 @@ os.environ.setdefault(
 os.environ["XDG_CACHE_HOME"] = str(
     Path(__file__).resolve().parents[1] / ".pytest_cache" / "home"
 )
+os.environ["XDG_DATA_HOME"] = str(
+    Path(__file__).resolve().parents[1] / ".pytest_cache" / "data"
+)
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # a third less
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 

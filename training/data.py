@@ -86,6 +86,7 @@ def load_data(run: Run) -> dict[str, np.ndarray]:
         dataset_layout=flags["dataset_layout"],
         action_scale=flags["action_scale"],
         environment=bool(needs_environment),
+        arrays_dir=flags["arrays_dir"],
     )
 
 

@@ -38,6 +38,7 @@ from training.checkpoints import Checkpoints, agent_from
 from training.policy import best_evaluated, chunks_from_seed, load_run
 from training.run import git_commit
 from utils.errors import UserError
+from utils.files import expanded
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 READER = ROOT / "examples" / "run_exported_policy.py"
@@ -49,21 +50,23 @@ def export_policy(
     step: int | None = None,
     best: bool = False,
     overwrite: bool = False,
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Write the policy of a run folder to the file `out`; returns what its about.json holds.
 
     Args:
         step: of the checkpoint; else the newest or, with `best`, the one that evaluated best.
         overwrite: whether a file that is there already is replaced.
+        trust: whether code of the run folder that is not known here may be executed.
 
     Raises UserError where `load_run` does, for a step without a checkpoint, and where `out` is
     there already.
     """
-    path, folder = Path(out).expanduser(), Path(run_dir).expanduser()
+    path, folder = expanded(out), expanded(run_dir)
     if path.is_dir() or (path.exists() and not overwrite):
         remedy = "a file in it" if path.is_dir() else "another name, or --overwrite"
         raise UserError(f"--out={out} exists; give {remedy}")
-    agent, stored, step = load_checkpoint(folder, step, best)
+    agent, stored, step = load_checkpoint(folder, step, best, trust)
     exported = export_agent(agent, stored["observation_dim"], stored["action_dim"])
     about = describe(exported) | provenance(folder, stored, step)
     write_policy(path, exported, about)
@@ -74,12 +77,13 @@ def load_checkpoint(
     folder: Path,
     step: int | None,
     best: bool,
+    trust: bool,
 ) -> tuple[Agent, dict[str, Any], int]:
     """The agent at a checkpoint of a run folder, the run's config.json, and the step.
 
     As in `load_run`, `best` means the newest where no checkpoint was evaluated.
     """
-    agent, stored = load_run(folder)
+    agent, stored = load_run(folder, trust=trust)
     checkpoints = Checkpoints(folder / "checkpoints")
     steps = checkpoints.steps()
     if step is not None and step not in steps:

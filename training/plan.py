@@ -5,7 +5,7 @@ from absl.flags import FlagValues
 from configs.settings import Settings, resolve
 from envs.bases import check_published
 from envs.tasks import dataset_name, resolve_env_names
-from training.run import Run, bc_only, starts_from_base
+from training.run import Run, bc_only, first_learning_step, starts_from_base
 from utils.errors import UserError
 
 
@@ -19,6 +19,8 @@ def plan(fv: FlagValues) -> list[Run]:
     first = settings[dataset_name(tasks[0])]
     check_published(first.flags["pretrained_actor_path"], settings)
     check_some_steps(first)
+    for resolved in settings.values():
+        check_online_steps(resolved)
     start, count = first.flags["seed"], first.flags["num_seeds"]
     return [
         Run.of_task(task, seed, settings[dataset_name(task)])
@@ -56,4 +58,16 @@ def check_some_steps(settings: Settings) -> None:
     if not (clones or flags["offline_steps"] or flags["online_steps"]):
         raise UserError(
             "nothing to do: --bc_steps, --offline_steps and --online_steps are all 0"
+        )
+
+
+def check_online_steps(settings: Settings) -> None:
+    """Raise UserError where the online phase ends before its first update."""
+    flags, horizon = settings.flags, settings.agent.horizon_length
+    steps = flags["online_steps"]
+    if 0 < steps <= first_learning_step(flags, horizon):
+        raise UserError(
+            f"--online_steps={steps}: the online phase would end before its first update"
+            f" (--start_training={flags['start_training']}, --horizon_length={horizon}); give"
+            " more steps, a smaller --start_training, or --online_steps=0"
         )

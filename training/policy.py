@@ -2,6 +2,7 @@
 elsewhere.
 """
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Collection
@@ -13,15 +14,17 @@ import ml_collections
 import numpy as np
 
 from agents.base import Agent
-from configs.agent_file import load_source
-from configs.agent_source import ROOT, differing_files, kept_source
+from configs.agent_file import Admit, load_source
+from configs.agent_source import ROOT, Source, differing_files, kept_source
 from configs.run_folder import ACTS, evaluation_rows, read_config
+from configs.trust import UntrustedError, check_trusted
 from envs.evaluation import Policy, Values
 from training.checkpoints import Checkpoints, agent_from, best_step
 from training.keys import stream
 from training.run import total_updates
 from training.stored import mention_changes
 from utils.errors import DamagedFile, RunError, UserError
+from utils.files import expanded
 from utils.logging import warn
 
 
@@ -64,17 +67,26 @@ def evaluation_values(agent: Agent) -> Values | None:
     return lambda observations, actions: np.asarray(mean_q(agent, observations, actions))
 
 
-def load_run(run_dir: str | os.PathLike, best: bool = False) -> tuple[Agent, dict[str, Any]]:
+def load_run(
+    run_dir: str | os.PathLike, best: bool = False, trust: bool = False
+) -> tuple[Agent, dict[str, Any]]:
     """The agent of a run folder, and its config.json.
 
-    It is that of the newest checkpoint or, with `best`, of the one that did best in its
-    evaluation. Its code is the source that the run folder keeps, whatever lies at the agent
-    file's place now. That code is executed: load only runs of people whom you trust. Raises
-    UserError where the folder holds no checkpoint of a run that can be read.
+    Its code is the source that the run folder keeps, whatever lies at the agent file's place
+    now. **That code is executed.** Unless each of its files equals one of this checkout or was
+    trained on this machine, it takes `trust`: load only runs of people whom you trust.
+
+    Args:
+        run_dir: the run folder.
+        best: the checkpoint that did best in its evaluation; else the newest.
+        trust: whether code that is not known here may be executed.
+
+    Raises UserError where the folder holds no checkpoint of a run that can be read, and where
+    its code is not trusted; the message lists the files.
     """
-    folder = Path(run_dir).expanduser()
+    folder = expanded(run_dir)
     stored = read_stored(folder)
-    agent = untrained(folder, stored, agent_of_run(folder, stored))
+    agent = untrained(folder, stored, agent_of_run(folder, stored, trust))
     checkpoints = Checkpoints(folder / "checkpoints")
     wanted = best_evaluated(folder, checkpoints.steps()) if best else None
     tree = (
@@ -125,36 +137,57 @@ def untrained(folder: Path, stored: dict[str, Any], kind: type[Agent]) -> Agent:
         raise RunError(f"{path} is damaged (it makes no agent: {reason:.200})") from error
 
 
-def agent_of_run(folder: Path, stored: dict[str, Any]) -> type[Agent]:
+def agent_of_run(folder: Path, stored: dict[str, Any], trust: bool = False) -> type[Agent]:
     """The class of the agent that a run began with, whatever lies at its file's place today.
 
     It executes Python code from the run folder, or equal code from the recorded place, where
     data files may lie next to it. Code on disk that differs from what the run began with is
     mentioned. A run of an older version kept no source: its file is looked for at its recorded
-    path, then in the checkout. Raises UserError as `load_source` does.
+    path, then in the checkout. Raises UserError as `load_source` does, and UntrustedError.
 
     Args:
         folder: the run folder.
         stored: its config.json.
+        trust: whether code that is not known here may be executed.
     """
     kept, recorded = kept_source(folder, stored), Path(stored["agent_file"])
     path = ROOT / recorded
+    admit = None if trust else check_trusted
     if kept is None:
         path = recorded if recorded.is_file() else path
         warn(f"{folder} keeps no source of its agent; {path.absolute()} is used")
-        return load_source(path).module.AGENT
+        return load_source(path, admit=admit).module.AGENT
+    if admit:  # all at once: `load_source` asks for one after the other
+        admit({kept.file.parent / name: content for name, content in kept.kept.items()})
     mention_changes(kept, folder)
     if path.is_file():
         if not differing_files(path.parent, kept.digests):
-            return load_source(path, kept.package).module.AGENT
-        warn(f"{path} differs from what {folder} began with; {kept.file} is used")
+            with contextlib.suppress(UntrustedError):  # another comment makes it another file
+                return load_source(path, kept.package, admit).module.AGENT
+        else:
+            warn(f"{path} differs from what {folder} began with; {kept.file} is used")
+    return load_kept(kept, path, stored, admit)
+
+
+def load_kept(
+    kept: Source, path: Path, stored: dict[str, Any], admit: Admit | None
+) -> type[Agent]:
+    """The class of the agent in a run folder's source or, where that is the project's own and
+    too old to run, in today's file.
+
+    Args:
+        kept: the source in the run folder.
+        path: of today's file.
+        stored: the run's config.json.
+        admit: as of `load_source`.
+    """
     try:
-        return load_source(kept.file, kept.package).module.AGENT
+        return load_source(kept.file, kept.package, admit).module.AGENT
     except UserError as error:
-        if not stored["source"]["of_checkout"]:
+        if isinstance(error, UntrustedError) or not stored["source"]["of_checkout"]:
             raise
         warn(f"the project has changed too much for it ({error}); {path} is used")
-        return load_source(path).module.AGENT
+        return load_source(path, admit=admit).module.AGENT
 
 
 def best_evaluated(folder: Path, steps: Collection[int]) -> int | None:
@@ -209,16 +242,17 @@ def checked_observations(observations: np.ndarray, observation_dim: int) -> np.n
 
 
 def load_policy(
-    run_dir: str | os.PathLike, seed: int = 0, best: bool = False
+    run_dir: str | os.PathLike, seed: int = 0, best: bool = False, trust: bool = False
 ) -> Callable[[np.ndarray], np.ndarray]:
     """The policy of a run folder: observations [O] or [B, O] -> action chunks [H, A] or [B, H,
     A] in [-1, 1].
 
-    Every call draws fresh noise from `seed`, which is below 2^32. Executes and raises what
-    `load_run` does; the policy raises ValueError for observations of another width or with NaN
-    or infinity.
+    Every call draws fresh noise from `seed`, which is below 2^32. The Python source that the
+    run folder keeps is executed, as `load_run` says; where it is not known here, that takes
+    trust=True. Raises what `load_run` raises; the policy raises ValueError for observations of
+    another width or with NaN or infinity.
     """
-    agent, stored = load_run(run_dir, best)
+    agent, stored = load_run(run_dir, best, trust)
     act = jax.jit(chunks_from_seed, static_argnames="action_dim")
     start, calls = np.uint32(seed), itertools.count()
 

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from training.checkpoints import Checkpoints
 from utils.errors import UserError
+from utils.files import expanded
 from utils.pickles import safe_unpickle
 
 ACTORS = ("modules_actor_slow", "modules_actor_bc_flow", "modules_actor_flow", "modules_actor")
@@ -134,7 +135,7 @@ def published_file(path: str | os.PathLike) -> Path | None:
     """The file itself, or the newest params_<step>.pkl of a folder; None where there is
     neither.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.is_file():
         return path
     return max(
@@ -191,7 +192,7 @@ def load_base(path: str | os.PathLike) -> dict:
     """The parameters of a base: of a run folder or a published file."""
     if file := published_file(path):
         return load_published(file, f"--pretrained_actor_path={file}")
-    folder = Path(path).expanduser() / "checkpoints"
+    folder = expanded(path) / "checkpoints"
     if not folder.is_dir():
         raise UserError(
             f"--pretrained_actor_path={path}: no run folder with checkpoints and no published"

@@ -28,7 +28,7 @@ from configs.settings import Settings
 from envs.tasks import dataset_name
 from training.cloning import clones_as_bc, cloning_identity
 from utils.errors import DamagedFile, RunError
-from utils.files import digest, lock_of, try_lock
+from utils.files import digest, expanded, lock_of, try_lock
 from utils.logging import say, shown
 
 BC_FILE = AGENTS / "bc.py"
@@ -71,7 +71,7 @@ class Run:
         # Two files of one name are two agents; one file in two places is one.
         run = dataclasses.replace(run, identity=given | {"agent_source": run.source.digest})
         # An older version went by the file's path.
-        path = str(Path(settings.agent_file).expanduser().resolve())
+        path = str(expanded(settings.agent_file).resolve())
         older = dataclasses.replace(run, identity=given | {"agent_file": path})
         return older if not run.folder.exists() and older.is_stored() else run
 
@@ -121,7 +121,7 @@ class Run:
         flags = self.settings.flags
         name = f"{self.agent_name}_s{self.seed}_{digest(self.identity)}"
         return (
-            Path(flags["save_dir"]).expanduser()
+            expanded(flags["save_dir"])
             / flags["run_group"]
             / self.env_name.replace(":", "_")
             / name

@@ -8,6 +8,7 @@ does not depend on how the steps are cut into calls.
 import contextlib
 from collections.abc import Sequence
 
+from configs.trust import note
 from envs.fingerprint import Fingerprint
 from training.bases import check_start, from_bases, given_base, new_agent
 from training.data import data_fingerprint, task_data, warn_of_data
@@ -15,6 +16,7 @@ from training.run import Run
 from training.stored import check_data, check_folder
 from training.trainer import finish
 from utils.logging import check_backends, say, shown
+from utils.spawned import check_program
 
 
 def train(wanted: Sequence[Run], overwrite: bool = False) -> None:
@@ -24,11 +26,15 @@ def train(wanted: Sequence[Run], overwrite: bool = False) -> None:
     What a user may have to mend is found out before anything is trained: it raises UserError.
     Raises RunError, once the other seeds are finished, for a seed that broke.
     """
-    check_backends(wanted[0].settings.flags["logger"].split(","))
+    flags = wanted[0].settings.flags
+    check_backends(flags["logger"].split(","))
+    if flags["eval_episodes"]:
+        check_program()
     runs = unfinished(wanted, overwrite)
     finished = [run for run in wanted if run not in runs]
     if not runs:
         return report_finished(finished, data_fingerprint(finished[0]))
+    note(runs[0].source)
     given = given_base(runs, overwrite)
     data = task_data(runs[0])
     report_finished(finished, data.fingerprint)

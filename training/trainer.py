@@ -24,7 +24,7 @@ from training.stored import prepare
 from training.updates import EMPTY_WINDOW, SeedState, Updates, store, updates_per_call
 from utils import preemption
 from utils.errors import RunError
-from utils.logging import say, shown, warn
+from utils.logging import say, shown
 from utils.prefetch import Block, place_dataset
 from utils.progress import ProgressBar
 from utils.replay import FIELDS, Replay, Transitions
@@ -191,8 +191,8 @@ class Trainer:
                 self.at_intervals(bar, last=self.step == steps)
 
     def online(self, dataset: dict[str, np.ndarray]) -> None:
-        """Environment steps, each stored and, from `first_to_learn` on, followed by `utd_ratio`
-        updates.
+        """Environment steps, each stored and, from `first_learning_step` on, followed by
+        `utd_ratio` updates.
         """
         flags = self.flags
         steps, offline = flags["online_steps"], flags["offline_steps"]
@@ -203,7 +203,8 @@ class Trainer:
             return
         if flags["kl_budget_online"] is not None:
             self.updates.set_kl_budget(flags["kl_budget_online"])
-        start, balanced = first_to_learn(flags, self.updates.config), flags["balanced_sampling"]
+        balanced = flags["balanced_sampling"]
+        start = first_learning_step(flags, self.updates.config.horizon_length)
         data = place_dataset(dataset, flags["device_data_gb"], self.updates.mesh)
         online = self.start_interaction(dataset, start if balanced else 0)
         replay = Replay(data.stored, online, balanced)
@@ -346,18 +347,6 @@ class Trainer:
                 record = {"phase": self.phase, "window": window}
                 record["episode"] = episodes[seed] if episodes else None
                 journal.save(self.step, tree, record)
-
-
-def first_to_learn(flags: dict[str, Any], config: Any) -> int:
-    """The first online step that updates follow; warns where the phase ends before it."""
-    steps, start = flags["online_steps"], flags["start_training"]
-    first = first_learning_step(flags, config.horizon_length)
-    if steps <= first:
-        warn(
-            f"--online_steps={steps} ends before online updates begin"
-            f" (--start_training={start})"
-        )
-    return first
 
 
 def ends_interval(step: int, interval: int) -> bool:

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import flax.struct
@@ -18,6 +17,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from agents.base import Agent
+from utils.errors import UserError
+from utils.files import expanded
+from utils.logging import warn
 from utils.replay import HostFed, Replay, Rows, Transitions, update_keys
 from utils.sharding import for_each_seed, mesh_for, one_seed, stack_seeds
 
@@ -357,6 +359,8 @@ def configure_jax(flags: dict[str, Any]) -> None:
     if flags["matmul_precision"] != "default":
         jax.config.update("jax_default_matmul_precision", flags["matmul_precision"])
     if flags["compilation_cache_dir"] and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update(
-            "jax_compilation_cache_dir", str(Path(flags["compilation_cache_dir"]).expanduser())
-        )
+        try:
+            folder = expanded(flags["compilation_cache_dir"], "--compilation_cache_dir")
+        except UserError as error:  # it costs time, no more
+            return warn(f"compiled programs are not kept ({error})")
+        jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -1,15 +1,50 @@
-"""An argument parser that answers a mistake in one line, and the types of its values."""
+"""An argument parser that answers a mistake in one line, the types of its values, and what
+every program does with its words and its output.
+"""
 
 import argparse
 import codecs
 import contextlib
 import math
 import sys
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from absl import flags
+
 from utils.errors import UserError
+from utils.files import expanded
+
+
+def refuse_control_characters(words: Iterable[str]) -> None:
+    """Raise UserError for a word with a newline or another control character, or with bytes
+    that are no text.
+
+    Such a word would be several lines in a script, a log or a list of jobs.
+    """
+    for word in words:
+        if any(
+            unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in word
+        ):
+            flag, equals, _ = word.partition("=")
+            name = flag if equals and flag.isprintable() else "the command line"
+            raise UserError(
+                f"{name}: {word!a:.80} has a control character, or bytes that are not UTF-8;"
+                " leave them out"
+            )
+
+
+@contextlib.contextmanager
+def unreadable_words() -> Iterator[None]:
+    """Raise UserError for what absl and ml_collections raise where they cannot read a word."""
+    try:
+        yield
+    except (flags.Error, ValueError, LookupError, TypeError, AttributeError) as error:
+        text = str(error.args[0] if error.args else error).replace("\n", " ")
+        raise UserError(text.removeprefix("ERROR:: ")) from error
+
 
 PLAIN = {"±": "+-", "λ": "lambda", "≠": "!=", "√": "sqrt", "≥": ">=", "≤": "<="}
 
@@ -24,11 +59,16 @@ def plain_letters(error: UnicodeError) -> tuple[str, int]:
     return "".join(shown), error.end
 
 
-def print_any_text() -> None:
-    """From here on stdout shows other letters where its encoding lacks one."""
+def print_any_text(encoding: str | None = None) -> None:
+    """From here on stdout shows other letters where its encoding lacks one.
+
+    encoding: given to stdout; None: it keeps its own.
+    """
     codecs.register_error("plain", plain_letters)
-    with contextlib.suppress(AttributeError):  # of a notebook's, which lacks none
-        sys.stdout.reconfigure(errors="plain")  # type: ignore[union-attr]
+    with contextlib.suppress(AttributeError):  # of a stand-in, which has no encoding
+        sys.stdout.reconfigure(  # type: ignore[union-attr]
+            encoding=encoding or sys.stdout.encoding, errors="plain"
+        )
 
 
 class Parser(argparse.ArgumentParser):
@@ -76,7 +116,7 @@ def positive_float(text: str) -> float:
 
 def existing_folder(text: str) -> Path:
     """The type of a folder that exists."""
-    path = Path(text).expanduser()
+    path = expanded(text)
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {text}")
     return path
@@ -84,7 +124,7 @@ def existing_folder(text: str) -> Path:
 
 def output_file(text: str) -> Path:
     """The type of a file to write: its folder exists, and it is no folder itself."""
-    path = Path(text).expanduser()
+    path = expanded(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder; give a file")
     if not path.parent.is_dir():

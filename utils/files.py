@@ -1,5 +1,5 @@
-"""Files that are read and written whole, and folders that several processes may want to fill
-at once.
+"""Paths, files that are read and written whole, and folders that several processes may want to
+fill at once.
 """
 
 import contextlib
@@ -12,12 +12,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import DamagedFile
+from utils.errors import DamagedFile, UserError
 
 JSON_BYTES, CSV_BYTES = 1 << 24, 1 << 29
 """The largest files that are read."""
 JSON_LEVELS = 20
 """How deep objects and lists may be nested: ours are 4 deep, and Python recurses to 1000."""
+
+
+def expanded(path: str | os.PathLike, flag: str = "") -> Path:
+    """The path with ~ as the user's home directory; raises UserError, which begins with the
+    flag, where there is none.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # HOME is unset, and the user has no entry in passwd
+        raise UserError(
+            f"{flag}{flag and '='}{path}: this user has no home directory; set HOME, or give a"
+            " path without ~"
+        ) from error
+
+
+def user_folder(variable: str, default: str) -> Path | None:
+    """The folder that an environment variable names, or the default below the home directory;
+    None where this user has none.
+    """
+    named = os.environ.get(variable)
+    with contextlib.suppress(UserError):
+        return Path(named) if named else expanded(default)
+    return None
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from utils.errors import DamagedFile, UserError, printable
+from utils.errors import DamagedFile, UserError, one_line, printable
 from utils.files import CSV_BYTES, read_file
 
 WIDTH = 100
@@ -177,13 +177,22 @@ def check_backends(backends: Sequence[str]) -> None:
                 f"--logger={name}: no such logger; did you mean {nearest}?"
                 f" ({', '.join(BACKENDS)})"
             )
-        module = BACKENDS[name]
-        try:
-            importlib.import_module(module or "csv")
-        except ImportError as error:
-            raise UserError(
-                f"--logger={name} needs {module}: pip install '.[{name}]', or leave {name} out"
-            ) from error
+        check_backend(name, BACKENDS[name] or "csv")
+
+
+def check_backend(name: str, module: str) -> None:
+    """Raise UserError for a logger whose module is not installed, or installed and broken."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a broken package can raise anything
+        if isinstance(error, ModuleNotFoundError) and error.name == module:
+            remedy = f"pip install '.[{name}]', or leave {name} out"
+            raise UserError(f"--logger={name} needs {module}: {remedy}") from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(
+            f"--logger={name}: {module} is installed, but its import fails ({reason}); mend it,"
+            f" or leave {name} out"
+        ) from error
 
 
 class RunLogger:

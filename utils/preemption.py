@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterator
 
 GRACE_SECONDS = 25.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _received: int | None = None
 _waits = False  # whether a signal waits to be asked for
@@ -78,21 +79,39 @@ def _handle(signum: int, frame: object) -> None:
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Handle SIGTERM and SIGINT in this block, which runs in the main thread."""
+    """Handle SIGTERM and SIGINT in this block.
+
+    In another thread than the main one, which alone gets signals, the block just runs.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _handlers(), _watched():
+        yield
+
+
+@contextlib.contextmanager
+def _handlers() -> Iterator[None]:
     global _received
     _received = None
-    theirs, ours = socket.socketpair()
-    ours.setblocking(False)
-    threading.Thread(target=_watch, args=(theirs,), daemon=True, name="preemption").start()
-    wakeup = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
-    before = {
-        signum: signal.signal(signum, _handle) for signum in (signal.SIGTERM, signal.SIGINT)
-    }
+    before = {signum: signal.signal(signum, _handle) for signum in SIGNALS}
     try:
         yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    """In this block a thread sees the signals that Python cannot answer, see `_watch`."""
+    theirs, ours = socket.socketpair()
+    ours.setblocking(False)
+    threading.Thread(target=_watch, args=(theirs,), daemon=True, name="preemption").start()
+    wakeup = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
         signal.set_wakeup_fd(wakeup)
         ours.close()  # ends the thread
 
@@ -107,7 +126,7 @@ def _watch(pipe: socket.socket) -> None:
     timer: threading.Timer | None = None
     with pipe:
         while data := pipe.recv(64):  # until the block ends
-            asked = [signum for signum in data if signum in (signal.SIGTERM, signal.SIGINT)]
+            asked = [signum for signum in data if signum in SIGNALS]
             if asked and timer is None:
                 timer = threading.Timer(GRACE_SECONDS, os._exit, [128 + asked[0]])
                 timer.daemon = True

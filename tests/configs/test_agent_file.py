@@ -181,7 +181,7 @@ def test_kept_code_that_names_its_folder_runs_without_it(tmp_path, monkeypatch, 
     assert source.package == "mine" and source.kept.keys() == {"mine.py", *helpers}
     source.keep(tmp_path / "run")
     (path.parent / "nets.py").write_text("V = 0")
-    assert agent_of_run(tmp_path / "run", source.record()).VALUE == 42
+    assert agent_of_run(tmp_path / "run", source.record(), trust=True).VALUE == 42
     assert f"{path} differs" in printed().err
 
 
@@ -454,20 +454,20 @@ def test_other_code_at_the_recorded_place_is_mentioned_and_not_used(
     begun, printed, monkeypatch
 ):
     folder, stored, path = begun
-    kind = agent_of_run(folder, stored)
+    kind = agent_of_run(folder, stored, trust=True)
     # That of the recorded place: beside it lie the data files that it may read.
     assert kind is load_source(path).module.AGENT and printed().err == ""
     (path.parent / "nets" / "sub.py").write_text("V = 2")
     monkeypatch.chdir("/")
-    assert agent_of_run(folder, stored).VALUE == 1 and value_of(path) == 2
+    assert agent_of_run(folder, stored, trust=True).VALUE == 1 and value_of(path) == 2
     used = f"{folder}/source/mine.py is used\n"
     differs = f"warning: {path} differs from what {folder} began with; {used}"
     assert printed().err == differs
     path.write_text("(")
-    assert agent_of_run(folder, stored).VALUE == 1
+    assert agent_of_run(folder, stored, trust=True).VALUE == 1
     assert "differs" in printed().err
     path.unlink()
-    assert agent_of_run(folder, stored).VALUE == 1 and printed().err == ""
+    assert agent_of_run(folder, stored, trust=True).VALUE == 1 and printed().err == ""
 
 
 def test_a_kept_agent_of_the_project_that_no_longer_runs_gives_way_to_todays(tmp_path, printed):
@@ -476,14 +476,16 @@ def test_a_kept_agent_of_the_project_that_no_longer_runs_gives_way_to_todays(tmp
     stored = source.record()
     kept = tmp_path / "source" / "fql.py"
     kept.write_text("from utils.networks import of_an_older_version\n" + kept.read_text())
-    assert agent_of_run(tmp_path, stored) is load_source("agents/fql.py").module.AGENT
+    assert (
+        agent_of_run(tmp_path, stored, trust=True) is load_source("agents/fql.py").module.AGENT
+    )
     assert "the project has changed too much for it" in printed().err
 
 
 def test_changes_of_the_checkouts_own_modules_are_mentioned(begun, printed):
     folder, stored, _ = begun
     stored["source"]["checkout"] |= {"agents/base.py": "0", "agents/gone.py": "0"}
-    agent_of_run(folder, stored)
+    agent_of_run(folder, stored, trust=True)
     changed = "agents/base.py, agents/gone.py have changed"
     assert printed().err == f"warning: {changed} since {folder} began\n"
 
@@ -491,15 +493,17 @@ def test_changes_of_the_checkouts_own_modules_are_mentioned(begun, printed):
 def test_a_run_of_an_older_version_says_which_file_it_uses(begun, printed, monkeypatch):
     folder, stored, path = begun
     del stored["source"]
-    assert agent_of_run(folder, stored) is load_source(path).module.AGENT
+    assert agent_of_run(folder, stored, trust=True) is load_source(path).module.AGENT
     used = f"warning: {folder} keeps no source of its agent; {path} is used\n"
     assert printed().err == used
     monkeypatch.chdir("/")
     stored["agent_file"] = "agents/fql.py"
-    assert agent_of_run(folder, stored) is load_source(AGENTS / "fql.py").module.AGENT
+    assert (
+        agent_of_run(folder, stored, trust=True) is load_source(AGENTS / "fql.py").module.AGENT
+    )
     stored["agent_file"] = "agents/gone.py"
     with pytest.raises(UserError, match="there is no such file"):
-        agent_of_run(folder, stored)
+        agent_of_run(folder, stored, trust=True)
 
 
 def test_keeping_leaves_nothing_of_what_was_kept_before(begun, tmp_path):

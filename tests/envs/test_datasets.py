@@ -1,14 +1,27 @@
+import contextlib
+import io
+import os
+import re
 import shutil
+import struct
+import subprocess
+import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from envs import datasets, download
-from envs.collect import collect, random_data
+from envs.collect import collect, collection_settings, random_data
 from envs.datasets import find_dataset, load_dataset
-from utils.errors import UserError
+from envs.ogbench import make_env
+from utils.errors import UserError, one_line
+
+ROOT = Path(__file__).resolve().parents[2]
 
 CUBE = "cube-single-play-singletask-task2-v0"
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -219,6 +232,65 @@ def test_the_folder_of_shards_itself_may_be_given(shards):
     assert len(load_dataset(MAZE, dataset_path=folder)["rows"]) == 15
 
 
+SHARD_FOLDER = "pointmaze-medium-navigate-100m-v0"
+
+
+def as_nobody(*command):
+    """Run a command as a user who may not write what nobody may write, as root may."""
+    drop = ["setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override"]
+    return subprocess.run(
+        [*(drop if os.geteuid() == 0 else []), *command],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_shards_on_a_read_only_place_are_converted_elsewhere(shards, tmp_path):
+    folder, arrays = shards / SHARD_FOLDER, tmp_path / "new" / "arrays"
+    load = (
+        "import sys; from envs import datasets; from utils.errors import UserError\n"
+        "datasets.SHARDS['pointmaze-medium-navigate'] = 2\n"
+        f"try: data = datasets.load_dataset({MAZE!r}, {str(shards)!r}, arrays_dir=sys.argv[1])\n"
+        "except UserError as error: sys.exit(str(error))\n"
+        "print(len(data['rows']), data['observations'].filename)"
+    )
+    before = sorted(folder.iterdir())
+    folder.chmod(0o555)
+    (tmp_path / "closed").mkdir(mode=0o555)
+    try:
+        refused = as_nobody(sys.executable, "-c", load, "")
+        found = as_nobody(sys.executable, "-c", load, arrays)
+        closed = as_nobody(sys.executable, "-c", load, tmp_path / "closed")
+    finally:
+        folder.chmod(0o755)
+        (tmp_path / "closed").chmod(0o755)
+    assert re.fullmatch(
+        rf"--ogbench_dataset_dir: cannot write {folder}/arrays-\w+ \(Permission denied\); give"
+        r" --arrays_dir=FOLDER for the arrays, which take as much room as the data\n",
+        refused.stderr,
+    )
+    count, place = found.stdout.split()
+    assert count == "10" and Path(place).parents[1] == arrays
+    assert closed.stderr.startswith(f"--arrays_dir: cannot write {tmp_path}/closed/arrays-")
+    assert "; give another folder, which" in closed.stderr
+    assert sorted(folder.iterdir()) == before
+
+
+def test_arrays_of_several_datasets_share_a_folder_and_those_beside_shards_come_first(shards):
+    place = shards / "arrays"
+    shutil.copytree(shards / SHARD_FOLDER, shards / "other", copy_function=shutil.copy2)
+    for _ in range(2):  # the second time they are there
+        for folder in (SHARD_FOLDER, "other"):
+            data = load_dataset(MAZE, dataset_path=shards / folder, arrays_dir=place)
+            assert Path(data["observations"].filename).is_relative_to(place)
+    assert len(list(place.glob("arrays-*"))) == 2 and len(list(place.iterdir())) == 2
+    beside = load_dataset(MAZE, dataset_path=shards / "other")["observations"].filename
+    again = load_dataset(MAZE, dataset_path=shards / "other", arrays_dir=place)
+    assert Path(beside).parents[1] == shards / "other"
+    assert again["observations"].filename == beside
+
+
 def test_shards_among_other_datasets(shards):
     for path in (shards / "pointmaze-medium-navigate-100m-v0").glob("*.npz"):
         shutil.move(path, shards / path.name)
@@ -364,6 +436,108 @@ def test_broken_files(content, maze_data):
         UserError, match="is truncated or no npz file .*; delete it and fetch or make it again"
     ):
         load_dataset(MAZE, maze_data)
+
+
+# ---------------------------------------------------------------- damage of any kind
+
+
+def member(descr="'<f4'", shape="(7, 2)", data=b"", magic=b"\x93NUMPY\x01\x00"):
+    """A member of an npz file with a header of the test's choosing."""
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return magic + struct.pack("<H", len(header)) + header + data
+
+
+def archive(members, compression=zipfile.ZIP_STORED):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as opened:
+        for name, content in members.items():
+            opened.writestr(f"{name}.npy", content)
+    return file.getvalue()
+
+
+def array_member(array):
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.asarray(array))
+    return file.getvalue()
+
+
+MEMBERS = {
+    "nothing": b"",
+    "text": b"hello",
+    "a cut header": member()[:20],
+    "a version of the future": member(magic=b"\x93NUMPY\x09\x00"),
+    "petabytes": member(shape=f"({10**15},)"),
+    "more than there are numbers": member(shape=f"({2**62}, {2**62})"),
+    "an endless empty array": member(shape=f"({10**19}, 0)"),
+    "negative": member(shape="(-1, 2)"),
+    "no shape": member(shape="7"),
+    "a nested shape": member(shape="((7,), 2)"),
+    "parentheses": member(descr="(" * 3000 + ")" * 3000),
+    "objects": member(descr="'|O'", data=b"x" * 99),
+    "fields": member(descr="[('a', '<f4')]", shape="(7,)", data=b"x" * 28),
+    "dates": member(descr="'<M8[s]'", data=b"x" * 112),
+    "complex": member(descr="'<c8'", data=b"x" * 112),
+    "words": member(descr="'<U1'", data=b"a\0\0\0" * 14),
+    "half the numbers": member(data=b"x" * 28),
+    "not finite": member(descr="'<f2'", data=b"\xff" * 28),
+    "beyond float32": array_member(np.full((7, 2), 1e300)),
+    "one number": array_member(np.float32(1)),
+    "no rows": array_member(np.zeros((0, 2), np.float32)),
+    "three dimensions": array_member(np.zeros((7, 2, 1), np.float32)),
+}  # of an array [7, 2] of float32
+
+
+@pytest.mark.parametrize("name", ["observations", "actions", "terminals", "qpos"])
+@pytest.mark.parametrize("what", MEMBERS)
+def test_a_member_that_is_no_array_of_numbers_is_one_line(name, what, tmp_path):
+    members = {key: array_member(array) for key, array in maze_rows().items()}
+    (tmp_path / FILE).write_bytes(archive(members | {name: MEMBERS[what]}))
+    with pytest.raises(UserError) as caught:
+        load_dataset(MAZE, tmp_path)
+    assert str(caught.value).startswith(f"--ogbench_dataset_dir: {tmp_path / FILE} ")
+    assert one_line(caught.value) == str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def maze_env():
+    """One environment for all files, which takes longer to make than they to read."""
+    with contextlib.closing(make_env(MAZE)) as env:
+        yield env
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    compression=st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]),
+    changes=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=5),
+    cut=st.integers(0, 1 << 16) | st.none(),
+)
+def test_changed_bytes_are_read_or_one_line(
+    compression, changes, cut, tmp_path, maze_env, monkeypatch
+):
+    monkeypatch.setattr(datasets, "make_env", lambda _: maze_env)
+    monkeypatch.setattr(maze_env, "close", lambda: None)
+    members = {key: array_member(array) for key, array in maze_rows().items()}
+    content = bytearray(archive(members, compression))
+    for place, value in changes:
+        content[place % len(content)] = value
+    if cut is not None:
+        del content[cut % len(content) :]
+    (tmp_path / FILE).write_bytes(content)
+    try:
+        assert load_dataset(MAZE, tmp_path)["observations"].dtype == np.float32
+    except UserError as error:
+        assert one_line(error).startswith(f"--ogbench_dataset_dir: {tmp_path / FILE} ")
+        assert one_line(error).isprintable()
+
+
+def test_a_single_array_is_no_npz_file(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    os.replace(tmp_path / "a.npy", tmp_path / FILE)
+    with pytest.raises(UserError, match=r"no npz file \(a single array\)"):
+        load_dataset(MAZE, tmp_path)
+    assert collection_settings(tmp_path / FILE) is None
 
 
 def test_a_dataset_of_another_robot(cube_data):

@@ -138,7 +138,7 @@ def test_finished_runs_are_skipped(tmp_path, capsys):
         "--seeds=2",
         f"--save_dir={tmp_path}",
         "--offline_steps=10",
-        "--online_steps=5",
+        "--online_steps=6000",
     ]
     jobs = planned(*flags, pack=2)
     for finished, job in zip((2, 1, 2, 0, 0), jobs, strict=True):
@@ -146,11 +146,11 @@ def test_finished_runs_are_skipped(tmp_path, capsys):
             one.folder.mkdir(parents=True)
             write_json(
                 one.folder / "done.json",
-                {"bc_steps": 1, "offline_steps": 10, "online_steps": 5},
+                {"bc_steps": 1, "offline_steps": 10, "online_steps": 6000},
             )
     tasks = [words[2] for words in printed(capsys, *flags)]
     assert tasks == [f"--env_name=scene-play-singletask-task{i}-v0" for i in (2, 4, 5)]
-    assert len(printed(capsys, *flags, "--online_steps=6")) == 5  # larger steps extend a run
+    assert len(printed(capsys, *flags, "--online_steps=6001")) == 5  # larger steps extend a run
 
 
 def test_the_alias_of_a_task_is_that_task():
@@ -193,6 +193,11 @@ MISTAKES = {
     "a grid over steps": ([f"--env_name={TASK}", "--grid=offline_steps=1,2"], "would share", "--run_group"),
     "an agent twice": ([f"--env_name={TASK}", "--agents=trqam,trqam"], "would share", "--agents"),
     "Slurm and another engine": ([f"--env_name={TASK}", "--slurm=x", "--engine=local"], "--slurm=x", "--engine=local"),
+    "a newline in a value": (
+        [f"--env_name={TASK}", "--tags=a\necho b", "--slurm=x"], "--tags: '--tags=a\\necho b'", "a control character",
+    ),
+    "a newline in a grid": ([f"--env_name={TASK}", "--grid=tags=a\rb,c"], "--grid: ", "a control character"),
+    "bytes that are no text": ([f"--env_name={TASK}", "--tags=\udcff"], "--tags: ", "bytes that are not UTF-8"),
     "an unwritable script": ([f"--env_name={TASK}", "--slurm=/nowhere/x"], "--slurm=/nowhere/x", "another file"),
 }  # fmt: skip
 
@@ -283,6 +288,31 @@ def test_the_slurm_script_runs_each_command_once(tmp_path, monkeypatch, capsys):
     assert alone.returncode != 0 and "submit this file with sbatch" in alone.stderr
 
 
+def test_the_hint_can_be_pasted_and_no_value_leaves_its_line(tmp_path, monkeypatch, capsys):
+    """A value may be any shell text: the hint, the comment and the commands stay what they are."""
+    (tmp_path / "made").mkdir()
+    monkeypatch.chdir(tmp_path / "made")
+    evil = "$(touch x); `touch x`; # 'é \" JOBS"
+    assert run(f"--env_name={TASK}", f"--tags={evil}", "--slurm=-a b;touch x") == 0
+    hint = capsys.readouterr().out.splitlines()[-1]
+    stub = f'sbatch() {{ cat "$1"; }}; python() {{ printf \'%s\\n\' "$@"; }}; {hint}'
+    shown = subprocess.run(["bash", "-c", stub], capture_output=True, text=True, check=True)
+    script = (tmp_path / "made" / "-a b;touch x").read_text()
+    assert shown.stdout == script
+    (job,) = re.findall(r"^mapfile -t jobs <<'JOBS'\n(.*)\nJOBS$", script, re.MULTILINE)
+    assert f"--tags={evil}" in shlex.split(job)
+    (comment,) = (line for line in script.splitlines() if line.startswith("# python"))
+    assert f"--tags={evil}" in shlex.split(comment[2:])
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {"-a b;touch x"}
+
+
+def test_a_path_of_two_lines_is_refused_where_it_would_be_printed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "executable", "/a\nb/python")
+    assert run(f"--env_name={TASK}") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "'/a\\nb/python' has a control character" in err
+
+
 def test_there_is_no_slurm_script_where_everything_has_finished(tmp_path, capsys):
     """Not even with exit code 0, after which `&& sbatch` would submit what an earlier call
     wrote.
@@ -291,12 +321,13 @@ def test_there_is_no_slurm_script_where_everything_has_finished(tmp_path, capsys
         f"--env_name={TASK}",
         f"--save_dir={tmp_path}",
         "--offline_steps=10",
-        "--online_steps=5",
+        "--online_steps=6000",
     ]
     ((run_of_job,),) = (job.runs for job in planned(*flags, pack=1))
     run_of_job.folder.mkdir(parents=True)
     write_json(
-        run_of_job.folder / "done.json", {"bc_steps": 1, "offline_steps": 10, "online_steps": 5}
+        run_of_job.folder / "done.json",
+        {"bc_steps": 1, "offline_steps": 10, "online_steps": 6000},
     )
     assert run(*flags, f"--slurm={tmp_path}/x.sbatch") == 1
     printed = capsys.readouterr()
@@ -312,7 +343,7 @@ def test_there_is_no_slurm_script_where_everything_has_finished(tmp_path, capsys
 
 def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
     flags = [
-        "--env_name=scene", "--seeds=2", f"--save_dir={tmp_path}", "--offline_steps=1000", "--online_steps=100",
+        "--env_name=scene", "--seeds=2", f"--save_dir={tmp_path}", "--offline_steps=1000", "--online_steps=100", "--start_training=10",
         "--utd_ratio=2", "--bc_steps=0",
     ]  # fmt: skip
     assert run(*flags, "--status") == 0

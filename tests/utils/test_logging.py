@@ -263,6 +263,26 @@ def test_backends_are_imported_only_when_asked_for(tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("import not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'"),
+        ("raise AttributeError('np.float_')", "AttributeError: np.float_"),
+        ("raise ImportError('a\\nb')", "ImportError: a"),
+    ],
+)
+def test_a_backend_that_is_installed_and_broken_says_how(text, reason, tmp_path, monkeypatch):
+    (tmp_path / "wandb.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    with pytest.raises(UserError) as caught:
+        check_backends(["csv", "wandb"])
+    assert str(caught.value) == (
+        f"--logger=wandb: wandb is installed, but its import fails ({reason}); mend it, or"
+        " leave wandb out"
+    )
+
+
 def test_an_unknown_backend_names_the_nearest(tmp_path):
     message = (
         "--logger=tensorbord: no such logger; did you mean tensorboard? (csv, tensorboard,"

@@ -5,16 +5,24 @@ import collections
 import functools
 import io
 import itertools
+import json
+import multiprocessing
 import os
 import pickle
 import pickletools
+import signal
 import struct
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import FrozenDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax._src.array import _reconstruct_array
 
 from training.pretrained import (
@@ -25,7 +33,9 @@ from training.pretrained import (
     load_published,
     published_file,
 )
+from utils import pickles
 from utils.errors import UserError
+from utils.pickle_reader import answer
 from utils.pickles import safe_unpickle
 
 SHIPPED = Path(__file__).resolve().parents[1] / "published"
@@ -58,6 +68,12 @@ def checkpoint(**actors):
     return {
         "agent": {"network": {"params": {name: {"mlp": tree} for name, tree in actors.items()}}}
     }
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """Files are read in this process, for tests of hundreds of small ones."""
+    monkeypatch.setattr(pickles, "ask_reader", lambda file: answer(file.read()))
 
 
 def write(path, value, protocol=4):
@@ -164,8 +180,8 @@ def test_builtin_containers(protocol, tmp_path):
     shared = [1.5, None, True]
     tree = {
         ("cube", "TRQAM"): [shared, shared],
-        "sets": {frozenset({1}), frozenset({"a"})},
-        "t": (b"\xff", "é", 1 << 90),
+        2.5: {True: [], -3: ()},
+        "t": (b"\xff", "é", 1 << 90, float("inf")),
     }
     assert safe_unpickle(write(tmp_path / "a.pkl", tree, protocol)) == tree
     dicts = [collections.OrderedDict(a=1), FrozenDict(a={"b": 2})]
@@ -262,30 +278,42 @@ def name(module, attribute):
 RECONSTRUCT = name("numpy.core.multiarray", "_reconstruct")
 EMPTY_ARRAY = RECONSTRUCT + b"(" + name("numpy", "ndarray") + b"(I0\ntVb\ntR"
 JAX = name("jax._src.array", "_reconstruct_array")
+CHANGES = "changes something else than an array"
+KEYS = "keys other than text, numbers and short tuples of the two"
 REFUSED = {
     "an unknown class": (name("os", "system") + b".", "asks for 'os.system'"),
     "getattr": (name("builtins", "getattr") + b".", "asks for 'builtins.getattr'"),
     "an attribute of a container": (b"\x80\x04\x8c\x08builtins\x8c\x0ddict.fromkeys\x93.", "asks for 'builtins.dict.fromkeys'"),
     "a name of two lines": (b"\x80\x04\x8c\x02os\x8c\x05a\nb\x1bc\x93.", r"asks for 'os.a\nb\x1bc'"),
-    "an admitted callable in JAX's place": (JAX + b"(" + name("builtins", "dict") + b"(t(t}tR.", "not made of a NumPy array"),
+    "an admitted callable in JAX's place": (JAX + b"(" + name("collections", "OrderedDict") + b"(t(t}tR.", "not made of a NumPy array"),
     "JAX in JAX": (JAX + b"(" + JAX + b"(t(t}tR.", "not made of a NumPy array"),
-    "an array of another class": (RECONSTRUCT + b"(" + name("builtins", "list") + b"(I0\ntVb\ntR.", "unknown kind"),
+    "an array of another class": (RECONSTRUCT + b"(" + name("collections", "OrderedDict") + b"(I0\ntVb\ntR.", "unknown kind"),
     "objects": (name("numpy", "dtype") + b"(VO8\nI00\nI01\ntR.", "dtype 'O8'"),
     "fields": (name("numpy", "dtype") + b"(Vf4\nI00\nI01\ntR(I3\nV|\nN(Va\nt}I-1\nI-1\nI0\ntb.", "fields"),
     "a list for bytes": (
         EMPTY_ARRAY + b"(I1\n(I1\nt" + name("numpy", "dtype") + b"(Vf4\ntRI00\n(lNatb.", "something else than numbers",
     ),
-    "a change of the reader": (RECONSTRUCT + b"}Va\nI1\nsb.", "changes the reader"),
-    "its defaults": (RECONSTRUCT + b"(N}V__defaults__\n(ttb.", "changes the reader"),
+    "a change of the reader": (RECONSTRUCT + b"}Va\nI1\nsb.", CHANGES),
+    "its defaults": (RECONSTRUCT + b"(N}V__defaults__\n(ttb.", CHANGES),
     "a function kept": (b"(" + RECONSTRUCT + b"l.", "something else than containers"),
     "another encoding": (name("_codecs", "encode") + b"(Va\nVrot13\ntR.", "encoding 'rot13'"),
-    "a table without end": (b"Nr" + struct.pack("<I", 1 << 31) + b".", "more memory"),
-    "a table without end, in text": (b"Np99999999999\n.", "more memory"),
-    "a registered extension": (b"\x82\x01.", None),
+    "a table without end": (b"Nr" + struct.pack("<I", 1 << 31), None),
+    "bytes without end": (b"\x96" + struct.pack("<Q", 1 << 62), None),
+    "a registered extension": (b"\x82\x01.", "the instruction EXT1"),
+    "a set": (pickle.dumps({1}), "the instruction EMPTY_SET"),
+    "a set by its name": (pickle.dumps({1}, 2), "asks for '__builtin__.set'"),
+    "a list by its name": (name("builtins", "list") + b"((ltR.", "asks for 'builtins.list'"),
+    "a call of text": (b"Va\n(tR.", "no function"),
+    "a dict of a list": (name("collections", "OrderedDict") + b"((ltR.", "a dict of something else"),
+    "an array as a key": (b"}" + EMPTY_ARRAY + b"Ns.", KEYS),
+    "a large number as a key": (b"}L18446744073709551616L\nNs.", KEYS),
+    "a long tuple as a key": (b"}(" + b"N" * 9 + b"tNs.", KEYS),
+    "a number's items": (b"I1\nI2\nI3\ns.", "no dict"),
+    "a text's items": (b"Va\n(Vb\ne.", "no list"),
     "a persistent object": (b"Px\n.", None),
     "an array never filled": (EMPTY_ARRAY + b".", None),
-    "a changed container": (name("builtins", "dict") + b"}Va\nI1\nsb.", None),
-    "a circle": (b"(lp0\ng0\na.", None),
+    "a changed container": (b"}}Va\nI1\nsb.", CHANGES),
+    "a circle": (b"(lp0\ng0\na.", "more than 100 deep"),
     "an array larger than its bytes": (
         EMPTY_ARRAY + b"(I1\n(I9999999\nt" + name("numpy", "dtype") + b"(Vf4\ntRI00\n"
         + name("_codecs", "encode") + b"(Vabcd\nVlatin1\ntRtb.", None,
@@ -297,7 +325,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_refused_in_one_line(what, tmp_path):
+def test_what_is_refused_in_one_line(what, tmp_path, one_process):
     content, reason = REFUSED[what]
     path = tmp_path / "params_1.pkl"
     path.write_bytes(content)
@@ -336,8 +364,113 @@ def test_other_kinds_of_numbers_and_files_are_refused(tmp_path):
         safe_unpickle(tmp_path / "missing.pkl")
 
 
+# ---------------------------------------------------------------- what takes too much
+
+KEPT = b"q\x00"  # BINPUT: what is on the stack has the number 0 from then on
+
+
+def nested(levels, last):
+    """Tuples in each other, each of twice the same: 2^levels leaves in a few hundred bytes."""
+    return b"I1\n" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(levels)) + last
+
+
+TEXT = b"X" + struct.pack("<I", 1 << 20) + b"a" * (1 << 20) + KEPT
+ENDLESS = {
+    "a key": (b"}" + nested(60, b"Ns."), KEYS),
+    "a value": (nested(60, b"."), "makes more than its size explains"),
+    "an encoding": (
+        name("_codecs", "encode") + b"(Va\n" + nested(60, b"tR."), "asks for the encoding tuple",
+    ),
+    "a dtype": (name("numpy", "dtype") + b"(" + nested(60, b"tR."), "dtype tuple"),
+    "encoded text": (
+        b"]" + TEXT + b"0Vlatin1\nq\x01(" + (name("_codecs", "encode") + b"(h\x00h\x01tR") * 1000 + b"e.",
+        "takes more memory than its size explains",
+    ),
+    "repeated text": (TEXT + b"(" + b"h\x00" * 100 + b"l.", "makes more than its size explains"),
+    "many lists": (b"(" + b"]" * 8_000_000 + b"l.", "takes more memory than its size explains"),
+    "many instructions": (b"N0" * 20_000_000 + b"N.", "takes more than 1 s to read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_what_would_take_for_ever_or_all_memory_ends(what, tmp_path, monkeypatch):
+    """Each ends in time that does not grow with what it asks for, and leaves no process."""
+    monkeypatch.setattr(pickles, "SECONDS", 1 if what == "many instructions" else 20)
+    content, reason = ENDLESS[what]
+    path = tmp_path / "params_1.pkl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=reason):
+        safe_unpickle(path)
+    assert not multiprocessing.active_children()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_keys_whose_hashes_are_equal_are_few():
+    """hash(-1) == hash(-2): of short tuples, so many have one hash that a dict stays fast."""
+    collisions = list(itertools.product((-1, -2), repeat=8))
+    assert len({hash(key) for key in collisions}) == 1
+    head, _ = answer(pickle.dumps(dict.fromkeys(collisions)))
+    assert len(head["tree"]["dict"]) == 256
+    head, _ = answer(pickle.dumps({(-1,) * 9: None}))
+    assert KEYS in head["refused"]
+
+
+@pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_reading_at_once(signum, code, tmp_path):
+    """Whatever the reading process is doing: here it sleeps."""
+    path = write(tmp_path / "a.pkl", [1])
+    (tmp_path / "sleeps.py").write_text(
+        f"import os, pathlib, time\npathlib.Path({str(tmp_path / 'pid')!r}).write_text("
+        "str(os.getpid()))\ntime.sleep(300)"
+    )
+    program = (
+        "import pathlib, sys; from utils import pickles, preemption;"
+        f"pickles.READER = pathlib.Path({str(tmp_path / 'sleeps.py')!r})\n"
+        "try:\n"
+        f"    with preemption.handled(): pickles.safe_unpickle({str(path)!r})\n"
+        "except preemption.Preempted as signal: sys.exit(signal.exit_code)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=SHIPPED.parents[1]) as process:
+        until = time.monotonic() + 60
+        while not (pid := (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.01)
+        sent = time.monotonic()
+        process.send_signal(signum)
+        assert process.wait(60) == code
+        assert time.monotonic() - sent < 5
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "a.pkl")
+    with pytest.raises(UserError, match=r"a\.pkl: it is not a file"):
+        safe_unpickle(tmp_path / "a.pkl")
+
+
+def test_the_reading_process_has_neither_numpy_nor_jax(tmp_path):
+    """Imported as it is run, `pickle_reader` needs the standard library alone."""
+    check = (
+        "import runpy, sys; runpy.run_path(sys.argv[1]);"
+        "print({'numpy', 'jax', 'utils'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-I", "-S", "-c", check, str(pickles.READER)]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "set()\n"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(content):
+    head, blobs = answer(content)
+    assert head.keys() in ({"tree", "sizes"}, {"refused"}, {"damaged"})
+    if "tree" in head:
+        pickles.tree_of(json.loads(json.dumps(head["tree"])), blobs)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_cut_file_is_one_clear_line(kind, tmp_path):
+def test_a_cut_file_is_one_clear_line(kind, tmp_path, one_process):
     content, path = (SHIPPED / kind / "params_300000.pkl").read_bytes(), tmp_path / "cut.pkl"
     for length in {*range(0, len(content), 7), len(content) - 1}:
         path.write_bytes(content[:length])
@@ -346,7 +479,7 @@ def test_a_cut_file_is_one_clear_line(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_byte_is_read_or_refused(kind, tmp_path):
+def test_a_damaged_byte_is_read_or_refused(kind, tmp_path, one_process):
     """No flip leads anywhere but to arrays or to a line of text."""
     content, path = (
         (SHIPPED / kind / "params_300000.pkl").read_bytes(),
@@ -403,7 +536,7 @@ NOT_A_BASE = {
 
 
 @pytest.mark.parametrize("what", NOT_A_BASE)
-def test_what_is_no_base_is_named(what, tmp_path):
+def test_what_is_no_base_is_named(what, tmp_path, one_process):
     content, reason = NOT_A_BASE[what]
     path = write(tmp_path / "params_1.pkl", content)
     with pytest.raises(UserError) as caught:

@@ -1,0 +1,152 @@
+"""A stranger's run executes nothing unasked; what this machine trained, and what the checkout
+has, needs no question.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from configs import trust
+from configs.agent_file import load_source
+from configs.agent_source import AGENTS, KEPT
+from configs.trust import UntrustedError, check_trusted, note, noted, noted_file
+from training.policy import agent_of_run
+from utils.errors import UserError
+
+AGENT = """from agents import trqam
+{imports}
+
+
+class Mine(trqam.TRQAM):
+    VALUE = {value}
+
+
+open({made!r}, "w").close()
+get_config = trqam.get_config
+AGENT = Mine
+"""
+
+
+@pytest.fixture(autouse=True)
+def data_home(tmp_path, monkeypatch):
+    """Nothing is known on this machine."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def strange(tmp_path):
+    """A run folder from elsewhere, its config.json, and the file that its agent would make."""
+    made = tmp_path / "made"
+    folder = tmp_path / "run"
+    (folder / KEPT / "nets").mkdir(parents=True)
+    text = AGENT.format(imports="from nets.sub import V", value="V", made=str(made))
+    (folder / KEPT / "mine.py").write_text(text)
+    (folder / KEPT / "nets" / "__init__.py").touch()
+    (folder / KEPT / "nets" / "sub.py").write_text("V = 7\n")
+    record = {
+        "file": "mine.py",
+        "package": "",
+        "digest": "",
+        "of_checkout": False,
+        "checkout": {},
+    }
+    return folder, {"agent_file": "/nowhere/mine.py", "source": record}, made
+
+
+def test_a_strangers_run_lists_what_it_would_execute_and_executes_nothing(strange):
+    folder, stored, made = strange
+    with pytest.raises(UntrustedError) as caught:
+        agent_of_run(folder, stored)
+    assert str(caught.value) == (
+        f"this would execute {folder}/source/mine.py (11 lines), {folder}/source/nets/sub.py (1"
+        " lines), which is no file of this checkout and was not trained on this machine; read"
+        " it, and give --trust (in Python trust=True) if you trust who wrote it"
+    )
+    assert isinstance(caught.value, UserError) and not made.exists()
+    assert agent_of_run(folder, stored, trust=True).VALUE == 7
+    assert made.exists()
+
+
+def test_what_was_trained_here_needs_no_question(strange):
+    folder, stored, made = strange
+    source = load_source(folder / KEPT / "mine.py")
+    made.unlink()
+    note(source)
+    assert noted_file() == Path(os.environ["XDG_DATA_HOME"], "trqam", "trusted")
+    lines = noted_file().read_text()
+    assert len(lines.split()) == 3 and noted() == set(lines.split())
+    note(source)
+    assert noted_file().read_text() == lines  # no file is noted twice
+    assert agent_of_run(folder, stored).VALUE == 7
+    (folder / KEPT / "nets" / "sub.py").write_text("V = 8\n")
+    with pytest.raises(UntrustedError, match=r"execute \S+/nets/sub\.py \(1 lines\), which"):
+        agent_of_run(folder, stored)
+
+
+def test_a_files_docstring_belongs_to_it(strange):
+    """It does not to a run's identity, but it may be executed."""
+    folder, stored, _ = strange
+    file = folder / KEPT / "mine.py"
+    note(load_source(file))
+    file.write_text('"""print()"""\n' + file.read_text())
+    with pytest.raises(UntrustedError, match="mine.py"):
+        agent_of_run(folder, stored)
+
+
+def test_the_checkouts_own_agents_need_no_question_wherever_they_lie(tmp_path):
+    source = load_source(AGENTS / "fql.py")
+    source.keep(tmp_path)
+    assert agent_of_run(tmp_path, source.record()).__name__ == source.module.AGENT.__name__
+    assert not noted_file().exists()
+
+
+@pytest.mark.parametrize("claim", ["a module beside it", "of the checkout", "no source"])
+def test_every_file_that_is_executed_is_asked_about(claim, strange, tmp_path):
+    """Whatever config.json claims, and wherever the file lies that is executed."""
+    folder, stored, made = strange
+    known = (AGENTS / "fql.py").read_bytes()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    stored["agent_file"] = str(elsewhere / "fql.py")
+    if claim == "a module beside it":  # in place of an installed one, which the agent imports
+        load_source(AGENTS / "fql.py").keep(folder)
+        stored["source"] |= {"file": "fql.py", "of_checkout": True}
+        (elsewhere / "fql.py").write_bytes(known)
+        (elsewhere / "ml_collections.py").write_text(f"open({str(made)!r}, 'w').close()")
+    elif claim == "of the checkout":
+        stored["source"]["of_checkout"] = True
+        stored["agent_file"] = "agents/fql.py"
+    else:
+        del stored["source"]
+        (elsewhere / "fql.py").write_text(f"open({str(made)!r}, 'w').close()")
+    if claim == "a module beside it":
+        assert agent_of_run(folder, stored).__name__ == "FQL"  # that of the run folder
+    else:
+        with pytest.raises(UntrustedError, match="this would execute"):
+            agent_of_run(folder, stored)
+    assert not made.exists()
+
+
+def test_a_home_that_cannot_be_written_is_no_fault(strange, monkeypatch, tmp_path):
+    folder, _, _ = strange
+    (tmp_path / "data").touch()  # no folder
+    note(load_source(folder / KEPT / "mine.py"))
+    assert noted() == set()
+    monkeypatch.setattr(trust, "user_folder", lambda *_: None)
+    note(load_source(folder / KEPT / "mine.py"))
+    with pytest.raises(UntrustedError):
+        check_trusted({tmp_path / "a.py": b"pass"})
+    check_trusted({tmp_path / "__init__.py": b"\n"})  # nothing to execute
+
+
+def test_only_the_user_can_write_what_is_trusted(strange):
+    folder, _, _ = strange
+    before = os.umask(0)
+    try:
+        note(load_source(folder / KEPT / "mine.py"))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(noted_file().stat().st_mode) == 0o600
+    assert stat.S_IMODE(noted_file().parent.stat().st_mode) == 0o700

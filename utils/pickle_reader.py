@@ -1,0 +1,373 @@
+"""Reads one pickle file in a process of its own, for `utils.pickles`.
+
+    python -I -S pickle_reader.py BYTES SECONDS < FILE    # limits of memory and processor time
+
+It prints one line of JSON and, after it, the bytes of arrays. Only the standard library is
+imported: a file gets none of NumPy's or JAX's own functions, only the stand-ins below, and of
+the instructions of pickles only those that published files need.
+"""
+
+import io
+import json
+import pickle
+import re
+import resource
+import sys
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+DEPTH = 100  # of containers in each other
+KEY_LENGTH = 8  # of a tuple that is a key
+KEY_LIMIT = 1 << 64  # of a number that is a key
+NODE_BYTES = 64  # what every value counts, besides its bytes
+ROOM = 1 << 26  # bytes that even the smallest file may make
+ROOM_FACTOR = 8  # and for each byte of the file
+
+ALLOWED = (
+    *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP"),
+    *("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET"),
+    *("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2"),
+    *("LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING"),
+    *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+    *("EMPTY_LIST", "LIST", "APPEND", "APPENDS"),
+    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    *("EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"),
+    *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
+)
+"""The instructions that are followed: no sets, no classes, no persistent objects."""
+
+
+class Refused(Exception):
+    """What a file asked for and does not get."""
+
+
+# ---------------------------------------------------------------- stand-ins
+
+
+class StandIn:
+    """A callable that a file may name and call."""
+
+    def __init__(self, call: Callable):
+        self.call = call
+
+
+class DType:
+    """numpy.dtype, of numbers alone."""
+
+    def __init__(self, name: Any):
+        if not (type(name) is str and re.fullmatch("b1|[iu][1248]|f[248]", name)):
+            raise Refused(f"holds an array of dtype {shown(name)}")
+        self.kind, self.order = name, "="
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number."""
+        return int(self.kind[1:])
+
+    def set_state(self, state: Any) -> None:
+        """What BUILD does: sets the order of bytes."""
+        _, order, *fields = state
+        if any(field is not None for field in fields[:3]):
+            raise Refused("holds an array with fields")
+        if order not in ("<", ">", "=", "|"):
+            raise ValueError("byte order")
+        self.order = order
+
+
+class Array:
+    """numpy.ndarray while its file is read: NumPy makes it empty, then sets its state."""
+
+    def __init__(self) -> None:
+        self.shape: list[int] | None = None
+
+    def fill(self, data: Any, dtype: Any, shape: Any, order: str) -> "Array":
+        """Set what it holds; raises ValueError where the shape does not fit the bytes."""
+        if not (isinstance(dtype, DType) and isinstance(data, bytes | bytearray)):
+            raise Refused("holds an array of something else than numbers")
+        dims = [shape] if type(shape) is int else list(shape)
+        if any(type(dim) is not int or dim < 0 for dim in dims):
+            raise ValueError("shape")
+        size = dtype.size
+        for dim in dims:
+            size *= dim
+        if size != len(data):
+            raise ValueError("size")
+        self.data, self.dtype, self.shape, self.order = data, dtype, dims, order
+        return self
+
+    def set_state(self, state: Any) -> None:
+        """What BUILD does."""
+        _, shape, dtype, fortran, data = state
+        self.fill(data, dtype, shape, "F" if fortran else "C")
+
+
+class Scalar(Array):
+    """A number of NumPy's."""
+
+
+def reconstruct(kind: Any, *_: Any) -> Array:
+    """numpy.core.multiarray._reconstruct."""
+    if kind is not NDARRAY:
+        raise Refused("holds an array of an unknown kind")
+    return Array()
+
+
+def jax_array(function: Any, args: Any, state: Any, _: Any) -> Array:
+    """jax._src.array._reconstruct_array."""
+    if function is not RECONSTRUCT:
+        raise Refused("holds a JAX array that is not made of a NumPy array")
+    array = reconstruct(*args)
+    array.set_state(state)
+    return array
+
+
+def frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
+    """numpy.core.numeric._frombuffer."""
+    return Array().fill(data, dtype, shape, "F" if order == "F" else "C")
+
+
+def encode(text: Any, encoding: Any) -> bytes:
+    """_codecs.encode: how bytes are written before protocol 3."""
+    if type(text) is not str or encoding != "latin1":
+        raise Refused(f"asks for the encoding {shown(encoding)}")
+    return text.encode("latin1")
+
+
+def same_dict(*given: Any) -> dict:
+    """A dict for an empty OrderedDict, and the dict of a FrozenDict; none is copied."""
+    (found,) = given or ({},)
+    if type(found) is not dict:
+        raise Refused("makes a dict of something else")
+    return found
+
+
+NDARRAY = object()  # named in every array, never called
+RECONSTRUCT = StandIn(reconstruct)
+ADMITTED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): NDARRAY,
+    ("numpy", "dtype"): StandIn(lambda name, *_: DType(name)),
+    ("_codecs", "encode"): StandIn(encode),
+    ("jax._src.array", "_reconstruct_array"): StandIn(jax_array),
+    ("collections", "OrderedDict"): StandIn(same_dict),
+    ("flax.core.frozen_dict", "FrozenDict"): StandIn(same_dict),
+}
+for _core in ("numpy.core", "numpy._core"):
+    ADMITTED[f"{_core}.multiarray", "_reconstruct"] = RECONSTRUCT
+    ADMITTED[f"{_core}.multiarray", "scalar"] = StandIn(
+        lambda dtype, data: Scalar().fill(data, dtype, [], "C")
+    )
+    ADMITTED[f"{_core}.numeric", "_frombuffer"] = StandIn(frombuffer)
+
+
+def shown(value: Any) -> str:
+    """A value in a message; only of text is it shown, a container's could be endless."""
+    return f"{value[:60]!r:.40}" if type(value) is str else type(value).__name__
+
+
+# ---------------------------------------------------------------- reading
+
+
+_Unpickler: Any = pickle._Unpickler  # of which type checkers know no methods
+
+
+class Reader(_Unpickler):
+    """Python's own reader, in Python, with the allowed instructions alone."""
+
+    def __init__(self, content: bytes):
+        super().__init__(io.BytesIO(content))
+        self.size = len(content)
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        """A stand-in by its exact name; nothing is imported and no attribute is looked up."""
+        if (module, name) not in ADMITTED:
+            raise Refused(f"asks for {f'{module}.{name}'!r:.80}")
+        return ADMITTED[module, name]
+
+    def call(self) -> None:
+        """REDUCE: only stand-ins are called."""
+        args = self.stack.pop()
+        if not (isinstance(self.stack[-1], StandIn) and type(args) is tuple):
+            raise Refused("calls something that is no function")
+        self.stack[-1] = self.stack[-1].call(*args)
+
+    def set_state(self) -> None:
+        """BUILD: of arrays and their dtypes alone."""
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], Array | DType):
+            raise Refused("changes something else than an array")
+        self.stack[-1].set_state(state)
+
+    def set_item(self) -> None:
+        """SETITEM."""
+        value = self.stack.pop()
+        key = self.stack.pop()
+        self.set_pairs([key, value])
+
+    def set_items(self) -> None:
+        """SETITEMS."""
+        self.set_pairs(self.pop_mark())
+
+    def make_dict(self) -> None:
+        """DICT."""
+        items = self.pop_mark()
+        self.append({})
+        self.set_pairs(items)
+
+    def set_pairs(self, items: list) -> None:
+        """Fill the dict on top; the keys are checked before they are hashed."""
+        target = self.stack[-1]
+        if type(target) is not dict:
+            raise Refused("fills something that is no dict")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not is_key(key):
+                raise Refused("has keys other than text, numbers and short tuples of the two")
+            target[key] = value
+
+    def append_one(self) -> None:
+        """APPEND."""
+        value = self.stack.pop()
+        self.extend_list([value])
+
+    def append_all(self) -> None:
+        """APPENDS."""
+        self.extend_list(self.pop_mark())
+
+    def extend_list(self, items: list) -> None:
+        """Extend the list on top."""
+        if type(self.stack[-1]) is not list:
+            raise Refused("fills something that is no list")
+        self.stack[-1].extend(items)
+
+    def load_bytearray8(self) -> None:
+        """BYTEARRAY8, which would otherwise allocate any size that it names."""
+        size = int.from_bytes(self.read(8), "little")
+        if size > self.size:
+            raise EOFError
+        self.append(bytearray(self.read(size)))
+
+
+def is_key(key: Any) -> bool:
+    """Whether a value may be a key: hashing others, or comparing them, can take for ever."""
+    if type(key) is tuple:
+        return len(key) <= KEY_LENGTH and all(map(is_plain_key, key))
+    return is_plain_key(key)
+
+
+def is_plain_key(key: Any) -> bool:
+    """Whether a value is text or a number that is no larger than 64 bits."""
+    return type(key) in (str, bool, float) or (type(key) is int and abs(key) < KEY_LIMIT)
+
+
+def _refusal(name: str) -> Callable[[Reader], None]:
+    def refuse(reader: Reader) -> None:
+        raise Refused(f"uses the instruction {name}")
+
+    return refuse
+
+
+_OWN = {
+    "REDUCE": Reader.call,
+    "BUILD": Reader.set_state,
+    "SETITEM": Reader.set_item,
+    "SETITEMS": Reader.set_items,
+    "DICT": Reader.make_dict,
+    "APPEND": Reader.append_one,
+    "APPENDS": Reader.append_all,
+    "BYTEARRAY8": Reader.load_bytearray8,
+}
+_NAMES = {
+    code[0]: name
+    for name, code in vars(pickle).items()
+    if name.isupper() and isinstance(code, bytes) and len(code) == 1
+}
+del _NAMES[pickle.PERSID[0]]  # the letter P, with which archives begin: no pickle files
+Reader.dispatch = {
+    code: _OWN.get(name, _Unpickler.dispatch[code]) if name in ALLOWED else _refusal(name)
+    for code, name in _NAMES.items()
+}
+
+
+# ---------------------------------------------------------------- answering
+
+
+class Writer:
+    """The tree of what a file holds as JSON, and the bytes of its arrays.
+
+    A value that a file refers to twice is written twice: the sum of all is limited.
+    """
+
+    def __init__(self, room: int):
+        self.room = room
+        self.blobs: list[bytes | bytearray] = []
+        self.places: dict[int, int] = {}  # of blobs, by id
+
+    def node(self, value: Any, depth: int = 0) -> Any:
+        """A value: numbers, text and None as they are, everything else as {kind: content}."""
+        self.count(len(value) if isinstance(value, str | bytes | bytearray) else 0)
+        if depth > DEPTH:
+            raise Refused(f"holds containers in each other, more than {DEPTH} deep")
+        if value is None or type(value) in (str, bool, int, float):
+            return value
+        if type(value) in (list, tuple):
+            items = [self.node(item, depth + 1) for item in value]
+            return {type(value).__name__: items}
+        if type(value) is dict:
+            return {"dict": [self.node(pair, depth + 1) for pair in value.items()]}
+        return self.leaf(value)
+
+    def leaf(self, value: Any) -> dict[str, Any]:
+        """Bytes, an array or a number of NumPy's."""
+        if isinstance(value, bytes | bytearray):
+            return {"bytes": self.blob(value)}
+        if not isinstance(value, Array):
+            raise Refused("holds something else than containers, arrays, numbers and text")
+        if value.shape is None:
+            raise ValueError("an array that was never filled")
+        self.count(len(value.data))
+        kind = "scalar" if isinstance(value, Scalar) else "array"
+        dtype = value.dtype.order + value.dtype.kind
+        return {kind: [self.blob(value.data), dtype, value.shape, value.order]}
+
+    def blob(self, data: bytes | bytearray) -> int:
+        """The place of bytes among all; the same ones are written once."""
+        if id(data) not in self.places:
+            self.places[id(data)] = len(self.blobs)
+            self.blobs.append(data)
+        return self.places[id(data)]
+
+    def count(self, size: int) -> None:
+        """Raise Refused where the file makes more than its size explains."""
+        self.room -= NODE_BYTES + size
+        if self.room < 0:
+            raise Refused("makes more than its size explains")
+
+
+def answer(content: bytes) -> tuple[dict[str, Any], list[bytes | bytearray]]:
+    """{"tree", "sizes"} and blobs; {"refused": reason} or {"damaged": True} and none."""
+    try:
+        writer = Writer(ROOM + ROOM_FACTOR * len(content))
+        tree = writer.node(Reader(content).load())
+        return {"tree": tree, "sizes": [len(blob) for blob in writer.blobs]}, writer.blobs
+    except Refused as error:
+        return {"refused": str(error)}, []
+    except MemoryError:
+        return {"refused": "takes more memory than its size explains"}, []
+    except Exception:  # damaged bytes can lead anywhere
+        return {"damaged": True}, []
+
+
+def main(file: BinaryIO, out: BinaryIO) -> None:
+    """Print the answer to one file."""
+    head, blobs = answer(file.read())
+    out.write(json.dumps(head).encode() + b"\n")
+    out.writelines(blobs)
+
+
+if __name__ == "__main__":
+    memory, seconds = map(int, sys.argv[1:])
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    if sys.platform == "linux":  # elsewhere the address space cannot be limited
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    main(sys.stdin.buffer, sys.stdout.buffer)
