@@ -80,8 +80,8 @@ def begun(dataset, tmp_path):
     return arguments, planned(*arguments).folder
 
 
-def actions(folder):
-    return load_policy(folder)(np.full((3, 1), 0.2, np.float32))
+def actions(folder, trust=False):
+    return load_policy(folder, trust=trust)(np.full((3, 1), 0.2, np.float32))
 
 
 # ---------------------------------------------------------------- which folder
@@ -367,10 +367,12 @@ def test_a_run_is_loaded_with_its_own_code_from_anywhere(begun, tmp_path, monkey
     moved = folder.rename(tmp_path / "moved")
     np.testing.assert_array_equal(actions(moved), expected)
     (moved / "source" / "gain.py").write_text("GAIN = 0.25")  # it is this code that runs
-    np.testing.assert_allclose(actions(moved), 0.25 * expected, rtol=1e-6)
+    with pytest.raises(UserError, match=r"this would execute \S+/source/gain\.py \(1 lines\)"):
+        actions(moved)
+    np.testing.assert_allclose(actions(moved, trust=True), 0.25 * expected, rtol=1e-6)
     (moved / "source" / "gain.py").unlink()
     with pytest.raises(UserError, match=r"source/mine\.py: .* run \(ModuleNotFoundError"):
-        load_policy(moved)
+        load_policy(moved, trust=True)
 
 
 # ---------------------------------------------------------------- schedules
