@@ -15,7 +15,7 @@ import ml_collections
 import optax
 from flax import linen as nn
 
-from agents.losses import Loss, Losses, draw
+from agents.losses import Loss, Losses, Networks, draw
 from agents.options import COMMON, CRITIC
 from utils.errors import UserError
 from utils.networks import Critic, VelocityField, ensemble
@@ -42,29 +42,54 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
 
     OPTIONS: ClassVar[Options] = COMMON | CRITIC
     """Its settings: defaults, descriptions for --help, and ranges."""
-    INPUTS: ClassVar[dict[str, str]] = {"critic": "sa", "base": "sat", "policy": "sat"}
+    INPUTS: ClassVar[dict[str, str]] = {
+        "critic": "sa",
+        "value": "s",
+        "base": "sat",
+        "policy": "sat",
+        "actor": "sa",
+        "temperature": "",
+    }
     """What each network reads: observation s, action or point of the flow a, time t."""
     TARGETS: ClassVar[tuple[str, ...]] = ("critic", "base")
-    ACTOR = "policy"  # the velocity field that acts
+    FLAGS: ClassVar[dict[str, Any]] = {}
+    """Flags of the program that its runs set, unless the command line does."""
     POLICY_FROM_BASE = True  # whether a policy that is not cloned starts as the base does
+    CLONES_ALONE = False  # whether all its updates are those of cloning
     SCHEDULED = False  # whether it reads `progress`, so that its runs cannot be extended
     PATIENCE = 10  # rows of train.csv that `concerns` looks at
 
     # ---------------------------------------------------------------- construction
 
     @classmethod
-    def networks(cls, config: Any) -> dict[str, nn.Module]:
+    def networks(cls, config: Any) -> Networks:
         """Hook: the trained networks by name. A fork may return modules of its own."""
+        base = VelocityField(config.actor_hidden_dims, config.actor_layer_norm)
+        return {"critic": cls.critic_network(config), "base": base}
+
+    @classmethod
+    def critic_network(cls, config: Any) -> nn.Module:
+        """The ensemble of critics."""
         critics = ensemble(Critic, config.num_qs)
-        return {
-            "critic": critics(config.value_hidden_dims, config.value_layer_norm),
-            "base": VelocityField(config.actor_hidden_dims, config.actor_layer_norm),
-        }
+        return critics(config.value_hidden_dims, config.value_layer_norm)
+
+    @classmethod
+    def value_network(cls, config: Any) -> nn.Module:
+        """V(s), of the critics' kind."""
+        return Critic(config.value_hidden_dims, config.value_layer_norm)
+
+    @classmethod
+    def widths(cls, config: Any) -> dict[str, int]:
+        """Hook: the widths of what networks read besides s and a, by the letters of INPUTS."""
+        return {"t": 1}
 
     @classmethod
     def phases(cls, config: Any) -> tuple[str, ...]:
-        """Hook: which of cloning, offline and online training a run has."""
-        return ("cloning", "offline", "online")
+        """Hook: which of cloning, offline and online training a run has; without a base, no
+        cloning.
+        """
+        cloning = ("cloning",) if "base" in cls.networks(config) else ()
+        return (*cloning, "offline", "online")
 
     @classmethod
     def get_config(cls) -> ml_collections.ConfigDict:
@@ -86,8 +111,8 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
         cls, key: jax.Array, observation_dim: int, flat_action_dim: int, config: Any
     ) -> dict[str, Any]:
         """Hook: fresh parameters of every network."""
-        examples = {"s": jnp.zeros((1, observation_dim)), "t": jnp.zeros((1, 1))}
-        examples["a"] = jnp.zeros((1, flat_action_dim))
+        widths = {"s": observation_dim, "a": flat_action_dim} | cls.widths(config)
+        examples = {letter: jnp.zeros((1, width)) for letter, width in widths.items()}
         modules = cls.networks(config)
         inputs = {name: [examples[letter] for letter in cls.INPUTS[name]] for name in modules}
         keys = zip(modules, jax.random.split(key, len(modules)), strict=True)
@@ -177,9 +202,10 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
 
     def sample(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
         """Hook: samples [n, B, D] of the policy at observations [B, O] from Gaussian noise x0
-        [draws, B, D], not clipped.
+        [draws, B, D], not clipped. Without a policy the base acts.
         """
-        return self.flow_sample(self.params[self.ACTOR], observations, x0)
+        actor = "policy" if "policy" in self.params else "base"
+        return self.flow_sample(self.params[actor], observations, x0)
 
     # ---------------------------------------------------------------- learning
 
@@ -210,6 +236,10 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
     def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:
         """Hook: the sum that one optimiser step descends, and the metrics on the way."""
 
+    def averaging_step(self) -> jax.Array | float:
+        """Hook: the step of the moving averages in this update; with 0 they stay."""
+        return self.config.get("tau", 0.0)
+
     def after_step(self, metrics: dict[str, jax.Array]) -> tuple[Self, dict[str, jax.Array]]:
         """Hook: update of the agent's own state from this update's metrics."""
         return self, metrics
@@ -239,7 +269,7 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
             target_params=optax.incremental_update(
                 {name: self.params[name] for name in self.target_params},
                 self.target_params,
-                self.config.get("tau", 0.0),
+                self.averaging_step(),
             ),
             opt_state=opt_state,
             step=self.step + 1,

@@ -10,9 +10,7 @@ Run it alone:  python main.py --env_name=cube-double --bc_only --offline_steps=3
 
 from typing import Any
 
-from flax import linen as nn
-
-from agents.base import Agent, Loss
+from agents.base import Agent, Loss, Networks
 from agents.options import COMMON
 from utils.networks import VelocityField
 from utils.replay import Batch
@@ -22,6 +20,7 @@ class BC(Agent):
     """An agent that does nothing but clone."""
 
     OPTIONS = COMMON
+    CLONES_ALONE = True
 
     @classmethod
     def phases(cls, config: Any) -> tuple[str, ...]:
@@ -35,7 +34,7 @@ class BC(Agent):
         return super().create(key, *sizes, config, total_updates, cloning=True)
 
     @classmethod
-    def networks(cls, config: Any) -> dict[str, nn.Module]:
+    def networks(cls, config: Any) -> Networks:
         """The base alone."""
         return {"base": VelocityField(config.actor_hidden_dims, config.actor_layer_norm)}
 

@@ -21,9 +21,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from agents.base import Agent, Loss
+from agents.base import Agent, Loss, Networks
 from agents.heads import TanhGaussian, Temperature, entropy_loss
 from utils.options import Option
 from utils.replay import Batch
@@ -41,10 +40,10 @@ class DSRL(Agent):
         "noise_scale": Option(1.0, "reach of the flow's start, in deviations", above=0),
     }
 
-    INPUTS = Agent.INPUTS | {"latent_critic": "sa", "noise_actor": "sa", "temperature": ""}
+    INPUTS = Agent.INPUTS | {"latent_critic": "sa", "noise_actor": "sa"}
 
     @classmethod
-    def networks(cls, config: Any) -> dict[str, nn.Module]:
+    def networks(cls, config: Any) -> Networks:
         """Critic, latent critic, base, noise actor and temperature."""
         shared = super().networks(config)
         return shared | {

@@ -16,9 +16,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from agents.base import Agent, Loss
+from agents.base import Agent, Loss, Networks
 from agents.heads import OneStepActor, distillation_loss
 from utils.options import Option
 from utils.replay import Batch
@@ -35,7 +34,7 @@ class FQL(Agent):
     TARGETS = ("critic",)
 
     @classmethod
-    def networks(cls, config: Any) -> dict[str, nn.Module]:
+    def networks(cls, config: Any) -> Networks:
         """Critic, base and one-step actor."""
         actor = OneStepActor(config.actor_hidden_dims, config.actor_layer_norm)
         return super().networks(config) | {"one_step_actor": actor}

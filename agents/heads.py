@@ -1,8 +1,9 @@
-"""Actors on top of a flow, and their losses, written once: the one-step actor and the
-tanh-Gaussian. Shapes as in `trqam.py`.
+"""Actors that are no flows, and their losses, written once. Shapes as in `trqam.py`.
 
 one-step actor   mu(s, z) imitates the flow from noise z and climbs the critic        QAM-F, FQL
-tanh-Gaussian    a = tanh(mean + std n), n ~ N(0, I), with a temperature alpha      QAM-E, DSRL
+tanh-Gaussian    a = tanh(mean + std n), n ~ N(0, I), with a temperature alpha
+                                                                      QAM-E, FEdit, DSRL, RLPD
+deterministic    mu(s) in (-1, 1), from a small last layer                                ReBRAC
 """
 
 import math
@@ -60,13 +61,22 @@ class TanhGaussian(nn.Module):
 
     hidden_dims: Sequence[int]
 
-    @nn.compact
     def __call__(self, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        noise = inputs[-1]
-        outputs = mlp(inputs[:-1], self.hidden_dims, 2 * noise.shape[-1], False, two_heads)
+        return squash(*self.moments(*inputs), inputs[-1])
+
+    def log_prob(self, *inputs: jax.Array) -> jax.Array:
+        """log p(a) [...] of actions a [..., D], the last of the inputs, inside (-1, 1)."""
+        mean, log_std = self.moments(*inputs)
+        std = jnp.exp(jnp.clip(log_std, LOG_STD_MIN, LOG_STD_MAX))
+        return squash(mean, log_std, (jnp.arctanh(inputs[-1]) - mean) / std)[1]
+
+    @nn.compact
+    def moments(self, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and log-std before tanh, of the shape of the last input, [..., D]."""
+        shape = inputs[-1].shape
+        outputs = mlp(inputs[:-1], self.hidden_dims, 2 * shape[-1], False, two_heads)
         mean, log_std = jnp.split(outputs, 2, axis=-1)
-        mean, log_std = (jnp.broadcast_to(half, noise.shape) for half in (mean, log_std))
-        return squash(mean, log_std, noise)
+        return jnp.broadcast_to(mean, shape), jnp.broadcast_to(log_std, shape)
 
 
 class Temperature(nn.Module):
@@ -119,3 +129,22 @@ def entropy_loss(
         "entropy/loss": actor_loss,
         "entropy/alpha_loss": alpha_loss,
     }
+
+
+# ------------------------------------------------------------------------------- deterministic
+
+
+class DeterministicActor(nn.Module):
+    """mu(s) + noise [..., D], not clipped, at s [..., O] and noise [..., D]; mu = tanh(MLP).
+
+    The last layer starts at a tenth of Xavier's bound, so that mu starts near 0.
+    """
+
+    hidden_dims: Sequence[int]
+    layer_norm: bool
+
+    @nn.compact
+    def __call__(self, s: jax.Array, noise: jax.Array) -> jax.Array:
+        small = nn.initializers.variance_scaling(0.01, "fan_avg", "uniform")
+        outputs = mlp((s,), self.hidden_dims, noise.shape[-1], self.layer_norm, small)
+        return jnp.broadcast_to(jnp.tanh(outputs), noise.shape) + noise

@@ -17,10 +17,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from agents.base import Agent, Loss
-from utils.networks import Critic
+from agents.base import Agent, Loss, Networks
+from agents.options import without
 from utils.options import Option
 from utils.replay import Batch
 
@@ -37,20 +36,17 @@ def expectile_loss(error: jax.Array, kappa: float) -> jax.Array:
 class IFQL(Agent):
     """Critic, value and base under one Adam; the base acts."""
 
-    OPTIONS = {name: o for name, o in Agent.OPTIONS.items() if name != "best_of_n"} | {
+    OPTIONS = without(Agent.OPTIONS, "best_of_n") | {
         "kappa": Option(0.9, "expectile of the value", above=0, at_most=1),
         "num_samples": Option(32, "actions drawn for each one taken", above=0),
     }
 
-    INPUTS = Agent.INPUTS | {"value": "s"}
     TARGETS = ("critic",)
-    ACTOR = "base"
 
     @classmethod
-    def networks(cls, config: Any) -> dict[str, nn.Module]:
+    def networks(cls, config: Any) -> Networks:
         """Critic, value and base."""
-        value = Critic(config.value_hidden_dims, config.value_layer_norm)
-        return super().networks(config) | {"value": value}
+        return super().networks(config) | {"value": cls.value_network(config)}
 
     @property
     def samples(self) -> int:

@@ -12,6 +12,8 @@ from flax import linen as nn
 from agents.flow import Velocity, euler_sample, flow_matching_loss
 from utils.replay import Batch
 
+Networks = dict[str, nn.Module]
+"""By name."""
 Loss = tuple[jax.Array, dict[str, jax.Array]]
 """A loss and the metrics on the way, scalars by name."""
 Values = Callable[[jax.Array], jax.Array]
@@ -30,12 +32,17 @@ class Losses:
         SCHEDULED: bool
 
         @classmethod
-        def networks(cls, config: Any) -> dict[str, nn.Module]: ...
+        def networks(cls, config: Any) -> Networks: ...
         def act(self, observations: jax.Array, x0: jax.Array) -> jax.Array: ...
 
-    def apply(self, name: str, params: dict, *inputs: jax.Array) -> Any:
-        """What the network of this name returns at `params`, which may be a moving average."""
-        return self.networks(self.config)[name].apply({"params": params}, *inputs)
+    def apply(
+        self, name: str, params: dict, *inputs: jax.Array, method: str | None = None
+    ) -> Any:
+        """What the network of this name, or a method of it, returns at `params`, which may be a
+        moving average.
+        """
+        module = self.networks(self.config)[name]
+        return module.apply({"params": params}, *inputs, method=method)
 
     def velocity(self, params: dict, observations: jax.Array) -> Velocity:
         """Hook: the flow (x [..., B, D], t) -> v(s, x, t) [..., B, D] at s [B, O], for the
@@ -102,8 +109,18 @@ class Losses:
 
     def pessimistic_q(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
         """mean_e Q'_e(s, a) - rho std_e Q'_e(s, a) of shape [B], at s [B, O] and a [B, D]."""
-        q = self.values(self.target_params["critic"], observations)(actions)
-        return q.mean(axis=0) - self.config.rho * q.std(axis=0)
+        return self.pessimistic(
+            self.values(self.target_params["critic"], observations)(actions)
+        )
+
+    def pessimistic(self, q: jax.Array) -> jax.Array:
+        """mean_e q_e - rho std_e q_e [B] of q [E, B]; where all members agree, the deviation
+        has no gradient.
+        """
+        variance = q.var(axis=0)
+        differ = variance > 0.0
+        deviation = jnp.where(differ, jnp.sqrt(jnp.where(differ, variance, 1.0)), 0.0)
+        return q.mean(axis=0) - self.config.rho * deviation
 
     def backup(self, batch: Batch, next_values: jax.Array) -> jax.Array:
         """R + gamma^H m V(s') of shape [B], from the values of the next observations [B]."""
@@ -133,6 +150,16 @@ class Losses:
         none the critic.
         """
         return -self.values(jax.lax.stop_gradient(critic), observations)(actions).mean()
+
+    def pessimistic_value(
+        self, critic: dict, observations: jax.Array, actions: jax.Array
+    ) -> jax.Array:
+        """mean_e Q_e(s, a) - rho std_e Q_e(s, a) [B] at s [B, O] and a [B, D]: a gradient
+        reaches the actions, none the critic.
+        """
+        return self.pessimistic(
+            self.values(jax.lax.stop_gradient(critic), observations)(actions)
+        )
 
     def cloning_loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:
         """`flow_loss` of the base alone."""

@@ -23,3 +23,11 @@ CRITIC: Options = {
     "best_of_n": Option(1, "actions drawn for each one taken, the best by the critic", above=0),
 }
 """What an agent with a critic reads besides."""
+
+CLIP_GRAD = Option(True, "clip the norm of the joint gradient of all networks to 1")
+"""As `clip_grad`: of the agents that were published with it."""
+
+
+def without(options: Options, *names: str) -> Options:
+    """The options but for these, which an agent does not read."""
+    return {name: option for name, option in options.items() if name not in names}

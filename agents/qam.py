@@ -12,11 +12,7 @@ is logged all the same.
 A head on top of the flow acts in its place, in the backup too; Q is online here and constant,
 flow_th has no gradient:
 
-QAM-E (edit_scale > 0)   a = clip(a_f + edit_scale e),  a_f = clip flow_th(s, z),
-                         e ~ tanh-Gaussian editor(s, a_f)
-    descend also  -mean Q_e(s, a) + alpha mean log p(e) + alpha (H - H_target),
-                  in each alpha term the other factor is constant,
-                  H = -mean log p(e),  H_target = -D/2
+QAM-E (edit_scale > 0)   an editor of flow_th's actions: `editing.py` has its equations
 QAM-F (fql_alpha > 0)    a = clip mu(s, z)
     descend also  -mean Q_e(s, a) + fql_alpha mean (mu(s, z) - clip flow_th(s, z))^2
 
@@ -27,23 +23,17 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from agents.base import Agent, Loss
-from agents.heads import (
-    OneStepActor,
-    TanhGaussian,
-    Temperature,
-    distillation_loss,
-    entropy_loss,
-)
+from agents.base import Agent, Loss, Networks
+from agents.editing import Editing
+from agents.heads import OneStepActor, distillation_loss
 from agents.trqam import TRQAM
 from utils.errors import UserError
 from utils.options import Option
 from utils.replay import Batch
 
 
-class QAM(TRQAM):
+class QAM(Editing, TRQAM):
     """TRQAM's update at lambda = 1 with the terminal adjoint scaled by `inv_temp`, and at most
     one head.
     """
@@ -56,15 +46,14 @@ class QAM(TRQAM):
         "fql_alpha": Option(0.0, "weight of imitation in QAM-F; 0: no actor", at_least=0),
     }
     POLICY_FROM_BASE = False  # as published
-    INPUTS = TRQAM.INPUTS | {"editor": "saa", "temperature": "", "one_step_actor": "sa"}
+    INPUTS = TRQAM.INPUTS | Editing.INPUTS | {"one_step_actor": "sa"}
 
     @classmethod
-    def networks(cls, config: Any) -> dict[str, nn.Module]:
+    def networks(cls, config: Any) -> Networks:
         """The flow's, and those of the head."""
         networks = super().networks(config)
         if config.edit_scale:
-            editor = TanhGaussian(config.actor_hidden_dims)
-            networks |= {"editor": editor, "temperature": Temperature()}
+            networks |= cls.editor_networks(config)
         if config.fql_alpha:
             actor = OneStepActor(config.actor_hidden_dims, config.actor_layer_norm)
             networks |= {"one_step_actor": actor}
@@ -73,7 +62,7 @@ class QAM(TRQAM):
     @classmethod
     def check(cls, config: Any) -> None:
         """Raise UserError for values that no run can use, and for two heads."""
-        super(TRQAM, cls).check(config)
+        super(TRQAM, cls).check(config)  # QAM has no lambda to check
         if config.edit_scale and config.fql_alpha:
             raise UserError(
                 f"--agent.edit_scale={config.edit_scale} and"
@@ -99,12 +88,6 @@ class QAM(TRQAM):
 
     # ---------------------------------------------------------------- the heads
 
-    @property
-    def draws(self) -> int:
-        """Two rows of noise for each sample with an editor: the flow's, then the editor's."""
-        edits = self.config.edit_scale and not self.cloning
-        return 2 * self.samples if edits else self.samples
-
     def sample(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
         """Samples [n, B, D] of the head, or of the flow where there is none."""
         if self.config.fql_alpha:
@@ -114,32 +97,19 @@ class QAM(TRQAM):
             return samples
         return self.edited(self.params, observations, samples, x0[self.samples :])[0]
 
-    def edited(
-        self, params: dict, s: jax.Array, samples: jax.Array, noise: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Edited flow samples [..., B, D] at s [B, O], not clipped, and the log-probabilities
-        [..., B] of the edits.
-        """
-        actions = jnp.clip(samples, -1.0, 1.0)
-        edits, log_probs = self.apply("editor", params["editor"], s, actions, noise)
-        return actions + self.config.edit_scale * edits, log_probs
-
     def noise_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
-        """For a head also z [B, D]; for an editor edit [n + 1, B, D], of each a', then at s."""
-        shape, own = (batch_size, self.flat_action_dim), {}
+        """Besides, for a head: z [B, D], and what the editor draws."""
+        own = {}
         if self.config.edit_scale:
-            own = {"z": shape, "edit": (self.samples + 1, *shape)}
+            own = self.editor_noise_shapes(batch_size)
         if self.config.fql_alpha:
-            own = {"z": shape}
+            own = {"z": (batch_size, self.flat_action_dim)}
         return super().noise_shapes(batch_size) | own
 
     def fixed_quantities(self, batch: Batch, noise: dict) -> dict[str, jax.Array]:
         """TRQAM's, of the head; for a head also the flow's action [B, D] at s from z."""
-        if "edit" in noise:  # the rows of noise that `sample` takes
-            rows = jnp.concatenate([noise["next_action"], noise["edit"][:-1]])
-            fixed = super().fixed_quantities(batch, noise | {"next_action": rows})
-        else:
-            fixed = super().fixed_quantities(batch, noise)
+        noise = self.with_edits(noise) if "edit" in noise else noise
+        fixed = super().fixed_quantities(batch, noise)
         if "z" not in noise:
             return fixed
         s, policy = batch["observations"], self.params["policy"]
@@ -151,18 +121,14 @@ class QAM(TRQAM):
         if "z" not in noise:
             return total, metrics
         s, flow_actions = batch["observations"], fixed["flow_actions"]
-        if self.config.fql_alpha:
-            actions = self.apply("one_step_actor", params["one_step_actor"], s, noise["z"])
-            distill_loss = distillation_loss(actions, flow_actions)
-            head_loss = self.config.fql_alpha * distill_loss
-            metrics |= {"head/distill_loss": distill_loss}
-        else:
-            actions, log_probs = self.edited(params, s, flow_actions, noise["edit"][-1])
-            log_alpha = params["temperature"]["log_alpha"]
-            head_loss, entropy = entropy_loss(log_alpha, log_probs, -0.5 * self.flat_action_dim)
-            metrics |= entropy
+        if self.config.edit_scale:
+            head_loss, own = self.editor_loss(params, s, flow_actions, noise)
+            return total + head_loss, metrics | own
+        actions = self.apply("one_step_actor", params["one_step_actor"], s, noise["z"])
+        distill_loss = distillation_loss(actions, flow_actions)
         q_loss = self.critic_objective(params["critic"], s, jnp.clip(actions, -1.0, 1.0))
-        return total + head_loss + q_loss, metrics | {"head/q_loss": q_loss}
+        own = {"head/distill_loss": distill_loss, "head/q_loss": q_loss}
+        return total + self.config.fql_alpha * distill_loss + q_loss, metrics | own
 
 
 get_config = QAM.get_config

@@ -34,10 +34,10 @@ from typing import Any, NamedTuple, Self
 import flax.struct
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from agents.base import Agent, Loss
+from agents.base import Agent, Loss, Networks
 from agents.flow import Velocity, memoryless_noise, step_and_noise, time_grid, unrolled
+from agents.options import CLIP_GRAD
 from utils.errors import UserError
 from utils.options import Option
 from utils.replay import Batch
@@ -45,7 +45,7 @@ from utils.trust_region import concerns
 
 
 class Rollout(NamedTuple):
-    """States of the controlled process, all constant, and the two velocities there."""
+    """States of the controlled process and the two velocities there."""
 
     xs: jax.Array  # x_k [K, B, D], the states in the loss
     x_final: jax.Array  # x_K [B, D], not clipped: the end whose value is to rise
@@ -54,9 +54,9 @@ class Rollout(NamedTuple):
 
 
 def memoryless_rollout(
-    policy: Velocity, base: Velocity, x0: jax.Array, noise: jax.Array
+    policy: Velocity, base: Velocity, x0: jax.Array, noise: jax.Array, constant: bool = True
 ) -> Rollout:
-    """Simulate the controlled process; its states are constants, its velocities are not.
+    """Simulate the controlled process; its states are `constant`, its velocities are not.
 
     x_{k+1} = x_k + h (2 v_th(x_k, t_k) - x_k / (t_k + h)) + sqrt(h) g_k eps_k,   k = 0..K-2
     x_K     = x_{K-1} + h v_b(x_{K-1}, t_{K-1})      no noise, and the base, as published
@@ -71,7 +71,7 @@ def memoryless_rollout(
     def step(x: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, tuple]:
         t, eps = inputs
         velocity = policy(x, t)
-        drift = 2.0 * jax.lax.stop_gradient(velocity) - x / (t + h)
+        drift = 2.0 * (jax.lax.stop_gradient(velocity) if constant else velocity) - x / (t + h)
         x_next = x + h * drift + jnp.sqrt(h) * memoryless_noise(t, h) * eps
         return x_next, (x, velocity)
 
@@ -184,7 +184,7 @@ class TRQAM(Agent):
     """Critic, policy and base under one Adam; the dual state beside them."""
 
     OPTIONS = Agent.OPTIONS | {
-        "clip_grad": Option(True, "clip the norm of the joint gradient of all networks to 1"),
+        "clip_grad": CLIP_GRAD,
         "clip_adj": Option(True, "clip x_K to the action range in the terminal gradient"),
         "lam_scale": Option(3.0, "lambda = lam_scale lam", above=0),
         "kl_budget": Option(1.0, "path KL to keep, nats per environment action", above=0),
@@ -200,7 +200,7 @@ class TRQAM(Agent):
     dual: Any  # a Dual; None in a subclass that adapts nothing
 
     @classmethod
-    def networks(cls, config: Any) -> dict[str, nn.Module]:
+    def networks(cls, config: Any) -> Networks:
         """Critic, base, and a policy of the same kind as the base."""
         shared = super().networks(config)
         return shared | {"policy": shared["base"]}

@@ -28,7 +28,10 @@ from utils.files import read_json, write_json
 SCRIPT = "scripts/benchmark.py"
 
 TRQAM, BC = ("update", "--agent=agents/trqam.py"), ("update", "--agent=agents/bc.py")
-OTHERS = ("qam", "qam_edit", "qam_fql", "sqam", "fql", "ifql", "dsrl", "cgql")
+OTHERS = (
+    *("qam", "qam_edit", "qam_fql", "sqam", "fql", "ifql", "dsrl", "cgql"),
+    *("fedit", "fbrac", "bam", "fawac", "qsm", "dac", "rebrac", "rlpd"),
+)
 WIDE_ACTOR, WIDE_CRITIC = (
     f"--agent.{kind}_hidden_dims=(1024,1024,1024,1024)" for kind in ("actor", "value")
 )

@@ -12,6 +12,20 @@ TABLE = "TRQAM paper (arXiv 2605.27079), settings shared by all methods"
 COMMANDS = "the published TRQAM commands (code of arXiv 2605.27079)"
 RERUN = "an independent rerun of the published TRQAM code (configs/published.csv)"
 QAM = "QAM paper (arXiv 2601.14234), its datasets and discount"
+QAM_COMMON = "QAM paper (arXiv 2601.14234), settings shared by all methods"
+AS_RUN = "_as_run"  # ends a key of the QAM table whose value the commands that were run have
+COMMON_TYPES = {
+    **dict.fromkeys(
+        ("action_chunking", "actor_layer_norm", "value_layer_norm", "sparse"), True
+    ),
+    **dict.fromkeys(("actor_hidden_dims", "value_hidden_dims"), (512,)),
+    **dict.fromkeys(("discount", "rho", "lr", "tau"), 0.5),
+    **dict.fromkeys(("horizon_length", "num_qs", "batch_size", "utd_ratio", "flow_steps"), 1),
+    **dict.fromkeys(("diffusion_steps", "time_dim", "start_training"), 1),
+    **dict.fromkeys(("offline_steps", "online_steps", "eval_interval", "eval_episodes"), 1),
+    "beta_schedule": "vp",
+}
+"""The settings in the QAM table that all methods share, each with a value of its type."""
 
 
 class Setting(NamedTuple):
@@ -110,12 +124,74 @@ def own_settings(dataset: str, name: str, agent: Mapping[str, Any]) -> dict[str,
     domain = nearest_domain(dataset)
     found = dict(OWN.get(name, {}).get(domain, {}))
     for method in (name, f"{name}_{agent.get('mode')}"):
+        # The commands that were run leave these as they are, whatever a domain lists.
+        as_run = {
+            line["key"].removesuffix(AS_RUN): line["value"]
+            for line in QAM_TABLE.get(("all", method), ())
+            if line["key"].endswith(AS_RUN)
+        }
         for line in QAM_TABLE.get((domain, method), ()):
-            if line["key"] in agent and line["key"] != "mode":
+            key = line["key"]
+            if key in agent and key != "mode":
                 rewards = ", sparse rewards" if line["sparse"] == "1" else ""
-                source = f"{QAM}{rewards}: {method}"
-                found[line["key"]] = Setting(float(line["value"]), source)
+                value = typed(as_run.get(key, line["value"]), agent[key])
+                found[key] = Setting(value, f"{QAM}{rewards}: {method}")
     return from_domain(dataset, found)
+
+
+def typed(text: str, default: Any) -> Any:
+    """A value of the QAM table as a setting with this default has it."""
+    match default:
+        case bool():
+            return text == "True"
+        case str():
+            return text
+        case tuple():
+            width, layers = text.split("x")
+            return (int(width),) * int(layers)
+        case int():
+            return int(text)
+    return float(text)
+
+
+def qam_common_settings(dataset: str) -> dict[str, Setting]:
+    """What the QAM paper set for all methods in the domain of a dataset: flags and settings of
+    agents, by name.
+    """
+    domain = "" if ":" in dataset else nearest_domain(dataset)
+    lines = [*QAM_TABLE["all", "common"], *QAM_TABLE.get((domain, "common"), ())]
+    found = {
+        line["key"]: Setting(typed(line["value"], COMMON_TYPES[line["key"]]), QAM_COMMON)
+        for line in lines
+        if line["key"] in COMMON_TYPES
+    }
+    return from_domain(dataset, found) if domain else found
+
+
+def tuned_otherwise(dataset: str, settings: Mapping[str, Setting]) -> str:
+    """What the coefficients of the QAM paper were tuned for, and what a run has instead; "" for
+    a run without such coefficients, and where they agree.
+
+    Args:
+        dataset: such as 'puzzle-4x4-play'.
+        settings: of the run by name, those of the agent as agent.KEY.
+    """
+    if ":" in dataset or not any(QAM in setting.source for setting in settings.values()):
+        return ""
+    tuned = qam_common_settings(dataset)
+    there, here = [], []
+    discount, ours = tuned["discount"].value, settings["agent.discount"].value
+    if discount != ours:
+        there.append(f"discount {discount}")
+        here.append(f"{ours}")
+    if tuned["sparse"].value != settings["sparse"].value:
+        kinds = ("sparse", "OGBench's")
+        theirs, own = kinds if tuned["sparse"].value else kinds[::-1]
+        there.append(f"{theirs} rewards")
+        here.append(own)
+    if not there:
+        return ""
+    return f"tuned for {', '.join(there)} (here {', '.join(here)}; --preset=qam_paper)"
 
 
 def shared_settings(dataset: str) -> dict[str, Setting]:

@@ -110,7 +110,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "preset",
         None,
         list(PRESETS),
-        "settings for a purpose; they make their own data",
+        "settings for a purpose; all but qam_paper make their own data",
         flag_values=fv,
     )
     count("seed", 0, "random seed", most=LAST_SEED)

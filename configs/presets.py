@@ -7,19 +7,28 @@ from typing import Any, NamedTuple
 
 class Preset(NamedTuple):
     """Flag values, agent settings (each taken by the agents that have it), and how much data to
-    make where none is.
+    make where none is; None where the dataset must be there or be downloaded.
 
     random_data: of random actions, where no oracle can make it; enough to see everything run,
-    not to learn from.
+    not to learn from. qam_common: with what the QAM paper sets for the domain.
     """
 
     flags: dict[str, Any]
     agent: dict[str, Any]
-    transitions: int
+    transitions: int | None
     random_data: bool = False
+    qam_common: bool = False
 
 
 PRESETS = {
+    # What the QAM paper's methods have in common (configs/qam_table.csv): discount, rewards,
+    # widths. Its bases are not cloned first.
+    "qam_paper": Preset(
+        flags={"run_group": "qam_paper", "bc_steps": 0},
+        agent={},
+        transitions=None,
+        qam_common=True,
+    ),
     # `make quickstart`: BC, then TRQAM, on data of OGBench's own oracle; two CPU cores,
     # minutes.
     "quickstart": Preset(

@@ -73,7 +73,7 @@ def listing(runs: Sequence[Listed], everything: bool) -> str:
     for group in groups:
         lines += wrapped(", ".join(group.domains) + ":")
         lines += setting_lines(group.entries, marks, everything)
-    return "\n".join([*lines, *footnotes(marks)])
+    return "\n".join([*lines, *footnotes(marks), *notes(runs)])
 
 
 def task_lines(runs: Sequence[Listed], everything: bool) -> list[str]:
@@ -172,4 +172,19 @@ def footnotes(marks: dict[str, str]) -> list[str]:
     for source, mark in marks.items():
         where = " (configs/presets.py)" if source.startswith("preset ") else ""
         lines += wrapped(f"{mark} {source}{where}")
+    return ["", *lines] if lines else []
+
+
+def notes(runs: Sequence[Listed]) -> list[str]:
+    """What other settings the coefficients were tuned for, after an empty line; one line for
+    all domains of which this is equally true.
+    """
+    domains: dict[str, dict[str, None]] = {}
+    for run in runs:
+        name = run.env_name.partition("-singletask")[0]
+        domains.setdefault(run.settings.note, {})[name] = None
+    lines = []
+    for note, names in domains.items():
+        where = f"{', '.join(names)}: " if len(domains) > 1 else "coefficients "
+        lines += wrapped(where + note) if note else []
     return ["", *lines] if lines else []

@@ -15,11 +15,19 @@ from ml_collections import config_flags
 
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS, Source
-from configs.domains import Setting, own_settings, shared_settings
+from configs.domains import (
+    Setting,
+    own_settings,
+    qam_common_settings,
+    shared_settings,
+    tuned_otherwise,
+)
 from configs.flags import IGNORED
 from configs.presets import PRESETS
 from utils.errors import UserError
 
+PHASES = {"cloning": "bc_steps", "offline": "offline_steps", "online": "online_steps"}
+"""The flag of each phase's length."""
 COMMAND_LINE = "command line"
 DEFAULT = "default"
 
@@ -44,6 +52,8 @@ class Settings:
     """Whether it may be of random actions where no oracle can make it."""
     differing: frozenset[str]
     """The names of the values that are not the default, or not what the domain has set."""
+    note: str = ""
+    """What other setting the agent's coefficients were tuned for; "" for the same."""
 
     def values(self) -> dict[str, Any]:
         """All values by name, those of the agent as 'agent.KEY'."""
@@ -145,23 +155,28 @@ def default_layer(fv: flags.FlagValues, source: Source) -> Layers:
     )
 
 
-def preset_layer(name: str, fv: flags.FlagValues, group: str) -> Layers:
-    """What a preset sets; its data lies below the runs.
+def preset_layer(name: str, fv: flags.FlagValues, group: str, dataset: str) -> Layers:
+    """What a preset sets; data that it makes lies below the runs.
 
     Args:
         name: of the preset.
         fv: the command line, which may say where runs are stored.
         group: --run_group where neither sets it.
+        dataset: such as 'puzzle-4x4-play'.
     """
     preset, source = PRESETS[name], f"preset {name}"
-    place = Path(fv.save_dir) / preset.flags.get("run_group", group) / "data"
-    own = preset.flags | {"ogbench_dataset_dir": str(place)}
+    own = dict(preset.flags)
+    if preset.transitions:
+        place = Path(fv.save_dir) / preset.flags.get("run_group", group) / "data"
+        own["ogbench_dataset_dir"] = str(place)
     if 0 < fv.online_steps <= own.get("start_training", 0):  # of the preset's own, longer phase
         own["start_training"] = fv.online_steps // 2
-    return Layers(
+    layer = Layers(
         {name: Setting(value, source) for name, value in own.items()},
         {key: Setting(value, source) for key, value in preset.agent.items()},
     )
+    common = qam_common_settings(dataset) if preset.qam_common else {}
+    return Layers(common | layer.flags, common | layer.agent)
 
 
 def command_line_layer(fv: flags.FlagValues) -> Layers:
@@ -176,18 +191,29 @@ def command_line_layer(fv: flags.FlagValues) -> Layers:
     return Layers(layer, agent | horizon)
 
 
+def agent_flags(source: Source) -> dict[str, Setting]:
+    """The flags that an agent's runs set."""
+    flags = source.module.AGENT.FLAGS
+    return {name: Setting(value, source.file.name) for name, value in flags.items()}
+
+
 def without_missing_phases(layers: Layers, source: Source) -> None:
     """Set the steps of a phase that the agent has not to 0; raises UserError where the command
-    line asks for some.
+    line asks for such updates or environment steps.
     """
-    phases = source.module.AGENT.phases(layers.config())
-    for phase in {"offline", "online"} - set(phases):
-        name = f"{phase}_steps"
+    agent, file = source.module.AGENT, source.file.name
+    for phase in missing_phases(agent, layers.config()):
+        name = PHASES[phase]
         value, given = layers.flags[name]
-        if value and given == COMMAND_LINE:
-            file = source.file.name
+        if value and given == COMMAND_LINE and phase != "cloning":
             raise UserError(f"--{name}={value}: {file} has no {phase} phase; leave it out")
-        layers.flags[name] = Setting(0, f"{source.file.name} has no {phase} phase")
+        layers.flags[name] = Setting(0, f"{file} has no {phase} phase")
+
+
+def missing_phases(agent: Any, config: ml_collections.ConfigDict) -> list[str]:
+    """The phases that an agent has not; one that does nothing but clone has cloning too."""
+    phases = {*agent.phases(config), *(["cloning"] if agent.CLONES_ALONE else [])}
+    return [phase for phase in PHASES if phase not in phases]
 
 
 def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
@@ -196,11 +222,12 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
     source = load_source(agent_file)
     layers = default_layer(fv, source)
     defaults = layers.named()
-    layers.take({}, domain_layer(dataset, source, fv.agent))
+    layers.take(agent_flags(source), domain_layer(dataset, source, fv.agent))
     published = layers.named()
     preset = PRESETS[fv.preset] if fv.preset else None
     if preset:
-        layers.take(*preset_layer(fv.preset, fv, layers.flags["run_group"].value))
+        group = layers.flags["run_group"].value
+        layers.take(*preset_layer(fv.preset, fv, group, dataset))
     layers.take(*command_line_layer(fv))
     without_missing_phases(layers, source)
     config, final = layers.config(), layers.named()
@@ -214,4 +241,5 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
         transitions=preset.transitions if preset else None,
         random_data=bool(preset and preset.random_data),
         differing=differing(final, defaults, published),
+        note=tuned_otherwise(dataset, final),
     )

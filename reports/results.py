@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from configs.flags import LOGGING, PLACE, UNHASHED
+from configs.methods import row_name
 from configs.run_folder import (
     COLUMNS,
     Columns,
@@ -35,10 +36,8 @@ from utils.logging import read_lines
 
 ORIGINS = ("pretrained_actor_path", "ogbench_dataset_dir")  # where bases and data lie
 NOT_A_METHOD = UNHASHED | set(ORIGINS)
-# other agents are published under their own names
 RUNS, CURVES = "runs.json", "curves.csv"
 """The files of a study: configurations and warnings by run; evaluations and path KL by run."""
-PUBLISHED_AS = {"qam_edit": "QAM-E", "qam_fql": "QAM-F"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +170,9 @@ class Result:
                 if agent.get("fql_alpha")
                 else "QAM"
             )
-        if self.agent == "cgql":
-            return {"mse": "CGQL-M", "linex": "CGQL-L"}.get(agent.get("mode"), "CGQL")
-        return PUBLISHED_AS.get(self.agent, self.agent.upper()) if self.config else self.method
+        if not self.config:
+            return self.method
+        return row_name(self.agent, agent) or self.agent.upper()
 
     def kl(self, step: int) -> Columns:
         """path KL, its budget and λ (with lam_scale) at the logs up to a step: NaN where there

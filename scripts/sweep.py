@@ -5,6 +5,7 @@
     python scripts/sweep.py --agents=trqam --env_name=scene --grid=agent.kl_budget=0.5,1
     python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 --engine=ray
     python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 --status
+    python scripts/sweep.py --agents=table --env_name=all50 --seeds=12    # every method
 
 Every other flag is main.py's, for all runs (--run_group=table --offline_steps=500_000).
 Finished runs are skipped and unfinished ones go on, whichever engine began them; what a job
@@ -32,6 +33,7 @@ if __name__ == "__main__":  # before the other imports, which take a second
 
     end_at_signals()
 
+from configs.methods import METHODS, Method  # noqa: E402
 from sweeps.engines import Engine, Local, Ray, gpus  # noqa: E402
 from sweeps.jobs import Job, far_apart  # noqa: E402
 from sweeps.run import run_jobs  # noqa: E402
@@ -46,6 +48,7 @@ from utils.errors import RunError, UserError, one_line  # noqa: E402
 from utils.files import expanded  # noqa: E402
 from utils.preemption import Preempted  # noqa: E402
 
+TABLE = "table"  # of --agents
 OURS = {
     "agent": "--agents=NAME,NAME",
     "seed": "--first_seed=N",
@@ -96,7 +99,7 @@ def parser() -> Parser:
         "--agents",
         default="trqam",
         metavar="A,B",
-        help="names in agents/, or paths of agent files",
+        help="names in agents/, paths of agent files, or table: all of configs/methods.csv",
     )
     result.add_argument(
         "--env_name", default="", metavar="A,B", help="tasks and domains, or all50"
@@ -150,10 +153,11 @@ def plan_jobs(options: argparse.Namespace, flags: Sequence[str], pack: int) -> l
         if word.startswith("-") and name.removeprefix("no") in OURS:
             raise UserError(f"--{name}: a sweep sets it; use {OURS[name.removeprefix('no')]}")
     jobs = []
-    for agent, point in itertools.product(
-        agent_files(options.agents), grid_points(options.grid)
-    ):
-        jobs.extend(jobs_of_agent(agent, [*flags, *point], options, pack))
+    methods, grid = listed_agents(options.agents), grid_points(options.grid)
+    for (agent, settings), point in itertools.product(methods, grid):
+        words = [*settings, *flags, *point]
+        words = with_its_phases(agent, words) if len(methods) > 1 else words
+        jobs.extend(jobs_of_agent(agent, words, options, pack))
     folders: dict[Path, Job] = {}
     for job in jobs:
         for run in job.runs:
@@ -188,12 +192,40 @@ def jobs_of_agent(
     return jobs
 
 
-def agent_files(names: str) -> list[str]:
-    """The files of agents given by name or path."""
+def listed_agents(names: str) -> list[tuple[str, list[str]]]:
+    """The file of each agent given by name or path, and the settings that it is run with; with
+    'table', of every row of configs/methods.csv.
+    """
     given = [name for name in names.split(",") if name]
     if not given:
         raise UserError("--agents: give at least one agent, such as trqam")
-    return [name if name.endswith(".py") else beside(f"agents/{name}.py") for name in given]
+    listed: list[tuple[str, list[str]]] = []
+    for name in given:
+        if name == TABLE:
+            listed += [table_row(method) for method in METHODS]
+        else:
+            file = name if name.endswith(".py") else beside(f"agents/{name}.py")
+            listed.append((file, []))
+    return listed
+
+
+def table_row(method: Method) -> tuple[str, list[str]]:
+    """The agent file of a row of the table, and its settings as flags."""
+    settings = [f"--agent.{key}={value}" for key, value in method.settings.items()]
+    return beside(f"agents/{method.agent}.py"), settings
+
+
+def with_its_phases(agent: str, words: Sequence[str]) -> list[str]:
+    """The words without the lengths of phases that an agent has not: RLPD's --offline_steps."""
+    from configs.agent_file import load_source
+    from configs.settings import PHASES, missing_phases
+
+    if not Path(agent).is_file():  # planning its runs says so
+        return list(words)
+    module = load_source(agent).module
+    missing = missing_phases(module.AGENT, module.get_config())
+    lengths = tuple(f"--{PHASES[phase]}=" for phase in missing)
+    return [word for word in words if not word.startswith(lengths)]
 
 
 def beside(name: str) -> str:

@@ -45,6 +45,7 @@ METRICS = {
     "kl_ema": "dual/kl_ema",
     "value_gap": "critic/value_gap",
     "actor_loss": "actor/loss",
+    "bc_loss": "actor/bc_loss",
     "q_loss": "head/q_loss",
     "distill_loss": "head/distill_loss",
     "alpha": "entropy/alpha",
@@ -60,6 +61,7 @@ OWN_METRICS = {  # what the same name means in the files of one agent
     "fql": {"bc_flow_loss": "flow/loss", "distill_loss": "actor/distill_loss"},
     "ifql": {"q_mean": "critic/target_mean", "actor_loss": "flow/loss"},
     "dsrl": {"distill_loss": "latent/loss"},
+    "bam": {"bam_loss": "actor/loss"},
 }
 FIXED = {
     "xs": "xs",

@@ -2,6 +2,7 @@
 seeds.
 
     python tests/probe_table.py --seeds=3 --csv=results/probe.csv
+    python tests/probe_table.py --seeds=3 --csv=results/probe.csv "--only=qsm;dac"  # again
 
 1,500 updates of tiny networks on 3,000 uniformly random actions (envs/probe.py, ProbeReward);
 the figure is mean |a - s|, which is 0.67 for uniform actions. It is 0 for no agent that keeps
@@ -25,6 +26,12 @@ from tests.agents.test_optimum import AGENTS, FLOWS, distance_from_optimum
 from tests.envs.test_probe import train_on_probe
 
 
+def read_rows(path: str) -> list[list[str]]:
+    """The rows of a table that was written before, without its header."""
+    with Path(path).open(newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
 def main(arguments: list[str]) -> None:
     """Train, print, and write the table."""
     parser = argparse.ArgumentParser(
@@ -32,10 +39,15 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--csv", help="file for the table")
+    parser.add_argument("--only", help="agents, with semicolons between them; others are kept")
     given = parser.parse_args(arguments)
     header = ["agent", "settings", *(f"seed {seed}" for seed in range(given.seeds))]
     rows = []
+    kept = {row[0]: row for row in read_rows(given.csv)} if given.only else {}
     for name, (module, settings) in ({"bc": (bc, {})} | FLOWS | AGENTS).items():
+        if given.only and name not in given.only.split(";"):
+            rows += [kept[name]] if name in kept else []
+            continue
         with tempfile.TemporaryDirectory() as folder:
             agents = [
                 train_on_probe(Path(folder), module, ProbeReward, seed=seed, **settings)

@@ -43,6 +43,14 @@ def test_published_numbers(name):
         ("qam_edit_chunk5", {"q_loss", "entropy", "alpha", "params_after/editor"}),
         ("qam_fql_chunk5", {"q_loss", "distill_loss", "params_after/one_step_actor"}),
         ("dsrl_chunk5", {"latent_q_mean", "entropy", "params_after/noise_actor"}),
+        ("fedit_chunk5", {"q_loss", "entropy", "actor_loss", "params_after/editor"}),
+        ("fbrac_chunk5", {"actor_loss", "next_actions", "params_after/base"}),
+        ("bam_chunk5", {"bam_loss", "bc_loss", "params_after/policy"}),
+        ("fawac_chunk5", {"value_loss", "actor_loss", "params_after/value"}),
+        ("qsm_chunk5", {"actor_loss", "next_actions", "params_after/time_features"}),
+        ("dac_chunk5", {"actor_loss", "next_actions", "params_after/time_features"}),
+        ("rebrac_chunk5", {"actor_loss", "bc_loss", "params_after/target_actor"}),
+        ("rlpd_chunk5", {"actor_loss", "bc_loss", "entropy", "params_after/actor"}),
     ],
 )
 def test_published_numbers_of_the_other_agents(name, quantities):

@@ -74,7 +74,7 @@ def given_base(runs: Sequence[Run], overwrite: bool) -> GivenBase | None:
     path = flags["pretrained_actor_path"]
     if not path:
         return None
-    if runs[0].cloning:
+    if runs[0].cloning or not runs[0].starts_from_base:
         warn(f"--pretrained_actor_path has no effect: {runs[0].agent_name} starts from no base")
         return None
     given = read_given_base(path, runs[0].env_name, flags["ogbench_dataset_dir"])

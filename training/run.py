@@ -27,7 +27,7 @@ from configs.run_folder import read_config, read_done
 from configs.settings import Settings
 from envs.tasks import dataset_name
 from training.cloning import clones_as_bc, cloning_identity
-from utils.errors import DamagedFile, RunError
+from utils.errors import DamagedFile, RunError, UserError
 from utils.files import digest, expanded, lock_of, try_lock
 from utils.logging import say, shown
 
@@ -145,7 +145,7 @@ class Run:
     @property
     def cloning(self) -> bool:
         """Whether the run trains a base and nothing else."""
-        return bool(self.settings.flags["bc_only"]) or not self.starts_from_base
+        return bool(self.settings.flags["bc_only"]) or self.agent.CLONES_ALONE
 
     @property
     def starts_from_base(self) -> bool:
@@ -293,7 +293,12 @@ def base_identity(settings: Settings) -> dict[str, Any]:
 def bc_only(settings: Settings) -> Settings:
     """The same settings for the base alone, for offline_steps: of agents/bc.py, or of the
     agent itself where it has a flow of its own.
+
+    Raises UserError where it has no base.
     """
+    if not (starts_from_base(settings) or settings.source.module.AGENT.CLONES_ALONE):
+        name = settings.source.file.name
+        raise UserError(f"--bc_only: {name} has no base to clone; leave it out")
     flags = settings.flags | {"bc_steps": 0, "online_steps": 0}
     if not clones_as_bc(settings.source.module.AGENT, settings.agent):
         return dataclasses.replace(settings, flags=flags | {"bc_only": True})

@@ -7,7 +7,7 @@ a scale and a bias.
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -43,10 +43,13 @@ def mlp(
     out_dim: int,
     layer_norm: bool,
     out_init: nn.initializers.Initializer = xavier,
+    activation: Callable[[jax.Array], jax.Array] = nn.gelu,
 ) -> jax.Array:
-    """gelu layers, LayerNorm after each if asked, and a linear layer; for `@nn.compact`."""
+    """Hidden layers, LayerNorm after the activation if asked, and a linear layer; for
+    `@nn.compact`.
+    """
     for i, width in enumerate(hidden_dims):
-        x = nn.gelu(SplitDense(width, name=f"Dense_{i}")(*inputs))
+        x = activation(SplitDense(width, name=f"Dense_{i}")(*inputs))
         inputs = (nn.LayerNorm(name=f"LayerNorm_{i}")(x) if layer_norm else x,)
     return SplitDense(out_dim, out_init, name=f"Dense_{len(hidden_dims)}")(*inputs)
 

@@ -2,12 +2,15 @@
 values of it.
 """
 
+import csv
+
 import pytest
 
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS
-from configs.domains import DOMAINS, own_settings
+from configs.domains import DOMAINS, QAM_TABLE, own_settings
 from configs.flags import parse_flags
+from configs.methods import METHODS, row_name
 from tests.test_main import resolved
 from training.plan import plan
 from utils.errors import UserError
@@ -41,6 +44,24 @@ def own(agent, domain, *keys):
         ("ifql", "humanoidmaze-medium", ("kappa",), (0.7,)),
         ("dsrl", "antmaze-giant", ("noise_scale",), (1.2,)),
         ("cgql", "cube-quadruple", ("guidance_coef", "noisy_coef"), (0.01, 0.1)),
+        ("fedit", "cube-quadruple", ("edit_scale",), (0.4,)),
+        ("fbrac", "antmaze-giant", ("alpha",), (0.1,)),
+        ("bam", "puzzle-4x4", ("inv_temp",), (30.0,)),
+        ("fawac", "antmaze-large", ("inv_temp",), (6.4,)),
+        (
+            "qsm",
+            "cube-double",
+            ("inv_temp", "alpha", "clip_sampler_before", "clip_sampler_after"),
+            (1.0, 10.0, False, True),
+        ),
+        (
+            "dac",
+            "humanoidmaze-medium",
+            ("alpha", "clip_sampler_before", "clip_sampler_after"),
+            (1.0, True, False),
+        ),
+        ("rebrac", "cube-triple", ("alpha_actor", "actor_noise"), (0.01, 0.2)),
+        ("rlpd", "cube-double", ("bc_alpha",), (0.0,)),  # as run; the list has 0.1
         ("fql", "puzzle-4x4", ("alpha",), (1.0,)),
         ("cgql", "puzzle-4x4", ("guidance_coef", "noisy_coef"), (1.0, 0.001)),
     ],
@@ -192,9 +213,45 @@ def test_a_forks_file_takes_no_row_by_its_own_name(tmp_path):
     assert own(fork, "scene", "lr") == ((3e-4,), {"default"})
 
 
+OTHER_NAMES = {"clip_grad_norm": "clip_grad"}  # in the agent files
+BUILT_IN = {
+    # how these are in the agent files
+    "edit_target_entropy_multiplier": "0.5",
+    "target_entropy_multiplier": "0.5",
+    "init_temp": "1.0",
+    "actor_fc_scale": "0.01",
+    "balanced_sampling": "True",
+    "offline_steps": "0",
+    "bc_alpha_as_run": "0.0",
+}
+UNREAD = {
+    ("fawac", "best_of_n"),
+    ("qsm", "best_of_n"),
+    ("dac", "best_of_n"),
+    ("dac", "inv_temp"),
+}
+
+
+def test_what_the_paper_sets_for_a_method_in_all_domains_is_its_default():
+    """In the agent files or built into them; the published methods read the rest nowhere."""
+    compared = 0
+    for (domain, method), lines in QAM_TABLE.items():
+        for line in lines if domain == "all" and method != "common" else ():
+            key, agent = line["key"], "cgql" if method.startswith("cgql") else method
+            if key in BUILT_IN:
+                assert line["value"] == BUILT_IN[key]
+            elif (agent, key) not in UNREAD:
+                config = load_source(AGENTS / f"{agent}.py").module.get_config()
+                assert float(config[OTHER_NAMES.get(key, key)]) == float(line["value"]), line
+                compared += 1
+    assert compared == 17
+    flags = resolved("--env_name=scene", "--agent=agents/rlpd.py").flags
+    assert (flags["balanced_sampling"], flags["offline_steps"]) == (True, 0)
+
+
 def test_every_domain_has_every_tuned_setting():
     """What a domain sets is a setting that the agent has, and all domains set the same."""
-    for name in ("qam", "qam_edit", "qam_fql", "fql", "ifql", "dsrl", "cgql"):
+    for name in {method.agent for method in METHODS} - {"trqam", "sqam"}:
         config = load_source(AGENTS / f"{name}.py").module.get_config()
         for mode in ("simple", "mse", "linex") if name == "cgql" else (None,):
             agent = config.to_dict() | {"mode": mode}
@@ -252,3 +309,98 @@ def test_a_phase_that_an_agent_has_not_takes_no_steps(tmp_path):
         resolved(*place, "--offline_steps=5")
     assert not plan(parse_flags(["main.py", *place]))[0].needs_base()
     assert plan(parse_flags(["main.py", "--env_name=scene"]))[0].needs_base()
+
+
+@pytest.mark.parametrize(
+    ("agent", "phases"),
+    [("trqam", "111"), ("fedit", "111"), ("rebrac", "011"), ("qsm", "011"), ("rlpd", "001")],
+)
+def test_each_agent_has_its_phases(agent, phases):
+    settings = resolved("--env_name=scene", f"--agent=agents/{agent}.py")
+    steps = [settings.flags[f"{phase}_steps"] for phase in ("bc", "offline", "online")]
+    assert "".join(str(int(count > 0)) for count in steps) == phases
+    assert settings.flags["balanced_sampling"] == (agent == "rlpd")
+    run = plan(parse_flags(["main.py", "--env_name=scene", f"--agent=agents/{agent}.py"]))[0]
+    assert not run.cloning and run.needs_base() == (phases[0] == "1")
+
+
+def test_rlpds_batches_may_be_drawn_otherwise():
+    flags = ("--agent=agents/rlpd.py", "--nobalanced_sampling")
+    assert resolved("--env_name=scene", *flags).flags["balanced_sampling"] is False
+
+
+def test_an_agent_without_a_base_clones_none():
+    words = ["main.py", "--env_name=scene", "--agent=agents/rebrac.py", "--bc_only"]
+    with pytest.raises(UserError, match="--bc_only: rebrac.py has no base to clone"):
+        plan(parse_flags(words))
+    assert plan(parse_flags(["main.py", "--env_name=scene", "--agent=agents/bc.py"]))[0].cloning
+
+
+QAM_COMMON = "QAM paper (arXiv 2601.14234), settings shared by all methods"
+
+
+@pytest.mark.parametrize(
+    ("domain", "sparse", "discount", "rho", "width", "horizon"),
+    [
+        ("puzzle-4x4", True, 0.99, 0.5, 512, 5),
+        ("cube-triple", False, 0.99, 0.5, 512, 5),
+        ("humanoidmaze-large", False, 0.995, 0.0, 512, 1),
+        ("antmaze-giant", False, 0.995, 0.5, 512, 1),
+    ],
+)
+@pytest.mark.parametrize("agent", ["fql", "trqam"])
+def test_the_qam_papers_common_settings(agent, domain, sparse, discount, rho, width, horizon):
+    place = (f"--env_name={domain}", f"--agent=agents/{agent}.py", "--preset=qam_paper")
+    settings = resolved(*place)
+    flags, config = settings.flags, settings.agent
+    assert (flags["sparse"], flags["bc_steps"], flags["run_group"]) == (sparse, 0, "qam_paper")
+    assert (config.discount, config.rho, config.horizon_length) == (discount, rho, horizon)
+    assert config.actor_hidden_dims == config.value_hidden_dims == (width,) * 4
+    assert not config.actor_layer_norm and config.action_chunking and settings.note == ""
+    assert settings.sources["sparse"] == settings.sources["agent.discount"] == QAM_COMMON
+    assert settings.transitions is None and flags["ogbench_dataset_dir"] == "~/.ogbench/data"
+    assert resolved(*place, "--agent.discount=0.9").agent.discount == 0.9
+
+
+@pytest.mark.parametrize(
+    ("agent", "domain", "flags", "note"),
+    [
+        (
+            "fql",
+            "puzzle-4x4",
+            (),
+            "tuned for discount 0.99, sparse rewards (here 0.995, OGBench's; --preset=qam_paper)",
+        ),
+        ("rlpd", "cube-double", (), "tuned for discount 0.99 (here 0.995; --preset=qam_paper)"),
+        (
+            "bam",
+            "antmaze-giant",
+            ("--sparse",),
+            "tuned for OGBench's rewards (here sparse; --preset=qam_paper)",
+        ),
+        ("dac", "antmaze-giant", (), ""),
+        ("fql", "puzzle-4x4", ("--sparse", "--agent.discount=0.99"), ""),
+        ("fql", "puzzle-4x4", ("--agent.alpha=3",), ""),  # no published coefficient is used
+        ("trqam", "puzzle-4x4", (), ""),
+    ],
+)
+def test_what_the_coefficients_were_tuned_for(agent, domain, flags, note):
+    settings = resolved(f"--env_name={domain}", f"--agent=agents/{agent}.py", *flags)
+    assert settings.note == note
+
+
+def test_the_table_has_the_published_methods():
+    """QAM's seventeen, TRQAM and SQAM; each row's settings are its agent's."""
+    with (AGENTS.parent / "configs" / "published.csv").open() as file:
+        lines = [
+            line for line in csv.DictReader(file) if line["source"].startswith("QAM paper")
+        ]
+    published = {line["method"] for line in lines}
+    names = [method.name for method in METHODS]
+    assert len(names) == len(set(names)) == 19
+    assert set(names) - published == {"TRQAM", "SQAM"} and published <= set(names)
+    for method in METHODS:
+        config = load_source(AGENTS / f"{method.agent}.py").module.get_config()
+        assert set(method.settings) <= set(config)
+        assert row_name(method.agent, config.to_dict() | method.settings) == method.name
+    assert row_name("bc", {}) is None

@@ -144,3 +144,19 @@ def test_a_long_folder_has_a_line_of_its_own(tmp_path):
     place = tmp_path / ("long" * 20)
     lines = screen("--env_name=scene-play-singletask-task1-v0", f"--save_dir={place}")
     assert lines[0] == "trqam: 1 run in" and lines[1].startswith(f"  {place}/Debug/scene-play-")
+
+
+def test_one_line_says_what_coefficients_were_tuned_for():
+    agent = "--agent=agents/fql.py"
+    lines = screen("--env_name=puzzle-4x4", agent)
+    assert lines[-2:] == [
+        "",
+        "coefficients tuned for discount 0.99, sparse rewards (here 0.995, OGBench's;"
+        " --preset=qam_paper)",
+    ]
+    lines = screen("--env_name=cube-triple,puzzle-3x3,cube-double,antmaze-giant", agent)
+    assert [line.partition(":")[0] for line in lines[-2:]] == [
+        "cube-triple-play, cube-double-play",
+        "puzzle-3x3-play",
+    ]
+    assert not any("tuned" in line for line in screen("--env_name=all50", AGENT))

@@ -71,6 +71,23 @@ def test_the_table_is_every_agent_task_and_seed_once_and_main_takes_every_comman
     assert len({run.folder for run in runs}) == 800
 
 
+def test_the_table_of_all_methods(capsys):
+    """Each of 19 methods on 50 tasks, by commands that main.py takes; RLPD, which has no offline
+    phase, is given no length of it.
+    """
+    flags = ("--agents=table", "--env_name=all50", "--offline_steps=7")
+    jobs = printed(capsys, *flags)
+    methods = {" ".join(w for w in words if w.startswith("--agent")) for words in jobs}
+    assert (len(jobs), len(methods)) == (950, 19)
+    assert "--agent=agents/cgql.py --agent.mode=mse" in methods
+    shortened = {words[1] for words in jobs if "--offline_steps=7" not in words}
+    assert shortened == {"--agent=agents/rlpd.py"}
+    parsed = {(words[1], *words[4:]): words for words in jobs}
+    assert len(parsed) == 19
+    for words in parsed.values():
+        assert plan(parse_flags(words))[0].settings.flags["offline_steps"] in (0, 7)
+
+
 def test_jobs_that_train_different_bases_come_first(capsys):
     jobs = planned("--agents=trqam,qam", "--env_name=all50", "--seeds=2", pack=2)
     bases = [tuple(base.folder for base in job.bases) for job in jobs]
@@ -168,7 +185,7 @@ def test_an_agent_file_may_be_named_from_the_home_folder(tmp_path, monkeypatch):
 
 
 MISTAKES = {
-    "unknown agent": (["--agents=trqam,qm", f"--env_name={TASK}"], "--agent=agents/qm.py", "agents/qam.py"),
+    "unknown agent": (["--agents=trqam,qamm", f"--env_name={TASK}"], "--agent=agents/qamm.py", "agents/qam.py"),
     "no agent": (["--agents=,", f"--env_name={TASK}"], "--agents", "trqam"),
     "unknown task": (["--env_name=scene,puzle-4x4"], "--env_name", "puzzle-4x4"),
     "no task": ([], "--env_name is missing", "all50"),
