@@ -567,70 +567,51 @@ def size(transitions: int | None) -> str:
 
 
 def repeats(found: Report, of: list[Result]) -> list[tuple[str, bool]]:
-    """Each run of a report beside the runs `of` the same agent, settings and task: a line, and
-    whether it is where those say.
+    """For each run of a report a line on whether the other seeds of its agent, settings and
+    task in `of` predict it, and whether they do.
 
-    Where they say is the 95 % prediction interval of one more run at that step. A run among
-    them is compared with the others. As many data of another making are told, and are no other
-    settings.
+    They do if its success lies in the 95 % prediction interval of one more run at that step. A
+    dataset of the same size with other content is mentioned but does not count as a different
+    setting.
     """
-    lines = []
-    for result in found.results:
-        step, name = (
-            result.last_step,
-            f"{result.agent} {result.env_name.removesuffix('-v0')} seed {result.seed}",
-        )
-        if np.isnan(result.evaluations["success"][-1]):
-            lines.append((f"{name}: it reports no success to compare", False))
-            continue
-        key = (result.agent, result.overrides, result.env_name)
-        others = [
-            r for r in of if (r.agent, r.overrides, r.env_name) == key and r.seed != result.seed
-        ]
-        same = [r for r in others if not unlike([result.settings(step), r.settings(step)])]
-        rates = np.array([rate for r in same if (rate := r.success(step)) is not None])
-        if len(rates) < 2:
-            few = (
-                f"{name}: fewer than two other seeds of the same settings are evaluated at step"
-                f" {step:,}"
-            )
-            differing = unlike([r.settings(step) for r in (result, *others)])
-            lines.append(
-                (
-                    (
-                        f"{few}; there are others with {', '.join(differing)}"
-                        if differing
-                        else few
-                    ),
-                    False,
-                )
-            )
-            continue
-        episodes = float(result.evaluations["episodes"][-1])
-        own, half = result.evaluations["success"][-1], prediction_half(rates, episodes)
-        inside = bool(abs(own - rates.mean()) <= half)
-        where = (
-            f"{100 * rates.mean():.1f} ± {100 * half:.1f} (95 % prediction interval of"
-            f" {len(rates)} seeds)"
-        )
-        where += (
-            "; the data were not the same"
-            if len({fingerprint(r) for r in (result, *same)} - {()}) > 1
-            else ""
-        )
-        lines.append(
-            (
-                (
-                    f"{name}, step {step:,}: {100 * own:.1f} % is"
-                    f" {'inside' if inside else 'OUTSIDE'} {where}"
-                ),
-                inside,
-            )
-        )
-    return lines
+    return [repeat(result, of) for result in found.results]
 
 
-# -------------------------------------------------------------------------------- what to mind
+def repeat(result: Result, of: list[Result]) -> tuple[str, bool]:
+    """The line of one run, and whether it lies inside the interval."""
+    step, own = result.last_step, result.evaluations["success"][-1]
+    name = f"{result.agent} {result.env_name.removesuffix('-v0')} seed {result.seed}"
+    if np.isnan(own):
+        return f"{name}: it reports no success to compare", False
+    others = other_seeds(result, of)
+    same = [r for r in others if not unlike([result.settings(step), r.settings(step)])]
+    rates = np.array([rate for r in same if (rate := r.success(step)) is not None])
+    if len(rates) < 2:
+        few = f"fewer than two other seeds of the same settings are evaluated at step {step:,}"
+        differing = ", ".join(unlike([r.settings(step) for r in (result, *others)]))
+        return f"{name}: {few}{differing and f'; there are others with {differing}'}", False
+    half = prediction_half(rates, float(result.evaluations["episodes"][-1]))
+    inside = bool(abs(own - rates.mean()) <= half)
+    word = "inside" if inside else "OUTSIDE"
+    interval = f"95 % prediction interval of {len(rates)} seeds"
+    where = f"{word} {100 * rates.mean():.1f} ± {100 * half:.1f} ({interval})"
+    data = "; the data were not the same" if differing_data([result, *same]) else ""
+    return f"{name}, step {step:,}: {100 * own:.1f} % is {where}{data}", inside
+
+
+def other_seeds(result: Result, of: list[Result]) -> list[Result]:
+    """The runs of the same agent, command line and task with another seed."""
+    key = (result.agent, result.overrides, result.env_name)
+    same = [r for r in of if (r.agent, r.overrides, r.env_name) == key]
+    return [r for r in same if r.seed != result.seed]
+
+
+def differing_data(results: list[Result]) -> bool:
+    """Whether runs were trained on different data, as far as they record it."""
+    return len({fingerprint(result) for result in results} - {()}) > 1
+
+
+# ------------------------------------------------------------------------------------- notes
 
 
 def check_groups(points: list[Point], notes: list[str]) -> None:

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reports.published import AXES  # noqa: E402
-from utils.command_line import Parser, at_least, print_any_text  # noqa: E402
-from utils.errors import RunError, UserError, one_line, printable  # noqa: E402
+from utils.command_line import Parser, at_least, print_any_text, report_error  # noqa: E402
+from utils.errors import RunError, UserError, printable  # noqa: E402
 from utils.files import expanded  # noqa: E402
 
 if TYPE_CHECKING:
@@ -143,8 +143,7 @@ def main(argv: list[str]) -> int:
     try:
         return run(argv[1:])
     except (UserError, RunError, OSError) as error:
-        print("error:", one_line(error), file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return report_error(error)
 
 
 if __name__ == "__main__":
