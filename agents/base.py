@@ -1,4 +1,4 @@
-"""What all agents share: state, optimiser, moving averages, acting, cloning, the update.
+"""What all agents share: state, optimiser, moving averages, cloning, the update.
 
 An agent file defines a subclass of `Agent`, names it `AGENT`, and gives its defaults in
 `get_config()`. The subclass fills in the hooks `networks`, `noise_shapes`, `fixed_quantities`,
@@ -177,35 +177,6 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
         raise UserError(
             f"--kl_budget_online={kl_budget}: this agent has no KL budget; leave the flag out"
         )
-
-    # ---------------------------------------------------------------- acting
-
-    @property
-    def samples(self) -> int:
-        """n: how many actions are drawn for each one taken."""
-        return 1 if self.cloning else self.config.get("best_of_n", 1)
-
-    @property
-    def draws(self) -> int:
-        """Hook: rows of noise [draws, B, D] that `act` takes; n where a sample needs one."""
-        return self.samples
-
-    def act(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
-        """Actions [B, D] in [-1, 1] at observations [B, O] from Gaussian noise x0 [draws, B,
-        D]: of n samples the best by the online critic, which for n = 1 is not called.
-        """
-        if self.cloning:
-            samples = self.flow_sample(self.params["base"], observations, x0)
-        else:
-            samples = self.sample(observations, x0)
-        return self.best_of_n(observations, samples)
-
-    def sample(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
-        """Hook: samples [n, B, D] of the policy at observations [B, O] from Gaussian noise x0
-        [draws, B, D], not clipped. Without a policy the base acts.
-        """
-        actor = "policy" if "policy" in self.params else "base"
-        return self.flow_sample(self.params[actor], observations, x0)
 
     # ---------------------------------------------------------------- learning
 

@@ -1,5 +1,5 @@
-"""The pieces that losses share: asking flow and critic, the critic's target and loss, flow
-matching, the actor's objective. Shapes as in `trqam.py`.
+"""The pieces that losses share: asking flow and critic, acting, the critic's target and loss,
+flow matching, the actor's objective. Shapes as in `trqam.py`.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Values = Callable[[jax.Array], jax.Array]
 
 
 class Losses:
-    """What an agent computes of its state for its loss; every method may be overridden."""
+    """How an agent acts and what its loss is made of; every method may be overridden."""
 
     if TYPE_CHECKING:  # of the agent
         config: Any
@@ -29,11 +29,11 @@ class Losses:
         target_params: dict[str, Any]
         step: jax.Array
         total_updates: int
+        cloning: bool
         SCHEDULED: bool
 
         @classmethod
         def networks(cls, config: Any) -> Networks: ...
-        def act(self, observations: jax.Array, x0: jax.Array) -> jax.Array: ...
 
     def apply(
         self, name: str, params: dict, *inputs: jax.Array, method: str | None = None
@@ -68,6 +68,33 @@ class Losses:
     def flow_sample(self, params: dict, observations: jax.Array, x0: jax.Array) -> jax.Array:
         """The end [..., B, D] of the flow at observations [B, O] from x0 [..., B, D]."""
         return euler_sample(self.velocity(params, observations), x0, self.config.flow_steps)
+
+    @property
+    def samples(self) -> int:
+        """n: how many actions are drawn for each one taken."""
+        return 1 if self.cloning else self.config.get("best_of_n", 1)
+
+    @property
+    def draws(self) -> int:
+        """Hook: rows of noise [draws, B, D] that `act` takes; n where a sample needs one."""
+        return self.samples
+
+    def act(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
+        """Actions [B, D] in [-1, 1] at observations [B, O] from Gaussian noise x0 [draws, B,
+        D]: of n samples the best by the online critic, which for n = 1 is not called.
+        """
+        if self.cloning:
+            samples = self.flow_sample(self.params["base"], observations, x0)
+        else:
+            samples = self.sample(observations, x0)
+        return self.best_of_n(observations, samples)
+
+    def sample(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
+        """Hook: samples [n, B, D] of the policy at observations [B, O] from Gaussian noise x0
+        [draws, B, D], not clipped. Without a policy the base acts.
+        """
+        actor = "policy" if "policy" in self.params else "base"
+        return self.flow_sample(self.params[actor], observations, x0)
 
     def best_of_n(self, observations: jax.Array, samples: jax.Array) -> jax.Array:
         """Of samples [n, B, D] at observations [B, O], clipped, the best by the mean of the

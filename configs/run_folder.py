@@ -2,6 +2,7 @@
 
     config.json     `CONFIG`
     done.json       `DONE`
+    concerns.json   texts by kind
     eval.csv, train.csv, timing.csv     `COLUMNS`
 
 A folder may come from anybody. A file that is not what a run writes raises DamagedFile, whose
@@ -201,6 +202,21 @@ def read_done(folder: Path) -> dict[str, Any] | None:
     return stored
 
 
+def read_concerns(folder: Path) -> dict[str, str]:
+    """The agent's warnings in the concerns.json of a run folder, none where there is none (runs
+    of older versions); raises DamagedFile.
+    """
+    path = folder / "concerns.json"
+    return checked_concerns(path, read_json(path) or {})
+
+
+def checked_concerns(path: Path, stored: Any) -> dict[str, str]:
+    """The warnings as they are stored; raises DamagedFile where they are not texts."""
+    if not TEXTS.holds(stored):
+        raise DamagedFile(path, f"concerns are {abridged(stored)}, not {TEXTS.wanted}")
+    return stored
+
+
 def check_entries(
     path: Path,
     stored: dict[str, Any],
@@ -247,8 +263,21 @@ def read_columns(path: Path) -> Columns:
     """The columns of a CSV file of a run, `COLUMNS`, as far as it is written; NaN where a cell
     or a column is absent. Raises DamagedFile.
     """
-    names = COLUMNS[path.name]
     header, *lines = read_lines(path) or [[]]
+    return checked_columns(path, COLUMNS[path.name], header, lines)
+
+
+def checked_columns(
+    path: Path, names: tuple[str, ...], header: list[str], lines: list[list[str]]
+) -> Columns:
+    """The numbers of columns; NaN where a cell or a column is absent. Raises DamagedFile.
+
+    Args:
+        path: of the CSV file.
+        names: of the columns.
+        header: the first line of the file.
+        lines: the others.
+    """
     if lines and "step" not in header:
         raise DamagedFile(path, "there is no column step")
     places = {name: header.index(name) for name in names if name in header}
@@ -289,7 +318,11 @@ def read_evaluations(folder: Path) -> Columns:
     Rows of 0 beside absent ones are of earlier versions, which wrote 0 for an environment
     without success.
     """
-    columns = read_columns(folder / "eval.csv")
+    return checked_evaluations(folder / "eval.csv", read_columns(folder / "eval.csv"))
+
+
+def checked_evaluations(path: Path, columns: Columns) -> Columns:
+    """The columns of evaluations, as `read_evaluations` returns them; raises DamagedFile."""
     success = columns["success"]
     if np.isnan(success).any():
         reported = (success > 0).any()
@@ -297,7 +330,7 @@ def read_evaluations(folder: Path) -> Columns:
             np.nan_to_num(success) if reported else np.full_like(success, np.nan)
         )
     if np.isnan(columns["success"]).all() and np.isnan(columns["return"]).any():
-        raise DamagedFile(folder / "eval.csv", "an evaluation has neither success nor return")
+        raise DamagedFile(path, "an evaluation has neither success nor return")
     return columns
 
 

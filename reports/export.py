@@ -1,18 +1,17 @@
-"""Copies of runs that hold what a report reads, and no places."""
+"""Studies: what a report reads of many runs in two files, without places."""
 
 import csv
 import shlex
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reports.results import Result, _shown, real_folder
+from configs.run_folder import COLUMNS
+from reports.results import CURVES, RUNS, Result, real_folder, shown_value
 from utils.errors import UserError, printable
 from utils.files import write_json
 
-COPIED = ("eval.csv", "done.json")
 NOT_KEPT = {
     "save_dir",
     "run_group",
@@ -23,32 +22,39 @@ NOT_KEPT = {
 
 
 def export(results: list[Result], out: Path) -> int:
-    """Copy what a report reads of each run (no checkpoints, no other columns, no places) below
-    `out`; returns the number of runs.
+    """Write what a report reads of the runs, with each run's command and without places, into
+    `out`: runs.json and curves.csv. Returns the number of runs.
 
-    The copies are run folders, <out>/<env_name>/<agent>_s<seed>_<hash>/, and their config.json
-    holds the run's command. Raises UserError, before anything is written, for runs of one name
-    in several places and for a file that is a link out of its run.
+    Raises UserError, before anything is written, for runs of one name in several places and for
+    a file that is a link out of its run.
     """
     results = [result for result in results if result.config]
-    folders = [real_folder(result) for result in results]
-    names = [Path(folder.parent.name, folder.name) for folder in folders]
-    runs = dict(zip(names, results, strict=True))
+    runs = {run_name(result): result for result in results}
     if len(runs) < len(results):
         raise UserError(
             "--export: runs of one name lie in several of the folders; export them one after"
             " the other"
         )
-    for folder in folders:
-        check_inside(folder)
+    for result in results:
+        check_inside(real_folder(result))
+    out.mkdir(parents=True, exist_ok=True)
+    kept = {name: {"config": kept_config(r.config)} for name, r in runs.items()}
     for name, result in runs.items():
-        export_run(result, out / name)
+        kept[name] |= {"concerns": result.concerns} if result.concerns else {}
+    write_json(out / RUNS, kept)
+    write_curves(runs, out / CURVES)
     return len(runs)
 
 
+def run_name(result: Result) -> str:
+    """The name of a run among others: its task and its folder."""
+    folder = real_folder(result)
+    return f"{folder.parent.name}/{folder.name}"
+
+
 def check_inside(folder: Path) -> None:
-    """Raise UserError for a file to copy that is a link to a place outside its run."""
-    for name in ("config.json", "train.csv", *COPIED):
+    """Raise UserError for a file that is a link to a place outside its run."""
+    for name in ("config.json", "train.csv", "eval.csv", "concerns.json"):
         target = (folder / name).resolve()
         if not target.is_relative_to(folder):
             raise UserError(
@@ -57,30 +63,39 @@ def check_inside(folder: Path) -> None:
             )
 
 
-def export_run(result: Result, out: Path) -> None:
-    """Copy what a report reads of one run into a folder, which is made."""
-    out.mkdir(parents=True, exist_ok=True)
-    flags = without_place(result.config["flags"])
-    kept = {
-        "agent_file": shown_file(result.config),
+def kept_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A config.json without places, and with the run's command."""
+    flags = without_place(config["flags"])
+    return config | {
+        "agent_file": shown_file(config),
         "flags": {name: value for name, value in flags.items() if name not in NOT_KEPT},
-        "command": command(result.config),
+        "command": command(config),
     }
-    write_json(out / "config.json", result.config | kept)
-    for name in COPIED:
-        if (result.folder / name).exists():
-            shutil.copyfile(result.folder / name, out / name)
-    write_training(result, out / "train.csv")
 
 
-def write_training(result: Result, path: Path) -> None:
-    """Write the columns of train.csv that a report reads, those that have any number."""
-    columns = [name for name, cells in result.training.items() if np.isfinite(cells).any()]
-    with path.open("w", newline="") as log:
-        writer = csv.writer(log, lineterminator="\n")
-        writer.writerow(columns)
-        for step, *cells in zip(*(result.training[name] for name in columns), strict=True):
-            writer.writerow([int(step), *(f"{cell:.6g}" for cell in cells)])
+def write_curves(runs: dict[str, Result], path: Path) -> None:
+    """Write the evaluations and the columns of train.csv that a report reads: a line for each
+    run and step, sorted, with empty cells for what is absent.
+    """
+    names = [*COLUMNS["eval.csv"], *COLUMNS["train.csv"][1:]]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["run", *names])
+        for run, result in runs.items():
+            lines: dict[int, dict[str, float]] = {}
+            for columns in (result.evaluations, result.training):
+                for i, step in enumerate(columns["step"]):
+                    cells = {n: values[i] for n, values in columns.items() if n != "step"}
+                    lines.setdefault(int(step), {}).update(cells)
+            for step, cells in sorted(lines.items()):
+                shown = [shown_number(cells.get(name)) for name in names[1:]]
+                if any(shown):
+                    writer.writerow([run, step, *shown])
+
+
+def shown_number(cell: float | None) -> str:
+    """Nine digits; nothing for what is absent or NaN."""
+    return "" if cell is None or np.isnan(cell) else f"{cell:.9g}"
 
 
 def without_place(flags: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +126,7 @@ def command(config: dict[str, Any]) -> str:
     words = [f"--{name}={value}" for name, value in shown_first.items()]
     words += [f"--preset={preset.removeprefix('preset ')}" for preset in presets]
     words += [
-        f"--{name}={_shown(values[name])}"
+        f"--{name}={shown_value(values[name])}"
         for name, source in sources.items()
         if is_repeated(name, source) and name in values
     ]

@@ -79,14 +79,13 @@ def bootstrap(
     *scores: np.ndarray,
     replicates: int = REPLICATES,
     seed: int = 0,
-    widen: bool = False,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Interval:
     """statistic(*scores) with its stratified bootstrap interval; several arrays are drawn
     independently of each other.
 
-    widen: by √(N/(N-1)), which the bootstrap of N seeds is short of, as far as the bounds of
-    the statistic; without it the interval is rliable's. One seed has none.
+    The interval is rliable's, wider by √(N/(N-1)), which the bootstrap of N seeds is short of,
+    as far as the bounds of the statistic. One seed has none.
     """
     value, seeds = float(statistic(*scores)), min(array.shape[-1] for array in scores)
     if seeds < 2:
@@ -97,7 +96,7 @@ def bootstrap(
     for first in range(0, replicates, most):
         count = min(most, replicates - first)
         estimates.append(statistic(*(_drawn(rng, array, count) for array in scores)))
-    ends = _ends(value, np.concatenate(estimates), seeds, widen, bounds)
+    ends = _ends(value, np.concatenate(estimates), seeds, bounds)
     return Interval(value, *ends.tolist())
 
 
@@ -105,13 +104,11 @@ def _ends(
     value: np.ndarray | float,
     estimates: np.ndarray,
     seeds: np.ndarray | int,
-    widen: bool,
     bounds: tuple[float, float],
 ) -> np.ndarray:
     """Both ends [2, ...] of the intervals of values [...] with bootstrap estimates [..., B]."""
     ends = np.percentile(estimates, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=-1)
-    factor = np.sqrt(seeds / (seeds - 1)) if widen else 1.0
-    return np.clip(value + (ends - value) * factor, *bounds)
+    return np.clip(value + (ends - value) * np.sqrt(seeds / (seeds - 1)), *bounds)
 
 
 def _drawn(rng: np.random.Generator, scores: np.ndarray, count: int) -> np.ndarray:
@@ -126,7 +123,6 @@ def _drawn(rng: np.random.Generator, scores: np.ndarray, count: int) -> np.ndarr
 def improvements(
     scores: Mapping[str, Mapping[str, np.ndarray]],
     replicates: int = REPLICATES,
-    widen: bool = False,
 ) -> dict[tuple[str, str], tuple[int, Interval]]:
     """The probability of improvement of each method over each later one, by the two names.
 
@@ -137,7 +133,6 @@ def improvements(
     Args:
         scores: by task, then by method: [N] of its seeds. The methods are in one order.
         replicates: of the bootstrap.
-        widen: as in `bootstrap`.
     """
     scored: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
     drawn: dict[tuple[str, str], list[np.ndarray]] = {}
@@ -153,7 +148,7 @@ def improvements(
     values = np.array([probability_of_improvement(x, y) for x, y in both])
     seeds = np.array([min(x.shape[1], y.shape[1]) for x, y in both])
     estimates = np.stack([np.mean(wins, axis=0, dtype=np.float64) for wins in drawn.values()])
-    ends = _ends(values, estimates, np.maximum(seeds, 2), widen, (0.0, 1.0))
+    ends = _ends(values, estimates, np.maximum(seeds, 2), (0.0, 1.0))
     low, high = np.where(seeds > 1, ends, np.nan).tolist()
     intervals = map(Interval, values.tolist(), low, high)
     counts = map(len, scored.values())

@@ -1,5 +1,5 @@
-"""A report's numbers: one row for each method on a task, a domain or all tasks, method against
-method, and what to mind.
+"""A report's numbers: one entry for each method on a task, a domain or all tasks; methods
+compared with each other and with published figures; notes on what limits the comparison.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import numpy as np
 
 from envs.tasks import DOMAINS
 from reports.published import Published
-from reports.results import Result, unlike
+from reports.results import Result, differing_settings
 from reports.statistics import (
     REPLICATES,
     Interval,
@@ -83,8 +83,8 @@ class Row(TrustRegion):
         """Its tasks."""
         return frozenset(result.env_name for result in self.results)
 
-    def only(self, quantity: Callable[[Result], Any]) -> Any:
-        """What all its runs have in common; None where they differ or do not say."""
+    def common_value(self, quantity: Callable[[Result], Any]) -> Any:
+        """The value that all its runs share; None where they differ or do not record it."""
         values = {quantity(result) for result in self.results}
         return values.pop() if len(values) == 1 else None
 
@@ -104,8 +104,8 @@ class Improvement:
 
 
 @dataclasses.dataclass(frozen=True)
-class Beside:
-    """One of our rows beside a published figure of the same method, and what else differs."""
+class Comparison:
+    """A result of ours, a published figure of the same method, and what differs."""
 
     row: Row
     published: Published
@@ -139,7 +139,7 @@ class Report:
     methods: list[str]
     rows: list[Row]
     improvements: list[Improvement]
-    beside: list[Beside]
+    comparisons: list[Comparison]
     notes: list[str]
     returns: list[Return] = dataclasses.field(default_factory=list)
 
@@ -170,17 +170,15 @@ def report(
     published: list[Published],
     notes: Iterable[str] = (),
     replicates: int = REPLICATES,
-    widen: bool = False,
 ) -> Report:
     """All of a report.
 
     Args:
         results: the runs, each with the name of its method.
         at: a step, "final" (the end of each phase) or "last" (that all runs of a task share).
-        published: figures to put beside the rows.
+        published: figures to compare with.
         notes: on how the results were read.
         replicates: of the bootstrap.
-        widen: its intervals by √(N/(N-1)).
     """
     notes = list(notes)
     chosen = choose_points(results, at, notes)
@@ -191,21 +189,21 @@ def report(
     for point in points:
         by_method.setdefault(point.result.method, []).append(point.success)
     ranked = sorted(sorted(by_method), key=lambda method: -np.mean(by_method[method]))
-    draw = functools.partial(bootstrap, replicates=replicates, widen=widen)
+    draw = functools.partial(bootstrap, replicates=replicates)
     tables, rows, compared = [], [], []
     for phase, now in by_phase(points, lambda point: point.phase):
         tables += tables_of(phase, now)
     for _, group in itertools.groupby(tables, key=lambda table: (table.phase, table.name)):
         inside = list(group)
         rows += [row for table in inside if (row := row_of(table, draw, notes))]
-        compared += compare(inside, ranked, replicates, widen)
+        compared += compare(inside, ranked, replicates)
     note_reduced(tables, notes)
-    check_groups(points, notes, widen)
+    check_groups(points, notes)
     check_runs(chosen, notes)
-    beside = place_beside(rows, published)
-    note_other_data(beside, notes)
+    comparisons = compare_published(rows, published)
+    note_other_data(comparisons, notes)
     notes = list(dict.fromkeys(map(printable, notes)))
-    return Report(results, methods, rows, compared, beside, notes, returns)
+    return Report(results, methods, rows, compared, comparisons, notes, returns)
 
 
 def by_phase(
@@ -223,8 +221,8 @@ def by_phase(
 
 
 def choose_points(results: list[Result], at: str, notes: list[str]) -> list[Point]:
-    """The evaluations that count, in the order of tasks, methods and seeds; those left out are
-    told in `notes`.
+    """The evaluations that count, in the order of tasks, methods and seeds. `notes` names the
+    runs that are left out.
     """
     ordered = sorted(results, key=lambda r: (r.domain, r.env_name, r.method, r.seed))
     if at == "final":
@@ -260,20 +258,20 @@ def points_at(results: list[Result], step: int, notes: list[str]) -> list[Point]
 def final_points(results: list[Result], notes: list[str]) -> list[Point]:
     """Every run at the end of each of its phases."""
     points: list[Point] = []
-    behind: dict[str, str] = {}
+    unfinished: dict[str, str] = {}
     for result in results:
         for phase, end in result.ends().items():
             success = result.success(end)
             if success is not None:
                 points.append(Point(result, phase, end, success))
             else:
-                behind.setdefault(
+                unfinished.setdefault(
                     result.name,
                     f"{result.name} ({phase}, step {result.last_step:,} of {end:,})",
                 )
-    if behind:
-        absence = f"{len(behind)} runs have not reached the end of a phase"
-        notes.append(f"{absence} and are left out there: {join_first(behind.values())}")
+    if unfinished:
+        absence = f"{len(unfinished)} runs have not reached the end of a phase"
+        notes.append(f"{absence} and are left out there: {join_first(unfinished.values())}")
     return points
 
 
@@ -419,7 +417,7 @@ def note_reduced(tables: list[Table], notes: list[str]) -> None:
 
 
 def episodes_of(point: Point) -> float:
-    """The number of episodes behind a point."""
+    """The number of episodes of the evaluation at a point."""
     evaluations = point.result.evaluations
     return float(evaluations["episodes"][evaluations["step"] == point.step][-1])
 
@@ -484,7 +482,6 @@ def compare(
     tables: list[Table],
     ranked: list[str],
     replicates: int,
-    widen: bool,
 ) -> list[Improvement]:
     """Each method against each that is ranked lower, on the tasks that both have.
 
@@ -492,14 +489,13 @@ def compare(
         tables: of one phase and name, one for each method.
         ranked: the methods, the best first.
         replicates: of the bootstrap.
-        widen: its intervals by √(N/(N-1)).
     """
     scores: dict[str, dict[str, np.ndarray]] = {}
     tables = sorted((t for t in tables if t.seeds), key=lambda t: ranked.index(t.method))
     for table in tables:
         for task, rates in zip(table.tasks, table.scores, strict=True):
             scores.setdefault(task, {})[table.method] = rates
-    found = improvements(scores, replicates, widen)
+    found = improvements(scores, replicates)
     compared = []
     for one, other in itertools.combinations(tables, 2):
         tasks, interval = found.get((one.method, other.method), (0, None))
@@ -510,7 +506,7 @@ def compare(
     return compared
 
 
-def place_beside(rows: list[Row], published: list[Published]) -> list[Beside]:
+def compare_published(rows: list[Row], published: list[Published]) -> list[Comparison]:
     """Each row with the published figures of its method; a domain's and all tasks' only where
     all of their tasks are there.
     """
@@ -524,13 +520,17 @@ def place_beside(rows: list[Row], published: list[Published]) -> list[Beside]:
         name = "all" if row.scope == "overall" else row.name
         figures = by_key.get((row.results[0].published_name, name, row.phase), [])
         same = [figure for figure in figures if f"{figure.step:,}" == row.step]
-        found += [Beside(row, figure, differences(row, figure)) for figure in same or figures]
+        found += [
+            Comparison(row, figure, differences(row, figure)) for figure in same or figures
+        ]
     return found
 
 
-def note_other_data(beside: list[Beside], notes: list[str]) -> None:
+def note_other_data(comparisons: list[Comparison], notes: list[str]) -> None:
     """Name the published figures that are from another amount of data than ours."""
-    others = [entry for entry in beside if any(d.startswith("DATA") for d in entry.differences)]
+    others = [
+        entry for entry in comparisons if any(d.startswith("DATA") for d in entry.differences)
+    ]
     if others:
         names = join_first(f"{entry.row.method} {entry.row.name}" for entry in others)
         kind = "published figures are from another amount of data than ours (DATA)"
@@ -538,11 +538,11 @@ def note_other_data(beside: list[Beside], notes: list[str]) -> None:
 
 
 def differences(row: Row, figure: Published) -> list[str]:
-    """In what a row and a published figure are not the same experiment, or may not be."""
+    """List known and possible differences between our experiment and the published one."""
     found = []
     if f"{figure.step:,}" != row.step:
         found.append(f"step {row.step}, published {figure.step:,}")
-    ours = row.only(lambda r: r.transitions)
+    ours = row.common_value(lambda r: r.transitions)
     if figure.transitions is None:
         found.append("published data size not stated")
     elif ours is None:
@@ -550,8 +550,8 @@ def differences(row: Row, figure: Published) -> list[str]:
     elif abs(ours / figure.transitions - 1) > DATA_TOLERANCE:
         found.append(f"DATA {size(ours)}, published {size(figure.transitions)}")
     for what, mine, theirs in (
-        ("reward", row.only(lambda r: r.reward), figure.reward),
-        ("discount", row.only(lambda r: r.discount), figure.discount),
+        ("reward", row.common_value(lambda r: r.reward), figure.reward),
+        ("discount", row.common_value(lambda r: r.discount), figure.discount),
     ):
         if mine != theirs and mine is not None and theirs is not None:
             found.append(f"{what} {mine}, published {theirs}")
@@ -571,77 +571,60 @@ def size(transitions: int | None) -> str:
 
 
 def repeats(found: Report, of: list[Result]) -> list[tuple[str, bool]]:
-    """Each run of a report beside the runs `of` the same agent, settings and task: a line, and
-    whether it is where those say.
+    """For each run of a report a line on whether the other seeds of its agent, settings and
+    task in `of` predict it, and whether they do.
 
-    Where they say is the 95 % prediction interval of one more run at that step. A run among
-    them is compared with the others. As many data of another making are told, and are no other
-    settings.
+    They do if its success lies in the 95 % prediction interval of one more run at that step. A
+    dataset of the same size with other content is mentioned but does not count as a different
+    setting.
     """
-    lines = []
-    for result in found.results:
-        step, name = (
-            result.last_step,
-            f"{result.agent} {result.env_name.removesuffix('-v0')} seed {result.seed}",
-        )
-        if np.isnan(result.evaluations["success"][-1]):
-            lines.append((f"{name}: it reports no success to compare", False))
-            continue
-        key = (result.agent, result.overrides, result.env_name)
-        others = [
-            r for r in of if (r.agent, r.overrides, r.env_name) == key and r.seed != result.seed
-        ]
-        same = [r for r in others if not unlike([result.settings(step), r.settings(step)])]
-        rates = np.array([rate for r in same if (rate := r.success(step)) is not None])
-        if len(rates) < 2:
-            few = (
-                f"{name}: fewer than two other seeds of the same settings are evaluated at step"
-                f" {step:,}"
-            )
-            differing = unlike([r.settings(step) for r in (result, *others)])
-            lines.append(
-                (
-                    (
-                        f"{few}; there are others with {', '.join(differing)}"
-                        if differing
-                        else few
-                    ),
-                    False,
-                )
-            )
-            continue
-        episodes = float(result.evaluations["episodes"][-1])
-        own, half = result.evaluations["success"][-1], prediction_half(rates, episodes)
-        inside = bool(abs(own - rates.mean()) <= half)
-        where = (
-            f"{100 * rates.mean():.1f} ± {100 * half:.1f} (95 % prediction interval of"
-            f" {len(rates)} seeds)"
-        )
-        where += (
-            "; the data were not the same"
-            if len({fingerprint(r) for r in (result, *same)} - {()}) > 1
-            else ""
-        )
-        lines.append(
-            (
-                (
-                    f"{name}, step {step:,}: {100 * own:.1f} % is"
-                    f" {'inside' if inside else 'OUTSIDE'} {where}"
-                ),
-                inside,
-            )
-        )
-    return lines
+    return [repeat(result, of) for result in found.results]
 
 
-# -------------------------------------------------------------------------------- what to mind
+def repeat(result: Result, of: list[Result]) -> tuple[str, bool]:
+    """The line of one run, and whether it lies inside the interval."""
+    step, own = result.last_step, result.evaluations["success"][-1]
+    name = f"{result.agent} {result.env_name.removesuffix('-v0')} seed {result.seed}"
+    if np.isnan(own):
+        return f"{name}: it reports no success to compare", False
+    others = other_seeds(result, of)
+    same = [
+        r for r in others if not differing_settings([result.settings(step), r.settings(step)])
+    ]
+    rates = np.array([rate for r in same if (rate := r.success(step)) is not None])
+    if len(rates) < 2:
+        few = f"fewer than two other seeds of the same settings are evaluated at step {step:,}"
+        differing = ", ".join(differing_settings([r.settings(step) for r in (result, *others)]))
+        return f"{name}: {few}{differing and f'; there are others with {differing}'}", False
+    half = prediction_half(rates, float(result.evaluations["episodes"][-1]))
+    inside = bool(abs(own - rates.mean()) <= half)
+    word = "inside" if inside else "OUTSIDE"
+    interval = f"95 % prediction interval of {len(rates)} seeds"
+    where = f"{word} {100 * rates.mean():.1f} ± {100 * half:.1f} ({interval})"
+    data = "; the data were not the same" if differing_data([result, *same]) else ""
+    return f"{name}, step {step:,}: {100 * own:.1f} % is {where}{data}", inside
 
 
-def check_groups(points: list[Point], notes: list[str], widen: bool) -> None:
+def other_seeds(result: Result, of: list[Result]) -> list[Result]:
+    """The runs of the same agent, command line and task with another seed."""
+    key = (result.agent, result.overrides, result.env_name)
+    same = [r for r in of if (r.agent, r.overrides, r.env_name) == key]
+    return [r for r in same if r.seed != result.seed]
+
+
+def differing_data(results: list[Result]) -> bool:
+    """Whether runs were trained on different data, as far as they record it."""
+    return len({fingerprint(result) for result in results} - {()}) > 1
+
+
+# ------------------------------------------------------------------------------------- notes
+
+
+def check_groups(points: list[Point], notes: list[str]) -> None:
     """Methods on different tasks, few or different numbers of seeds, and different steps."""
     for phase, now in by_phase(points, lambda point: point.phase):
         check_tasks(phase, now, notes)
-    check_seeds(points, notes, widen)
+    check_seeds(points, notes)
     for phase, now in by_phase(points, lambda point: point.phase):
         steps = sorted({point.phase_step for point in now})
         if len(steps) > 1:
@@ -660,7 +643,7 @@ def check_tasks(phase: str, points: list[Point], notes: list[str]) -> None:
         notes.append(f"{phase}: {different}: their rows over several tasks are not comparable")
 
 
-def check_seeds(points: list[Point], notes: list[str], widen: bool) -> None:
+def check_seeds(points: list[Point], notes: list[str]) -> None:
     """Seeds that differ in number, or are too few for the bootstrap's intervals."""
     seeds: dict[tuple[str, str, str], int] = {}
     for point in points:
@@ -674,16 +657,12 @@ def check_seeds(points: list[Point], notes: list[str], widen: bool) -> None:
         )
     few = [count for count in seeds.values() if 1 < count < FEW_SEEDS]
     if few:
-        over_few = "over few tasks even with --widen (one task, 3 seeds: about 80 %)"
-        over_many = "" if widen else "over many tasks without --widen (as in rliable), and "
-        narrow = f"bootstrap intervals are too narrow {over_many}{over_few}"
+        narrow = "bootstrap intervals over few tasks are too narrow (one task: about 80 %)"
         notes.append(f"{min(few)} seeds: {narrow}; use Student's ± there")
 
 
 def check_runs(points: list[Point], notes: list[str]) -> None:
-    """Data that differ within a task, settings that differ between seeds, λ on a bound, path KL
-    off its budget.
-    """
+    """Data that differ within a task, settings that differ between seeds, agents' warnings."""
     data: dict[str, set[tuple]] = {}
     seeds: dict[tuple[str, str, str], list[Point]] = {}
     for point in points:
@@ -696,7 +675,9 @@ def check_runs(points: list[Point], notes: list[str]) -> None:
         notes.append(f"the runs of a task were not all trained on the same data: {tasks}")
     differing: dict[str, dict[str, None]] = {}  # names in order, once each
     for (_, task, method), inside in seeds.items():
-        for difference in unlike([point.result.settings(point.step) for point in inside]):
+        for difference in differing_settings(
+            [point.result.settings(point.step) for point in inside]
+        ):
             differing.setdefault(difference, {})[f"{method} {task}"] = None
     for what, names in differing.items():
         notes.append(f"seeds of one method were trained with {what}: {join_first(names)}")
@@ -704,38 +685,20 @@ def check_runs(points: list[Point], notes: list[str]) -> None:
 
 
 def check_concerns(points: list[Point], notes: list[str]) -> None:
-    """What is amiss in single runs, each with the names of the runs."""
-    concerns: dict[str, dict[str, None]] = {}  # names in order, once each
+    """The agents' own warnings at the end of their runs, each with the names of the runs."""
+    runs_of: dict[str, dict[str, None]] = {}  # names in order, once each
     for point in points:
-        for concern in concerns_of(point):
-            concerns.setdefault(concern, {})[point.result.name] = None
-    for concern, names in concerns.items():
-        notes.append(f"{concern} in {len(names)} runs: {join_first(names)}")
+        result = point.result
+        if point.step == max(result.ends().values(), default=-1):
+            for concern in result.concerns.values():
+                runs_of.setdefault(printable(concern), {})[result.name] = None
+    for concern, names in runs_of.items():
+        notes.append(f"{len(names)} runs: {concern}: {join_first(names)}")
 
 
 def fingerprint(result: Result) -> tuple:
-    """What tells a run's data from others; empty where it does not say."""
+    """What identifies a run's data; empty where config.json does not record it."""
     return tuple(sorted(result.config.get("dataset", {}).items()))
-
-
-def concerns_of(point: Point) -> list[str]:
-    """λ on a bound at the end, and a path KL that is off its budget by half and more; nothing
-    where there is no budget.
-    """
-    dual = point.trust_region
-    agent = point.result.config.get("agent", {})
-    bounds = {"lambda_min", "lambda_max"} <= agent.keys()
-    if dual is None or np.isnan(dual.kl_budget) or not bounds:
-        return []
-    lam = dual.lam / agent.get("lam_scale", 1.0)
-    found = {
-        "λ is at its upper bound": lam >= 0.999 * agent["lambda_max"],
-        "λ is at its lower bound": lam <= 1.001 * agent["lambda_min"],
-        "path KL is off its budget by half or more": (
-            abs(dual.path_kl / dual.kl_budget - 1) > 0.5
-        ),
-    }
-    return [concern for concern, holds in found.items() if holds]
 
 
 # -------------------------------------------------------------------------------------- curves

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import checkpoint, data, oracle, table, update  # noqa: E402
 from benchmarks.common import publish  # noqa: E402
-from utils.command_line import Parser  # noqa: E402
+from utils.command_line import Parser, report_error  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
 
 COMMANDS = {
@@ -81,8 +81,7 @@ def main(argv: list[str]) -> int:
         if result is not None:
             publish(result, options, shlex.join(["python", "scripts/benchmark.py", *argv[1:]]))
     except (UserError, RunError, OSError) as error:
-        print("error:", str(error).partition("\n")[0], file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return report_error(error)
     except KeyboardInterrupt:
         return 130
     return 0

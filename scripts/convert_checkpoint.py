@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from utils.command_line import report_error  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
 from utils.files import expanded  # noqa: E402
 
@@ -92,26 +93,30 @@ def write_run(run, base: dict, step: int, file: Path, out: Path) -> None:
         os.replace(part, out)
 
 
+def parse(argv: list[str]) -> tuple[str, Path, list[str]]:
+    """The checkpoint, the new folder and the flags of main.py; raises UserError."""
+    flags = [word for word in argv[1:] if word.startswith("--")]
+    places = [word for word in argv[1:] if not word.startswith("--")]
+    if len(places) != 2 or not any(flag.startswith("--env_name=") for flag in flags):
+        raise UserError(USAGE)
+    if any(flag.startswith("--agent.actor_") for flag in flags):
+        raise UserError(
+            "--agent.actor_hidden_dims, --agent.actor_layer_norm: they are read off the file;"
+            " leave them out"
+        )
+    return places[0], expanded(places[1]), flags
+
+
 def main(argv: list[str]) -> int:
     """Convert, say where it is, and return the exit code."""
     if {"--help", "-h"} & set(argv):
         print(__doc__)
         return 0
-    flags = [word for word in argv[1:] if word.startswith("--")]
-    places = [word for word in argv[1:] if not word.startswith("--")]
     try:
-        if len(places) != 2 or not any(flag.startswith("--env_name=") for flag in flags):
-            raise UserError(USAGE)
-        if any(flag.startswith("--agent.actor_") for flag in flags):
-            raise UserError(
-                "--agent.actor_hidden_dims, --agent.actor_layer_norm: they are read off the"
-                " file; leave them out"
-            )
-        out = expanded(places[1])
-        convert(places[0], out, flags)
+        source, out, flags = parse(argv)
+        convert(source, out, flags)
     except (UserError, RunError, OSError) as error:
-        print("error:", str(error).partition("\n")[0], file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return report_error(error)
     print(out)
     return 0
 

@@ -16,7 +16,7 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.command_line import unreadable_words  # noqa: E402
+from utils.command_line import report_error, unreadable_words  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
 from utils.files import expanded  # noqa: E402
 
@@ -82,8 +82,7 @@ def main(argv: list[str]) -> int:
     try:
         return export(*parse(argv))
     except (UserError, RunError, OSError) as error:
-        print("error:", str(error).partition("\n")[0], file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return report_error(error)
     except KeyboardInterrupt:
         return 130
 

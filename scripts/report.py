@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reports.published import AXES  # noqa: E402
-from utils.command_line import Parser, at_least, print_any_text  # noqa: E402
-from utils.errors import RunError, UserError, one_line, printable  # noqa: E402
+from utils.command_line import Parser, at_least, print_any_text, report_error  # noqa: E402
+from utils.errors import RunError, UserError, printable  # noqa: E402
 from utils.files import expanded  # noqa: E402
 
 if TYPE_CHECKING:
@@ -60,12 +60,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--bootstrap", type=at_least(1), default=2000, help="replicates of the bootstrap"
     )
-    doc = (
-        "bootstrap intervals wider by √(N/(N-1)) with N seeds; without it they are rliable's."
-        " With 3 seeds they then cover 95 %% instead of 88 over 50 tasks, but about 80 %%"
-        " instead of 75 over a single one: use Student's there"
-    )
-    parser.add_argument("--widen", action="store_true", help=doc)
     doc = "also every task, pair of methods and published figure"
     parser.add_argument("--details", action="store_true", help=doc)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every number")
@@ -108,13 +102,14 @@ def run(argv: list[str]) -> int:
     """What `main` does, but for errors."""
     flags = parse(argv)
     from reports.export import export
+    from reports.files import as_csv, as_latex
     from reports.published import read_published
-    from reports.results import read_all
+    from reports.reading import read_all
     from reports.summary import report
-    from reports.text import as_csv, as_latex, as_text
+    from reports.text import as_text
 
     results, notes = read_all(flags.places, flags.pickle_interval, flags.pickle_axes)
-    found = report(results, flags.step, read_published(), notes, flags.bootstrap, flags.widen)
+    found = report(results, flags.step, read_published(), notes, flags.bootstrap)
     outputs = [(flags.csv, as_csv), (flags.latex, as_latex), (flags.html, as_html)]
     written = write([(expanded(path), made(found)) for path, made in outputs if path])
     if flags.export:
@@ -133,7 +128,7 @@ def as_html(found: "Report") -> str:
 
 def repeated(found: "Report", flags: argparse.Namespace) -> int:
     """Compare runs with those of --repeat_of; returns the exit code, 1 where one is outside."""
-    from reports.results import read_all
+    from reports.reading import read_all
     from reports.summary import repeats
     from reports.text import wrapped
 
@@ -149,8 +144,7 @@ def main(argv: list[str]) -> int:
     try:
         return run(argv[1:])
     except (UserError, RunError, OSError) as error:
-        print("error:", one_line(error), file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return report_error(error)
 
 
 if __name__ == "__main__":

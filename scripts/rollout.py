@@ -28,9 +28,10 @@ from absl import flags  # noqa: E402
 from utils.command_line import (  # noqa: E402
     print_any_text,
     refuse_control_characters,
+    report_error,
     unreadable_words,
 )
-from utils.errors import RunError, UserError, one_line  # noqa: E402
+from utils.errors import RunError, UserError  # noqa: E402
 from utils.files import expanded  # noqa: E402
 from utils.preemption import Preempted, handled  # noqa: E402
 
@@ -200,8 +201,7 @@ def main(argv: list[str]) -> int:
     try:
         return rollout(*parse(argv))
     except (UserError, RunError, OSError) as error:
-        print("error:", one_line(error), file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return report_error(error)
     except Preempted as signal:
         print(f"stopped by {signal}", file=sys.stderr)
         return signal.exit_code

@@ -43,8 +43,9 @@ from utils.command_line import (  # noqa: E402
     at_least,
     print_any_text,
     refuse_control_characters,
+    report_error,
 )
-from utils.errors import RunError, UserError, one_line  # noqa: E402
+from utils.errors import RunError, UserError  # noqa: E402
 from utils.files import expanded  # noqa: E402
 from utils.preemption import Preempted  # noqa: E402
 
@@ -297,26 +298,44 @@ def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             " finished; not written"
         )
     if options.slurm or options.engine != "print":
-        of = (
-            f"{len(left)} jobs of {len(jobs)}, {sum(len(job.runs) for job in left)} runs; the"
-            " others have finished"
-        )
-        print(of if len(left) < len(jobs) else of.partition(";")[0])
-    if not left:
-        return 0
+        print(how_many(left, jobs))
+    return start(left, options, argv, environ) if left else 0
+
+
+def how_many(left: Sequence[Job], jobs: Sequence[Job]) -> str:
+    """How many jobs and runs are left to do, of how many jobs."""
+    runs = sum(len(job.runs) for job in left)
+    others = "; the others have finished" if len(left) < len(jobs) else ""
+    return f"{len(left)} jobs of {len(jobs)}, {runs} runs{others}"
+
+
+def start(
+    left: Sequence[Job],
+    options: argparse.Namespace,
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+) -> int:
+    """Print, write or run the jobs that are left; returns the exit code.
+
+    Args:
+        left: the jobs.
+        options: the flags of this script.
+        argv: its command line, which a Slurm script mentions.
+        environ: what the jobs see.
+    """
     if options.slurm:
         write_script(expanded(options.slurm), slurm_script(left, argv))
-    elif options.engine == "print":
+        return 0
+    if options.engine == "print":
         print("\n".join(map(shell, left)))
+        return 0
+    print(f"what they print: {left[0].log.parent}/")
+    engine: Engine
+    if options.engine == "local":
+        engine = Local(environ, options.jobs_per_device)
     else:
-        print(f"what they print: {left[0].log.parent}/")
-        engine: Engine
-        if options.engine == "local":
-            engine = Local(environ, options.jobs_per_device)
-        else:
-            engine = Ray(environ, options.jobs_per_device, options.ray_address, options.retries)
-        return int(run_jobs(left, engine) > 0)
-    return 0
+        engine = Ray(environ, options.jobs_per_device, options.ray_address, options.retries)
+    return int(run_jobs(left, engine) > 0)
 
 
 def write_script(path: Path, text: str) -> None:
@@ -338,8 +357,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     try:
         return sweep(argv, environ)
     except (UserError, RunError, OSError) as error:
-        print("error:", one_line(error), file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return report_error(error)
     except Preempted as signal:
         print(f"stopped by {signal}; the same command goes on", file=sys.stderr)
         return signal.exit_code

@@ -314,7 +314,7 @@ MISTAKES = {
     "negative number": (["--env_name=scene", "--offline_steps=-1"], "--offline_steps=-1", "non-negative"),
     "not a number": (["--env_name=scene", "--seed=one"], "--seed=one", "int"),
     "number too large": (["--env_name=scene", "--seed=4294967296"], "--seed=4294967296", "2147483647"),
-    "no seeds": (["--env_name=scene", "--num_seeds=0"], "--num_seeds=0", "positive"),
+    "no seeds": (["--env_name=scene", "--num_seeds=0"], "--num_seeds=0", "range [1, 1000]"),
     "impossible share": (["--env_name=scene", "--dataset_proportion=0"], "--dataset_proportion=0.0", "share"),
     "unknown preset": (["--env_name=scene", "--preset=quick"], "--preset", "quickstart"),
     "nothing to do": (

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from absl import flags
 
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.files import expanded
 
 
@@ -69,6 +69,12 @@ def print_any_text(encoding: str | None = None) -> None:
         sys.stdout.reconfigure(  # type: ignore[union-attr]
             encoding=encoding or sys.stdout.encoding, errors="plain"
         )
+
+
+def report_error(error: Exception) -> int:
+    """Print an error in one line; returns the exit code, 2 for a UserError and else 1."""
+    print("error:", one_line(error), file=sys.stderr)
+    return 2 if isinstance(error, UserError) else 1
 
 
 class Parser(argparse.ArgumentParser):

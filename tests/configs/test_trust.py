@@ -114,7 +114,7 @@ def test_every_file_that_is_executed_is_asked_about(claim, strange, tmp_path):
         load_source(AGENTS / "fql.py").keep(folder)
         stored["source"] |= {"file": "fql.py", "of_checkout": True}
         (elsewhere / "fql.py").write_bytes(known)
-        (elsewhere / "ml_collections.py").write_text(f"open({str(made)!r}, 'w').close()")
+        (elsewhere / "flax.py").write_text(f"open({str(made)!r}, 'w').close()")
     elif claim == "of the checkout":
         stored["source"]["of_checkout"] = True
         stored["agent_file"] = "agents/fql.py"

@@ -94,6 +94,18 @@ def test_the_value_of_a_distributional_critic_is_the_agents_own(tmp_path, capsys
     assert -150 < value < -50
 
 
+def test_a_strangers_run_is_executed_with_trust_alone(run_dir, tmp_path, capsys):
+    folder, made = tmp_path / "run", tmp_path / "made"
+    shutil.copytree(run_dir, folder)
+    source = folder / "source" / "trqam.py"
+    source.write_text(f"open({str(made)!r}, 'w').close()\n" + source.read_text())
+    assert run(folder, "--episodes=1") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and not made.exists()
+    assert err.startswith(f"error: this would execute {source} (") and "give --trust" in err
+    assert run(folder, "--episodes=1", "--trust") == 0 and made.exists()
+
+
 def test_a_base_has_no_critic_and_wants_a_task(run_dir, capsys):
     (base,) = run_dir.parents[2].glob("bc/*/bc_s5_*")
     assert run(base) == 2
