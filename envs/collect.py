@@ -28,7 +28,7 @@ from envs.arrays import read_npz
 from envs.ogbench import make_raw
 from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
-from utils.files import alone, expanded
+from utils.files import exclusive_folder, expanded
 from utils.progress import Counter
 from utils.spawned import UNGUARDED, check_program, leave_if_unguarded, unguarded_program
 
@@ -365,7 +365,7 @@ def _collect(
         shutil.rmtree(parts, ignore_errors=True)
         return path
     parts.mkdir(parents=True, exist_ok=True)
-    with alone(parts):
+    with exclusive_folder(parts):
         if not overwrite and _is_there(outputs, settings):  # another process was faster
             return path
         parts.mkdir(exist_ok=True)

@@ -26,7 +26,7 @@ from envs.hub import Repository, endpoint
 from envs.ogbench import SeededEnv, make_env
 from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
-from utils.files import alone, expanded
+from utils.files import exclusive_folder, expanded
 from utils.logging import say, warn
 
 DATASET_DIR = "~/.ogbench/data"
@@ -488,7 +488,7 @@ def _arrays_folder(
     folder = beside if beside.exists() else place.of(shards, key)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with alone(folder.parent):
+        with exclusive_folder(folder.parent):
             if not folder.exists():
                 write_folder(folder, write)
     except OSError as error:

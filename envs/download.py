@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from envs.arrays import BROKEN_ARCHIVE
 from envs.hub import FAILURES, Known, Repository, Source, Web, reason
 from utils.errors import UserError
-from utils.files import alone, sha256_of
+from utils.files import exclusive_folder, sha256_of
 from utils.logging import say
 from utils.pickles import safe_unpickle
 from utils.progress import Counter
@@ -117,7 +117,7 @@ def _folder_of(destination: Path):
     """Hold a file's folder for this process; made if missing, removed again if nothing came."""
     missing = [folder for folder in destination.parents if not folder.exists()]
     destination.parent.mkdir(parents=True, exist_ok=True)
-    with alone(destination.parent):
+    with exclusive_folder(destination.parent):
         try:
             yield
         finally:
