@@ -694,7 +694,7 @@ DATASETS = {
     ),
     "of the same length": (
         lambda path: write_dataset(ENV_NAME, path, 60, seed=1),
-        CHANGED + "(other values in as many rows): restore it",
+        CHANGED + "(as many transitions, but other values): restore it",
     ),
     "one observation": (rewrite(one_observation), CHANGED),
     "rewards": (rewrite(relabelled), CHANGED),
