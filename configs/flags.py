@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS, ROOT
 from configs.presets import PRESETS
-from utils.command_line import refuse_control_characters, unreadable_words
+from utils.command_line import refuse_control_characters, user_errors_of_flags
 from utils.errors import UserError
 from utils.files import expanded
 from utils.logging import wrapped
@@ -248,7 +248,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
 
 def define_agent_flag(fv: flags.FlagValues, argv: Sequence[str], doc: str) -> None:
     """Define --agent, and --agent.KEY for the settings of the agent file that `argv` names."""
-    with unreadable_words():  # those of a --flagfile among them
+    with user_errors_of_flags():  # those of a --flagfile among them
         config_flags.DEFINE_config_file("agent", None, doc, flag_values=fv, sys_argv=list(argv))
     fv["agent"].parser = _AgentParser()
 
@@ -300,7 +300,7 @@ def parse_words(
     no setting of the agent, or a flag whose value cannot be read.
     """
     check_agent_keys(argv, agent, known)
-    with unreadable_words():
+    with user_errors_of_flags():
         try:
             rest = fv(argv)
         except flags.UnrecognizedFlagError as error:

@@ -59,7 +59,7 @@ class Settings:
         """All values by name, those of the agent as 'agent.KEY'."""
         return self.flags | {f"agent.{key}": value for key, value in self.agent.items()}
 
-    def given(self) -> dict[str, Any]:
+    def overrides(self) -> dict[str, Any]:
         """The values that the command line set, by name."""
         values = self.values()
         return {
@@ -181,12 +181,12 @@ def preset_layer(name: str, fv: flags.FlagValues, group: str, dataset: str) -> L
 
 def command_line_layer(fv: flags.FlagValues) -> Layers:
     """What the command line sets. One horizon: the flag is the agent's setting too."""
-    given = config_flags.get_override_values(fv["agent"])
-    if "horizon_length" in given:
+    overrides = config_flags.get_override_values(fv["agent"])
+    if "horizon_length" in overrides:
         raise UserError("--agent.horizon_length: use --horizon_length, which sets it")
     names = [name for name in fv if fv[name].present and name != "agent"]
     layer = {name: Setting(fv[name].value, COMMAND_LINE) for name in names}
-    agent = {key: Setting(value, COMMAND_LINE) for key, value in given.items()}
+    agent = {key: Setting(value, COMMAND_LINE) for key, value in overrides.items()}
     horizon = {key: layer[key] for key in ("horizon_length",) if key in layer}
     return Layers(layer, agent | horizon)
 
@@ -204,8 +204,8 @@ def without_missing_phases(layers: Layers, source: Source) -> None:
     agent, file = source.module.AGENT, source.file.name
     for phase in missing_phases(agent, layers.config()):
         name = PHASES[phase]
-        value, given = layers.flags[name]
-        if value and given == COMMAND_LINE and phase != "cloning":
+        value, overrides = layers.flags[name]
+        if value and overrides == COMMAND_LINE and phase != "cloning":
             raise UserError(f"--{name}={value}: {file} has no {phase} phase; leave it out")
         layers.flags[name] = Setting(0, f"{file} has no {phase} phase")
 

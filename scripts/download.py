@@ -38,7 +38,7 @@ from envs.datasets import (  # noqa: E402
 from envs.download import measure  # noqa: E402
 from envs.hub import Repository, endpoint  # noqa: E402
 from envs.tasks import DOMAINS, dataset_name, is_user_env, resolve_env_name  # noqa: E402
-from utils.command_line import unreadable_words  # noqa: E402
+from utils.command_line import user_errors_of_flags  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 from utils.files import expanded, sha256_of  # noqa: E402
 
@@ -60,7 +60,7 @@ def define() -> flags.FlagValues:
 def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     """Flags, and the datasets of the tasks; raises UserError."""
     fv = define()
-    with unreadable_words():
+    with user_errors_of_flags():
         _, *rest = fv(argv)
     if rest:
         raise UserError(f"'{rest[0]}' is not a flag; flags are written --name=value")

@@ -16,7 +16,7 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.command_line import report_error, unreadable_words  # noqa: E402
+from utils.command_line import report_error, user_errors_of_flags  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
 from utils.files import expanded  # noqa: E402
 
@@ -41,7 +41,7 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
     """Flags and the run's folder; raises UserError."""
     fv = define()
     fv.set_gnu_getopt(True)  # flags may follow the folder
-    with unreadable_words():
+    with user_errors_of_flags():
         _, *folders = fv(argv)
     if len(folders) != 1:
         raise UserError(f"{USAGE}; --help shows all flags")

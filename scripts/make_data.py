@@ -14,7 +14,7 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from envs.collect import collect  # noqa: E402
-from utils.command_line import unreadable_words  # noqa: E402
+from utils.command_line import user_errors_of_flags  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 
 FLAGS = flags.FLAGS
@@ -53,7 +53,7 @@ def _fail(error: Exception) -> None:
 
 def _parse(arguments: list[str]) -> list[str]:
     try:
-        with unreadable_words():
+        with user_errors_of_flags():
             return flags.FLAGS(arguments)
     except UserError as error:
         _fail(error)

@@ -29,7 +29,7 @@ from utils.command_line import (  # noqa: E402
     print_any_text,
     refuse_control_characters,
     report_error,
-    unreadable_words,
+    user_errors_of_flags,
 )
 from utils.errors import RunError, UserError  # noqa: E402
 from utils.files import expanded  # noqa: E402
@@ -87,7 +87,7 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
     refuse_control_characters(argv)
     fv = define()
     fv.set_gnu_getopt(True)  # flags may stand behind the folder
-    with unreadable_words():
+    with user_errors_of_flags():
         _, *places = fv(argv)
     if len(places) != 1:
         raise UserError(

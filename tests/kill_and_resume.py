@@ -623,10 +623,10 @@ def check(
     """Make data, run undisturbed, run killed, compare; all files lie below `folder`. Raises
     Failure.
     """
-    from envs.collect import random_data
+    from envs.collect import collect_random
 
     start, rng, report = time.monotonic(), np.random.default_rng(seed), Report()
-    random_data(ENV_NAME, folder / "data", 300)
+    collect_random(ENV_NAME, folder / "data", 300)
     flags = [
         f"--env_name={ENV_NAME}",
         f"--ogbench_dataset_dir={folder / 'data'}",

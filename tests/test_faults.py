@@ -651,7 +651,7 @@ def test_a_damaged_json_file_says_what_to_do_and_that_helps(
     truncate(path)
     line = assert_stops(1)
     assert line.startswith(f"error: {path} is damaged (")
-    assert line.endswith("); delete it, and the same command goes on with the run")
+    assert line.endswith("); delete it, and the same command resumes the run")
     path.unlink()
     assert any(line.startswith("resumed at step ") for line in assert_undisturbed())
 
@@ -691,7 +691,7 @@ DATASETS = {
     ),
     "of the same length": (
         lambda path: write_dataset(ENV_NAME, path, 60, seed=1),
-        CHANGED + "(other values in as many rows): restore it",
+        CHANGED + "(as many transitions, but other values): restore it",
     ),
     "one observation": (rewrite(one_observation), CHANGED),
     "rewards": (rewrite(relabelled), CHANGED),

@@ -21,7 +21,7 @@ import pytest
 import main as program
 from configs.domains import DOMAINS
 from envs import download
-from envs.collect import random_data
+from envs.collect import collect_random
 from envs.tasks import ALL_TASKS
 from envs.workers import EnvWorkers
 from tests.terminal import lines_on, terminal, written
@@ -256,7 +256,7 @@ def test_the_folder_depends_on_settings_and_not_on_steps_or_places():
 def data(tmp_path_factory):
     """A small dataset of TASK, and broken relatives of it, each in a folder of its own."""
     root = tmp_path_factory.mktemp("data")
-    good = random_data(TASK, root / "good", 300)
+    good = collect_random(TASK, root / "good", 300)
     for name in ("truncated", "shapes", "other"):
         shutil.copytree(root / "good", root / name)
     content = good.read_bytes()
@@ -689,7 +689,7 @@ def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(
     error = unwrapped(capsys.readouterr().err)
     assert re.search(
         r"warning: [\w/]+ is not finite since update 1, .*_s0_\w+; there is no checkpoint yet;"
-        r" the other seeds go on",
+        r" the other seeds continue",
         error,
     )
     assert re.search(

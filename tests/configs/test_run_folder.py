@@ -38,7 +38,7 @@ def test_what_no_run_writes_is_one_line_with_file_and_entry(kind, tmp_path):
     fault = caught.value.fault
     assert printable(fault) == fault and len(fault) < 400 and fault.endswith(")")
     assert fault.startswith(f"{folder}/")
-    assert str(caught.value) == f"{fault}; delete it, and the same command goes on with the run"
+    assert str(caught.value) == f"{fault}; delete it, and the same command resumes the run"
 
 
 def test_what_a_run_writes_is_read(tmp_path):

@@ -18,8 +18,8 @@ from envs.collect import (
     _PointOracle,
     _run_episode,
     collect,
+    collect_random,
     collection_settings,
-    random_data,
 )
 from envs.ogbench import make_raw
 from utils.errors import UserError
@@ -217,7 +217,7 @@ def test_episodes_are_as_long_as_ogbenchs(name, job, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("dataset", ["humanoidmaze-medium-navigate", "antmaze-giant-navigate"])
 def test_random_data_for_any_environment(dataset, tmp_path):
-    path = random_data(f"{dataset}-singletask-task1-v0", tmp_path, 30, episode_steps=10)
+    path = collect_random(f"{dataset}-singletask-task1-v0", tmp_path, 30, episode_steps=10)
     data = load(path)
     assert (
         path.name == f"{dataset}-v0.npz"

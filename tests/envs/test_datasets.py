@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from envs import datasets, download
-from envs.collect import collect, collection_settings, random_data
+from envs.collect import collect, collect_random, collection_settings
 from envs.datasets import find_dataset, load_dataset
 from envs.ogbench import make_env
 from utils.errors import UserError, one_line
@@ -91,14 +91,14 @@ def test_cubes_as_ogbench_gives_them(cube_data, task):
 
 def test_a_maze_as_ogbench_gives_it(tmp_path):
     name = "antmaze-large-navigate-singletask-task1-v0"
-    random_data(name, tmp_path, 60, episode_steps=20)
+    collect_random(name, tmp_path, 60, episode_steps=20)
     assert_same_transitions(load_dataset(name, tmp_path), ogbench_layout(name, tmp_path))
 
 
 def test_a_scene_as_ogbench_gives_it_and_sparse(tmp_path):
     """The scene's reward counts what is unfinished; `sparse` makes that -1."""
     name = "scene-play-singletask-task3-v0"
-    random_data(name, tmp_path, 60, episode_steps=20)
+    collect_random(name, tmp_path, 60, episode_steps=20)
     dense, sparse = load_dataset(name, tmp_path), load_dataset(name, tmp_path, sparse=True)
     assert_same_transitions(dense, ogbench_layout(name, tmp_path))
     assert np.min(dense["rewards"]) < -1

@@ -124,7 +124,7 @@ def test_not_found_then_the_mirror(host, mirror, tmp_path):
 )
 def test_what_is_no_whole_archive_is_not_kept(host, tmp_path, body):
     host.files[f"/{NAME}"] = body
-    with pytest.raises(UserError, match="not a whole npz file"):
+    with pytest.raises(UserError, match="not a complete npz file"):
         download(NAME, tmp_path / "new" / NAME, [host.url], progress=False)
     assert not (tmp_path / "new").exists()
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import main as program
-from envs.collect import random_data
+from envs.collect import collect_random
 from scripts import export_policy
 from training.policy import load_policy
 
@@ -26,7 +26,7 @@ OBSERVATIONS = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
 def run_dir(tmp_path_factory):
     """A run with checkpoints at steps 2 and 4; its eval.csv says that the first is better."""
     root = tmp_path_factory.mktemp("export")
-    random_data(TASK, root / "data", 300)
+    collect_random(TASK, root / "data", 300)
     flags = [
         f"--agent={ROOT}/agents/trqam.py", f"--env_name={TASK}", "--seed=5",
         f"--ogbench_dataset_dir={root}/data", f"--save_dir={root}/exp",

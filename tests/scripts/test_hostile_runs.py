@@ -336,7 +336,7 @@ DAMAGE = {
         "source.file is '../../../a.py', not the name of a file",
     ),
 }
-REMEDY = "; delete it, and the same command goes on with the run"
+REMEDY = "; delete it, and the same command resumes the run"
 
 
 @pytest.mark.parametrize("kind", DAMAGE)

@@ -7,7 +7,7 @@ import imageio.v2 as imageio
 import pytest
 
 import main as program
-from envs.collect import random_data
+from envs.collect import collect_random
 from envs.evaluation import evaluate
 from envs.workers import EnvWorkers
 from scripts import rollout
@@ -27,7 +27,7 @@ def run_dir(tmp_path_factory):
 
 def finished_run(root, agent):
     """The folder of a run of agents/<agent>.py that was cloned alone."""
-    random_data(TASK, root / "data", 300)
+    collect_random(TASK, root / "data", 300)
     flags = [
         f"--env_name={TASK}", f"--ogbench_dataset_dir={root}/data", f"--save_dir={root}/exp", "--bc_steps=4",
         "--offline_steps=0", "--online_steps=0", "--eval_episodes=3", "--eval_workers=1", "--seed=5", "--horizon_length=5",

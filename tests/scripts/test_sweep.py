@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from configs.flags import parse_flags
-from envs.collect import random_data
+from envs.collect import collect_random
 from envs.tasks import ALL_TASKS
 from scripts import sweep
 from sweeps import engines
@@ -678,7 +678,7 @@ def local(tmp_path_factory):
     folder.mkdir(exist_ok=True)
     with alone(folder):
         if not (folder / "printed").exists():
-            random_data(TASK, folder / "data", 300)
+            collect_random(TASK, folder / "data", 300)
             flags = [
                 *flags_in(folder / "exp", folder / "data"),
                 "--engine=local",

@@ -124,10 +124,10 @@ def episodes_of(envs, action_dim, sparse=False, at_random_until=0):
 
 def step_of(episodes, step, ask):
     """One environment step, with the actions of `ask` where they are wanted."""
-    observation = episodes.wants(step)
+    observation = episodes.policy_observation(step)
     action = episodes.action(step, None if observation is None else ask(observation))
     (result,) = episodes.envs.run_chunks([0], action[None, None])
-    return episodes.took(action, result)
+    return episodes.add_result(action, result)
 
 
 class Episodes:
@@ -312,14 +312,14 @@ def test_a_seed_that_breaks_online_leaves_the_others_alone(monkeypatch, printed)
     assert interaction.envs.chunks[1].tolist() == [[[1, 1]], [[0, 0]], [[3, 1]]]  # it idles
     assert first.tolist() == [False, False, False]
     reason = "an action of the policy is not finite after step 101 of run1"
-    line = f"warning: {reason}; there is no checkpoint yet; the other seeds go on\n"
+    line = f"warning: {reason}; there is no checkpoint yet; the other seeds continue\n"
     assert printed().err == line
 
     interaction.envs.faults = {(0, 3): "reward nan", (1, 3): "reward nan"}
     interaction.advance(2)
     reason = "environment some:Env-v0: reward nan in the step after step 102 of run0"
     assert reason in printed().err
-    assert [seed for seed, _ in seeds.going] == [2]
+    assert [seed for seed, _ in seeds.active] == [2]
     stored = [len(journal.replay_file.stored) for journal in seeds.journals]
     assert stored == [2, 1, 3]  # nothing of a seed from the step on in which it broke
 

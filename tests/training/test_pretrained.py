@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import main as program
-from envs.collect import random_data
+from envs.collect import collect_random
 from tests.envs.web import Hub, sha256
-from training.bases import GivenBase
+from training.bases import PretrainedBase
 from utils.errors import UserError
 from utils.logging import CsvLog
 
@@ -26,7 +26,7 @@ TASK = "pointmaze-medium-navigate-singletask-task1-v0"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    random_data(TASK, folder, 300)
+    collect_random(TASK, folder, 300)
     return folder
 
 
@@ -166,7 +166,7 @@ def hub(monkeypatch):
 @pytest.fixture(scope="module")
 def ant_rows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ant")
-    random_data(ANT_TASK, folder, 60, episode_steps=20)
+    collect_random(ANT_TASK, folder, 60, episode_steps=20)
     return folder
 
 
@@ -239,14 +239,14 @@ def test_one_run_wherever_the_cache_lies_but_of_one_base(hub, ant_data, tmp_path
 
 
 def test_only_a_run_with_checkpoints_has_begun_with_a_base(tmp_path):
-    given = GivenBase({}, {"source": "a.pkl", "sha256": "1" * 64}, "")
+    pretrained = PretrainedBase({}, {"source": "a.pkl", "sha256": "1" * 64}, "")
     stored = {"base": {"source": "a.pkl", "sha256": "2" * 64}}
-    given.check_begun(tmp_path, stored)
+    pretrained.check_begun(tmp_path, stored)
     (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     with pytest.raises(UserError, match="a.pkl is not the base that"):
-        given.check_begun(tmp_path, stored)
-    for config in (None, {}, {"base": given.record}):
-        given.check_begun(tmp_path, config)
+        pretrained.check_begun(tmp_path, stored)
+    for config in (None, {}, {"base": pretrained.record}):
+        pretrained.check_begun(tmp_path, config)
 
 
 def test_a_run_folder_that_was_trained_further_is_noticed(data, tmp_path, capsys):

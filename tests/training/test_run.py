@@ -407,7 +407,7 @@ def test_an_agent_knows_the_updates_of_its_run_and_such_a_run_is_not_extended(
     np.testing.assert_allclose(budgets, 0.1 + 0.9 * np.arange(1, 9) / 8, rtol=1e-5)
     capsys.readouterr()
     assert program.main(words(*arguments, "--offline_steps=16", "--log_interval=1")) == 2
-    assert "updates of the whole run: stored 8, now 16" in capsys.readouterr().err
+    assert "updates of the run: stored 8, now 16" in capsys.readouterr().err
 
 
 def test_an_agent_that_asks_without_saying_so_is_told(tmp_path):

@@ -295,10 +295,10 @@ def test_an_error_of_the_storage_is_one_line():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    from envs.collect import random_data
+    from envs.collect import collect_random
 
     root = tmp_path_factory.mktemp("data")
-    random_data(TASK, root / "good", 300)
+    collect_random(TASK, root / "good", 300)
     return root
 
 

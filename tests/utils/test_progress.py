@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.terminal import lines_on, terminal, written
-from utils.progress import Counter, ProgressBar, clock, exact, fitted, run_name
+from utils.progress import Counter, ProgressBar, clock, fit_line, run_name, short_count
 
 NAME = "trqam humanoidmaze-medium-navigate-task2 s10001-10008"
 FIGURES = {"success": 0.5, "path_kl": 0.3141, "kl_budget": 0.5, "lam": 1.0234}
@@ -168,7 +168,7 @@ def test_a_file_that_is_not_unicode_gets_plain_letters():
     ],
 )
 def test_counts_are_exact(count, text):
-    assert exact(count) == text
+    assert short_count(count) == text
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ words = st.text("abc ", max_size=30)
 
 @given(st.text(min_size=1, max_size=80), words, words, words, st.integers(20, 120))
 def test_a_line_is_never_too_long(name, step, left, kl, width):
-    shown, rest = fitted(name, {"step": step, "kl": kl, "left": left}, width)
+    shown, rest = fit_line(name, {"step": step, "kl": kl, "left": left}, width)
     assert len(shown) + 2 + len(rest) <= width
     assert kl in rest or len(kl) > width - 10
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.replay import Replay, Transitions, gather, sample
+from utils.replay import Replay, Transitions, gather_chunks, sample
 
 GAMMA = 0.9
 
@@ -86,7 +86,7 @@ def test_every_chunk_is_the_naive_one(lengths, horizon):
     dataset = make_dataset(lengths)
     starts = np.arange(sum(lengths) - horizon + 1)
     assert_chunks(
-        gather((Transitions.create(dataset),), jnp.array(starts), horizon, GAMMA),
+        gather_chunks((Transitions.create(dataset),), jnp.array(starts), horizon, GAMMA),
         dataset,
         starts,
         horizon,
@@ -127,7 +127,7 @@ def test_online_transitions_are_stored_in_time_order():
     rows, first, observation = len(kept["actions"]), True, np.ones(3, np.float32)
     append, chunks_at = (
         jax.jit(Replay.append),
-        jax.jit(lambda parts, starts: gather(parts, starts, 3, GAMMA)),
+        jax.jit(lambda parts, starts: gather_chunks(parts, starts, 3, GAMMA)),
     )
     draw = jax.jit(lambda replay, key: replay.sample(key, 500, 3, GAMMA))
     for step in range(9):
