@@ -588,10 +588,8 @@ def repeat(result: Result, of: list[Result]) -> tuple[str, bool]:
     if np.isnan(own):
         return f"{name}: it reports no success to compare", False
     others = other_seeds(result, of)
-    same = [
-        r for r in others if not differing_settings([result.settings(step), r.settings(step)])
-    ]
-    rates = np.array([rate for r in same if (rate := r.success(step)) is not None])
+    same = same_settings(result, others, step)
+    rates = np.array([r.success(step) for r in same])
     if len(rates) < 2:
         few = f"fewer than two other seeds of the same settings are evaluated at step {step:,}"
         differing = ", ".join(differing_settings([r.settings(step) for r in (result, *others)]))
@@ -601,7 +599,7 @@ def repeat(result: Result, of: list[Result]) -> tuple[str, bool]:
     word = "inside" if inside else "OUTSIDE"
     interval = f"95 % prediction interval of {len(rates)} seeds"
     where = f"{word} {100 * rates.mean():.1f} ± {100 * half:.1f} ({interval})"
-    data = "; the data were not the same" if differing_data([result, *same]) else ""
+    data = "; the data were not the same" if differing_data(result, same) else ""
     return f"{name}, step {step:,}: {100 * own:.1f} % is {where}{data}", inside
 
 
@@ -612,9 +610,19 @@ def other_seeds(result: Result, of: list[Result]) -> list[Result]:
     return [r for r in same if r.seed != result.seed]
 
 
-def differing_data(results: list[Result]) -> bool:
+def same_settings(result: Result, others: list[Result], step: int) -> list[Result]:
+    """The runs whose settings until a step are those of `result`, if evaluated there."""
+    found = []
+    for other in others:
+        differing = differing_settings([result.settings(step), other.settings(step)])
+        if not differing and other.success(step) is not None:
+            found.append(other)
+    return found
+
+
+def differing_data(result: Result, others: list[Result]) -> bool:
     """Whether runs were trained on different data, as far as they record it."""
-    return len({fingerprint(result) for result in results} - {()}) > 1
+    return len({fingerprint(r) for r in (result, *others)} - {()}) > 1
 
 
 # ------------------------------------------------------------------------------------- notes

@@ -284,22 +284,31 @@ def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             f"--slurm={options.slurm}: Slurm runs the jobs then; leave"
             f" --engine={options.engine} out"
         )
-    alone = options.engine == "local" and not gpus(environ)
-    jobs = plan_jobs(options, flags, options.pack or (1 if alone else options.seeds))
+    jobs = plan_jobs(options, flags, options.pack or default_pack(options, environ))
     if options.status:
         from sweeps.status import report
 
         print("\n".join(report(jobs)))
         return 0
     left = [job for job in jobs if not job.is_done()]
+    if options.slurm or options.engine != "print":
+        check_left(left, jobs, options)
+    return start(left, options, argv, environ) if left else 0
+
+
+def default_pack(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """How many seeds train in one program: one on this machine's cores, else all."""
+    return 1 if options.engine == "local" and not gpus(environ) else options.seeds
+
+
+def check_left(left: Sequence[Job], jobs: Sequence[Job], options: argparse.Namespace) -> None:
+    """Print what is left to do; raises RunError for a Slurm script of nothing."""
     if options.slurm and not left:
         raise RunError(
             f"--slurm={options.slurm}: nothing is left to submit, all {len(jobs)} jobs have"
             " finished; not written"
         )
-    if options.slurm or options.engine != "print":
-        print(how_many(left, jobs))
-    return start(left, options, argv, environ) if left else 0
+    print(how_many(left, jobs))
 
 
 def how_many(left: Sequence[Job], jobs: Sequence[Job]) -> str:

@@ -17,9 +17,8 @@ xavier = nn.initializers.xavier_uniform()
 
 
 class SplitDense(nn.Module):
-    """A dense layer on the concatenation of its inputs, computed as one product per input.
-
-    A flow then multiplies the observation once for all of its steps.
+    """A dense layer on the concatenation of its inputs, computed as one product per input: a
+    flow multiplies the observation once for all of its steps.
     """
 
     features: int
@@ -85,14 +84,7 @@ class Critic(nn.Module):
 
 
 def ensemble(module: type[nn.Module], size: int) -> type[nn.Module]:
-    """Return `module` for `size` copies on the same inputs.
-
-    Parameters and results have a leading axis [E], E = `size`.
-    """
+    """`size` copies on the same inputs; parameters and results have a leading axis [E]."""
     return nn.vmap(
-        module,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=None,
-        axis_size=size,
+        module, {"params": 0}, split_rngs={"params": True}, in_axes=None, axis_size=size
     )
