@@ -1,4 +1,4 @@
-"""How fast policies are evaluated on puzzle-4x4, by number of worker processes."""
+"""The speed of evaluations on puzzle-4x4, by number of worker processes."""
 
 import time
 from typing import Any
@@ -18,27 +18,29 @@ TASK = "puzzle-4x4-play-singletask-task1-v0"
 
 
 def evaluation_speed(agent: Any, episodes: int) -> list[dict[str, float]]:
-    """Time evaluations with 0, 1, 2, 4, ... workers; 0 workers: `one_process_loop`, on the
-    device. With workers the policy is on the host's processor, as beside a training on a
-    device.
+    """Time evaluations with 0, 1, 2, 4, ... workers.
+
+    0 workers means `one_process_loop`, with the policy on the device. With workers the policy
+    runs on the CPU, as it does while a device trains.
     """
     result = [one_process_loop(agent, episodes)]
     policy = evaluation_policy(jax.device_put(without_optimiser(agent), host_device()))
     length = agent.config.horizon_length if agent.config.action_chunking else 1
-    most = default_workers()
-    for workers in sorted({1, 2, 4, SLOTS, most} & set(range(1, most + 1))):
+    limit = default_workers()
+    for workers in sorted({1, 2, 4, SLOTS, limit} & set(range(1, limit + 1))):
         with EnvWorkers(TASK, workers=workers) as processes:
-            # makes the environments
+            # creates the environments
             evaluate(policy, processes, SLOTS, 1, length, ACTION_DIM, progress=False)
             done = evaluate(policy, processes, episodes, 0, length, ACTION_DIM, progress=False)
-        steps, rows, calls = done.env_steps, done.policy_rows, done.policy_calls
-        result.append(figures(workers, steps, rows, calls, done.seconds))
+        counts = done.env_steps, done.policy_rows, done.policy_calls
+        result.append(figures(workers, *counts, done.seconds))
     return result
 
 
 def one_process_loop(agent: Any, episodes: int) -> dict[str, float]:
-    """The loop of the published code: one environment in this process, and the policy called at
-    every step, also while actions of its last chunk are waiting.
+    """Time the loop of the published code: one environment, and a policy call at every step.
+
+    The policy is called even while actions of its last chunk are left.
     """
     env, policy, steps = make_env(TASK), evaluation_policy(agent), 0
     policy(np.zeros((1, OBSERVATION_DIM), np.float32), np.zeros((1, 3), np.uint32))  # compiles
@@ -57,12 +59,12 @@ def one_process_loop(agent: Any, episodes: int) -> dict[str, float]:
 
 
 def figures(workers: int, steps: int, rows: int, calls: int, taken: float) -> dict[str, float]:
-    """One evaluation as it is published.
+    """Return the figures of one evaluation.
 
     Args:
         workers: environment processes.
         steps: environment steps.
-        rows: observations that the policy was given, without those of empty slots.
+        rows: observations that the policy received, without those of empty slots.
         calls: calls of the policy.
         taken: seconds.
     """
@@ -77,7 +79,7 @@ def figures(workers: int, steps: int, rows: int, calls: int, taken: float) -> di
 
 
 def describe(row: dict[str, float]) -> str:
-    """One evaluation in words."""
+    """Describe one evaluation."""
     how = "in one process, the policy called at every step"
     if row["workers"]:
         how = f"with {row['workers']} workers"

@@ -1,12 +1,12 @@
 """An environment and data of your own: a point in a square that has to reach the middle.
 
-    python examples/own_environment.py reach.npz python main.py
-    --env_name=examples.own_environment:Reach-v0 --dataset=reach.npz --bc_steps=2000
-    --offline_steps=2000
+    python examples/own_environment.py reach.npz
+    python main.py --env_name=examples.own_environment:Reach-v0 --dataset=reach.npz \\
+        --bc_steps=2000 --offline_steps=2000
 
 The environment has one-dimensional Box spaces, actions in [-1, 1], a time limit, and `success`
-in its info. The data is flat: each row is a transition, `terminals` marks where the task ended
-and `truncations` where time ran out.
+in its info. The data has the flat layout: each row is a transition, `terminals` marks the end
+of the task and `truncations` the time limit.
 """
 
 import sys
@@ -16,8 +16,9 @@ import numpy as np
 
 
 class Reach(gymnasium.Env):
-    """Observation: the position [2]; action: the step [2]; reward -1 until the point is within
-    0.1 of the middle.
+    """A point moves in a square; the reward is -1 until it is within 0.1 of the middle.
+
+    The observation is the position [2], the action a step [2].
     """
 
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -38,7 +39,7 @@ gymnasium.register("Reach-v0", Reach, max_episode_steps=30)
 
 
 def collect(episodes: int = 1000) -> dict[str, np.ndarray]:
-    """Steps towards the middle with much noise, as arrays of N rows."""
+    """Collect episodes of noisy steps towards the middle, as arrays of N rows."""
     env, rng = gymnasium.make("Reach-v0"), np.random.default_rng(0)
     names = (
         "observations",

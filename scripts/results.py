@@ -1,4 +1,4 @@
-"""Write the tables of the README and of docs/ anew from results/: `make results`."""
+"""Update the tables of the README and of docs/ from results/: `make results`."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
-    """Write what has changed, and name it."""
+    """Write the pages that have changed; print the state of each page."""
     for name in PAGES:
         page = ROOT / name
         before = page.read_text()
