@@ -86,9 +86,11 @@ def measure(agent: Any, folder: Path, new_transitions: list[int]) -> list[dict[s
         folder: where to save it.
         new_transitions: the number of new online transitions before each save.
     """
-    rng, result = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    result = []
     agent = with_random_numbers(agent, rng)
-    replay, rows = ReplayFile(folder / "replay.bin", OBSERVATION_DIM, ACTION_DIM), 0
+    replay = ReplayFile(folder / "replay.bin", OBSERVATION_DIM, ACTION_DIM)
+    rows = 0
     with Checkpoints(folder / "checkpoints", keep=2) as checkpoints:
         for save, count in enumerate(new_transitions, 1):
             append_random(replay, count, rng)

@@ -28,7 +28,8 @@ from utils.files import write_json
 
 OBSERVATION_DIM, ACTION_DIM = 83, 5  # puzzle-4x4
 TRAJECTORY = 1001  # rows of a trajectory: 1,000 transitions and the final state
-PEAK_ROWS, PEAK_WIDTH = 2560, 512
+PEAK_ROWS = 2560
+PEAK_WIDTH = 512
 LARGE = 8192
 
 # ---------------------------------------------------------------- data
@@ -76,7 +77,8 @@ def matrix_product(rows: int, width: int) -> Callable[[], float]:
     """
     # On an accelerator one call makes many products, so that the overhead of calls is small.
     repeats = 1 if jax.default_backend() == "cpu" else 200
-    key, scale = jax.random.key(0), math.sqrt(width)
+    key = jax.random.key(0)
+    scale = math.sqrt(width)
     a = jax.random.normal(key, (rows, width)) / scale
     b = jax.random.normal(key, (width, width)) / scale
 
@@ -89,7 +91,8 @@ def matrix_product(rows: int, width: int) -> Callable[[], float]:
     call(a, b).block_until_ready()
 
     def measure() -> float:
-        times, start = [], time.perf_counter()
+        times = []
+        start = time.perf_counter()
         while time.perf_counter() - start < 0.33:
             times.append(seconds(lambda: call(a, b)))
         return 2 * repeats * rows * width**2 / statistics.median(times) / 1e9

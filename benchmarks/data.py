@@ -77,7 +77,8 @@ def synthetic(folder: Path, rows: int, written: bool = False) -> dict[str, np.nd
         written: whether to fill the files; otherwise they are sparse.
     """
     for name, width in WIDTHS.items():
-        path, shape = folder / f"{name}.npy", (rows, width)
+        path = folder / f"{name}.npy"
+        shape = (rows, width)
         array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
         for start in range(0, rows if written else 0, 100_000):
             array[start : start + 100_000] = start
@@ -111,13 +112,15 @@ def measure(
         demand: updates per second of the training; None: full speed.
         first: number of the first update; other updates read other pages.
     """
-    updates_per_call, updates = options.updates_per_call, 0
+    updates_per_call = options.updates_per_call
+    updates = 0
     data = OnHost(dataset, None)
     keys = jax.random.key_data(jax.random.split(jax.random.key(0), options.seeds))
     blocks = (Block(first + i * updates_per_call, updates_per_call) for i in itertools.count())
     with Prefetch(data, Replay(data.stored), keys, CONFIG, blocks, readers) as feed:
         jax.block_until_ready(next(feed))  # compiles
-        start, waited = time.perf_counter(), feed.waited
+        start = time.perf_counter()
+        waited = feed.waited
         while (now := time.perf_counter()) - start < options.seconds:
             jax.block_until_ready(next(feed))
             updates += updates_per_call

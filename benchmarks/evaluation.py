@@ -42,19 +42,23 @@ def one_process_loop(agent: Any, episodes: int) -> dict[str, float]:
 
     The policy is called even while actions of its last chunk are left.
     """
-    env, policy, steps = make_env(TASK), evaluation_policy(agent), 0
+    env = make_env(TASK)
+    policy = evaluation_policy(agent)
+    steps = 0
     policy(np.zeros((1, OBSERVATION_DIM), np.float32), np.zeros((1, 3), np.uint32))  # compiles
     start = time.perf_counter()
     queue: list[np.ndarray] = []
     for episode in range(episodes):
-        observation, done = env.reset(seed=reset_seed(0, episode))[0], False
+        observation = env.reset(seed=reset_seed(0, episode))[0]
+        done = False
         queue.clear()
         while not done:
             keys = np.array([[0, episode, steps]], np.uint32)
             chunk = np.clip(policy(observation[None].astype(np.float32), keys), -1.0, 1.0)
             queue.extend(chunk.reshape(-1, ACTION_DIM) if not queue else ())
             observation, _, terminated, truncated, _ = env.step(queue.pop(0))
-            steps, done = steps + 1, terminated or truncated
+            steps += 1
+            done = terminated or truncated
     return figures(0, steps, steps, steps, time.perf_counter() - start)
 
 

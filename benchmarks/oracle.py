@@ -79,7 +79,8 @@ class Blocks:
         counted = jax.jit(lambda agent, noise: update(agent, batch, noise)[:2])
         analysis: Any = counted.lower(agent, noise).compile().cost_analysis()
         self.gflop = analysis["flops"] / 1e9
-        self.agent, self.updates = agent, updates
+        self.agent = agent
+        self.updates = updates
         self.block = jax.jit(block, donate_argnums=0, compiler_options=WITHOUT_COPIES)
         self.seconds()  # compiles
 
@@ -106,17 +107,20 @@ def compare(config: Any, rounds: int, updates: int) -> dict[str, Any]:
         agent = trqam.AGENT.create(jax.random.key(0), OBSERVATION_DIM, ACTION_DIM, config)
         return Blocks(update, agent, batch, updates)
 
-    replay, sizes = Replay.create(synthetic(20_000)), (config.batch_size, config.horizon_length)
+    replay = Replay.create(synthetic(20_000))
+    sizes = (config.batch_size, config.horizon_length)
     batch = replay.sample(jax.random.key(2), *sizes, config.discount)
     product = peak_product()
     ours = blocks(trqam.AGENT.update_with_noise)
     oracle = blocks(load_straightforward().update_with_noise)
     versions = (ours, oracle, oracle, ours)
-    peaks, times = [], np.empty((rounds, len(versions)))
+    peaks = []
+    times = np.empty((rounds, len(versions)))
     for turn in times:
         peaks.append(product())
         turn[:] = [version.seconds() for version in versions]
-    ours_times, oracle_times = times[:, [0, 3]], times[:, 1:3]
+    ours_times = times[:, [0, 3]]
+    oracle_times = times[:, 1:3]
     ratios = oracle_times.sum(1) / ours_times.sum(1)
     interval = scipy.stats.quantile_test(ratios, q=1.0, p=0.5).confidence_interval(0.95)
     return {

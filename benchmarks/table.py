@@ -27,7 +27,8 @@ from utils.files import read_json, write_json
 
 SCRIPT = "scripts/benchmark.py"
 
-TRQAM, BC = ("update", "--agent=agents/trqam.py"), ("update", "--agent=agents/bc.py")
+TRQAM = ("update", "--agent=agents/trqam.py")
+BC = ("update", "--agent=agents/bc.py")
 OTHERS = (
     *("qam", "qam_edit", "qam_fql", "sqam", "fql", "ifql", "dsrl", "cgql"),
     *("fedit", "fbrac", "bam", "fawac", "qsm", "dac", "rebrac", "rlpd"),
@@ -276,13 +277,16 @@ def wanted_names(only: str) -> list[str]:
 
 def run(options: argparse.Namespace) -> None:
     """Run the missing measurements and print the tables."""
-    wanted, found = wanted_names(options.only), read_json(options.out) or {}
+    wanted = wanted_names(options.only)
+    found = read_json(options.out) or {}
     missing = [name for name in wanted if "error" in found.get(name, {"error": ""})]
     for name in missing:
-        start, words = time.perf_counter(), MEASUREMENTS[name]
+        start = time.perf_counter()
+        words = MEASUREMENTS[name]
         words = tiny_words(words) if options.tiny else words
         found[name] = measure(words, options.timeout)
         write_json(options.out, found)
-        took, error = time.perf_counter() - start, found[name].get("error", "")
+        took = time.perf_counter() - start
+        error = found[name].get("error", "")
         print(f"{name}: {took:.0f} s {error}", file=sys.stderr, flush=True)
     print(report(found))

@@ -61,7 +61,8 @@ def busy_share(events: list[Event]) -> float:
 
     events: ordered by their starts.
     """
-    busy, end = 0.0, events[0].start
+    busy = 0.0
+    end = events[0].start
     for event in events:
         stop = event.start + event.duration
         busy += max(0.0, stop - max(event.start, end))

@@ -81,7 +81,8 @@ def gflop_per_update(agent: Any) -> float | None:
     Returns None if the flow steps are a loop, whose body XLA counts only once. The update is
     compiled for the CPU, because XLA does not count calls of an accelerator's libraries.
     """
-    batch, horizon = agent.config.batch_size, agent.config.horizon_length
+    batch = agent.config.batch_size
+    horizon = agent.config.horizon_length
     shapes = dict.fromkeys(("rewards", "masks", "terminals", "valid"), (batch, horizon)) | {
         "observations": (batch, OBSERVATION_DIM),
         "actions": (batch, horizon, ACTION_DIM),
@@ -109,7 +110,9 @@ class Training:
     """
 
     def __init__(self, agents: list[Any], replay: Replay, updates: int):
-        self.seeds, self.updates, self.mesh = len(agents), updates, mesh_for(len(agents))
+        self.seeds = len(agents)
+        self.updates = updates
+        self.mesh = mesh_for(len(agents))
         names = jax.eval_shape(one_update, agents[0], replay, jax.random.key(0))[1]
         windows = [Window.create(dict.fromkeys(names, 0.0)) for _ in agents]
         keys = [jax.random.key_data(jax.random.key(i)) for i in range(len(agents))]

@@ -83,7 +83,9 @@ class _Importer(MetaPathFinder, Loader):
     """
 
     def __init__(self, file: Path, package: str, admit: Admit | None):
-        self.file, self.package, self.admit = file, package, admit
+        self.file = file
+        self.package = package
+        self.admit = admit
         self.name = f"agent_file_{next(_numbers)}"
         self.kept: dict[str, bytes] = {}
 

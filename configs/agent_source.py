@@ -65,7 +65,8 @@ def kept_source(folder: Path, stored: dict[str, Any]) -> Source | None:
 
     stored: the folder's config.json.
     """
-    record, place = stored.get("source"), folder / KEPT
+    record = stored.get("source")
+    place = folder / KEPT
     if not record or not (file := place / record["file"]).is_file():
         return None
     files = sorted(path for path in {file, *place.rglob("*.py")} if path.is_file())

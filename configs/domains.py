@@ -176,8 +176,10 @@ def tuning_note(dataset: str, settings: Mapping[str, Setting]) -> str:
     if ":" in dataset or not any(QAM in setting.source for setting in settings.values()):
         return ""
     tuned = qam_common_settings(dataset)
-    there, here = [], []
-    discount, ours = tuned["discount"].value, settings["agent.discount"].value
+    there = []
+    here = []
+    discount = tuned["discount"].value
+    ours = settings["agent.discount"].value
     if discount != ours:
         there.append(f"discount {discount}")
         here.append(f"{ours}")

@@ -340,7 +340,8 @@ def take_agent(argv: Sequence[str]) -> tuple[str, list[str]]:
     The default is agents/trqam.py. Raises UserError if the file does not exist.
     """
     agent = "agents/trqam.py" if Path("agents/trqam.py").is_file() else str(AGENTS / "trqam.py")
-    rest, words = [], iter(argv[1:])
+    rest = []
+    words = iter(argv[1:])
     for word in words:
         if word in ("--agent", "-agent"):
             agent = next(words, "")

@@ -314,7 +314,8 @@ def checked_column(path: Path, name: str, cells: list[str]) -> np.ndarray:
     kind = CELLS.get(name, FINITE)
     wrong = np.flatnonzero(~kind.holds(numbers))
     if len(wrong):
-        line, cell = wrong[0] + 2, abridged(cells[wrong[0]])
+        line = wrong[0] + 2
+        cell = abridged(cells[wrong[0]])
         raise DamagedFile(path, f"line {line}: {name} is {cell}, not {kind.wanted}")
     return numbers
 

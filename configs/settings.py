@@ -171,7 +171,8 @@ def preset_layer(name: str, fv: flags.FlagValues, group: str, dataset: str) -> L
         group: --run_group if the preset does not set it.
         dataset: such as 'puzzle-4x4-play'.
     """
-    preset, source = PRESETS[name], f"preset {name}"
+    preset = PRESETS[name]
+    source = f"preset {name}"
     own = dict(preset.flags)
     if preset.transitions:
         place = Path(fv.save_dir) / preset.flags.get("run_group", group) / "data"
@@ -210,7 +211,8 @@ def without_missing_phases(layers: Layers, source: Source) -> None:
 
     Raises UserError if the command line asks for steps of such a phase.
     """
-    agent, file = source.module.AGENT, source.file.name
+    agent = source.module.AGENT
+    file = source.file.name
     for phase in missing_phases(agent, layers.config()):
         name = PHASES[phase]
         value, origin = layers.flags[name]
@@ -241,7 +243,8 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
         layers.override(*preset_layer(fv.preset, fv, group, dataset))
     layers.override(*command_line_layer(fv))
     without_missing_phases(layers, source)
-    config, final = layers.config(), layers.by_name()
+    config = layers.config()
+    final = layers.by_name()
     source.module.AGENT.check(config)
     return Settings(
         agent_file=agent_file,

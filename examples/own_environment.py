@@ -40,7 +40,8 @@ gymnasium.register("Reach-v0", Reach, max_episode_steps=30)
 
 def collect(episodes: int = 1000) -> dict[str, np.ndarray]:
     """Collect episodes of noisy steps towards the middle, as arrays of N rows."""
-    env, rng = gymnasium.make("Reach-v0"), np.random.default_rng(0)
+    env = gymnasium.make("Reach-v0")
+    rng = np.random.default_rng(0)
     names = (
         "observations",
         "actions",
@@ -59,7 +60,8 @@ def collect(episodes: int = 1000) -> dict[str, np.ndarray]:
             values = (observation, action, reward, terminated, truncated, following)
             for name, value in zip(names, values, strict=True):
                 rows[name].append(value)
-            observation, done = following, terminated or truncated
+            observation = following
+            done = terminated or truncated
     return {name: np.array(values, np.float32) for name, values in rows.items()}
 
 

@@ -125,7 +125,8 @@ def there_already(file: Published) -> bool:
     """Print the size and checksum of a file; return False if it is not the published one."""
     repositories = [host for host in file.hosts if isinstance(host, Repository)]
     sums = {host.find(file.name).known.sha256 for host in repositories} - {None}
-    found, size = sha256_of(file.path), size_of(file.path.stat().st_size)
+    found = sha256_of(file.path)
+    size = size_of(file.path.stat().st_size)
     words = "not a published file" if sums else "no published sum to compare with"
     words = "as published" if found in sums else words
     print(f"{file.path}: there already, {size}, sha256 {found:.12}, {words}")
@@ -161,7 +162,9 @@ def steps(fv: flags.FlagValues, datasets: list[str]) -> Iterator[tuple]:
 
 def fetch(fv: flags.FlagValues, datasets: list[str]) -> int:
     """Download everything, print errors and the training command; return the exit code."""
-    folder, total, code = expanded(fv.ogbench_dataset_dir), 0, 0
+    folder = expanded(fv.ogbench_dataset_dir)
+    total = 0
+    code = 0
     for get, dataset in steps(fv, datasets):
         try:
             total += get(dataset, folder, fv.dry_run)

@@ -137,10 +137,13 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     from utils.logging import say
 
     agent, stored = load_run(run_dir, fv.best, fv.trust)
-    task, seed, config = task_of(stored, fv.env_name), fv.seed, agent.config
+    task = task_of(stored, fv.env_name)
+    seed = fv.seed
+    config = agent.config
     seed = stored["flags"]["seed"] if seed is None else seed
     chunk_length = config.horizon_length if config.get("action_chunking") else 1
-    policy, values = evaluation_policy(agent), evaluation_values(agent)
+    policy = evaluation_policy(agent)
+    values = evaluation_values(agent)
     expected = np.full(fv.episodes, np.nan)
 
     def watched(observations: np.ndarray, keys: np.ndarray) -> np.ndarray:
@@ -171,7 +174,8 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     print_episodes(result, expected)
     if not fv.video:
         return 0
-    episodes, path = min(fv.episodes, fv.video_episodes), expanded(fv.video)
+    episodes = min(fv.episodes, fv.video_episodes)
+    path = expanded(fv.video)
     shape = (seed, chunk_length, stored["action_dim"], fv.video_frame_skip)
     caption = task.removesuffix("-v0")
     with handled():

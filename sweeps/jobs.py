@@ -28,7 +28,8 @@ class Job:
     @property
     def name(self) -> str:
         """A unique name: the task, the agent, the seeds and the hash of the settings."""
-        first, last = self.runs[0], self.runs[-1]
+        first = self.runs[0]
+        last = self.runs[-1]
         seeds = f"s{first.seed}" if first is last else f"s{first.seed}-{last.seed}"
         folder = first.folder.name.replace(f"s{first.seed}", seeds, 1)
         return f"{first.env_name.replace(':', '_')}_{folder}"

@@ -17,7 +17,9 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
     A job waits until no other job is training its base. SIGTERM and Ctrl-C raise Preempted
     after all jobs have saved and ended.
     """
-    waiting, running, failed = list(jobs), list[Job](), 0
+    waiting = list(jobs)
+    running = list[Job]()
+    failed = 0
     trained: set[Path] = set()  # folders of finished bases
 
     def next_job() -> Job | None:

@@ -79,7 +79,8 @@ def seconds_per_step(status: RunStatus) -> dict[str, float]:
     It includes evaluations and checkpoints.
     """
     flags = status.run.settings.flags
-    offline, total = flags["offline_steps"], total_steps(status.run)
+    offline = flags["offline_steps"]
+    total = total_steps(status.run)
     phases = {"offline": (0, offline, 1), "online": (offline, total, flags["utd_ratio"])}
     found = {}
     for phase, (first, last, updates) in phases.items():
@@ -126,7 +127,8 @@ def seconds_left(run: Run, step: int, speeds: Speeds) -> float | None:
 
     The speed is that of runs with the same agent and dataset, or else that of all runs.
     """
-    flags, left = run.settings.flags, 0.0
+    flags = run.settings.flags
+    left = 0.0
     ends = {"offline": flags["offline_steps"], "online": total_steps(run)}
     for phase, end in ends.items():
         steps = min(end - step, flags[f"{phase}_steps"])
@@ -222,7 +224,8 @@ def unfinished_job(job: Job, found: Sequence[RunStatus], seconds: float | None) 
         seconds: its remaining time; None if unknown.
     """
     states = {status.state for status in found}
-    step, total = min(status.step for status in found), total_steps(job.runs[0])
+    step = min(status.step for status in found)
+    total = total_steps(job.runs[0])
     lines = [f"failed   {status.fault}" for status in found if status.fault]
     if "running" in states:
         lines.append(

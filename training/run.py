@@ -158,7 +158,8 @@ class Run:
 
     def is_done(self) -> bool:
         """Whether the run has finished at least as many steps as its flags ask for."""
-        done, flags = read_done(self.folder), self.settings.flags
+        done = read_done(self.folder)
+        flags = self.settings.flags
         return done is not None and all(done[name] >= flags[name] for name in STEPS[1:])
 
     def needs_base(self) -> bool:

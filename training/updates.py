@@ -204,7 +204,8 @@ class WindowClock:
         start = time.perf_counter()
         yield
         spent = time.perf_counter() - start
-        self.start, self.busy_until = self.start + spent, self.busy_until + spent
+        self.start += spent
+        self.busy_until += spent
 
     def seconds(self) -> float:
         """Return the training time since the last log."""
@@ -212,7 +213,8 @@ class WindowClock:
 
     def restart(self) -> None:
         """Start measuring anew."""
-        self.start, self.idle = time.perf_counter(), 0.0
+        self.start = time.perf_counter()
+        self.idle = 0.0
 
 
 class Updates:
@@ -328,7 +330,8 @@ class Updates:
 
     def restart_window(self) -> None:
         """Start new sums and a new time after a log."""
-        self.windows, self.window_updates = None, 0
+        self.windows = None
+        self.window_updates = 0
         self.clock.restart()
 
     def states(self) -> list[SeedState]:

@@ -149,7 +149,8 @@ class OnHost:
 
         starts: [B] the numbers of the transitions at which the chunks start.
         """
-        numbers, steps = self.dataset["rows"], np.arange(rows.rewards.shape[1] + 1)
+        numbers = self.dataset["rows"]
+        steps = np.arange(rows.rewards.shape[1] + 1)
         # A larger index is an online transition, whose rows the device fills in.
         last = len(numbers) - 1
         index = numbers[np.minimum(starts[:, None] + steps[:-1], last)]
@@ -176,11 +177,14 @@ class Prefetch:
         blocks: Iterable[Block],
         readers: int = READERS,
     ):
-        self.data, self.config, self.blocks = data, config, iter(blocks)
+        self.data = data
+        self.config = config
+        self.blocks = iter(blocks)
         self.balanced = replay.balanced
         # On an accelerator the draws would wait for the running updates.
         self.keys = jax.device_put(keys, host_device())
-        self.pieces, self.waited = readers, 0.0
+        self.pieces = readers
+        self.waited = 0.0
         self.builder = ThreadPoolExecutor(1, "prefetch")
         self.readers = ThreadPoolExecutor(readers + 1, "prefetch-reader")
         self.stop = threading.Event()
@@ -229,7 +233,8 @@ class Prefetch:
         """Read the rows [S, U, B, ...] of a block with all reader threads."""
         numbers = np.arange(block.first, block.first + block.updates, dtype=np.int32)
         sizes = (len(self.data.dataset["rows"]), block.online or None)
-        batch_size, horizon = self.config.batch_size, self.config.horizon_length
+        batch_size = self.config.batch_size
+        horizon = self.config.horizon_length
         starts = np.asarray(
             starts_of(self.keys, numbers, *sizes, self.balanced, batch_size, horizon)
         )
