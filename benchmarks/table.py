@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from configs.agent_file import load_source
 from configs.agent_source import ROOT
 from configs.domains import DOMAINS
 from utils.command_line import output_file, positive_float
@@ -69,8 +70,6 @@ TINY = [
     "--agent.batch_size=8",
     "--transitions=5000",
     "--blocks=5",
-]
-TINY_CRITIC = [
     "--agent.value_hidden_dims=(16,16)",
     "--agent.num_qs=2",
     "--agent.flow_steps=2",
@@ -104,8 +103,10 @@ def tiny_words(words: list[str]) -> list[str]:
     """Return the arguments of a measurement with tiny networks and little data."""
     if words[0] == "data":
         return words + TINY_DATA
-    critic = [] if BC[1] in words else TINY_CRITIC
-    return [word for word in words if "hidden_dims" not in word] + TINY + critic
+    settings = load_source(ROOT / words[1].removeprefix("--agent=")).module.get_config()
+    known = tuple(f"--agent.{key}=" for key in settings)
+    tiny = [word for word in TINY if not word.startswith("--agent.") or word.startswith(known)]
+    return [word for word in words if "hidden_dims" not in word] + tiny
 
 
 def measure(words: list[str], timeout: float) -> dict[str, Any]:

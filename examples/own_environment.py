@@ -2,7 +2,7 @@
 
     python examples/own_environment.py reach.npz
     python main.py --env_name=examples.own_environment:Reach-v0 --dataset=reach.npz \\
-        --bc_steps=2000 --offline_steps=2000
+        --bc_steps=2000 --offline_steps=2000 --online_steps=0
 
 The environment has one-dimensional Box spaces, actions in [-1, 1], a time limit, and `success`
 in its info. The data has the flat layout: each row is a transition, `terminals` marks the end

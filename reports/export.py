@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from configs.run_folder import COLUMNS
-from reports.results import CURVES, RUNS, Result, _shown, real_folder
+from reports.results import CURVES, RUNS, Result, real_folder, shown_value
 from utils.errors import UserError, printable
 from utils.files import write_json
 
@@ -126,7 +126,7 @@ def command(config: dict[str, Any]) -> str:
     words = [f"--{name}={value}" for name, value in shown_first.items()]
     words += [f"--preset={preset.removeprefix('preset ')}" for preset in presets]
     words += [
-        f"--{name}={_shown(values[name])}"
+        f"--{name}={shown_value(values[name])}"
         for name, source in sources.items()
         if is_repeated(name, source) and name in values
     ]

@@ -7,19 +7,19 @@ from pathlib import Path
 from reports.curves import escape, figures, sample
 from reports.results import Result
 from reports.statistics import Interval
-from reports.summary import OVERALL, Beside, Improvement, Report, Row, by_phase, groups
+from reports.summary import OVERALL, Comparison, Improvement, Report, Row, by_phase, groups
 from reports.text import (
-    BESIDE,
     CELLS,
+    COMPARISON,
     EXPLAINED,
     RETURN,
     Block,
     Lookup,
     Matrix,
-    beside_cells,
     blocks,
     bracket,
     certain,
+    comparison_cells,
     main_names,
     main_rows,
     matrices,
@@ -271,8 +271,8 @@ def tables(found: Report, lookup: Lookup) -> list[tuple[str, str, str]]:
     for phase, entries in by_phase(main_pairs(found), lambda pair: pair.phase):
         title = f"Pairs of methods with intervals, {phase}"
         parts.append((f"{phase}-pairs", title, pair_tables(entries, lookup)))
-    for phase, beside in by_phase(found.beside, lambda entry: entry.row.phase):
-        body = table(BESIDE, [labelled(entry, lookup) for entry in beside])
+    for phase, comparisons in by_phase(found.comparisons, lambda entry: entry.row.phase):
+        body = table(COMPARISON, [labelled(entry, lookup) for entry in comparisons])
         body = f'<div class="wide">{body}</div>'
         parts.append((f"{phase}-published", f"Beside the published figures, {phase}", body))
     return parts
@@ -300,9 +300,9 @@ def pair_cells(pair: Improvement, lookup: Lookup) -> list[str]:
     return [*methods, str(pair.tasks), bracket(pair.probability)]
 
 
-def labelled(entry: Beside, lookup: Lookup) -> list[str]:
+def labelled(entry: Comparison, lookup: Lookup) -> list[str]:
     """The cells of a row beside a published figure, the method by its label."""
-    name, _, *cells = beside_cells(entry)
+    name, _, *cells = comparison_cells(entry)
     return [name, lookup.label(entry.row.method), *cells]
 
 

@@ -1,5 +1,5 @@
-"""A report's numbers: one row for each method on a task, a domain or all tasks, method against
-method, and what to mind.
+"""A report's numbers: one entry for each method on a task, a domain or all tasks; methods
+compared with each other and with published figures; notes on what limits the comparison.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import numpy as np
 
 from envs.tasks import DOMAINS
 from reports.published import Published
-from reports.results import Result, unlike
+from reports.results import Result, differing_settings
 from reports.statistics import (
     REPLICATES,
     Interval,
@@ -83,8 +83,8 @@ class Row(TrustRegion):
         """Its tasks."""
         return frozenset(result.env_name for result in self.results)
 
-    def only(self, quantity: Callable[[Result], Any]) -> Any:
-        """What all its runs have in common; None where they differ or do not say."""
+    def common_value(self, quantity: Callable[[Result], Any]) -> Any:
+        """The value that all its runs share; None where they differ or do not record it."""
         values = {quantity(result) for result in self.results}
         return values.pop() if len(values) == 1 else None
 
@@ -104,8 +104,8 @@ class Improvement:
 
 
 @dataclasses.dataclass(frozen=True)
-class Beside:
-    """One of our rows beside a published figure of the same method, and what else differs."""
+class Comparison:
+    """A result of ours, a published figure of the same method, and what differs."""
 
     row: Row
     published: Published
@@ -139,7 +139,7 @@ class Report:
     methods: list[str]
     rows: list[Row]
     improvements: list[Improvement]
-    beside: list[Beside]
+    comparisons: list[Comparison]
     notes: list[str]
     returns: list[Return] = dataclasses.field(default_factory=list)
 
@@ -176,7 +176,7 @@ def report(
     Args:
         results: the runs, each with the name of its method.
         at: a step, "final" (the end of each phase) or "last" (that all runs of a task share).
-        published: figures to put beside the rows.
+        published: figures to compare with.
         notes: on how the results were read.
         replicates: of the bootstrap.
     """
@@ -200,10 +200,10 @@ def report(
     note_reduced(tables, notes)
     check_groups(points, notes)
     check_runs(chosen, notes)
-    beside = place_beside(rows, published)
-    note_other_data(beside, notes)
+    comparisons = compare_published(rows, published)
+    note_other_data(comparisons, notes)
     notes = list(dict.fromkeys(map(printable, notes)))
-    return Report(results, methods, rows, compared, beside, notes, returns)
+    return Report(results, methods, rows, compared, comparisons, notes, returns)
 
 
 def by_phase(
@@ -221,8 +221,8 @@ def by_phase(
 
 
 def choose_points(results: list[Result], at: str, notes: list[str]) -> list[Point]:
-    """The evaluations that count, in the order of tasks, methods and seeds; those left out are
-    told in `notes`.
+    """The evaluations that count, in the order of tasks, methods and seeds. `notes` names the
+    runs that are left out.
     """
     ordered = sorted(results, key=lambda r: (r.domain, r.env_name, r.method, r.seed))
     if at == "final":
@@ -258,20 +258,20 @@ def points_at(results: list[Result], step: int, notes: list[str]) -> list[Point]
 def final_points(results: list[Result], notes: list[str]) -> list[Point]:
     """Every run at the end of each of its phases."""
     points: list[Point] = []
-    behind: dict[str, str] = {}
+    unfinished: dict[str, str] = {}
     for result in results:
         for phase, end in result.ends().items():
             success = result.success(end)
             if success is not None:
                 points.append(Point(result, phase, end, success))
             else:
-                behind.setdefault(
+                unfinished.setdefault(
                     result.name,
                     f"{result.name} ({phase}, step {result.last_step:,} of {end:,})",
                 )
-    if behind:
-        absence = f"{len(behind)} runs have not reached the end of a phase"
-        notes.append(f"{absence} and are left out there: {join_first(behind.values())}")
+    if unfinished:
+        absence = f"{len(unfinished)} runs have not reached the end of a phase"
+        notes.append(f"{absence} and are left out there: {join_first(unfinished.values())}")
     return points
 
 
@@ -417,7 +417,7 @@ def note_reduced(tables: list[Table], notes: list[str]) -> None:
 
 
 def episodes_of(point: Point) -> float:
-    """The number of episodes behind a point."""
+    """The number of episodes of the evaluation at a point."""
     evaluations = point.result.evaluations
     return float(evaluations["episodes"][evaluations["step"] == point.step][-1])
 
@@ -506,7 +506,7 @@ def compare(
     return compared
 
 
-def place_beside(rows: list[Row], published: list[Published]) -> list[Beside]:
+def compare_published(rows: list[Row], published: list[Published]) -> list[Comparison]:
     """Each row with the published figures of its method; a domain's and all tasks' only where
     all of their tasks are there.
     """
@@ -520,13 +520,17 @@ def place_beside(rows: list[Row], published: list[Published]) -> list[Beside]:
         name = "all" if row.scope == "overall" else row.name
         figures = by_key.get((row.results[0].published_name, name, row.phase), [])
         same = [figure for figure in figures if f"{figure.step:,}" == row.step]
-        found += [Beside(row, figure, differences(row, figure)) for figure in same or figures]
+        found += [
+            Comparison(row, figure, differences(row, figure)) for figure in same or figures
+        ]
     return found
 
 
-def note_other_data(beside: list[Beside], notes: list[str]) -> None:
+def note_other_data(comparisons: list[Comparison], notes: list[str]) -> None:
     """Name the published figures that are from another amount of data than ours."""
-    others = [entry for entry in beside if any(d.startswith("DATA") for d in entry.differences)]
+    others = [
+        entry for entry in comparisons if any(d.startswith("DATA") for d in entry.differences)
+    ]
     if others:
         names = join_first(f"{entry.row.method} {entry.row.name}" for entry in others)
         kind = "published figures are from another amount of data than ours (DATA)"
@@ -534,11 +538,11 @@ def note_other_data(beside: list[Beside], notes: list[str]) -> None:
 
 
 def differences(row: Row, figure: Published) -> list[str]:
-    """In what a row and a published figure are not the same experiment, or may not be."""
+    """List known and possible differences between our experiment and the published one."""
     found = []
     if f"{figure.step:,}" != row.step:
         found.append(f"step {row.step}, published {figure.step:,}")
-    ours = row.only(lambda r: r.transitions)
+    ours = row.common_value(lambda r: r.transitions)
     if figure.transitions is None:
         found.append("published data size not stated")
     elif ours is None:
@@ -546,8 +550,8 @@ def differences(row: Row, figure: Published) -> list[str]:
     elif abs(ours / figure.transitions - 1) > DATA_TOLERANCE:
         found.append(f"DATA {size(ours)}, published {size(figure.transitions)}")
     for what, mine, theirs in (
-        ("reward", row.only(lambda r: r.reward), figure.reward),
-        ("discount", row.only(lambda r: r.discount), figure.discount),
+        ("reward", row.common_value(lambda r: r.reward), figure.reward),
+        ("discount", row.common_value(lambda r: r.discount), figure.discount),
     ):
         if mine != theirs and mine is not None and theirs is not None:
             found.append(f"{what} {mine}, published {theirs}")
@@ -584,11 +588,13 @@ def repeat(result: Result, of: list[Result]) -> tuple[str, bool]:
     if np.isnan(own):
         return f"{name}: it reports no success to compare", False
     others = other_seeds(result, of)
-    same = [r for r in others if not unlike([result.settings(step), r.settings(step)])]
+    same = [
+        r for r in others if not differing_settings([result.settings(step), r.settings(step)])
+    ]
     rates = np.array([rate for r in same if (rate := r.success(step)) is not None])
     if len(rates) < 2:
         few = f"fewer than two other seeds of the same settings are evaluated at step {step:,}"
-        differing = ", ".join(unlike([r.settings(step) for r in (result, *others)]))
+        differing = ", ".join(differing_settings([r.settings(step) for r in (result, *others)]))
         return f"{name}: {few}{differing and f'; there are others with {differing}'}", False
     half = prediction_half(rates, float(result.evaluations["episodes"][-1]))
     inside = bool(abs(own - rates.mean()) <= half)
@@ -669,7 +675,9 @@ def check_runs(points: list[Point], notes: list[str]) -> None:
         notes.append(f"the runs of a task were not all trained on the same data: {tasks}")
     differing: dict[str, dict[str, None]] = {}  # names in order, once each
     for (_, task, method), inside in seeds.items():
-        for difference in unlike([point.result.settings(point.step) for point in inside]):
+        for difference in differing_settings(
+            [point.result.settings(point.step) for point in inside]
+        ):
             differing.setdefault(difference, {})[f"{method} {task}"] = None
     for what, names in differing.items():
         notes.append(f"seeds of one method were trained with {what}: {join_first(names)}")
@@ -689,7 +697,7 @@ def check_concerns(points: list[Point], notes: list[str]) -> None:
 
 
 def fingerprint(result: Result) -> tuple:
-    """What tells a run's data from others; empty where it does not say."""
+    """What identifies a run's data; empty where config.json does not record it."""
     return tuple(sorted(result.config.get("dataset", {}).items()))
 
 

@@ -1,19 +1,15 @@
-"""A report as text: for a terminal, CSV, LaTeX and Markdown."""
+"""A report in a terminal, and the cells that terminal, page and files share."""
 
-import csv
-import dataclasses
-import io
 import itertools
-import operator
 import string
 import textwrap
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from reports.statistics import Interval
-from reports.summary import OVERALL, Beside, Report, Return, Row, by_phase, size
+from reports.summary import Comparison, Report, Return, Row, by_phase, size
 
 WIDTH = 120
 GAP = 2
@@ -73,7 +69,7 @@ CELLS: dict[str, tuple[str, Callable[[Row], str]]] = {
         lambda row: "" if np.isnan(row.kl_budget) else f"{row.highest:.2f}",
     ),
     "lam": ("λ", lambda row: "" if np.isnan(row.lam) else f"{row.lam:.3g}"),
-    "data": ("data", lambda row: size(row.only(lambda r: r.transitions))),
+    "data": ("data", lambda row: size(row.common_value(lambda r: r.transitions))),
     "episodes": (
         "episodes",
         lambda row: "" if np.isnan(row.episodes) else f"{row.episodes:.0f}",
@@ -82,7 +78,7 @@ CELLS: dict[str, tuple[str, Callable[[Row], str]]] = {
 """Columns by name: header and text."""
 
 
-def beside_cells(entry: Beside) -> list[str]:
+def comparison_cells(entry: Comparison) -> list[str]:
     """Task, method, our figure with seeds and data, the published one with the same, its
     source, and what differs.
     """
@@ -90,7 +86,7 @@ def beside_cells(entry: Beside) -> list[str]:
     ours = [
         plus_minus(row.mean, row.half),
         str(row.seeds),
-        size(row.only(lambda r: r.transitions)),
+        size(row.common_value(lambda r: r.transitions)),
     ]
     data = "not stated" if figure.transitions is None else size(figure.transitions)
     theirs = [
@@ -108,7 +104,7 @@ def beside_cells(entry: Beside) -> list[str]:
     ]
 
 
-BESIDE = [
+COMPARISON = [
     "task",
     "method",
     "ours ± 95 %",
@@ -195,8 +191,8 @@ class Lookup:
         self.keys = keys_of(found.methods)
         self.pairs = pairs_of(found)
         self.sources: dict[str, int] = {}
-        self.published: dict[tuple[str, str, str], list[Beside]] = {}
-        for entry in found.beside:
+        self.published: dict[tuple[str, str, str], list[Comparison]] = {}
+        for entry in found.comparisons:
             self.sources.setdefault(entry.published.source, len(self.sources) + 1)
             key = (entry.row.phase, entry.row.name, entry.row.method)
             self.published.setdefault(key, []).append(entry)
@@ -212,7 +208,7 @@ class Lookup:
         found = self.published.get((row.phase, row.name, row.method), [])
         return ", ".join(self.figure(entry) for entry in found)
 
-    def figure(self, entry: Beside) -> str:
+    def figure(self, entry: Comparison) -> str:
         """84.5 ± 7.7 [1] ≠: a figure, its source, and whether anything is known to differ."""
         figure, differs = entry.published, " ≠" if entry.differs else ""
         number = self.sources[figure.source]
@@ -464,13 +460,13 @@ def beside_tables(found: Report, lookup: Lookup) -> list[str]:
     """Our rows beside the published figures, a table for each phase."""
     parts = []
     header = ["task", "method", "ours ± 95 %", "published ± std", "seeds", "what differs"]
-    for phase, entries in by_phase(found.beside, lambda entry: entry.row.phase):
-        lines = [beside_line(entry, lookup) for entry in entries]
+    for phase, entries in by_phase(found.comparisons, lambda entry: entry.row.phase):
+        lines = [comparison_line(entry, lookup) for entry in entries]
         parts.append(f"{phase}: beside the published figures\n{aligned(header, lines, 20)}")
     return parts
 
 
-def beside_line(entry: Beside, lookup: Lookup) -> list[str]:
+def comparison_line(entry: Comparison, lookup: Lookup) -> list[str]:
     """Task, method, our figure, the published one with its source, seeds, what differs."""
     row, figure = entry.row, entry.published
     theirs = f"{plus_minus(figure.success, figure.std)} [{lookup.sources[figure.source]}]"
@@ -486,16 +482,18 @@ def footnotes(found: Report, lookup: Lookup, details: bool) -> list[str]:
     if details and lookup.pairs:
         lines.append(STARRED)
     names = main_names(found)
-    beside = [e for e in found.beside if details or (e.row.phase, e.row.name) in names]
-    lines += source_lines(beside, lookup)
-    if any(entry.differs for entry in beside):
+    comparisons = [
+        e for e in found.comparisons if details or (e.row.phase, e.row.name) in names
+    ]
+    lines += source_lines(comparisons, lookup)
+    if any(entry.differs for entry in comparisons):
         lines.append(f"≠ not the same experiment{'' if details else '; --details says why'}")
     return lines
 
 
-def source_lines(beside: list[Beside], lookup: Lookup) -> list[str]:
+def source_lines(comparisons: list[Comparison], lookup: Lookup) -> list[str]:
     """The sources of some published figures, by their numbers."""
-    used = {entry.published.source for entry in beside}
+    used = {entry.published.source for entry in comparisons}
     numbered = [(number, source) for source, number in lookup.sources.items() if source in used]
     return [wrapped(f"[{number}] {source}") for number, source in numbered]
 
@@ -503,168 +501,3 @@ def source_lines(beside: list[Beside], lookup: Lookup) -> list[str]:
 def notes(found: Report) -> list[str]:
     """What to know when reading the tables."""
     return [wrapped(f"note: {note}", 6) for note in found.notes]
-
-
-# ---------------------------------------------------------------- files
-
-
-def return_line(entry: Return) -> dict[str, Any]:
-    """The line of a return in the CSV."""
-    line = dict(kind="return", scope="task", tasks=1) | dataclasses.asdict(entry)
-    line |= {"step": entry.step.replace(",", ""), "return": line.pop("mean")}
-    return line | {"ci95_half": line.pop("half")}
-
-
-def as_csv(found: Report) -> str:
-    """Every row, published figure and improvement as a line of CSV."""
-    lines = []
-    for row in found.rows:
-        line = dict(
-            kind="ours",
-            phase=row.phase,
-            scope=row.scope,
-            name=row.name,
-            method=row.method,
-            tasks=row.tasks,
-        )
-        line |= dict(
-            step=row.step.replace(",", ""),
-            seeds=row.seeds,
-            episodes=row.episodes,
-            start=row.start,
-            success=row.mean,
-        )
-        line |= dict(
-            ci95_half=row.half,
-            iqm=row.iqm.value,
-            low=row.iqm.low,
-            high=row.iqm.high,
-            path_kl=row.path_kl,
-        )
-        line |= dict(kl_budget=row.kl_budget, within_tenth_pct=row.within, settled=row.settled)
-        line |= dict(highest_kl=row.highest, lam=row.lam)
-        line |= {
-            name: row.only(operator.attrgetter(name))
-            for name in ("transitions", "reward", "discount")
-        }
-        lines.append(line)
-    lines += map(return_line, found.returns)
-    for entry in found.beside:
-        row, figure = entry.row, entry.published
-        line = (
-            {"kind": "published"}
-            | dataclasses.asdict(figure)
-            | dict(scope=row.scope, name=row.name, tasks=row.tasks)
-        )
-        lines.append(line | dict(versus=row.method, differences="; ".join(entry.differences)))
-    for better in found.improvements:
-        line = dict(
-            kind="improvement",
-            phase=better.phase,
-            name=better.name,
-            method=better.method,
-            versus=better.other,
-        )
-        probability, low, high = better.probability
-        lines.append(
-            line | dict(tasks=better.tasks, probability=probability, low=low, high=high)
-        )
-    columns = (
-        "kind phase scope name method versus step tasks seeds episodes start success ci95_half"
-        " std iqm probability low high"
-    )
-    columns += (
-        " path_kl kl_budget within_tenth_pct settled highest_kl lam transitions reward discount"
-        " source differences"
-    )
-    columns += " return"
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns.split(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _plain(value) for key, value in line.items()} for line in lines)
-    return text.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value:.6g}"
-    return value
-
-
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "_": r"\_",
-    "#": r"\#",
-    "$": r"\$",
-    "{": r"\{",
-    "}": r"\}",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": "$<$",
-    ">": "$>$",
-    "|": "$|$",
-    "±": r"$\pm$",
-    "λ": r"$\lambda$",
-}
-
-
-def as_latex(found: Report) -> str:
-    """Tasks and domains down, methods across, the best mean of lines whose methods have the
-    same tasks in bold; no package.
-    """
-    phases = by_phase(found.rows, lambda row: row.phase)
-    return "\n".join(latex_table(phase, rows, found.methods) for phase, rows in phases)
-
-
-def latex_table(phase: str, rows: list[Row], methods: list[str]) -> str:
-    """The table of one phase; all tasks come last."""
-    present = {row.method for row in rows}
-    methods = [method for method in methods if method in present]
-    by_name: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        by_name.setdefault(row.name, {})[row.method] = row
-    lines = [
-        rf"% {phase}: success in %, mean $\pm$ 95 % interval over seeds",
-        rf"\begin{{tabular}}{{l{'c' * len(methods)}}}",
-        r"\hline",
-        " & ".join(["", *map(escape, methods)]) + r" \\",
-        r"\hline",
-    ]
-    ordered = sorted(by_name, key=lambda name: name == OVERALL)
-    lines += [latex_line(by_name[name], methods) for name in ordered]
-    return "\n".join([*lines, r"\hline", r"\end{tabular}", ""])
-
-
-def latex_line(inside: dict[str, Row], methods: list[str]) -> str:
-    """A task, a domain or all tasks: the rows by method."""
-    rows = list(inside.values())
-    comparable = len({row.names for row in rows}) == 1
-    best = max(round(row.mean, 1) for row in rows) if comparable else np.nan
-    words = []
-    for method in methods:
-        row = inside.get(method)
-        cell = escape(plus_minus(row.mean, row.half)) if row else "--"
-        words.append(rf"\textbf{{{cell}}}" if row and round(row.mean, 1) == best else cell)
-    name = escape(short(rows[0].name))
-    title = name if rows[0].scope == "task" else rf"\textit{{{name}}}"
-    return " & ".join([title, *words]) + r" \\"
-
-
-def escape(text: str) -> str:
-    """Text for LaTeX, on one line."""
-    return "".join(LATEX.get(letter, letter) for letter in " ".join(text.splitlines()))
-
-
-def as_markdown(rows: list[Row], columns: list[str]) -> list[str]:
-    """The lines of a Markdown table with the columns asked for, by their names in CELLS."""
-    return markdown(
-        [CELLS[name][0] for name in columns],
-        [[CELLS[name][1](row) for name in columns] for row in rows],
-    )
-
-
-def markdown(header: list[str], lines: list[list[str]]) -> list[str]:
-    """The lines of a Markdown table."""
-    return ["| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines]]

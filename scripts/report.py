@@ -102,10 +102,11 @@ def run(argv: list[str]) -> int:
     """What `main` does, but for errors."""
     flags = parse(argv)
     from reports.export import export
+    from reports.files import as_csv, as_latex
     from reports.published import read_published
-    from reports.results import read_all
+    from reports.reading import read_all
     from reports.summary import report
-    from reports.text import as_csv, as_latex, as_text
+    from reports.text import as_text
 
     results, notes = read_all(flags.places, flags.pickle_interval, flags.pickle_axes)
     found = report(results, flags.step, read_published(), notes, flags.bootstrap)
@@ -127,7 +128,7 @@ def as_html(found: "Report") -> str:
 
 def repeated(found: "Report", flags: argparse.Namespace) -> int:
     """Compare runs with those of --repeat_of; returns the exit code, 1 where one is outside."""
-    from reports.results import read_all
+    from reports.reading import read_all
     from reports.summary import repeats
     from reports.text import wrapped
 

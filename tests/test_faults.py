@@ -438,7 +438,7 @@ def test_a_checkpoint_that_does_not_fit(phase, disk, stand, assert_stops, assert
         )
     else:  # on a full disk a log may be the first that does not fit
         assert isinstance(disk, Disk)
-        assert line.endswith(f"({folder_of()}: what is stored there is whole)")
+        assert line.endswith(f"(checkpoints in {folder_of()} are intact)")
     assert disk.reason in line
     assert {path: path.read_bytes() for path in before} == before
     assert_undisturbed()
@@ -457,11 +457,8 @@ def test_a_log_that_cannot_be_written(name, call, stand, assert_stops, assert_un
 
     with full(Limit(), call, size):
         line = assert_stops(1)
-    assert (
-        line
-        == f"error: [Errno {errno.EFBIG}] {Limit.reason} ({folder_of()}: what is stored there"
-        " is whole)"
-    )
+    place = f"(checkpoints in {folder_of()} are intact)"
+    assert line == f"error: [Errno {errno.EFBIG}] {Limit.reason} {place}"
     assert newest().name == "16"
     assert_undisturbed()
 

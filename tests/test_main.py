@@ -499,6 +499,10 @@ SCALAR = [
         (["--agent=agents/ifql.py"], "value/loss"),
         (["--agent=agents/dsrl.py"], "entropy/alpha"),
         (["--agent=agents/cgql.py"], "critic/noisy_loss"),
+        (["--agent=agents/fedit.py"], "entropy/alpha"),
+        (["--agent=agents/fbrac.py"], "actor/loss"),
+        (["--agent=agents/bam.py"], "actor/bc_loss"),
+        (["--agent=agents/fawac.py"], "value/loss"),
         (EXTERNAL, "adjoint/penalty"),
         (SCALAR, "dual/lam"),
     ],
@@ -514,6 +518,39 @@ def test_every_other_agent_trains_offline_and_online(data, tmp_path, flags, quan
     if "--kl_budget_online=0.125" in flags:
         assert rows[0]["dual/kl_budget"] > rows[-1]["dual/kl_budget"] == 0.125
     assert CsvLog(folder / "eval.csv").rows()[-1]["step"] == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("agent", "quantity"),
+    [
+        ("qsm", "actor/denoising_loss"),
+        ("dac", "actor/denoising_loss"),
+        ("rebrac", "actor/bc_loss"),
+        ("rlpd", "entropy/alpha"),
+    ],
+)
+@pytest.mark.usefixtures("no_key_twice")
+def test_an_agent_without_a_flow_trains_and_clones_nothing(data, tmp_path, agent, quantity):
+    """RLPD learns online alone, from the first step after start_training on."""
+    tiny = [word for word in TINY if "flow_steps" not in word]
+    place = [f"--env_name={TASK}", f"--ogbench_dataset_dir={data}/good"]
+    flags = ["--preset=smoke", f"--agent=agents/{agent}.py", "--eval_workers=1", *tiny]
+    assert run(*place, f"--save_dir={tmp_path}", *flags) == 0
+    (done,) = tmp_path.glob(f"smoke/{TASK}/{agent}_*/done.json")
+    assert not list(tmp_path.glob("bc/**/done.json"))
+    rows = CsvLog(done.with_name("train.csv")).rows()
+    assert all(np.isfinite(row[quantity]) for row in rows)
+    online = [(50, "online"), (60, "online")]
+    both = [(10, "offline"), (20, "offline"), *online]
+    alone = [(30, "online"), (40, "online")]
+    found = [(row["step"], row["phase"]) for row in rows]
+    assert found == (alone if agent == "rlpd" else both)
+    evaluations = CsvLog(done.with_name("eval.csv")).rows()
+    assert evaluations[-1]["step"] == (40 if agent == "rlpd" else 60)
+    if agent == "rlpd":
+        first = json.loads(done.with_name("config.json").read_text())["flags"]
+        assert (first["balanced_sampling"], first["offline_steps"]) == (True, 0)
 
 
 def test_the_readmes_fork_command_trains_a_copied_agent(data, tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import bc, trqam
+from agents import bam, bc, rebrac, rlpd, trqam
 from agents.flow import euler_sample, flow_matching_loss
 from tests.agents.straightforward import field, q_values
 from tests.agents.test_trqam import OBS, A, B, D, H, random_batch, tiny
@@ -132,3 +132,28 @@ def test_without_chunking_the_first_action_counts():
         B,
         A,
     )
+
+
+@pytest.mark.parametrize("module", [rebrac, rlpd, bam])
+def test_a_single_critic_differs_from_nothing_and_breaks_no_gradient(module):
+    """The deviation of equal numbers has a gradient of 0, where sqrt alone would have none."""
+    agent, batch = tiny(module, num_qs=1, rho=0.5), random_batch()
+    after, metrics = agent.update(batch, jax.random.key(0))
+    assert all(np.isfinite(value) for value in metrics.values())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
+
+
+def test_rebrac_holds_its_targets_back_and_not_its_actor():
+    agent = tiny(rebrac, actor_freq=3)
+    agent, _ = agent.update(random_batch(9), jax.random.key(9))  # networks leave their targets
+    agent, moved = agent.replace(step=jnp.zeros((), jnp.int32)), []
+    for u in range(4):
+        after, _ = agent.update(random_batch(u), jax.random.key(u))
+        pairs = [(agent.target_params, after.target_params), (agent.params, after.params)]
+        moved.append([differ(*pair) for pair in pairs])
+        agent = after
+    assert moved == [[False, True], [False, True], [True, True], [False, True]]
+
+
+def differ(one, other):
+    return any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), one, other)))

@@ -85,10 +85,10 @@ MOST = {
 MOST |= {
     "fql": 0.05,
     "ifql": 0.1,
-    "dsrl": 0.22,
+    "dsrl": 0.2,
     "cgql_simple": 0.1,
-    "cgql_mse": 0.22,
-    "cgql_linex": 0.25,
+    "cgql_mse": 0.2,
+    "cgql_linex": 0.2,
 }
 MOST |= {
     "fedit": 0.15,

@@ -9,10 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs.run_folder import ACTS, read_columns, read_config, read_done, read_evaluations
+from reports.files import as_csv, as_latex
 from reports.html import page
-from reports.results import name_methods, read_run
+from reports.reading import read_run
+from reports.results import name_methods
 from reports.summary import report
-from reports.text import as_csv, as_latex, as_text
+from reports.text import as_text
 from tests.odd_runs import ODD, with_entry
 from tests.synthetic_runs import write_run
 from utils.errors import DamagedFile, RunError, UserError, printable

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reports.curves import Chart, charts, draw, image, value_range
-from reports.results import read_all
+from reports.reading import read_all
 
 STUDY = Path(__file__).resolve().parents[2] / "results" / "study"
 STEPS, NO_BAND = np.arange(3.0), np.full(3, np.nan)

@@ -16,10 +16,11 @@ import main as program
 from configs.agent_source import kept_source
 from configs.run_folder import read_config
 from envs.probe import write_dataset
+from reports.files import as_csv, escape
 from reports.published import read_published
-from reports.results import read_all
+from reports.reading import read_all
 from reports.summary import report as report_of
-from reports.text import as_csv, as_text, escape
+from reports.text import as_text
 from scripts import report, rollout, sweep
 from sweeps.engines import log_exit_code
 from tests.odd_runs import ODD, link, other, text, with_entry, without

@@ -23,15 +23,15 @@ from scipy import stats
 
 from envs.tasks import ALL_TASKS, dataset_name
 from reports.export import command
+from reports.files import as_csv
 from reports.html import page
 from reports.published import read_published
-from reports.results import read_all
+from reports.reading import read_all
 from reports.summary import curve, kl_curve, report
 from reports.text import (
     CELLS,
     Lookup,
     aligned,
-    as_csv,
     as_text,
     blocks,
     keys_of,
@@ -284,7 +284,7 @@ def test_curves_are_what_was_written(table):
 def test_rows_stand_beside_the_published_figures(table):
     _, _, found = table
     entries = {
-        (e.row.name, e.published.method, e.published.source[:5]): e for e in found.beside
+        (e.row.name, e.published.method, e.published.source[:5]): e for e in found.comparisons
     }
     entry = entries["all tasks", "TRQAM", "TRQAM"]
     assert (entry.published.success, entry.published.seeds, entry.row.mean) == (
@@ -321,7 +321,7 @@ def test_settings_that_were_given_are_told_beside_a_published_figure(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["sources"]["agent.num_qs"] = "preset study"
     (folder / "config.json").write_text(json.dumps(config))
-    (entry,) = made(tmp_path).beside
+    (entry,) = made(tmp_path).comparisons
     assert (
         entry.differences[-1]
         == "settings actor_hidden_dims=[128,128], inv_temp=10.0, preset=study"
@@ -508,7 +508,7 @@ def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(table, tmp_pat
     assert (len(kinds["ours"]), len(kinds["improvement"]), len(kinds["published"])) == (
         183,
         183,
-        len(found.beside),
+        len(found.comparisons),
     )
     (line,) = (
         line
@@ -1447,7 +1447,7 @@ def test_a_study_keeps_warnings_and_is_checked_like_runs(tmp_path, capsys):
 
 def test_the_kept_command_plans_the_same_run(tmp_path):
     from configs.flags import parse_flags
-    from reports.results import read_run
+    from reports.reading import read_run
     from training.plan import plan
     from utils.files import write_json
 

@@ -301,7 +301,7 @@ def test_an_agent_without_a_base_fetches_none(hub, ant_data, tmp_path, capsys):
 
 def test_the_report_names_the_published_base(hub, ant_data, tmp_path):
     from reports.export import command
-    from reports.results import read_run
+    from reports.reading import read_run
 
     ant_data("me")
     assert train_ant(tmp_path / "exp") == 0

@@ -12,7 +12,7 @@ from configs.agent_file import load_source
 from configs.agent_source import ROOT
 from configs.flags import UNHASHED, parse_flags
 from envs.probe import write_dataset
-from reports import results
+from reports import reading
 from tests.agents.test_trqam import random_batch, tiny
 from tests.synthetic_runs import write_run
 from training import data as data_module
@@ -315,7 +315,7 @@ def write_reported(root, task, seed, agent_file, source):
 
 
 def methods(root, count):
-    found, notes = results.read_all([str(root)], 1)
+    found, notes = reading.read_all([str(root)], 1)
     assert not notes and len(found) == count
     return [result.method for result in sorted(found, key=lambda result: result.seed)]
 
@@ -346,7 +346,7 @@ def test_a_report_tells_agents_of_one_name_apart_by_their_code(tmp_path):
 def test_a_report_counts_the_alias_of_a_task_as_that_task(tmp_path):
     for name in ("task1-", "task2-", ""):
         write_run(tmp_path, f"scene-play-singletask-{name}v0", int(not name), {1_000_000: 0.5})
-    found, _ = results.read_all([str(tmp_path)], 1)
+    found, _ = reading.read_all([str(tmp_path)], 1)
     names = [f"scene-play-singletask-task{i}-v0" for i in (1, 2, 2)]
     assert sorted(result.env_name for result in found) == names
 
