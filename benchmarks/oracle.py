@@ -1,4 +1,4 @@
-"""The speedup of the update over a straightforward implementation.
+"""The speedup of the update over a straightforward one.
 
     python scripts/benchmark.py oracle --rounds=61 --out=results/oracle_speed.json
 

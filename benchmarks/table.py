@@ -1,4 +1,4 @@
-"""All measurements, and the projected hours of the results table.
+"""All measurements, and the projected hours of all runs.
 
     python scripts/benchmark.py table --out=results/speed_cpu.json
     python scripts/benchmark.py table --out=results/speed.json --only=bc  # added to it

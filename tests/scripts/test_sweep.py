@@ -28,7 +28,7 @@ from sweeps.run import run_jobs
 from sweeps.status import hours_text
 from training.plan import plan
 from utils.errors import RunError
-from utils.files import alone, is_locked, lock_of, write_json
+from utils.files import exclusive_folder, is_locked, lock_of, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -676,7 +676,7 @@ def local(tmp_path_factory):
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "sweep"
     folder.mkdir(exist_ok=True)
-    with alone(folder):
+    with exclusive_folder(folder):
         if not (folder / "printed").exists():
             collect_random(TASK, folder / "data", 300)
             flags = [
