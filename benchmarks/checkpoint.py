@@ -63,7 +63,13 @@ def with_random_numbers(agent: Any, rng: np.random.Generator) -> Any:
 
 
 def append_random(replay: ReplayFile, count: int, rng: np.random.Generator) -> None:
-    """Append `count` random online transitions, in episodes of 1,000."""
+    """Append random online transitions, in episodes of 1,000.
+
+    Args:
+        replay: the file to extend.
+        count: the number of transitions.
+        rng: the random generator.
+    """
     for step in range(count):
         s = rng.standard_normal((2, OBSERVATION_DIM))
         replay.append(

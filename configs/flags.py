@@ -168,7 +168,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     )
     doc = (
         "of your own data: flat (every row is a transition) or ogbench (final states have"
-        " rows); auto tells them apart"
+        " rows); auto detects the layout"
     )
     flags.DEFINE_enum(
         "dataset_layout", "auto", ["auto", "ogbench", "flat"], doc, flag_values=fv

@@ -126,6 +126,11 @@ def seconds_left(run: Run, step: int, speeds: Speeds) -> float | None:
     """Return the remaining time of a run after `step` steps; None if no speed was measured.
 
     The speed is that of runs with the same agent and dataset, or else that of all runs.
+
+    Args:
+        run: the run.
+        step: how many steps it has done.
+        speeds: the measured seconds per step.
     """
     flags = run.settings.flags
     left = 0.0

@@ -1,4 +1,4 @@
-"""Executes a command on some cores; on Linux it gets SIGTERM when its parent dies.
+"""Executes a command pinned to cores; on Linux it gets SIGTERM when its parent dies.
 
     python -I sweeps/tied.py PARENT CORES COMMAND...
 

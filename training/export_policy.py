@@ -180,7 +180,13 @@ def provenance(folder: Path, stored: dict[str, Any], step: int) -> dict[str, Any
 
 
 def write_policy(path: Path, exported: jax.export.Exported, about: dict[str, Any]) -> None:
-    """Write the archive atomically, creating its folder."""
+    """Write the archive atomically, creating its folder.
+
+    Args:
+        path: the file.
+        exported: the function of policy.jax.
+        about: the content of about.json.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:
         part = Path(place) / "part"

@@ -56,7 +56,13 @@ def evaluation_policy(agent: Agent) -> Policy:
 
 @jax.jit
 def mean_q(agent: Agent, observations: jax.Array, actions: jax.Array) -> jax.Array:
-    """Return the mean of the agent's critics [S] at observations [S, O] and actions [S, D]."""
+    """Return the mean of the agent's critics [S].
+
+    Args:
+        agent: the agent.
+        observations: [S, O].
+        actions: [S, D].
+    """
     return agent.expected_return(observations, actions)
 
 

@@ -62,7 +62,13 @@ class Run:
 
     @classmethod
     def of_task(cls, env_name: str, seed: int, settings: Settings) -> "Run":
-        """Create the run of a task, identified by what the command line sets."""
+        """Create the run of a task, identified by what the command line sets.
+
+        Args:
+            env_name: the task.
+            seed: the seed.
+            settings: the settings for the task's dataset.
+        """
         overrides = settings.overrides()
         overrides = {name: value for name, value in overrides.items() if name not in UNHASHED}
         run = cls(env_name, seed, settings, overrides)

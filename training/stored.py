@@ -182,7 +182,13 @@ def mention_changes(kept: Source, folder: Path) -> None:
 
 
 def mention_namesakes(place: Path, name: str, source: Source) -> None:
-    """Warn of runs in a folder with the same agent name but another source."""
+    """Warn of runs in a folder with the same agent name but another source.
+
+    Args:
+        place: the folder of a task's runs.
+        name: the name of the agent.
+        source: the source of the agent.
+    """
     others = []
     for file in sorted(place.glob(f"{glob.escape(name)}_s*_*/config.json")):
         with contextlib.suppress(DamagedFile):

@@ -55,9 +55,14 @@ class Window(flax.struct.PyTreeNode):
 def one_update(
     agent: Agent, replay: Replay, key: jax.Array
 ) -> tuple[Agent, dict[str, jax.Array]]:
-    """Update an agent with a batch from `replay`; return it and the metrics.
+    """Update an agent once; return it and the metrics.
 
     The randomness depends only on `key` and the number of the agent's updates so far.
+
+    Args:
+        agent: the agent.
+        replay: what the batch is sampled from.
+        key: the run's key for updates.
     """
     config = agent.config
     key_batch, key_update = update_keys(key, agent.step)

@@ -342,7 +342,7 @@ class Writer:
         return {kind: [self.blob(value.data), dtype, value.shape, value.order]}
 
     def blob(self, data: bytes | bytearray) -> int:
-        """Return the index of some bytes in `blobs`, adding them the first time."""
+        """Return the index of `data` in `blobs`, adding it the first time."""
         if id(data) not in self.places:
             self.places[id(data)] = len(self.blobs)
             self.blobs.append(data)

@@ -96,7 +96,7 @@ class OnDevice:
     def feed(
         self, replay: Replay, keys: jax.Array, config: Any, blocks: Iterable[Block]
     ) -> contextlib.AbstractContextManager[Iterator[Rows | None]]:
-        """Yield None for each block, with the interface of `OnHost.feed`."""
+        """Yield None for each block; the arguments are those of `OnHost.feed`."""
         return contextlib.nullcontext(None for _ in blocks)
 
 
@@ -166,6 +166,11 @@ class Prefetch:
 
     At the end of the context all threads are stopped. `waited` counts the seconds for which
     `next` had to wait.
+
+    Args:
+        data: the dataset.
+        replay: as in `OnHost.feed`, like keys, config and blocks.
+        readers: the number of reading threads.
     """
 
     def __init__(

@@ -260,7 +260,11 @@ class Replay(flax.struct.PyTreeNode):
         return [from_stored, from_online]
 
     def stored_starts(self, key: jax.Array, batch_size: int, horizon: int) -> jax.Array:
-        """Draw the starts of the first of `draws`; larger ones than the dataset are online."""
+        """Return the starts [B'] of the first of `draws`, those of the dataset.
+
+        Starts beyond the dataset's size are online transitions. The arguments are those of
+        `sample`.
+        """
         parts, key, count = self.draws(key, batch_size)[0]
         return draw_starts(parts, key, count, horizon)
 
