@@ -53,7 +53,8 @@ def published_base(env_name: str, dataset_dir: Path | str) -> Path:
 
     Raises UserError if the task has no published base or the download fails.
     """
-    domain, path = base_domain(env_name), base_path(env_name, dataset_dir)
+    domain = base_domain(env_name)
+    path = base_path(env_name, dataset_dir)
     if path.is_file():
         return path
     repository = Repository(REPOSITORY)

@@ -144,7 +144,8 @@ class Published(NamedTuple):
 
 def stored_shards(name: str, folder: Path) -> list[Published]:
     """Return the files of a dataset of shards that exists locally; [] if it does not."""
-    stored, hosts = stored_dataset(name, folder), _hosts_of(name)
+    stored = stored_dataset(name, folder)
+    hosts = _hosts_of(name)
     if stored is None or not stored.is_dir():
         return []
     shards = _shards(stored, _pattern(name, stored))
@@ -156,7 +157,8 @@ def published_files(name: str, folder: Path) -> list[Published]:
 
     Raises UserError if the files have to be listed by a repository and that request fails.
     """
-    hosts, place = _hosts_of(name), _place_of(name)
+    hosts = _hosts_of(name)
+    place = _place_of(name)
     if name in SHARDS:
         names = [f"{place}/{name}-v0-{index:03d}.npz" for index in range(SHARDS[name])]
     elif name in REPOSITORIES:
@@ -262,7 +264,8 @@ def load_dataset(
         if env:
             stack.callback(env.close)
         if is_user_env(env_name):
-            raw, path = _read_own(source, dataset_layout, action_scale, place), source
+            raw = _read_own(source, dataset_layout, action_scale, place)
+            path = source
         else:
             _refuse_own_settings(env_name, dataset_layout, action_scale)
             raw, path = _read(source, env_name, split, place, named=named is not None)
@@ -339,7 +342,8 @@ def _read(
         path = source if split == "train" else source.with_name(f"{source.stem}-val.npz")
         return _read_file(path, needed, flag), path
     name = dataset_name(env_name)
-    pattern, limit = _pattern(name, source), SHARDS.get(name)
+    pattern = _pattern(name, source)
+    limit = SHARDS.get(name)
     shards = _shards(source, "*.npz") if named else _shards(source, pattern, limit)
     if not shards:
         raise UserError(f"{flag}: {source} holds no npz files of {env_name}")
@@ -585,7 +589,8 @@ def _check_belongs(
                 f" {raw[key].shape[1]} columns, those of {env_name} {width}"
             )
     if hasattr(env.unwrapped, "maze_map"):
-        maze, stride = env.unwrapped, max(1, len(raw["qpos"]) // 1000)
+        maze = env.unwrapped
+        stride = max(1, len(raw["qpos"]) // 1000)
         cells = np.array([maze.xy_to_ij(xy) for xy in raw["qpos"][::stride, :2]])
         inside = np.all((cells >= 0) & (cells < maze.maze_map.shape), axis=1)
         if not np.all(inside) or np.mean(maze.maze_map[tuple(cells.T)]) > 0.05:
@@ -605,14 +610,17 @@ def _label(raw: dict[str, np.ndarray], env: SeededEnv, env_name: str) -> None:
     from ogbench.relabel_utils import relabel_dataset
 
     size = len(raw["terminals"])
-    rewards, masks = np.empty(size, np.float32), np.empty(size, np.float32)
+    rewards = np.empty(size, np.float32)
+    masks = np.empty(size, np.float32)
     names = [name for name in ("qpos", "button_states") if name in raw]
     for start in range(0, size, _BLOCK):
         part = slice(start, start + _BLOCK)
         block: dict[str, np.ndarray] = {name: raw[name][part] for name in names}
         relabel_dataset(world_name(env_name), env, block)
-        rewards[part], masks[part] = block["rewards"], block["masks"]
-    raw["rewards"], raw["masks"] = rewards, masks
+        rewards[part] = block["rewards"]
+        masks[part] = block["masks"]
+    raw["rewards"] = rewards
+    raw["masks"] = masks
 
 
 def _compact(

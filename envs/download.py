@@ -133,7 +133,8 @@ def _fetch(source: Source, destination: Path, progress: bool) -> tuple[Path, lis
     returns what the host's listing and its answer say about the file.
     """
     tag = hashlib.sha256(source.url.encode()).hexdigest()[:8]
-    part, web = destination.with_name(f".{destination.name}.{tag}.part"), Web()
+    part = destination.with_name(f".{destination.name}.{tag}.part")
+    web = Web()
     for attempt in range(RETRIES + 1):
         before = part.stat().st_size if part.exists() else 0
         try:

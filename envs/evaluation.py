@@ -114,7 +114,8 @@ def evaluate(
             # Copies: an asynchronous policy may still read them when the next round begins.
             arguments = slots.observations.copy(), slots.keys.copy()
             actions = np.asarray(policy(*arguments), np.float32)
-            policy_calls, policy_rows = policy_calls + 1, policy_rows + len(active)
+            policy_calls += 1
+            policy_rows += len(active)
             chunks = actions.reshape(workers.slots, chunk_length, action_dim)[active]
             if not np.isfinite(chunks).all():
                 raise RunError(f"the policy's actions for {workers.env_name} are not finite")
@@ -168,7 +169,8 @@ class _Slots:
 
     def run(self, active: list[int], chunks: np.ndarray) -> int:
         """Execute chunks [len(active), H, A]; return the number of episodes that ended."""
-        ended, outcome = 0, self.outcome
+        ended = 0
+        outcome = self.outcome
         for slot, result in zip(active, self._workers.run_chunks(active, chunks), strict=True):
             episode = int(self.keys[slot, 1]) - self._first
             self._check(result, slot, episode)

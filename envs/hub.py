@@ -145,7 +145,8 @@ class Repository:
     """
 
     def __init__(self, name: str, folder: str = ""):
-        self.name, self._prefix = name, f"{folder}/" if folder else ""
+        self.name = name
+        self._prefix = f"{folder}/" if folder else ""
         self._failure: BaseException | None = None
 
     def __str__(self) -> str:
@@ -164,7 +165,8 @@ class Repository:
         try:
             while url:
                 with Web().open(url) as response:
-                    entries, links = json.load(response), response.headers["Link"] or ""
+                    entries = json.load(response)
+                    links = response.headers["Link"] or ""
                 for entry in entries:
                     if entry["type"] == "file":
                         files[entry["path"]] = _facts(entry)
@@ -205,7 +207,8 @@ class Repository:
         the name itself if there is none.
         """
         wanted = name.removeprefix(self._prefix)
-        last, dataset = posixpath.basename(wanted), re.split(r"(?:-\d+m)?-v0", name)[0]
+        last = posixpath.basename(wanted)
+        dataset = re.split(r"(?:-\d+m)?-v0", name)[0]
         same = [path for path in self.listing or () if posixpath.basename(path) == last]
         below = [path for path in same if f"/{path}".endswith(f"/{wanted}")]
         if below:

@@ -59,7 +59,8 @@ class SeededEnv(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, limit: int | None = None):
         super().__init__(env)
-        self._limit, self._steps = limit, 0
+        self._limit = limit
+        self._steps = 0
         self._state: _State = _fresh_state()
         with self._own_numpy_state():
             space = env.observation_space  # OGBench's arm resets itself to answer this
@@ -89,8 +90,10 @@ class SeededEnv(gymnasium.Wrapper):
             observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
         if self._steps == self._limit and not (terminated or truncated):
-            truncated, info = True, {**info, "cut_at": self._limit}
-        observation, reward = self._checked(observation), check_number(reward, "reward")
+            truncated = True
+            info = {**info, "cut_at": self._limit}
+        observation = self._checked(observation)
+        reward = check_number(reward, "reward")
         return observation, reward, bool(terminated), bool(truncated), info
 
     def _checked(self, observation: Any, name: str = "observation") -> np.ndarray:

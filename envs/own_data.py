@@ -418,7 +418,8 @@ def _flat_rows(arrays: Arrays) -> tuple[Arrays, Reading]:
     is_added = np.diff(source, prepend=-1) == 0
     rows = {name: arrays[name][source] for name in NEEDED} | {"masks": masks[source]}
     rows["observations"][is_added] = observations[added]
-    rows["rewards"][is_added], rows["masks"][is_added] = 0, 1
+    rows["rewards"][is_added] = 0
+    rows["masks"][is_added] = 1
     rows["terminals"] = (is_added | given_up[source]).astype(np.float32)
     has_ends = any(name in arrays for name in ("masks", *ENDS))
     return rows, Reading(

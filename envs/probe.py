@@ -89,14 +89,16 @@ def write_dataset(env_name: str, path: Path | str, transitions: int, seed: int =
     env = gymnasium.make(env_name)
     rng = np.random.default_rng(seed)
     rows: list[tuple] = []
-    stored, done = 0, True
+    stored = 0
+    done = True
     while stored < transitions or not done:
         if done:
             observation, _ = env.reset(seed=seed + stored)
         action = rng.uniform(-1, 1, 1).astype(np.float32)
         following, reward, done, _, _ = env.step(action)
         rows.append((observation, action, reward, 1.0 - float(done), False))
-        stored, observation = stored + 1, following
+        stored += 1
+        observation = following
         if done:  # the final observation has a row of its own
             rows.append((observation, action, 0.0, 1.0, True))
     names = ("observations", "actions", "rewards", "masks", "terminals")

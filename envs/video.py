@@ -229,7 +229,8 @@ def _outcome(success: float, done: bool) -> str:
 def _captioned(frame: np.ndarray, lines: list[str]) -> np.ndarray:
     """Write lines of outlined white text into the upper left corner of a frame."""
     image = Image.fromarray(frame)
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=_LINE - 4)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=_LINE - 4)
     for i, line in enumerate(lines):
         draw.text((4, 2 + _LINE * i), line, "white", font, stroke_width=1, stroke_fill="black")
     return np.asarray(image)

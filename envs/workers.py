@@ -259,7 +259,8 @@ class LocalEnvs:
     """The interface of EnvWorkers in this process; for a single slot it is faster."""
 
     def __init__(self, env_name: str, make_env: MakeEnv = make_ogbench_env):
-        self.env_name, self._make_env = env_name, make_env
+        self.env_name = env_name
+        self._make_env = make_env
         self._envs: dict[int, gymnasium.Env] = {}
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
@@ -377,7 +378,9 @@ def _answer(
 
 
 def _run(env: gymnasium.Env, chunk: np.ndarray) -> ChunkResult:
-    observations, rewards, successes = [], [], []
+    observations = []
+    rewards = []
+    successes = []
     terminated = truncated = False
     info: dict[str, Any] = {}
     fault = ""
@@ -386,8 +389,12 @@ def _run(env: gymnasium.Env, chunk: np.ndarray) -> ChunkResult:
             observation, reward, terminated, truncated, info = env.step(action)
             success = success_of(info)
         except EnvFault as error:
-            fault, terminated, truncated = str(error), False, False
-            observation, reward, success = env.observation_space.low * np.nan, np.nan, np.nan
+            fault = str(error)
+            terminated = False
+            truncated = False
+            observation = env.observation_space.low * np.nan
+            reward = np.nan
+            success = np.nan
         observations.append(np.asarray(observation, np.float32))
         rewards.append(float(reward))
         successes.append(success)

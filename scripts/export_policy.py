@@ -3,7 +3,7 @@
     python scripts/export_policy.py RUN_DIR --out=policy.zip
     python scripts/export_policy.py RUN_DIR --out=policy.zip --best
 
-training/export_policy.py says what is in the file and for how long JAX reads it;
+training/export_policy.py describes the file and how long JAX can read it;
 examples/run_exported_policy.py runs it.
 """
 
@@ -24,7 +24,7 @@ USAGE = "usage: python scripts/export_policy.py RUN_DIR --out=policy.zip [--best
 
 
 def define() -> flags.FlagValues:
-    """This script's flags."""
+    """Define the flags of this script."""
     fv = flags.FlagValues()
     flags.DEFINE_string("out", None, "the file to write", flag_values=fv)
     text = "the checkpoint that did best in its evaluation, not the newest"
@@ -38,7 +38,7 @@ def define() -> flags.FlagValues:
 
 
 def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
-    """Flags and the run's folder; raises UserError."""
+    """Parse a command line; return the flags and the run folder. Raises UserError."""
     fv = define()
     fv.set_gnu_getopt(True)  # flags may follow the folder
     with user_errors_of_flags():
@@ -53,7 +53,7 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
 
 
 def export(fv: flags.FlagValues, run_dir: str) -> int:
-    """Write the file and say what it is; returns the exit code."""
+    """Write the file and describe it; return the exit code."""
     from training.export_policy import export_policy
 
     about = export_policy(run_dir, fv.out, fv.step, fv.best, fv.overwrite, fv.trust)
@@ -66,7 +66,7 @@ def export(fv: flags.FlagValues, run_dir: str) -> int:
 
 
 def outcome(about: dict[str, Any]) -> str:
-    """What the checkpoint's evaluation gave."""
+    """Describe the evaluation of the checkpoint."""
     if about["success"] is not None:
         return f"success {about['success']:.1%}"
     if about["return"] is not None:
@@ -75,7 +75,7 @@ def outcome(about: dict[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Answer mistakes in one line; returns the exit code."""
+    """Run the script; print errors as one line. Returns the exit code."""
     if {"--help", "-help", "-h"} & set(argv):
         print(__doc__, define().get_help(), sep="\n")
         return 0

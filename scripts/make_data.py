@@ -1,9 +1,9 @@
-"""Make an offline dataset with OGBench's own scripted oracles.
+"""Collect an offline dataset with OGBench's own scripted oracles.
 
     python scripts/make_data.py --env_name=scene-play --transitions=1_000_000 --workers=16
 
-The file lies where training looks for it, and `ogbench` itself loads it. An interrupted run
-goes on when started again.
+The file is stored where training looks for it, and `ogbench` can load it. The same command
+resumes an interrupted run.
 """
 
 import sys
@@ -34,7 +34,7 @@ flags.mark_flag_as_required("env_name")
 
 
 def main(_: list[str]) -> None:
-    """Collect and say where the file is."""
+    """Collect the data and print the path of the file."""
     path = collect(
         FLAGS.env_name,
         FLAGS.ogbench_dataset_dir,
@@ -66,7 +66,7 @@ def _run(arguments: list[str]) -> None:
     except UserError as error:
         _fail(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        print("interrupted; the same command resumes", file=sys.stderr)
         sys.exit(130)
 
 

@@ -28,12 +28,14 @@ def new_agent(run: Run, data: TaskData) -> Agent:
 
     Raises UserError if the dataset is shorter than one chunk.
     """
-    horizon, transitions = run.settings.agent.horizon_length, data.transitions
+    horizon = run.settings.agent.horizon_length
+    transitions = data.transitions
     if transitions < horizon:
         raise UserError(
             f"--horizon_length={horizon}: the dataset has only {transitions} transitions"
         )
-    key, config = keys_of(run).parameters, run.settings.agent
+    key = keys_of(run).parameters
+    config = run.settings.agent
     return run.agent.create(key, *data.dims, config, run.total_updates, run.cloning)
 
 
@@ -60,9 +62,11 @@ class PretrainedBase(NamedTuple):
 
         stored: the config.json of the folder; None if there is none.
         """
-        then, now = (stored or {}).get("base", self.record)["sha256"], self.record["sha256"]
+        then = (stored or {}).get("base", self.record)["sha256"]
+        now = self.record["sha256"]
         if then != now and any(folder.glob("checkpoints/*")):
-            source, sums = self.record["source"], f"sha256 {then:.12} then, {now:.12} now"
+            source = self.record["source"]
+            sums = f"sha256 {then:.12} then, {now:.12} now"
             raise UserError(
                 f"--pretrained_actor_path: {source} is not the base that {folder} began with "
                 f"({sums}); bring that one back, or give another --run_group"
@@ -99,11 +103,14 @@ def read_pretrained_base(path: str, env_name: str, dataset_dir: str) -> Pretrain
         env_name: the task.
         dataset_dir: the folder that holds the published bases.
     """
-    source, data = Path(path).name, ""
+    source = Path(path).name
+    data = ""
     if path == PUBLISHED:
         path = str(published_base(env_name, dataset_dir))
-        source, data = base_source(env_name), base_data(env_name)
-    params, file = load_base(path), published_file(path)
+        source = base_source(env_name)
+        data = base_data(env_name)
+    params = load_base(path)
+    file = published_file(path)
     checksum = sha256_of(file) if file else sha256_of_tree(params)
     return PretrainedBase(params, {"source": source, "sha256": checksum}, data)
 

@@ -53,7 +53,8 @@ class Checkpoints:
         precious: Callable[[Sequence[int]], Collection[int]] = lambda steps: (),
     ):
         self.folder = Path(folder).absolute()
-        self._keep, self._precious = keep, precious
+        self._keep = keep
+        self._precious = precious
         if keep is not None or self.folder.is_dir():
             self._manager = self._open()
 
@@ -294,7 +295,8 @@ def agent_from(tree: dict, like: Agent, where: str | os.PathLike) -> Agent:
         like: an agent of the same settings.
         where: the run folder, for the message.
     """
-    ours, theirs = _shapes(to_state_dict(like)), _shapes(tree)
+    ours = _shapes(to_state_dict(like))
+    theirs = _shapes(tree)
     wrong = sorted(set(ours.items()) ^ set(theirs.items()))
     if wrong:
         name = wrong[0][0]

@@ -52,8 +52,10 @@ def prepare_data(run: Run) -> dict[str, np.ndarray]:
 
     An oracle collects it or, with --preset=smoke, random actions do.
     """
-    flags, transitions = run.settings.flags, run.settings.transitions
-    folder, env_name = flags["ogbench_dataset_dir"], run.env_name
+    flags = run.settings.flags
+    transitions = run.settings.transitions
+    folder = flags["ogbench_dataset_dir"]
+    env_name = run.env_name
     if not transitions or flags["dataset"] or is_user_env(env_name):
         return load_data(run)
     # Never in the user's own folder, where it would be mistaken for the published dataset.
@@ -117,7 +119,8 @@ def warn_of_data(run: Run, data: TaskData) -> None:
 
 def warn_of_little_data(run: Run, transitions: int) -> None:
     """Warn if a published dataset has less than half of the transitions that it should have."""
-    flags, env_name = run.settings.flags, run.env_name
+    flags = run.settings.flags
+    env_name = run.env_name
     if run.settings.transitions or flags["dataset"] or is_user_env(env_name):
         return  # a preset's own data, or the user's
     wanted = published_transitions(env_name) * flags["dataset_proportion"]

@@ -39,8 +39,10 @@ class Evaluator:
     """
 
     def __init__(self, env_name: str, flags: dict[str, Any], seeds: int, action_dim: int):
-        self.env_name, self.action_dim = env_name, action_dim
-        self.episodes, self.concurrent = flags["eval_episodes"], flags["eval_async"]
+        self.env_name = env_name
+        self.action_dim = action_dim
+        self.episodes = flags["eval_episodes"]
+        self.concurrent = flags["eval_async"]
         if self.concurrent is None:
             self.concurrent = jax.default_backend() != "cpu"
         self.workers = flags["eval_workers"] or default_workers(self.episodes)
@@ -100,7 +102,8 @@ class Evaluations:
     """
 
     def __init__(self, seeds: Seeds, evaluator: Evaluator):
-        self.seeds, self.evaluator = seeds, evaluator
+        self.seeds = seeds
+        self.evaluator = evaluator
         self.pending: dict[int, Evaluation] = {}  # by seed
 
     def start(self, seed: int, step: int, agent: Agent) -> None:

@@ -65,7 +65,8 @@ def export_policy(
         overwrite: whether to replace an existing file.
         trust: whether unknown code of the run folder may be executed.
     """
-    path, folder = expanded(out), expanded(run_dir)
+    path = expanded(out)
+    folder = expanded(run_dir)
     if path.is_dir() or (path.exists() and not overwrite):
         remedy = "a file in it" if path.is_dir() else "another name, or --overwrite"
         raise UserError(f"--out={out} exists; give {remedy}")
@@ -160,7 +161,8 @@ def provenance(folder: Path, stored: dict[str, Any], step: int) -> dict[str, Any
         step: the step of the checkpoint.
     """
     flags = stored["flags"]
-    task, own = flags["env_name"], flags.get("dataset")
+    task = flags["env_name"]
+    own = flags.get("dataset")
     name = Path(own).name if own else dataset_name(task)
     evaluations = [line for line in evaluation_rows(folder) if line["step"] == step]
     evaluated = evaluations[-1] if evaluations else {}
@@ -178,7 +180,13 @@ def provenance(folder: Path, stored: dict[str, Any], step: int) -> dict[str, Any
 
 
 def write_policy(path: Path, exported: jax.export.Exported, about: dict[str, Any]) -> None:
-    """Write the archive atomically, creating its folder."""
+    """Write the archive atomically, creating its folder.
+
+    Args:
+        path: the file.
+        exported: the function of policy.jax.
+        about: the content of about.json.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:
         part = Path(place) / "part"

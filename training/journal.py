@@ -97,7 +97,8 @@ class Journal:
         if not record:
             return tree, record
         self.outcome = {name: record.get(name) for name in self.outcome}
-        self.evaluated_at, self.warned = record["evaluated_at"], record["warned"]
+        self.evaluated_at = record["evaluated_at"]
+        self.warned = record["warned"]
         self.recent.extend(self.logger["train"].rows()[-Agent.PATIENCE :])
         say(f"resumed at step {step}: {shown(self.run.folder)}")
         return tree, record
@@ -168,12 +169,14 @@ class Journal:
     def evaluated(self, step: int, result: EvalResult) -> None:
         """Write the result of an evaluation to eval.csv, and its cost to timing.csv."""
         self.outcome = {"success": result.success, "return": result.mean_return}
-        self.evaluated_at, self.evaluating = step, None
+        self.evaluated_at = step
+        self.evaluating = None
         self.logger.eval(step, {"episodes": len(result.lengths), **result.row()})
         rate = result.env_steps / result.seconds
         self.logger.timing(step, {"eval_seconds": result.seconds, "eval_steps_per_s": rate})
         if step == 0:
-            found, episodes = result.describe(), f"{len(result.lengths)} episodes"
+            found = result.describe()
+            episodes = f"{len(result.lengths)} episodes"
             say(f"{self.run.name}: {found} over {episodes} before the first update")
 
     def finish(self) -> None:

@@ -40,11 +40,15 @@ class OnlineEpisodes:
         action_dim: int,
         at_random_until: int,
     ):
-        self.envs, self.slot = envs, slot
-        self.env_name, self.seed = run.env_name, run.seed
+        self.envs = envs
+        self.slot = slot
+        self.env_name = run.env_name
+        self.seed = run.seed
         self.sparse = run.settings.flags["sparse"]
-        self.action_dim, self.at_random_until = action_dim, at_random_until
-        self.episode, self.length = -1, 0
+        self.action_dim = action_dim
+        self.at_random_until = at_random_until
+        self.episode = -1
+        self.length = 0
         self.observation: np.ndarray | None = None  # None between episodes
         self.queue: list[np.ndarray] = []
 
@@ -79,7 +83,9 @@ class OnlineEpisodes:
         Raises RunError for a reward above 0 with --sparse.
         """
         assert self.observation is not None, "call policy_observation() first"
-        first, observation, reward = self.length == 0, result.observations[0], result.rewards[0]
+        first = self.length == 0
+        observation = result.observations[0]
+        reward = result.rewards[0]
         transition = {
             "observations": self.observation,
             "actions": action,
@@ -89,9 +95,11 @@ class OnlineEpisodes:
             "next_observations": observation,
         }
         self.queue = self.queue[1:]
-        self.observation, self.length = observation, self.length + 1
+        self.observation = observation
+        self.length += 1
         if result.done:
-            self.observation, self.queue = None, []
+            self.observation = None
+            self.queue = []
         return transition, first
 
     def _sparse(self, reward: float) -> float:
@@ -131,15 +139,18 @@ class OnlineEpisodes:
         self.episode = record["episode"]
         if record["observation"] is None:
             return True
-        observation, ended = self._reset(), False
+        observation = self._reset()
+        ended = False
         if len(actions):
             (result,) = self.envs.run_chunks([self.slot], actions[None])
-            observation, ended = result.observations[-1], result.done
+            observation = result.observations[-1]
+            ended = result.done
         if ended or not np.array_equal(
             observation, np.asarray(record["observation"], np.float32)
         ):
             return False
-        self.observation, self.length = observation, record["length"]
+        self.observation = observation
+        self.length = record["length"]
         self.queue = [np.asarray(action, np.float32) for action in record["queue"]]
         return True
 
@@ -156,7 +167,8 @@ class Interaction:
 
     def __init__(self, seeds: Seeds, updates: Updates, action_dim: int, at_random_until: int):
         env_name = seeds.run.env_name
-        self.seeds, self.updates = seeds, updates
+        self.seeds = seeds
+        self.updates = updates
         self.envs: EnvWorkers | LocalEnvs = (
             EnvWorkers(env_name, len(seeds)) if len(seeds) > 1 else LocalEnvs(env_name)
         )

@@ -21,7 +21,8 @@ def plan(fv: FlagValues) -> list[Run]:
     check_some_steps(first)
     for resolved in settings.values():
         check_online_steps(resolved)
-    start, count = first.flags["seed"], first.flags["num_seeds"]
+    start = first.flags["seed"]
+    count = first.flags["num_seeds"]
     return [
         Run.of_task(task, seed, settings[dataset_name(task)])
         for task in tasks
@@ -64,7 +65,8 @@ def check_some_steps(settings: Settings) -> None:
 
 def check_online_steps(settings: Settings) -> None:
     """Raise UserError if the online phase ends before its first update."""
-    flags, horizon = settings.flags, settings.agent.horizon_length
+    flags = settings.flags
+    horizon = settings.agent.horizon_length
     steps = flags["online_steps"]
     if 0 < steps <= first_learning_step(flags, horizon):
         raise UserError(

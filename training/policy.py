@@ -56,7 +56,13 @@ def evaluation_policy(agent: Agent) -> Policy:
 
 @jax.jit
 def mean_q(agent: Agent, observations: jax.Array, actions: jax.Array) -> jax.Array:
-    """Return the mean of the agent's critics [S] at observations [S, O] and actions [S, D]."""
+    """Return the mean of the agent's critics [S].
+
+    Args:
+        agent: the agent.
+        observations: [S, O].
+        actions: [S, D].
+    """
     return agent.expected_return(observations, actions)
 
 
@@ -149,7 +155,8 @@ def agent_of_run(folder: Path, stored: dict[str, Any], trust: bool = False) -> t
         stored: its config.json.
         trust: whether unknown code may be executed.
     """
-    kept, recorded = kept_source(folder, stored), Path(stored["agent_file"])
+    kept = kept_source(folder, stored)
+    recorded = Path(stored["agent_file"])
     path = ROOT / recorded
     admit = None if trust else check_trusted
     if kept is None:
@@ -221,7 +228,8 @@ def chunks_from_seed(
         call: uint32 scalar, the number of the call.
         action_dim: A.
     """
-    batch_size, flat = observations.shape[0], agent.flat_action_dim
+    batch_size = observations.shape[0]
+    flat = agent.flat_action_dim
     key = jax.random.fold_in(stream(jax.random.key(seed), "policy"), call)
     x0 = jax.random.normal(key, (agent.draws, batch_size, flat))
     return agent.act(observations, x0).reshape(batch_size, flat // action_dim, action_dim)
@@ -263,7 +271,8 @@ def load_policy(
     """
     agent, stored = load_run(run_dir, best, trust)
     act = jax.jit(chunks_from_seed, static_argnames="action_dim")
-    start, calls = np.uint32(seed), itertools.count()
+    start = np.uint32(seed)
+    calls = itertools.count()
 
     def policy(observations: np.ndarray) -> np.ndarray:
         batch = checked_observations(observations, stored["observation_dim"])

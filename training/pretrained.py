@@ -52,7 +52,8 @@ def base_shape(base: dict, where: str) -> BaseShape:
         observation_dim = kernels[0][0] - flat - 1
         found = BaseShape(observation_dim, tuple(hidden), "LayerNorm_0" in shapes, flat)
     except (AttributeError, KeyError, ValueError):
-        found, shapes = None, {}
+        found = None
+        shapes = {}
     if found is None or found.leaves() != shapes:
         raise UserError(
             f"{where}: its actor is not a plain multilayer perceptron with LayerNorm after each"
@@ -69,7 +70,8 @@ def check_base(base: dict, expected: dict, where: str) -> None:
         expected: parameters of the agent's own base.
         where: flag and path, which begin the message.
     """
-    theirs, ours = leaf_shapes(base), leaf_shapes(expected)
+    theirs = leaf_shapes(base)
+    ours = leaf_shapes(expected)
     if theirs == ours:
         return
     if is_mlp(expected):
@@ -101,7 +103,8 @@ def check_mlp(base: dict, expected: dict, where: str) -> None:
 
     The arguments are those of `check_base`; `expected` is an MLP.
     """
-    theirs, ours = base_shape(base, where), base_shape(expected, where)
+    theirs = base_shape(base, where)
+    ours = base_shape(expected, where)
     names = {
         "observations O =": "--env_name",
         "actor_hidden_dims": "--agent.actor_hidden_dims",
@@ -164,7 +167,8 @@ def published_actor(node: Any, where: str) -> dict:
                 f"{where}: not a published BC checkpoint: {at} has no {' or '.join(names)}; it"
                 f" has {found:.200}"
             )
-        node, at = held[name], name
+        node = held[name]
+        at = name
     return node
 
 

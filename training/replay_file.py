@@ -30,7 +30,8 @@ class ReplayFile:
         self.dtype = np.dtype(
             [(name, "<f4", widths.get(name, ())) for name in (*FIELDS, "starts")]
         )
-        self.rows, self.crc = 0, 0
+        self.rows = 0
+        self.crc = 0
         self._file: Any = None
 
     def append(self, transition: dict[str, Any]) -> None:
@@ -47,7 +48,8 @@ class ReplayFile:
             self._file = self.path.open("ab")
         data = rows.tobytes()
         self._file.write(data)
-        self.rows, self.crc = self.rows + len(rows), zlib.crc32(data, self.crc)
+        self.rows += len(rows)
+        self.crc = zlib.crc32(data, self.crc)
 
     def position(self) -> dict[str, int]:
         """Flush the file to disk and return the position of its end."""
@@ -76,7 +78,8 @@ class ReplayFile:
         """Cut the file at a position and continue there."""
         if self.path.exists():
             os.truncate(self.path, position["rows"] * self.dtype.itemsize)
-        self.rows, self.crc = position["rows"], position["crc"]
+        self.rows = position["rows"]
+        self.crc = position["crc"]
 
     def end_trajectory(self, observation: list[float]) -> None:
         """End the running trajectory at its newest observation [O].

@@ -62,7 +62,13 @@ class Run:
 
     @classmethod
     def of_task(cls, env_name: str, seed: int, settings: Settings) -> "Run":
-        """Create the run of a task, identified by what the command line sets."""
+        """Create the run of a task, identified by what the command line sets.
+
+        Args:
+            env_name: the task.
+            seed: the seed.
+            settings: the settings for the task's dataset.
+        """
         overrides = settings.overrides()
         overrides = {name: value for name, value in overrides.items() if name not in UNHASHED}
         run = cls(env_name, seed, settings, overrides)
@@ -158,7 +164,8 @@ class Run:
 
     def is_done(self) -> bool:
         """Whether the run has finished at least as many steps as its flags ask for."""
-        done, flags = read_done(self.folder), self.settings.flags
+        done = read_done(self.folder)
+        flags = self.settings.flags
         return done is not None and all(done[name] >= flags[name] for name in STEPS[1:])
 
     def needs_base(self) -> bool:

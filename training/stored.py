@@ -56,7 +56,8 @@ def differences(run: Run, stored: dict[str, Any]) -> list[str]:
             if differs(stored, ours, part, name):
                 values = f"stored {stored[part].get(name)}, now {ours[part].get(name)}"
                 found.append(f"{prefix}{name}: {values}")
-    steps, now = stored["flags"]["offline_steps"], ours["flags"]["offline_steps"]
+    steps = stored["flags"]["offline_steps"]
+    now = ours["flags"]["offline_steps"]
     if steps != now and run.newest_checkpoint() > min(steps, now):
         found.append(
             f"--offline_steps: stored {steps}, now {now}, and the run has passed the smaller"
@@ -136,7 +137,8 @@ def check_data(run: Run, transitions: int, crc: str) -> None:
         crc: the checksum of the data now.
     """
     stored = (read_config(run.folder) or {}).get("dataset", {})
-    before, checksum = stored.get("transitions", transitions), stored.get("crc", crc)
+    before = stored.get("transitions", transitions)
+    checksum = stored.get("crc", crc)
     if before == transitions and (checksum == crc or isinstance(checksum, int)):
         return
     flag = "--dataset" if run.settings.flags["dataset"] else "--ogbench_dataset_dir"
@@ -180,7 +182,13 @@ def mention_changes(kept: Source, folder: Path) -> None:
 
 
 def mention_namesakes(place: Path, name: str, source: Source) -> None:
-    """Warn of runs in a folder with the same agent name but another source."""
+    """Warn of runs in a folder with the same agent name but another source.
+
+    Args:
+        place: the folder of a task's runs.
+        name: the name of the agent.
+        source: the source of the agent.
+    """
     others = []
     for file in sorted(place.glob(f"{glob.escape(name)}_s*_*/config.json")):
         with contextlib.suppress(DamagedFile):

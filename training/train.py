@@ -8,7 +8,7 @@ how many updates one compiled call makes.
 import contextlib
 from collections.abc import Sequence
 
-from configs.trust import note
+from configs.trust import record_trusted
 from envs.fingerprint import Fingerprint
 from training.bases import check_start, from_bases, new_agent, pretrained_base
 from training.data import data_fingerprint, task_data, warn_of_data
@@ -37,7 +37,7 @@ def train(wanted: Sequence[Run], overwrite: bool = False) -> None:
     finished = [run for run in wanted if run not in runs]
     if not runs:
         return report_finished(finished, data_fingerprint(finished[0]))
-    note(runs[0].source)
+    record_trusted(runs[0].source)
     pretrained = pretrained_base(runs, overwrite)
     data = task_data(runs[0])
     report_finished(finished, data.fingerprint)

@@ -107,7 +107,8 @@ def restore(journal: Journal, agent: Agent, step: int) -> Start:
         _, updates, actions = map(jax.random.key_data, keys_of(journal.run))
         keys = {"updates": updates, "actions": actions}
         return Start(SeedState(agent, keys, EMPTY_WINDOW), {}, None)
-    folder, evaluating = journal.run.folder, tree.get("evaluating")
+    folder = journal.run.folder
+    evaluating = tree.get("evaluating")
     agent = agent_from(tree["agent"], agent, folder)
     if evaluating:
         evaluating = agent_from(evaluating, without_optimiser(agent), folder)
@@ -137,10 +138,13 @@ class Trainer:
             restore(journal, agent, step)
             for journal, agent in zip(seeds.journals, agents, strict=True)
         ]
-        self.seeds, self.flags = seeds, seeds.flags
-        self.action_dim, self.stack = action_dim, stack
+        self.seeds = seeds
+        self.flags = seeds.flags
+        self.action_dim = action_dim
+        self.stack = stack
         self.records = [start.record for start in starts]
-        self.step, self.phase = max(0, step), self.records[0].get("phase", "offline")
+        self.step = max(0, step)
+        self.phase = self.records[0].get("phase", "offline")
         self.updates = Updates([start.state for start in starts])
         self.interaction: Interaction | None = None  # before the online phase
         evaluator = Evaluator(seeds.run.env_name, self.flags, len(seeds), action_dim)
@@ -154,7 +158,8 @@ class Trainer:
 
         If a seed breaks, its RunError is raised after the other seeds have finished.
         """
-        offline, online = self.flags["offline_steps"], self.flags["online_steps"]
+        offline = self.flags["offline_steps"]
+        online = self.flags["online_steps"]
         with preemption.deferred():
             if self.step:
                 # A signal may have prevented what was due at the checkpoint's step.
@@ -186,7 +191,8 @@ class Trainer:
         updates = updates_per_call(steps, self.step, *intervals)
         before = self.updates.done() - self.step
         blocks = (Block(before + step, updates) for step in range(self.step, steps, updates))
-        keys, config = self.updates.keys["updates"], self.updates.config
+        keys = self.updates.keys["updates"]
+        config = self.updates.config
         with (
             data.feed(replay, keys, config, blocks) as feed,
             ProgressBar(steps, self.seeds.name, initial=self.step) as bar,
@@ -203,7 +209,8 @@ class Trainer:
         Each environment step is stored and followed by `utd_ratio` updates.
         """
         flags = self.flags
-        steps, offline = flags["online_steps"], flags["offline_steps"]
+        steps = flags["online_steps"]
+        offline = flags["offline_steps"]
         if not steps:
             return
         self.phase = "online"
@@ -216,10 +223,12 @@ class Trainer:
         data = place_dataset(dataset, flags["device_data_gb"], self.updates.mesh)
         online = self.start_interaction(dataset, start if balanced else 0)
         replay = Replay(data.stored, online, balanced)
-        learning, utd = range(max(start, self.step - offline), steps), flags["utd_ratio"]
+        learning = range(max(start, self.step - offline), steps)
+        utd = flags["utd_ratio"]
         done = self.updates.done()
         blocks = (Block(done + i * utd, utd, step + 1) for i, step in enumerate(learning))
-        keys, config = self.updates.keys["updates"], self.updates.config
+        keys = self.updates.keys["updates"]
+        config = self.updates.config
         with (
             data.feed(replay, keys, config, blocks) as feed,
             ProgressBar(steps, self.seeds.name, "online", "steps", self.step - offline) as bar,
@@ -307,7 +316,8 @@ class Trainer:
 
     def log(self) -> dict[str, Any]:
         """Log each seed's means; return the figures for the progress bar."""
-        means, seconds = self.means(), self.updates.clock.seconds()
+        means = self.means()
+        seconds = self.updates.clock.seconds()
         speed = self.updates.speed(seconds)
         for seed, journal in self.seeds.active if means else ():
             journal.checkpoints.check()
@@ -381,7 +391,8 @@ def film_policies(seeds: Seeds, updates: Updates, step: int, action_dim: int) ->
         step: the step of the agents.
         action_dim: A.
     """
-    flags, config = seeds.flags, updates.config
+    flags = seeds.flags
+    config = updates.config
     if not flags["video_episodes"]:
         return
     for seed, journal in seeds.active:

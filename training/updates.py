@@ -55,9 +55,14 @@ class Window(flax.struct.PyTreeNode):
 def one_update(
     agent: Agent, replay: Replay, key: jax.Array
 ) -> tuple[Agent, dict[str, jax.Array]]:
-    """Update an agent with a batch from `replay`; return it and the metrics.
+    """Update an agent once; return it and the metrics.
 
     The randomness depends only on `key` and the number of the agent's updates so far.
+
+    Args:
+        agent: the agent.
+        replay: what the batch is sampled from.
+        key: the run's key for updates.
     """
     config = agent.config
     key_batch, key_update = update_keys(key, agent.step)
@@ -204,7 +209,8 @@ class WindowClock:
         start = time.perf_counter()
         yield
         spent = time.perf_counter() - start
-        self.start, self.busy_until = self.start + spent, self.busy_until + spent
+        self.start += spent
+        self.busy_until += spent
 
     def seconds(self) -> float:
         """Return the training time since the last log."""
@@ -212,7 +218,8 @@ class WindowClock:
 
     def restart(self) -> None:
         """Start measuring anew."""
-        self.start, self.idle = time.perf_counter(), 0.0
+        self.start = time.perf_counter()
+        self.idle = 0.0
 
 
 class Updates:
@@ -328,7 +335,8 @@ class Updates:
 
     def restart_window(self) -> None:
         """Start new sums and a new time after a log."""
-        self.windows, self.window_updates = None, 0
+        self.windows = None
+        self.window_updates = 0
         self.clock.restart()
 
     def states(self) -> list[SeedState]:

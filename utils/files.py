@@ -12,7 +12,8 @@ from typing import IO, Any
 
 from utils.errors import DamagedFile, UserError
 
-JSON_BYTES, CSV_BYTES = 1 << 24, 1 << 29
+JSON_BYTES = 1 << 24
+CSV_BYTES = 1 << 29
 """Size limits for the JSON and CSV files that are read."""
 JSON_LEVELS = 20
 """How deep objects and lists may be nested: ours are 4 deep, and Python's limit is 1000."""

@@ -59,7 +59,8 @@ class DType:
     def __init__(self, name: Any):
         if not (type(name) is str and re.fullmatch("b1|[iu][1248]|f[248]", name)):
             raise Refused(f"holds an array of dtype {shown(name)}")
-        self.kind, self.order = name, "="
+        self.kind = name
+        self.order = "="
 
     @property
     def size(self) -> int:
@@ -101,7 +102,10 @@ class Array:
             size *= dim
         if size != len(data):
             raise ValueError("size")
-        self.data, self.dtype, self.shape, self.order = data, dtype, dims, order
+        self.data = data
+        self.dtype = dtype
+        self.shape = dims
+        self.order = order
         return self
 
     def set_state(self, state: Any) -> None:
@@ -338,7 +342,7 @@ class Writer:
         return {kind: [self.blob(value.data), dtype, value.shape, value.order]}
 
     def blob(self, data: bytes | bytearray) -> int:
-        """Return the index of some bytes in `blobs`, adding them the first time."""
+        """Return the index of `data` in `blobs`, adding it the first time."""
         if id(data) not in self.places:
             self.places[id(data)] = len(self.blobs)
             self.blobs.append(data)

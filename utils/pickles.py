@@ -58,7 +58,8 @@ def ask_reader(file: BinaryIO) -> tuple[dict[str, Any], list[bytes]]:
         return {"refused": "takes more memory than its size explains"}, []
     line, _, rest = done.stdout.partition(b"\n")
     head = json.loads(line)
-    blobs, start = [], 0
+    blobs = []
+    start = 0
     for size in head.get("sizes", ()):
         blobs.append(rest[start : start + size])
         start += size

@@ -60,7 +60,8 @@ def at_once() -> Iterator[None]:
 @contextlib.contextmanager
 def _waiting(waits: bool) -> Iterator[None]:
     global _waits
-    before, _waits = _waits, waits
+    before = _waits
+    _waits = waits
     try:
         yield
     finally:
@@ -69,7 +70,8 @@ def _waiting(waits: bool) -> Iterator[None]:
 
 def _handle(signum: int, frame: object) -> None:
     global _received
-    second, _received = _received is not None, signum
+    second = _received is not None
+    _received = signum
     if second or not _waits:
         raise Preempted(signum)
 

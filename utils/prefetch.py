@@ -96,7 +96,7 @@ class OnDevice:
     def feed(
         self, replay: Replay, keys: jax.Array, config: Any, blocks: Iterable[Block]
     ) -> contextlib.AbstractContextManager[Iterator[Rows | None]]:
-        """Yield None for each block, with the interface of `OnHost.feed`."""
+        """Yield None for each block; the arguments are those of `OnHost.feed`."""
         return contextlib.nullcontext(None for _ in blocks)
 
 
@@ -149,7 +149,8 @@ class OnHost:
 
         starts: [B] the numbers of the transitions at which the chunks start.
         """
-        numbers, steps = self.dataset["rows"], np.arange(rows.rewards.shape[1] + 1)
+        numbers = self.dataset["rows"]
+        steps = np.arange(rows.rewards.shape[1] + 1)
         # A larger index is an online transition, whose rows the device fills in.
         last = len(numbers) - 1
         index = numbers[np.minimum(starts[:, None] + steps[:-1], last)]
@@ -165,6 +166,11 @@ class Prefetch:
 
     At the end of the context all threads are stopped. `waited` counts the seconds for which
     `next` had to wait.
+
+    Args:
+        data: the dataset.
+        replay: as in `OnHost.feed`, like keys, config and blocks.
+        readers: the number of reading threads.
     """
 
     def __init__(
@@ -176,11 +182,14 @@ class Prefetch:
         blocks: Iterable[Block],
         readers: int = READERS,
     ):
-        self.data, self.config, self.blocks = data, config, iter(blocks)
+        self.data = data
+        self.config = config
+        self.blocks = iter(blocks)
         self.balanced = replay.balanced
         # On an accelerator the draws would wait for the running updates.
         self.keys = jax.device_put(keys, host_device())
-        self.pieces, self.waited = readers, 0.0
+        self.pieces = readers
+        self.waited = 0.0
         self.builder = ThreadPoolExecutor(1, "prefetch")
         self.readers = ThreadPoolExecutor(readers + 1, "prefetch-reader")
         self.stop = threading.Event()
@@ -229,7 +238,8 @@ class Prefetch:
         """Read the rows [S, U, B, ...] of a block with all reader threads."""
         numbers = np.arange(block.first, block.first + block.updates, dtype=np.int32)
         sizes = (len(self.data.dataset["rows"]), block.online or None)
-        batch_size, horizon = self.config.batch_size, self.config.horizon_length
+        batch_size = self.config.batch_size
+        horizon = self.config.horizon_length
         starts = np.asarray(
             starts_of(self.keys, numbers, *sizes, self.balanced, batch_size, horizon)
         )

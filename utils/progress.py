@@ -70,7 +70,8 @@ class ProgressBar(TerminalBar):
         initial: int = 0,
         file: TextIO | None = None,
     ):
-        self.name, self.phase = name, phase
+        self.name = name
+        self.phase = phase
         self.figures: dict[str, str] = {}
         self.logged = initial, time.perf_counter()  # count and time of the last printed line
         super().__init__(file, total=total, initial=initial, unit=unit)
@@ -265,7 +266,9 @@ class StreamAboveBar:
     """A terminal's stream while a bar moves in it: complete lines appear above the bar."""
 
     def __init__(self, stream: TextIO, bars: TextIO):
-        self.stream, self.bars, self.begun = stream, bars, ""
+        self.stream = stream
+        self.bars = bars
+        self.begun = ""
 
     def write(self, text: str) -> int:
         """Print the lines that are complete and keep the rest for the next call."""
@@ -294,7 +297,9 @@ class StreamRedirect:
     """
 
     def __init__(self) -> None:
-        self.lock, self.bars, self.undo = threading.Lock(), 0, contextlib.ExitStack()
+        self.lock = threading.Lock()
+        self.bars = 0
+        self.undo = contextlib.ExitStack()
 
     def begin(self, bars: TextIO) -> None:
         """Count a new bar in the terminal `bars`; replace the streams if it is the first."""

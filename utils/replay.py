@@ -57,10 +57,12 @@ class Transitions(flax.struct.PyTreeNode):
         transitions: how many transitions to make room for; None: those of the dataset.
         """
         size = len(dataset["rows"])
-        capacity, rows = size, len(dataset["observations"])
+        capacity = size
+        rows = len(dataset["observations"])
         if transitions is not None:
             # A transition takes one row, a trajectory one more for its final observation.
-            capacity, rows = transitions, 2 * transitions
+            capacity = transitions
+            rows = 2 * transitions
         fields = {name: jnp.asarray(pad_rows(dataset[name], rows)) for name in FIELDS}
         starts = jnp.asarray(pad_rows(dataset["rows"].astype(np.int32), capacity))
         return cls(**fields, rows=starts, size=jnp.array(size, jnp.int32))
@@ -123,7 +125,8 @@ def look_up(parts: Parts, starts: jax.Array, horizon: int) -> Rows:
         starts: [B] numbers of transitions, 0 for the first of the first part.
         horizon: H.
     """
-    found, size = parts[0].look_up(starts, horizon), parts[0].size
+    found = parts[0].look_up(starts, horizon)
+    size = parts[0].size
     for part in parts[1:]:
         inside = starts[:, None] + jnp.arange(horizon)[None] >= size
         # A chunk needs no observation past the end of its trajectory, and hence none of the
@@ -131,7 +134,7 @@ def look_up(parts: Parts, starts: jax.Array, horizon: int) -> Rows:
         choice = Rows(inside[:, :1, None], inside[:, :, None], inside, inside, inside)
         later = part.look_up(starts - size, horizon)
         found = jax.tree.map(jnp.where, choice, later, found)
-        size = size + part.size
+        size += part.size
     return found
 
 
@@ -257,7 +260,11 @@ class Replay(flax.struct.PyTreeNode):
         return [from_stored, from_online]
 
     def stored_starts(self, key: jax.Array, batch_size: int, horizon: int) -> jax.Array:
-        """Draw the starts of the first of `draws`; larger ones than the dataset are online."""
+        """Return the starts [B'] of the first of `draws`, those of the dataset.
+
+        Starts beyond the dataset's size are online transitions. The arguments are those of
+        `sample`.
+        """
         parts, key, count = self.draws(key, batch_size)[0]
         return draw_starts(parts, key, count, horizon)
 

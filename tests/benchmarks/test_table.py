@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("name", table.MEASUREMENTS)
 def test_every_measurement_is_a_command_line_that_can_be_read(name, tiny):
     words = table.MEASUREMENTS[name]
-    options = benchmark.parse(["benchmark.py", *(table.made_tiny(words) if tiny else words)])
+    options = benchmark.parse(["benchmark.py", *(table.tiny_words(words) if tiny else words)])
     if words[0] == "data":
         assert (options.rows == [10_000]) == tiny
         return

@@ -22,7 +22,7 @@ from reports.reading import read_all
 from reports.summary import report as report_of
 from reports.text import as_text
 from scripts import report, rollout, sweep
-from sweeps.engines import conclude
+from sweeps.engines import log_exit_code
 from tests.odd_runs import ODD, link, other, text, with_entry, without
 from tests.scripts.test_sweep import planned
 from tests.synthetic_runs import write_csv, write_run
@@ -402,7 +402,7 @@ def test_an_error_in_a_jobs_log_is_printed_as_text(tmp_path, capsys):
     (job,) = planned(*flags, f"--agents={ROOT}/agents/trqam.py", "--dataset=data.npz")
     job.log.parent.mkdir(parents=True)
     job.log.write_text("error: \x1b[31mred\x07\n")
-    conclude(job.log, 1)
+    log_exit_code(job.log, 1)
     assert "\x1b" in job.failure()
     command = ["sweep.py", *flags, f"--agents={ROOT}/agents/trqam.py", "--dataset=data.npz"]
     assert sweep.main([*command, "--status"]) == 0

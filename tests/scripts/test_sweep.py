@@ -25,7 +25,7 @@ from sweeps import engines
 from sweeps.engines import Local
 from sweeps.jobs import Job
 from sweeps.run import run_jobs
-from sweeps.status import clock
+from sweeps.status import hours_text
 from training.plan import plan
 from utils.errors import RunError
 from utils.files import exclusive_folder, is_locked, lock_of, write_json
@@ -393,7 +393,7 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
     for job, error in ((failed, "the disk is full"), (early, "no data")):
         job.log.parent.mkdir(parents=True, exist_ok=True)
         job.log.write_text(f"== 2026-01-01 00:00:00 $ python main.py\nerror: {error}\n")
-        engines.conclude(job.log, 1)
+        engines.log_exit_code(job.log, 1)
     with contextlib.ExitStack() as stack:
         for one in running.runs:
             stack.enter_context(one.locked())
@@ -411,19 +411,19 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
     # one that Ctrl-C stopped, of a process that wrote no log
     assert (
         lines[6]
-        == f"stopped  at step 0 of 1,100, the same command goes on  {stopped.runs[0].folder}"
+        == f"stopped  at step 0 of 1,100, the same command resumes it  {stopped.runs[0].folder}"
     )
     # three jobs of 1000 x 2 s and 100 x 3 s, and 300 s of the running one
     assert (
         lines[7]
-        == "time left (h:mm:ss): 2:00:00 of one job after the other; 2:00:00 for 1 at a time,"
+        == "time left (h:mm:ss): 2:00:00 for one job after the other; 2:00:00 for 1 at a time,"
         " as now"
     )
     assert len(lines) == 8
 
 
 def test_time_left_is_never_nothing_while_jobs_are_missing():
-    assert [clock(seconds) for seconds in (0.2, 59.5, 61, 111_900, None)] == [
+    assert [hours_text(seconds) for seconds in (0.2, 59.5, 61, 111_900, None)] == [
         "0:00:01",
         "0:01:00",
         "0:01:01",
