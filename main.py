@@ -12,7 +12,9 @@ Settings: the agent's defaults < the domain's (configs/domains.py) < what a fork
 runs and skips finished ones.
 """
 
-if __name__ == "__main__":  # first, so that signals are handled during the other imports
+if (
+    __name__ == "__main__"
+):  # first, so that signals are handled during the other imports
     from utils.first import end_at_signals
 
     end_at_signals()

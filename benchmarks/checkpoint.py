@@ -84,7 +84,9 @@ def append_random(replay: ReplayFile, count: int, rng: np.random.Generator) -> N
         )
 
 
-def measure(agent: Any, folder: Path, new_transitions: list[int]) -> list[dict[str, float]]:
+def measure(
+    agent: Any, folder: Path, new_transitions: list[int]
+) -> list[dict[str, float]]:
     """Measure the bytes and seconds of consecutive saves.
 
     Args:
@@ -136,7 +138,9 @@ def print_saves(saves: list[dict[str, float]]) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure, and print a table and the share of the training time."""
     agent = chosen_agent(options)
-    published = define_flags(["main.py", f"--agent={agent.file}"])["save_interval"].default
+    published = define_flags(["main.py", f"--agent={agent.file}"])[
+        "save_interval"
+    ].default
     interval = options.save_interval or published
     between = [options.transitions, *[interval] * (options.saves - 1)]
     with tempfile.TemporaryDirectory(prefix="checkpoint-cost-") as folder:

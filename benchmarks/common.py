@@ -126,7 +126,9 @@ class ChosenAgent(NamedTuple):
 
     def create(self, seed: int) -> Any:
         """Create an agent with the dimensions of puzzle-4x4."""
-        return self.kind.create(jax.random.key(seed), OBSERVATION_DIM, ACTION_DIM, self.config)
+        return self.kind.create(
+            jax.random.key(seed), OBSERVATION_DIM, ACTION_DIM, self.config
+        )
 
 
 def add_agent(parser: argparse.ArgumentParser) -> None:
@@ -186,7 +188,10 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="end with one JSON object on the last line"
     )
     parser.add_argument(
-        "--out", type=output_file, metavar="FILE", help="write the same object to a file"
+        "--out",
+        type=output_file,
+        metavar="FILE",
+        help="write the same object to a file",
     )
 
 

@@ -53,9 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--updates_per_call", type=at_least(1), default=100, metavar="N", help=doc
     )
     doc = "updates per second of the training that is imitated (2500)"
-    parser.add_argument("--demand", type=positive_float, default=2_500.0, metavar="X", help=doc)
+    parser.add_argument(
+        "--demand", type=positive_float, default=2_500.0, metavar="X", help=doc
+    )
     doc = "length of a measurement (5)"
-    parser.add_argument("--seconds", type=positive_float, default=5.0, metavar="X", help=doc)
+    parser.add_argument(
+        "--seconds", type=positive_float, default=5.0, metavar="X", help=doc
+    )
     doc = "write the rows to disk and read them from there"
     parser.add_argument("--written", action="store_true", help=doc)
     doc = "where the files are while it runs (the system's temporary folder)"
@@ -116,7 +120,9 @@ def measure(
     updates = 0
     data = OnHost(dataset, None)
     keys = jax.random.key_data(jax.random.split(jax.random.key(0), options.seeds))
-    blocks = (Block(first + i * updates_per_call, updates_per_call) for i in itertools.count())
+    blocks = (
+        Block(first + i * updates_per_call, updates_per_call) for i in itertools.count()
+    )
     with Prefetch(data, Replay(data.stored), keys, CONFIG, blocks, readers) as feed:
         jax.block_until_ready(next(feed))  # compiles
         start = time.perf_counter()
@@ -126,9 +132,14 @@ def measure(
             updates += updates_per_call
             # sleeps for as long as a device would train on this block
             if demand:
-                time.sleep(max(0.0, now + updates_per_call / demand - time.perf_counter()))
+                time.sleep(
+                    max(0.0, now + updates_per_call / demand - time.perf_counter())
+                )
         taken = time.perf_counter() - start
-        return {"updates_per_s": updates / taken, "waiting": (feed.waited - waited) / taken}
+        return {
+            "updates_per_s": updates / taken,
+            "waiting": (feed.waited - waited) / taken,
+        }
 
 
 def measure_rows(
@@ -142,7 +153,9 @@ def measure_rows(
         options: the flags.
     """
     dataset = synthetic(folder, rows, options.written)
-    numbers = itertools.count(0, 10_000_000)  # pages that no earlier measurement has read
+    numbers = itertools.count(
+        0, 10_000_000
+    )  # pages that no earlier measurement has read
     for readers in options.readers:
         result: dict[str, Any] = {"rows": rows, "readers": readers}
         for label, demand in (("fastest", None), ("paced", options.demand)):

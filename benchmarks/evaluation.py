@@ -31,7 +31,9 @@ def evaluation_speed(agent: Any, episodes: int) -> list[dict[str, float]]:
         with EnvWorkers(TASK, workers=workers) as processes:
             # creates the environments
             evaluate(policy, processes, SLOTS, 1, length, ACTION_DIM, progress=False)
-            done = evaluate(policy, processes, episodes, 0, length, ACTION_DIM, progress=False)
+            done = evaluate(
+                policy, processes, episodes, 0, length, ACTION_DIM, progress=False
+            )
         counts = done.env_steps, done.policy_rows, done.policy_calls
         result.append(figures(workers, *counts, done.seconds))
     return result
@@ -45,7 +47,9 @@ def one_process_loop(agent: Any, episodes: int) -> dict[str, float]:
     env = make_env(TASK)
     policy = evaluation_policy(agent)
     steps = 0
-    policy(np.zeros((1, OBSERVATION_DIM), np.float32), np.zeros((1, 3), np.uint32))  # compiles
+    policy(
+        np.zeros((1, OBSERVATION_DIM), np.float32), np.zeros((1, 3), np.uint32)
+    )  # compiles
     start = time.perf_counter()
     queue: list[np.ndarray] = []
     for episode in range(episodes):
@@ -54,7 +58,9 @@ def one_process_loop(agent: Any, episodes: int) -> dict[str, float]:
         queue.clear()
         while not done:
             keys = np.array([[0, episode, steps]], np.uint32)
-            chunk = np.clip(policy(observation[None].astype(np.float32), keys), -1.0, 1.0)
+            chunk = np.clip(
+                policy(observation[None].astype(np.float32), keys), -1.0, 1.0
+            )
             queue.extend(chunk.reshape(-1, ACTION_DIM) if not queue else ())
             observation, _, terminated, truncated, _ = env.step(queue.pop(0))
             steps += 1
@@ -62,7 +68,9 @@ def one_process_loop(agent: Any, episodes: int) -> dict[str, float]:
     return figures(0, steps, steps, steps, time.perf_counter() - start)
 
 
-def figures(workers: int, steps: int, rows: int, calls: int, taken: float) -> dict[str, float]:
+def figures(
+    workers: int, steps: int, rows: int, calls: int, taken: float
+) -> dict[str, float]:
     """Return the figures of one evaluation.
 
     Args:

@@ -40,7 +40,9 @@ STRAIGHTFORWARD = ROOT / "tests" / "agents" / "straightforward.py"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this benchmark."""
-    doc = "rounds with two blocks of each version (9); a 95 %% interval needs at least 6"
+    doc = (
+        "rounds with two blocks of each version (9); a 95 %% interval needs at least 6"
+    )
     parser.add_argument("--rounds", type=at_least(6), default=9, metavar="N", help=doc)
     doc = "updates in a block (4)"
     parser.add_argument("--updates", type=at_least(1), default=4, metavar="N", help=doc)
@@ -49,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load_straightforward() -> ModuleType:
     """Load the straightforward version, which is not part of the program."""
-    spec: Any = importlib.util.spec_from_file_location("straightforward", STRAIGHTFORWARD)
+    spec: Any = importlib.util.spec_from_file_location(
+        "straightforward", STRAIGHTFORWARD
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -104,7 +108,9 @@ def compare(config: Any, rounds: int, updates: int) -> dict[str, Any]:
     """
 
     def blocks(update: Callable) -> Blocks:
-        agent = trqam.AGENT.create(jax.random.key(0), OBSERVATION_DIM, ACTION_DIM, config)
+        agent = trqam.AGENT.create(
+            jax.random.key(0), OBSERVATION_DIM, ACTION_DIM, config
+        )
         return Blocks(update, agent, batch, updates)
 
     replay = Replay.create(synthetic(20_000))
@@ -143,7 +149,11 @@ def figures(gflop: float, times: np.ndarray, peak: float) -> dict[str, float]:
         peak: the machine's peak in GFLOP/s.
     """
     median = float(np.median(times))
-    return {"gflop": gflop, "seconds": median, "fraction_of_peak": gflop / median / peak}
+    return {
+        "gflop": gflop,
+        "seconds": median,
+        "fraction_of_peak": gflop / median / peak,
+    }
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

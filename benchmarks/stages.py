@@ -53,7 +53,9 @@ def stage_seconds(agent: Any, replay: Any, repeats: int = 6) -> dict[str, float]
 
     def draw(replay: Any, seed: int) -> Any:
         key = jax.random.key(seed)
-        return replay.sample(key, config.batch_size, config.horizon_length, config.discount)
+        return replay.sample(
+            key, config.batch_size, config.horizon_length, config.discount
+        )
 
     def draw_noise(agent: Any, seed: int) -> Any:
         return kind.draw_noise(agent, jax.random.key(seed), config.batch_size)
@@ -94,7 +96,9 @@ def add_flow_stages(stages: Stages, agent: Any, batch: Any, noise: Any) -> None:
     def rollout(policy: dict, base: dict, s: jax.Array, noise: dict) -> Any:
         policy_field = agent.velocity(policy, s)
         base_field = agent.velocity(base, s)
-        return memoryless_rollout(policy_field, base_field, noise["sde_x0"], noise["sde_noise"])
+        return memoryless_rollout(
+            policy_field, base_field, noise["sde_x0"], noise["sde_noise"]
+        )
 
     def adjoint(base: dict, s: jax.Array, xs: jax.Array, end: jax.Array) -> Any:
         return lean_adjoint(agent.velocity(base, s), xs, end)

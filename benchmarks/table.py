@@ -44,9 +44,18 @@ MEASUREMENTS = {
     "bc": [*BC, "--seeds=1,8"],
     "bc blocks of 20": [*BC, "--seeds=1", "--updates=20"],
     "trqam 1 seed": [*TRQAM, "--seeds=1"],
-    "trqam scalar adjoint": ["update", "--agent=agents/trqam_scalar_adjoint.py", "--seeds=1"],
+    "trqam scalar adjoint": [
+        "update",
+        "--agent=agents/trqam_scalar_adjoint.py",
+        "--seeds=1",
+    ],
     **{name: ["update", f"--agent=agents/{name}.py", "--seeds=1"] for name in OTHERS},
-    "trqam highest": [*TRQAM, "--seeds=1,8", "--matmul_precision=highest", "--blocks=5"],
+    "trqam highest": [
+        *TRQAM,
+        "--seeds=1,8",
+        "--matmul_precision=highest",
+        "--blocks=5",
+    ],
     "bc highest": [*BC, "--seeds=1", "--matmul_precision=highest"],
     "trqam profile": [*TRQAM, "--seeds=1", "--blocks=5", "--trace=FOLDER"],
     "trqam width 1024": [*TRQAM, "--seeds=1,8", "--blocks=5", WIDE_ACTOR, WIDE_CRITIC],
@@ -90,13 +99,17 @@ STEPS = 1025  # of an episode that fails, mean over the domains
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this benchmark."""
     doc = "JSON file for the figures, written after each measurement"
-    parser.add_argument("--out", type=output_file, required=True, metavar="FILE", help=doc)
+    parser.add_argument(
+        "--out", type=output_file, required=True, metavar="FILE", help=doc
+    )
     doc = "comma-separated names of measurements; by default all"
     parser.add_argument("--only", default="", metavar="A,B", help=doc)
     doc = "tiny networks and little data, to try the command itself"
     parser.add_argument("--tiny", action="store_true", help=doc)
     doc = "seconds that one measurement may take (1800)"
-    parser.add_argument("--timeout", type=positive_float, default=1800.0, metavar="X", help=doc)
+    parser.add_argument(
+        "--timeout", type=positive_float, default=1800.0, metavar="X", help=doc
+    )
 
 
 def tiny_words(words: list[str]) -> list[str]:
@@ -105,7 +118,11 @@ def tiny_words(words: list[str]) -> list[str]:
         return words + TINY_DATA
     settings = load_source(ROOT / words[1].removeprefix("--agent=")).module.get_config()
     known = tuple(f"--agent.{key}=" for key in settings)
-    tiny = [word for word in TINY if not word.startswith("--agent.") or word.startswith(known)]
+    tiny = [
+        word
+        for word in TINY
+        if not word.startswith("--agent.") or word.startswith(known)
+    ]
     return [word for word in words if "hidden_dims" not in word] + tiny
 
 
@@ -129,7 +146,9 @@ def measure(words: list[str], timeout: float) -> dict[str, Any]:
     if not lines:
         return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
     # without the temporary folder, so that the command can be repeated
-    return json.loads(lines[-1]) | {"command": shlex.join(["python", SCRIPT, *words, "--json"])}
+    return json.loads(lines[-1]) | {
+        "command": shlex.join(["python", SCRIPT, *words, "--json"])
+    }
 
 
 SPEED_COLUMNS = (
@@ -212,7 +231,9 @@ def hours(found: dict[str, Any]) -> dict[str, float]:
         parts["environment steps online, all seeds side by side"] = online
         training = sum(parts.values())
         steps = tasks * SEEDS * EVALUATIONS * EPISODES * STEPS
-        parts["evaluation, if every episode failed"] = steps / max(speeds.values()) / 3600
+        parts["evaluation, if every episode failed"] = (
+            steps / max(speeds.values()) / 3600
+        )
         if measured_all:
             total = sum(parts.values())
             parts["training alone"] = training
@@ -272,7 +293,9 @@ def wanted_names(only: str) -> list[str]:
     for name in names:
         if name not in MEASUREMENTS:
             known = ", ".join(MEASUREMENTS)
-            raise UserError(f"--only={only}: no measurement is called {name!r}; give {known}")
+            raise UserError(
+                f"--only={only}: no measurement is called {name!r}; give {known}"
+            )
     return [name for name in MEASUREMENTS if name in names]
 
 

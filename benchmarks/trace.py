@@ -32,7 +32,9 @@ def profile(folder: str, call: Callable[[], Any]) -> dict[str, Any]:
     """
     with jax.profiler.trace(folder):
         seconds(call)
-    newest = max(Path(folder).rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    newest = max(
+        Path(folder).rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime
+    )
     events = sorted(device_events(newest))
     if not events:
         raise RunError(f"the trace in {folder} holds no events of the device")
@@ -46,7 +48,9 @@ def profile(folder: str, call: Callable[[], Any]) -> dict[str, Any]:
 def device_events(trace: Path) -> Iterator[Event]:
     """Yield the kernels in a trace file."""
     on_cpu = jax.default_backend() == "cpu"
-    plane_name, line_name = ("/host:CPU", "tf_XLAEigen") if on_cpu else ("/device:", "Stream")
+    plane_name, line_name = (
+        ("/host:CPU", "tf_XLAEigen") if on_cpu else ("/device:", "Stream")
+    )
     for plane in jax.profiler.ProfileData.from_file(str(trace)).planes:
         for line in plane.lines if plane.name.startswith(plane_name) else ():
             for event in line.events if line.name.startswith(line_name) else ():

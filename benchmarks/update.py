@@ -34,7 +34,13 @@ from benchmarks.common import (
 )
 from benchmarks.stages import stage_seconds
 from benchmarks.trace import profile
-from training.updates import Window, configure_jax, one_update, train_block, updates_per_call
+from training.updates import (
+    Window,
+    configure_jax,
+    one_update,
+    train_block,
+    updates_per_call,
+)
 from utils.command_line import at_least, each_at_least
 from utils.replay import Replay
 from utils.sharding import host_device, mesh_for, replicate, stack_seeds
@@ -44,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this benchmark."""
     add_agent(parser)
     doc = "numbers of seeds trained in one program, separated by commas (1)"
-    parser.add_argument("--seeds", type=each_at_least(1), default=[1], metavar="N,N", help=doc)
+    parser.add_argument(
+        "--seeds", type=each_at_least(1), default=[1], metavar="N,N", help=doc
+    )
     parser.add_argument(
         "--blocks", type=at_least(5), default=5, metavar="N", help="timed blocks (5)"
     )
@@ -69,7 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     doc = "time evaluations of puzzle-4x4 with 1, 2, 4, ... workers"
     parser.add_argument("--evaluate", action="store_true", help=doc)
     doc = "episodes of a timed evaluation (8)"
-    parser.add_argument("--episodes", type=at_least(1), default=8, metavar="N", help=doc)
+    parser.add_argument(
+        "--episodes", type=at_least(1), default=8, metavar="N", help=doc
+    )
     doc = "trace one block by jax.profiler into this folder"
     parser.add_argument("--trace", metavar="FOLDER", help=doc)
     add_output(parser)
@@ -83,7 +93,9 @@ def gflop_per_update(agent: Any) -> float | None:
     """
     batch = agent.config.batch_size
     horizon = agent.config.horizon_length
-    shapes = dict.fromkeys(("rewards", "masks", "terminals", "valid"), (batch, horizon)) | {
+    shapes = dict.fromkeys(
+        ("rewards", "masks", "terminals", "valid"), (batch, horizon)
+    ) | {
         "observations": (batch, OBSERVATION_DIM),
         "actions": (batch, horizon, ACTION_DIM),
         "next_observations": (batch, horizon, OBSERVATION_DIM),
@@ -93,11 +105,19 @@ def gflop_per_update(agent: Any) -> float | None:
     }
     noise = jax.eval_shape(lambda: agent.draw_noise(jax.random.key(0), batch))
     update = jax.jit(
-        lambda agent, batch, noise: type(agent).update_with_noise(agent, batch, noise)[:2]
+        lambda agent, batch, noise: type(agent).update_with_noise(agent, batch, noise)[
+            :2
+        ]
     )
     with jax.default_device(host_device()):
-        compiled: Any = update.lower(jax.eval_shape(lambda: agent), arguments, noise).compile()
-    return None if " while(" in compiled.as_text() else compiled.cost_analysis()["flops"] / 1e9
+        compiled: Any = update.lower(
+            jax.eval_shape(lambda: agent), arguments, noise
+        ).compile()
+    return (
+        None
+        if " while(" in compiled.as_text()
+        else compiled.cost_analysis()["flops"] / 1e9
+    )
 
 
 class Training:
@@ -134,7 +154,9 @@ class Training:
         )
         return done
 
-    def speed(self, updates_per_s: float, gflop: float | None, peak: float) -> dict[str, Any]:
+    def speed(
+        self, updates_per_s: float, gflop: float | None, peak: float
+    ) -> dict[str, Any]:
         """Return the figures for a speed.
 
         Args:
@@ -153,7 +175,9 @@ class Training:
         }
 
 
-def measure_in_turns(trainings: list[Training], blocks: int) -> tuple[list[float], float]:
+def measure_in_turns(
+    trainings: list[Training], blocks: int
+) -> tuple[list[float], float]:
     """Time blocks of all trainings in turn with the machine's matrix product.
 
     Returns the median updates per second of each training, and the product's best GFLOP/s.

@@ -31,7 +31,9 @@ Admit = Callable[[Mapping[Path, bytes]], None]
 """Takes the content of files, and raises UntrustedError if one may not be executed."""
 
 
-def load_source(path: str | Path, package: str = "", admit: Admit | None = None) -> Source:
+def load_source(
+    path: str | Path, package: str = "", admit: Admit | None = None
+) -> Source:
     """Load an agent file; it is executed again only if it or a sibling has changed.
 
     Raises UserError if the file is missing, does not run or defines no agent, and what `admit`
@@ -47,7 +49,9 @@ def load_source(path: str | Path, package: str = "", admit: Admit | None = None)
         raise UserError(f"--agent={path}: there is no such file as {file.absolute()}")
     file = file.parent.resolve() / file.name
     source = _loaded.get(file)
-    if source and all(read(file.parent / name) == kept for name, kept in source.kept.items()):
+    if source and all(
+        read(file.parent / name) == kept for name, kept in source.kept.items()
+    ):
         return source
     try:
         source = _Importer(file, package or _package_name(file.parent), admit).load()
@@ -58,7 +62,9 @@ def load_source(path: str | Path, package: str = "", admit: Admit | None = None)
         raise UserError(f"--agent={path}: {text}") from error
     kind = getattr(source.module, "AGENT", None)
     if not (isinstance(kind, type) and hasattr(source.module, "get_config")):
-        text = "the file defines no AGENT and get_config; see agents/trqam_fixed_lambda.py"
+        text = (
+            "the file defines no AGENT and get_config; see agents/trqam_fixed_lambda.py"
+        )
         raise UserError(f"--agent={path}: {text}")
     _loaded[file] = source
     return source
@@ -102,13 +108,19 @@ class _Importer(MetaPathFinder, Loader):
             sys.modules.update(hidden)
         # digests of the project's modules that an agent may depend on
         names = [name for name in sys.modules if name.startswith("agents.")]
-        files = [f"{name.replace('.', '/')}.py" for name in sorted([*names, "utils.networks"])]
+        files = [
+            f"{name.replace('.', '/')}.py"
+            for name in sorted([*names, "utils.networks"])
+        ]
         checkout = {name: code_digest(read(ROOT / name)) for name in files}
         return Source(self.file, self.package, self.kept, checkout, module)
 
     def sibling_names(self) -> list[str]:
         """Return the names in sys.modules for which the agent's folder has a module."""
-        tops = {name.partition(".")[0] for name in sys.modules} - {self.name, "__main__"}
+        tops = {name.partition(".")[0] for name in sys.modules} - {
+            self.name,
+            "__main__",
+        }
         tops = {top for top in tops if self.find_file(top, self.file.parent)}
         return [name for name in sys.modules if name.partition(".")[0] in tops]
 
@@ -123,7 +135,9 @@ class _Importer(MetaPathFinder, Loader):
         # The agent file counts as a package, so that `from .helper import x` works in it.
         is_package = file in (self.file, file.with_name("__init__.py"))
         path = [str(file.parent)] if is_package else None
-        return spec_from_file_location(name, file, loader=self, submodule_search_locations=path)
+        return spec_from_file_location(
+            name, file, loader=self, submodule_search_locations=path
+        )
 
     def find_file(self, name: str, folder: Path) -> Path | None:
         """Return the file of a module, __init__.py for a package; None if it is missing."""
@@ -148,7 +162,9 @@ class _Importer(MetaPathFinder, Loader):
         content = self.kept[file.relative_to(self.file.parent).as_posix()] = read(file)
         if self.admit:
             self.admit({file: content})
-        if not module.__name__.startswith(self.name):  # classes are looked up by this name
+        if not module.__name__.startswith(
+            self.name
+        ):  # classes are looked up by this name
             module.__name__ = f"{self.name}.{module.__name__}"
             sys.modules[module.__name__] = module
         exec(compile(content, file, "exec", dont_inherit=True), vars(module))

@@ -24,8 +24,12 @@ class Source:
 
     file: Path
     package: str  # the folder's name in imports: `mine` in `from mine.nets import Net`
-    kept: dict[str, bytes]  # content of the agent file and its siblings, by path in the folder
-    checkout: dict[str, str]  # digests of the project's own modules that agents use, by path
+    kept: dict[
+        str, bytes
+    ]  # content of the agent file and its siblings, by path in the folder
+    checkout: dict[
+        str, str
+    ]  # digests of the project's own modules that agents use, by path
     module: Any = None  # the module of the agent file; None if it was not executed
 
     @property
@@ -47,7 +51,9 @@ class Source:
         """Return the entries of config.json about the source."""
         place = self.file.relative_to(ROOT) if self.of_checkout else self.file
         names = ("package", "digest", "of_checkout", "checkout")
-        source = {"file": self.file.name} | {name: getattr(self, name) for name in names}
+        source = {"file": self.file.name} | {
+            name: getattr(self, name) for name in names
+        }
         return {"agent_file": str(place), "source": source}
 
     def keep(self, folder: Path) -> None:
@@ -76,7 +82,9 @@ def kept_source(folder: Path, stored: dict[str, Any]) -> Source | None:
 
 def differing_files(folder: Path, digests: dict[str, str]) -> list[str]:
     """Return the names of files that are missing in a folder or have another digest."""
-    return [name for name in digests if code_digest(read(folder / name)) != digests[name]]
+    return [
+        name for name in digests if code_digest(read(folder / name)) != digests[name]
+    ]
 
 
 def read(file: Path) -> bytes:

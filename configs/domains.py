@@ -18,9 +18,13 @@ COMMON_TYPES = {
     ),
     **dict.fromkeys(("actor_hidden_dims", "value_hidden_dims"), (512,)),
     **dict.fromkeys(("discount", "rho", "lr", "tau"), 0.5),
-    **dict.fromkeys(("horizon_length", "num_qs", "batch_size", "utd_ratio", "flow_steps"), 1),
+    **dict.fromkeys(
+        ("horizon_length", "num_qs", "batch_size", "utd_ratio", "flow_steps"), 1
+    ),
     **dict.fromkeys(("diffusion_steps", "time_dim", "start_training"), 1),
-    **dict.fromkeys(("offline_steps", "online_steps", "eval_interval", "eval_episodes"), 1),
+    **dict.fromkeys(
+        ("offline_steps", "online_steps", "eval_interval", "eval_episodes"), 1
+    ),
     "beta_schedule": "vp",
 }
 """The settings in the QAM table that all methods share, each with an example of its type."""
@@ -106,7 +110,9 @@ def nearest_domain(dataset: str) -> str:
     return next(name for prefix, name in NEAREST.items() if dataset.startswith(prefix))
 
 
-def own_settings(dataset: str, name: str, agent: Mapping[str, Any]) -> dict[str, Setting]:
+def own_settings(
+    dataset: str, name: str, agent: Mapping[str, Any]
+) -> dict[str, Setting]:
     """Return the settings that a domain has for one agent only, by key.
 
     Args:
@@ -160,7 +166,9 @@ def qam_common_settings(dataset: str) -> dict[str, Setting]:
     for line in [*QAM_TABLE["all", "common"], *QAM_TABLE.get((domain, "common"), ())]:
         key = line["key"]
         if key in COMMON_TYPES:
-            found[key] = Setting(parse_value(line["value"], COMMON_TYPES[key]), QAM_COMMON)
+            found[key] = Setting(
+                parse_value(line["value"], COMMON_TYPES[key]), QAM_COMMON
+            )
     return from_domain(dataset, found) if domain else found
 
 
@@ -173,7 +181,9 @@ def tuning_note(dataset: str, settings: Mapping[str, Setting]) -> str:
         dataset: such as 'puzzle-4x4-play'.
         settings: the settings of the run by name, those of the agent as agent.KEY.
     """
-    if ":" in dataset or not any(QAM in setting.source for setting in settings.values()):
+    if ":" in dataset or not any(
+        QAM in setting.source for setting in settings.values()
+    ):
         return ""
     tuned = qam_common_settings(dataset)
     there = []
@@ -205,11 +215,15 @@ def shared_settings(dataset: str) -> dict[str, Setting]:
         "discount": domain.discount,
         "rho": domain.rho,
     }
-    return from_domain(dataset, {key: Setting(value, TABLE) for key, value in values.items()})
+    return from_domain(
+        dataset, {key: Setting(value, TABLE) for key, value in values.items()}
+    )
 
 
 def from_domain(dataset: str, settings: dict[str, Setting]) -> dict[str, Setting]:
     """Add the domain's name to the sources of settings if it is not the dataset's own."""
     name = nearest_domain(dataset)
     where = "" if name == dataset else f"nearest domain {name}: "
-    return {key: Setting(value, where + source) for key, (value, source) in settings.items()}
+    return {
+        key: Setting(value, where + source) for key, (value, source) in settings.items()
+    }

@@ -48,7 +48,11 @@ MOST_SEEDS = 1000
 UNHASHED = {*STEPS, *LOGGING, *PLACE}
 MAY_CHANGE = {"offline_steps", "online_steps", "ogbench_dataset_dir", *LOGGING, *PLACE}
 IGNORED_VALUES = ("buffer_size", "dataset_replace_interval")
-IGNORED_SWITCHES = ("save_all_online_states", "save_last_checkpoint", "save_replay_buffer")
+IGNORED_SWITCHES = (
+    "save_all_online_states",
+    "save_last_checkpoint",
+    "save_replay_buffer",
+)
 IGNORED = (*IGNORED_VALUES, *IGNORED_SWITCHES)
 SYNONYMS = {
     "gamma": ("discount",),
@@ -84,7 +88,9 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     def text(name: str, default: str | None, doc: str) -> None:
         flags.DEFINE_string(name, default, doc, flag_values=fv)
 
-    def count(name: str, default: int, doc: str, low: int = 0, high: int | None = None) -> None:
+    def count(
+        name: str, default: int, doc: str, low: int = 0, high: int | None = None
+    ) -> None:
         flags.DEFINE_integer(
             name, default, doc, lower_bound=low, upper_bound=high, flag_values=fv
         )
@@ -108,7 +114,9 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         flag_values=fv,
     )
     count("seed", 0, "random seed", high=LAST_SEED)
-    count("num_seeds", 1, "run seeds seed .. seed + num_seeds - 1", low=1, high=MOST_SEEDS)
+    count(
+        "num_seeds", 1, "run seeds seed .. seed + num_seeds - 1", low=1, high=MOST_SEEDS
+    )
 
     count(
         "bc_steps",
@@ -125,7 +133,11 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "domain, fetched once to <ogbench_dataset_dir>/bases), a run folder of agents/bc.py, "
         "or a published params_*.pkl or its folder",
     )
-    count("start_training", 5_000, "online environment steps before the first online update")
+    count(
+        "start_training",
+        5_000,
+        "online environment steps before the first online update",
+    )
     count("utd_ratio", 1, "updates per online environment step", low=1)
     switch(
         "balanced_sampling",
@@ -146,9 +158,14 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "H: environment steps of a chunk, and of the critic's backup",
         low=1,
     )
-    switch("sparse", "reward -1 wherever it is not 0; refused where rewards are above 0")
+    switch(
+        "sparse", "reward -1 wherever it is not 0; refused where rewards are above 0"
+    )
     flags.DEFINE_float(
-        "dataset_proportion", 1.0, "share of the dataset used, from its start", flag_values=fv
+        "dataset_proportion",
+        1.0,
+        "share of the dataset used, from its start",
+        flag_values=fv,
     )
     text(
         "ogbench_dataset_dir",
@@ -195,7 +212,9 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "steps between evaluations; 0: only before and after each phase",
     )
     count(
-        "save_interval", 50_000, "steps between checkpoints; 0: only at the end of each phase"
+        "save_interval",
+        50_000,
+        "steps between checkpoints; 0: only at the end of each phase",
     )
     doc = "how many of the newest checkpoints to keep, besides the best one"
     count("keep_checkpoints", 2, doc, low=1)
@@ -249,7 +268,9 @@ def define_agent_flag(fv: flags.FlagValues, argv: Sequence[str], doc: str) -> No
         doc: the help text of --agent.
     """
     with user_errors_of_flags():  # a --flagfile is read here
-        config_flags.DEFINE_config_file("agent", None, doc, flag_values=fv, sys_argv=list(argv))
+        config_flags.DEFINE_config_file(
+            "agent", None, doc, flag_values=fv, sys_argv=list(argv)
+        )
     fv["agent"].parser = _AgentParser()
 
 
@@ -339,7 +360,11 @@ def take_agent(argv: Sequence[str]) -> tuple[str, list[str]]:
 
     The default is agents/trqam.py. Raises UserError if the file does not exist.
     """
-    agent = "agents/trqam.py" if Path("agents/trqam.py").is_file() else str(AGENTS / "trqam.py")
+    agent = (
+        "agents/trqam.py"
+        if Path("agents/trqam.py").is_file()
+        else str(AGENTS / "trqam.py")
+    )
     rest = []
     words = iter(argv[1:])
     for word in words:
@@ -384,9 +409,13 @@ def check_agent_keys(argv: Sequence[str], agent: str, known: list[str]) -> None:
         key = name.removeprefix("agent.")
         if not word.startswith("-") or key == name or key in known:
             continue
-        near = names_here(key, known) or difflib.get_close_matches(key, known, 1, cutoff=0.0)
+        near = names_here(key, known) or difflib.get_close_matches(
+            key, known, 1, cutoff=0.0
+        )
         nearest = " or ".join(f"--agent.{key}" for key in near)
-        raise UserError(f"--agent.{key}: {agent} has no such setting; the nearest is {nearest}")
+        raise UserError(
+            f"--agent.{key}: {agent} has no such setting; the nearest is {nearest}"
+        )
 
 
 def unknown_flag(
@@ -402,13 +431,17 @@ def unknown_flag(
     """
     name, _, value = word.lstrip("-").partition("=")
     written = {key: f"--agent.{key}" for key in known}
-    written |= {flag: f"--{flag}" for flag in flag_names if not flag.startswith("agent.")}
+    written |= {
+        flag: f"--{flag}" for flag in flag_names if not flag.startswith("agent.")
+    }
     if meant := names_here(name, written):
         words = [f"{written[key]}={value}" if value else written[key] for key in meant]
         return UserError(f"--{name}: no such flag; it is written {' or '.join(words)}")
     for nearest in difflib.get_close_matches(name, written, n=1, cutoff=0.75):
         return UserError(f"--{name}: no such flag; the nearest is {written[nearest]}")
-    return UserError(f"--{name}: no such flag, nor a setting of {agent}; --help lists all")
+    return UserError(
+        f"--{name}: no such flag, nor a setting of {agent}; --help lists all"
+    )
 
 
 def names_here(name: str, names: Collection[str]) -> list[str]:

@@ -30,7 +30,9 @@ METHODS = read_methods()
 def row_name(agent: str, settings: Mapping[str, Any]) -> str | None:
     """Return the published name of an agent file with these settings; None if it has none."""
     for method in METHODS:
-        same = all(str(settings.get(key)) == value for key, value in method.settings.items())
+        same = all(
+            str(settings.get(key)) == value for key, value in method.settings.items()
+        )
         if method.agent == agent and same:
             return method.name
     return None

@@ -70,7 +70,9 @@ def is_scalar(value: Any) -> bool:
 
 def or_null(kind: Kind) -> Kind:
     """Return a kind that also allows null."""
-    return Kind(f"{kind.wanted} or null", lambda value: value is None or kind.holds(value))
+    return Kind(
+        f"{kind.wanted} or null", lambda value: value is None or kind.holds(value)
+    )
 
 
 def object_of(wanted: str, holds: Callable[[Any], bool]) -> Kind:
@@ -88,7 +90,9 @@ PLAIN_NAME = Kind("the name of a file", is_plain_name)
 PACKAGE = Kind("a name", lambda value: value == "" or is_plain_name(value))
 SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
 COUNT = Kind("a whole number from 0 up", is_whole)
-SIZE = Kind("a whole number from 1 to a million", lambda v: is_whole(v) and 0 < v <= 1_000_000)
+SIZE = Kind(
+    "a whole number from 1 to a million", lambda v: is_whole(v) and 0 < v <= 1_000_000
+)
 NUMBER = Kind("a finite number", is_number)
 POSITIVE = Kind("a positive number", lambda value: is_number(value) and value > 0)
 SHARE = Kind("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
@@ -157,7 +161,9 @@ COLUMNS = {
 }
 """The columns that are read. All cells but the step may be empty."""
 FINITE = Kind("a finite number", lambda cells: ~(np.abs(cells) >= GREATEST))
-NOT_NEGATIVE = Kind("a number from 0 up", lambda cells: FINITE.holds(cells) & ~(cells < 0))
+NOT_NEGATIVE = Kind(
+    "a number from 0 up", lambda cells: FINITE.holds(cells) & ~(cells < 0)
+)
 CELLS = {
     "step": Kind(
         COUNT.wanted,
@@ -167,7 +173,9 @@ CELLS = {
     "episodes": NOT_NEGATIVE,
     "eval_seconds": NOT_NEGATIVE,
     "save_seconds": NOT_NEGATIVE,
-    "dual/kl_budget": Kind(POSITIVE.wanted, lambda cells: FINITE.holds(cells) & ~(cells <= 0)),
+    "dual/kl_budget": Kind(
+        POSITIVE.wanted, lambda cells: FINITE.holds(cells) & ~(cells <= 0)
+    ),
 }
 """The condition on the cells of a column, by default FINITE."""
 
@@ -187,7 +195,9 @@ def read_config(folder: Path, also: tuple[str, ...] = ()) -> dict[str, Any] | No
     return stored
 
 
-def check_config(path: Path, stored: dict[str, Any], also: tuple[str, ...] = ()) -> None:
+def check_config(
+    path: Path, stored: dict[str, Any], also: tuple[str, ...] = ()
+) -> None:
     """Raise DamagedFile if the object of a config.json lacks an entry or has a wrong one.
 
     Args:
@@ -360,6 +370,10 @@ def evaluation_rows(folder: Path) -> list[dict[str, Any]]:
     columns = read_evaluations(folder)
     evaluations = []
     for cells in zip(*columns.values(), strict=True):
-        known = {name: cell for name, cell in zip(columns, cells, strict=True) if cell == cell}
+        known = {
+            name: cell
+            for name, cell in zip(columns, cells, strict=True)
+            if cell == cell
+        }
         evaluations.append(known | {"step": int(known["step"])})
     return evaluations

@@ -62,7 +62,9 @@ def listing(runs: Sequence[Listed], everything: bool) -> str:
     """
     common, groups = group_domains(runs, everything)
     used = [common, *(group.entries for group in groups)]
-    marks = number_sources(entry.source for entries in used for entry in entries.values())
+    marks = number_sources(
+        entry.source for entries in used for entry in entries.values()
+    )
     lines = [*task_lines(runs, everything), ""]
     if everything:
         lines += ["settings (default: of the flag or the agent file):"]
@@ -108,14 +110,18 @@ def seeds_text(seeds: Sequence[int]) -> str:
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}-{seeds[-1]}"
 
 
-def group_domains(runs: Sequence[Listed], everything: bool) -> tuple[Entries, list[Group]]:
+def group_domains(
+    runs: Sequence[Listed], everything: bool
+) -> tuple[Entries, list[Group]]:
     """Return the entries that all domains share, and groups of domains with equal other ones.
 
     everything: whether to include settings with their default value.
     """
     # All tasks of a domain have the same settings.
     domains = {run.env_name.partition("-singletask")[0]: run.settings for run in runs}
-    listed = {name: entries_of(settings, everything) for name, settings in domains.items()}
+    listed = {
+        name: entries_of(settings, everything) for name, settings in domains.items()
+    }
     first, *others = listed.values()
     common: Entries = {}
     for name, entry in first.items():
@@ -159,7 +165,9 @@ def number_sources(sources: Iterable[str]) -> dict[str, str]:
     return {source: f"[{i}]" for i, source in enumerate(cited, 1)}
 
 
-def setting_lines(entries: Entries, marks: dict[str, str], everything: bool) -> list[str]:
+def setting_lines(
+    entries: Entries, marks: dict[str, str], everything: bool
+) -> list[str]:
     """Return the lines of settings with the marks of their sources.
 
     Args:
@@ -169,8 +177,13 @@ def setting_lines(entries: Entries, marks: dict[str, str], everything: bool) -> 
     """
     if everything:
         width = max(map(len, entries), default=0)
-        return [full_line(f"{name:{width}}", *entry, marks) for name, entry in entries.items()]
-    words = [f"{name}={text} {marks[source]}" for name, (text, source) in entries.items()]
+        return [
+            full_line(f"{name:{width}}", *entry, marks)
+            for name, entry in entries.items()
+        ]
+    words = [
+        f"{name}={text} {marks[source]}" for name, (text, source) in entries.items()
+    ]
     lines = wrapped("  " + "  ".join(word.replace(" ", GLUE) for word in words))
     return [line.replace(GLUE, " ") for line in lines]
 
@@ -186,7 +199,9 @@ def full_line(name: str, text: str, source: str, marks: dict[str, str]) -> str:
     """
     line = f"  {name}  {text:24}  "
     words = f"{marks[source]} {source}" if source in marks else source
-    return line + textwrap.shorten(words, max(20, WIDTH - len(line)), placeholder=" ...")
+    return line + textwrap.shorten(
+        words, max(20, WIDTH - len(line)), placeholder=" ..."
+    )
 
 
 def footnotes(marks: dict[str, str]) -> list[str]:

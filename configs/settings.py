@@ -58,7 +58,9 @@ class Settings:
     def overrides(self) -> dict[str, Any]:
         """Return the values that the command line set, by name."""
         values = self.values()
-        names = [name for name, source in self.sources.items() if source == COMMAND_LINE]
+        names = [
+            name for name, source in self.sources.items() if source == COMMAND_LINE
+        ]
         return {name: values[name] for name in names}
 
 
@@ -104,7 +106,9 @@ def lineage(source: Source) -> list[str]:
     The oldest ancestor is first; the agent itself is last if it is one of the project's.
     """
     kinds = reversed(source.module.AGENT.__mro__)
-    modules = [kind.__module__ for kind in kinds if kind.__module__.startswith("agents.")]
+    modules = [
+        kind.__module__ for kind in kinds if kind.__module__.startswith("agents.")
+    ]
     names = [module.removeprefix("agents.") for module in modules]
     names = [name for name in names if hasattr(sys.modules[f"agents.{name}"], "AGENT")]
     names += [source.file.stem] if source.of_checkout else []
@@ -135,7 +139,9 @@ def domain_layer(
     return layer | own_settings(dataset, own, agent)
 
 
-def changed_from(parent: str, source: Source, layer: dict[str, Setting]) -> dict[str, Setting]:
+def changed_from(
+    parent: str, source: Source, layer: dict[str, Setting]
+) -> dict[str, Setting]:
     """Return the settings of a layer whose default an agent file changes from its parent's.
 
     Args:
@@ -145,7 +151,9 @@ def changed_from(parent: str, source: Source, layer: dict[str, Setting]) -> dict
     """
     config = source.module.get_config()
     before = load_source(AGENTS / f"{parent}.py").module.get_config()
-    changed = [name for name in layer if name in config and before.get(name) != config[name]]
+    changed = [
+        name for name in layer if name in config and before.get(name) != config[name]
+    ]
     label = f"{source.file.name}, changed from {parent}.py"
     return {name: Setting(config[name], label) for name in changed}
 
@@ -177,7 +185,9 @@ def preset_layer(name: str, fv: flags.FlagValues, group: str, dataset: str) -> L
     if preset.transitions:
         place = Path(fv.save_dir) / preset.flags.get("run_group", group) / "data"
         own["ogbench_dataset_dir"] = str(place)
-    if 0 < fv.online_steps <= own.get("start_training", 0):  # a shorter phase than the preset's
+    if (
+        0 < fv.online_steps <= own.get("start_training", 0)
+    ):  # a shorter phase than the preset's
         own["start_training"] = fv.online_steps // 2
     layer = Layers(
         {name: Setting(value, source) for name, value in own.items()},
@@ -217,7 +227,9 @@ def without_missing_phases(layers: Layers, source: Source) -> None:
         name = PHASES[phase]
         value, origin = layers.flags[name]
         if value and origin == COMMAND_LINE and phase != "cloning":
-            raise UserError(f"--{name}={value}: {file} has no {phase} phase; leave it out")
+            raise UserError(
+                f"--{name}={value}: {file} has no {phase} phase; leave it out"
+            )
         layers.flags[name] = Setting(0, f"{file} has no {phase} phase")
 
 

@@ -35,7 +35,9 @@ def trusted_digests() -> set[str]:
 
 def record_trusted(source: Source) -> None:
     """Record that the files of an agent were executed for training on this machine."""
-    new = {content_digest(content) for content in source.kept.values()} - trusted_digests()
+    new = {
+        content_digest(content) for content in source.kept.values()
+    } - trusted_digests()
     file = trusted_file()
     if not file or not new:
         return

@@ -91,13 +91,19 @@ def check_arrays(arrays: Arrays, where: str, remedy: str) -> Arrays:
     rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
     for name, value in arrays.items():
         dimensions = 1 if name in VECTORS else 2
-        if value.ndim != dimensions or len(value) != rows or value.dtype.kind not in "biuf":
+        if (
+            value.ndim != dimensions
+            or len(value) != rows
+            or value.dtype.kind not in "biuf"
+        ):
             raise UserError(
                 f"{where} holds {name} of shape {value.shape} and type {value.dtype}; needed"
                 f" are {dimensions}-dimensional numbers with {rows} rows, as many as there are"
                 " observations"
             )
-    return {name: _as_float32(name, value, where, remedy) for name, value in arrays.items()}
+    return {
+        name: _as_float32(name, value, where, remedy) for name, value in arrays.items()
+    }
 
 
 def _as_float32(name: str, value: np.ndarray, where: str, remedy: str) -> np.ndarray:
@@ -146,7 +152,9 @@ class ArrayFile:
     """
 
     def __init__(self, path: Path, like: np.ndarray):
-        self._header = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(like[:0]))
+        self._header = np.lib.format.header_data_from_array_1_0(
+            np.ascontiguousarray(like[:0])
+        )
         self._file: IO[Any] = path.open("w+b")
         self.rows = 0
         self._write_header()

@@ -10,7 +10,9 @@ from envs.tasks import DOMAINS, dataset_name
 from utils.errors import UserError
 from utils.files import expanded
 
-PUBLISHED = "published"  # the value of --pretrained_actor_path for the domain's published base
+PUBLISHED = (
+    "published"  # the value of --pretrained_actor_path for the domain's published base
+)
 REPOSITORY = "yonghoon96/trqam-bc-checkpoints"
 FILE = "params_300000.pkl"
 _FLAG = f"--pretrained_actor_path={PUBLISHED}"
@@ -81,9 +83,15 @@ def base_name(domain: str, repository: Repository) -> str:
     found = _bases_of(domain, bases)
     if len(found) == 1:
         return found[0]
-    folders = ", ".join(path.removesuffix(f"/{FILE}") for path in found or bases) or "none"
-    fault = f"{repository} has {len(found) or 'no'} bases of {domain} (there: {folders})"
-    remedy = "bring the file and name it in the flag, or leave the flag out to train one"
+    folders = (
+        ", ".join(path.removesuffix(f"/{FILE}") for path in found or bases) or "none"
+    )
+    fault = (
+        f"{repository} has {len(found) or 'no'} bases of {domain} (there: {folders})"
+    )
+    remedy = (
+        "bring the file and name it in the flag, or leave the flag out to train one"
+    )
     raise UserError(f"{_FLAG}: {fault}; {remedy}")
 
 

@@ -14,7 +14,9 @@ class EnvFault(ValueError):
     """An environment returned an unusable value; the message is one line."""
 
 
-def check_observation(value: Any, shape: Shape, name: str = "observation") -> np.ndarray:
+def check_observation(
+    value: Any, shape: Shape, name: str = "observation"
+) -> np.ndarray:
     """Return a copy of an observation as float32.
 
     It is a copy because an environment may write its next observation into the same array.
@@ -61,7 +63,9 @@ def success_of(info: Mapping[str, Any]) -> float:
         return np.nan
     success = check_number(info[key], f"{key} in info")
     if not 0.0 <= success <= 1.0:
-        raise EnvFault(f"the {key} in info is {success:g}, which is not between 0 and 1")
+        raise EnvFault(
+            f"the {key} in info is {success:g}, which is not between 0 and 1"
+        )
     return success
 
 

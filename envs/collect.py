@@ -25,11 +25,22 @@ import numpy as np
 
 from envs.arrays import read_npz
 from envs.ogbench import make_raw
-from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
+from envs.tasks import (
+    dataset_name,
+    has_oracle,
+    is_manipulation,
+    is_user_env,
+    world_name,
+)
 from utils.errors import UserError
 from utils.files import exclusive_folder, expanded
 from utils.progress import Counter
-from utils.spawned import UNGUARDED, check_program, leave_if_unguarded, unguarded_program
+from utils.spawned import (
+    UNGUARDED,
+    check_program,
+    leave_if_unguarded,
+    unguarded_program,
+)
 
 _STACKING = {
     "single": (0, 0),
@@ -76,7 +87,9 @@ class _ArmOracle(_Random):
         super().__init__(env, dataset)
         self.world, _, kind = dataset.rpartition("-")
         self.noisy = kind == "noisy"
-        self.oracles = (_markov_oracles if self.noisy else _plan_oracles)(env, self.world)
+        self.oracles = (_markov_oracles if self.noisy else _plan_oracles)(
+            env, self.world
+        )
 
     def begin(self, observation: np.ndarray, info: dict) -> None:
         low, high = _STACKING.get(self.world.removeprefix("cube-"), (0.5, 0.5))
@@ -100,11 +113,18 @@ class _ArmOracle(_Random):
         if self.world != "scene":
             return True
         _, y, z = qpos[:, 14:17].T  # the cube must stay in view, or lie in the drawer
-        return not (np.any(y >= 0.29) or np.any((y <= -0.3) & ((z < 0.06) | (z > 0.08))))
+        return not (
+            np.any(y >= 0.29) or np.any((y <= -0.3) & ((z < 0.06) | (z > 0.08)))
+        )
 
 
 def _plan_oracles(env: gymnasium.Env, world: str) -> dict:
-    from ogbench.manipspace.oracles.plan import button_plan, cube_plan, drawer_plan, window_plan
+    from ogbench.manipspace.oracles.plan import (
+        button_plan,
+        cube_plan,
+        drawer_plan,
+        window_plan,
+    )
 
     common = {"env": env, "noise": 0.1, "noise_smoothing": 0.5}
     closed = world.startswith("puzzle")
@@ -130,7 +150,9 @@ def _markov_oracles(env: gymnasium.Env, world: str) -> dict:
         "cube": cube_markov.CubeMarkovOracle(
             max_step=100 if world == "scene" else 200, **common
         ),
-        "button": button_markov.ButtonMarkovOracle(gripper_always_closed=closed, **common),
+        "button": button_markov.ButtonMarkovOracle(
+            gripper_always_closed=closed, **common
+        ),
         "drawer": drawer_markov.DrawerMarkovOracle(**common),
         "window": window_markov.WindowMarkovOracle(**common),
     }
@@ -167,7 +189,9 @@ class _PointOracle(_Random):
 
     def after(self, info: dict) -> None:
         if info["success"]:
-            self.maze.set_goal(goal_xy=self.maze.add_noise(self.maze.ij_to_xy(self._goal())))
+            self.maze.set_goal(
+                goal_xy=self.maze.add_noise(self.maze.ij_to_xy(self._goal()))
+            )
 
 
 @dataclass(frozen=True)
@@ -217,12 +241,18 @@ def _run_episode(
             behaviour.after(info)
         if behaviour.accepts(np.array(rows["qpos"])):
             used = {name: values for name, values in rows.items() if values}
-            return {name: np.array(values, _ROW_TYPES[name]) for name, values in used.items()}
+            return {
+                name: np.array(values, _ROW_TYPES[name])
+                for name, values in used.items()
+            }
 
 
 def _make_world(job: _Job) -> tuple[gymnasium.Env, _Random]:
     """Make the environment and the behaviour that acts in it."""
-    kwargs: dict = {"terminate_at_goal": False, "max_episode_steps": job.episode_steps + 1}
+    kwargs: dict = {
+        "terminate_at_goal": False,
+        "max_episode_steps": job.episode_steps + 1,
+    }
     if is_manipulation(job.dataset):
         kwargs["mode"] = "data_collection"
     env = make_raw(f"{world_name(job.dataset)}-v0", **kwargs)
@@ -296,7 +326,9 @@ def _merge(parts: list[Path], path: Path, settings: dict) -> None:
             empty = np.empty((0, *shape), _ROW_TYPES[name])
             header = np.lib.format.header_data_from_array_1_0(empty)
             header["shape"] = (rows, *shape)
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+            with archive.open(
+                zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True
+            ) as member:
                 np.lib.format.write_array_header_1_0(member, header)
                 for part in parts:
                     with np.load(part) as episode:
@@ -311,7 +343,9 @@ def _merge(parts: list[Path], path: Path, settings: dict) -> None:
 def collection_settings(path: Path) -> dict | None:
     """Return the settings with which a file was collected here; None for any other file."""
     try:
-        found = read_npz(path, lambda names: [name for name in names if name == "collection"])
+        found = read_npz(
+            path, lambda names: [name for name in names if name == "collection"]
+        )
         return json.loads(str(found["collection"])) if found else None
     except ValueError:
         return None
@@ -327,10 +361,14 @@ def _collect_missing(
     leave_if_unguarded()
     check_program()
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (job,))
+    pool = ProcessPoolExecutor(
+        min(workers, len(missing)), context, _start_worker, (job,)
+    )
     processes = pool._processes  # the exit codes have no public interface
     try:
-        for future in as_completed([pool.submit(_write_part, *task) for task in missing]):
+        for future in as_completed(
+            [pool.submit(_write_part, *task) for task in missing]
+        ):
             bar.update(future.result())
     except BrokenProcessPool as error:
         if any(process.exitcode == UNGUARDED for process in processes.values()):
@@ -362,15 +400,26 @@ def _exists_already(outputs: tuple[Path, Path], settings: dict) -> bool:
 
 def _differences(found: dict, settings: dict) -> str:
     """List the settings of a file that differ: 'transitions 20 there and 40 now'."""
-    names = [name for name in settings if name in found and found[name] != settings[name]]
-    return ", ".join(f"{name} {found[name]} there and {settings[name]} now" for name in names)
+    names = [
+        name for name in settings if name in found and found[name] != settings[name]
+    ]
+    return ", ".join(
+        f"{name} {found[name]} there and {settings[name]} now" for name in names
+    )
 
 
 def _collect(
-    job: _Job, folder: Path, transitions: int, workers: int, progress: bool, overwrite: bool
+    job: _Job,
+    folder: Path,
+    transitions: int,
+    workers: int,
+    progress: bool,
+    overwrite: bool,
 ) -> Path:
     """Collect the training and validation files unless they exist; return the training file."""
-    versions = {name: importlib.metadata.version(name) for name in ("mujoco", "ogbench")}
+    versions = {
+        name: importlib.metadata.version(name) for name in ("mujoco", "ogbench")
+    }
     settings = asdict(job) | {"transitions": transitions} | versions
     path = folder / f"{job.dataset}-v0.npz"
     outputs = (path, folder / f"{job.dataset}-v0-val.npz")
@@ -381,13 +430,19 @@ def _collect(
         return path
     parts.mkdir(parents=True, exist_ok=True)
     with exclusive_folder(parts):
-        if not overwrite and _exists_already(outputs, settings):  # another process was faster
+        if not overwrite and _exists_already(
+            outputs, settings
+        ):  # another process was faster
             return path
         parts.mkdir(exist_ok=True)
         tasks = _episodes(parts, transitions, job.episode_steps)
         _make_missing(job, tasks, workers, progress)
         for split in (1, 0):
-            _merge([task[0] for task in tasks if task[1] == split], outputs[split], settings)
+            _merge(
+                [task[0] for task in tasks if task[1] == split],
+                outputs[split],
+                settings,
+            )
         shutil.rmtree(parts)
     return path
 

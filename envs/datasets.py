@@ -25,7 +25,13 @@ from envs.arrays import (
 from envs.download import HOSTS, REPOSITORIES, Host, download, open_hosts
 from envs.hub import Repository, endpoint
 from envs.ogbench import SeededEnv, make_env
-from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
+from envs.tasks import (
+    dataset_name,
+    has_oracle,
+    is_manipulation,
+    is_user_env,
+    world_name,
+)
 from utils.errors import UserError
 from utils.files import exclusive_folder, expanded
 from utils.logging import say, warn
@@ -107,12 +113,18 @@ def _pattern(name: str, folder: Path) -> str:
     In a folder named after the dataset every npz file is a shard; in any other folder only
     files with the dataset's name and a number are.
     """
-    return "*.npz" if folder.name.startswith(f"{name}-") else f"{name}-*[0-9][0-9][0-9].npz"
+    return (
+        "*.npz"
+        if folder.name.startswith(f"{name}-")
+        else f"{name}-*[0-9][0-9][0-9].npz"
+    )
 
 
 def _shards(folder: Path, pattern: str, limit: int | None = None) -> list[Path]:
     """Return the first `limit` training shards in a folder, in order; None for all of them."""
-    shards = [path for path in folder.glob(pattern) if not path.name.endswith("-val.npz")]
+    shards = [
+        path for path in folder.glob(pattern) if not path.name.endswith("-val.npz")
+    ]
     return sorted(shards)[:limit]
 
 
@@ -258,7 +270,9 @@ def load_dataset(
         raise UserError(f"--dataset_proportion must lie in (0, 1], it is {proportion}")
     named = None if dataset_path is None else expanded(dataset_path)
     source = named or find_dataset(env_name, dataset_dir)
-    place = ArraysPlace(flag, expanded(arrays_dir, "--arrays_dir") if arrays_dir else None)
+    place = ArraysPlace(
+        flag, expanded(arrays_dir, "--arrays_dir") if arrays_dir else None
+    )
     with contextlib.ExitStack() as stack:
         env = _environment(env_name, environment)
         if env:
@@ -295,7 +309,9 @@ def _environment(env_name: str, required: bool) -> SeededEnv | None:
         return None
 
 
-def _refuse_own_settings(env_name: str, dataset_layout: str, action_scale: float) -> None:
+def _refuse_own_settings(
+    env_name: str, dataset_layout: str, action_scale: float
+) -> None:
     if dataset_layout != "auto":
         raise UserError(
             f"--dataset_layout={dataset_layout}: it is for own data; that of {env_name} is"
@@ -339,7 +355,9 @@ def _read(
     if env_name.startswith(("scene", "puzzle")):
         needed.append("button_states")
     if not source.is_dir():
-        path = source if split == "train" else source.with_name(f"{source.stem}-val.npz")
+        path = (
+            source if split == "train" else source.with_name(f"{source.stem}-val.npz")
+        )
         return _read_file(path, needed, flag), path
     name = dataset_name(env_name)
     pattern = _pattern(name, source)
@@ -369,7 +387,9 @@ def _read_file(path: Path, needed: list[str], flag: str) -> Arrays:
     raw = check_arrays(
         _read_arrays(path, needed, where, named), where, "make or fetch it again"
     )
-    check_action_range(raw["actions"], where, "OGBench's data has none; make or fetch it again")
+    check_action_range(
+        raw["actions"], where, "OGBench's data has none; make or fetch it again"
+    )
     raw["actions"] = np.clip(raw["actions"], -ACTION_LIMIT, ACTION_LIMIT)
     return raw
 
@@ -377,7 +397,9 @@ def _read_file(path: Path, needed: list[str], flag: str) -> Arrays:
 def _read_arrays(path: Path, needed: list[str], where: str, named: bool) -> Arrays:
     if not path.is_file():
         raise UserError(f"{where} does not exist")
-    remedy = "give an intact npz file" if named else "delete it and fetch or make it again"
+    remedy = (
+        "give an intact npz file" if named else "delete it and fetch or make it again"
+    )
 
     def choose(names: list[str]) -> list[str]:
         _check_names(names, needed, where)
@@ -386,14 +408,18 @@ def _read_arrays(path: Path, needed: list[str], where: str, named: bool) -> Arra
     try:
         return read_npz(path, choose)
     except ValueError as error:
-        raise UserError(f"{where} is truncated or no npz file ({error}); {remedy}") from error
+        raise UserError(
+            f"{where} is truncated or no npz file ({error}); {remedy}"
+        ) from error
 
 
 def _check_names(names: list[str], needed: list[str], where: str) -> None:
     """Raise UserError if an OGBench file lacks an array or holds one that would be ignored."""
     missing = [key for key in needed if key not in names]
     if missing:
-        raise UserError(f"{where} lacks {', '.join(missing)}; it holds {', '.join(names)}")
+        raise UserError(
+            f"{where} lacks {', '.join(missing)}; it holds {', '.join(names)}"
+        )
     unread = [key for key in ("next_observations", "rewards", "masks") if key in names]
     if unread:
         raise UserError(
@@ -403,7 +429,9 @@ def _check_names(names: list[str], needed: list[str], where: str) -> None:
         )
 
 
-def _read_own(source: Path, layout: str, action_scale: float, place: "ArraysPlace") -> Arrays:
+def _read_own(
+    source: Path, layout: str, action_scale: float, place: "ArraysPlace"
+) -> Arrays:
     """Read a user's own file or folder of shards in the ogbench layout, and print how.
 
     Args:
@@ -434,7 +462,9 @@ def _map_own_shards(
         )
 
     def write(folder: Path) -> None:
-        shards = (own_data.read_checked(path, layout, action_scale, flag) for path in files)
+        shards = (
+            own_data.read_checked(path, layout, action_scale, flag) for path in files
+        )
         chosen, why = own_data.choose_layout(shards, layout, f"{flag}: {source}")
         readings: list[own_data.Reading] = []
 
@@ -478,7 +508,9 @@ class ArraysPlace(NamedTuple):
 
     def fault(self, folder: Path, error: OSError) -> UserError:
         """Return the error for a folder of arrays that cannot be written."""
-        remedy = "another folder" if self.folder else "--arrays_dir=FOLDER for the arrays"
+        remedy = (
+            "another folder" if self.folder else "--arrays_dir=FOLDER for the arrays"
+        )
         return UserError(
             f"{'--arrays_dir' if self.folder else self.flag}: cannot write {folder}"
             f" ({error.strerror or error}); give {remedy}, which take as much room as the data"
@@ -492,7 +524,10 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 
 
 def _arrays_folder(
-    shards: list[Path], write: Callable[[Path], None], place: ArraysPlace, key: tuple = ()
+    shards: list[Path],
+    write: Callable[[Path], None],
+    place: ArraysPlace,
+    key: tuple = (),
 ) -> Path:
     """Return the folder of plain arrays of shards; create it the first time.
 
@@ -528,7 +563,9 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_shards(shards: list[Path], rows: Iterator[Arrays], folder: Path, flag: str) -> None:
+def _write_shards(
+    shards: list[Path], rows: Iterator[Arrays], folder: Path, flag: str
+) -> None:
     """Concatenate shards into one .npy file per array, with one shard in memory at a time.
 
     Raises UserError if the shards do not hold the same arrays.
@@ -544,7 +581,9 @@ def _write_shards(shards: list[Path], rows: Iterator[Arrays], folder: Path, flag
         for path, arrays in zip(shards, rows, strict=True):
             if not files:
                 for key, array in arrays.items():
-                    files[key] = stack.enter_context(ArrayFile(folder / f"{key}.npy", array))
+                    files[key] = stack.enter_context(
+                        ArrayFile(folder / f"{key}.npy", array)
+                    )
             ours = {key: file.columns for key, file in files.items()}
             theirs = {key: array.shape[1:] for key, array in arrays.items()}
             for key, _ in ours.items() ^ theirs.items():
@@ -579,7 +618,9 @@ def _check_belongs(
     }
     if not is_user_env(env_name):
         world = env.unwrapped
-        expected["qpos"] = (world._model if is_manipulation(env_name) else world.model).nq
+        expected["qpos"] = (
+            world._model if is_manipulation(env_name) else world.model
+        ).nq
         if "button_states" in raw:
             expected["button_states"] = world._num_buttons
     for key, width in expected.items():

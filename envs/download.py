@@ -25,7 +25,9 @@ HOSTS = (
     "hf://datasets/yonghoon96/ogbench-mirror",
 )
 # Larger collections that live in a Hugging Face repository of their own.
-REPOSITORIES = {"antmaze-giant-navigate": "datasets/yonghoon96/antmaze-giant-navigate-10m-v0"}
+REPOSITORIES = {
+    "antmaze-giant-navigate": "datasets/yonghoon96/antmaze-giant-navigate-10m-v0"
+}
 
 RETRIES = 3  # further attempts after a transfer is interrupted
 
@@ -40,7 +42,9 @@ class _BrokenOff(OSError):
 def open_hosts(names: Sequence[str]) -> list[Host]:
     """Return the hosts of these names; hf:// names become repositories."""
     scheme = "hf://"
-    return [Repository(n.removeprefix(scheme)) if n.startswith(scheme) else n for n in names]
+    return [
+        Repository(n.removeprefix(scheme)) if n.startswith(scheme) else n for n in names
+    ]
 
 
 def download(
@@ -78,7 +82,9 @@ def download(
             server = short_name(host).partition("/")[0]
             say(f"{destination.name}: {size} from {server}, {checked}")
             return destination
-    raise UserError(f"{destination.name} could not be downloaded ({'; '.join(answers)})")
+    raise UserError(
+        f"{destination.name} could not be downloaded ({'; '.join(answers)})"
+    )
 
 
 def locate(host: Host, name: str) -> Source:
@@ -126,7 +132,9 @@ def _folder_of(destination: Path):
                     folder.rmdir()
 
 
-def _fetch(source: Source, destination: Path, progress: bool) -> tuple[Path, list[FileFacts]]:
+def _fetch(
+    source: Source, destination: Path, progress: bool
+) -> tuple[Path, list[FileFacts]]:
     """Download into the part file of an address, resuming at its end.
 
     The part file's name depends on the address, so bytes of two hosts are never mixed. Also

@@ -63,7 +63,11 @@ class EvalResult:
         }
         if self.success is None:
             return row
-        return {"success": self.success, **row, "success_any": float(self.successes_any.mean())}
+        return {
+            "success": self.success,
+            **row,
+            "success_any": float(self.successes_any.mean()),
+        }
 
 
 def reset_seed(seed: int, episode: int) -> int:
@@ -107,9 +111,13 @@ def evaluate(
     if episodes < 1:
         raise ValueError(f"nothing to evaluate: {episodes} episodes")
     start = time.perf_counter()
-    slots = _Slots(workers, seed, range(first_episode, first_episode + episodes), discount)
+    slots = _Slots(
+        workers, seed, range(first_episode, first_episode + episodes), discount
+    )
     policy_calls = policy_rows = 0
-    with Counter("evaluation", episodes, unit="ep", kept=False, disable=not progress) as bar:
+    with Counter(
+        "evaluation", episodes, unit="ep", kept=False, disable=not progress
+    ) as bar:
         while active := slots.start_episodes():
             # Copies: an asynchronous policy may still read them when the next round begins.
             arguments = slots.observations.copy(), slots.keys.copy()
@@ -118,7 +126,9 @@ def evaluate(
             policy_rows += len(active)
             chunks = actions.reshape(workers.slots, chunk_length, action_dim)[active]
             if not np.isfinite(chunks).all():
-                raise RunError(f"the policy's actions for {workers.env_name} are not finite")
+                raise RunError(
+                    f"the policy's actions for {workers.env_name} are not finite"
+                )
             bar.update(slots.run(active, np.clip(chunks, -1.0, 1.0)))
     taken = time.perf_counter() - start
     outcomes = slots.outcomes()
@@ -130,7 +140,9 @@ def evaluate(
 class _Slots:
     """The episodes in the S slots: the policy's inputs and the outcomes so far."""
 
-    def __init__(self, workers: EnvWorkers, seed: int, episodes: range, discount: float):
+    def __init__(
+        self, workers: EnvWorkers, seed: int, episodes: range, discount: float
+    ):
         self._workers = workers
         self._seed = seed
         self._first = episodes.start
@@ -171,10 +183,14 @@ class _Slots:
         """Execute chunks [len(active), H, A]; return the number of episodes that ended."""
         ended = 0
         outcome = self.outcome
-        for slot, result in zip(active, self._workers.run_chunks(active, chunks), strict=True):
+        for slot, result in zip(
+            active, self._workers.run_chunks(active, chunks), strict=True
+        ):
             episode = int(self.keys[slot, 1]) - self._first
             self._check(result, slot, episode)
-            powers = self._discount ** (outcome["lengths"][episode] + np.arange(result.length))
+            powers = self._discount ** (
+                outcome["lengths"][episode] + np.arange(result.length)
+            )
             outcome["returns"][episode] += result.rewards.sum()
             outcome["discounted_returns"][episode] += (powers * result.rewards).sum()
             outcome["lengths"][episode] += result.length
@@ -192,7 +208,9 @@ class _Slots:
         if result.fault:
             step = self.outcome["lengths"][episode] + result.length
             where = f"at step {step} of episode {self.keys[slot, 1]}"
-            raise WorkerError(f"environment {self._workers.env_name}: {result.fault}, {where}")
+            raise WorkerError(
+                f"environment {self._workers.env_name}: {result.fault}, {where}"
+            )
 
     def outcomes(self) -> dict[str, np.ndarray]:
         """Return the outcomes. If any step reported a success, missing ones count as 0."""

@@ -49,7 +49,9 @@ def _crc(dataset: dict[str, np.ndarray], names: tuple[str, ...]) -> str:
 
 
 def cached_fingerprint(
-    files: Sequence[Path], settings: dict[str, Any], load: Callable[[], dict[str, np.ndarray]]
+    files: Sequence[Path],
+    settings: dict[str, Any],
+    load: Callable[[], dict[str, np.ndarray]],
 ) -> Fingerprint:
     """Return a dataset's fingerprint from the cache, or load the dataset and compute it.
 
@@ -81,7 +83,9 @@ def cached_fingerprint(
 def _identity(files: Sequence[Path]) -> list[tuple[int, int, int, int]]:
     """Return device, inode, size and time of change of each file."""
     stats = [file.stat() for file in files]
-    return [(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
+    return [
+        (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats
+    ]
 
 
 def _write(place: Path, found: Fingerprint) -> None:

@@ -23,10 +23,16 @@ TIMEOUT = 8.0  # seconds without an answer before a request fails
 FAILURES = (urllib.error.URLError, http.client.HTTPException, OSError)
 
 _SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
-_SHA256SUM_LINE = re.compile(r"([0-9a-fA-F]{64})[ \t]+\*?(\S.*)")  # as sha256sum writes it
-_BSD_LINE = re.compile(r"SHA256 \((.+)\) = ([0-9a-fA-F]{64})")  # as `sha256sum --tag` does
+_SHA256SUM_LINE = re.compile(
+    r"([0-9a-fA-F]{64})[ \t]+\*?(\S.*)"
+)  # as sha256sum writes it
+_BSD_LINE = re.compile(
+    r"SHA256 \((.+)\) = ([0-9a-fA-F]{64})"
+)  # as `sha256sum --tag` does
 _PATH = re.compile("[./]")  # a key that matches is a path
-_OTHER_SUM = re.compile("xet|blake", re.IGNORECASE)  # other checksums as long as a sha256
+_OTHER_SUM = re.compile(
+    "xet|blake", re.IGNORECASE
+)  # other checksums as long as a sha256
 _PATH_KEYS = ("path", "file", "filename", "rfilename", "name")
 
 
@@ -48,7 +54,9 @@ def endpoint() -> str:
     """Return HF_ENDPOINT or the hub's own address; raise UserError if it is no web address."""
     found = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or HUGGING_FACE
     if not re.match("https?://[^/]", found):
-        raise UserError(f"HF_ENDPOINT={found}: give a web address, such as {HUGGING_FACE}")
+        raise UserError(
+            f"HF_ENDPOINT={found}: give a web address, such as {HUGGING_FACE}"
+        )
     return found
 
 
@@ -61,14 +69,18 @@ def reason(error: BaseException) -> str:
         return f"HTTP {error.code}"
     if _token():
         return f"HTTP {error.code}: the token in HF_TOKEN may not read this"
-    return f"HTTP {error.code}: private or gated; set HF_TOKEN to a token that may read it"
+    return (
+        f"HTTP {error.code}: private or gated; set HF_TOKEN to a token that may read it"
+    )
 
 
 def _token() -> str:
     """Return HF_TOKEN without line breaks, which a pasted token may have."""
     token = "".join(os.environ.get("HF_TOKEN", "").split())
     if not token.isascii():
-        raise UserError("HF_TOKEN: a token has no such letters; paste it again, or unset it")
+        raise UserError(
+            "HF_TOKEN: a token has no such letters; paste it again, or unset it"
+        )
     return token
 
 
@@ -95,7 +107,9 @@ class Web(urllib.request.HTTPRedirectHandler):
     def __init__(self) -> None:
         self.known = FileFacts()
 
-    def open(self, url: str, start: int = 0, method: str = "GET") -> http.client.HTTPResponse:
+    def open(
+        self, url: str, start: int = 0, method: str = "GET"
+    ) -> http.client.HTTPResponse:
         """Request an address; raise one of FAILURES.
 
         Args:
@@ -251,7 +265,9 @@ def sum_of(path: str, sums: dict[str, str]) -> str | None:
     if path in sums:
         return sums[path]
     name = posixpath.basename(path)
-    alike = {found for other, found in sums.items() if posixpath.basename(other) == name}
+    alike = {
+        found for other, found in sums.items() if posixpath.basename(other) == name
+    }
     return alike.pop() if len(alike) == 1 else None
 
 
@@ -288,7 +304,9 @@ def _json_sums(node: Any, name: str) -> Iterator[tuple[str, str]]:
 
 def _named(node: dict[str, Any], name: str) -> Iterator[tuple[str, Any]]:
     """Yield (path, value) for the values of a JSON object; `name` is the nearest path above."""
-    beside = next((node[key] for key in _PATH_KEYS if isinstance(node.get(key), str)), name)
+    beside = next(
+        (node[key] for key in _PATH_KEYS if isinstance(node.get(key), str)), name
+    )
     for key, item in node.items():
         if not _OTHER_SUM.search(key):
             yield key if _PATH.search(key) else beside, item

@@ -64,7 +64,9 @@ class SeededEnv(gymnasium.Wrapper):
         self._state: _State = _fresh_state()
         with self._own_numpy_state():
             space = env.observation_space  # OGBench's arm resets itself to answer this
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, space.shape, np.float32)
+        self.observation_space = gymnasium.spaces.Box(
+            -np.inf, np.inf, space.shape, np.float32
+        )
         self.action_space = env.action_space
 
     @contextlib.contextmanager
@@ -165,7 +167,10 @@ def _make_users(env_name: str, film: bool) -> gymnasium.Env:
         raise UserError(
             f"--env_name: {env_name} cannot be made ({type(error).__name__}: {reason})"
         ) from error
-    for kind, space in (("observation", env.observation_space), ("action", env.action_space)):
+    for kind, space in (
+        ("observation", env.observation_space),
+        ("action", env.action_space),
+    ):
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             raise UserError(
                 f"--env_name: {env_name} has the {kind} space {space}; only one-dimensional Box"

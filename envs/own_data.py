@@ -102,7 +102,9 @@ class Reading:
                 " masks inverted?"
             )
         if self.clipped:
-            lines.append(f"{self.clipped:,} numbers of actions just beyond ±1 are clipped")
+            lines.append(
+                f"{self.clipped:,} numbers of actions just beyond ±1 are clipped"
+            )
         return lines
 
     def write(self, path: Path) -> None:
@@ -206,7 +208,9 @@ def _read_npz(path: Path, where: str) -> Arrays:
             " never loaded; store one array of numbers with a row for each step"
         ) from error
     except ValueError as error:
-        raise UserError(f"{where} is damaged ({error}); bring back an intact copy") from error
+        raise UserError(
+            f"{where} is damaged ({error}); bring back an intact copy"
+        ) from error
 
 
 def _wanted(names: list[str], where: str) -> list[str]:
@@ -256,7 +260,9 @@ def _read_hdf5(path: Path, where: str) -> Arrays:
         with h5py.File(path, "r") as file:
             if "episode_0" in file:
                 return _minari_rows(file, where)
-            names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
+            names = [
+                name for name, item in file.items() if isinstance(item, h5py.Dataset)
+            ]
             # infos and metadata are D4RL's, and are ignored
             groups = set(file) - set(names) - {"infos", "metadata"}
             if groups:
@@ -265,7 +271,9 @@ def _read_hdf5(path: Path, where: str) -> Arrays:
                 )
             return {name: file[name][()] for name in _wanted(names, where)}
     except OSError as error:
-        raise UserError(f"{where} is damaged ({error}); bring back an intact copy") from error
+        raise UserError(
+            f"{where} is damaged ({error}); bring back an intact copy"
+        ) from error
 
 
 def _minari_rows(file: Any, where: str) -> Arrays:
@@ -273,7 +281,9 @@ def _minari_rows(file: Any, where: str) -> Arrays:
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*NEEDED, "masks")}
     for name in sorted(file, key=lambda name: int(name.removeprefix("episode_"))):
         episode = file[name]
-        if not all(hasattr(episode[key], "shape") for key in ("observations", "actions")):
+        if not all(
+            hasattr(episode[key], "shape") for key in ("observations", "actions")
+        ):
             raise UserError(
                 f"{where}: {name} stores observations or actions as a dictionary; only arrays"
                 " are read"
@@ -345,7 +355,9 @@ def choose_layout(files: Iterable[Arrays], asked: str, where: str) -> tuple[str,
             found.setdefault(layout, why)
     if len(found) == 1:
         return next(iter(found.items()))
-    problem = "its shards are of both layouts" if found else "nothing in it shows its layout"
+    problem = (
+        "its shards are of both layouts" if found else "nothing in it shows its layout"
+    )
     raise UserError(
         f"{where}: {problem}; give --dataset_layout=ogbench if the final state of every"
         " trajectory has a row of its own, with terminals 1 there, or --dataset_layout=flat if"

@@ -29,7 +29,13 @@ class ProbeReward(gymnasium.Env):
 
     def step(self, action):
         reward = -float((action[0] - self.state[0]) ** 2)
-        return self.state.copy(), reward, True, False, {"success": float(reward > -0.05)}
+        return (
+            self.state.copy(),
+            reward,
+            True,
+            False,
+            {"success": float(reward > -0.05)},
+        )
 
     @staticmethod
     def q(observations: np.ndarray, actions: np.ndarray, discount: float) -> np.ndarray:
@@ -77,7 +83,9 @@ for probe in (ProbeReward, ProbeChain):
     gymnasium.register(f"{probe.__name__}-v0", f"envs.probe:{probe.__name__}")
 
 
-def write_dataset(env_name: str, path: Path | str, transitions: int, seed: int = 0) -> Path:
+def write_dataset(
+    env_name: str, path: Path | str, transitions: int, seed: int = 0
+) -> Path:
     """Write an npz file for --dataset with random actions in a probe; return its path.
 
     Args:
@@ -103,7 +111,9 @@ def write_dataset(env_name: str, path: Path | str, transitions: int, seed: int =
             rows.append((observation, action, 0.0, 1.0, True))
     names = ("observations", "actions", "rewards", "masks", "terminals")
     columns = zip(names, zip(*rows, strict=True), strict=True)
-    arrays: dict[str, Any] = {name: np.array(column, np.float32) for name, column in columns}
+    arrays: dict[str, Any] = {
+        name: np.array(column, np.float32) for name, column in columns
+    }
     arrays["terminals"] = arrays["terminals"].astype(bool)
     np.savez(path, **arrays)
     return Path(path)

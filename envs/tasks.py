@@ -10,7 +10,10 @@ from utils.errors import UserError
 # What OGBench registers: family -> (sizes, dataset types). The first type is the default.
 _FAMILIES = {
     "pointmaze": (("medium", "large", "giant", "teleport"), ("navigate", "stitch")),
-    "antmaze": (("medium", "large", "giant", "teleport"), ("navigate", "stitch", "explore")),
+    "antmaze": (
+        ("medium", "large", "giant", "teleport"),
+        ("navigate", "stitch", "explore"),
+    ),
     "humanoidmaze": (("medium", "large", "giant", "teleport"), ("navigate", "stitch")),
     "antsoccer": (("arena", "medium"), ("navigate", "stitch")),
     "cube": (("single", "double", "triple", "quadruple", "octuple"), ("play", "noisy")),
@@ -75,7 +78,9 @@ def resolve_alias(name: str) -> str:
     match = _SINGLE_TASK.fullmatch(name)
     if is_user_env(name) or not match or match["task"] or not _split(match["dataset"]):
         return name
-    number = next(task for world, task in _DEFAULT_TASKS.items() if name.startswith(world))
+    number = next(
+        task for world, task in _DEFAULT_TASKS.items() if name.startswith(world)
+    )
     return f"{match['dataset']}-singletask-task{number}-v0"
 
 
@@ -88,7 +93,10 @@ def alias_of(task: str) -> str | None:
 @functools.cache
 def _say_alias(alias: str, task: str) -> None:
     """Print a note about an alias, once per process."""
-    print(f"note: --env_name={alias} is {task}, the default task of OGBench", file=sys.stderr)
+    print(
+        f"note: --env_name={alias} is {task}, the default task of OGBench",
+        file=sys.stderr,
+    )
 
 
 # Messages for OGBench's other names, by a part of the name; {} is the name to type instead.
@@ -145,7 +153,9 @@ def _is_known(name: str) -> bool:
 
 def _nearest(name: str) -> str:
     """Return the known name that is nearest to an unknown one."""
-    datasets = [f"{world}-{kind}" for world, kinds in _DATASETS.items() for kind in kinds]
+    datasets = [
+        f"{world}-{kind}" for world, kinds in _DATASETS.items() for kind in kinds
+    ]
     tasks = [task for dataset in datasets for task in _tasks(dataset)]
     known = ["all50", *_DATASETS, *datasets, *tasks]
     return difflib.get_close_matches(name, known, n=1, cutoff=0)[0]

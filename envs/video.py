@@ -86,7 +86,9 @@ def film(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.part{path.suffix}")
-    value = multiprocessing.get_context("spawn").Value("d", math.nan) if values else None
+    value = (
+        multiprocessing.get_context("spawn").Value("d", math.nan) if values else None
+    )
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
     gl = "egl" if chosen in _NO_GL else chosen
     writing = {"part": part, "episodes": episodes, "frame_skip": frame_skip, "fps": fps}
@@ -124,7 +126,10 @@ def film(
                 bar.update()
         os.replace(part, path)
     except WorkerError as error:
-        print(f"no video {path.name}, all else is unaffected: {error.summary}", file=sys.stderr)
+        print(
+            f"no video {path.name}, all else is unaffected: {error.summary}",
+            file=sys.stderr,
+        )
         return None
     finally:
         part.unlink(missing_ok=True)
@@ -214,7 +219,11 @@ class _Filmed(gymnasium.Wrapper):
             value = f"  value {self._value.value:.2f}" if self._value else ""
             frame = _captioned(
                 frame,
-                [self._caption, f"episode {self._episode}  step {self._steps}{value}", outcome],
+                [
+                    self._caption,
+                    f"episode {self._episode}  step {self._steps}{value}",
+                    outcome,
+                ],
             )
         self._writer.append_data(frame)
 
@@ -232,7 +241,9 @@ def _captioned(frame: np.ndarray, lines: list[str]) -> np.ndarray:
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=_LINE - 4)
     for i, line in enumerate(lines):
-        draw.text((4, 2 + _LINE * i), line, "white", font, stroke_width=1, stroke_fill="black")
+        draw.text(
+            (4, 2 + _LINE * i), line, "white", font, stroke_width=1, stroke_fill="black"
+        )
     return np.asarray(image)
 
 
@@ -250,7 +261,9 @@ def _check_rendering() -> None:
             renderer.render()
     except Exception as error:
         gl = os.environ["MUJOCO_GL"]
-        raise RuntimeError(f"MUJOCO_GL={gl} does not render here ({_advice(gl)})") from error
+        raise RuntimeError(
+            f"MUJOCO_GL={gl} does not render here ({_advice(gl)})"
+        ) from error
 
 
 def _advice(gl: str) -> str:

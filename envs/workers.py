@@ -20,7 +20,12 @@ import numpy as np
 from envs.checks import EnvFault, success_of
 from utils.errors import RunError, UserError
 from utils.logging import warn
-from utils.spawned import UNGUARDED, check_program, leave_if_unguarded, unguarded_program
+from utils.spawned import (
+    UNGUARDED,
+    check_program,
+    leave_if_unguarded,
+    unguarded_program,
+)
 
 SLOTS = 8
 MakeEnv = Callable[[str], gymnasium.Env]
@@ -65,7 +70,9 @@ class ChunkResult(NamedTuple):
     truncated: bool
     success: float = np.nan  # reported at the last step; NaN for none
     success_any: float = np.nan  # the highest reported at any step; NaN for none
-    fault: str = ""  # the fault of the last step, whose observation and reward are then NaN
+    fault: str = (
+        ""  # the fault of the last step, whose observation and reward are then NaN
+    )
     cut_at: int = 0  # the step at which SeededEnv truncated the episode; 0: it did not
 
     @property
@@ -118,7 +125,9 @@ class EnvWorkers:
     ):
         self.env_name = env_name
         self.slots = slots
-        self.workers = default_workers(slots=slots) if workers is None else min(workers, slots)
+        self.workers = (
+            default_workers(slots=slots) if workers is None else min(workers, slots)
+        )
         if self.workers < 1:
             raise ValueError(
                 f"need at least one slot and one worker, got {slots} and {workers}"
@@ -252,7 +261,9 @@ class EnvWorkers:
             return unguarded_program()
         killed = code is not None and code < 0
         how = f"killed by signal {-code}" if killed else f"exit code {code}"
-        return WorkerError(f"environment worker {worker} of {self.env_name} died ({how})")
+        return WorkerError(
+            f"environment worker {worker} of {self.env_name} died ({how})"
+        )
 
 
 class LocalEnvs:
@@ -282,7 +293,9 @@ class LocalEnvs:
 
     def _answer(self, command: str, slot: int, argument: Any) -> Any:
         try:
-            return _answer(self._envs, command, slot, argument, self.env_name, self._make_env)
+            return _answer(
+                self._envs, command, slot, argument, self.env_name, self._make_env
+            )
         except UserError:
             raise
         except Exception as error:
@@ -333,7 +346,9 @@ def _serve(pipe: connection.Connection, env_name: str, make_env: MakeEnv) -> Non
             try:
                 answers: dict[int, Any] = {}
                 for slot, argument in requests:
-                    answers[slot] = _answer(envs, command, slot, argument, env_name, make_env)
+                    answers[slot] = _answer(
+                        envs, command, slot, argument, env_name, make_env
+                    )
             except UserError as error:
                 pipe.send(("user error", str(error)))
                 break

@@ -40,7 +40,10 @@ class Help(argparse.RawDescriptionHelpFormatter):
 def make_parser() -> Parser:
     """Return a parser with a subcommand for each benchmark."""
     parser = Parser(
-        prog="benchmark.py", description=__doc__, formatter_class=Help, allow_abbrev=False
+        prog="benchmark.py",
+        description=__doc__,
+        formatter_class=Help,
+        allow_abbrev=False,
     )
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(
@@ -65,7 +68,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options, rest = make_parser().parse_known_args(argv[1:])
     if options.run is None:
         names = ", ".join(COMMANDS)
-        raise UserError(f"give a benchmark first: {names}; --help says what each measures")
+        raise UserError(
+            f"give a benchmark first: {names}; --help says what each measures"
+        )
     if "agent_words" in options:
         options.agent_words = rest  # --agent.KEY: the agent file defines these flags
     elif rest:
@@ -79,7 +84,11 @@ def main(argv: list[str]) -> int:
         options = parse(argv)
         result = options.run(options)
         if result is not None:
-            publish(result, options, shlex.join(["python", "scripts/benchmark.py", *argv[1:]]))
+            publish(
+                result,
+                options,
+                shlex.join(["python", "scripts/benchmark.py", *argv[1:]]),
+            )
     except (UserError, RunError, OSError) as error:
         return report_error(error)
     except KeyboardInterrupt:

@@ -53,7 +53,9 @@ def define() -> flags.FlagValues:
     flags.DEFINE_boolean("data", False, "fetch the datasets", flag_values=fv)
     text = "where training looks for data; bases go into its folder 'bases'"
     flags.DEFINE_string("ogbench_dataset_dir", DATASET_DIR, text, flag_values=fv)
-    flags.DEFINE_boolean("dry_run", False, "list what is missing, with sizes", flag_values=fv)
+    flags.DEFINE_boolean(
+        "dry_run", False, "list what is missing, with sizes", flag_values=fv
+    )
     return fv
 
 
@@ -77,9 +79,13 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
 
 def datasets_of(env_names: str) -> list[str]:
     """Return the datasets of comma-separated tasks, each once; raise UserError."""
-    tasks = [task for name in env_names.split(",") for task in resolve_env_name(name.strip())]
+    tasks = [
+        task for name in env_names.split(",") for task in resolve_env_name(name.strip())
+    ]
     for task in filter(is_user_env, tasks):
-        raise UserError(f"--env_name: {task} is your own, and nothing of it is published")
+        raise UserError(
+            f"--env_name: {task} is your own, and nothing of it is published"
+        )
     return list(dict.fromkeys(map(dataset_name, tasks)))
 
 
@@ -102,7 +108,9 @@ def base_of(dataset: str, folder: Path, dry_run: bool) -> int:
     if not path.exists():
         return missing(file)
     if not there_already(file):
-        raise UserError(f"{path} is not the published base; move it away to fetch that one")
+        raise UserError(
+            f"{path} is not the published base; move it away to fetch that one"
+        )
     return 0
 
 
@@ -139,7 +147,9 @@ def missing(file: Published) -> int:
     Raises UserError if no host has it.
     """
     size, host = measure(file.name, file.hosts)
-    print(f"{file.path}: missing, {size_of(size) if size else 'of unknown size'} at {host}")
+    print(
+        f"{file.path}: missing, {size_of(size) if size else 'of unknown size'} at {host}"
+    )
     return size or 0
 
 
@@ -180,7 +190,12 @@ def fetch(fv: flags.FlagValues, datasets: list[str]) -> int:
 
 def training(fv: flags.FlagValues, datasets: list[str]) -> str:
     """Return the command that trains with the downloaded files."""
-    words = ["python", "main.py", f"--env_name={fv.env_name}", "--agent=agents/trqam.py"]
+    words = [
+        "python",
+        "main.py",
+        f"--env_name={fv.env_name}",
+        "--agent=agents/trqam.py",
+    ]
     if (fv.base or not fv.data) and set(datasets) <= set(DOMAINS):
         words.append(f"--pretrained_actor_path={PUBLISHED}")
     if fv["ogbench_dataset_dir"].present:

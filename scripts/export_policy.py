@@ -46,7 +46,9 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
     if len(folders) != 1:
         raise UserError(f"{USAGE}; --help shows all flags")
     if not fv.out:
-        raise UserError("--out is missing: give the file to write, such as --out=policy.zip")
+        raise UserError(
+            "--out is missing: give the file to write, such as --out=policy.zip"
+        )
     if fv.best and fv.step is not None:
         raise UserError(f"--best and --step={fv.step}: give one of them")
     return fv, folders[0]
@@ -58,7 +60,9 @@ def export(fv: flags.FlagValues, run_dir: str) -> int:
 
     about = export_policy(run_dir, fv.out, fv.step, fv.best, fv.overwrite, fv.trust)
     print(
-        "{agent} on {task}, seed {seed}, step {step}".format(**about), outcome(about), sep=", "
+        "{agent} on {task}, seed {seed}, step {step}".format(**about),
+        outcome(about),
+        sep=", ",
     )
     print(about["function"])
     print(f"{fv.out}: {expanded(fv.out).stat().st_size / 1e6:.1f} MB")

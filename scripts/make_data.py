@@ -19,7 +19,9 @@ from utils.errors import UserError  # noqa: E402
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
-    "env_name", None, "a dataset, domain or task: cube-double-play, puzzle-4x4, scene-noisy"
+    "env_name",
+    None,
+    "a dataset, domain or task: cube-double-play, puzzle-4x4, scene-noisy",
 )
 flags.DEFINE_integer(
     "transitions",

@@ -34,10 +34,14 @@ def read_logs(run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Read the lines of eval.csv and of train.csv."""
     from utils.logging import CsvLog
 
-    return CsvLog(run.folder / "eval.csv").rows(), CsvLog(run.folder / "train.csv").rows()
+    return CsvLog(run.folder / "eval.csv").rows(), CsvLog(
+        run.folder / "train.csv"
+    ).rows()
 
 
-def summarise(run, transitions: int, seconds: float, command: list[str]) -> dict[str, Any]:
+def summarise(
+    run, transitions: int, seconds: float, command: list[str]
+) -> dict[str, Any]:
     """Return the figures of a run for summary.json.
 
     The path KL is the mean over the last tenth of the updates, lambda the last logged value.
@@ -76,7 +80,9 @@ def draw(run, path: Path) -> None:
 
     evaluations, logs = read_logs(run)
     steps = [row["step"] for row in logs]
-    figure, (success, kl, lam) = pyplot.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
+    figure, (success, kl, lam) = pyplot.subplots(
+        1, 3, figsize=(12, 3.2), layout="constrained"
+    )
     success.plot(
         [row["step"] for row in evaluations],
         [100 * row["success"] for row in evaluations],
@@ -152,7 +158,9 @@ def compares(run) -> bool:
 
     flags = run.settings.flags
     phases = flags["eval_episodes"] and flags["offline_steps"] and flags["bc_steps"]
-    return bool(phases and "kl_budget" in run.settings.agent and not is_user_env(run.env_name))
+    return bool(
+        phases and "kl_budget" in run.settings.agent and not is_user_env(run.env_name)
+    )
 
 
 def present(run, shown_again: bool, command: list[str]) -> None:

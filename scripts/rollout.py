@@ -46,7 +46,9 @@ ENDINGS = (".mp4", ".gif")
 def define() -> flags.FlagValues:
     """Define the flags of this script."""
     fv = flags.FlagValues()
-    flags.DEFINE_integer("episodes", 10, "how many episodes", lower_bound=1, flag_values=fv)
+    flags.DEFINE_integer(
+        "episodes", 10, "how many episodes", lower_bound=1, flag_values=fv
+    )
     flags.DEFINE_integer(
         "seed",
         None,
@@ -59,7 +61,10 @@ def define() -> flags.FlagValues:
     doc = "execute the run folder's Python code though it is not known on this machine"
     flags.DEFINE_boolean("trust", False, doc, flag_values=fv)
     flags.DEFINE_string(
-        "env_name", None, "another task of the same world, or a task for a base", flag_values=fv
+        "env_name",
+        None,
+        "another task of the same world, or a task for a base",
+        flag_values=fv,
     )
     flags.DEFINE_integer(
         "eval_workers",
@@ -77,7 +82,11 @@ def define() -> flags.FlagValues:
         flag_values=fv,
     )
     flags.DEFINE_integer(
-        "video_frame_skip", 3, "environment steps per frame", lower_bound=1, flag_values=fv
+        "video_frame_skip",
+        3,
+        "environment steps per frame",
+        lower_bound=1,
+        flag_values=fv,
     )
     return fv
 
@@ -95,7 +104,9 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
             " shows all flags"
         )
     if fv.video and Path(fv.video).suffix not in ENDINGS:
-        raise UserError(f"--video={fv.video}: the name has to end in {' or '.join(ENDINGS)}")
+        raise UserError(
+            f"--video={fv.video}: the name has to end in {' or '.join(ENDINGS)}"
+        )
     return fv, places[0]
 
 
@@ -118,7 +129,9 @@ def task_of(stored: dict[str, Any], env_name: str | None) -> str:
     task, *others = resolve_env_name(env_name)
     if others:
         raise UserError(f"--env_name={env_name}: give one task, such as {task}")
-    worlds = [name if is_user_env(name) else world_name(name) for name in (task, trained)]
+    worlds = [
+        name if is_user_env(name) else world_name(name) for name in (task, trained)
+    ]
     if worlds[0] != worlds[1]:
         raise UserError(
             f"--env_name={env_name}: the run is of {worlds[1]}; give a task of that world"
@@ -179,7 +192,9 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     shape = (seed, chunk_length, stored["action_dim"], fv.video_frame_skip)
     caption = task.removesuffix("-v0")
     with handled():
-        filmed = film(task, policy, path, episodes, *shape, caption=caption, values=values)
+        filmed = film(
+            task, policy, path, episodes, *shape, caption=caption, values=values
+        )
     print(filmed or "no film")
     return 0 if filmed else 1
 
@@ -191,7 +206,13 @@ def print_episodes(result: "EvalResult", expected: "np.ndarray") -> None:
     """
     print("episode  success  steps    return  discounted     value")
     discounted_returns = result.discounted_returns
-    columns = (result.successes, result.lengths, result.returns, discounted_returns, expected)
+    columns = (
+        result.successes,
+        result.lengths,
+        result.returns,
+        discounted_returns,
+        expected,
+    )
     outcomes = zip(*columns, strict=True)
     for episode, (success, steps, total, discounted, value) in enumerate(outcomes):
         word = "yes" if success > 0 else "no" if success == 0 else "-"
@@ -201,7 +222,9 @@ def print_episodes(result: "EvalResult", expected: "np.ndarray") -> None:
     print(f"{result.describe(digits=1)} of {len(result.lengths)} episodes")
     any_step = result.successes_any.mean()
     if result.success is not None and any_step > result.success:
-        print(f"success {any_step:.1%} counting every step of an episode, not only the last")
+        print(
+            f"success {any_step:.1%} counting every step of an episode, not only the last"
+        )
 
 
 def main(argv: list[str]) -> int:

@@ -45,7 +45,9 @@ def launch(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
-        file.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S')} {note}$ {shlex.join(command)}\n")
+        file.write(
+            f"== {time.strftime('%Y-%m-%d %H:%M:%S')} {note}$ {shlex.join(command)}\n"
+        )
         file.flush()
         return subprocess.Popen(
             [sys.executable, "-I", str(TIED), str(os.getpid()), cores, *command],
@@ -114,7 +116,9 @@ def gpus(environ: Mapping[str, str]) -> list[str]:
         return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
-        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+        return subprocess.run(
+            query, capture_output=True, text=True, check=True
+        ).stdout.split()
     except (OSError, subprocess.CalledProcessError):
         return []
 
@@ -141,10 +145,14 @@ class Local(Engine):
         found = gpus(environ)
         if found:
             self.environ = memory_share(jobs_per_device) | dict(environ)
-            self.free = [({"CUDA_VISIBLE_DEVICES": gpu}, "") for gpu in found] * jobs_per_device
+            self.free = [
+                ({"CUDA_VISIBLE_DEVICES": gpu}, "") for gpu in found
+            ] * jobs_per_device
         else:
             self.free = [({}, cores) for cores in shares_of_cores(jobs_per_device)]
-        self.running: dict[Job, tuple[subprocess.Popen, tuple[dict[str, str], str]]] = {}
+        self.running: dict[
+            Job, tuple[subprocess.Popen, tuple[dict[str, str], str]]
+        ] = {}
 
     def room(self) -> bool:
         return bool(self.free)
@@ -198,7 +206,11 @@ class Ray(Engine):
     """
 
     def __init__(
-        self, environ: Mapping[str, str], jobs_per_device: int, address: str, retries: int
+        self,
+        environ: Mapping[str, str],
+        jobs_per_device: int,
+        address: str,
+        retries: int,
     ):
         try:
             import ray
@@ -219,7 +231,9 @@ class Ray(Engine):
         if ray.cluster_resources().get("GPU"):
             self.environ = memory_share(jobs_per_device) | self.environ
         else:
-            cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+            cpus = [
+                node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]
+            ]
             share = min(filter(None, cpus), default=1) / jobs_per_device
             resources = {"num_cpus": int(share) if share >= 1 else share}
         again = {"max_retries": retries, "retry_exceptions": [InterruptedError]}
@@ -307,7 +321,10 @@ def attempt(
     # Ray cancels by SIGINT, which a cluster started by a shell in the background ignores.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     give_up = time.monotonic() + LOCK_SECONDS
-    while any(is_locked(Path(folder)) for folder in folders) and time.monotonic() < give_up:
+    while (
+        any(is_locked(Path(folder)) for folder in folders)
+        and time.monotonic() < give_up
+    ):
         time.sleep(POLL_SECONDS)  # an earlier attempt on a lost machine may still run
     node = ray.get_runtime_context().get_node_id()
     process = launch(command, Path(log), environ, note=f"node {node} ")

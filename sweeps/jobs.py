@@ -50,11 +50,17 @@ class Job:
 
     def failure(self) -> str | None:
         """Return why the last attempt failed, by its log; None if it did not or still runs."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.is_file() else []
+        lines = (
+            self.log.read_text(errors="replace").splitlines()
+            if self.log.is_file()
+            else []
+        )
         code = lines and re.fullmatch(r"== exit code (-?\d+)", lines[-1])
         if not code or int(code[1]) in (0, *INTERRUPTED):
             return None
-        said = [line for line in lines[:-1] if line.startswith("error: ")] or lines[-2:-1]
+        said = [line for line in lines[:-1] if line.startswith("error: ")] or lines[
+            -2:-1
+        ]
         return f"exit code {code[1]}: {said[-1].removeprefix('error: ')}"
 
 

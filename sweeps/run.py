@@ -39,7 +39,9 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
     with handled(), contextlib.ExitStack() as stack:
         stack.callback(engine.stop)
         stack.enter_context(deferred())
-        bar = stack.enter_context(tqdm(total=len(jobs), desc="sweep", unit="job", disable=None))
+        bar = stack.enter_context(
+            tqdm(total=len(jobs), desc="sweep", unit="job", disable=None)
+        )
         while waiting or running:
             leave_if_asked()
             while waiting and engine.room() and (job := next_job()):

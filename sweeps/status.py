@@ -81,7 +81,10 @@ def seconds_per_step(status: RunStatus) -> dict[str, float]:
     flags = status.run.settings.flags
     offline = flags["offline_steps"]
     total = total_steps(status.run)
-    phases = {"offline": (0, offline, 1), "online": (offline, total, flags["utd_ratio"])}
+    phases = {
+        "offline": (0, offline, 1),
+        "online": (offline, total, flags["utd_ratio"]),
+    }
     found = {}
     for phase, (first, last, updates) in phases.items():
         seconds = seconds_between(status.timing, first, last, updates)
@@ -90,7 +93,9 @@ def seconds_per_step(status: RunStatus) -> dict[str, float]:
     return found
 
 
-def seconds_between(timing: Columns, first: int, last: int, updates: int) -> float | None:
+def seconds_between(
+    timing: Columns, first: int, last: int, updates: int
+) -> float | None:
     """Return the mean time of the steps first + 1 .. last; None if nothing was measured there.
 
     Args:
@@ -138,7 +143,9 @@ def seconds_left(run: Run, step: int, speeds: Speeds) -> float | None:
     for phase, end in ends.items():
         steps = min(end - step, flags[f"{phase}_steps"])
         if steps > 0:
-            known = speeds.get((agent_and_dataset(run), phase)) or of_phase(speeds, phase)
+            known = speeds.get((agent_and_dataset(run), phase)) or of_phase(
+                speeds, phase
+            )
             if not known:
                 return None
             left += steps * statistics.mean(known)
@@ -188,18 +195,27 @@ def report(jobs: Sequence[Job]) -> list[str]:
     lines = table(every_run)
     for job, found in by_job.items():
         lines += unfinished_job(job, found, longest_left(found, speeds))
-    running = sum(any(status.state == "running" for status in found) for found in of_jobs)
-    return [*lines, time_left([longest_left(found, speeds) for found in groups], running)]
+    running = sum(
+        any(status.state == "running" for status in found) for found in of_jobs
+    )
+    return [
+        *lines,
+        time_left([longest_left(found, speeds) for found in groups], running),
+    ]
 
 
 def base_status(jobs: Sequence[Job]) -> list[list[RunStatus]]:
     """Read the states of the bases that unfinished jobs start from."""
-    return [[run_status(base) for base in job.bases] for job in jobs if not job.is_done()]
+    return [
+        [run_status(base) for base in job.bases] for job in jobs if not job.is_done()
+    ]
 
 
 def group_by_folders(found: Iterable[list[RunStatus]]) -> list[list[RunStatus]]:
     """Remove empty groups, and repeated groups with the same folders."""
-    groups = {tuple(status.run.folder for status in group): group for group in found if group}
+    groups = {
+        tuple(status.run.folder for status in group): group for group in found if group
+    }
     return list(groups.values())
 
 
@@ -215,12 +231,16 @@ def time_left(times: Sequence[float | None], running: int) -> str:
         return "time left: not known before the first lines of timing.csv are written"
     needed = sum(seconds for seconds in unfinished if seconds is not None)
     together = (
-        f"; {hours_text(needed / running)} for {running} at a time, as now" if running else ""
+        f"; {hours_text(needed / running)} for {running} at a time, as now"
+        if running
+        else ""
     )
     return f"time left (h:mm:ss): {hours_text(needed)} for one job after the other{together}"
 
 
-def unfinished_job(job: Job, found: Sequence[RunStatus], seconds: float | None) -> list[str]:
+def unfinished_job(
+    job: Job, found: Sequence[RunStatus], seconds: float | None
+) -> list[str]:
     """Return the lines about a running, stopped or failed job; [] for any other.
 
     Args:

@@ -87,9 +87,13 @@ def pretrained_base(runs: Sequence[Run], overwrite: bool) -> PretrainedBase | No
     if not path:
         return None
     if runs[0].cloning or not runs[0].starts_from_base:
-        warn(f"--pretrained_actor_path has no effect: {runs[0].agent_name} starts from no base")
+        warn(
+            f"--pretrained_actor_path has no effect: {runs[0].agent_name} starts from no base"
+        )
         return None
-    pretrained = read_pretrained_base(path, runs[0].env_name, flags["ogbench_dataset_dir"])
+    pretrained = read_pretrained_base(
+        path, runs[0].env_name, flags["ogbench_dataset_dir"]
+    )
     for run in runs if not overwrite else ():
         pretrained.check_begun(run.folder, read_config(run.folder))
     return pretrained
@@ -186,7 +190,9 @@ def trained_bases(runs: Sequence[Run], data: TaskData) -> dict[int, dict]:
     """Return the base of each run by its seed, training those that are missing."""
     pretraining = [run.of_base(data.fingerprint.behaviour) for run in runs]
     with contextlib.ExitStack() as stack:
-        for run in pretraining:  # another task of the domain may train the same base now
+        for (
+            run
+        ) in pretraining:  # another task of the domain may train the same base now
             stack.enter_context(run.locked(wait=True))
         missing = [run for run in pretraining if not is_trained(run)]
         if missing:

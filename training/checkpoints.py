@@ -86,7 +86,9 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Return the steps of all checkpoints, the newest last."""
-        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
+        return sorted(
+            int(path.name) for path in self.folder.glob("*") if path.name.isdigit()
+        )
 
     def latest(self) -> int | None:
         """Return the step of the newest checkpoint, written or pending; None without any."""
@@ -169,7 +171,9 @@ class Checkpoints:
         aside = self.folder.with_name(f"{self.folder.name}.unreadable")
         for step in steps:
             aside.mkdir(exist_ok=True)
-            earlier = sum(path.name.partition("_")[0] == str(step) for path in aside.iterdir())
+            earlier = sum(
+                path.name.partition("_")[0] == str(step) for path in aside.iterdir()
+            )
             name = f"{step}_{earlier}" if earlier else str(step)
             os.replace(self.folder / str(step), aside / name)
         self._reopen(steps)
@@ -225,19 +229,26 @@ class Checkpoints:
 
     def holds(self, step: int) -> bool:
         """Whether the checkpoint of a step is readable; print a line if it is damaged."""
-        return next((found for found, *_ in self.readable() if found >= step), None) == step
+        return (
+            next((found for found, *_ in self.readable() if found >= step), None)
+            == step
+        )
 
 
 class _Precious(PreservationPolicy):
     def __init__(self, precious: Callable[[Sequence[int]], Collection[int]]):
         self._precious = precious
 
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> list[bool]:
         precious = self._precious([checkpoint.step for checkpoint in checkpoints])
         return [checkpoint.step in precious for checkpoint in checkpoints]
 
 
-def best_step(evaluations: Iterable[dict[str, Any]], steps: Collection[int]) -> int | None:
+def best_step(
+    evaluations: Iterable[dict[str, Any]], steps: Collection[int]
+) -> int | None:
     """Return the step with the best evaluation among `steps`; None if none was evaluated.
 
     The best has the highest success rate, then the highest return, then the latest step. If the
@@ -262,7 +273,9 @@ def _quiet_orbax() -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     hook = sys.unraisablehook
     sys.unraisablehook = lambda unraisable: (
-        None if str(unraisable.exc_value) == "Event loop is closed" else hook(unraisable)
+        None
+        if str(unraisable.exc_value) == "Event loop is closed"
+        else hook(unraisable)
     )
 
 
@@ -277,7 +290,10 @@ def _fingerprint(leaf: np.ndarray) -> list:
 def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
     """Return (name, leaf) of every leaf; names are paths such as params/policy/Dense_0/bias."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), x) for path, x in leaves]
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), x)
+        for path, x in leaves
+    ]
 
 
 def agent_tree(agent: Agent) -> dict:

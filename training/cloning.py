@@ -30,9 +30,13 @@ def cloning_identity(source: Source, config: Any) -> dict[str, Any]:
     base = kind.networks(config)["base"]
     code = definitions([type(base), *own_hooks(kind)], source)
     names = [field.name for field in dataclasses.fields(base)]
-    fields = {name: repr(getattr(base, name)) for name in names if name not in NO_SETTINGS}
+    fields = {
+        name: repr(getattr(base, name)) for name in names if name not in NO_SETTINGS
+    }
     settings = {name: config[name] for name in sorted(attributes(code) & set(config))}
-    digest = repr_digest([sorted((name, skeleton(code[name])) for name in code), fields])
+    digest = repr_digest(
+        [sorted((name, skeleton(code[name])) for name in code), fields]
+    )
     return {**settings, "cloning": digest}
 
 
@@ -109,5 +113,7 @@ def definition(thing: Any, source: Source) -> ast.AST:
     node = module
     for part in thing.__qualname__.split("."):
         body = getattr(node, "body", ())
-        node = next((child for child in body if getattr(child, "name", "") == part), module)
+        node = next(
+            (child for child in body if getattr(child, "name", "") == part), module
+        )
     return node

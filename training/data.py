@@ -36,7 +36,11 @@ class TaskData(NamedTuple):
         """Return the entries of the data in config.json; `crc` is the checksum to store."""
         observation_dim, action_dim = self.dims
         data = {"transitions": self.transitions, "crc": crc}
-        return {"observation_dim": observation_dim, "action_dim": action_dim, "dataset": data}
+        return {
+            "observation_dim": observation_dim,
+            "action_dim": action_dim,
+            "dataset": data,
+        }
 
 
 def task_data(run: Run) -> TaskData:
@@ -59,7 +63,10 @@ def prepare_data(run: Run) -> dict[str, np.ndarray]:
     if not transitions or flags["dataset"] or is_user_env(env_name):
         return load_data(run)
     # Never in the user's own folder, where it would be mistaken for the published dataset.
-    ours = run.settings.sources["ogbench_dataset_dir"] not in ("default", "command line")
+    ours = run.settings.sources["ogbench_dataset_dir"] not in (
+        "default",
+        "command line",
+    )
     name = dataset_name(env_name)
     if ours and not (Path(folder) / f"{name}-v0.npz").exists():
         if has_oracle(name):
@@ -142,7 +149,9 @@ def warn_of_other_physics(run: Run) -> None:
         return
     versions = {"mujoco is installed as": importlib.metadata.version("mujoco")}
     flags = run.settings.flags
-    for path in dataset_files(run.env_name, flags["ogbench_dataset_dir"], flags["dataset"])[:1]:
+    for path in dataset_files(
+        run.env_name, flags["ogbench_dataset_dir"], flags["dataset"]
+    )[:1]:
         settings = collection_settings(path) or {}
         if "mujoco" in settings:
             versions[f"{path.name} was made with mujoco"] = settings["mujoco"]

@@ -38,7 +38,9 @@ class Evaluator:
         action_dim: A.
     """
 
-    def __init__(self, env_name: str, flags: dict[str, Any], seeds: int, action_dim: int):
+    def __init__(
+        self, env_name: str, flags: dict[str, Any], seeds: int, action_dim: int
+    ):
         self.env_name = env_name
         self.action_dim = action_dim
         self.episodes = flags["eval_episodes"]
@@ -72,7 +74,9 @@ class Evaluator:
             seed: determines the episodes.
         """
         agent = jax.device_put(without_optimiser(agent), self._device)
-        return Evaluation(step, agent, self._executor.submit(self._evaluate, agent, seed))
+        return Evaluation(
+            step, agent, self._executor.submit(self._evaluate, agent, seed)
+        )
 
     def _evaluate(self, agent: Agent, seed: int) -> EvalResult:
         if not hasattr(self._own, "workers"):
@@ -124,7 +128,11 @@ class Evaluations:
 
     def done(self) -> list[int]:
         """Return the seeds whose evaluation has finished."""
-        return [seed for seed, evaluation in self.pending.items() if evaluation.future.done()]
+        return [
+            seed
+            for seed, evaluation in self.pending.items()
+            if evaluation.future.done()
+        ]
 
     def wait(self, seed: int) -> None:
         """Wait for a seed's evaluation; raise WorkerError, or Preempted on a signal."""

@@ -93,7 +93,9 @@ def load_checkpoint(
     steps = checkpoints.steps()
     if step is not None and step not in steps:
         there = ", ".join(map(str, steps))
-        raise UserError(f"--step={step}: {folder} has no such checkpoint; it has {there}")
+        raise UserError(
+            f"--step={step}: {folder} has no such checkpoint; it has {there}"
+        )
     if best:
         step = best_evaluated(folder, steps)
     if step is None:
@@ -103,7 +105,9 @@ def load_checkpoint(
     return agent_from(tree["agent"], agent, folder), stored, step
 
 
-def export_agent(agent: Agent, observation_dim: int, action_dim: int) -> jax.export.Exported:
+def export_agent(
+    agent: Agent, observation_dim: int, action_dim: int
+) -> jax.export.Exported:
     """Export an agent as (observations [B, O], seed, call) -> chunks [B, H, A], for any B.
 
     Args:
@@ -148,7 +152,8 @@ def describe(exported: jax.export.Exported) -> dict[str, Any]:
         "action_dim": chunks.shape[2],
         "chunk_length": chunks.shape[1],
         "platforms": exported.platforms,
-        "versions": versions | {project["name"]: project["version"], "commit": git_commit()},
+        "versions": versions
+        | {project["name"]: project["version"], "commit": git_commit()},
     }
 
 
@@ -179,7 +184,9 @@ def provenance(folder: Path, stored: dict[str, Any], step: int) -> dict[str, Any
     }
 
 
-def write_policy(path: Path, exported: jax.export.Exported, about: dict[str, Any]) -> None:
+def write_policy(
+    path: Path, exported: jax.export.Exported, about: dict[str, Any]
+) -> None:
     """Write the archive atomically, creating its folder.
 
     Args:

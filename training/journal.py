@@ -28,7 +28,11 @@ class Journal:
     """
 
     def __init__(
-        self, run: Run, stack: contextlib.ExitStack, observation_dim: int, action_dim: int
+        self,
+        run: Run,
+        stack: contextlib.ExitStack,
+        observation_dim: int,
+        action_dim: int,
     ):
         self.run = run
         flags = run.settings.flags
@@ -41,14 +45,18 @@ class Journal:
             run.folder / "checkpoints", flags["keep_checkpoints"], self.precious
         )
         self.checkpoints = stack.enter_context(checkpoints)
-        self.replay_file = ReplayFile(run.folder / "replay.bin", observation_dim, action_dim)
+        self.replay_file = ReplayFile(
+            run.folder / "replay.bin", observation_dim, action_dim
+        )
         stack.callback(self.replay_file.close)
         self.evaluating: int | None = None
         """The step of an evaluation that is not yet in eval.csv."""
         # of the newest evaluation:
         self.outcome: dict[str, float | None] = {"success": None, "return": None}
         self.evaluated_at = -1
-        lines: collections.deque[dict[str, Any]] = collections.deque(maxlen=Agent.PATIENCE)
+        lines: collections.deque[dict[str, Any]] = collections.deque(
+            maxlen=Agent.PATIENCE
+        )
         self.recent = lines
         """The newest lines of train.csv."""
         self.warned: list[str] = []
@@ -69,9 +77,13 @@ class Journal:
             try:
                 self.replay_file.read(record["replay"])
             except CheckpointError as error:
-                say(f"{error}; falling back to the checkpoint before that of step {step}")
+                say(
+                    f"{error}; falling back to the checkpoint before that of step {step}"
+                )
                 continue
-            self.unreadable = [other for other in self.checkpoints.steps() if other > step]
+            self.unreadable = [
+                other for other in self.checkpoints.steps() if other > step
+            ]
             return step
         if self.checkpoints.steps():
             raise RunError(
@@ -82,7 +94,9 @@ class Journal:
 
     def previous(self, step: int) -> int:
         """Return the step of the checkpoint before that of `step`; -1 if there is none."""
-        return max((other for other in self.checkpoints.steps() if other < step), default=-1)
+        return max(
+            (other for other in self.checkpoints.steps() if other < step), default=-1
+        )
 
     def go_back(self, step: int) -> tuple[dict, dict[str, Any]]:
         """Reset every file to a checkpoint; return the checkpoint's tree and record.
@@ -91,7 +105,9 @@ class Journal:
         """
         tree, record = self.checkpoints.read(step) if step >= 0 else ({}, {})
         self.checkpoints.set_aside(self.unreadable)
-        self.checkpoints.remove([other for other in self.checkpoints.steps() if other > step])
+        self.checkpoints.remove(
+            [other for other in self.checkpoints.steps() if other > step]
+        )
         self.logger.cut(step, record.get("rows", {}))
         self.replay_file.resume(record.get("replay", {"rows": 0, "crc": 0}))
         if not record:
@@ -173,7 +189,9 @@ class Journal:
         self.evaluating = None
         self.logger.eval(step, {"episodes": len(result.lengths), **result.row()})
         rate = result.env_steps / result.seconds
-        self.logger.timing(step, {"eval_seconds": result.seconds, "eval_steps_per_s": rate})
+        self.logger.timing(
+            step, {"eval_seconds": result.seconds, "eval_steps_per_s": rate}
+        )
         if step == 0:
             found = result.describe()
             episodes = f"{len(result.lengths)} episodes"

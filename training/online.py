@@ -18,7 +18,9 @@ from utils.logging import warn
 from utils.replay import Transitions
 from utils.sharding import stack_seeds
 
-ONLINE_SEEDS = 1 << 20  # offset, so that online episodes differ from those of evaluations
+ONLINE_SEEDS = (
+    1 << 20
+)  # offset, so that online episodes differ from those of evaluations
 
 
 class OnlineEpisodes:
@@ -122,7 +124,9 @@ class OnlineEpisodes:
         return {
             "episode": self.episode,
             "length": self.length,
-            "observation": None if self.observation is None else self.observation.tolist(),
+            "observation": None
+            if self.observation is None
+            else self.observation.tolist(),
             "queue": [action.tolist() for action in self.queue],
         }
 
@@ -165,7 +169,9 @@ class Interaction:
         at_random_until: the online step before which actions are random.
     """
 
-    def __init__(self, seeds: Seeds, updates: Updates, action_dim: int, at_random_until: int):
+    def __init__(
+        self, seeds: Seeds, updates: Updates, action_dim: int, at_random_until: int
+    ):
         env_name = seeds.run.env_name
         self.seeds = seeds
         self.updates = updates
@@ -193,14 +199,18 @@ class Interaction:
             room: how many online transitions to make room for.
         """
         slots = range(len(self.episodes))
-        self.envs.reset(slots, [0 for _ in slots])  # creates the environments in parallel
+        self.envs.reset(
+            slots, [0 for _ in slots]
+        )  # creates the environments in parallel
         stored = []
         for journal, episodes, record in zip(
             self.seeds.journals, self.episodes, records, strict=True
         ):
             rows = empty
             if record.get("episode"):
-                rows = resumed_rows(journal, episodes, record["episode"], record["replay"])
+                rows = resumed_rows(
+                    journal, episodes, record["episode"], record["replay"]
+                )
             stored.append(Transitions.create(rows, room))
         return stack_seeds(stored, self.updates.mesh)
 
@@ -220,20 +230,26 @@ class Interaction:
                 self.seeds.mark_broken(seed, f"{where} in the step after step {step}")
         steps = [
             episodes.add_result(action, result)
-            for episodes, action, result in zip(self.episodes, actions, results, strict=True)
+            for episodes, action, result in zip(
+                self.episodes, actions, results, strict=True
+            )
         ]
         for seed, journal in self.seeds.active:
             journal.replay_file.append(steps[seed][0])
         transitions, first = zip(*steps, strict=True)
         stacked = {
-            name: np.stack([transition[name] for transition in transitions]).astype(np.float32)
+            name: np.stack([transition[name] for transition in transitions]).astype(
+                np.float32
+            )
             for name in transitions[0]
         }
         return stacked, np.array(first)
 
     def _actions(self, online_step: int, step: int) -> np.ndarray:
         """Return the actions [S, A] of the next environment step."""
-        wanted = [episodes.policy_observation(online_step) for episodes in self.episodes]
+        wanted = [
+            episodes.policy_observation(online_step) for episodes in self.episodes
+        ]
         chunks = self._chunks(wanted, online_step)
         for seed, chunk in enumerate(chunks):
             self._require_finite(seed, chunk, step)
@@ -241,7 +257,9 @@ class Interaction:
             chunk = chunks[seed]
             chunks[seed] = None if chunk is None else np.zeros_like(chunk)
         pairs = zip(self.episodes, chunks, strict=True)
-        return np.stack([episodes.action(online_step, chunk) for episodes, chunk in pairs])
+        return np.stack(
+            [episodes.action(online_step, chunk) for episodes, chunk in pairs]
+        )
 
     def _chunks(
         self, wanted: Sequence[np.ndarray | None], online_step: int
@@ -251,7 +269,9 @@ class Interaction:
         if not present:
             return [None for _ in wanted]
         idle = np.zeros_like(present[0])
-        observations = [idle if observation is None else observation for observation in wanted]
+        observations = [
+            idle if observation is None else observation for observation in wanted
+        ]
         acted = self.updates.act(np.stack(observations), online_step)
         return [
             None if observation is None else actions.reshape(self.chunk_shape)

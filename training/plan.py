@@ -46,7 +46,8 @@ def tasks_of(fv: FlagValues) -> list[str]:
 def settings_by_dataset(fv: FlagValues, tasks: list[str]) -> dict[str, Settings]:
     """Resolve the settings of each dataset that the tasks use."""
     settings = {
-        dataset: resolve(fv, dataset) for dataset in dict.fromkeys(map(dataset_name, tasks))
+        dataset: resolve(fv, dataset)
+        for dataset in dict.fromkeys(map(dataset_name, tasks))
     }
     if fv.bc_only:
         return {dataset: bc_only(resolved) for dataset, resolved in settings.items()}

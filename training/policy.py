@@ -51,7 +51,9 @@ def chunk_length(config: Any) -> int:
 
 def evaluation_policy(agent: Agent) -> Policy:
     """Return an agent as a policy for `envs.evaluation.evaluate`."""
-    return lambda observations, keys: np.asarray(act_with_keys(agent, observations, keys))
+    return lambda observations, keys: np.asarray(
+        act_with_keys(agent, observations, keys)
+    )
 
 
 @jax.jit
@@ -70,7 +72,9 @@ def evaluation_values(agent: Agent) -> Values | None:
     """Return the critic's values as a function for films; None if there is no critic."""
     if not agent.has_critic:
         return None
-    return lambda observations, actions: np.asarray(mean_q(agent, observations, actions))
+    return lambda observations, actions: np.asarray(
+        mean_q(agent, observations, actions)
+    )
 
 
 def load_run(
@@ -139,10 +143,14 @@ def create_untrained(folder: Path, stored: dict[str, Any], kind: type[Agent]) ->
     except Exception as error:  # stored settings may be anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         path = folder / "config.json"
-        raise RunError(f"{path} is damaged (it makes no agent: {reason:.200})") from error
+        raise RunError(
+            f"{path} is damaged (it makes no agent: {reason:.200})"
+        ) from error
 
 
-def agent_of_run(folder: Path, stored: dict[str, Any], trust: bool = False) -> type[Agent]:
+def agent_of_run(
+    folder: Path, stored: dict[str, Any], trust: bool = False
+) -> type[Agent]:
     """Load the class of the agent that a run began with.
 
     The code is executed from the run folder, or from the recorded path if the code there is
@@ -206,7 +214,9 @@ def best_evaluated(folder: Path, steps: Collection[int]) -> int | None:
     """
     step = best_step(evaluation_rows(folder), steps)
     if step is None and steps:
-        warn(f"no checkpoint of {folder} was evaluated: the newest is taken for the best")
+        warn(
+            f"no checkpoint of {folder} was evaluated: the newest is taken for the best"
+        )
     return step
 
 
@@ -232,7 +242,9 @@ def chunks_from_seed(
     flat = agent.flat_action_dim
     key = jax.random.fold_in(stream(jax.random.key(seed), "policy"), call)
     x0 = jax.random.normal(key, (agent.draws, batch_size, flat))
-    return agent.act(observations, x0).reshape(batch_size, flat // action_dim, action_dim)
+    return agent.act(observations, x0).reshape(
+        batch_size, flat // action_dim, action_dim
+    )
 
 
 def checked_observations(observations: np.ndarray, observation_dim: int) -> np.ndarray:
@@ -243,13 +255,17 @@ def checked_observations(observations: np.ndarray, observation_dim: int) -> np.n
     shape = np.shape(observations)
     if len(shape) not in (1, 2) or shape[-1] != observation_dim:
         wanted = f"[{observation_dim}] or [B, {observation_dim}]"
-        raise ValueError(f"observations have shape {list(shape)}; this policy takes {wanted}")
+        raise ValueError(
+            f"observations have shape {list(shape)}; this policy takes {wanted}"
+        )
     with np.errstate(over="ignore"):  # what overflows is reported below
         batch = np.atleast_2d(np.asarray(observations, np.float32))
     if not np.isfinite(batch).all():
         row, entry = np.argwhere(~np.isfinite(batch))[0]
         value = batch[row, entry]
-        raise ValueError(f"observations must be finite; entry {entry} of row {row} is {value}")
+        raise ValueError(
+            f"observations must be finite; entry {entry} of row {row} is {value}"
+        )
     return batch
 
 
@@ -277,7 +293,9 @@ def load_policy(
     def policy(observations: np.ndarray) -> np.ndarray:
         batch = checked_observations(observations, stored["observation_dim"])
         call = np.uint32(next(calls))
-        chunks = np.asarray(act(agent, batch, start, call, action_dim=stored["action_dim"]))
+        chunks = np.asarray(
+            act(agent, batch, start, call, action_dim=stored["action_dim"])
+        )
         return chunks if np.ndim(observations) > 1 else chunks[0]
 
     return policy

@@ -14,7 +14,12 @@ from utils.errors import UserError
 from utils.files import expanded
 from utils.pickles import safe_unpickle
 
-ACTORS = ("modules_actor_slow", "modules_actor_bc_flow", "modules_actor_flow", "modules_actor")
+ACTORS = (
+    "modules_actor_slow",
+    "modules_actor_bc_flow",
+    "modules_actor_flow",
+    "modules_actor",
+)
 
 
 class BaseShape(NamedTuple):
@@ -76,7 +81,9 @@ def check_base(base: dict, expected: dict, where: str) -> None:
         return
     if is_mlp(expected):
         check_mlp(base, expected, where)
-    names = [name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)]
+    names = [
+        name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)
+    ]
     differing = [
         f"{name} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here"
         for name in names[:3]
@@ -86,7 +93,9 @@ def check_base(base: dict, expected: dict, where: str) -> None:
 
 def leaf_shapes(base: dict) -> dict[str, tuple[int, ...]]:
     """Return the shape of every array by its path in the tree."""
-    return {"/".join(place): np.shape(leaf) for place, leaf in flatten_dict(base).items()}
+    return {
+        "/".join(place): np.shape(leaf) for place, leaf in flatten_dict(base).items()
+    }
 
 
 def is_mlp(base: dict) -> bool:
@@ -148,7 +157,9 @@ def load_published(path: str | os.PathLike, where: str | None = None) -> dict:
     base_shape(node, where)
     base: dict[str, dict[str, np.ndarray]] = {}
     for layer, leaves in node.items():
-        base[layer] = {name: np.array(leaf, np.float32) for name, leaf in leaves.items()}
+        base[layer] = {
+            name: np.array(leaf, np.float32) for name, leaf in leaves.items()
+        }
         for name, leaf in base[layer].items():
             if not np.isfinite(leaf).all():
                 raise UserError(f"{where}: {layer}/{name} holds NaN or infinite values")

@@ -96,7 +96,9 @@ class ReplayFile:
             self._file.close()
 
 
-def as_dataset(rows: np.ndarray, observation: np.ndarray | None) -> dict[str, np.ndarray]:
+def as_dataset(
+    rows: np.ndarray, observation: np.ndarray | None
+) -> dict[str, np.ndarray]:
     """Convert the rows of a replay file to a compact dataset.
 
     observation: the newest one of the running episode [O]; None between episodes.

@@ -70,12 +70,16 @@ class Run:
             settings: the settings for the task's dataset.
         """
         overrides = settings.overrides()
-        overrides = {name: value for name, value in overrides.items() if name not in UNHASHED}
+        overrides = {
+            name: value for name, value in overrides.items() if name not in UNHASHED
+        }
         run = cls(env_name, seed, settings, overrides)
         if run.source.of_checkout:
             return run
         # An agent file outside the checkout is identified by its content, not by its path.
-        run = dataclasses.replace(run, identity=overrides | {"agent_source": run.source.digest})
+        run = dataclasses.replace(
+            run, identity=overrides | {"agent_source": run.source.digest}
+        )
         # Older versions used the path.
         path = str(expanded(settings.agent_file).resolve())
         older = dataclasses.replace(run, identity=overrides | {"agent_file": path})
@@ -160,7 +164,9 @@ class Run:
         except DamagedFile:  # reported when the run resumes
             return True
         kept = kept_source(self.folder, stored) if stored else None
-        return stored is not None and (kept is None or kept.digest == self.source.digest)
+        return stored is not None and (
+            kept is None or kept.digest == self.source.digest
+        )
 
     def is_done(self) -> bool:
         """Whether the run has finished at least as many steps as its flags ask for."""
@@ -226,7 +232,9 @@ class ExpectedBase(Run):
         """The newest folder with this identity; a path that does not exist if there is none."""
         expected = super().folder
         pattern = f"{glob.escape(self.agent_name)}_s{self.seed}_*"
-        found = [folder for folder in expected.parent.glob(pattern) if self.matches(folder)]
+        found = [
+            folder for folder in expected.parent.glob(pattern) if self.matches(folder)
+        ]
 
         def changed(folder: Path) -> int:
             return (folder / "config.json").stat().st_mtime_ns
@@ -287,8 +295,15 @@ def bc_only(settings: Settings) -> Settings:
     config = source.module.get_config()
     config.update({key: settings.agent[key] for key in config})
     known = {*flags, *(f"agent.{key}" for key in config)}
-    sources = {name: source for name, source in settings.sources.items() if name in known}
-    changed = {"agent_file": str(BC_FILE), "source": source, "flags": flags, "agent": config}
+    sources = {
+        name: source for name, source in settings.sources.items() if name in known
+    }
+    changed = {
+        "agent_file": str(BC_FILE),
+        "source": source,
+        "flags": flags,
+        "agent": config,
+    }
     return dataclasses.replace(settings, **changed, sources=sources)
 
 

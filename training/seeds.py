@@ -39,7 +39,11 @@ class Seeds:
     @property
     def active(self) -> list[tuple[int, Journal]]:
         """The seeds that are not broken, with their indices."""
-        return [(i, journal) for i, journal in enumerate(self.journals) if i not in self.broken]
+        return [
+            (i, journal)
+            for i, journal in enumerate(self.journals)
+            if i not in self.broken
+        ]
 
     def mark_broken(self, seed: int, why: str) -> None:
         """Stop training a seed; raise RunError if it was the last one.

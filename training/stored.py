@@ -92,7 +92,9 @@ def differs(stored: dict[str, Any], ours: dict[str, Any], part: str, name: str) 
     if len(known) == 2:
         return stored[part][name] != ours[part][name]
     source = name if part == "flags" else f"agent.{name}"
-    return any(config["sources"].get(source, "default") != "default" for config in known)
+    return any(
+        config["sources"].get(source, "default") != "default" for config in known
+    )
 
 
 def check_source(run: Run, stored: dict[str, Any]) -> None:
@@ -103,14 +105,18 @@ def check_source(run: Run, stored: dict[str, Any]) -> None:
     kept = kept_source(run.folder, stored)
     if kept is None:
         return
-    differing = sorted({name for name, _ in kept.digests.items() ^ run.source.digests.items()})
+    differing = sorted(
+        {name for name, _ in kept.digests.items() ^ run.source.digests.items()}
+    )
     if differing and not (stored["source"]["of_checkout"] and run.source.of_checkout):
         raise UserError(
             f"--agent: the code differs from what {run.folder} began with "
             f"({join_first(differing)}; its own is in source/); "
             "give another --run_group, or --overwrite to delete the run"
         )
-    if not run.is_done():  # for finished runs a newer version of the project does not matter
+    if (
+        not run.is_done()
+    ):  # for finished runs a newer version of the project does not matter
         if differing:
             warn(f"{stored['agent_file']} has changed since {run.folder} began")
         mention_changes(kept, run.folder)
@@ -196,4 +202,6 @@ def mention_namesakes(place: Path, name: str, source: Source) -> None:
             if record["file"] == source.file.name and record["digest"] != source.digest:
                 others.append(file.parent.name)
     if others:
-        warn_once(f"{place} has runs of other code under the name {name}: {join_first(others)}")
+        warn_once(
+            f"{place} has runs of other code under the name {name}: {join_first(others)}"
+        )

@@ -58,7 +58,9 @@ def train_runs(
         for step, members in group_by_step(journals):
             try:
                 seeds = Seeds([journals[i] for i in members])
-                trainer = Trainer(seeds, [agents[i] for i in members], step, dims[1], stack)
+                trainer = Trainer(
+                    seeds, [agents[i] for i in members], step, dims[1], stack
+                )
                 trainer.run(dataset)
             except RunError as error:
                 errors.append(error)
@@ -151,7 +153,9 @@ class Trainer:
         self.evaluations = Evaluations(seeds, stack.enter_context(evaluator))
         for seed, start in enumerate(starts):
             if start.evaluating:
-                self.evaluations.start(seed, start.record["evaluating"], start.evaluating)
+                self.evaluations.start(
+                    seed, start.record["evaluating"], start.evaluating
+                )
 
     def run(self, dataset: dict[str, np.ndarray]) -> None:
         """Train to the end of the online phase and finish the runs.
@@ -190,7 +194,9 @@ class Trainer:
         intervals = [self.flags[f"{name}_interval"] for name in ("log", "eval", "save")]
         updates = updates_per_call(steps, self.step, *intervals)
         before = self.updates.done() - self.step
-        blocks = (Block(before + step, updates) for step in range(self.step, steps, updates))
+        blocks = (
+            Block(before + step, updates) for step in range(self.step, steps, updates)
+        )
         keys = self.updates.keys["updates"]
         config = self.updates.config
         with (
@@ -226,12 +232,16 @@ class Trainer:
         learning = range(max(start, self.step - offline), steps)
         utd = flags["utd_ratio"]
         done = self.updates.done()
-        blocks = (Block(done + i * utd, utd, step + 1) for i, step in enumerate(learning))
+        blocks = (
+            Block(done + i * utd, utd, step + 1) for i, step in enumerate(learning)
+        )
         keys = self.updates.keys["updates"]
         config = self.updates.config
         with (
             data.feed(replay, keys, config, blocks) as feed,
-            ProgressBar(steps, self.seeds.name, "online", "steps", self.step - offline) as bar,
+            ProgressBar(
+                steps, self.seeds.name, "online", "steps", self.step - offline
+            ) as bar,
         ):
             for online_step in range(self.step - offline, steps):
                 replay = self.interact(online_step, replay)
@@ -248,7 +258,9 @@ class Trainer:
 
         at_random_until: the online step before which actions are random.
         """
-        interaction = Interaction(self.seeds, self.updates, self.action_dim, at_random_until)
+        interaction = Interaction(
+            self.seeds, self.updates, self.action_dim, at_random_until
+        )
         self.stack.callback(interaction.close)
         empty = {name: dataset[name][:0] for name in (*FIELDS, "rows")}
         online = interaction.start(self.records, empty, self.flags["online_steps"])
@@ -287,7 +299,9 @@ class Trainer:
             self.evaluate()
         if figures and bar is not None:
             outcome = self.seeds.active[0][1].outcome
-            bar.status(success=outcome["success"], mean_return=outcome["return"], **figures)
+            bar.status(
+                success=outcome["success"], mean_return=outcome["return"], **figures
+            )
         if self.is_due("save", last):
             self.save()
         if preemption.received():
@@ -325,7 +339,9 @@ class Trainer:
             journal.log(self.step, row, speed, self.updates.agents)
         self.updates.restart_window()
         first = means[self.seeds.active[0][0]] if means else {}
-        figures = {name: first.get(f"dual/{name}") for name in ("path_kl", "kl_budget", "lam")}
+        figures = {
+            name: first.get(f"dual/{name}") for name in ("path_kl", "kl_budget", "lam")
+        }
         if figures["lam"] is not None:
             figures["lam"] *= self.updates.config.get("lam_scale", 1.0)
         return figures | {"seconds": seconds}

@@ -66,7 +66,9 @@ def one_update(
     """
     config = agent.config
     key_batch, key_update = update_keys(key, agent.step)
-    batch = replay.sample(key_batch, config.batch_size, config.horizon_length, config.discount)
+    batch = replay.sample(
+        key_batch, config.batch_size, config.horizon_length, config.discount
+    )
     return agent.update(batch, key_update)
 
 
@@ -144,7 +146,9 @@ def store(
         first: [S] whether each one starts an episode.
         mesh: the devices that the seeds are sharded over.
     """
-    return for_each_seed(Transitions.append, (0, 0, 0), mesh)(online, transitions, first)
+    return for_each_seed(Transitions.append, (0, 0, 0), mesh)(
+        online, transitions, first
+    )
 
 
 @partial(jax.jit, static_argnames="mesh")
@@ -165,7 +169,9 @@ def act_online(
         mesh: the devices that the seeds are sharded over.
     """
 
-    def act(agent: Agent, observation: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
+    def act(
+        agent: Agent, observation: jax.Array, key: jax.Array, step: jax.Array
+    ) -> jax.Array:
         key = jax.random.fold_in(jax.random.wrap_key_data(key), step)
         noise = jax.random.normal(key, (agent.draws, 1, agent.flat_action_dim))
         return agent.act(observation[None], noise)[0]
@@ -233,14 +239,22 @@ class Updates:
         self.num_seeds = len(states)
         self.mesh = mesh_for(self.num_seeds)
         self.agents: Agent = stack_seeds([state.agent for state in states], self.mesh)
-        self.keys: dict[str, Any] = stack_seeds([state.keys for state in states], self.mesh)
+        self.keys: dict[str, Any] = stack_seeds(
+            [state.keys for state in states], self.mesh
+        )
         self.window_updates: int = states[0].window["updates"]
         self.windows: Window | None = None  # None before the first update after a log
         if self.window_updates:
-            self.windows = stack_windows([state.window["sums"] for state in states], self.mesh)
+            self.windows = stack_windows(
+                [state.window["sums"] for state in states], self.mesh
+            )
         self.clock = WindowClock()
-        self._metrics: list[str] = []  # names of the metrics, known with the first update
-        self._newest: jax.Array | None = None  # the counts that the newest call returned
+        self._metrics: list[
+            str
+        ] = []  # names of the metrics, known with the first update
+        self._newest: jax.Array | None = (
+            None  # the counts that the newest call returned
+        )
 
     @property
     def config(self) -> Any:
@@ -257,7 +271,9 @@ class Updates:
 
     def set_kl_budget(self, kl_budget: float) -> None:
         """Set the KL budget of every agent."""
-        agents = [self.agent(seed).with_kl_budget(kl_budget) for seed in range(self.num_seeds)]
+        agents = [
+            self.agent(seed).with_kl_budget(kl_budget) for seed in range(self.num_seeds)
+        ]
         self.agents = stack_seeds(agents, self.mesh)
 
     # ---------------------------------------------------------------- calls
@@ -281,7 +297,13 @@ class Updates:
         if before is not None and before.is_ready():  # type: ignore[attr-defined]
             self.clock.seen_idle()
         self.agents, self.windows, self._newest = train_block(
-            self.agents, self.windows, replay, self.keys["updates"], updates, rows, self.mesh
+            self.agents,
+            self.windows,
+            replay,
+            self.keys["updates"],
+            updates,
+            rows,
+            self.mesh,
         )
         self.window_updates += updates
         if before is not None:
@@ -324,7 +346,10 @@ class Updates:
         sums = jax.device_get(self.windows.sums)
         self.clock.seen_busy()
         return [
-            {name: float(total[seed]) / self.window_updates for name, total in sums.items()}
+            {
+                name: float(total[seed]) / self.window_updates
+                for name, total in sums.items()
+            }
             for seed in range(self.num_seeds)
         ]
 
@@ -352,7 +377,9 @@ class Updates:
         return states
 
 
-def metric_names(agents: Agent, replay: Replay, key: jax.Array, rows: Rows | None) -> list[str]:
+def metric_names(
+    agents: Agent, replay: Replay, key: jax.Array, rows: Rows | None
+) -> list[str]:
     """Return the names of an update's metrics, in order, without running an update.
 
     Args:
@@ -362,8 +389,12 @@ def metric_names(agents: Agent, replay: Replay, key: jax.Array, rows: Rows | Non
         rows: as in `train_block`.
     """
     agent, online = jax.tree.map(lambda leaf: leaf[0], (agents, replay.online))
-    one = replay.replace(online=online).feed(jax.tree.map(lambda leaf: leaf[0, 0], rows))
-    return list(jax.eval_shape(one_update, agent, one, jax.random.wrap_key_data(key))[1])
+    one = replay.replace(online=online).feed(
+        jax.tree.map(lambda leaf: leaf[0, 0], rows)
+    )
+    return list(
+        jax.eval_shape(one_update, agent, one, jax.random.wrap_key_data(key))[1]
+    )
 
 
 def stack_windows(sums: Iterable[dict[str, Any]], mesh: Mesh | None) -> Window:

@@ -49,7 +49,9 @@ def plain_letters(error: UnicodeError) -> tuple[str, int]:
     """Codec error handler: replace characters that the encoding lacks by ASCII or escapes."""
     assert isinstance(error, UnicodeEncodeError)
     letters = error.object[error.start : error.end]
-    shown = [PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in letters]
+    shown = [
+        PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in letters
+    ]
     return "".join(shown), error.end
 
 
@@ -59,7 +61,9 @@ def print_any_text(encoding: str | None = None) -> None:
     encoding: the new encoding of stdout; None keeps the present one.
     """
     codecs.register_error("plain", plain_letters)
-    with contextlib.suppress(AttributeError):  # stdout may be replaced by another object
+    with contextlib.suppress(
+        AttributeError
+    ):  # stdout may be replaced by another object
         sys.stdout.reconfigure(  # type: ignore[union-attr]
             encoding=encoding or sys.stdout.encoding, errors="plain"
         )
@@ -128,5 +132,7 @@ def output_file(text: str) -> Path:
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder; give a file")
     if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path.parent} for {path.name}")
+        raise argparse.ArgumentTypeError(
+            f"there is no folder {path.parent} for {path.name}"
+        )
     return path

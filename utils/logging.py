@@ -139,7 +139,9 @@ def wandb_id(folder: Path) -> str:
         return kept
     # Older versions stored no id. W&B's own folders, run-<time>-<id>, still have it, even if
     # the run folder was moved.
-    logged = sorted(path.name.partition("run-")[2] for path in folder.glob("wandb/*run-*-*"))
+    logged = sorted(
+        path.name.partition("run-")[2] for path in folder.glob("wandb/*run-*-*")
+    )
     found = logged[-1].rpartition("-")[2] if logged else secrets.token_hex(8)
     write_text(file, f"{found}\n")
     return found
@@ -206,7 +208,8 @@ class RunLogger:
         check_backends(backends)
         self.folder = Path(folder)
         self._files = {
-            name: CsvLog(self.folder / f"{name}.csv") for name in ("train", "eval", "timing")
+            name: CsvLog(self.folder / f"{name}.csv")
+            for name in ("train", "eval", "timing")
         }
         self._backends = set(backends)
         self._wandb_arguments = dict(wandb or {})
@@ -265,7 +268,9 @@ class RunLogger:
     def _write(self, name: str, step: int, row: Mapping[str, Any]) -> None:
         self._files[name].write({"step": step, **row})
         numbers = {
-            f"{name}/{key}": float(value) for key, value in row.items() if _is_number(value)
+            f"{name}/{key}": float(value)
+            for key, value in row.items()
+            if _is_number(value)
         }
         if "tensorboard" in self._backends:
             self._tensorboard = self._tensorboard or self._open_tensorboard()
@@ -282,7 +287,11 @@ class RunLogger:
         )
 
     def _open_wandb(self) -> Any:
-        defaults = {"project": "trqam", "name": self.folder.name, "dir": str(self.folder)}
+        defaults = {
+            "project": "trqam",
+            "name": self.folder.name,
+            "dir": str(self.folder),
+        }
         defaults["id"] = wandb_id(self.folder)
         run = importlib.import_module("wandb").init(
             resume="allow", **{**defaults, **self._wandb_arguments}

@@ -21,8 +21,14 @@ class Option(NamedTuple):
 
     def describe(self) -> str:
         """Return the description and the range, for --help."""
-        bounds = {"above": self.above, "at least": self.at_least, "at most": self.at_most}
-        ranges = [f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None]
+        bounds = {
+            "above": self.above,
+            "at least": self.at_least,
+            "at most": self.at_most,
+        }
+        ranges = [
+            f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None
+        ]
         if self.choices:
             ranges.append(f"one of {', '.join(self.choices)}")
         return f"{self.doc} ({', '.join(ranges)})" if ranges else self.doc

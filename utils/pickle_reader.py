@@ -233,7 +233,9 @@ class Reader(_Unpickler):
             raise Refused("fills something that is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not is_key(key):
-                raise Refused("has keys other than text, numbers and short tuples of the two")
+                raise Refused(
+                    "has keys other than text, numbers and short tuples of the two"
+                )
             target[key] = value
 
     def append_one(self) -> None:
@@ -268,7 +270,9 @@ def is_key(key: Any) -> bool:
 
 def is_plain_key(key: Any) -> bool:
     """Whether a value is text or a number of at most 64 bits."""
-    return type(key) in (str, bool, float) or (type(key) is int and abs(key) < KEY_LIMIT)
+    return type(key) in (str, bool, float) or (
+        type(key) is int and abs(key) < KEY_LIMIT
+    )
 
 
 def _refusal(name: str) -> Callable[[Reader], None]:
@@ -293,9 +297,13 @@ _NAMES = {
     for name, code in vars(pickle).items()
     if name.isupper() and isinstance(code, bytes) and len(code) == 1
 }
-del _NAMES[pickle.PERSID[0]]  # "P", the first byte of zip files: those are reported as damaged
+del _NAMES[
+    pickle.PERSID[0]
+]  # "P", the first byte of zip files: those are reported as damaged
 Reader.dispatch = {
-    code: _OWN.get(name, _Unpickler.dispatch[code]) if name in ALLOWED else _refusal(name)
+    code: _OWN.get(name, _Unpickler.dispatch[code])
+    if name in ALLOWED
+    else _refusal(name)
     for code, name in _NAMES.items()
 }
 
@@ -333,7 +341,9 @@ class Writer:
         if isinstance(value, bytes | bytearray):
             return {"bytes": self.blob(value)}
         if not isinstance(value, Array):
-            raise Refused("holds something else than containers, arrays, numbers and text")
+            raise Refused(
+                "holds something else than containers, arrays, numbers and text"
+            )
         if value.shape is None:
             raise ValueError("an array that was never filled")
         self.count(len(value.data))
@@ -360,7 +370,10 @@ def answer(content: bytes) -> tuple[dict[str, Any], list[bytes | bytearray]]:
     try:
         writer = Writer(ROOM + ROOM_FACTOR * len(content))
         tree = writer.node(Reader(content).load())
-        return {"tree": tree, "sizes": [len(blob) for blob in writer.blobs]}, writer.blobs
+        return {
+            "tree": tree,
+            "sizes": [len(blob) for blob in writer.blobs],
+        }, writer.blobs
     except Refused as error:
         return {"refused": str(error)}, []
     except MemoryError:

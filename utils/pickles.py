@@ -36,7 +36,9 @@ def safe_unpickle(path: str | os.PathLike, where: str | None = None) -> Any:
         with Path(path).open("rb") as file:
             head, blobs = ask_reader(file)
     except OSError as error:
-        raise UserError(f"{where}: the file cannot be read ({error.strerror})") from error
+        raise UserError(
+            f"{where}: the file cannot be read ({error.strerror})"
+        ) from error
     if "tree" in head:
         return tree_of(head["tree"], blobs)
     if reason := head.get("refused"):
@@ -44,7 +46,9 @@ def safe_unpickle(path: str | os.PathLike, where: str | None = None) -> Any:
             f"{where}: refused, because the file {reason}; only containers and arrays of"
             " numbers are read, and nothing in it was executed"
         )
-    raise UserError(f"{where}: not a pickle file, or a damaged one; nothing in it was executed")
+    raise UserError(
+        f"{where}: not a pickle file, or a damaged one; nothing in it was executed"
+    )
 
 
 def ask_reader(file: BinaryIO) -> tuple[dict[str, Any], list[bytes]]:

@@ -106,7 +106,9 @@ def _watched() -> Iterator[None]:
     """In this block a thread notices signals even while Python cannot run handlers."""
     theirs, ours = socket.socketpair()
     ours.setblocking(False)
-    threading.Thread(target=_watch, args=(theirs,), daemon=True, name="preemption").start()
+    threading.Thread(
+        target=_watch, args=(theirs,), daemon=True, name="preemption"
+    ).start()
     wakeup = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
     try:
         yield

@@ -91,7 +91,9 @@ class OnDevice:
     """A dataset with a copy on every device, where updates gather their own rows."""
 
     def __init__(self, dataset: dict[str, np.ndarray], mesh: Mesh | None):
-        self.stored: Transitions | HostFed = replicate(Transitions.create(dataset), mesh)
+        self.stored: Transitions | HostFed = replicate(
+            Transitions.create(dataset), mesh
+        )
 
     def feed(
         self, replay: Replay, keys: jax.Array, config: Any, blocks: Iterable[Block]
@@ -158,7 +160,9 @@ class OnHost:
         for name in FIELDS:
             where = window if name == "observations" else index
             # "clip" writes into `out` directly, and `take` releases the interpreter lock.
-            np.take(self.dataset[name], where, axis=0, out=getattr(rows, name), mode="clip")
+            np.take(
+                self.dataset[name], where, axis=0, out=getattr(rows, name), mode="clip"
+            )
 
 
 class Prefetch:
@@ -249,10 +253,14 @@ class Prefetch:
         for first, end in itertools.pairwise(cuts):
             piece = slice(first, end)
             out = jax.tree.map(operator.itemgetter(piece), rows)
-            reading.append(self.readers.submit(self.data.look_up, starts.ravel()[piece], out))
+            reading.append(
+                self.readers.submit(self.data.look_up, starts.ravel()[piece], out)
+            )
         for future in reading:
             future.result()
-        rows = jax.tree.map(lambda array: array.reshape(*starts.shape, *array.shape[1:]), rows)
+        rows = jax.tree.map(
+            lambda array: array.reshape(*starts.shape, *array.shape[1:]), rows
+        )
         return shard(rows, self.data.mesh)
 
 

@@ -73,7 +73,10 @@ class ProgressBar(TerminalBar):
         self.name = name
         self.phase = phase
         self.figures: dict[str, str] = {}
-        self.logged = initial, time.perf_counter()  # count and time of the last printed line
+        self.logged = (
+            initial,
+            time.perf_counter(),
+        )  # count and time of the last printed line
         super().__init__(file, total=total, initial=initial, unit=unit)
 
     def status(
@@ -117,7 +120,9 @@ class ProgressBar(TerminalBar):
         (count, then), now = self.logged, time.perf_counter()
         self.logged = self.n, now
         taken = now - then if seconds is None else seconds
-        name, rest = fit_line(self.name, self.parts((self.n - count) / max(taken, 1e-9)), WIDTH)
+        name, rest = fit_line(
+            self.name, self.parts((self.n - count) / max(taken, 1e-9)), WIDTH
+        )
         print(self.encoded(f"{name}  {rest}"), file=self.target, flush=True)
 
     def parts(self, rate: float | None) -> dict[str, str]:
@@ -137,7 +142,9 @@ class ProgressBar(TerminalBar):
     def __str__(self) -> str:
         """Return the moving line, with a bar between name and figures where there is room."""
         meter = self.format_dict
-        average = (self.n - self.initial) / meter["elapsed"] if meter["elapsed"] else None
+        average = (
+            (self.n - self.initial) / meter["elapsed"] if meter["elapsed"] else None
+        )
         width = meter["ncols"] or WIDTH
         name, rest = fit_line(self.name, self.parts(meter["rate"] or average), width)
         room = width - len(name) - len(rest) - 6
@@ -172,7 +179,9 @@ class Counter(TerminalBar):
     def close(self) -> None:
         """End the bar. A second call does nothing."""
         if not (self.disable or self.moving) and self.leave:
-            self.bar_format = "{desc}: {n_fmt}/{total_fmt}{unit} in {elapsed}, {rate_fmt}"
+            self.bar_format = (
+                "{desc}: {n_fmt}/{total_fmt}{unit} in {elapsed}, {rate_fmt}"
+            )
             self._ema_dt = lambda: 0.0  # the average rate, not the latest
             print(self, file=self.target, flush=True)
         super().close()
@@ -273,7 +282,9 @@ class StreamAboveBar:
     def write(self, text: str) -> int:
         """Print the lines that are complete and keep the rest for the next call."""
         lines, newline, begun = (self.begun + text).rpartition("\n")
-        self.begun = begun.rpartition("\r")[2]  # a carriage return overwrites what came before
+        self.begun = begun.rpartition("\r")[
+            2
+        ]  # a carriage return overwrites what came before
         if newline:
             with tqdm.external_write_mode(file=self.bars):
                 self.stream.write(lines + "\n")
@@ -352,5 +363,9 @@ def replaced(name: str, stream: TextIO, above: StreamAboveBar) -> Iterator[None]
 def stream_handlers() -> list[logging.StreamHandler]:
     """Return the stream handlers of all loggers."""
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
-    handlers = {handler for logger in loggers for handler in getattr(logger, "handlers", ())}
-    return [handler for handler in handlers if isinstance(handler, logging.StreamHandler)]
+    handlers = {
+        handler for logger in loggers for handler in getattr(logger, "handlers", ())
+    }
+    return [
+        handler for handler in handlers if isinstance(handler, logging.StreamHandler)
+    ]

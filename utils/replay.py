@@ -51,7 +51,9 @@ class Transitions(flax.struct.PyTreeNode):
     size: jax.Array
 
     @classmethod
-    def create(cls, dataset: dict[str, np.ndarray], transitions: int | None = None) -> Self:
+    def create(
+        cls, dataset: dict[str, np.ndarray], transitions: int | None = None
+    ) -> Self:
         """Put a compact dataset (`envs.datasets.load_dataset`) on the device.
 
         transitions: how many transitions to make room for; None: those of the dataset.
@@ -67,7 +69,9 @@ class Transitions(flax.struct.PyTreeNode):
         starts = jnp.asarray(pad_rows(dataset["rows"].astype(np.int32), capacity))
         return cls(**fields, rows=starts, size=jnp.array(size, jnp.int32))
 
-    def append(self, transition: dict[str, jax.Array], starts_trajectory: jax.Array) -> Self:
+    def append(
+        self, transition: dict[str, jax.Array], starts_trajectory: jax.Array
+    ) -> Self:
         """Append one transition, with its next observation in the row after it.
 
         Args:
@@ -78,7 +82,9 @@ class Transitions(flax.struct.PyTreeNode):
         """
         last = jnp.where(self.size > 0, self.rows[self.size - 1], -1)
         row = last + jnp.where(starts_trajectory & (self.size > 0), 2, 1)
-        stored = {name: getattr(self, name).at[row].set(transition[name]) for name in FIELDS}
+        stored = {
+            name: getattr(self, name).at[row].set(transition[name]) for name in FIELDS
+        }
         following = transition["next_observations"]
         stored["observations"] = stored["observations"].at[row + 1].set(following)
         rows = self.rows.at[self.size].set(row)
@@ -147,7 +153,9 @@ def chunks(rows: Rows, discount: float) -> Batch:
     """
     steps = jnp.arange(rows.rewards.shape[1])[None]
     ended = jnp.cumsum(rows.terminals, axis=1) > 0
-    ended_before = jnp.concatenate([jnp.zeros_like(ended[:, :1]), ended[:, :-1]], axis=1)
+    ended_before = jnp.concatenate(
+        [jnp.zeros_like(ended[:, :1]), ended[:, :-1]], axis=1
+    )
     valid = 1.0 - ended_before.astype(jnp.float32)
     last_valid = jax.lax.cummax(jnp.where(valid > 0, steps, 0), axis=1)
     powers = discount ** steps.astype(jnp.float32)
@@ -166,7 +174,9 @@ def chunks(rows: Rows, discount: float) -> Batch:
     }
 
 
-def gather_chunks(parts: Parts, starts: jax.Array, horizon: int, discount: float) -> Batch:
+def gather_chunks(
+    parts: Parts, starts: jax.Array, horizon: int, discount: float
+) -> Batch:
     """Return the chunks [B, H, ...] that start at the transitions `starts` [B].
 
     Args:
@@ -178,7 +188,9 @@ def gather_chunks(parts: Parts, starts: jax.Array, horizon: int, discount: float
     return chunks(look_up(parts, starts, horizon), discount)
 
 
-def draw_starts(parts: Parts, key: jax.Array, batch_size: int, horizon: int) -> jax.Array:
+def draw_starts(
+    parts: Parts, key: jax.Array, batch_size: int, horizon: int
+) -> jax.Array:
     """Draw the starts [B] of a batch, uniform on 0..N-H for N transitions in all parts.
 
     Args:
@@ -235,19 +247,29 @@ class Replay(flax.struct.PyTreeNode):
             return cls(Transitions.create(dataset))
         empty = {name: dataset[name][:0] for name in (*FIELDS, "rows")}
         return cls(
-            Transitions.create(dataset), Transitions.create(online or empty, room), balanced
+            Transitions.create(dataset),
+            Transitions.create(online or empty, room),
+            balanced,
         )
 
-    def append(self, transition: dict[str, jax.Array], starts_trajectory: jax.Array) -> Self:
+    def append(
+        self, transition: dict[str, jax.Array], starts_trajectory: jax.Array
+    ) -> Self:
         """Append one online transition; the arguments are those of `Transitions.append`."""
         assert isinstance(self.online, Transitions)
         return self.replace(online=self.online.append(transition, starts_trajectory))
 
     def feed(self, rows: Rows | None) -> Self:
         """Use `rows` [B, ...] of a dataset on the host for one update; None changes nothing."""
-        return self if rows is None else self.replace(stored=HostFed(self.stored.size, rows))
+        return (
+            self
+            if rows is None
+            else self.replace(stored=HostFed(self.stored.size, rows))
+        )
 
-    def draws(self, key: jax.Array, batch_size: int) -> list[tuple[Parts, jax.Array, int]]:
+    def draws(
+        self, key: jax.Array, batch_size: int
+    ) -> list[tuple[Parts, jax.Array, int]]:
         """Return the draws of a batch: (parts, key, number of chunks), the dataset first."""
         if self.online is None:
             return [((self.stored,), key, batch_size)]
@@ -268,7 +290,9 @@ class Replay(flax.struct.PyTreeNode):
         parts, key, count = self.draws(key, batch_size)[0]
         return draw_starts(parts, key, count, horizon)
 
-    def sample(self, key: jax.Array, batch_size: int, horizon: int, discount: float) -> Batch:
+    def sample(
+        self, key: jax.Array, batch_size: int, horizon: int, discount: float
+    ) -> Batch:
         """Sample a batch of chunks [B, H, ...].
 
         Args:

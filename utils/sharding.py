@@ -22,7 +22,9 @@ def mesh_for(seeds: int) -> Mesh | None:
     count = max(n for n in range(1, len(devices) + 1) if seeds % n == 0)
     if count < min(seeds, len(devices)):
         remedy = f"a multiple of {len(devices)} seeds would use them all"
-        warn(f"{seeds} seeds are trained by {count} of {len(devices)} devices: {remedy}")
+        warn(
+            f"{seeds} seeds are trained by {count} of {len(devices)} devices: {remedy}"
+        )
     return Mesh(np.array(devices[:count]), ("seed",)) if count > 1 else None
 
 
@@ -51,7 +53,11 @@ def shard(stacked: Any, mesh: Mesh | None) -> Any:
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
     """Put a copy of a tree on every device."""
-    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return (
+        tree
+        if mesh is None
+        else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    )
 
 
 def one_seed(stacked: Any, seed: int) -> Any:
@@ -89,4 +95,6 @@ def for_each_seed(
     if mesh is None:
         return local
     specs = tuple(PartitionSpec() if axis is None else SEED for axis in axes)
-    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=SEED, check_vma=False)
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=specs, out_specs=SEED, check_vma=False
+    )

@@ -87,7 +87,9 @@ def test_what_was_trained_here_needs_no_question(strange):
     assert trusted_file().read_text() == lines  # no file is noted twice
     assert agent_of_run(folder, stored).VALUE == 7
     (folder / KEPT / "nets" / "sub.py").write_text("V = 8\n")
-    with pytest.raises(UntrustedError, match=r"execute \S+/nets/sub\.py \(1 lines\), which"):
+    with pytest.raises(
+        UntrustedError, match=r"execute \S+/nets/sub\.py \(1 lines\), which"
+    ):
         agent_of_run(folder, stored)
 
 
@@ -104,11 +106,15 @@ def test_a_files_docstring_belongs_to_it(strange):
 def test_the_checkouts_own_agents_need_no_question_wherever_they_lie(tmp_path):
     source = load_source(AGENTS / "fql.py")
     source.keep(tmp_path)
-    assert agent_of_run(tmp_path, source.record()).__name__ == source.module.AGENT.__name__
+    assert (
+        agent_of_run(tmp_path, source.record()).__name__ == source.module.AGENT.__name__
+    )
     assert not trusted_file().exists()
 
 
-@pytest.mark.parametrize("claim", ["a module beside it", "of the checkout", "no source"])
+@pytest.mark.parametrize(
+    "claim", ["a module beside it", "of the checkout", "no source"]
+)
 def test_every_file_that_is_executed_is_asked_about(claim, strange, tmp_path):
     """Whatever config.json claims, and wherever the file lies that is executed."""
     folder, stored, made = strange
@@ -116,7 +122,9 @@ def test_every_file_that_is_executed_is_asked_about(claim, strange, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     stored["agent_file"] = str(elsewhere / "fql.py")
-    if claim == "a module beside it":  # in place of an installed one, which the agent imports
+    if (
+        claim == "a module beside it"
+    ):  # in place of an installed one, which the agent imports
         load_source(AGENTS / "fql.py").keep(folder)
         stored["source"] |= {"file": "fql.py", "of_checkout": True}
         (elsewhere / "fql.py").write_bytes(known)

@@ -17,7 +17,10 @@ def dataset(rows=30_000):
         "observations": rng.normal(size=(rows, 3)).astype(np.float32),
         "rewards": np.zeros(rows, np.float32),
     }
-    values |= {"actions": np.zeros((rows, 2), np.float32), "masks": np.ones(rows, np.float32)}
+    values |= {
+        "actions": np.zeros((rows, 2), np.float32),
+        "masks": np.ones(rows, np.float32),
+    }
     return values | {
         "terminals": np.zeros(rows, np.float32),
         "rows": np.arange(rows - 1, dtype=np.int32),
@@ -98,7 +101,9 @@ def test_a_file_written_just_now_is_not_remembered(file):
     assert cached_fingerprint([file], {}, lambda: load(1)) != first
 
 
-def test_a_damaged_memory_and_a_home_that_cannot_be_written_cost_time_alone(file, monkeypatch):
+def test_a_damaged_memory_and_a_home_that_cannot_be_written_cost_time_alone(
+    file, monkeypatch
+):
     first = cached_fingerprint([file], {}, load)
     (stored,) = file.parent.glob("cache/trqam/fingerprints/*.json")
     for content in ("", "{}", "[1]", "\x00"):
