@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 TABLE = "TRQAM paper (arXiv 2605.27079), settings shared by all methods"
 COMMANDS = "the published TRQAM commands (code of arXiv 2605.27079)"
+DEMONSTRATIONS = "TRQAM paper (arXiv 2605.27079), its runs on Robomimic, second hand"
+FIGURE = "TRQAM paper (arXiv 2605.27079), Fig. 5, second hand"
 RERUN = "an independent rerun of the published TRQAM code (configs/published.csv)"
 QAM = "QAM paper (arXiv 2601.14234), its datasets and discount"
 QAM_COMMON = "QAM paper (arXiv 2601.14234), settings shared by all methods"
@@ -60,11 +62,19 @@ DOMAINS = {
     "cube-quadruple-play": Domain(1024, True, 5, 0.995, 0.5),
 }
 
+# The tasks of robomimic, which are no part of the paper's table.
+ROBOMIMIC = dict.fromkeys(
+    ("lift-mh-low_dim", "can-mh-low_dim", "square-mh-low_dim"),
+    Domain(512, False, 5, 0.995, 0.5),
+)
+
 # Settings of single agents, by the name of the agent file. Forks inherit them.
 OWN = {
     "trqam": {
         "humanoidmaze-medium-navigate": {"kl_budget": Setting(0.5, RERUN)},
         "cube-triple-play": {"kl_budget": Setting(0.5, COMMANDS)},
+        "lift-mh-low_dim": {"kl_budget": Setting(0.1, FIGURE)},
+        "can-mh-low_dim": {"kl_budget": Setting(0.1, FIGURE)},
     },
 }
 
@@ -89,8 +99,11 @@ def read_qam_table() -> dict[tuple[str, str], list[dict[str, str]]]:
 
 QAM_TABLE = read_qam_table()
 
-# The first matching prefix counts; every state-based OGBench dataset matches one.
+# The first matching prefix counts; every dataset of robomimic and OGBench matches one.
 NEAREST = {
+    **{name.partition("-")[0]: name for name in ROBOMIMIC},
+    "transport": "square-mh-low_dim",
+    "tool_hang": "square-mh-low_dim",
     **{name.rpartition("-")[0]: name for name in DOMAINS},
     "cube-octuple": "cube-quadruple-play",
     "cube": "cube-double-play",
@@ -108,6 +121,12 @@ NEAREST = {
 def nearest_domain(dataset: str) -> str:
     """Return the domain whose settings a dataset uses: its own, or the most similar one."""
     return next(name for prefix, name in NEAREST.items() if dataset.startswith(prefix))
+
+
+def folder_flag(dataset: str) -> str:
+    """Return the name of the flag for the folder that holds a dataset."""
+    of_robomimic = ":" not in dataset and nearest_domain(dataset) in ROBOMIMIC
+    return "robomimic_dataset_dir" if of_robomimic else "ogbench_dataset_dir"
 
 
 def own_settings(
@@ -205,7 +224,7 @@ def shared_settings(dataset: str) -> dict[str, Setting]:
     """Return the settings that a domain has for all agents, by key."""
     if ":" in dataset:
         return dict(OWN_ENVIRONMENT)
-    domain = DOMAINS[nearest_domain(dataset)]
+    domain = (DOMAINS | ROBOMIMIC)[nearest_domain(dataset)]
     values = {
         "actor_hidden_dims": (domain.width,) * 4,
         "value_hidden_dims": (domain.width,) * 4,
@@ -215,8 +234,9 @@ def shared_settings(dataset: str) -> dict[str, Setting]:
         "discount": domain.discount,
         "rho": domain.rho,
     }
+    source = TABLE if nearest_domain(dataset) in DOMAINS else DEMONSTRATIONS
     return from_domain(
-        dataset, {key: Setting(value, TABLE) for key, value in values.items()}
+        dataset, {key: Setting(value, source) for key, value in values.items()}
     )
 
 

@@ -46,7 +46,8 @@ PLACE = (
 LAST_SEED = 2**31 - 1
 MOST_SEEDS = 1000
 UNHASHED = {*STEPS, *LOGGING, *PLACE}
-MAY_CHANGE = {"offline_steps", "online_steps", "ogbench_dataset_dir", *LOGGING, *PLACE}
+DATA_FOLDERS = ("ogbench_dataset_dir", "robomimic_dataset_dir")
+MAY_CHANGE = {"offline_steps", "online_steps", *DATA_FOLDERS, *LOGGING, *PLACE}
 IGNORED_VALUES = ("buffer_size", "dataset_replace_interval")
 IGNORED_SWITCHES = (
     "save_all_online_states",
@@ -101,8 +102,9 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     text(
         "env_name",
         None,
-        "an OGBench single task, a domain (its five tasks), all50, or module:EnvId of your own "
-        "environment; several with commas between them",
+        "an OGBench single task, a domain (its five tasks), all50, a task of robomimic such as "
+        "lift-mh-low_dim, robomimic (three of them), or module:EnvId of your own environment; "
+        "several with commas between them",
     )
     doc = "agent file; --agent.KEY=VALUE overrides; agents/trqam.py unless given"
     define_agent_flag(fv, argv, doc)
@@ -171,6 +173,11 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "ogbench_dataset_dir",
         "~/.ogbench/data",
         "folder of OGBench's npz files (downloaded here when missing)",
+    )
+    text(
+        "robomimic_dataset_dir",
+        "~/.robomimic",
+        "folder of robomimic's demonstrations, <task>/<mh|ph>/low_dim_v15.hdf5",
     )
     text(
         "arrays_dir",

@@ -100,6 +100,19 @@ OBJECT = object_of("an object", lambda value: True)
 TEXTS = object_of("an object of texts", is_text)
 PATH = Kind("a path or nothing", lambda value: value in (None, "") or is_text(value))
 SCALAR = Kind("neither a list nor an object", is_scalar)
+
+
+def list_of(wanted: str, holds: Callable[[Any], bool]) -> Kind:
+    """Return the kind of a list whose values all satisfy `holds`."""
+
+    def check(value: Any) -> bool:
+        return isinstance(value, list) and all(map(holds, value))
+
+    return Kind(wanted, check)
+
+
+NUMBERS = list_of("a list of finite numbers", is_number)
+NAMES = list_of("a list of texts", is_text)
 SCALARS = object_of("an object without lists and objects", is_scalar)
 
 CONFIG = {
@@ -123,12 +136,22 @@ SOURCE = {
 """The entries about the agent's source, which older versions did not keep."""
 BASE = {"base.source": TEXT, "base.sha256": TEXT}
 """The entries about the base that --pretrained_actor_path named."""
+ENVIRONMENT = {
+    "environment.env_name": TEXT,
+    "environment.env_version": TEXT,
+    "environment.env_kwargs": OBJECT,
+    "environment.keys": NAMES,
+    "environment.low": NUMBERS,
+    "environment.high": NUMBERS,
+}
+"""The entries about the environment of a task of robomimic."""
 MAY_BE = {
     "flags.start_training": COUNT,
     "flags.utd_ratio": COUNT,
     "flags.sparse": or_null(SWITCH),
     "flags.pretrained_actor_path": PATH,
     "flags.ogbench_dataset_dir": PATH,
+    "flags.robomimic_dataset_dir": PATH,
     "flags.dataset": PATH,
     "agent.horizon_length": SIZE,
     "agent.discount": NUMBER,
@@ -139,6 +162,7 @@ MAY_BE = {
     "source": OBJECT,
     "base": OBJECT,
     "cloning": OBJECT,
+    "environment": OBJECT,
     "dataset": SCALARS,
     "dataset.transitions": COUNT,
     "observation_dim": SIZE,
@@ -207,7 +231,8 @@ def check_config(
     """
     needed = CONFIG | {name: MAY_BE[name] for name in also}
     check_entries(path, stored, needed, MAY_BE)
-    for part, entries in (("source", SOURCE), ("base", BASE)):
+    parts = (("source", SOURCE), ("base", BASE), ("environment", ENVIRONMENT))
+    for part, entries in parts:
         if part in stored:
             check_entries(path, stored, entries)
 

@@ -17,6 +17,7 @@ from configs.agent_file import load_source
 from configs.agent_source import AGENTS, Source
 from configs.domains import (
     Setting,
+    folder_flag,
     own_settings,
     qam_common_settings,
     shared_settings,
@@ -184,7 +185,7 @@ def preset_layer(name: str, fv: flags.FlagValues, group: str, dataset: str) -> L
     own = dict(preset.flags)
     if preset.transitions:
         place = Path(fv.save_dir) / preset.flags.get("run_group", group) / "data"
-        own["ogbench_dataset_dir"] = str(place)
+        own[folder_flag(dataset)] = str(place)
     if (
         0 < fv.online_steps <= own.get("start_training", 0)
     ):  # a shorter phase than the preset's

@@ -1,9 +1,10 @@
-"""Collects offline data with OGBench's scripted oracles, into files that `ogbench` loads.
+"""Collects offline data with scripted policies.
 
-The procedure is that of OGBench's data generation (arXiv 2410.20092; its wheel lacks the
-scripts). Every episode is seeded by (seed, split, index), so the data does not depend on the
-number of workers. Every episode is first written to its own file, so an interrupted run
-resumes.
+OGBench's oracles make files that `ogbench` loads; the script in envs/robomimic_script.py makes
+one in robomimic's layout. For OGBench the procedure is that of its data generation (arXiv
+2410.20092; its wheel lacks the scripts). Every episode is seeded by (seed, split, index), so
+the data does not depend on the number of workers. Every episode is first written to its own
+file, so an interrupted run resumes.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ import shutil
 import signal
 import threading
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -23,12 +25,15 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from envs.arrays import read_npz
+from envs import robomimic_data
+from envs.arrays import Arrays, read_npz
 from envs.ogbench import make_raw
 from envs.tasks import (
     dataset_name,
+    folder_flag,
     has_oracle,
     is_manipulation,
+    is_robomimic,
     is_user_env,
     world_name,
 )
@@ -42,6 +47,7 @@ from utils.spawned import (
     unguarded_program,
 )
 
+SCRIPT_STEPS = 120  # the limit of a scripted demonstration
 _STACKING = {
     "single": (0, 0),
     "double": (0, 0.25),
@@ -205,7 +211,10 @@ class _Job:
 
 
 _Task = tuple[Path, int, int, int]
-"""The file of an episode, its split (1: validation), its index and its steps."""
+"""The file of an episode, its split (1: validation), its index and what it adds to the total:
+its steps, or 1 for a demonstration, whose length is not known before."""
+_Record = Callable[[int, int, int], Arrays]
+"""(seed, index, what it adds to the total) -> the arrays of an episode."""
 
 
 def _run_episode(
@@ -265,7 +274,20 @@ def _make_world(job: _Job) -> tuple[gymnasium.Env, _Random]:
     return env, behaviours[job.behaviour](env, job.dataset)
 
 
-_worker: tuple[_Job, gymnasium.Env, _Random]
+def _recorder(job: _Job) -> _Record:
+    """Make the environment of a job; return the function that records an episode in it."""
+    if is_robomimic(job.dataset):
+        from envs.robomimic_script import Demonstrator
+
+        demonstrator = Demonstrator(job.dataset, job.behaviour)
+        return lambda seed, index, _: demonstrator.record(
+            seed, index, job.episode_steps
+        )
+    env, behaviour = _make_world(job)
+    return lambda seed, _, steps: _run_episode(env, behaviour, seed, steps)
+
+
+_worker: tuple[_Job, _Record]
 
 
 def _start_worker(job: _Job) -> None:
@@ -273,7 +295,7 @@ def _start_worker(job: _Job) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    _worker = job, *_make_world(job)
+    _worker = job, _recorder(job)
 
 
 def _exit_with_parent() -> None:
@@ -283,22 +305,22 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _write_part(part: Path, split: int, index: int, steps: int) -> int:
-    """Collect one episode into a file, atomically; return its number of transitions.
+def _write_part(part: Path, split: int, index: int, adds: int) -> int:
+    """Collect one episode into a file, atomically; return what it adds to the total.
 
     Args:
         part: the file.
         split: 0 for training, 1 for validation data.
         index: the number of the episode in its split.
-        steps: the number of transitions.
+        adds: what it adds to the total.
     """
-    job, env, behaviour = _worker
+    job, record = _worker
     seed = int(np.random.SeedSequence([job.seed, split, index]).generate_state(1)[0])
     temporary = part.with_suffix(f".{os.getpid()}.tmp")
     with temporary.open("wb") as file:
-        np.savez(file, **_run_episode(env, behaviour, seed, steps))  # type: ignore[arg-type]
+        np.savez(file, **record(seed, index, adds))  # type: ignore[arg-type]
     os.replace(temporary, part)
-    return steps
+    return adds
 
 
 def _episode_lengths(transitions: int, episode_steps: int) -> list[int]:
@@ -342,6 +364,8 @@ def _merge(parts: list[Path], path: Path, settings: dict) -> None:
 
 def collection_settings(path: Path) -> dict | None:
     """Return the settings with which a file was collected here; None for any other file."""
+    if path.suffix == ".hdf5":
+        return robomimic_data.made_settings(path)
     try:
         found = read_npz(
             path, lambda names: [name for name in names if name == "collection"]
@@ -381,10 +405,10 @@ def _collect_missing(
         pool.shutdown(cancel_futures=True)
 
 
-def _exists_already(outputs: tuple[Path, Path], settings: dict) -> bool:
-    """Whether both files exist already with these settings.
+def _exists_already(outputs: list[Path], settings: dict, flag: str) -> bool:
+    """Whether all files exist already with these settings.
 
-    Raises UserError if a file exists with other settings.
+    Raises UserError, which begins with the flag, if a file exists with other settings.
     """
     present = [output for output in outputs if output.exists()]
     for output in present:
@@ -392,7 +416,7 @@ def _exists_already(outputs: tuple[Path, Path], settings: dict) -> bool:
         if found != settings:
             why = _differences(found or {}, settings) or "from elsewhere"
             raise UserError(
-                f"--ogbench_dataset_dir: {output} is there already, {why}; give another folder,"
+                f"--{flag}: {output} is there already, {why}; give another folder,"
                 " or --overwrite"
             )
     return len(present) == len(outputs)
@@ -411,47 +435,76 @@ def _differences(found: dict, settings: dict) -> str:
 def _collect(
     job: _Job,
     folder: Path,
-    transitions: int,
+    amount: int,
     workers: int,
     progress: bool,
     overwrite: bool,
 ) -> Path:
-    """Collect the training and validation files unless they exist; return the training file."""
+    """Collect the files of a dataset unless they exist; return the training file."""
+    simulator = "robosuite" if is_robomimic(job.dataset) else "ogbench"
     versions = {
-        name: importlib.metadata.version(name) for name in ("mujoco", "ogbench")
+        name: importlib.metadata.version(name) for name in ("mujoco", simulator)
     }
-    settings = asdict(job) | {"transitions": transitions} | versions
-    path = folder / f"{job.dataset}-v0.npz"
-    outputs = (path, folder / f"{job.dataset}-v0-val.npz")
+    settings = asdict(job) | {_unit(job): amount} | versions
+    outputs = _outputs(job, folder)
+    flag = folder_flag(job.dataset)
     name = hashlib.sha256(json.dumps(asdict(job) | versions).encode()).hexdigest()[:8]
-    parts = folder / f".{job.dataset}-v0-{name}"
-    if not overwrite and _exists_already(outputs, settings):
+    parts = outputs[0].parent / f".{outputs[0].stem}-{name}"
+    if not overwrite and _exists_already(outputs, settings, flag):
         shutil.rmtree(parts, ignore_errors=True)
-        return path
+        return outputs[0]
     parts.mkdir(parents=True, exist_ok=True)
     with exclusive_folder(parts):
-        if not overwrite and _exists_already(
-            outputs, settings
-        ):  # another process was faster
-            return path
+        # another process may have been faster
+        if not overwrite and _exists_already(outputs, settings, flag):
+            return outputs[0]
         parts.mkdir(exist_ok=True)
-        tasks = _episodes(parts, transitions, job.episode_steps)
+        tasks = _episodes(job, parts, amount)
         _make_missing(job, tasks, workers, progress)
-        for split in (1, 0):
-            _merge(
-                [task[0] for task in tasks if task[1] == split],
-                outputs[split],
-                settings,
-            )
+        for split, output in reversed(list(enumerate(outputs))):
+            written = [task[0] for task in tasks if task[1] == split]
+            _write(job, written, output, settings)
         shutil.rmtree(parts)
-    return path
+    return outputs[0]
 
 
-def _episodes(parts: Path, transitions: int, episode_steps: int) -> list[_Task]:
+def _unit(job: _Job) -> str:
+    """Return what a dataset is measured in: transitions, or demonstrations for robomimic."""
+    return "demonstrations" if is_robomimic(job.dataset) else "transitions"
+
+
+def _outputs(job: _Job, folder: Path) -> list[Path]:
+    """Return the training file, and for OGBench the validation file."""
+    if is_robomimic(job.dataset):
+        return [robomimic_data.file_of(job.dataset, folder)]
+    return [folder / f"{job.dataset}-v0{mark}.npz" for mark in ("", "-val")]
+
+
+def _write(job: _Job, parts: list[Path], output: Path, settings: dict) -> None:
+    """Write the episodes of a split into its file, atomically.
+
+    Args:
+        job: the job.
+        parts: the episode files, in order.
+        output: the file to write.
+        settings: stored in the file, see `collection_settings`.
+    """
+    if is_robomimic(job.dataset):
+        from envs.robomimic_script import env_args_of
+
+        env_args = env_args_of(job.dataset)
+        robomimic_data.write_demonstrations(parts, output, env_args, settings)
+    else:
+        _merge(parts, output, settings)
+
+
+def _episodes(job: _Job, parts: Path, amount: int) -> list[_Task]:
     """Return the episodes of the training data (split 0) and the validation data (split 1)."""
+    if is_robomimic(job.dataset):
+        return [(parts / f"{index}.npz", 0, index, 1) for index in range(amount)]
     tasks = []
-    for split, count in enumerate((transitions, max(1, transitions // 10))):
-        for index, steps in enumerate(_episode_lengths(count, episode_steps)):
+    for split, count in enumerate((amount, max(1, amount // 10))):
+        for index, steps in enumerate(_episode_lengths(count, job.episode_steps)):
             tasks.append((parts / f"{split}-{index}-{steps}.npz", split, index, steps))
     return tasks
 
@@ -465,7 +518,7 @@ def _make_missing(job: _Job, tasks: list[_Task], workers: int, progress: bool) -
         job.dataset,
         total,
         initial=done,
-        unit=" transitions",
+        unit=f" {_unit(job)}",
         unit_scale=True,
         disable=not progress,
     ) as bar:
@@ -474,12 +527,14 @@ def _make_missing(job: _Job, tasks: list[_Task], workers: int, progress: bool) -
 
 
 def _check_and_collect(
-    job: _Job, folder: Path | str, transitions: int, workers: int | None, **kwargs
+    job: _Job, folder: Path | str, amount: int, workers: int | None, **kwargs
 ) -> Path:
     """Check the numbers and the folder, then collect; raise UserError."""
+    if is_robomimic(job.dataset):
+        robomimic_data.require_packages(f"--env_name={job.dataset}")
     workers = (os.cpu_count() or 1) if workers is None else workers
     counts = {
-        "transitions": transitions,
+        _unit(job): amount,
         "workers": workers,
         "episode_steps": job.episode_steps,
     }
@@ -490,18 +545,19 @@ def _check_and_collect(
         raise UserError(f"--seed must not be negative, it is {job.seed}")
     folder = expanded(folder)
     try:
-        return _collect(job, folder, transitions, workers, **kwargs)
+        return _collect(job, folder, amount, workers, **kwargs)
     except OSError as error:
         raise UserError(
-            f"--ogbench_dataset_dir: cannot write to {folder} ({error.strerror or error})"
+            f"--{folder_flag(job.dataset)}: cannot write to {folder}"
+            f" ({error.strerror or error})"
         ) from error
 
 
-def _ogbench_dataset(env_name: str) -> str:
+def _dataset_to_make(env_name: str) -> str:
     if is_user_env(env_name):
         raise UserError(
-            f"--env_name: data can be made for OGBench alone; {env_name} needs"
-            " --dataset=FILE.npz"
+            f"--env_name: data can be made for OGBench and robomimic's lift alone; {env_name}"
+            " needs --dataset=FILE.npz"
         )
     return dataset_name(env_name)
 
@@ -515,39 +571,57 @@ def collect(
     progress: bool = True,
     overwrite: bool = False,
     episode_steps: int | None = None,
+    demonstrations: int = 200,
 ) -> Path:
     """Collect '<dataset>-v0.npz' with OGBench's oracles, and a tenth as much in '-val.npz'.
 
-    A file with the same settings is kept. Raises UserError if OGBench has no oracle, the folder
+    For robomimic's lift, collect '<task>/<kind>/low_dim_v15.hdf5' with a script. A file with
+    the same settings is kept. Raises UserError if there is no oracle or script, the folder
     cannot be written, another file has that name, or a worker dies (the same call resumes).
 
     Args:
         env_name: a task, domain or dataset; 'play', 'noisy' or 'navigate' selects the oracle.
-        path_dir: the folder of the two files.
-        transitions: the number of transitions in the training file.
+        path_dir: the folder of the files.
+        transitions: the number of transitions in the training file, for OGBench.
         workers: processes; None: one per core. The data does not depend on it.
         seed: determines the data.
         progress: whether to show a bar.
         overwrite: whether to replace existing files.
-        episode_steps: transitions of an episode; None: as in OGBench's own datasets.
+        episode_steps: transitions of an episode, at most for robomimic; None: as in OGBench's
+            own datasets, or as many as the script needs.
+        demonstrations: how many there are in a file of robomimic.
 
     Returns:
         The training file.
     """
-    dataset = _ogbench_dataset(env_name)
-    kind = dataset.rpartition("-")[2]
+    dataset = _dataset_to_make(env_name)
+    if not has_oracle(dataset) and is_robomimic(dataset):
+        raise UserError(
+            f"--env_name: {dataset} cannot be made here, there is a script for lift alone;"
+            " robomimic's own downloader fetches it"
+        )
     if not has_oracle(dataset):
         raise UserError(
             f"--env_name: {dataset} cannot be made here, it needs OGBench's expert policies;"
             f" download {dataset}-v0.npz and give its folder as --ogbench_dataset_dir"
         )
-    if episode_steps is None:
-        # as OGBench's own datasets
-        episode_steps = 2000 if dataset.startswith("pointmaze-giant") else 1000
-    job = _Job(dataset, kind, episode_steps, seed)
-    return _check_and_collect(
-        job, path_dir, transitions, workers, progress=progress, overwrite=overwrite
+    job = _Job(
+        dataset,
+        "script" if is_robomimic(dataset) else dataset.rpartition("-")[2],
+        _usual_steps(dataset) if episode_steps is None else episode_steps,
+        seed,
     )
+    amount = demonstrations if is_robomimic(dataset) else transitions
+    return _check_and_collect(
+        job, path_dir, amount, workers, progress=progress, overwrite=overwrite
+    )
+
+
+def _usual_steps(dataset: str) -> int:
+    """Return the transitions of an episode, as in OGBench's own datasets or for a script."""
+    if is_robomimic(dataset):
+        return SCRIPT_STEPS
+    return 2000 if dataset.startswith("pointmaze-giant") else 1000
 
 
 def collect_random(
@@ -560,11 +634,15 @@ def collect_random(
     progress: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Collect the same files with random actions, to test programs in any OGBench environment.
+    """Collect the same files with random actions, to test programs in any environment.
 
-    The arguments are those of `collect`.
+    The arguments are those of `collect`; robomimic gets as many demonstrations as are needed
+    for the transitions.
     """
-    job = _Job(_ogbench_dataset(env_name), "random", episode_steps, seed)
+    job = _Job(_dataset_to_make(env_name), "random", episode_steps, seed)
+    amount = transitions
+    if is_robomimic(job.dataset):
+        amount = -(-transitions // episode_steps)
     return _check_and_collect(
-        job, path_dir, transitions, workers, progress=progress, overwrite=overwrite
+        job, path_dir, amount, workers, progress=progress, overwrite=overwrite
     )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs import own_data
+from envs import own_data, robomimic_data
 from envs.arrays import (
     ACTION_LIMIT,
     ArrayFile,
@@ -25,10 +25,14 @@ from envs.arrays import (
 from envs.download import HOSTS, REPOSITORIES, Host, download, open_hosts
 from envs.hub import Repository, endpoint
 from envs.ogbench import SeededEnv, make_env
+from envs.robomimic_data import Recipe, read_demonstrations
 from envs.tasks import (
     dataset_name,
+    folder_flag,
     has_oracle,
     is_manipulation,
+    is_ogbench,
+    is_robomimic,
     is_user_env,
     world_name,
 )
@@ -37,6 +41,11 @@ from utils.files import exclusive_folder, expanded
 from utils.logging import say, warn
 
 DATASET_DIR = "~/.ogbench/data"
+DATASET_DIRS = {
+    "ogbench_dataset_dir": DATASET_DIR,
+    "robomimic_dataset_dir": robomimic_data.DATASET_DIR,
+}
+"""The default of each flag for a folder of data."""
 
 # How many files of a '<dataset>-100m-v0' release are used, one million transitions each.
 SHARDS = {"puzzle-4x4-play": 10, "cube-triple-play": 10, "cube-quadruple-play": 100}
@@ -46,26 +55,37 @@ INCOMPLETE = ".incomplete"  # marks a folder whose shards are not all downloaded
 _BLOCK = 1_000_000  # rows whose rewards are computed at a time
 
 
-def find_dataset(env_name: str, dataset_dir: Path | str = DATASET_DIR) -> Path:
-    """Return the npz file or the folder of shards of a task's dataset; download it if missing.
+def find_dataset(env_name: str, dataset_dir: Path | str | None = None) -> Path:
+    """Return the file or the folder of shards of a task's dataset; download it if missing.
 
     Shards ('cube-triple-play-v0-000.npz', ...) lie in '<dataset>-100m-v0' or in `dataset_dir`
     itself. Raises UserError, with the remedy, if the dataset is missing and cannot be
-    downloaded.
+    downloaded, as that of a task of robomimic.
+
+    Args:
+        env_name: the task.
+        dataset_dir: the folder of the data; None for the default.
     """
     if is_user_env(env_name):
         raise UserError(f"--dataset: {env_name} needs its data as --dataset=FILE.npz")
     name = dataset_name(env_name)
-    folder = expanded(dataset_dir, "--ogbench_dataset_dir")
+    flag = folder_flag(name)
+    folder = expanded(dataset_dir or DATASET_DIRS[flag], f"--{flag}")
     if folder.is_file():
         raise UserError(
-            f"--ogbench_dataset_dir: {folder} is a file; give its folder, or --dataset={folder}"
+            f"--{flag}: {folder} is a file; give its folder, or --dataset={folder}"
         )
-    return stored_dataset(name, folder) or fetch_dataset(name, folder)
+    stored = stored_dataset(name, folder)
+    if stored is None and is_robomimic(name):
+        raise robomimic_data.missing_file(name, folder)
+    return stored or fetch_dataset(name, folder)
 
 
 def stored_dataset(name: str, folder: Path) -> Path | None:
     """Return the dataset's file or folder of shards below `folder`; None if it is missing."""
+    if is_robomimic(name):
+        file = robomimic_data.file_of(name, folder)
+        return file if file.exists() else None
     for candidate in (folder / f"{name}-100m-v0", folder / f"{name}-10m-v0", folder):
         if (candidate / INCOMPLETE).exists():
             continue
@@ -229,7 +249,7 @@ def _unavailable(name: str, folder: Path, why: object) -> UserError:
 
 def load_dataset(
     env_name: str,
-    dataset_dir: Path | str = DATASET_DIR,
+    dataset_dir: Path | str | None = None,
     dataset_path: Path | str | None = None,
     proportion: float = 1.0,
     sparse: bool = False,
@@ -241,20 +261,22 @@ def load_dataset(
 ) -> dict[str, np.ndarray]:
     """Load the dataset of a task, with the task's rewards by OGBench's own function.
 
-    A user's own environment brings its own data, with rewards. R rows hold N transitions:
-    transition n starts in row rows[n] and ends in the next row. A trajectory's last row is its
-    final state, in which no transition starts.
+    The data of robomimic and of a user's own environment have rewards. R rows hold N
+    transitions: transition n starts in row rows[n] and ends in the next row. The last row of a
+    trajectory is its final state, in which no transition starts.
 
     Args:
         env_name: the task, or a user's 'module:EnvId'.
-        dataset_dir: the folder of OGBench's files, used without `dataset_path`.
+        dataset_dir: the folder of OGBench's or robomimic's files, used without `dataset_path`;
+            None for the default.
         dataset_path: one file or folder; for a user's environment see envs/own_data.py.
         proportion: the share of the transitions to keep, from the start.
         sparse: whether to replace every reward that is not 0 by -1.
         split: train, or val for OGBench's validation file.
         dataset_layout: the layout of a user's own data: auto, ogbench or flat.
         action_scale: a user's actions are divided by it.
-        environment: whether it is an error if a user's environment cannot be made.
+        environment: whether it is an error if the environment of a user or of robomimic cannot
+            be made.
         arrays_dir: the folder for arrays converted from shards; None: beside the shards.
 
     Returns:
@@ -265,7 +287,7 @@ def load_dataset(
     Raises:
         UserError: if the data is missing or does not fit the task.
     """
-    flag = "--dataset" if dataset_path is not None else "--ogbench_dataset_dir"
+    flag = "--dataset" if dataset_path is not None else f"--{folder_flag(env_name)}"
     if not 0 < proportion <= 1:
         raise UserError(f"--dataset_proportion must lie in (0, 1], it is {proportion}")
     named = None if dataset_path is None else expanded(dataset_path)
@@ -273,15 +295,19 @@ def load_dataset(
     place = ArraysPlace(
         flag, expanded(arrays_dir, "--arrays_dir") if arrays_dir else None
     )
+    if not is_user_env(env_name):
+        _refuse_own_settings(env_name, dataset_layout, action_scale)
+    recipe = raw = None
+    if is_robomimic(env_name):
+        raw, recipe = _read_robomimic(source, env_name, flag)
     with contextlib.ExitStack() as stack:
-        env = _environment(env_name, environment)
+        env = _environment(env_name, environment, recipe)
         if env:
             stack.callback(env.close)
+        path = source
         if is_user_env(env_name):
             raw = _read_own(source, dataset_layout, action_scale, place)
-            path = source
-        else:
-            _refuse_own_settings(env_name, dataset_layout, action_scale)
+        elif raw is None:
             raw, path = _read(source, env_name, split, place, named=named is not None)
         where = f"{flag}: {path}"
         if env:
@@ -292,15 +318,40 @@ def load_dataset(
     return _compact(raw, proportion, where)
 
 
-def _environment(env_name: str, required: bool) -> SeededEnv | None:
+def load_recipe(
+    env_name: str,
+    dataset_dir: Path | str | None = None,
+    dataset_path: Path | str | None = None,
+) -> Recipe | None:
+    """Read how to make the environment of a task of robomimic; None for other tasks.
+
+    The arguments are those of `load_dataset`, and so are the errors.
+    """
+    if not is_robomimic(env_name):
+        return None
+    flag = "--dataset" if dataset_path is not None else f"--{folder_flag(env_name)}"
+    named = None if dataset_path is None else expanded(dataset_path)
+    source = named or find_dataset(env_name, dataset_dir)
+    return read_demonstrations(source, env_name, flag).recipe
+
+
+def _environment(
+    env_name: str, required: bool, recipe: Recipe | None
+) -> SeededEnv | None:
     """Make the environment that the data is checked against.
 
-    Returns None, with a warning, if a user's environment cannot be made and is not required.
+    Returns None, with a warning, if the environment of a user or of robomimic cannot be made
+    and is not required.
+
+    Args:
+        env_name: the task.
+        required: whether that is an error instead.
+        recipe: of a task of robomimic.
     """
     try:
-        return make_env(env_name)
+        return make_env(env_name, recipe=recipe)
     except UserError as error:
-        if required or not is_user_env(env_name):
+        if required or is_ogbench(env_name):
             raise
         warn(
             "the data is not checked against its environment, and nothing is evaluated"
@@ -314,8 +365,8 @@ def _refuse_own_settings(
 ) -> None:
     if dataset_layout != "auto":
         raise UserError(
-            f"--dataset_layout={dataset_layout}: it is for own data; that of {env_name} is"
-            " always ogbench"
+            f"--dataset_layout={dataset_layout}: it is for own data; that of {env_name} has"
+            " always the same"
         )
     if action_scale != 1:
         raise UserError(
@@ -448,6 +499,20 @@ def _read_own(
     rows, reading = own_data.as_rows(arrays, chosen, why)
     reading.announce(source)
     return rows
+
+
+def _read_robomimic(source: Path, env_name: str, flag: str) -> tuple[Arrays, Recipe]:
+    """Read demonstrations in the ogbench layout, and print how many there are.
+
+    Args:
+        source: the file.
+        env_name: the task.
+        flag: the flag that named it.
+    """
+    found = read_demonstrations(source, env_name, flag)
+    rows, reading = own_data.as_rows(found.arrays, "flat", "robomimic's")
+    reading.announce(source)
+    return rows, found.recipe
 
 
 def _map_own_shards(
@@ -616,7 +681,7 @@ def _check_belongs(
         "observations": env.observation_space.shape[0],
         "actions": env.action_space.shape[0],
     }
-    if not is_user_env(env_name):
+    if is_ogbench(env_name):
         world = env.unwrapped
         expected["qpos"] = (
             world._model if is_manipulation(env_name) else world.model
@@ -644,9 +709,9 @@ def _check_belongs(
 def _label(raw: dict[str, np.ndarray], env: SeededEnv, env_name: str) -> None:
     """Add the rewards [R] and masks [R] of an OGBench task, by OGBench's own function.
 
-    Does nothing for a user's own environment, whose data has its rewards.
+    Does nothing for other tasks, whose data has its rewards.
     """
-    if is_user_env(env_name):
+    if not is_ogbench(env_name):
         return
     from ogbench.relabel_utils import relabel_dataset
 

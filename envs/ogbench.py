@@ -1,55 +1,83 @@
-"""Environments whose episodes a seed reproduces exactly: OGBench's tasks and a user's own."""
+"""Environments whose episodes a seed reproduces: OGBench's, robomimic's and a user's own."""
 
 import contextlib
 import functools
 import importlib
 import os
+import random
 import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 
 from envs.checks import check_number, check_observation
-from envs.tasks import dataset_name, is_manipulation, is_user_env, world_name
+from envs.robomimic_data import Recipe
+from envs.tasks import (
+    dataset_name,
+    is_manipulation,
+    is_robomimic,
+    is_user_env,
+    world_name,
+)
 from utils.errors import UserError
 
 EPISODE_LIMIT = 1000  # steps, for a user's own environment without a time limit
 
-_State = dict[str, Any] | tuple[Any, ...]  # the state of NumPy's global generator
+
+class _State(NamedTuple):
+    """The states of the global generators of NumPy and of Python."""
+
+    numpy: dict[str, Any] | tuple[Any, ...]
+    python: tuple[Any, ...]
+
+    @classmethod
+    def of_seed(cls, seed: int | None) -> "_State":
+        """Return the states after seeding; None for unpredictable ones."""
+        return cls(
+            np.random.RandomState(seed).get_state(), random.Random(seed).getstate()
+        )
+
+    @classmethod
+    def current(cls) -> "_State":
+        """Return the present states."""
+        return cls(np.random.get_state(), random.getstate())
+
+    def set(self) -> None:
+        """Make these the present states."""
+        np.random.set_state(self.numpy)
+        random.setstate(self.python)
 
 
 @contextlib.contextmanager
-def _numpy_state(state: _State) -> Iterator[list[_State]]:
-    """Run the block with this state in NumPy's global generator.
+def own_random_state(state: _State | None = None) -> Iterator[list[_State]]:
+    """Run the block with this state in the global generators; None for an unpredictable one.
 
-    Yields a list whose one item is the generator's state after the block.
+    Yields a list whose one item is the generators' state after the block.
     """
-    outer = np.random.get_state()
-    np.random.set_state(state)
+    outer = _State.current()
+    state = state or _State.of_seed(None)
+    state.set()
     after = [state]
     try:
         yield after
     finally:
-        after[0] = np.random.get_state()
-        np.random.set_state(outer)
-
-
-def _fresh_state() -> _State:
-    return np.random.RandomState().get_state()
+        after[0] = _State.current()
+        outer.set()
 
 
 class SeededEnv(gymnasium.Wrapper):
     """An environment that is determined to the bit by `reset(seed)` and the actions since then.
 
     OGBench draws from three generators: the environment's, its action space's and NumPy's
-    global one. `reset(seed)` seeds all three. While the environment runs, the global generator
-    has a state of its own, so other code in the process and this environment do not affect each
-    other. Observations are float32 [O]; actions [A] are clipped to the action space. An
-    unusable observation or reward raises EnvFault.
+    global one. robosuite draws from Python's global one too. `reset(seed)` seeds all four.
+    While the environment runs, the global generators have a state of their own, so other code
+    in the process and this environment do not affect each other. Observations are float32 [O];
+    actions [A] are clipped to the action space. An unusable observation or reward raises
+    EnvFault.
 
     Args:
         env: the environment.
@@ -61,8 +89,8 @@ class SeededEnv(gymnasium.Wrapper):
         super().__init__(env)
         self._limit = limit
         self._steps = 0
-        self._state: _State = _fresh_state()
-        with self._own_numpy_state():
+        self._state = _State.of_seed(None)
+        with self._own_random_state():
             space = env.observation_space  # OGBench's arm resets itself to answer this
         self.observation_space = gymnasium.spaces.Box(
             -np.inf, np.inf, space.shape, np.float32
@@ -70,17 +98,17 @@ class SeededEnv(gymnasium.Wrapper):
         self.action_space = env.action_space
 
     @contextlib.contextmanager
-    def _own_numpy_state(self) -> Iterator[None]:
-        with _numpy_state(self._state) as after:
+    def _own_random_state(self) -> Iterator[None]:
+        with own_random_state(self._state) as after:
             yield
         self._state = after[0]
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Start an episode; return (observation [O], info)."""
         if seed is not None:
-            self._state = np.random.RandomState(seed).get_state()
+            self._state = _State.of_seed(seed)
             self.action_space.seed(seed)
-        with self._own_numpy_state():
+        with self._own_random_state():
             observation, info = self.env.reset(seed=seed, options=options)
         self._steps = 0
         return self._checked(observation, "observation of reset()"), info
@@ -88,7 +116,7 @@ class SeededEnv(gymnasium.Wrapper):
     def step(self, action: np.ndarray):
         """Act; return (observation [O], reward, terminated, truncated, info)."""
         action = np.clip(action, self.action_space.low, self.action_space.high)
-        with self._own_numpy_state():
+        with self._own_random_state():
             observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
         if self._steps == self._limit and not (terminated or truncated):
@@ -102,15 +130,13 @@ class SeededEnv(gymnasium.Wrapper):
         return check_observation(observation, self.observation_space.shape, name)
 
 
-def _import_simulator(film: bool, arm: bool) -> None:
-    """Import MuJoCo and OGBench, without any OpenGL library unless `film` is set."""
+@contextlib.contextmanager
+def imports_gl(film: bool) -> Iterator[None]:
+    """Import MuJoCo in the block, without any OpenGL library unless `film` is set."""
     users = os.environ.get("MUJOCO_GL")
     os.environ["MUJOCO_GL"] = (users or "egl") if film else "disabled"
     try:
-        importlib.import_module("ogbench")
-        importlib.import_module(
-            "ogbench.manipspace.envs.manipspace_env" if arm else "ogbench.locomaze.maze"
-        )
+        yield
     # MuJoCo reads the variable at import; a child process that films needs the user's value
     finally:
         if users is None:
@@ -144,10 +170,14 @@ def make_raw(env_id: str, film: bool = False, **kwargs) -> gymnasium.Env:
         kwargs: further arguments of gymnasium.make.
     """
     arm = is_manipulation(env_id)
-    _import_simulator(film, arm)
+    with imports_gl(film):
+        importlib.import_module("ogbench")
+        importlib.import_module(
+            "ogbench.manipspace.envs.manipspace_env" if arm else "ogbench.locomaze.maze"
+        )
     if arm:
         _fix_action_space_seeding()
-    with _numpy_state(_fresh_state()), warnings.catch_warnings():
+    with own_random_state(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*precision lowered by casting")
         env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
         env.action_space  # noqa: B018  built here, where its warning is silenced
@@ -193,15 +223,36 @@ def _has_limit(env: gymnasium.Env) -> bool:
     return False
 
 
-def make_env(env_name: str, film: bool = False) -> SeededEnv:
-    """Make an OGBench single task or a user's 'module:EnvId'.
+def _make_robomimic(env_name: str, film: bool, recipe: Recipe | None) -> gymnasium.Env:
+    """Make a task of robomimic; raise UserError without its recipe."""
+    if recipe is None:
+        raise UserError(
+            f"--env_name={env_name}: its environment is described in its file of"
+            " demonstrations; load that first"
+        )
+    with imports_gl(film), own_random_state():
+        from envs.robomimic import make_simulator
 
-    A user's environment without a TimeLimit is truncated after EPISODE_LIMIT steps. With `film`
-    it can render, by the OpenGL library in MUJOCO_GL, by default EGL. Raises UserError if the
-    name is unknown or the environment cannot be made.
+        return make_simulator(recipe, env_name)
+
+
+def make_env(
+    env_name: str, film: bool = False, recipe: Recipe | None = None
+) -> SeededEnv:
+    """Make an OGBench single task, a task of robomimic or a user's 'module:EnvId'.
+
+    A user's environment without a TimeLimit is truncated after EPISODE_LIMIT steps. Raises
+    UserError if the name is unknown or the environment cannot be made.
+
+    Args:
+        env_name: the task.
+        film: whether it can render, by the OpenGL library in MUJOCO_GL, by default EGL.
+        recipe: of a task of robomimic, from its file of demonstrations.
     """
     if is_user_env(env_name):
         env = _make_users(env_name, film)
         return SeededEnv(env, None if _has_limit(env) else EPISODE_LIMIT)
+    if is_robomimic(env_name):
+        return SeededEnv(_make_robomimic(env_name, film, recipe))
     task = env_name.removeprefix(dataset_name(env_name))
     return SeededEnv(make_raw(world_name(env_name) + task, film))

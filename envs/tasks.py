@@ -1,9 +1,10 @@
-"""Names of OGBench's state-based single tasks, domains and datasets, without any simulator."""
+"""Names of tasks, domains and datasets of OGBench and robomimic, without any simulator."""
 
 import difflib
 import functools
 import re
 import sys
+from typing import NamedTuple
 
 from utils.errors import UserError
 
@@ -59,12 +60,65 @@ def _tasks(dataset: str) -> list[str]:
 
 ALL_TASKS = tuple(task for domain in DOMAINS for task in _tasks(domain))
 
+
+class RobomimicTask(NamedTuple):
+    """A task of robomimic: demonstrations in a simulator of robosuite."""
+
+    environment: str
+    """Its name in robosuite."""
+    limit: int
+    """The steps after which an episode ends without success."""
+    kinds: tuple[str, ...] = ("mh", "ph")
+    """Who demonstrated: several people of unequal skill (mh) or one proficient one (ph)."""
+
+
+_ROBOMIMIC_TASKS = {
+    "lift": RobomimicTask("Lift", 300),
+    "can": RobomimicTask("PickPlaceCan", 300),
+    "square": RobomimicTask("NutAssemblySquare", 400),
+    "transport": RobomimicTask("TwoArmTransport", 800),
+    "tool_hang": RobomimicTask("ToolHang", 1000, ("ph",)),
+}
+# Each dataset is a task of its own.
+_ROBOMIMIC = {
+    f"{name}-{kind}-low_dim": task
+    for name, task in _ROBOMIMIC_TASKS.items()
+    for kind in task.kinds
+}
+ROBOMIMIC_DOMAIN = ("lift-mh-low_dim", "can-mh-low_dim", "square-mh-low_dim")
+"""The tasks that --env_name=robomimic stands for."""
+
 _SINGLE_TASK = re.compile(r"(?P<dataset>.+)-singletask(?P<task>-task[1-5])?-v0")
 
 
 def is_user_env(name: str) -> bool:
     """Whether a name is a user's own Gymnasium environment, written 'module:EnvId'."""
     return ":" in name
+
+
+def is_robomimic(name: str) -> bool:
+    """Whether a name is a task of robomimic, such as 'lift-mh-low_dim'."""
+    return name in _ROBOMIMIC
+
+
+def is_ogbench(name: str) -> bool:
+    """Whether a name is not a user's own environment or a task of robomimic."""
+    return not (is_user_env(name) or is_robomimic(name))
+
+
+def is_single_task(name: str) -> bool:
+    """Whether a valid name is one task, not a domain or dataset of several."""
+    return not is_ogbench(name) or "-singletask" in name
+
+
+def robomimic_task(name: str) -> RobomimicTask:
+    """Return robosuite's name and the episode limit of a task of robomimic."""
+    return _ROBOMIMIC[name]
+
+
+def folder_flag(name: str) -> str:
+    """Return the name of the flag for the folder that holds a task's data."""
+    return "robomimic_dataset_dir" if is_robomimic(name) else "ogbench_dataset_dir"
 
 
 def _split(dataset: str) -> tuple[str, str] | None:
@@ -157,7 +211,7 @@ def _nearest(name: str) -> str:
         f"{world}-{kind}" for world, kinds in _DATASETS.items() for kind in kinds
     ]
     tasks = [task for dataset in datasets for task in _tasks(dataset)]
-    known = ["all50", *_DATASETS, *datasets, *tasks]
+    known = ["all50", *_DATASETS, *datasets, *tasks, "robomimic", *_ROBOMIMIC]
     return difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
 
 
@@ -173,11 +227,14 @@ def resolve_env_name(name: str) -> list[str]:
     """Return the single tasks of one name in --env_name.
 
     A name is a single task, a domain with or without its dataset type ('puzzle-4x4',
-    'puzzle-4x4-play': five tasks), 'all50', or a user's 'module:EnvId'. OGBench's alias for a
-    task is accepted with a note. Raises UserError, with the nearest name, for any other name.
+    'puzzle-4x4-play': five tasks), 'all50', 'robomimic' (three tasks), or a user's
+    'module:EnvId'. OGBench's alias for a task is accepted with a note. Raises UserError, with
+    the nearest name, for any other name.
     """
-    if is_user_env(name):
+    if not is_ogbench(name):
         return [name]
+    if name == "robomimic":
+        return list(ROBOMIMIC_DOMAIN)
     if name == "all50":
         return list(ALL_TASKS)
     if name in _DATASETS:
@@ -203,11 +260,12 @@ def resolve_env_names(names: str) -> list[str]:
 
 
 def dataset_name(env_name: str) -> str:
-    """Return the dataset of a task, 'cube-single-play'; a user's environment is its own name.
+    """Return the dataset of a task, 'cube-single-play'.
 
-    Raises UserError for an unknown name.
+    That of a user's environment or a task of robomimic has the same name. Raises UserError for
+    an unknown name.
     """
-    if is_user_env(env_name):
+    if not is_ogbench(env_name):
         return env_name
     match = _SINGLE_TASK.fullmatch(env_name)
     dataset = match["dataset"] if match else env_name
@@ -229,6 +287,11 @@ def is_manipulation(env_name: str) -> bool:
 
 
 def has_oracle(dataset: str) -> bool:
-    """Whether OGBench's package has the scripted policy that collected a dataset."""
+    """Whether there is a scripted policy that collects a dataset.
+
+    OGBench's package has those that collected its own; for robomimic there is one for lift.
+    """
+    if is_robomimic(dataset):
+        return dataset.startswith("lift-")
     is_pointmaze = dataset.startswith("pointmaze") and dataset.endswith("-navigate")
     return is_manipulation(dataset) or is_pointmaze

@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from envs.checks import success_of
 from envs.evaluation import Policy, Values, evaluate
-from envs.tasks import dataset_name, is_user_env, world_name
+from envs.robomimic_data import Recipe
+from envs.tasks import dataset_name, is_robomimic, is_user_env, world_name
 from envs.workers import SLOTS, EnvWorkers, MakeEnv, WorkerError
 from utils.logging import say, shown
 from utils.progress import Counter
@@ -26,21 +27,32 @@ _LINE = 16  # height of a caption's line in pixels
 _NO_GL = ("disabled", "disable", "off", "false", "0", "")
 
 
-def make_film_env(env_name: str) -> gymnasium.Env:
-    """Make an environment that renders, OGBench's with frames of 320 x 320.
+def make_film_env(env_name: str, recipe: Recipe | None = None) -> gymnasium.Env:
+    """Make an environment that renders, a user's own or one with frames of 320 x 320.
 
     Raises RuntimeError, which names what is missing, if MuJoCo cannot render.
+
+    Args:
+        env_name: the task.
+        recipe: of a task of robomimic.
     """
     from envs.ogbench import SeededEnv, make_env, make_raw
 
     if is_user_env(env_name):
         return make_env(env_name, film=True)
     _check_rendering()
+    if is_robomimic(env_name):
+        return make_env(env_name, film=True, recipe=recipe)
     task = world_name(env_name) + env_name.removeprefix(dataset_name(env_name))
     env = SeededEnv(make_raw(task, film=True, width=_SIZE, height=_SIZE))
     # 4096 looks the same and takes twice the time on a CPU
     env.unwrapped.model.vis.quality.shadowsize = 1024
     return env
+
+
+def film_maker(recipe: Recipe | None) -> MakeEnv:
+    """Return `make_film_env` with a recipe; None for tasks that have none."""
+    return functools.partial(make_film_env, recipe=recipe)
 
 
 def film(

@@ -4,6 +4,7 @@ A request sends one chunk of actions to every slot, and all processes work at th
 """
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,7 @@ import gymnasium
 import numpy as np
 
 from envs.checks import EnvFault, success_of
+from envs.robomimic_data import Recipe
 from utils.errors import RunError, UserError
 from utils.logging import warn
 from utils.spawned import (
@@ -43,11 +45,21 @@ _limits_lock = threading.Lock()  # evaluations of several seeds run in threads
 _limits_mentioned: set[str] = set()  # environments that a warning was printed for
 
 
-def make_ogbench_env(env_name: str) -> gymnasium.Env:
-    """Call envs.ogbench.make_env, imported only in the process that makes the environment."""
+def make_task(env_name: str, recipe: Recipe | None = None) -> gymnasium.Env:
+    """Call envs.ogbench.make_env, imported only in the process that makes the environment.
+
+    Args:
+        env_name: the task.
+        recipe: of a task of robomimic.
+    """
     from envs.ogbench import make_env
 
-    return make_env(env_name)
+    return make_env(env_name, recipe=recipe)
+
+
+def maker(recipe: Recipe | None) -> MakeEnv:
+    """Return `make_task` with a recipe; None for tasks that have none."""
+    return functools.partial(make_task, recipe=recipe)
 
 
 class WorkerError(RunError):
@@ -108,7 +120,7 @@ class EnvWorkers:
         env_name: the argument of `make_env`.
         slots: S; an episode's slot does not depend on W, and so neither do results.
         workers: W; None: default_workers(slots=S).
-        make_env: a module-level function, which is pickled by name.
+        make_env: a module-level function, or a partial of one, which is pickled by name.
         environ: environment variables of the processes, besides the defaults (no GL, one
             thread).
         timeout: seconds to wait for an answer; the first one includes imports.
@@ -119,7 +131,7 @@ class EnvWorkers:
         env_name: str,
         slots: int = SLOTS,
         workers: int | None = None,
-        make_env: MakeEnv = make_ogbench_env,
+        make_env: MakeEnv = make_task,
         environ: Mapping[str, str] | None = None,
         timeout: float = 600.0,
     ):
@@ -269,7 +281,7 @@ class EnvWorkers:
 class LocalEnvs:
     """The interface of EnvWorkers in this process; for a single slot it is faster."""
 
-    def __init__(self, env_name: str, make_env: MakeEnv = make_ogbench_env):
+    def __init__(self, env_name: str, make_env: MakeEnv = make_task):
         self.env_name = env_name
         self._make_env = make_env
         self._envs: dict[int, gymnasium.Env] = {}

@@ -16,6 +16,7 @@ NOT_KEPT = {
     "save_dir",
     "run_group",
     "ogbench_dataset_dir",
+    "robomimic_dataset_dir",
     "compilation_cache_dir",
     "arrays_dir",
 }

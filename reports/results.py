@@ -17,7 +17,8 @@ from configs.run_folder import (
 from envs.tasks import dataset_name
 from utils.errors import UserError, join_first, printable
 
-ORIGINS = ("pretrained_actor_path", "ogbench_dataset_dir")  # where bases and data lie
+ORIGINS = ("pretrained_actor_path", "ogbench_dataset_dir", "robomimic_dataset_dir")
+"""The flags that say where bases and data lie."""
 NOT_A_METHOD = UNHASHED | set(ORIGINS)
 RUNS, CURVES = "runs.json", "curves.csv"
 """The files of a study: configurations and warnings by run; evaluations and path KL by run."""

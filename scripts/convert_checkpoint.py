@@ -70,10 +70,12 @@ def write_run(run, base: dict, step: int, file: Path, out: Path) -> None:
     from configs.flags import STEPS
     from envs.ogbench import make_env
     from training.checkpoints import Checkpoints, agent_tree
+    from training.data import recipe_of
     from training.pretrained import check_base
     from utils.files import write_json
 
-    env = make_env(run.env_name)
+    recipe = recipe_of(run)
+    env = make_env(run.env_name, recipe=recipe)
     (observation_dim,), (action_dim,) = (
         env.observation_space.shape,
         env.action_space.shape,
@@ -87,6 +89,7 @@ def write_run(run, base: dict, step: int, file: Path, out: Path) -> None:
     check_base(base, agent.params["base"], str(file))
     agent = agent.with_base(base).replace(step=jnp.asarray(step, jnp.int32))
     dims = {"observation_dim": observation_dim, "action_dim": action_dim}
+    dims |= {"environment": recipe._asdict()} if recipe else {}
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as place:
         part = Path(place) / "run"

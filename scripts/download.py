@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from envs import robomimic_data  # noqa: E402
 from envs.bases import (  # noqa: E402
     PUBLISHED,
     REPOSITORY,
@@ -37,7 +38,13 @@ from envs.datasets import (  # noqa: E402
 )
 from envs.download import measure  # noqa: E402
 from envs.hub import Repository, endpoint  # noqa: E402
-from envs.tasks import DOMAINS, dataset_name, is_user_env, resolve_env_name  # noqa: E402
+from envs.tasks import (  # noqa: E402
+    DOMAINS,
+    dataset_name,
+    is_robomimic,
+    is_user_env,
+    resolve_env_name,
+)
 from utils.command_line import user_errors_of_flags  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 from utils.files import expanded, sha256_of  # noqa: E402
@@ -86,6 +93,8 @@ def datasets_of(env_names: str) -> list[str]:
         raise UserError(
             f"--env_name: {task} is your own, and nothing of it is published"
         )
+    for task in filter(is_robomimic, tasks):
+        raise robomimic_data.missing_file(task, expanded(robomimic_data.DATASET_DIR))
     return list(dict.fromkeys(map(dataset_name, tasks)))
 
 

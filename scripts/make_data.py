@@ -1,9 +1,10 @@
-"""Collect an offline dataset with OGBench's own scripted oracles.
+"""Collect an offline dataset with OGBench's own scripted oracles, or robomimic's lift.
 
     python scripts/make_data.py --env_name=scene-play --transitions=1_000_000 --workers=16
+    python scripts/make_data.py --env_name=lift-mh-low_dim --demonstrations=200
 
-The file is stored where training looks for it, and `ogbench` can load it. The same command
-resumes an interrupted run.
+The file is stored where training looks for it, and `ogbench` can load it. That of lift has
+robomimic's layout; a script demonstrates. The same command resumes an interrupted run.
 """
 
 import sys
@@ -14,6 +15,8 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from envs.collect import collect  # noqa: E402
+from envs.datasets import DATASET_DIRS  # noqa: E402
+from envs.tasks import folder_flag  # noqa: E402
 from utils.command_line import user_errors_of_flags  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 
@@ -21,16 +24,18 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "env_name",
     None,
-    "a dataset, domain or task: cube-double-play, puzzle-4x4, scene-noisy",
+    "a dataset, domain or task: cube-double-play, puzzle-4x4, lift-mh-low_dim",
 )
 flags.DEFINE_integer(
     "transitions",
     1_000_000,
-    "transitions in the training file; the validation file has a tenth",
+    "OGBench: transitions in the training file; the validation file has a tenth",
 )
+flags.DEFINE_integer("demonstrations", 200, "robomimic: demonstrations in the file")
 flags.DEFINE_integer("workers", None, "processes (default: one per core)")
 flags.DEFINE_integer("seed", 0, "decides the data, whatever the number of workers")
-flags.DEFINE_string("ogbench_dataset_dir", "~/.ogbench/data", "folder to write to")
+for name, folder in DATASET_DIRS.items():
+    flags.DEFINE_string(name, folder, "folder to write to")
 flags.DEFINE_bool("overwrite", False, "replace a dataset that is there already")
 flags.mark_flag_as_required("env_name")
 
@@ -39,11 +44,12 @@ def main(_: list[str]) -> None:
     """Collect the data and print the path of the file."""
     path = collect(
         FLAGS.env_name,
-        FLAGS.ogbench_dataset_dir,
+        getattr(FLAGS, folder_flag(FLAGS.env_name)),
         FLAGS.transitions,
         workers=FLAGS.workers,
         seed=FLAGS.seed,
         overwrite=FLAGS.overwrite,
+        demonstrations=FLAGS.demonstrations,
     )
     print(path)
 

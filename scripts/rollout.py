@@ -117,10 +117,16 @@ def task_of(stored: dict[str, Any], env_name: str | None) -> str:
 
     stored: the run's config.json; env_name: the value of --env_name.
     """
-    from envs.tasks import is_user_env, resolve_alias, resolve_env_name, world_name
+    from envs.tasks import (
+        is_single_task,
+        is_user_env,
+        resolve_alias,
+        resolve_env_name,
+        world_name,
+    )
 
     trained = stored["flags"]["env_name"]
-    if env_name is None and (is_user_env(trained) or "singletask" in trained):
+    if env_name is None and is_single_task(trained):
         return resolve_alias(trained)
     if env_name is None:
         raise UserError(
@@ -144,8 +150,9 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     import numpy as np
 
     from envs.evaluation import evaluate
-    from envs.video import film
-    from envs.workers import EnvWorkers, default_workers
+    from envs.robomimic_data import Recipe
+    from envs.video import film, film_maker
+    from envs.workers import EnvWorkers, default_workers, maker
     from training.policy import evaluation_policy, evaluation_values, load_run
     from utils.logging import say
 
@@ -173,8 +180,13 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
         f"{agent_name} after {int(agent.step)} updates on {task}, seed {seed}: {fv.episodes}"
         " episodes"
     )
+    recipe = Recipe.from_record(stored.get("environment"))
     processes = fv.eval_workers or default_workers(fv.episodes)
-    with handled(), EnvWorkers(task, workers=processes) as workers:
+    make_env = maker(recipe)
+    with (
+        handled(),
+        EnvWorkers(task, workers=processes, make_env=make_env) as workers,
+    ):
         result = evaluate(
             watched,
             workers,
@@ -191,9 +203,17 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     path = expanded(fv.video)
     shape = (seed, chunk_length, stored["action_dim"], fv.video_frame_skip)
     caption = task.removesuffix("-v0")
+    make_film = film_maker(recipe)
     with handled():
         filmed = film(
-            task, policy, path, episodes, *shape, caption=caption, values=values
+            task,
+            policy,
+            path,
+            episodes,
+            *shape,
+            make_env=make_film,
+            caption=caption,
+            values=values,
         )
     print(filmed or "no film")
     return 0 if filmed else 1

@@ -8,9 +8,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from envs.collect import collect, collect_random, collection_settings
-from envs.datasets import dataset_files, load_dataset, published_transitions
+from envs.datasets import (
+    dataset_files,
+    load_dataset,
+    load_recipe,
+    published_transitions,
+    stored_dataset,
+)
 from envs.fingerprint import Fingerprint, cached_fingerprint
-from envs.tasks import dataset_name, has_oracle, is_user_env
+from envs.robomimic_data import Recipe
+from envs.tasks import (
+    dataset_name,
+    folder_flag,
+    has_oracle,
+    is_ogbench,
+    is_robomimic,
+    is_user_env,
+)
 from training.run import Run
 from utils.logging import say, warn, warn_once
 
@@ -21,6 +35,8 @@ class TaskData(NamedTuple):
     arrays: dict[str, np.ndarray]
     """A compact dataset, as `envs.datasets.load_dataset` returns it."""
     fingerprint: Fingerprint
+    recipe: Recipe | None = None
+    """How to make the environment of a task of robomimic; None for other tasks."""
 
     @property
     def transitions(self) -> int:
@@ -36,10 +52,12 @@ class TaskData(NamedTuple):
         """Return the entries of the data in config.json; `crc` is the checksum to store."""
         observation_dim, action_dim = self.dims
         data = {"transitions": self.transitions, "crc": crc}
+        recipe = {"environment": self.recipe._asdict()} if self.recipe else {}
         return {
             "observation_dim": observation_dim,
             "action_dim": action_dim,
             "dataset": data,
+            **recipe,
         }
 
 
@@ -48,7 +66,17 @@ def task_data(run: Run) -> TaskData:
     arrays = prepare_data(run)
     found = data_fingerprint(run, arrays)
     assert found, "its files are there: they were just read"
-    return TaskData(arrays, found)
+    return TaskData(arrays, found, recipe_of(run))
+
+
+def recipe_of(run: Run) -> Recipe | None:
+    """Read how to make the environment of a task of robomimic; None for other tasks."""
+    return load_recipe(run.env_name, data_folder(run), run.settings.flags["dataset"])
+
+
+def data_folder(run: Run) -> str:
+    """Return the folder of the run's data, from the flag for its task."""
+    return run.settings.flags[folder_flag(run.env_name)]
 
 
 def prepare_data(run: Run) -> dict[str, np.ndarray]:
@@ -58,19 +86,25 @@ def prepare_data(run: Run) -> dict[str, np.ndarray]:
     """
     flags = run.settings.flags
     transitions = run.settings.transitions
-    folder = flags["ogbench_dataset_dir"]
+    folder = data_folder(run)
     env_name = run.env_name
     if not transitions or flags["dataset"] or is_user_env(env_name):
         return load_data(run)
     # Never in the user's own folder, where it would be mistaken for the published dataset.
-    ours = run.settings.sources["ogbench_dataset_dir"] not in (
+    ours = run.settings.sources[folder_flag(env_name)] not in (
         "default",
         "command line",
     )
     name = dataset_name(env_name)
-    if ours and not (Path(folder) / f"{name}-v0.npz").exists():
+    if ours and not stored_dataset(name, Path(folder)):
         if has_oracle(name):
-            collect(env_name, folder, transitions, progress=True)
+            collect(
+                env_name,
+                folder,
+                transitions,
+                progress=True,
+                demonstrations=max(2, transitions // 100),
+            )
         elif run.settings.random_data:
             made = f"{transitions:,} transitions of random actions, in {folder}"
             say(f"{name} has no oracle: {made}")
@@ -86,7 +120,7 @@ def load_data(run: Run) -> dict[str, np.ndarray]:
     )
     return load_dataset(
         run.env_name,
-        flags["ogbench_dataset_dir"],
+        data_folder(run),
         flags["dataset"],
         flags["dataset_proportion"],
         flags["sparse"],
@@ -109,7 +143,7 @@ def data_fingerprint(
     dataset: its content; None to load it if the fingerprint is not cached.
     """
     flags = run.settings.flags
-    files = dataset_files(run.env_name, flags["ogbench_dataset_dir"], flags["dataset"])
+    files = dataset_files(run.env_name, data_folder(run), flags["dataset"])
     if not files:
         return None
     settings = {"env_name": run.env_name, **{name: flags[name] for name in DATA_FLAGS}}
@@ -122,14 +156,15 @@ def warn_of_data(run: Run, data: TaskData) -> None:
     """Warn if the data or the simulator make results differ from the published ones."""
     warn_of_little_data(run, data.transitions)
     warn_of_other_physics(run)
+    warn_of_a_script(run)
 
 
 def warn_of_little_data(run: Run, transitions: int) -> None:
     """Warn if a published dataset has less than half of the transitions that it should have."""
     flags = run.settings.flags
     env_name = run.env_name
-    if run.settings.transitions or flags["dataset"] or is_user_env(env_name):
-        return  # a preset's own data, or the user's
+    if run.settings.transitions or flags["dataset"] or not is_ogbench(env_name):
+        return  # a preset's own data, or the user's, or demonstrations
     wanted = published_transitions(env_name) * flags["dataset_proportion"]
     if transitions < wanted / 2:
         place = f"{dataset_name(env_name)} in {flags['ogbench_dataset_dir']}"
@@ -145,13 +180,11 @@ PHYSICS = ((3, 1, 6), (3, 4))
 
 def warn_of_other_physics(run: Run) -> None:
     """Warn once if MuJoCo has other contacts than OGBench's data, here or in collected data."""
-    if is_user_env(run.env_name):
+    if not is_ogbench(run.env_name):
         return
     versions = {"mujoco is installed as": importlib.metadata.version("mujoco")}
     flags = run.settings.flags
-    for path in dataset_files(
-        run.env_name, flags["ogbench_dataset_dir"], flags["dataset"]
-    )[:1]:
+    for path in dataset_files(run.env_name, data_folder(run), flags["dataset"])[:1]:
         settings = collection_settings(path) or {}
         if "mujoco" in settings:
             versions[f"{path.name} was made with mujoco"] = settings["mujoco"]
@@ -162,4 +195,17 @@ def warn_of_other_physics(run: Run) -> None:
                 f"{what} {version}, whose contacts differ from those of OGBench's data and of"
                 " the published tables: results do not compare; pip install"
                 " 'mujoco>=3.1.6,<3.4'"
+            )
+
+
+def warn_of_a_script(run: Run) -> None:
+    """Warn if no people gave the demonstrations of a task of robomimic."""
+    flags = run.settings.flags
+    if run.settings.transitions or not is_robomimic(run.env_name):
+        return
+    for path in dataset_files(run.env_name, data_folder(run), flags["dataset"]):
+        if collection_settings(path):
+            warn(
+                f"the demonstrations in {path} are those of a script (scripts/make_data.py):"
+                " results do not compare with those on robomimic's data"
             )

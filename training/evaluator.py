@@ -11,7 +11,14 @@ import jax
 
 from agents.base import Agent
 from envs.evaluation import EvalResult, evaluate
-from envs.workers import SLOTS, EnvWorkers, cores, default_workers
+from envs.workers import (
+    SLOTS,
+    EnvWorkers,
+    MakeEnv,
+    cores,
+    default_workers,
+    make_task,
+)
 from training.policy import chunk_length, evaluation_policy
 from training.seeds import Seeds
 from utils import preemption
@@ -36,12 +43,19 @@ class Evaluator:
             while the device trains; None: if the device is not the CPU.
         seeds: the maximum of policies evaluated at the same time.
         action_dim: A.
+        make_env: as in EnvWorkers.
     """
 
     def __init__(
-        self, env_name: str, flags: dict[str, Any], seeds: int, action_dim: int
+        self,
+        env_name: str,
+        flags: dict[str, Any],
+        seeds: int,
+        action_dim: int,
+        make_env: MakeEnv = make_task,
     ):
         self.env_name = env_name
+        self.make_env = make_env
         self.action_dim = action_dim
         self.episodes = flags["eval_episodes"]
         self.concurrent = flags["eval_async"]
@@ -80,7 +94,9 @@ class Evaluator:
 
     def _evaluate(self, agent: Agent, seed: int) -> EvalResult:
         if not hasattr(self._own, "workers"):
-            self._own.workers = EnvWorkers(self.env_name, workers=self.workers)
+            self._own.workers = EnvWorkers(
+                self.env_name, workers=self.workers, make_env=self.make_env
+            )
             self._opened.append(self._own.workers)
             if self._closing:  # too late for __exit__ to close them
                 self._own.workers.close()

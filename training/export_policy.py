@@ -35,7 +35,14 @@ from configs.agent_source import ROOT
 from configs.run_folder import evaluation_rows
 from envs.tasks import dataset_name
 from training.checkpoints import Checkpoints, agent_from
-from training.policy import best_evaluated, chunks_from_seed, load_run
+from training.policy import (
+    Scaling,
+    best_evaluated,
+    chunks_from_seed,
+    load_run,
+    scaling_of,
+    unscaled,
+)
 from training.run import git_commit
 from utils.errors import UserError
 from utils.files import expanded
@@ -71,7 +78,8 @@ def export_policy(
         remedy = "a file in it" if path.is_dir() else "another name, or --overwrite"
         raise UserError(f"--out={out} exists; give {remedy}")
     agent, stored, step = load_checkpoint(folder, step, best, trust)
-    exported = export_agent(agent, stored["observation_dim"], stored["action_dim"])
+    dims = stored["observation_dim"], stored["action_dim"]
+    exported = export_agent(agent, *dims, scaling_of(stored))
     about = describe(exported) | provenance(folder, stored, step)
     write_policy(path, exported, about)
     return about
@@ -106,7 +114,10 @@ def load_checkpoint(
 
 
 def export_agent(
-    agent: Agent, observation_dim: int, action_dim: int
+    agent: Agent,
+    observation_dim: int,
+    action_dim: int,
+    scale: Scaling = unscaled,
 ) -> jax.export.Exported:
     """Export an agent as (observations [B, O], seed, call) -> chunks [B, H, A], for any B.
 
@@ -114,10 +125,11 @@ def export_agent(
         agent: the agent.
         observation_dim: O.
         action_dim: A.
+        scale: maps observations [B, O] to those of the agent.
     """
 
     def policy(observations: jax.Array, seed: jax.Array, call: jax.Array) -> jax.Array:
-        chunks = chunks_from_seed(agent, observations, seed, call, action_dim)
+        chunks = chunks_from_seed(agent, scale(observations), seed, call, action_dim)
         finite = jnp.isfinite(observations).all(axis=-1)
         return jnp.where(finite[:, None, None], chunks, jnp.nan)
 

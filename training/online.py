@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from envs.evaluation import reset_seed
-from envs.workers import ChunkResult, EnvWorkers, LocalEnvs
+from envs.workers import ChunkResult, EnvWorkers, LocalEnvs, maker
 from training.journal import Journal
 from training.policy import chunk_length
 from training.replay_file import as_dataset
@@ -175,8 +175,11 @@ class Interaction:
         env_name = seeds.run.env_name
         self.seeds = seeds
         self.updates = updates
+        make_env = maker(seeds.recipe)
         self.envs: EnvWorkers | LocalEnvs = (
-            EnvWorkers(env_name, len(seeds)) if len(seeds) > 1 else LocalEnvs(env_name)
+            EnvWorkers(env_name, len(seeds), make_env=make_env)
+            if len(seeds) > 1
+            else LocalEnvs(env_name, make_env)
         )
         self.episodes = [
             OnlineEpisodes(journal.run, self.envs, slot, action_dim, at_random_until)

@@ -17,6 +17,7 @@ from configs.agent_source import ROOT, Source, differing_files, kept_source
 from configs.run_folder import ACTS, evaluation_rows, read_config
 from configs.trust import UntrustedError, check_trusted
 from envs.evaluation import Policy, Values
+from envs.robomimic_data import Recipe
 from training.checkpoints import Checkpoints, agent_from, best_step
 from training.keys import stream
 from training.run import total_updates
@@ -247,6 +248,24 @@ def chunks_from_seed(
     )
 
 
+Scaling = Callable[[jax.Array], jax.Array]
+"""Maps the observations [B, O] of an environment to those that an agent was trained on."""
+
+
+def unscaled(observations: jax.Array) -> jax.Array:
+    """Return observations unchanged."""
+    return observations
+
+
+def scaling_of(stored: dict[str, Any]) -> Scaling:
+    """Return the scaling of a run's observations: that of robomimic's data, or none.
+
+    stored: the run's config.json.
+    """
+    recipe = Recipe.from_record(stored.get("environment"))
+    return recipe.scale if recipe else unscaled
+
+
 def checked_observations(observations: np.ndarray, observation_dim: int) -> np.ndarray:
     """Return observations [O] or [B, O] as float32 [B, O].
 
@@ -275,9 +294,10 @@ def load_policy(
     """Load the policy of a run folder as a function.
 
     The function takes observations [O] or [B, O] and returns action chunks [H, A] or [B, H, A]
-    in [-1, 1], with fresh noise at every call. It raises ValueError for observations of another
-    width or with NaN or infinity. Python code in the run folder is executed; `load_run` says
-    when that needs `trust`, and which errors it raises.
+    in [-1, 1], with fresh noise at every call. For robomimic, observations are those of
+    robosuite, which are scaled here as in the run. It raises ValueError for observations of
+    another width or with NaN or infinity. Python code in the run folder is executed; `load_run`
+    says when that needs `trust`, and which errors it raises.
 
     Args:
         run_dir: the run folder.
@@ -286,16 +306,22 @@ def load_policy(
         trust: whether unknown code may be executed.
     """
     agent, stored = load_run(run_dir, best, trust)
-    act = jax.jit(chunks_from_seed, static_argnames="action_dim")
+    scale = scaling_of(stored)
+    action_dim = stored["action_dim"]
+
+    @jax.jit
+    def act(
+        agent: Agent, observations: jax.Array, seed: jax.Array, call: jax.Array
+    ) -> jax.Array:
+        return chunks_from_seed(agent, scale(observations), seed, call, action_dim)
+
     start = np.uint32(seed)
     calls = itertools.count()
 
     def policy(observations: np.ndarray) -> np.ndarray:
         batch = checked_observations(observations, stored["observation_dim"])
         call = np.uint32(next(calls))
-        chunks = np.asarray(
-            act(agent, batch, start, call, action_dim=stored["action_dim"])
-        )
+        chunks = np.asarray(act(agent, batch, start, call))
         return chunks if np.ndim(observations) > 1 else chunks[0]
 
     return policy

@@ -17,6 +17,7 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from configs.agent_source import AGENTS, Source, kept_source
 from configs.flags import STEPS, UNHASHED
 from configs.run_folder import read_config, read_done
 from configs.settings import Settings
-from envs.tasks import dataset_name
+from envs.tasks import dataset_name, folder_flag, is_robomimic
 from training.cloning import clones_as_bc, cloning_identity
 from utils.errors import DamagedFile, RunError, UserError
 from utils.files import digest, expanded, lock_of, try_lock
@@ -45,7 +46,6 @@ BASE_FLAGS = (
     "dataset_proportion",
     "dataset_layout",
     "action_scale",
-    "ogbench_dataset_dir",
     "offline_steps",
 )
 
@@ -111,7 +111,8 @@ class Run:
         """Return the pretraining run of this run's base without reading the data."""
         settings = self.base_settings()
         identity = base_identity(settings)
-        identity |= {name: settings.flags[name] for name in BASE_FLAGS}
+        names = (*BASE_FLAGS, folder_flag(self.env_name))
+        identity |= {name: settings.flags[name] for name in names}
         return ExpectedBase(dataset_name(self.env_name), self.seed, settings, identity)
 
     @property
@@ -191,7 +192,9 @@ class Run:
         }
         if self.cloning:
             config["cloning"] = cloning_identity(self.source, self.settings.agent)
-        names = ("jax", "mujoco", "ogbench", "numpy")
+        names = ["jax", "mujoco", "ogbench", "numpy"]
+        if is_robomimic(self.env_name) and find_spec("robosuite"):
+            names.append("robosuite")
         config["versions"] = {name: importlib.metadata.version(name) for name in names}
         return config | {"commit": git_commit()}
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from envs.robomimic_data import Recipe
 from training.journal import Journal
 from training.run import Run
 from utils.errors import RunError
@@ -11,10 +12,16 @@ from utils.progress import run_name
 
 
 class Seeds:
-    """The journals of runs that differ only in their seeds; a seed is an index into them."""
+    """The journals of runs that differ only in their seeds; a seed is an index into them.
 
-    def __init__(self, journals: Sequence[Journal]):
+    Args:
+        journals: the files of each run.
+        recipe: how to make the environment of a task of robomimic; None for other tasks.
+    """
+
+    def __init__(self, journals: Sequence[Journal], recipe: Recipe | None = None):
         self.journals = journals
+        self.recipe = recipe
         self.broken: dict[int, RunError] = {}
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from configs.agent_source import ROOT, Source, differing_files, kept_source
 from configs.flags import MAY_CHANGE
 from configs.run_folder import TRAINS, read_config
-from envs.tasks import alias_of
+from envs.tasks import alias_of, folder_flag
 from training.run import Run, total_updates
 from utils.errors import DamagedFile, UserError, join_first
 from utils.files import write_json
@@ -147,7 +147,8 @@ def check_data(run: Run, transitions: int, crc: str) -> None:
     checksum = stored.get("crc", crc)
     if before == transitions and (checksum == crc or isinstance(checksum, int)):
         return
-    flag = "--dataset" if run.settings.flags["dataset"] else "--ogbench_dataset_dir"
+    named = run.settings.flags["dataset"]
+    flag = "--dataset" if named else f"--{folder_flag(run.env_name)}"
     change = (
         f"{before:,} -> {transitions:,} transitions"
         if before != transitions
@@ -157,6 +158,22 @@ def check_data(run: Run, transitions: int, crc: str) -> None:
         f"{flag}: dataset changed since {run.folder} started ({change}): "
         "restore it, choose another --run_group, or --overwrite"
     )
+
+
+def check_environment(run: Run, described: dict[str, Any] | None) -> None:
+    """Raise UserError if the data describes another environment than when the run began.
+
+    Args:
+        run: the run.
+        described: the entry of config.json now; None for tasks that have none.
+    """
+    stored = (read_config(run.folder) or {}).get("environment", described)
+    if stored != described:
+        raise UserError(
+            f"--{folder_flag(run.env_name)}: the file of demonstrations describes another"
+            f" environment than when {run.folder} started: restore it, choose another"
+            " --run_group, or --overwrite"
+        )
 
 
 def prepare_folder(run: Run, overwrite: bool, found: dict[str, Any]) -> None:
@@ -169,6 +186,7 @@ def prepare_folder(run: Run, overwrite: bool, found: dict[str, Any]) -> None:
     """
     if not overwrite:
         check_data(run, **found["dataset"])
+        check_environment(run, found.get("environment"))
     if overwrite and run.folder.exists():
         shutil.rmtree(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from agents.base import Agent
-from envs.video import film
-from envs.workers import WorkerError
+from envs.robomimic_data import Recipe
+from envs.video import film, film_maker
+from envs.workers import WorkerError, maker
 from training.checkpoints import agent_from, agent_tree
 from training.evaluator import Evaluations, Evaluator, without_optimiser
 from training.journal import Journal
@@ -52,12 +53,13 @@ def train_runs(
     for run in runs:
         prepare_folder(run, overwrite, found | {"device": device})
     dims = found["observation_dim"], found["action_dim"]
+    recipe = Recipe.from_record(found.get("environment"))
     errors = []
     with contextlib.ExitStack() as stack:
         journals = [Journal(run, stack, *dims) for run in runs]
         for step, members in group_by_step(journals):
             try:
-                seeds = Seeds([journals[i] for i in members])
+                seeds = Seeds([journals[i] for i in members], recipe)
                 trainer = Trainer(
                     seeds, [agents[i] for i in members], step, dims[1], stack
                 )
@@ -149,7 +151,9 @@ class Trainer:
         self.phase = self.records[0].get("phase", "offline")
         self.updates = Updates([start.state for start in starts])
         self.interaction: Interaction | None = None  # before the online phase
-        evaluator = Evaluator(seeds.run.env_name, self.flags, len(seeds), action_dim)
+        env_name = seeds.run.env_name
+        make_env = maker(seeds.recipe)
+        evaluator = Evaluator(env_name, self.flags, len(seeds), action_dim, make_env)
         self.evaluations = Evaluations(seeds, stack.enter_context(evaluator))
         for seed, start in enumerate(starts):
             if start.evaluating:
@@ -423,4 +427,5 @@ def film_policies(seeds: Seeds, updates: Updates, step: int, action_dim: int) ->
                 chunk_length(config),
                 action_dim,
                 flags["video_frame_skip"],
+                make_env=film_maker(seeds.recipe),
             )
