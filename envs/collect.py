@@ -47,7 +47,7 @@ from utils.spawned import (
     unguarded_program,
 )
 
-SCRIPT_STEPS = 120  # the limit of a scripted demonstration
+SCRIPT_STEPS = 80  # the limit of a scripted demonstration
 _STACKING = {
     "single": (0, 0),
     "double": (0, 0.25),

@@ -16,6 +16,9 @@ from envs.robomimic import import_robosuite, observed
 from envs.robomimic_data import observation_keys
 from envs.tasks import robomimic_task
 
+_BESIDE = (
+    0.08  # metres from the cube to where the hand closes in an episode that misses it
+)
 _STEP = 0.05  # metres that the controller moves for an action of 1
 
 
@@ -32,7 +35,7 @@ class Skill(NamedTuple):
 
 SKILLS = {
     "better": Skill(1.0, 0.1, 0.0),
-    "okay": Skill(0.7, 0.3, 0.3),
+    "okay": Skill(0.7, 0.3, 0.5),
     "worse": Skill(0.5, 0.4, 0.9),
 }
 _PEOPLE = {"mh": ("better", "okay", "worse"), "ph": ("better",)}
@@ -51,9 +54,7 @@ class Lift:
         self.rng = rng
         self.error = np.zeros(3)
         if rng.random() < skill.misses:
-            angle = rng.uniform(0, 2 * np.pi)
-            distance = rng.uniform(0.05, 0.12)
-            self.error[:2] = distance * np.cos(angle), distance * np.sin(angle)
+            self.error[1] = rng.choice([-_BESIDE, _BESIDE])
         self.phase = 0
         self.closed_for = 0
         self.target: np.ndarray | None = None
@@ -68,7 +69,8 @@ class Lift:
         self._advance(away)
         action = np.zeros(7)
         action[:3] = np.clip(away / _STEP, -self.skill.speed, self.skill.speed)
-        action[:6] += self.rng.normal(0, self.skill.noise, 6) * ([1] * 3 + [0.2] * 3)
+        action[:3] += self.rng.normal(0, self.skill.noise, 3)
+        action[3:6] = self.rng.normal(0, 0.02, 3)  # more would turn the hand for good
         action[6] = 1 if self.phase >= 2 else -1
         return np.clip(action, -1, 1)
 

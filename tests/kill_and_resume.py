@@ -660,18 +660,24 @@ def compare_checkpoints(one: Path, two: Path, report: Report) -> list[str]:
 
 
 def check(
-    folder: Path, kills: int, which: str = "kill", seed: int = 0, work: Work = WHOLE
+    folder: Path,
+    kills: int,
+    which: str = "kill",
+    seed: int = 0,
+    work: Work = WHOLE,
+    env_name: str = ENV_NAME,
 ) -> Report:
     """Make data, run undisturbed, run killed, compare; all files lie below `folder`. Raises
     Failure.
     """
     from envs.collect import collect_random
+    from envs.tasks import folder_flag
 
     start, rng, report = time.monotonic(), np.random.default_rng(seed), Report()
-    collect_random(ENV_NAME, folder / "data", 300)
+    collect_random(env_name, folder / "data", 300)
     flags = [
-        f"--env_name={ENV_NAME}",
-        f"--ogbench_dataset_dir={folder / 'data'}",
+        f"--env_name={env_name}",
+        f"--{folder_flag(env_name)}={folder / 'data'}",
         *work.flags(),
         *TINY,
     ]
@@ -700,6 +706,7 @@ def main(arguments: list[str]) -> int:
         "--kills", type=int, default=20, help="how often the run is killed"
     )
     parser.add_argument("--signal", choices=("kill", "term", "mixed"), default="kill")
+    parser.add_argument("--env_name", default=ENV_NAME, help="for main.py")
     parser.add_argument("--num_seeds", type=int, default=1, help="for main.py")
     parser.add_argument("--eval_async", action="store_true", help="for main.py")
     parser.add_argument("--seed", type=int, default=0, help="decides the moments")
@@ -710,7 +717,9 @@ def main(arguments: list[str]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="kill_and_resume_"))
     try:
         work = Work(num_seeds=given.num_seeds, eval_async=given.eval_async)
-        report = check(folder, given.kills, given.signal, given.seed, work)
+        report = check(
+            folder, given.kills, given.signal, given.seed, work, given.env_name
+        )
     except Failure as failure:
         print(f"WRONG {failure}")
         return 1

@@ -15,7 +15,7 @@ def test_workers_that_open_while_it_closes_are_closed_too(monkeypatch):
     opening, closing = threading.Event(), threading.Event()
 
     class SlowWorkers:
-        def __init__(self, env_name, workers):
+        def __init__(self, env_name, workers, make_env):
             self.closed = False
             opening.set()
             assert closing.wait(30)
