@@ -19,6 +19,8 @@ from envs.tasks import robomimic_task
 _BESIDE = (
     0.08  # metres from the cube to where the hand closes in an episode that misses it
 )
+_CLOSING = 4  # steps until the fingers hold
+_RAISING = 0.25  # the largest action upwards with the cube
 _STEP = 0.05  # metres that the controller moves for an action of 1
 
 
@@ -35,8 +37,8 @@ class Skill(NamedTuple):
 
 SKILLS = {
     "better": Skill(1.0, 0.1, 0.0),
-    "okay": Skill(0.7, 0.3, 0.5),
-    "worse": Skill(0.5, 0.4, 0.9),
+    "okay": Skill(0.8, 0.2, 0.5),
+    "worse": Skill(0.6, 0.3, 0.9),
 }
 _PEOPLE = {"mh": ("better", "okay", "worse"), "ph": ("better",)}
 
@@ -68,7 +70,8 @@ class Lift:
         away = goal - hand
         self._advance(away)
         action = np.zeros(7)
-        action[:3] = np.clip(away / _STEP, -self.skill.speed, self.skill.speed)
+        speed = _RAISING if self.phase == 3 else self.skill.speed
+        action[:3] = np.clip(away / _STEP, -speed, speed)
         action[:3] += self.rng.normal(0, self.skill.noise, 3)
         action[3:6] = self.rng.normal(0, 0.02, 3)  # more would turn the hand for good
         action[6] = 1 if self.phase >= 2 else -1
@@ -82,7 +85,7 @@ class Lift:
             self.phase = 2
         elif self.phase == 2:
             self.closed_for += 1
-            if self.closed_for >= 6:
+            if self.closed_for >= _CLOSING:
                 self.phase = 3
 
 
