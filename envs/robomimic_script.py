@@ -1,8 +1,9 @@
 """Demonstrations of robomimic's lift by a script, and of any task by random actions.
 
 The script reaches, grasps and raises the cube. Like the people of robomimic's multi-human data
-it acts with unequal skill (`SKILLS`), and the least skilled often miss the cube. An episode
-ends with the first success, or without one at the job's limit of steps.
+it acts with unequal skill (`SKILLS`), and the least skilled often miss the cube. A demonstration
+holds the cube for some steps, as theirs do, and its last row has `dones` 1; without a success
+it ends at the job's limit of steps, with `dones` 0.
 """
 
 import random
@@ -21,6 +22,7 @@ _BESIDE = (
 )
 _CLOSING = 4  # steps until the fingers hold
 _RAISING = 0.25  # the largest action upwards with the cube
+_HOLDING = 10  # steps after the first success
 _STEP = 0.05  # metres that the controller moves for an action of 1
 
 
@@ -132,24 +134,21 @@ class Demonstrator:
         rng = np.random.default_rng([seed, 1])
         raw = self.world.reset()
         person = self._person(index, rng)
-        rows: dict[str, list] = {
-            "actions": [],
-            "rewards": [],
-            "dones": [],
-            "states": [],
-        }
+        rows: dict[str, list] = {"actions": [], "rewards": [], "states": []}
         seen = [observed(raw, self.keys)]
-        for _ in range(steps):
+        left = steps
+        while left:
             action = np.clip(person.act(raw), -1, 1)
             rows["states"].append(self.world.sim.get_state().flatten())
             raw, reward, _, _ = self.world.step(action)
+            first = reward > 0 and not any(rows["rewards"])
+            left = _HOLDING if first else left - 1
             rows["actions"].append(action)
             rows["rewards"].append(float(reward))
-            rows["dones"].append(int(reward > 0))
             seen.append(observed(raw, self.keys))
-            if reward > 0:
-                break
         arrays = {name: np.array(values) for name, values in rows.items()}
+        arrays["dones"] = np.zeros(len(arrays["rewards"]), np.int64)
+        arrays["dones"][-1] = reward > 0
         for key in self.keys:
             values = np.array([observation[key] for observation in seen])
             arrays |= {f"obs/{key}": values[:-1], f"next_obs/{key}": values[1:]}
