@@ -3,6 +3,7 @@ on.
 """
 
 import contextlib
+import functools
 import math
 import os
 import time
@@ -17,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from agents.base import Agent
+from training.compile_options import compile_options
 from utils.errors import UserError
 from utils.files import expanded
 from utils.logging import warn
@@ -28,29 +30,36 @@ MOST_UPDATES_PER_CALL_ON_ACCELERATOR = 100
 
 
 class Window(flax.struct.PyTreeNode):
-    """The metrics since the last row of train.csv: their sums, and the first update at which
-    each was not finite (or -1).
+    """The metrics since the last row of train.csv: their sums [M], and the first update [M] at
+    which each was not finite (or -1).
+
+    Vectors, because on an accelerator each number by itself would be two kernels.
     """
 
-    sums: dict[str, jax.Array]
-    broken: dict[str, jax.Array]
+    sums: jax.Array
+    broken: jax.Array
+    names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
     @classmethod
     def create(cls, sums: dict[str, Any]) -> Self:
         """A window with these sums, all of them finite."""
-        return cls(
-            {k: jnp.array(v, jnp.float32) for k, v in sums.items()},
-            {k: jnp.array(-1, jnp.int32) for k in sums},
-        )
+        values = jnp.array(list(sums.values()), jnp.float32)
+        return cls(values, jnp.full(values.shape, -1, jnp.int32), tuple(sums))
 
     def add(self, metrics: dict[str, jax.Array], update: jax.Array) -> Self:
         """The window with the metrics of one more update, whose number is `update`."""
-        sums = jax.tree.map(jnp.add, self.sums, metrics)
-        first = {k: (self.broken[k] < 0) & ~jnp.isfinite(v) for k, v in metrics.items()}
+        values = jnp.stack([metrics[name] for name in self.names])
+        first = (self.broken < 0) & ~jnp.isfinite(values)
         return self.replace(
-            sums=sums,
-            broken={k: jnp.where(first[k], update, v) for k, v in self.broken.items()},
+            sums=self.sums + values, broken=jnp.where(first, update, self.broken)
         )
+
+    def by_name(self, values: jax.Array) -> list[dict[str, Any]]:
+        """For each seed the numbers of `sums` or `broken`, which are stacked [S, M], by the
+        names of their metrics.
+        """
+        host = jax.device_get(values).tolist()
+        return [dict(zip(self.names, row, strict=True)) for row in host]
 
 
 def one_update(
@@ -63,18 +72,7 @@ def one_update(
     return agent.update(batch, key_update)
 
 
-# On a CPU XLA would else copy parameters and targets in every update, 75 MB at the paper's size
-# and 6 % of the time.
-WITHOUT_COPIES = {"xla_cpu_copy_insertion_use_region_analysis": True}
-
-
-@partial(
-    jax.jit,
-    static_argnames=("updates", "mesh"),
-    donate_argnames=("agents", "windows"),
-    compiler_options=WITHOUT_COPIES,
-)
-def train_block(
+def _train_block(
     agents: Agent,
     windows: Window,
     replay: Replay,
@@ -114,6 +112,22 @@ def train_block(
 
     mapped = for_each_seed(block, (0, 0, 0, 0, 0, None), mesh)
     return mapped(agents, windows, keys, replay.online, rows, replay.stored)
+
+
+@functools.cache
+def train_block_on(platform: str) -> Any:
+    """`train_block` as a jitted function that is compiled as training is on a platform."""
+    return jax.jit(
+        _train_block,
+        static_argnames=("updates", "mesh"),
+        donate_argnames=("agents", "windows"),
+        compiler_options=compile_options(platform),
+    )
+
+
+def train_block(*arguments: Any, **named: Any) -> tuple[Agent, Window, jax.Array]:
+    """`_train_block`, compiled for JAX's default device."""
+    return train_block_on(jax.default_backend())(*arguments, **named)
 
 
 @partial(jax.jit, static_argnames="mesh", donate_argnames="online")
@@ -279,12 +293,11 @@ class Updates:
         """
         if self.windows is None:
             return {}
-        broken = jax.device_get(self.windows.broken)
+        broken = self.windows.by_name(self.windows.broken)
         self.clock.seen_busy()
         found = {}
-        for seed in range(self.num_seeds):
-            since = {name: int(update[seed]) for name, update in broken.items()}
-            since = {name: update for name, update in since.items() if update >= 0}
+        for seed, updates in enumerate(broken):
+            since = {name: update for name, update in updates.items() if update >= 0}
             if since:
                 first = min(since, key=lambda name: (since[name], name))
                 found[seed] = f"{first} is not finite since update {since[first]}"
@@ -294,11 +307,10 @@ class Updates:
         """The means of each seed's metrics in this window; [] where there was no update."""
         if self.windows is None:
             return []
-        sums = jax.device_get(self.windows.sums)
+        sums = self.windows.by_name(self.windows.sums)
         self.clock.seen_busy()
         return [
-            {name: float(total[seed]) / self.window_updates for name, total in sums.items()}
-            for seed in range(self.num_seeds)
+            {name: total / self.window_updates for name, total in row.items()} for row in sums
         ]
 
     def speed(self, seconds: float) -> dict[str, float]:
@@ -314,14 +326,12 @@ class Updates:
     def states(self) -> list[SeedState]:
         """What a checkpoint keeps of each seed, copied to the host."""
         host = jax.device_get({"agent": self.agents, "keys": self.keys})
-        sums = jax.device_get(self.windows.sums) if self.windows else {}
+        empty: list[dict[str, Any]] = [{}] * self.num_seeds
+        sums = self.windows.by_name(self.windows.sums) if self.windows else empty
         states = []
         for seed in range(self.num_seeds):
             tree = jax.tree.map(lambda leaf, seed=seed: leaf[seed], host)
-            window = {
-                "updates": self.window_updates,
-                "sums": {name: float(total[seed]) for name, total in sums.items()},
-            }
+            window = {"updates": self.window_updates, "sums": sums[seed]}
             states.append(SeedState(tree["agent"], tree["keys"], window))
         return states
 

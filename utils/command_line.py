@@ -128,6 +128,14 @@ def existing_folder(text: str) -> Path:
     return path
 
 
+def existing_file(text: str) -> Path:
+    """The type of a file that exists."""
+    path = expanded(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return path
+
+
 def output_file(text: str) -> Path:
     """The type of a file to write: its folder exists, and it is no folder itself."""
     path = expanded(text)

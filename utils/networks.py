@@ -32,9 +32,16 @@ class SplitDense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (ends[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         shape = (*jnp.broadcast_shapes(*(x.shape[:-1] for x in inputs)), self.features)
-        products = map(jnp.matmul, inputs, jnp.split(kernel, ends[:-1]))
+        products = map(product, inputs, jnp.split(kernel, ends[:-1]))
         terms = (jnp.broadcast_to(term, shape) for term in (*products, bias))
         return functools.reduce(jnp.add, terms)
+
+
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x @ kernel; of an input of width 1, as time is, a multiplication that XLA fuses with the
+    sum that it is part of.
+    """
+    return x * kernel[0] if x.shape[-1] == 1 else x @ kernel
 
 
 def mlp(
@@ -50,7 +57,9 @@ def mlp(
     """
     for i, width in enumerate(hidden_dims):
         x = activation(SplitDense(width, name=f"Dense_{i}")(*inputs))
-        inputs = (nn.LayerNorm(name=f"LayerNorm_{i}")(x) if layer_norm else x,)
+        # the mean, then the variance about it: one kernel on a GPU
+        norm = nn.LayerNorm(use_fast_variance=False, name=f"LayerNorm_{i}")
+        inputs = (norm(x) if layer_norm else x,)
     return SplitDense(out_dim, out_init, name=f"Dense_{len(hidden_dims)}")(*inputs)
 
 
