@@ -75,7 +75,17 @@ def memoryless_rollout(
         x_next = x + h * drift + jnp.sqrt(h) * memoryless_noise(t, h) * eps
         return x_next, (x, velocity)
 
-    _, (xs, velocities) = jax.lax.scan(step, x0, (ts, noise), unroll=unrolled(flow_steps))
+    def one_by_one() -> tuple[jax.Array, jax.Array]:
+        return jax.lax.scan(step, x0, (ts, noise), unroll=unrolled(flow_steps))[1]
+
+    def at_once() -> tuple[jax.Array, jax.Array]:
+        xs, _ = jax.lax.stop_gradient(one_by_one())
+        return xs, policy(xs, ts[:, None, None])
+
+    # An accelerator has more arithmetic to spare than kernels: there the velocities are
+    # computed again, for derivatives at all states at once.
+    paths = {"cpu": one_by_one, "default": at_once if constant else one_by_one}
+    xs, velocities = jax.lax.platform_dependent(**paths)
     of_base = base(xs, ts[:, None, None])
     return Rollout(xs, xs[-1] + h * of_base[-1], velocities, of_base)
 
