@@ -74,6 +74,12 @@ class VelocityField(nn.Module):
         return mlp((s, x, t), self.hidden_dims, x.shape[-1], self.layer_norm)
 
 
+def joined(inputs: Sequence[jax.Array]) -> Sequence[jax.Array]:
+    """Inputs of the same leading axes as one, which takes one product; others as they are."""
+    same = len({x.shape[:-1] for x in inputs}) == 1
+    return (jnp.concatenate(inputs, axis=-1),) if same else inputs
+
+
 class Critic(nn.Module):
     """A number [...] for its inputs, as Q(s, a) or V(s); with `bins`, logits [..., bins]."""
 
@@ -83,16 +89,19 @@ class Critic(nn.Module):
 
     @nn.compact
     def __call__(self, *inputs: jax.Array) -> jax.Array:
-        outputs = mlp(inputs, self.hidden_dims, self.bins or 1, self.layer_norm)
+        outputs = mlp(joined(inputs), self.hidden_dims, self.bins or 1, self.layer_norm)
         return outputs if self.bins else outputs[..., 0]
 
 
 def ensemble(module: type[nn.Module], size: int) -> type[nn.Module]:
     """`module` E times on the same inputs: parameters and results have a leading axis [E]."""
-    return nn.vmap(
-        module,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=None,
-        axis_size=size,
+    members = nn.vmap(
+        module, variable_axes={"params": 0}, split_rngs={"params": True}, axis_size=size
     )
+
+    class Ensemble(members):  # type: ignore[misc, valid-type]
+        def __call__(self, *inputs: jax.Array) -> jax.Array:
+            # a copy for each member: else one product of all, whose result is transposed
+            return super().__call__(*(jnp.broadcast_to(x, (size, *x.shape)) for x in inputs))
+
+    return Ensemble
