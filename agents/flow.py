@@ -3,6 +3,7 @@ the memoryless process. Shapes as in `trqam.py`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +12,30 @@ Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 """(x [..., B, D], t: a number or [..., 1]) -> velocity [..., B, D], at given observations."""
 
 
+MOST_UNROLLED = 20  # flow steps
+
+
 def time_grid(flow_steps: int) -> jax.Array:
     """t_k = k / K for k = 0..K-1, shape [K]."""
     return jnp.arange(flow_steps, dtype=jnp.float32) / flow_steps
 
 
-def unrolled(flow_steps: int) -> bool:
-    """Whether a loop over the flow steps is unrolled: XLA fuses across steps; long grids
+def along_grid(
+    step: Callable[[Any, Any], tuple[Any, Any]], state: Any, inputs: Any, reverse: bool = False
+) -> tuple[Any, Any]:
+    """`jax.lax.scan` along the flow steps, unrolled because XLA fuses across steps; long grids
     compile faster as loops.
+
+    Unrolled in Python: the batch axis of several seeds then stays in front of the steps'. A
+    scan puts it behind them, and on a GPU transposes every layer of the network for it.
     """
-    return flow_steps <= 20
+    length = len(jax.tree.leaves(inputs)[0])
+    if length > MOST_UNROLLED:
+        return jax.lax.scan(step, state, inputs, reverse=reverse)
+    step, results = jax.jit(step), [None] * length
+    for k in reversed(range(length)) if reverse else range(length):
+        state, results[k] = step(state, jax.tree.map(lambda leaf, k=k: leaf[k], inputs))
+    return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 
 
 def flow_matching_loss(
@@ -55,8 +70,7 @@ def euler_sample(velocity: Velocity, x0: jax.Array, flow_steps: int) -> jax.Arra
     def step(x: jax.Array, t: jax.Array) -> tuple[jax.Array, None]:
         return euler_step(x, velocity(x, t), flow_steps), None
 
-    x, _ = jax.lax.scan(step, x0, time_grid(flow_steps), unroll=unrolled(flow_steps))
-    return x
+    return along_grid(step, x0, time_grid(flow_steps))[0]
 
 
 def memoryless_noise(t: jax.Array, h: float) -> jax.Array:

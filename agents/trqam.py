@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from agents.base import Agent, Loss, Networks
-from agents.flow import Velocity, memoryless_noise, step_and_noise, time_grid, unrolled
+from agents.flow import Velocity, along_grid, memoryless_noise, step_and_noise, time_grid
 from agents.options import CLIP_GRAD
 from utils.errors import UserError
 from utils.options import Option
@@ -76,7 +76,7 @@ def memoryless_rollout(
         return x_next, (x, velocity)
 
     def one_by_one() -> tuple[jax.Array, jax.Array]:
-        return jax.lax.scan(step, x0, (ts, noise), unroll=unrolled(flow_steps))[1]
+        return along_grid(step, x0, (ts, noise))[1]
 
     def at_once() -> tuple[jax.Array, jax.Array]:
         xs, _ = jax.lax.stop_gradient(one_by_one())
@@ -118,8 +118,7 @@ def lean_adjoint(base: Velocity, xs: jax.Array, adjoint: jax.Array) -> jax.Array
         adjoint = adjoint + h * transpose(adjoint)[0]
         return adjoint, adjoint
 
-    unroll = unrolled(flow_steps)
-    return jax.lax.scan(step, adjoint, transposes, reverse=True, unroll=unroll)[1]
+    return along_grid(step, adjoint, transposes, reverse=True)[1]
 
 
 def adjoint_matching_loss(

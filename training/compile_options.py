@@ -21,6 +21,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         # loop over many flow steps leaves short sequences of kernels. The kinds of commands in
         # a graph stay XLA's: adding WHILE to them alone leaves no graph at all.
         "xla_gpu_graph_min_graph_size": 1,
+        # as on a CPU
+        "xla_gpu_copy_insertion_use_region_analysis": True,
     },
 }
 

@@ -22,6 +22,7 @@ from training.compile_options import compile_options
 from utils.errors import UserError
 from utils.files import expanded
 from utils.logging import warn
+from utils.packing import Packed, Packing
 from utils.replay import HostFed, Replay, Rows, Transitions, update_keys
 from utils.sharding import for_each_seed, mesh_for, one_seed, stack_seeds
 
@@ -98,16 +99,19 @@ def _train_block(
         stored: Transitions | HostFed,
     ) -> tuple[Agent, Window, jax.Array]:
         seeds_replay = replay.replace(stored=stored, online=online)
+        packing = Packing.of(agent)
 
         def one(
-            carry: tuple[Agent, Window], rows: Rows | None
-        ) -> tuple[tuple[Agent, Window], None]:
+            carry: tuple[Packed, Window], rows: Rows | None
+        ) -> tuple[tuple[Packed, Window], None]:
             agent, metrics = one_update(
-                carry[0], seeds_replay.feed(rows), jax.random.wrap_key_data(key)
+                packing.unpack(carry[0]), seeds_replay.feed(rows), jax.random.wrap_key_data(key)
             )
-            return (agent, carry[1].add(metrics, agent.step)), None
+            return (packing.pack(agent), carry[1].add(metrics, agent.step)), None
 
-        (agent, window), _ = jax.lax.scan(one, (agent, window), rows, length=updates)
+        carry = packing.pack(agent), window
+        (packed, window), _ = jax.lax.scan(one, carry, rows, length=updates)
+        agent = packing.unpack(packed)
         return agent, window, agent.step + 0
 
     mapped = for_each_seed(block, (0, 0, 0, 0, 0, None), mesh)

@@ -71,7 +71,7 @@ class VelocityField(nn.Module):
 
     @nn.compact
     def __call__(self, s: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
-        return mlp((s, x, t), self.hidden_dims, x.shape[-1], self.layer_norm)
+        return mlp(joined((s, x, t)), self.hidden_dims, x.shape[-1], self.layer_norm)
 
 
 def joined(inputs: Sequence[jax.Array]) -> Sequence[jax.Array]:
