@@ -117,12 +117,15 @@ def block_shapes(chosen: Chosen, options: argparse.Namespace, seeds: int) -> tup
     return stacked(agent, seeds), stacked(window, seeds), replay, keys
 
 
-def given_options(words: list[str]) -> dict[str, str]:
+def given_options(words: list[str]) -> dict[str, Any]:
     """The options of --option; raises UserError for one without a value."""
+    options: dict[str, Any] = {}
     for word in words:
-        if "=" not in word:
+        name, equals, value = word.partition("=")
+        if not equals:
             raise UserError(f"--option={word}: give KEY=VALUE")
-    return dict(word.split("=", 1) for word in words)
+        options[name] = {"true": True, "false": False}.get(value.lower(), value)
+    return options
 
 
 def compile_block(
