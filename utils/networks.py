@@ -31,10 +31,20 @@ class SplitDense(nn.Module):
         ends = list(itertools.accumulate(x.shape[-1] for x in inputs))
         kernel = self.param("kernel", self.kernel_init, (ends[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        shape = (*jnp.broadcast_shapes(*(x.shape[:-1] for x in inputs)), self.features)
-        products = map(product, inputs, jnp.split(kernel, ends[:-1]))
-        terms = (jnp.broadcast_to(term, shape) for term in (*products, bias))
-        return functools.reduce(jnp.add, terms)
+        axes = jnp.broadcast_shapes(*(x.shape[:-1] for x in inputs))
+
+        def split(kernel: jax.Array, *inputs: jax.Array) -> jax.Array:
+            products = map(product, inputs, jnp.split(kernel, ends[:-1]))
+            terms = (jnp.broadcast_to(term, (*axes, self.features)) for term in products)
+            return functools.reduce(jnp.add, terms)
+
+        def joined(kernel: jax.Array, *inputs: jax.Array) -> jax.Array:
+            wide = [jnp.broadcast_to(x, (*axes, x.shape[-1])) for x in inputs]
+            return jnp.concatenate(wide, axis=-1) @ kernel
+
+        if len({x.shape[:-1] for x in inputs}) == 1:
+            return joined(kernel, *inputs) + bias
+        return jax.lax.platform_dependent(kernel, *inputs, cpu=split, default=joined) + bias
 
 
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -71,13 +81,7 @@ class VelocityField(nn.Module):
 
     @nn.compact
     def __call__(self, s: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
-        return mlp(joined((s, x, t)), self.hidden_dims, x.shape[-1], self.layer_norm)
-
-
-def joined(inputs: Sequence[jax.Array]) -> Sequence[jax.Array]:
-    """Inputs of the same leading axes as one, which takes one product; others as they are."""
-    same = len({x.shape[:-1] for x in inputs}) == 1
-    return (jnp.concatenate(inputs, axis=-1),) if same else inputs
+        return mlp((s, x, t), self.hidden_dims, x.shape[-1], self.layer_norm)
 
 
 class Critic(nn.Module):
@@ -89,7 +93,7 @@ class Critic(nn.Module):
 
     @nn.compact
     def __call__(self, *inputs: jax.Array) -> jax.Array:
-        outputs = mlp(joined(inputs), self.hidden_dims, self.bins or 1, self.layer_norm)
+        outputs = mlp(inputs, self.hidden_dims, self.bins or 1, self.layer_norm)
         return outputs if self.bins else outputs[..., 0]
 
 
