@@ -20,7 +20,7 @@ def time_grid(flow_steps: int) -> jax.Array:
     return jnp.arange(flow_steps, dtype=jnp.float32) / flow_steps
 
 
-def along_grid(
+def loop(
     step: Callable[[Any, Any], tuple[Any, Any]], state: Any, inputs: Any, reverse: bool = False
 ) -> tuple[Any, Any]:
     """`jax.lax.scan` along the flow steps, unrolled because XLA fuses across steps; long grids
@@ -36,6 +36,34 @@ def along_grid(
     for k in reversed(range(length)) if reverse else range(length):
         state, results[k] = step(state, jax.tree.map(lambda leaf, k=k: leaf[k], inputs))
     return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+
+def simulate(
+    step: Callable, x0: jax.Array, inputs: tuple, velocity: Velocity, constant: bool
+) -> tuple[jax.Array, jax.Array]:
+    """States xs [K, B, D] and the velocities there, which have a gradient.
+
+    An accelerator has more arithmetic to spare than kernels: there the velocities at constant
+    states are computed again, at all of them at once, so that their derivatives are too.
+
+    Args:
+        step: (x, inputs) -> (next x, (x, velocity)).
+        x0: [B, D].
+        inputs: of each step [K, ...], the times first.
+        velocity: v(x, t).
+        constant: whether the states have no gradient.
+    """
+
+    def one_by_one() -> tuple[jax.Array, jax.Array]:
+        return loop(step, x0, inputs)[1]
+
+    def at_once() -> tuple[jax.Array, jax.Array]:
+        xs = jax.lax.stop_gradient(one_by_one()[0])
+        return xs, velocity(xs, inputs[0][:, None, None])
+
+    if not constant:
+        return one_by_one()
+    return jax.lax.platform_dependent(cpu=one_by_one, default=at_once)
 
 
 def flow_matching_loss(
@@ -70,7 +98,7 @@ def euler_sample(velocity: Velocity, x0: jax.Array, flow_steps: int) -> jax.Arra
     def step(x: jax.Array, t: jax.Array) -> tuple[jax.Array, None]:
         return euler_step(x, velocity(x, t), flow_steps), None
 
-    return along_grid(step, x0, time_grid(flow_steps))[0]
+    return loop(step, x0, time_grid(flow_steps))[0]
 
 
 def memoryless_noise(t: jax.Array, h: float) -> jax.Array:

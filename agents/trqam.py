@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from agents.base import Agent, Loss, Networks
-from agents.flow import Velocity, along_grid, memoryless_noise, step_and_noise, time_grid
+from agents.flow import Velocity, loop, memoryless_noise, simulate, step_and_noise, time_grid
 from agents.options import CLIP_GRAD
 from utils.errors import UserError
 from utils.options import Option
@@ -75,17 +75,7 @@ def memoryless_rollout(
         x_next = x + h * drift + jnp.sqrt(h) * memoryless_noise(t, h) * eps
         return x_next, (x, velocity)
 
-    def one_by_one() -> tuple[jax.Array, jax.Array]:
-        return along_grid(step, x0, (ts, noise))[1]
-
-    def at_once() -> tuple[jax.Array, jax.Array]:
-        xs, _ = jax.lax.stop_gradient(one_by_one())
-        return xs, policy(xs, ts[:, None, None])
-
-    # An accelerator has more arithmetic to spare than kernels: there the velocities are
-    # computed again, for derivatives at all states at once.
-    paths = {"cpu": one_by_one, "default": at_once if constant else one_by_one}
-    xs, velocities = jax.lax.platform_dependent(**paths)
+    xs, velocities = simulate(step, x0, (ts, noise), policy, constant)
     of_base = base(xs, ts[:, None, None])
     return Rollout(xs, xs[-1] + h * of_base[-1], velocities, of_base)
 
@@ -118,7 +108,7 @@ def lean_adjoint(base: Velocity, xs: jax.Array, adjoint: jax.Array) -> jax.Array
         adjoint = adjoint + h * transpose(adjoint)[0]
         return adjoint, adjoint
 
-    return along_grid(step, adjoint, transposes, reverse=True)[1]
+    return loop(step, adjoint, transposes, reverse=True)[1]
 
 
 def adjoint_matching_loss(

@@ -12,7 +12,7 @@ the truth lies between. Fusions, layouts, copies, graphs and memory are XLA's ow
 
 kernels, products, chain    of one update of all seeds; the longest chain of kernels that wait
                             for each other
-moved_gb, hbm_gb            bytes read and written, and those that a cache of 40 MB does not hold
+moved_gb, hbm_gb            bytes read and written, and those outside a cache of 40 MB
 copied_mb                   copies of values in the loop over updates and around it
 graphs, outside_graphs      CUDA graphs of the loop's body, and kernels in none
 temp_mb                     memory besides the arguments

@@ -34,7 +34,8 @@ from benchmarks.common import (
 )
 from benchmarks.stages import stage_seconds
 from benchmarks.trace import profile
-from training.updates import Window, configure_jax, one_update, train_block, updates_per_call
+from training.compile_options import CANDIDATES
+from training.updates import Window, configure_jax, one_update, train_block_on, updates_per_call
 from utils.command_line import at_least, each_at_least
 from utils.replay import Replay
 from utils.sharding import host_device, mesh_for, replicate, stack_seeds
@@ -66,6 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stages", action="store_true", help="time the stages of an update one by one"
     )
+    doc = "time each of the compile options of training/compile_options.py, in turns"
+    parser.add_argument("--candidates", action="store_true", help=doc)
     doc = "time evaluations of puzzle-4x4 with 1, 2, 4, ... workers"
     parser.add_argument("--evaluate", action="store_true", help=doc)
     doc = "episodes of a timed evaluation (8)"
@@ -103,7 +106,11 @@ def gflop_per_update(agent: Any) -> float | None:
 class Training:
     """The training loop's own call, for a number of seeds, on a replay."""
 
-    def __init__(self, agents: list[Any], replay: Replay, updates: int):
+    def __init__(
+        self, agents: list[Any], replay: Replay, updates: int, candidate: str = "training"
+    ):
+        self.candidate = candidate
+        self.train_block = train_block_on(jax.default_backend(), candidate)
         self.seeds, self.updates, self.mesh = len(agents), updates, mesh_for(len(agents))
         names = jax.eval_shape(one_update, agents[0], replay, jax.random.key(0))[1]
         windows = [Window.create(dict.fromkeys(names, 0.0)) for _ in agents]
@@ -116,7 +123,7 @@ class Training:
 
     def block(self) -> Any:
         """One call."""
-        self.agents, self.windows, done = train_block(
+        self.agents, self.windows, done = self.train_block(
             self.agents,
             self.windows,
             self.replay,
@@ -138,6 +145,7 @@ class Training:
         work = self.seeds * updates_per_s
         return {
             "seeds": self.seeds,
+            "compiled_as": self.candidate,
             "updates_per_s": updates_per_s,
             "seed_updates_per_s": work,
             "fraction_of_peak": gflop and work * gflop / (devices * peak),
@@ -201,7 +209,7 @@ def describe(speed: dict[str, Any]) -> str:
     return (
         f"{speed['seeds']:3d} seeds: {speed['updates_per_s']:9.2f} updates/s,"
         f" {speed['seed_updates_per_s']:9.2f} seed-updates/s{of_peak},"
-        f" first call {speed['compile_seconds']:.1f} s"
+        f" first call {speed['compile_seconds']:.1f} s ({speed['compiled_as']})"
     )
 
 
@@ -239,8 +247,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     updates = options.updates or updates_per_call(0)
     gflop = gflop_per_update(agent.create(0))
     trainings = [
-        Training([agent.create(seed) for seed in range(count)], replay, updates)
+        Training([agent.create(seed) for seed in range(count)], replay, updates, candidate)
         for count in options.seeds
+        for candidate in (CANDIDATES if options.candidates else ["training"])
     ]
     result: dict[str, Any] = {"agent": agent.file, "matmul_precision": precision}
     result |= measure_speeds(trainings, options.blocks, gflop)

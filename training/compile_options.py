@@ -21,17 +21,26 @@ OPTIONS: dict[str, dict[str, Any]] = {
         # loop over many flow steps leaves short sequences of kernels. The kinds of commands in
         # a graph stay XLA's: adding WHILE to them alone leaves no graph at all.
         "xla_gpu_graph_min_graph_size": 1,
-        # as on a CPU
-        "xla_gpu_copy_insertion_use_region_analysis": True,
+        # a trace shows the graphs that training runs, not their kernels started one by one
+        "xla_enable_command_buffers_during_profiling": True,
+    },
+}
+# What may be faster on a GPU: `python scripts/benchmark.py gpu` times them in turns.
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "training": {},
+    "concurrent": {"xla_gpu_command_buffer_scheduling_mode": "CONCURRENT"},
+    "cublaslt": {"xla_gpu_enable_triton_gemm": False},
+    "concurrent cublaslt": {
+        "xla_gpu_command_buffer_scheduling_mode": "CONCURRENT",
+        "xla_gpu_enable_triton_gemm": False,
     },
 }
 
 
-def compile_options(platform: str) -> dict[str, Any]:
-    """The options for a platform, of which this version of JAX knows all."""
-    return {
-        name: value for name, value in OPTIONS.get(platform, {}).items() if known(name, value)
-    }
+def compile_options(platform: str, candidate: str = "training") -> dict[str, Any]:
+    """The options for a platform and a candidate's, without those that this JAX lacks."""
+    options = OPTIONS.get(platform, {}) | CANDIDATES[candidate]
+    return {name: value for name, value in options.items() if known(name, value)}
 
 
 @functools.cache

@@ -119,13 +119,15 @@ def _train_block(
 
 
 @functools.cache
-def train_block_on(platform: str) -> Any:
-    """`train_block` as a jitted function that is compiled as training is on a platform."""
+def train_block_on(platform: str, candidate: str = "training") -> Any:
+    """`train_block` as a jitted function that is compiled as training is on a platform, or with
+    the options of a candidate besides.
+    """
     return jax.jit(
         _train_block,
         static_argnames=("updates", "mesh"),
         donate_argnames=("agents", "windows"),
-        compiler_options=compile_options(platform),
+        compiler_options=compile_options(platform, candidate),
     )
 
 

@@ -5,53 +5,13 @@ those of the same network on their concatenation: Dense_i of a kernel and a bias
 a scale and a bias.
 """
 
-import functools
-import itertools
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-xavier = nn.initializers.xavier_uniform()
-
-
-class SplitDense(nn.Module):
-    """A dense layer on the concatenation of its inputs, computed as one product for each.
-
-    What depends on one input alone is then computed once: the share of the observation is the
-    same at every step of a flow.
-    """
-
-    features: int
-    kernel_init: nn.initializers.Initializer = xavier
-
-    @nn.compact
-    def __call__(self, *inputs: jax.Array) -> jax.Array:
-        ends = list(itertools.accumulate(x.shape[-1] for x in inputs))
-        kernel = self.param("kernel", self.kernel_init, (ends[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        axes = jnp.broadcast_shapes(*(x.shape[:-1] for x in inputs))
-
-        def split(kernel: jax.Array, *inputs: jax.Array) -> jax.Array:
-            products = map(product, inputs, jnp.split(kernel, ends[:-1]))
-            terms = (jnp.broadcast_to(term, (*axes, self.features)) for term in products)
-            return functools.reduce(jnp.add, terms)
-
-        def joined(kernel: jax.Array, *inputs: jax.Array) -> jax.Array:
-            wide = [jnp.broadcast_to(x, (*axes, x.shape[-1])) for x in inputs]
-            return jnp.concatenate(wide, axis=-1) @ kernel
-
-        if len({x.shape[:-1] for x in inputs}) == 1:
-            return joined(kernel, *inputs) + bias
-        return jax.lax.platform_dependent(kernel, *inputs, cpu=split, default=joined) + bias
-
-
-def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x @ kernel; of an input of width 1, as time is, a multiplication that XLA fuses with the
-    sum that it is part of.
-    """
-    return x * kernel[0] if x.shape[-1] == 1 else x @ kernel
+from utils.dense import SplitDense, xavier
 
 
 def mlp(

@@ -29,7 +29,9 @@ class Packing(NamedTuple):
         """The packing of trees of this structure and these shapes."""
         leaves, structure = jax.tree.flatten_with_path(tree)
         shapes = [
-            leaf.shape if path and getattr(path[-1], "key", None) in PACKED and leaf.ndim > 1 else None
+            leaf.shape
+            if path and getattr(path[-1], "key", None) in PACKED and leaf.ndim > 1
+            else None
             for path, leaf in leaves
         ]
         return cls(structure, shapes)
