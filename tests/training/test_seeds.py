@@ -47,10 +47,10 @@ def train(agents, keys, replay, calls):
     for _ in range(calls):
         windows = stack_seeds([Window.create(dict.fromkeys(names, 0.0)) for _ in agents], None)
         stacked, windows, _ = train_block(stacked, windows, replay, keys, updates=1)
-        metrics.append(jax.device_get(windows.sums))
+        metrics.append(windows.by_name(windows.sums))
     count = range(len(agents))
     return [one_seed(stacked, i) for i in count], [
-        {name: np.array([m[name][i] for m in metrics]) for name in names} for i in count
+        {name: np.array([m[i][name] for m in metrics]) for name in names} for i in count
     ]
 
 
