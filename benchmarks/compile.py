@@ -31,7 +31,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from benchmarks import hlo
-from benchmarks.common import Chosen, add_agent, add_output, chosen_agent
+from benchmarks.common import ChosenAgent, add_agent, add_output, chosen_agent
 from training.updates import Window, one_update, train_block_on
 from utils.command_line import at_least, each_at_least, existing_file
 from utils.errors import RunError, UserError
@@ -40,17 +40,23 @@ from utils.replay import Replay, Transitions
 DEVICE = Path(__file__).with_name("h100_sxm.txtpb")
 PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 PRODUCTS = {"cublaslt": False, "triton": True}  # xla_gpu_enable_triton_gemm
-COLUMNS = ("kernels", "products", "chain", "moved_gb", "hbm_gb", "copied_mb", "graphs")
-COLUMNS = (*COLUMNS, "outside_graphs", "temp_mb")
+COLUMNS = (
+    *("kernels", "products", "chain", "moved_gb", "hbm_gb", "copied_mb"),
+    *("graphs", "outside_graphs", "temp_mb"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of this benchmark."""
     add_agent(parser)
     doc = "numbers of seeds trained in one program, separated by commas (1)"
-    parser.add_argument("--seeds", type=each_at_least(1), default=[1], metavar="N,N", help=doc)
+    parser.add_argument(
+        "--seeds", type=each_at_least(1), default=[1], metavar="N,N", help=doc
+    )
     doc = "updates in a block (20)"
-    parser.add_argument("--updates", type=at_least(1), default=20, metavar="N", help=doc)
+    parser.add_argument(
+        "--updates", type=at_least(1), default=20, metavar="N", help=doc
+    )
     for name, default, doc in (
         ("observation_dim", 51, "O, width of an observation (51)"),
         ("action_dim", 5, "A, width of an action (5)"),
@@ -60,11 +66,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{name}", type=at_least(1), default=default, metavar="N", help=doc
         )
     doc = "XLA's description of the device, as text (an H100's)"
-    parser.add_argument("--device", type=existing_file, default=DEVICE, metavar="F", help=doc)
+    parser.add_argument(
+        "--device", type=existing_file, default=DEVICE, metavar="F", help=doc
+    )
     doc = "which library multiplies matrices (cublaslt)"
-    parser.add_argument("--products", choices=(*PRODUCTS,), default="cublaslt", help=doc)
+    parser.add_argument(
+        "--products", choices=(*PRODUCTS,), default="cublaslt", help=doc
+    )
     doc = "a compile option besides training's own; may be given several times"
-    parser.add_argument("--option", action="append", default=[], metavar="K=V", help=doc)
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="K=V", help=doc
+    )
     doc = "leave XLA's dump in this folder (for several numbers of seeds, in folders in it)"
     parser.add_argument("--keep", type=Path, metavar="DIR", help=doc)
     add_output(parser)
@@ -83,13 +95,17 @@ def described_device(description: str) -> jax.Device:
         )
     except Exception as error:  # of whatever kind the plugin raises
         reason = str(error).splitlines()[0]
-        raise RunError(f"jax {jax.__version__} cannot compile for CUDA: {reason}") from error
+        raise RunError(
+            f"jax {jax.__version__} cannot compile for CUDA: {reason}"
+        ) from error
     return topology.devices[0]
 
 
 def stacked(tree: Any, seeds: int) -> Any:
     """The shapes of a tree for each seed [S, ...]."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((seeds, *x.shape), x.dtype), tree)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((seeds, *x.shape), x.dtype), tree
+    )
 
 
 def replay_shapes(transitions: int, observation_dim: int, action_dim: int) -> Replay:
@@ -103,7 +119,9 @@ def replay_shapes(transitions: int, observation_dim: int, action_dim: int) -> Re
     return Replay(Transitions(*fields, rows=of(dtype=jnp.int32), size=size))
 
 
-def block_shapes(chosen: Chosen, options: argparse.Namespace, seeds: int) -> tuple[Any, ...]:
+def block_shapes(
+    chosen: ChosenAgent, options: argparse.Namespace, seeds: int
+) -> tuple[Any, ...]:
     """The shapes of what `train_block` takes: agents, windows, replay, keys."""
     widths = options.observation_dim, options.action_dim
     agent = jax.eval_shape(
@@ -151,7 +169,10 @@ def compile_block(
 
 
 def measure(
-    shapes: tuple[Any, ...], device: jax.Device, options: argparse.Namespace, folder: Path
+    shapes: tuple[Any, ...],
+    device: jax.Device,
+    options: argparse.Namespace,
+    folder: Path,
 ) -> dict[str, Any]:
     """Compile and count; XLA's dump goes to the folder.
 
@@ -191,7 +212,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     chosen = chosen_agent(options)
     device = described_device(options.device.read_text())
-    print(f"{device.device_kind}, {chosen.file}, {options.products}, one update of all seeds")
+    print(
+        f"{device.device_kind}, {chosen.file}, {options.products}, one update of all seeds"
+    )
     print("seeds " + " ".join(f"{name:>8}" for name in COLUMNS))
     rows = []
     for seeds in options.seeds:

@@ -62,7 +62,9 @@ def device_file() -> Path:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise RunError(f"JAX finds no device: {(done.stderr.strip() or 'no reason')[-200:]}")
+        raise RunError(
+            f"JAX finds no device: {(done.stderr.strip() or 'no reason')[-200:]}"
+        )
     kind = done.stdout.strip().splitlines()[-1].lower()
     return ROOT / "results" / f"speed_{re.sub('[^a-z0-9]+', '_', kind).strip('_')}.json"
 
@@ -71,7 +73,9 @@ def fastest_options(found: dict[str, Any]) -> str:
     """The speeds of the compile options relative to training's, as a sentence."""
     rows = found.get("compile options", {}).get("by_seeds", [])
     base = {
-        row["seeds"]: row["updates_per_s"] for row in rows if row["compiled_as"] == "training"
+        row["seeds"]: row["updates_per_s"]
+        for row in rows
+        if row["compiled_as"] == "training"
     }
     ratios = [
         f"{row['compiled_as']} {row['updates_per_s'] / base[row['seeds']]:.2f} ({row['seeds']}"
@@ -79,7 +83,9 @@ def fastest_options(found: dict[str, Any]) -> str:
         for row in rows
         if row["compiled_as"] != "training"
     ]
-    return "speed relative to training's options: " + ", ".join(ratios) if ratios else ""
+    return (
+        "speed relative to training's options: " + ", ".join(ratios) if ratios else ""
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -91,9 +97,14 @@ def run(options: argparse.Namespace) -> None:
             continue
         left, start = deadline - time.monotonic(), time.monotonic()
         if left < LEAST:
-            print(f"{name}: no time left; the same command again measures it", file=sys.stderr)
+            print(
+                f"{name}: no time left; the same command again measures it",
+                file=sys.stderr,
+            )
             continue
-        found[name] = table.measure(table.made_tiny(words) if options.tiny else words, left)
+        found[name] = table.measure(
+            table.tiny_words(words) if options.tiny else words, left
+        )
         write_json(out, found)
         took, error = time.monotonic() - start, found[name].get("error", "")
         print(f"{name}: {took:.0f} s {error}", file=sys.stderr, flush=True)

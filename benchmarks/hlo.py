@@ -16,7 +16,15 @@ BYTES = {"pred": 1, "bf16": 2, "token": 0} | {
 }
 # move no data: names for parts of other values
 VIEWS = ("bitcast", "get-tuple-element", "tuple", "optimization-barrier")
-NO_KERNELS = (*VIEWS, "parameter", "constant", "after-all", "while", "call", "conditional")
+NO_KERNELS = (
+    *VIEWS,
+    "parameter",
+    "constant",
+    "after-all",
+    "while",
+    "call",
+    "conditional",
+)
 # read as many elements of their first operand as they return
 SLICES = ("slice", "dynamic-slice", "gather")
 CACHE_BYTES = 40e6  # what an H100 keeps in its second-level cache, of 50 MB
@@ -168,11 +176,15 @@ def read_share(fused: Computation) -> dict[int, float]:
             found[int(number[1])] = wanted[name]
         for position, operand in enumerate(instruction.operands):
             if operand in fused:
-                wanted[operand] += need(instruction, wanted[name], position, fused[operand])
+                wanted[operand] += need(
+                    instruction, wanted[name], position, fused[operand]
+                )
     return found
 
 
-def need(reader: Instruction, wanted: float, position: int, operand: Instruction) -> float:
+def need(
+    reader: Instruction, wanted: float, position: int, operand: Instruction
+) -> float:
     """Bytes of an operand that a reader needs for so many bytes of its own result."""
     full, result = size(operand.shape), max(size(reader.shape), 1)
     if reader.op in SLICES:
@@ -227,7 +239,11 @@ def kernels(module: Module) -> Iterator[Kernel]:
         depth = 1 + max((depths.get(name, 0) for name in sources), default=0)
         depths[instruction.name] = depth
         yield Kernel(
-            instruction.name, moved + written, hbm, depth, is_product(module, instruction)
+            instruction.name,
+            moved + written,
+            hbm,
+            depth,
+            is_product(module, instruction),
         )
 
 

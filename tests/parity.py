@@ -32,7 +32,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 TOLERANCE = 1e-5
 STATE_TOLERANCE = 5e-5
 STATES = {"xs", "adjoints"}
-OWN_STATES = {"qsm": {"next_actions"}, "dac": {"next_actions"}}  # besides STATES, by agent
+OWN_STATES = {
+    "qsm": {"next_actions"},
+    "dac": {"next_actions"},
+}  # besides STATES, by agent
 LEAST_SCALE = 0.1  # of a quantity to which its error is relative
 METRICS = {
     "critic_loss": "critic/loss",
@@ -113,7 +116,9 @@ class Golden:
         """The draws of update u; a file may have next_action [n, B, D] as [B, D] for n = 1."""
         noise = self.tree(f"update{u}/noise")
         if "next_action" in noise:
-            noise["next_action"] = noise["next_action"].reshape(samples, self.meta["B"], -1)
+            noise["next_action"] = noise["next_action"].reshape(
+                samples, self.meta["B"], -1
+            )
         return noise
 
     def results(self, u: int) -> dict[str, np.ndarray]:
@@ -121,13 +126,17 @@ class Golden:
         prefix = f"update{u}/"
         starts = (f"{prefix}out/", f"{prefix}params_after/")
         found = {k: v for k, v in self.arrays.items() if k.startswith(starts)}
-        return {k.removeprefix(prefix).removeprefix("out/"): v for k, v in found.items()}
+        return {
+            k.removeprefix(prefix).removeprefix("out/"): v for k, v in found.items()
+        }
 
     def strays(self) -> list[str]:
         """The arrays that belong to no update, one line for each."""
         us = range(self.meta["n_updates"])
         updates = [f"update{u}/{part}/" for u in us for part in PARTS]
-        stray = [name for name in self.arrays if not name.startswith(("params/", *updates))]
+        stray = [
+            name for name in self.arrays if not name.startswith(("params/", *updates))
+        ]
         return [f"{name} is in the file and belongs to no update" for name in stray]
 
 
@@ -141,7 +150,10 @@ def build(golden: Golden):
             "horizon_length": meta["H"],
             "actor_hidden_dims": tuple(meta["hidden"]),
             "value_hidden_dims": tuple(meta["hidden"]),
-            **{key: setting(meta[key]) for key in (meta.keys() & config.keys()) - ALIASES},
+            **{
+                key: setting(meta[key])
+                for key in (meta.keys() & config.keys()) - ALIASES
+            },
         }
     )
     if "grad_clip" in meta and "clip_grad" in config:
@@ -168,7 +180,10 @@ def networks(agent) -> dict:
 
 def shapes(networks: dict) -> dict[str, str]:
     """The shape of each parameter, by its name in a file."""
-    return {name: str(value.shape) for name, value in flatten_dict(networks, sep="/").items()}
+    return {
+        name: str(value.shape)
+        for name, value in flatten_dict(networks, sep="/").items()
+    }
 
 
 def differing_networks(agent, golden: Golden) -> list[str]:
@@ -176,7 +191,9 @@ def differing_networks(agent, golden: Golden) -> list[str]:
     ours, theirs = shapes(networks(agent)), shapes(golden.tree("params"))
     names = sorted({name for name, _ in ours.items() ^ theirs.items()})
     pairs = {name: (ours.get(name, "none"), theirs.get(name, "none")) for name in names}
-    return [f"params/{name}: {a} here, {b} in the file" for name, (a, b) in pairs.items()]
+    return [
+        f"params/{name}: {a} here, {b} in the file" for name, (a, b) in pairs.items()
+    ]
 
 
 def started(agent, golden: Golden):
@@ -229,12 +246,18 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
         noise = golden.noise(u, agent.samples)
         agent, metrics, fixed = update(agent, golden.tree(f"update{u}/batch"), noise)
         ours, theirs = outputs(agent, metrics, fixed, golden.meta), golden.results(u)
-        problems += [f"update {u}: {name}" for name in unmatched(ours, theirs, golden.outputs)]
+        problems += [
+            f"update {u}: {name}" for name in unmatched(ours, theirs, golden.outputs)
+        ]
         for name in sorted(ours.keys() & theirs.keys()):
             quantity = (
-                "/".join(name.split("/")[:2]) if name.startswith("params_after/") else name
+                "/".join(name.split("/")[:2])
+                if name.startswith("params_after/")
+                else name
             )
-            worst[quantity] = max(worst[quantity], distance(quantity, ours[name], theirs[name]))
+            worst[quantity] = max(
+                worst[quantity], distance(quantity, ours[name], theirs[name])
+            )
     outside = [name for name in ours if not name.startswith("params_after/")]
     if uncompared := sorted(set(outside) - golden.outputs):
         print(f"note: not in the file and not compared: {', '.join(uncompared)}")
@@ -247,7 +270,9 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
 def unmatched(ours: dict, theirs: dict, held: set[str]) -> list[str]:
     """What only one side has of an update; `held` are the outputs that the file has for any."""
     unknown, missing = theirs.keys() - ours.keys(), ours.keys() - theirs.keys()
-    missing = {name for name in missing if name.startswith("params_after/") or name in held}
+    missing = {
+        name for name in missing if name.startswith("params_after/") or name in held
+    }
     return [
         *(f"{name} is in the file and not computed here" for name in sorted(unknown)),
         *(f"{name} is computed here and not in the file" for name in sorted(missing)),
@@ -256,7 +281,11 @@ def unmatched(ours: dict, theirs: dict, held: set[str]) -> list[str]:
 
 def tolerance(quantity: str, agent: str) -> float:
     """The largest error allowed of a quantity in a file of this agent."""
-    return STATE_TOLERANCE if quantity in STATES | OWN_STATES.get(agent, set()) else TOLERANCE
+    return (
+        STATE_TOLERANCE
+        if quantity in STATES | OWN_STATES.get(agent, set())
+        else TOLERANCE
+    )
 
 
 def distance(quantity: str, ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -289,7 +318,9 @@ def main(arguments: list[str]) -> int:
         agent = Golden(path).meta["agent"]
         for quantity, error in sorted(worst.items()):
             allowed = tolerance(quantity, agent)
-            print(f"{Path(path).name:24} {quantity:28} {error:.1e}  (at most {allowed:.0e})")
+            print(
+                f"{Path(path).name:24} {quantity:28} {error:.1e}  (at most {allowed:.0e})"
+            )
         for problem in problems:
             print(f"{Path(path).name:24} WRONG {problem}")
         failed |= bool(problems)

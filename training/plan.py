@@ -1,4 +1,4 @@
-"""From flags to runs."""
+"""Turns command-line flags into runs."""
 
 from absl.flags import FlagValues
 
@@ -10,9 +10,9 @@ from utils.errors import UserError
 
 
 def plan(fv: FlagValues) -> list[Run]:
-    """The runs that the flags ask for, task after task, the seeds of a task side by side.
+    """Return the runs that the flags describe, ordered by task and then by seed.
 
-    Raises UserError where there is nothing to run, and for settings that no run can start with.
+    Raises UserError if there is nothing to run, or for settings that no run can use.
     """
     tasks = tasks_of(fv)
     settings = settings_by_dataset(fv, tasks)
@@ -21,7 +21,8 @@ def plan(fv: FlagValues) -> list[Run]:
     check_some_steps(first)
     for resolved in settings.values():
         check_online_steps(resolved)
-    start, count = first.flags["seed"], first.flags["num_seeds"]
+    start = first.flags["seed"]
+    count = first.flags["num_seeds"]
     return [
         Run.of_task(task, seed, settings[dataset_name(task)])
         for task in tasks
@@ -30,8 +31,9 @@ def plan(fv: FlagValues) -> list[Run]:
 
 
 def tasks_of(fv: FlagValues) -> list[str]:
-    """The tasks that --env_name gives, on the command line or in a preset; raises UserError
-    where there is none.
+    """Return the tasks of --env_name, from the command line or a preset.
+
+    Raises UserError if there is none.
     """
     tasks = resolve_env_names(fv.env_name or resolve(fv, "").flags["env_name"] or "")
     if not tasks:
@@ -42,9 +44,10 @@ def tasks_of(fv: FlagValues) -> list[str]:
 
 
 def settings_by_dataset(fv: FlagValues, tasks: list[str]) -> dict[str, Settings]:
-    """The settings of each dataset that the tasks need: tasks of one dataset share theirs."""
+    """Resolve the settings of each dataset that the tasks use."""
     settings = {
-        dataset: resolve(fv, dataset) for dataset in dict.fromkeys(map(dataset_name, tasks))
+        dataset: resolve(fv, dataset)
+        for dataset in dict.fromkeys(map(dataset_name, tasks))
     }
     if fv.bc_only:
         return {dataset: bc_only(resolved) for dataset, resolved in settings.items()}
@@ -52,7 +55,7 @@ def settings_by_dataset(fv: FlagValues, tasks: list[str]) -> dict[str, Settings]
 
 
 def check_some_steps(settings: Settings) -> None:
-    """Raise UserError where every phase that the agent has is of 0 steps."""
+    """Raise UserError if all phases of the agent have 0 steps."""
     flags = settings.flags
     clones = starts_from_base(settings) and flags["bc_steps"]
     if not (clones or flags["offline_steps"] or flags["online_steps"]):
@@ -62,8 +65,9 @@ def check_some_steps(settings: Settings) -> None:
 
 
 def check_online_steps(settings: Settings) -> None:
-    """Raise UserError where the online phase ends before its first update."""
-    flags, horizon = settings.flags, settings.agent.horizon_length
+    """Raise UserError if the online phase ends before its first update."""
+    flags = settings.flags
+    horizon = settings.agent.horizon_length
     steps = flags["online_steps"]
     if 0 < steps <= first_learning_step(flags, horizon):
         raise UserError(

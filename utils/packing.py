@@ -58,7 +58,9 @@ class Packing(NamedTuple):
     def pack_within(self, tree: Any) -> Any:
         """A tree in which every part of this structure is packed, such as an optimiser's."""
         return jax.tree.map(
-            lambda part: self.pack(part) if self.fits(part) else part, tree, is_leaf=self.fits
+            lambda part: self.pack(part) if self.fits(part) else part,
+            tree,
+            is_leaf=self.fits,
         )
 
     def unpack_within(self, tree: Any) -> Any:
@@ -68,7 +70,9 @@ class Packing(NamedTuple):
             return isinstance(part, Packed)
 
         return jax.tree.map(
-            lambda part: self.unpack(part) if is_packed(part) else part, tree, is_leaf=is_packed
+            lambda part: self.unpack(part) if is_packed(part) else part,
+            tree,
+            is_leaf=is_packed,
         )
 
     def fits(self, tree: Any) -> bool:

@@ -96,7 +96,9 @@ def test_a_program_that_xla_compiled_is_read():
     found = hlo.count(text)
     assert found["kernels"] >= 1 and 0 < found["hbm_gb"] <= found["moved_gb"]
     module = hlo.parse(text)
-    lines = sum(bool(re.match(r"^\s+(ROOT )?%\S+ = ", line)) for line in text.splitlines())
+    lines = sum(
+        bool(re.match(r"^\s+(ROOT )?%\S+ = ", line)) for line in text.splitlines()
+    )
     assert lines == sum(map(len, module.computations.values()))
     assert math.isclose(hlo.size("(f32[2,3]{1,0}, s8[99]{0})"), 24)
 
@@ -111,7 +113,9 @@ def test_what_is_missing_is_said(monkeypatch, capsys):
 def test_an_option_has_a_value(monkeypatch, capsys):
     given = compile_benchmark.given_options(["a=true", "b=2", "c=x=y"])
     assert given == {"a": True, "b": "2", "c": "x=y"}
-    monkeypatch.setattr(compile_benchmark, "described_device", lambda text: jax.devices()[0])
+    monkeypatch.setattr(
+        compile_benchmark, "described_device", lambda text: jax.devices()[0]
+    )
     assert benchmark.main(["benchmark.py", "compile", "--option=a"]) == 2
     assert "--option=a: give KEY=VALUE" in capsys.readouterr().err
 
@@ -123,7 +127,9 @@ def test_an_option_that_this_jax_lacks_is_left_out(monkeypatch):
     assert compile_options.compile_options("tpu") == {}
 
 
-def test_every_measurement_of_a_gpu_can_be_read_and_resumes(tmp_path, monkeypatch, capsys):
+def test_every_measurement_of_a_gpu_can_be_read_and_resumes(
+    tmp_path, monkeypatch, capsys
+):
     measured, out = [], tmp_path / "speed.json"
     for words in gpu.MEASUREMENTS.values():
         benchmark.parse(["benchmark.py", *words])
@@ -131,9 +137,14 @@ def test_every_measurement_of_a_gpu_can_be_read_and_resumes(tmp_path, monkeypatc
         {"seeds": 1, "compiled_as": name, "updates_per_s": rate}
         for name, rate in (("training", 2.0), ("concurrent", 3.0))
     ]
-    known = {"compile options": {"by_seeds": []}, "trqam": {"error": "took longer than 1 s"}}
+    known = {
+        "compile options": {"by_seeds": []},
+        "trqam": {"error": "took longer than 1 s"},
+    }
     out.write_text(json.dumps(known))
-    monkeypatch.setattr(gpu.table, "measure", lambda words, left: measured.append(words) or {})
+    monkeypatch.setattr(
+        gpu.table, "measure", lambda words, left: measured.append(words) or {}
+    )
     monkeypatch.setattr(gpu.table, "report", lambda found: "")
     gpu.run(argparse.Namespace(out=out, seconds=100.0, tiny=False))
     assert measured == [
