@@ -1,4 +1,4 @@
-"""A dense layer on several inputs."""
+"""Layers whose program depends on the platform; their results do not, but for rounding."""
 
 import functools
 import itertools
@@ -13,9 +13,9 @@ xavier = nn.initializers.xavier_uniform()
 class SplitDense(nn.Module):
     """A dense layer on the concatenation of its inputs, whose leading axes broadcast.
 
-    Where those differ, a CPU computes one product for each input: the share of the observation
-    is the same at every step of a flow. An accelerator has more arithmetic to spare than
-    kernels and computes one product.
+    A CPU computes one product for each input: a flow multiplies the observation once for all
+    of its steps. An accelerator has more arithmetic to spare than kernels and computes one
+    product.
     """
 
     features: int
@@ -26,7 +26,7 @@ class SplitDense(nn.Module):
         width = sum(x.shape[-1] for x in inputs)
         kernel = self.param("kernel", self.kernel_init, (width, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        if len({x.shape[:-1] for x in inputs}) == 1:
+        if len(inputs) == 1:
             x = joined(kernel, *inputs)
         else:
             x = jax.lax.platform_dependent(kernel, *inputs, cpu=split, default=joined)
@@ -55,3 +55,35 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     if x.shape[-1] > 1:
         return x @ kernel
     return x * kernel.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class LayerNorm(nn.Module):
+    """`nn.LayerNorm` over the last axis, with its parameters.
+
+    An accelerator takes the mean and then the variance about it, in one fused kernel; a CPU is
+    faster with the mean of the squares.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (1,) * (x.ndim - 1) + x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        mean, variance = jax.lax.platform_dependent(
+            x, cpu=fast_moments, default=moments
+        )
+        factor = jax.lax.rsqrt(variance + 1e-6) * scale.reshape(shape)
+        return (x - mean) * factor + bias.reshape(shape)
+
+
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The mean [..., 1] and the mean squared distance from it [..., 1]."""
+    mean = x.mean(axis=-1, keepdims=True)
+    return mean, jnp.square(x - mean).mean(axis=-1, keepdims=True)
+
+
+def fast_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The same from the means of x and its square."""
+    mean = x.mean(axis=-1, keepdims=True)
+    squares = jnp.square(x).mean(axis=-1, keepdims=True)
+    return mean, jnp.maximum(squares - jnp.square(mean), 0.0)

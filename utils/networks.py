@@ -8,10 +8,9 @@ scale and a bias.
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-from utils.dense import SplitDense, xavier
+from utils.dense import LayerNorm, SplitDense, xavier
 
 
 def mlp(
@@ -34,8 +33,7 @@ def mlp(
     """
     for i, width in enumerate(hidden_dims):
         x = activation(SplitDense(width, name=f"Dense_{i}")(*inputs))
-        # the mean, then the variance about it: one kernel on a GPU
-        norm = nn.LayerNorm(use_fast_variance=False, name=f"LayerNorm_{i}")
+        norm = LayerNorm(name=f"LayerNorm_{i}")
         inputs = (norm(x) if layer_norm else x,)
     return SplitDense(out_dim, out_init, name=f"Dense_{len(hidden_dims)}")(*inputs)
 
@@ -65,16 +63,7 @@ class Critic(nn.Module):
 
 
 def ensemble(module: type[nn.Module], size: int) -> type[nn.Module]:
-    """`module` E times on the same inputs: parameters and results have a leading axis [E]."""
-    members = nn.vmap(
-        module, variable_axes={"params": 0}, split_rngs={"params": True}, axis_size=size
+    """`size` copies on the same inputs; parameters and results have a leading axis [E]."""
+    return nn.vmap(
+        module, {"params": 0}, split_rngs={"params": True}, in_axes=None, axis_size=size
     )
-
-    class Ensemble(members):  # type: ignore[misc, valid-type]
-        def __call__(self, *inputs: jax.Array) -> jax.Array:
-            # a copy for each member: else one product of all, whose result is transposed
-            return super().__call__(
-                *(jnp.broadcast_to(x, (size, *x.shape)) for x in inputs)
-            )
-
-    return Ensemble
