@@ -1,5 +1,6 @@
-"""Small arrays of a tree in one vector: on an accelerator each array by itself would be a
-kernel of the optimiser and two of the gradient's norm.
+"""Biases and norms of ensembles in one vector: on an accelerator each array of its own is a
+kernel of the optimiser. A flow's are not packed: a library's product reads those, and would
+need a copy of each.
 """
 
 import math
@@ -54,27 +55,3 @@ class Packing(NamedTuple):
                 leaves.append(packed.vector[start:end].reshape(shape))
                 start = end
         return jax.tree.unflatten(self.structure, leaves)
-
-    def pack_within(self, tree: Any) -> Any:
-        """A tree in which every part of this structure is packed, such as an optimiser's."""
-        return jax.tree.map(
-            lambda part: self.pack(part) if self.fits(part) else part,
-            tree,
-            is_leaf=self.fits,
-        )
-
-    def unpack_within(self, tree: Any) -> Any:
-        """What `pack_within` was given."""
-
-        def is_packed(part: Any) -> bool:
-            return isinstance(part, Packed)
-
-        return jax.tree.map(
-            lambda part: self.unpack(part) if is_packed(part) else part,
-            tree,
-            is_leaf=is_packed,
-        )
-
-    def fits(self, tree: Any) -> bool:
-        """Whether a tree has this structure."""
-        return jax.tree.structure(tree) == self.structure
