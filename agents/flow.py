@@ -26,8 +26,8 @@ def loop(
     """`jax.lax.scan` along the flow steps, unrolled because XLA fuses across steps; long grids
     compile faster as loops.
 
-    Unrolled in Python: the batch axis of several seeds then stays in front of the steps'. A
-    scan puts it behind them, and on a GPU transposes every layer of the network for it.
+    Unrolled in Python, the batch axis of several seeds stays the first one. A scan makes the
+    steps the first axis, and on a GPU transposes every layer of the network for it.
     """
     length = len(jax.tree.leaves(inputs)[0])
     if length > MOST_UNROLLED:
@@ -43,8 +43,9 @@ def simulate(
 ) -> tuple[jax.Array, jax.Array]:
     """States xs [K, B, D] and the velocities there, which have a gradient.
 
-    An accelerator has more arithmetic to spare than kernels: there the velocities at constant
-    states are computed again, at all of them at once, so that their derivatives are too.
+    An accelerator is limited by its number of kernels, not by arithmetic. There the velocities
+    at constant states are computed once more, at all states at once, and so are their
+    derivatives.
 
     Args:
         step: (x, inputs) -> (next x, (x, velocity)).

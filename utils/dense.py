@@ -14,8 +14,7 @@ class SplitDense(nn.Module):
     """A dense layer on the concatenation of its inputs, whose leading axes broadcast.
 
     A CPU computes one product for each input: a flow multiplies the observation once for all
-    of its steps. An accelerator has more arithmetic to spare than kernels and computes one
-    product.
+    of its steps. An accelerator, limited by its number of kernels, computes one product.
     """
 
     features: int

@@ -1,6 +1,6 @@
-"""Biases and norms of ensembles in one vector: on an accelerator each array of its own is a
-kernel of the optimiser. A flow's are not packed: a library's product reads those, and would
-need a copy of each.
+"""Puts the biases and norms of ensembles in one vector: on an accelerator the optimiser runs a
+kernel for each array. A flow's biases are not packed, because a library's product reads them
+and would need a copy of each.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 
-PACKED = ("bias", "scale")  # parameters that no product of matrices reads
+PACKED = ("bias", "scale")  # names of parameters that no matrix product reads
 
 
 class Packed(NamedTuple):
