@@ -24,13 +24,15 @@ from utils.options import Option
 from utils.replay import Batch
 
 
-def expectile_loss(error: jax.Array, kappa: float) -> jax.Array:
-    """mean w error^2 with w = kappa where error >= 0 and 1 - kappa elsewhere; error = q - V of
-    any shape.
+def expectile_loss(
+    error: jax.Array, kappa: float, valid: jax.Array | float = 1.0
+) -> jax.Array:
+    """mean w error^2 valid with w = kappa where error >= 0 and 1 - kappa elsewhere; error = q -
+    V of any shape, `valid` broadcasts to it.
 
     Minimised in V by the kappa-expectile of q. Source: IQL (arXiv 2110.06169), eq. 5.
     """
-    return jnp.mean(jnp.where(error >= 0.0, kappa, 1.0 - kappa) * error**2)
+    return jnp.mean(jnp.where(error >= 0.0, kappa, 1.0 - kappa) * error**2 * valid)
 
 
 class IFQL(Agent):
