@@ -238,7 +238,9 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
             params=optax.apply_updates(self.params, updates),
             # The averages move towards the parameters from before the Adam step, as published.
             target_params={
-                name: optax.incremental_update(self.params[name], old, self.averaging_step(name))
+                name: optax.incremental_update(
+                    self.params[name], old, self.averaging_step(name)
+                )
                 for name, old in self.target_params.items()
             },
             opt_state=opt_state,

@@ -65,6 +65,12 @@ class Losses:
         """mean_e Q_e(s, a) [...] of the online critic at s [B, O] and a [..., B, D]."""
         return self.values(self.params["critic"], observations)(actions).mean(axis=0)
 
+    def preference(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
+        """Hook: what `best_of_n` compares, [...] at s [B, O] and a [..., B, D]; the mean of the
+        online critic.
+        """
+        return self.expected_return(observations, actions)
+
     def flow_sample(self, params: dict, observations: jax.Array, x0: jax.Array) -> jax.Array:
         """The end [..., B, D] of the flow at observations [B, O] from x0 [..., B, D]."""
         return euler_sample(self.velocity(params, observations), x0, self.config.flow_steps)
@@ -81,7 +87,7 @@ class Losses:
 
     def act(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
         """Actions [B, D] in [-1, 1] at observations [B, O] from Gaussian noise x0 [draws, B,
-        D]: of n samples the best by the online critic, which for n = 1 is not called.
+        D]: of n samples the best by `preference`, which for n = 1 is not called.
         """
         if self.cloning:
             samples = self.flow_sample(self.params["base"], observations, x0)
@@ -97,13 +103,13 @@ class Losses:
         return self.flow_sample(self.params[actor], observations, x0)
 
     def best_of_n(self, observations: jax.Array, samples: jax.Array) -> jax.Array:
-        """Of samples [n, B, D] at observations [B, O], clipped, the best by the mean of the
-        online critic; [B, D].
+        """Of samples [n, B, D] at observations [B, O], clipped, the best by `preference`; [B,
+        D].
         """
         actions = jnp.clip(samples, -1.0, 1.0)
         if len(actions) == 1:
             return actions[0]
-        best = jnp.argmax(self.expected_return(observations, actions), axis=0)
+        best = jnp.argmax(self.preference(observations, actions), axis=0)
         return jnp.take_along_axis(actions, best[None, :, None], axis=0)[0]
 
     def progress(self) -> jax.Array:

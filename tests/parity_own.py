@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
-MODULES: dict[str, str] = {}
+MODULES = {"qpilots_u": "agents.qpilots"}
 """The module of an agent that is not called as in its files."""
-META = {"critic_input"}
+META = {"critic_input", "time", "samples", "eps"}
 """What files say of themselves that is no setting."""
 Outputs = Callable[..., dict[str, jax.Array]]
 """agent, batch, noise -> quantities by their names in the file."""
@@ -16,7 +17,7 @@ Outputs = Callable[..., dict[str, jax.Array]]
 
 def settings_of(meta: dict) -> dict:
     """Settings that a file has under other names."""
-    return {}
+    return {"kappa": meta["expectile"]} if meta["agent"] == "qgf" else {}
 
 
 def batch_of(meta: dict, batch: dict) -> dict:
@@ -26,7 +27,11 @@ def batch_of(meta: dict, batch: dict) -> dict:
 
 def outputs_of(meta: dict) -> Outputs:
     """The quantities of one update, from before its step, that parity.py does not know."""
-    return {"rql": reversal}.get(meta["agent"], lambda agent, batch, noise: {})
+    own = {"rql": reversal, "qgf": first_critic}.get(meta["agent"], lambda *arguments: {})
+    samples = meta.get("samples", {})
+    return lambda agent, batch, noise: (
+        own(agent, batch, noise) | steered_samples(samples, agent, batch, noise)
+    )
 
 
 def as_arrays(outputs: dict) -> dict[str, np.ndarray]:
@@ -44,3 +49,28 @@ def reversal(agent, batch: dict, noise: dict) -> dict[str, jax.Array]:
         "actions": agent.act(batch["observations"], noise["act_x0"][None]),
         "explored": jnp.clip(explored, -1.0, 1.0),
     }
+
+
+def first_critic(agent, batch: dict, noise: dict) -> dict[str, jax.Array]:
+    """Of QGF: the mean of the first critic alone."""
+    q = agent.values(agent.params["critic"], batch["observations"])(agent.flat_actions(batch))
+    return {"q_first_mean": q[0].mean()}
+
+
+def steered_samples(samples: dict, agent, batch: dict, noise: dict) -> dict[str, jax.Array]:
+    """What the agent does at the file's other settings of its steering, by their names."""
+    found = {}
+    for name, settings in samples.items():
+        config = agent.config.to_dict() | steering_of(settings)
+        other = agent.replace(config=ml_collections.FrozenConfigDict(config))
+        found[f"act_{name}"] = other.act(batch["observations"], noise[f"act_{name}"])
+    return found
+
+
+def steering_of(settings: dict) -> dict:
+    """A file's settings of steering in our names."""
+    ours = {key: settings[key] for key in settings.keys() - {"approx", "jacobian"}}
+    if "approx" in settings:
+        path = "jacobian" if settings["jacobian"] else "approx"
+        ours["guidance"] = "noisy" if settings["approx"] == "noisy" else path
+    return ours
