@@ -16,7 +16,7 @@ import optax
 from flax import linen as nn
 
 from agents.losses import Loss, Losses, Networks, draw
-from agents.options import COMMON, CRITIC
+from agents.options import COMMON, CRITIC, check_runs
 from utils.errors import UserError
 from utils.networks import Critic, VelocityField, ensemble
 from utils.options import Options, check, defaults
@@ -100,6 +100,7 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
     def check(cls, config: Any) -> None:
         """Hook: raise UserError for settings that the agent cannot start with."""
         check(cls.OPTIONS, config)
+        check_runs(config)
 
     @classmethod
     def init_state(cls, config: Any) -> dict[str, Any]:
@@ -238,10 +239,8 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
             params=optax.apply_updates(self.params, updates),
             # The averages move towards the parameters from before the Adam step, as published.
             target_params={
-                name: optax.incremental_update(
-                    self.params[name], old, self.averaging_step(name)
-                )
-                for name, old in self.target_params.items()
+                net: optax.incremental_update(self.params[net], old, self.averaging_step(net))
+                for net, old in self.target_params.items()
             },
             opt_state=opt_state,
             step=self.step + 1,

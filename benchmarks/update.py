@@ -83,7 +83,8 @@ def gflop_per_update(agent: Any) -> float | None:
     libraries count nothing.
     """
     batch, horizon = agent.config.batch_size, agent.config.horizon_length
-    shapes = dict.fromkeys(("rewards", "masks", "terminals", "valid"), (batch, horizon)) | {
+    columns = ("rewards", "masks", "terminals", "valid", "row_rewards", "ends")
+    shapes = dict.fromkeys(columns, (batch, horizon)) | {
         "observations": (batch, OBSERVATION_DIM),
         "actions": (batch, horizon, ACTION_DIM),
         "next_observations": (batch, horizon, OBSERVATION_DIM),

@@ -67,7 +67,7 @@ OWN_METRICS = {  # what the same name means in the files of one agent
     "bam": {"bam_loss": "actor/loss"},
     "rql": {"q_flow_mean": "actor/q_mean"},
     "lql": {
-        **{f"{part}_loss": f"critic/{part}_loss" for part in ("td", "lower", "upper", "hinge")},
+        **{f"{part}_loss": f"critic/{part}_loss" for part in ("td", "lower", "upper")},
         "critic_loss": "critic/loss",
     },
 }

@@ -21,18 +21,21 @@ from training.trainer import finish
 from utils.errors import UserError
 from utils.files import sha256_of
 from utils.logging import say, warn
+from utils.replay import run_length, run_points
 
 
 def new_agent(run: Run, data: TaskData) -> Agent:
     """A new agent for the dimensions of the data; raises UserError where that is shorter than
     one chunk.
     """
-    horizon, transitions = run.settings.agent.horizon_length, data.transitions
-    if transitions < horizon:
-        raise UserError(
-            f"--horizon_length={horizon}: the dataset has only {transitions} transitions"
-        )
     key, config = keys_of(run).parameters, run.settings.agent
+    horizon, points, needed = config.horizon_length, run_points(config), run_length(config)
+    if data.transitions < needed:
+        runs = f"--agent.lql_points={points}, runs of {needed} transitions with "
+        raise UserError(
+            f"{runs * (points > 1)}--horizon_length={horizon}: the dataset has only"
+            f" {data.transitions} transitions"
+        )
     return run.agent.create(key, *data.dims, config, run.total_updates, run.cloning)
 
 

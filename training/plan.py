@@ -7,6 +7,7 @@ from envs.bases import check_published
 from envs.tasks import dataset_name, resolve_env_names
 from training.run import Run, bc_only, first_learning_step, starts_from_base
 from utils.errors import UserError
+from utils.replay import run_length, run_points
 
 
 def plan(fv: FlagValues) -> list[Run]:
@@ -63,11 +64,13 @@ def check_some_steps(settings: Settings) -> None:
 
 def check_online_steps(settings: Settings) -> None:
     """Raise UserError where the online phase ends before its first update."""
-    flags, horizon = settings.flags, settings.agent.horizon_length
+    flags, points = settings.flags, run_points(settings.agent)
+    horizon, runs = settings.agent.horizon_length, f", --agent.lql_points={points}"
     steps = flags["online_steps"]
-    if 0 < steps <= first_learning_step(flags, horizon):
+    if 0 < steps <= first_learning_step(flags, run_length(settings.agent)):
         raise UserError(
             f"--online_steps={steps}: the online phase would end before its first update"
-            f" (--start_training={flags['start_training']}, --horizon_length={horizon}); give"
+            f" (--start_training={flags['start_training']}, --horizon_length={horizon}"
+            f"{runs * (points > 1)}); give"
             " more steps, a smaller --start_training, or --online_steps=0"
         )

@@ -20,7 +20,7 @@ from agents.base import Agent
 from utils.errors import UserError
 from utils.files import expanded
 from utils.logging import warn
-from utils.replay import HostFed, Replay, Rows, Transitions, update_keys
+from utils.replay import HostFed, Replay, Rows, Transitions, run_points, update_keys
 from utils.sharding import for_each_seed, mesh_for, one_seed, stack_seeds
 
 MOST_UPDATES_PER_CALL = {"cpu": 4}  # elsewhere:
@@ -59,7 +59,8 @@ def one_update(
     """The update that follows from `key` and the number of updates that the agent has had."""
     config = agent.config
     key_batch, key_update = update_keys(key, agent.step)
-    batch = replay.sample(key_batch, config.batch_size, config.horizon_length, config.discount)
+    sizes = config.batch_size, config.horizon_length, config.discount
+    batch = replay.sample(key_batch, *sizes, run_points(config))
     return agent.update(batch, key_update)
 
 

@@ -32,7 +32,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from utils.errors import RunError
-from utils.replay import FIELDS, HostFed, Replay, Rows, Transitions, update_keys
+from utils.replay import FIELDS, HostFed, Replay, Rows, Transitions, run_points, update_keys
 from utils.sharding import host_device, replicate, shard
 
 READERS = 16  # threads, most of which wait for the disk; what is in memory needs four
@@ -150,14 +150,14 @@ class OnHost:
         """Fill `rows` [B, ...] with those from the transitions number `starts` [B] on:
         `Transitions.look_up` in NumPy.
         """
-        numbers, steps = self.dataset["rows"], np.arange(rows.rewards.shape[1] + 1)
+        numbers, steps = self.dataset["rows"], np.arange(rows.rewards.shape[1])
         # an index behind it is one of an online transition: anything will do
         last = len(numbers) - 1
-        index = numbers[np.minimum(starts[:, None] + steps[:-1], last)]
-        window = numbers[np.minimum(starts, last)][:, None] + steps
+        index = numbers[np.minimum(starts[:, None] + steps, last)]
+        states = np.concatenate([index[:, :1], index + 1], axis=1)
         for name in FIELDS:
             # "clip" writes into `out` directly, and take lets other threads run.
-            source, where = self.dataset[name], window if name == "observations" else index
+            source, where = self.dataset[name], states if name == "observations" else index
             np.take(source, where, axis=0, out=getattr(rows, name), mode="clip")
 
 
@@ -230,10 +230,9 @@ class Prefetch:
     def _build(self, block: Block) -> Rows:
         numbers = np.arange(block.first, block.first + block.updates, dtype=np.int32)
         sizes = (len(self.data.dataset["rows"]), block.online or None)
-        batch_size, horizon = self.config.batch_size, self.config.horizon_length
-        starts = np.asarray(
-            starts_of(self.keys, numbers, *sizes, self.balanced, batch_size, horizon)
-        )
+        horizon = self.config.horizon_length
+        batch = self.config.batch_size, horizon, run_points(self.config)
+        starts = np.asarray(starts_of(self.keys, numbers, *sizes, self.balanced, *batch))
         rows = self.data.empty(starts.size, horizon)
         cuts = np.linspace(0, starts.size, self.pieces + 1).astype(int)
         reading = [
@@ -252,7 +251,7 @@ class Prefetch:
         )
 
 
-@partial(jax.jit, static_argnames=("balanced", "batch_size", "horizon"))
+@partial(jax.jit, static_argnames=("balanced", "batch_size", "horizon", "points"))
 def starts_of(
     keys: jax.Array,
     updates: jax.Array,
@@ -261,6 +260,7 @@ def starts_of(
     balanced: bool,
     batch_size: int,
     horizon: int,
+    points: int,
 ) -> jax.Array:
     """Where the chunks [S, U, B] of the dataset's share start, for the seeds with `keys` [S] in
     the updates number [U].
@@ -273,7 +273,7 @@ def starts_of(
 
     def one(key: jax.Array, update: jax.Array) -> jax.Array:
         return replay.stored_starts(
-            update_keys(jax.random.wrap_key_data(key), update)[0], batch_size, horizon
+            update_keys(jax.random.wrap_key_data(key), update)[0], batch_size, horizon, points
         )
 
     return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(keys, updates)

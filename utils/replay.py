@@ -5,7 +5,7 @@ the one in row r + 1, and a trajectory's final observation has a row of its own 
 transition. `rows` lists the rows that do, in time order.
 """
 
-from typing import Self
+from typing import Any, Self
 
 import flax.struct
 import jax
@@ -14,7 +14,8 @@ import numpy as np
 
 Batch = dict[str, jax.Array]
 """Chunked batch: observations [B, O], actions [B, H, A], rewards, masks, valid [B, H],
-next_observations [B, H, O].
+next_observations [B, H, O]. In runs of n chunks B / n runs lie one after the other; see
+`run_chunks`.
 """
 
 FIELDS = ("observations", "actions", "rewards", "masks", "terminals")
@@ -23,9 +24,9 @@ FIELDS = ("observations", "actions", "rewards", "masks", "terminals")
 class Rows(flax.struct.PyTreeNode):
     """What is stored from given transitions on: all that their chunks are made of.
 
-    observations [..., H + 1, O] of the row in which each starts and the H rows behind it;
-    actions [..., H, A], rewards, masks, terminals [..., H] of each and the H - 1 transitions
-    behind it, whatever trajectory those belong to.
+    observations [..., H + 1, O] of the row in which each starts, and after it and each of the
+    H - 1 transitions behind it; actions [..., H, A], rewards, masks, terminals [..., H] of each
+    of these, whatever trajectory they belong to.
     """
 
     observations: jax.Array
@@ -85,11 +86,10 @@ class Transitions(flax.struct.PyTreeNode):
         """The rows [B, ...] from the transitions number `starts` [B] on; of no meaning where
         that is outside 0..N - 1.
         """
-        steps = jnp.arange(horizon + 1)[None]
-        rows = self.rows[jnp.maximum(starts[:, None] + steps[:, :-1], 0)]
-        window = self.rows[jnp.maximum(starts, 0)][:, None] + steps
+        rows = self.rows[jnp.maximum(starts[:, None] + jnp.arange(horizon)[None], 0)]
+        states = jnp.concatenate([rows[:, :1], rows + 1], axis=1)
         return Rows(
-            self.observations[window], *(getattr(self, name)[rows] for name in FIELDS[1:])
+            self.observations[states], *(getattr(self, name)[rows] for name in FIELDS[1:])
         )
 
 
@@ -118,9 +118,8 @@ def look_up(parts: Parts, starts: jax.Array, horizon: int) -> Rows:
     found, size = parts[0].look_up(starts, horizon), parts[0].size
     for part in parts[1:]:
         inside = starts[:, None] + jnp.arange(horizon)[None] >= size
-        # Observations behind the end of a trajectory are not used, so that all come from the
-        # part of the start.
-        choice = Rows(inside[:, :1, None], inside[:, :, None], inside, inside, inside)
+        states = jnp.concatenate([inside[:, :1], inside], axis=1)
+        choice = Rows(states[:, :, None], inside[:, :, None], inside, inside, inside)
         found, size = (
             jax.tree.map(jnp.where, choice, part.look_up(starts - size, horizon), found),
             size + part.size,
@@ -155,22 +154,64 @@ def chunks(rows: Rows, discount: float) -> Batch:
     }
 
 
-def gather(parts: Parts, starts: jax.Array, horizon: int, discount: float) -> Batch:
-    """The chunks [B, H, ...] that start at the given transitions [B]."""
-    return chunks(look_up(parts, starts, horizon), discount)
+def run_chunks(rows: Rows, discount: float) -> Batch:
+    """The chunks [B, H, ...] of runs, in which a success is an end too, even where the
+    trajectory goes on.
+
+    Next observations are those after each row, whatever trajectory it belongs to. Besides
+    `chunks`: row_rewards and ends [B, H], the reward of each row and whether it is an end.
+    """
+    ends = jnp.maximum(rows.terminals, 1.0 - rows.masks)
+    return chunks(rows.replace(terminals=ends), discount) | {
+        "next_observations": rows.observations[:, 1:],
+        "terminals": rows.terminals,
+        "row_rewards": rows.rewards,
+        "ends": ends,
+    }
 
 
-def draw_starts(parts: Parts, key: jax.Array, batch_size: int, horizon: int) -> jax.Array:
-    """Where a batch's chunks start: uniformly at transitions 0..N-H, N of them in all parts."""
+def gather(
+    parts: Parts, starts: jax.Array, horizon: int, discount: float, points: int = 1
+) -> Batch:
+    """The chunks [B, H, ...] that start at the given transitions [B], in runs of `points`."""
+    rows = look_up(parts, starts, horizon)
+    return chunks(rows, discount) if points == 1 else run_chunks(rows, discount)
+
+
+def draw_starts(
+    parts: Parts, key: jax.Array, batch_size: int, horizon: int, points: int = 1
+) -> jax.Array:
+    """Where a batch's chunks [B] start: B / n runs of n = `points` chunks, which follow each
+    other, start uniformly at transitions 0..N - n H, N of them in all parts.
+    """
     size = sum(part.size for part in parts)
-    return jax.random.randint(key, (batch_size,), 0, size - horizon + 1)
+    first = jax.random.randint(key, (batch_size // points,), 0, size - points * horizon + 1)
+    if points == 1:
+        return first
+    return (first[:, None] + horizon * jnp.arange(points)[None]).ravel()
 
 
 def sample(
-    parts: Parts, key: jax.Array, batch_size: int, horizon: int, discount: float
+    parts: Parts,
+    key: jax.Array,
+    batch_size: int,
+    horizon: int,
+    discount: float,
+    points: int = 1,
 ) -> Batch:
     """A batch of chunks that start where `draw_starts` says."""
-    return gather(parts, draw_starts(parts, key, batch_size, horizon), horizon, discount)
+    starts = draw_starts(parts, key, batch_size, horizon, points)
+    return gather(parts, starts, horizon, discount, points)
+
+
+def run_points(config: Any) -> int:
+    """n: how many chunks of a batch follow each other; 1 for agents without such runs."""
+    return getattr(config, "lql_points", 1)
+
+
+def run_length(config: Any) -> int:
+    """L = n H: how many transitions a batch needs in a row."""
+    return run_points(config) * config.horizon_length
 
 
 def update_keys(key: jax.Array, update: jax.Array) -> jax.Array:
@@ -216,31 +257,37 @@ class Replay(flax.struct.PyTreeNode):
         """With the dataset's rows [B, ...] of one update; None where the dataset is at hand."""
         return self if rows is None else self.replace(stored=HostFed(self.stored.size, rows))
 
-    def shares(self, key: jax.Array, batch_size: int) -> list[tuple[Parts, jax.Array, int]]:
-        """What a batch is made of: parts, the key that draws from them, and how many chunks;
-        the dataset's share first.
+    def shares(
+        self, key: jax.Array, batch_size: int, points: int = 1
+    ) -> list[tuple[Parts, jax.Array, int]]:
+        """What a batch is made of: parts, the key that draws from them, and how many chunks, in
+        runs of `points`; the dataset's share first.
         """
         if self.online is None:
             return [((self.stored,), key, batch_size)]
         if not self.balanced:
             return [((self.stored, self.online), key, batch_size)]
         key_stored, key_online = jax.random.split(key)
-        half = batch_size // 2
+        half = batch_size // points // 2 * points
         return [
             ((self.stored,), key_stored, batch_size - half),
             ((self.online,), key_online, half),
         ]
 
-    def stored_starts(self, key: jax.Array, batch_size: int, horizon: int) -> jax.Array:
+    def stored_starts(
+        self, key: jax.Array, batch_size: int, horizon: int, points: int = 1
+    ) -> jax.Array:
         """Where the chunks of the dataset's share start; those behind its size start online."""
-        parts, key, count = self.shares(key, batch_size)[0]
-        return draw_starts(parts, key, count, horizon)
+        parts, key, count = self.shares(key, batch_size, points)[0]
+        return draw_starts(parts, key, count, horizon, points)
 
-    def sample(self, key: jax.Array, batch_size: int, horizon: int, discount: float) -> Batch:
-        """A batch of chunks."""
+    def sample(
+        self, key: jax.Array, batch_size: int, horizon: int, discount: float, points: int = 1
+    ) -> Batch:
+        """A batch of chunks, in runs of `points`."""
         batches = [
-            sample(parts, key, count, horizon, discount)
-            for parts, key, count in self.shares(key, batch_size)
+            sample(parts, key, count, horizon, discount, points)
+            for parts, key, count in self.shares(key, batch_size, points)
         ]
         return (
             batches[0]
