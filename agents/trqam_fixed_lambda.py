@@ -1,7 +1,7 @@
 """A worked fork: TRQAM with lambda frozen, the ablation "no dual step".
 
-Copy this file, override one hook of `TRQAM` (here `dual_step`), give new settings their
-defaults in `get_config`, and train it by its path; nothing else has to be edited:
+Copy this file, override one hook of `TRQAM` (here `dual_step`), describe new settings in
+`OPTIONS`, and train it by its path; nothing else has to be edited:
 
     python main.py --env_name=cube-double --agent=agents/trqam_fixed_lambda.py --agent.lam=0.3
 """

@@ -1,8 +1,8 @@
 """An environment and data of your own: a point in a square that has to reach the middle.
 
-    python examples/own_environment.py reach.npz python main.py
-    --env_name=examples.own_environment:Reach-v0 --dataset=reach.npz --bc_steps=2000
-    --offline_steps=2000
+    python examples/own_environment.py reach.npz
+    python main.py --env_name=examples.own_environment:Reach-v0 --dataset=reach.npz \\
+        --bc_steps=2000 --offline_steps=2000 --online_steps=0
 
 The environment has one-dimensional Box spaces, actions in [-1, 1], a time limit, and `success`
 in its info. The data is flat: each row is a transition, `terminals` marks where the task ended

@@ -1,5 +1,9 @@
-"""Write the tables of the README and of docs/ anew from results/: `make results`."""
+"""Write the tables of the README and of docs/ anew from results/.
 
+make results
+"""
+
+import argparse
 import sys
 from pathlib import Path
 
@@ -12,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> int:
     """Write what has changed, and name it."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=formatter).parse_args()
     for name in PAGES:
         page = ROOT / name
         before = page.read_text()

@@ -189,7 +189,9 @@ def test_the_straightforward_update_gives_the_published_numbers(monkeypatch, nam
     monkeypatch.setattr(kind, "update_with_noise", straightforward_rows.update(agent))
     worst, problems = parity.compare(GOLDEN / f"{name}_chunk5.npz")
     assert problems == []
-    assert {"critic_loss", "next_actions", "params_after/critic"} <= set(worst)
+    assert {"critic_loss", "params_after/critic"} <= set(worst)
+    # the files of two hold no next actions
+    assert ("next_actions" in worst) == (name not in ("rebrac", "rlpd"))
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
