@@ -20,8 +20,8 @@ Loss = tuple[jax.Array, dict[str, jax.Array]]
 Values = Callable[[jax.Array], jax.Array]
 """a [..., B, D] -> Q_e(s, a) [E, ..., B], at given observations."""
 
-Target = jax.Array | Bootstrap
-"""y [B], and with runs of chunks v besides."""
+Target = Any
+"""The critic target: y [B], and for runs of chunks a `Bootstrap` of y and v."""
 
 
 class Losses:

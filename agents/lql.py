@@ -39,7 +39,7 @@ class Terms(NamedTuple):
     """A mean of squares, over how many they are."""
 
     loss: jax.Array
-    count: jax.Array
+    terms: jax.Array
 
 
 class HingedLoss(NamedTuple):
@@ -114,9 +114,10 @@ def hinged_loss_of(q: jax.Array, batch: Batch, target: Bootstrap, config: Any) -
         )
     runs = [batch["valid"][:, -1], *target]
     valid, y, v = (each.reshape(-1, points) for each in runs)
-    rows = (batch[name].reshape(len(valid), -1) for name in ("row_rewards", "ends"))
+    rewards, ends = (batch[name].reshape(len(valid), -1) for name in ("row_rewards", "ends"))
     each_q, target = q.reshape(len(q), -1, points), Bootstrap(y, v)
-    return hinged_loss(each_q, target, valid, *rows, config.horizon_length, config.discount)
+    steps = config.horizon_length
+    return hinged_loss(each_q, target, valid, rewards, ends, steps, config.discount)
 
 
 def critic_loss_of_runs(

@@ -15,6 +15,8 @@ published: LayerNorm comes after gelu here, and v reads t itself.
     python main.py --env_name=cube-triple --agent=agents/qgf.py --agent.guidance_weight=0.04
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -25,7 +27,7 @@ from agents.steering import PATHS, steered
 from utils.options import Option
 from utils.replay import Batch
 
-AGGREGATES = {"min": jnp.min, "mean": jnp.mean}
+AGGREGATES: dict[str, Any] = {"min": jnp.min, "mean": jnp.mean}
 
 
 class QGF(IFQL):

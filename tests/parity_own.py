@@ -85,7 +85,7 @@ def hinges(agent, batch: dict, noise: dict) -> dict[str, jax.Array]:
     target = agent.fixed_quantities(batch, noise)["td_target"]
     q = agent.values(agent.params["critic"], batch["observations"])(agent.flat_actions(batch))
     parts = hinged_loss_of(q, batch, target, agent.config)
-    counts = {f"{name}_terms": part.count for name, part in parts._asdict().items()}
+    counts = {f"{name}_terms": part.terms for name, part in parts._asdict().items()}
     return counts | {
         "q": q.reshape(len(q), -1, points),
         "next_values": target.v.reshape(-1, points),

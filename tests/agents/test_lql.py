@@ -47,7 +47,7 @@ def test_equals_the_loops(points, horizon, gap, ends):
     found = hinged_loss(q, target, valid, rewards, ended, horizon, 0.9)
     losses, counts = run_losses(q, *target, rewards, ended, horizon, 0.9)
     for name, part in found._asdict().items():
-        assert part.count == counts[name], name
+        assert part.terms == counts[name], name
         np.testing.assert_allclose(part.loss, losses[name], rtol=2e-6, atol=1e-7, err_msg=name)
     assert (counts["lower"] > 0) == (points > 1 and ends < 1)
 
@@ -62,7 +62,7 @@ def test_two_chunks_by_hand():
         [found.td.loss, found.lower.loss, found.upper.loss], [5.0, 16.0, 1.0]
     )
     ended = hinged_loss(q, target, jnp.ones((1, 2)), rows[0], jnp.array([[1.0, 0.0]]), 1, 0.5)
-    assert (ended.td.count, ended.lower.count, ended.upper.count) == (2, 0, 0)
+    assert (ended.td.terms, ended.lower.terms, ended.upper.terms) == (2, 0, 0)
     assert ended.lower.loss == ended.upper.loss == 0.0
 
 
