@@ -7,12 +7,14 @@
     python main.py --env_name=scene-play-singletask-task1-v0 --dry_run  # only show the settings
 
 Settings: the agent's defaults < the domain's (configs/domains.py) < what a fork changes <
---preset < the command line. A run lives in
-<save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>; started again it resumes, and a
-finished one is skipped.
+--preset < the command line. A run is stored in
+<save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>. The same command resumes unfinished
+runs and skips finished ones.
 """
 
-if __name__ == "__main__":  # first, so that a signal is answered while the rest is imported
+if (
+    __name__ == "__main__"
+):  # first, so that signals are handled during the other imports
     from utils.first import end_at_signals
 
     end_at_signals()
@@ -24,14 +26,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # main.py is imported by every worker process: it stays light
+if TYPE_CHECKING:  # every worker process imports main.py, so it imports little
     from absl.flags import FlagValues
 
     from training.run import Run
 
 
 def check_folders() -> None:
-    """Raise ImportError for a module of somebody else's that has the name of a folder here."""
+    """Raise ImportError if another module shadows one of this project's folders."""
     here = Path(__file__).resolve().parent
     for name in ("utils", "configs", "envs", "agents", "training"):
         found = getattr(find_spec(name), "origin", None)
@@ -50,7 +52,7 @@ from utils.spawned import leave_if_unguarded  # noqa: E402
 
 
 def main(argv: list[str]) -> int:
-    """Parse, plan, and train one run after the other; returns the exit code.
+    """Train all runs that a command line describes, task by task; return the exit code.
 
     It may be called from another program, and in any thread.
     """
@@ -58,12 +60,12 @@ def main(argv: list[str]) -> int:
     try:
         return run_all(argv)
     except Preempted as signal:
-        print(f"stopped by {signal}; the same command goes on", file=sys.stderr)
+        print(f"stopped by {signal}; the same command resumes", file=sys.stderr)
         return signal.exit_code
 
 
 def run_all(argv: list[str]) -> int:
-    """Body of `main`, which answers signals."""
+    """Body of `main`, which adds signal handling."""
     debug = "--debug" in argv
     try:
         from configs.flags import help_text, parse_flags
@@ -91,10 +93,11 @@ def run_all(argv: list[str]) -> int:
 
 
 def train_task(runs: "list[Run]", fv: "FlagValues") -> int:
-    """Train the seeds of one task; returns 1, with a line of error, where they cannot continue,
-    so that the next task has its turn.
+    """Train the seeds of one task; return the exit code.
+
+    Prints a run error and returns 1, so that the next task can be trained.
     """
-    from training.train import train  # before signals raise exceptions
+    from training.train import train  # imported before signals raise exceptions
 
     try:
         with handled():
@@ -119,9 +122,8 @@ if __name__ == "__main__":
     try:
         code = main(sys.argv)
         sys.stdout.flush()
-    except (
-        BrokenPipeError
-    ):  # `| head` has seen enough; what is still to be flushed goes nowhere
+    except BrokenPipeError:
+        # `| head` has ended; the rest of the output is discarded
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141  # as a shell calls SIGPIPE
+        code = 141  # a shell's exit code after SIGPIPE
     sys.exit(code)

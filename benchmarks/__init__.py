@@ -1,1 +1,1 @@
-"""Measurements of speed on this machine; scripts/benchmark.py is their command line."""
+"""Measures speeds on this machine; scripts/benchmark.py is the command line."""

@@ -1,11 +1,10 @@
-"""What a checkpoint costs, in bytes and seconds.
+"""The bytes and seconds that a checkpoint costs.
 
     python scripts/benchmark.py checkpoint --out=results/checkpoint_cost.json
 
-Full-size TRQAM (--agent, --agent.KEY: another) is saved beside an online replay that holds
-500,000 transitions at the first save. Each save is timed twice: how long it blocks training,
-and until all of it is on disk. The share of the training time is of the save interval, at
---updates_per_s (the faster the training, the larger the share).
+Saves full-size TRQAM (or another --agent, with --agent.KEY) with an online replay of 500,000
+transitions at the first save. Each save is timed twice: how long it blocks training, and until
+it is on disk. The share of the training time assumes --updates_per_s between two saves.
 """
 
 import argparse
@@ -32,17 +31,17 @@ from utils.command_line import at_least, positive_float
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this benchmark."""
+    """Add the flags of this benchmark."""
     add_agent(parser)
-    doc = "how many, the first of which is not part of the median (6)"
+    doc = "number of saves; the first one is not part of the median (6)"
     parser.add_argument("--saves", type=at_least(2), default=6, metavar="N", help=doc)
     doc = "online transitions before the first save (500,000)"
     parser.add_argument(
         "--transitions", type=at_least(1), default=500_000, metavar="N", help=doc
     )
-    doc = "updates and online transitions between two saves (as main.py's)"
+    doc = "updates and online transitions between two saves (as in main.py)"
     parser.add_argument("--save_interval", type=at_least(1), metavar="N", help=doc)
-    doc = "speed of the training that the share is of (600)"
+    doc = "assumed training speed for the share of time (600)"
     parser.add_argument(
         "--updates_per_s", type=positive_float, default=600.0, metavar="X", help=doc
     )
@@ -50,21 +49,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def size(folder: Path) -> int:
-    """Bytes below a folder."""
+    """Return the bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def with_random_numbers(agent: Any, rng: np.random.Generator) -> Any:
-    """An agent with random numbers everywhere, because Orbax compresses, and the moments of a
-    fresh Adam are zeros.
-    """
-    return jax.device_put(
-        jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), agent)
-    )
+    """Fill an agent with random numbers, since Orbax would compress the zeros of a new Adam."""
+
+    def random(leaf: Any) -> np.ndarray:
+        return rng.standard_normal(leaf.shape).astype(leaf.dtype)
+
+    return jax.device_put(jax.tree.map(random, agent))
 
 
 def append_random(replay: ReplayFile, count: int, rng: np.random.Generator) -> None:
-    """Append online transitions, in episodes of 1,000."""
+    """Append random online transitions, in episodes of 1,000.
+
+    Args:
+        replay: the file to extend.
+        count: the number of transitions.
+        rng: the random generator.
+    """
     for step in range(count):
         s = rng.standard_normal((2, OBSERVATION_DIM))
         replay.append(
@@ -79,11 +84,21 @@ def append_random(replay: ReplayFile, count: int, rng: np.random.Generator) -> N
         )
 
 
-def measure(agent: Any, folder: Path, new_transitions: list[int]) -> list[dict[str, float]]:
-    """Bytes and seconds of a save after each of these numbers of new online transitions."""
-    rng, result = np.random.default_rng(0), []
+def measure(
+    agent: Any, folder: Path, new_transitions: list[int]
+) -> list[dict[str, float]]:
+    """Measure the bytes and seconds of consecutive saves.
+
+    Args:
+        agent: the agent to save.
+        folder: where to save it.
+        new_transitions: the number of new online transitions before each save.
+    """
+    rng = np.random.default_rng(0)
+    result = []
     agent = with_random_numbers(agent, rng)
-    replay, rows = ReplayFile(folder / "replay.bin", OBSERVATION_DIM, ACTION_DIM), 0
+    replay = ReplayFile(folder / "replay.bin", OBSERVATION_DIM, ACTION_DIM)
+    rows = 0
     with Checkpoints(folder / "checkpoints", keep=2) as checkpoints:
         for save, count in enumerate(new_transitions, 1):
             append_random(replay, count, rng)
@@ -107,7 +122,7 @@ def measure(agent: Any, folder: Path, new_transitions: list[int]) -> list[dict[s
 
 
 def print_saves(saves: list[dict[str, float]]) -> None:
-    """A table of the saves."""
+    """Print a table of the saves."""
     print(
         f"{'save':>4} {'online rows':>12} {'checkpoint MB':>14} {'replay MB':>10}"
         f" {'blocks s':>9} {'on disk s':>10}"
@@ -121,9 +136,11 @@ def print_saves(saves: list[dict[str, float]]) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure, print a table, and the share of the training time."""
+    """Measure, and print a table and the share of the training time."""
     agent = chosen_agent(options)
-    published = define_flags(["main.py", f"--agent={agent.file}"])["save_interval"].default
+    published = define_flags(["main.py", f"--agent={agent.file}"])[
+        "save_interval"
+    ].default
     interval = options.save_interval or published
     between = [options.transitions, *[interval] * (options.saves - 1)]
     with tempfile.TemporaryDirectory(prefix="checkpoint-cost-") as folder:

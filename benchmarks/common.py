@@ -1,6 +1,4 @@
-"""What the benchmarks share: their sizes and data, clocks, the machine's own speed, the agent
-that the command line names, and how figures are published.
-"""
+"""Shared code of the benchmarks: data, clocks, the machine's own speed, agents and output."""
 
 import argparse
 import json
@@ -30,15 +28,17 @@ from utils.files import write_json
 
 OBSERVATION_DIM, ACTION_DIM = 83, 5  # puzzle-4x4
 TRAJECTORY = 1001  # rows of a trajectory: 1,000 transitions and the final state
-PEAK_ROWS, PEAK_WIDTH = 2560, 512
+PEAK_ROWS = 2560
+PEAK_WIDTH = 512
 LARGE = 8192
 
 # ---------------------------------------------------------------- data
 
 
 def trajectories(rows: int) -> dict[str, np.ndarray]:
-    """The columns of a compact dataset but observations and actions; the last trajectory may be
-    shorter than the others.
+    """Return a compact dataset of `rows` rows, without observations and actions.
+
+    The last trajectory may be shorter than the others.
     """
     final = np.arange(rows) % TRAJECTORY == TRAJECTORY - 1
     final[-1] = True
@@ -51,7 +51,7 @@ def trajectories(rows: int) -> dict[str, np.ndarray]:
 
 
 def synthetic(transitions: int) -> dict[str, np.ndarray]:
-    """A compact dataset of random trajectories, at the widths of puzzle-4x4."""
+    """Return a compact dataset of random trajectories with the dimensions of puzzle-4x4."""
     rng = np.random.default_rng(0)
     rows = transitions + -(-transitions // (TRAJECTORY - 1))
     return {
@@ -64,23 +64,23 @@ def synthetic(transitions: int) -> dict[str, np.ndarray]:
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """How long a call takes until its results are there."""
+    """Return how long a call takes until its results are ready."""
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
 
 
 def matrix_product(rows: int, width: int) -> Callable[[], float]:
-    """A function that returns the GFLOP/s of (rows,width)x(width,width), the median over a
-    third of a second. The product has the precision of the update's.
+    """Return a function that measures the GFLOP/s of a product (rows,width)x(width,width).
+
+    It returns the median over a third of a second, in the precision of JAX's configuration.
     """
-    # An accelerator is not measured by how fast calls reach it: there many products make one
-    # call.
+    # On an accelerator one call makes many products, so that the overhead of calls is small.
     repeats = 1 if jax.default_backend() == "cpu" else 200
-    a, b = (
-        jax.random.normal(jax.random.key(0), (count, width)) / math.sqrt(width)
-        for count in (rows, width)
-    )
+    key = jax.random.key(0)
+    scale = math.sqrt(width)
+    a = jax.random.normal(key, (rows, width)) / scale
+    b = jax.random.normal(key, (width, width)) / scale
 
     def products(a: jax.Array, b: jax.Array) -> jax.Array:
         if repeats == 1:
@@ -91,7 +91,8 @@ def matrix_product(rows: int, width: int) -> Callable[[], float]:
     call(a, b).block_until_ready()
 
     def measure() -> float:
-        times, start = [], time.perf_counter()
+        times = []
+        start = time.perf_counter()
         while time.perf_counter() - start < 0.33:
             times.append(seconds(lambda: call(a, b)))
         return 2 * repeats * rows * width**2 / statistics.median(times) / 1e9
@@ -100,12 +101,12 @@ def matrix_product(rows: int, width: int) -> Callable[[], float]:
 
 
 def peak_product() -> Callable[[], float]:
-    """The `matrix_product` whose speed is the peak that work is compared with."""
+    """Return the `matrix_product` whose speed counts as the machine's peak."""
     return matrix_product(PEAK_ROWS, PEAK_WIDTH)
 
 
 def large_product() -> dict[str, float]:
-    """`large_product_gflops` of (8192,8192)x(8192,8192), printed; nothing on a CPU."""
+    """Measure and print a product (8192,8192)x(8192,8192); return {} on a CPU."""
     if jax.default_backend() == "cpu":
         return {}
     speed = matrix_product(LARGE, LARGE)()
@@ -116,28 +117,31 @@ def large_product() -> dict[str, float]:
 # ---------------------------------------------------------------- the agent
 
 
-class Chosen(NamedTuple):
-    """The agent that a command line names."""
+class ChosenAgent(NamedTuple):
+    """The agent file, class and settings that a command line names."""
 
     file: str
     kind: Any
     config: ml_collections.ConfigDict
 
     def create(self, seed: int) -> Any:
-        """A fresh agent at the widths of puzzle-4x4."""
-        return self.kind.create(jax.random.key(seed), OBSERVATION_DIM, ACTION_DIM, self.config)
+        """Create an agent with the dimensions of puzzle-4x4."""
+        return self.kind.create(
+            jax.random.key(seed), OBSERVATION_DIM, ACTION_DIM, self.config
+        )
 
 
 def add_agent(parser: argparse.ArgumentParser) -> None:
-    """Add --agent; the words that the parser does not know are left for `chosen_agent`."""
+    """Add --agent; `chosen_agent` reads --agent.KEY, which the parser does not know."""
     doc = "agent file (agents/trqam.py unless given); --agent.KEY=VALUE overrides a setting"
     parser.add_argument("--agent", metavar="FILE", help=doc)
     parser.set_defaults(agent_words=[])
 
 
-def chosen_agent(options: argparse.Namespace) -> Chosen:
-    """The agent of --agent with the settings of --agent.KEY, on chunks of actions unless they
-    say otherwise; raises UserError.
+def chosen_agent(options: argparse.Namespace) -> ChosenAgent:
+    """Return the agent of --agent with the settings of --agent.KEY; raise UserError.
+
+    It acts in chunks unless --agent.action_chunking is set.
     """
     named = [] if options.agent is None else [f"--agent={options.agent}"]
     file, words = take_agent(["benchmark.py", *named, *options.agent_words])
@@ -154,21 +158,21 @@ def chosen_agent(options: argparse.Namespace) -> Chosen:
     if "action_chunking" not in config_flags.get_override_values(fv["agent"]):
         fv.agent.action_chunking = True
     module.AGENT.check(fv.agent)
-    return Chosen(file, module.AGENT, fv.agent)
+    return ChosenAgent(file, module.AGENT, fv.agent)
 
 
 # ---------------------------------------------------------------- figures
 
 
 def device() -> str:
-    """The device's name, in words."""
+    """Describe the device: its name, the number of devices and of CPU cores."""
     devices = jax.devices()
     counts = f"{len(devices)} device(s), {os.cpu_count()} CPU cores"
     return f"{devices[0].device_kind} ({counts})"
 
 
 def machine() -> dict[str, Any]:
-    """What a figure is to be read with: device, cores, load and versions."""
+    """Return what figures depend on: device, cores, load and versions."""
     return {
         "device": device(),
         "cores": os.cpu_count(),
@@ -184,12 +188,21 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="end with one JSON object on the last line"
     )
     parser.add_argument(
-        "--out", type=output_file, metavar="FILE", help="write the same object to a file"
+        "--out",
+        type=output_file,
+        metavar="FILE",
+        help="write the same object to a file",
     )
 
 
 def publish(result: dict[str, Any], options: argparse.Namespace, command: str) -> None:
-    """Write and print figures with the machine and the command, as --out and --json ask."""
+    """Write and print figures with the machine and the command, for --out and --json.
+
+    Args:
+        result: the figures.
+        options: the parsed flags.
+        command: the command line.
+    """
     record = machine() | result | {"command": command}
     if options.out:
         write_json(options.out, record)

@@ -1,12 +1,11 @@
-"""How fast batches come from data on the host.
+"""The speed of reading batches from a dataset on the host.
 
     python scripts/benchmark.py data --rows=1_000_000,10_000_000 --readers=1,4,16 --folder=/tmp
 
-The rows are memory-mapped and looked up by threads. They have the widths of cube-quadruple
-(O 55, A 5) and lie in sparse files, so that 100 million of them take no disk: a first access to
-a page is then a page fault without reading. --written fills the files and drops them from the
-page cache before each measurement: then every page comes from the disk. The files are deleted
-at the end.
+Threads read rows of memory-mapped files with the dimensions of cube-quadruple (O 55, A 5). The
+files are sparse, so that 100 million rows need no disk space, and the first access to a page
+reads nothing. --written fills the files and drops them from the page cache before each
+measurement, so that every page is read from disk. The files are deleted at the end.
 """
 
 import argparse
@@ -32,7 +31,7 @@ CONFIG = SimpleNamespace(batch_size=256, horizon_length=5)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this benchmark."""
+    """Add the flags of this benchmark."""
     parser.add_argument(
         "--rows",
         type=each_at_least(TRAJECTORY),
@@ -54,9 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--updates_per_call", type=at_least(1), default=100, metavar="N", help=doc
     )
     doc = "updates per second of the training that is imitated (2500)"
-    parser.add_argument("--demand", type=positive_float, default=2_500.0, metavar="X", help=doc)
+    parser.add_argument(
+        "--demand", type=positive_float, default=2_500.0, metavar="X", help=doc
+    )
     doc = "length of a measurement (5)"
-    parser.add_argument("--seconds", type=positive_float, default=5.0, metavar="X", help=doc)
+    parser.add_argument(
+        "--seconds", type=positive_float, default=5.0, metavar="X", help=doc
+    )
     doc = "write the rows to disk and read them from there"
     parser.add_argument("--written", action="store_true", help=doc)
     doc = "where the files are while it runs (the system's temporary folder)"
@@ -65,16 +68,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def mapped(folder: Path) -> dict[str, np.ndarray]:
-    """The memory-mapped columns in a folder."""
+    """Open the memory-mapped columns in a folder."""
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in WIDTHS}
 
 
 def synthetic(folder: Path, rows: int, written: bool = False) -> dict[str, np.ndarray]:
-    """A dataset with memory-mapped observations and actions, in sparse files unless they are to
-    be `written`.
+    """Create a dataset with memory-mapped observations and actions.
+
+    Args:
+        folder: the folder of the files.
+        rows: the number of rows.
+        written: whether to fill the files; otherwise they are sparse.
     """
     for name, width in WIDTHS.items():
-        path, shape = folder / f"{name}.npy", (rows, width)
+        path = folder / f"{name}.npy"
+        shape = (rows, width)
         array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
         for start in range(0, rows if written else 0, 100_000):
             array[start : start + 100_000] = start
@@ -82,8 +90,8 @@ def synthetic(folder: Path, rows: int, written: bool = False) -> dict[str, np.nd
     return trajectories(rows) | mapped(folder)
 
 
-def forget(folder: Path) -> None:
-    """Drop a folder's files from the page cache; what processes still map stays."""
+def drop_from_page_cache(folder: Path) -> None:
+    """Drop a folder's files from the page cache, except pages that a process still maps."""
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -97,48 +105,63 @@ def measure(
     demand: float | None,
     first: int,
 ) -> dict[str, float]:
-    """Read blocks for --seconds, as fast as they come or as training at `demand` updates per
-    second would.
+    """Read blocks for --seconds, at full speed or at the speed of a training.
+
+    Returns updates_per_s and "waiting", the share of the time spent waiting for a block.
 
     Args:
         dataset: columns by name.
         options: the flags.
         readers: number of reading threads.
-        demand: updates per second; None: as fast as possible.
+        demand: updates per second of the training; None: full speed.
         first: number of the first update; other updates read other pages.
-
-    Returns updates_per_s, and waiting: the share of the time for which the reader of the blocks
-    waited for one.
     """
-    updates_per_call, updates = options.updates_per_call, 0
+    updates_per_call = options.updates_per_call
+    updates = 0
     data = OnHost(dataset, None)
     keys = jax.random.key_data(jax.random.split(jax.random.key(0), options.seeds))
-    blocks = (Block(first + i * updates_per_call, updates_per_call) for i in itertools.count())
+    blocks = (
+        Block(first + i * updates_per_call, updates_per_call) for i in itertools.count()
+    )
     with Prefetch(data, Replay(data.stored), keys, CONFIG, blocks, readers) as feed:
         jax.block_until_ready(next(feed))  # compiles
-        start, waited = time.perf_counter(), feed.waited
+        start = time.perf_counter()
+        waited = feed.waited
         while (now := time.perf_counter()) - start < options.seconds:
             jax.block_until_ready(next(feed))
             updates += updates_per_call
-            # the training of this block, on a device that leaves the processor alone
+            # sleeps for as long as a device would train on this block
             if demand:
-                time.sleep(max(0.0, now + updates_per_call / demand - time.perf_counter()))
+                time.sleep(
+                    max(0.0, now + updates_per_call / demand - time.perf_counter())
+                )
         taken = time.perf_counter() - start
-        return {"updates_per_s": updates / taken, "waiting": (feed.waited - waited) / taken}
+        return {
+            "updates_per_s": updates / taken,
+            "waiting": (feed.waited - waited) / taken,
+        }
 
 
 def measure_rows(
     folder: Path, rows: int, options: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
-    """Measure a dataset with each number of readers, fastest and at the demand."""
+    """Measure a dataset with each number of readers, at full speed and at --demand.
+
+    Args:
+        folder: the folder for its files.
+        rows: the number of rows.
+        options: the flags.
+    """
     dataset = synthetic(folder, rows, options.written)
-    numbers = itertools.count(0, 10_000_000)  # pages that no measurement before has read
+    numbers = itertools.count(
+        0, 10_000_000
+    )  # pages that no earlier measurement has read
     for readers in options.readers:
         result: dict[str, Any] = {"rows": rows, "readers": readers}
         for label, demand in (("fastest", None), ("paced", options.demand)):
             if options.written:
                 dataset |= mapped(folder)
-                forget(folder)
+                drop_from_page_cache(folder)
             figures = measure(dataset, options, readers, demand, next(numbers))
             result |= {f"{label}_{figure}": value for figure, value in figures.items()}
         yield result

@@ -1,4 +1,4 @@
-"""How fast policies are evaluated on puzzle-4x4, by number of worker processes."""
+"""The speed of evaluations on puzzle-4x4, by number of worker processes."""
 
 import time
 from typing import Any
@@ -18,51 +18,65 @@ TASK = "puzzle-4x4-play-singletask-task1-v0"
 
 
 def evaluation_speed(agent: Any, episodes: int) -> list[dict[str, float]]:
-    """Time evaluations with 0, 1, 2, 4, ... workers; 0 workers: `one_process_loop`, on the
-    device. With workers the policy is on the host's processor, as beside a training on a
-    device.
+    """Time evaluations with 0, 1, 2, 4, ... workers.
+
+    0 workers means `one_process_loop`, with the policy on the device. With workers the policy
+    runs on the CPU, as it does while a device trains.
     """
     result = [one_process_loop(agent, episodes)]
     policy = evaluation_policy(jax.device_put(without_optimiser(agent), host_device()))
     length = agent.config.horizon_length if agent.config.action_chunking else 1
-    most = default_workers()
-    for workers in sorted({1, 2, 4, SLOTS, most} & set(range(1, most + 1))):
+    limit = default_workers()
+    for workers in sorted({1, 2, 4, SLOTS, limit} & set(range(1, limit + 1))):
         with EnvWorkers(TASK, workers=workers) as processes:
-            # makes the environments
+            # creates the environments
             evaluate(policy, processes, SLOTS, 1, length, ACTION_DIM, progress=False)
-            done = evaluate(policy, processes, episodes, 0, length, ACTION_DIM, progress=False)
-        steps, rows, calls = done.env_steps, done.policy_rows, done.policy_calls
-        result.append(figures(workers, steps, rows, calls, done.seconds))
+            done = evaluate(
+                policy, processes, episodes, 0, length, ACTION_DIM, progress=False
+            )
+        counts = done.env_steps, done.policy_rows, done.policy_calls
+        result.append(figures(workers, *counts, done.seconds))
     return result
 
 
 def one_process_loop(agent: Any, episodes: int) -> dict[str, float]:
-    """The loop of the published code: one environment in this process, and the policy called at
-    every step, also while actions of its last chunk are waiting.
+    """Time the loop of the published code: one environment, and a policy call at every step.
+
+    The policy is called even while actions of its last chunk are left.
     """
-    env, policy, steps = make_env(TASK), evaluation_policy(agent), 0
-    policy(np.zeros((1, OBSERVATION_DIM), np.float32), np.zeros((1, 3), np.uint32))  # compiles
+    env = make_env(TASK)
+    policy = evaluation_policy(agent)
+    steps = 0
+    policy(
+        np.zeros((1, OBSERVATION_DIM), np.float32), np.zeros((1, 3), np.uint32)
+    )  # compiles
     start = time.perf_counter()
     queue: list[np.ndarray] = []
     for episode in range(episodes):
-        observation, done = env.reset(seed=reset_seed(0, episode))[0], False
+        observation = env.reset(seed=reset_seed(0, episode))[0]
+        done = False
         queue.clear()
         while not done:
             keys = np.array([[0, episode, steps]], np.uint32)
-            chunk = np.clip(policy(observation[None].astype(np.float32), keys), -1.0, 1.0)
+            chunk = np.clip(
+                policy(observation[None].astype(np.float32), keys), -1.0, 1.0
+            )
             queue.extend(chunk.reshape(-1, ACTION_DIM) if not queue else ())
             observation, _, terminated, truncated, _ = env.step(queue.pop(0))
-            steps, done = steps + 1, terminated or truncated
+            steps += 1
+            done = terminated or truncated
     return figures(0, steps, steps, steps, time.perf_counter() - start)
 
 
-def figures(workers: int, steps: int, rows: int, calls: int, taken: float) -> dict[str, float]:
-    """One evaluation as it is published.
+def figures(
+    workers: int, steps: int, rows: int, calls: int, taken: float
+) -> dict[str, float]:
+    """Return the figures of one evaluation.
 
     Args:
         workers: environment processes.
         steps: environment steps.
-        rows: observations that the policy was given, without those of empty slots.
+        rows: observations that the policy received, without those of empty slots.
         calls: calls of the policy.
         taken: seconds.
     """
@@ -77,7 +91,7 @@ def figures(workers: int, steps: int, rows: int, calls: int, taken: float) -> di
 
 
 def describe(row: dict[str, float]) -> str:
-    """One evaluation in words."""
+    """Describe one evaluation."""
     how = "in one process, the policy called at every step"
     if row["workers"]:
         how = f"with {row['workers']} workers"

@@ -1,14 +1,14 @@
-"""How much faster the update is than the straightforward one.
+"""The speedup of the update over a straightforward one.
 
     python scripts/benchmark.py oracle --rounds=61 --out=results/oracle_speed.json
 
-Paper size (O 83, A 5, H 5; 512x4, 10 critics, K 10, batch 256). In each round the machine's
-matrix product, a block of ours, two of the straightforward version and another of ours follow
-each other in one process, dispatched alike; a round's ratio is that of its two pairs' times, in
-which a machine that gets faster or slower meanwhile cancels.
+Measured at the size of the paper (O 83, A 5, H 5; 512x4, 10 critics, K 10, batch 256). A round
+times the machine's matrix product, one block of our updates, two blocks of the straightforward
+version, and another block of ours, in one process. The round's ratio divides the times of the
+two pairs, so a gradual change of the machine's speed cancels.
 
-The straightforward version is that of the tests, tests/agents/straightforward.py, loaded by its
-path: the one file of the tests that a benchmark reads.
+The straightforward version is tests/agents/straightforward.py, the only file of the tests that
+a benchmark loads.
 """
 
 import argparse
@@ -39,8 +39,10 @@ STRAIGHTFORWARD = ROOT / "tests" / "agents" / "straightforward.py"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this benchmark."""
-    doc = "rounds, of two blocks of each (9); fewer than 6 have no 95 %% interval"
+    """Add the flags of this benchmark."""
+    doc = (
+        "rounds with two blocks of each version (9); a 95 %% interval needs at least 6"
+    )
     parser.add_argument("--rounds", type=at_least(6), default=9, metavar="N", help=doc)
     doc = "updates in a block (4)"
     parser.add_argument("--updates", type=at_least(1), default=4, metavar="N", help=doc)
@@ -48,15 +50,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_straightforward() -> ModuleType:
-    """The straightforward version, which is no part of the program."""
-    spec: Any = importlib.util.spec_from_file_location("straightforward", STRAIGHTFORWARD)
+    """Load the straightforward version, which is not part of the program."""
+    spec: Any = importlib.util.spec_from_file_location(
+        "straightforward", STRAIGHTFORWARD
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 class Blocks:
-    """Blocks of an update on one batch, with noise that follows from the update's number."""
+    """Runs blocks of an update on one batch; the noise depends on the update's number.
+
+    Args:
+        update: (agent, batch, noise) -> (agent, metrics, ...).
+        agent: the agent to start with.
+        batch: the batch of all updates.
+        updates: updates in a block.
+    """
 
     def __init__(self, update: Callable, agent: Any, batch: Any, updates: int):
         size = agent.config.batch_size
@@ -72,12 +83,13 @@ class Blocks:
         counted = jax.jit(lambda agent, noise: update(agent, batch, noise)[:2])
         analysis: Any = counted.lower(agent, noise).compile().cost_analysis()
         self.gflop = analysis["flops"] / 1e9
-        self.agent, self.updates = agent, updates
+        self.agent = agent
+        self.updates = updates
         self.block = jax.jit(block, donate_argnums=0, compiler_options=WITHOUT_COPIES)
         self.seconds()  # compiles
 
     def seconds(self) -> float:
-        """Time one block, per update."""
+        """Time one block; return the seconds per update."""
 
         def call() -> Any:
             self.agent, metrics = self.block(self.agent)
@@ -87,29 +99,34 @@ class Blocks:
 
 
 def compare(config: Any, rounds: int, updates: int) -> dict[str, Any]:
-    """The speedup with its 95 % interval, and the work and time of each version.
+    """Measure the speedup with its 95 % interval, and the work and time of each version.
 
     Args:
         config: the settings of TRQAM.
-        rounds: at least 6.
-        updates: of each block.
+        rounds: the number of rounds, at least 6.
+        updates: updates in a block.
     """
 
     def blocks(update: Callable) -> Blocks:
-        agent = trqam.AGENT.create(jax.random.key(0), OBSERVATION_DIM, ACTION_DIM, config)
+        agent = trqam.AGENT.create(
+            jax.random.key(0), OBSERVATION_DIM, ACTION_DIM, config
+        )
         return Blocks(update, agent, batch, updates)
 
-    replay, sizes = Replay.create(synthetic(20_000)), (config.batch_size, config.horizon_length)
+    replay = Replay.create(synthetic(20_000))
+    sizes = (config.batch_size, config.horizon_length)
     batch = replay.sample(jax.random.key(2), *sizes, config.discount)
     product = peak_product()
     ours = blocks(trqam.AGENT.update_with_noise)
     oracle = blocks(load_straightforward().update_with_noise)
     versions = (ours, oracle, oracle, ours)
-    peaks, times = [], np.empty((rounds, len(versions)))
+    peaks = []
+    times = np.empty((rounds, len(versions)))
     for turn in times:
         peaks.append(product())
         turn[:] = [version.seconds() for version in versions]
-    ours_times, oracle_times = times[:, [0, 3]], times[:, 1:3]
+    ours_times = times[:, [0, 3]]
+    oracle_times = times[:, 1:3]
     ratios = oracle_times.sum(1) / ours_times.sum(1)
     interval = scipy.stats.quantile_test(ratios, q=1.0, p=0.5).confidence_interval(0.95)
     return {
@@ -124,9 +141,19 @@ def compare(config: Any, rounds: int, updates: int) -> dict[str, Any]:
 
 
 def figures(gflop: float, times: np.ndarray, peak: float) -> dict[str, float]:
-    """The work of an update, the median of its times in seconds, and the share of the peak."""
+    """Return the work of an update, its median time and the share of the peak.
+
+    Args:
+        gflop: the work of an update.
+        times: seconds per update of all blocks.
+        peak: the machine's peak in GFLOP/s.
+    """
     median = float(np.median(times))
-    return {"gflop": gflop, "seconds": median, "fraction_of_peak": gflop / median / peak}
+    return {
+        "gflop": gflop,
+        "seconds": median,
+        "fraction_of_peak": gflop / median / peak,
+    }
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -135,10 +162,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     config.action_chunking = True
     found = compare(config, options.rounds, options.updates)
     for name in ("ours", "oracle"):
-        row = found[name]
+        version = found[name]
         print(
-            f"{name:6} {row['gflop']:6.1f} GFLOP, {row['seconds']:.3f} s per update,"
-            f" {row['fraction_of_peak']:.2f} of peak"
+            f"{name:6} {version['gflop']:6.1f} GFLOP, {version['seconds']:.3f} s per update,"
+            f" {version['fraction_of_peak']:.2f} of peak"
         )
     low, high = found["speedup_95"]
     print(f"speedup {found['speedup']:.3f}, 95 % interval {low:.3f} to {high:.3f}")

@@ -1,4 +1,4 @@
-"""How long the parts of an update take, each compiled alone."""
+"""The time of each part of an update, compiled separately."""
 
 import functools
 import statistics
@@ -13,30 +13,44 @@ from utils.replay import run_points
 
 
 class Stages:
-    """Functions with their arguments, by the name of the stage."""
+    """Compiled functions with their arguments, by the name of the stage."""
 
     def __init__(self) -> None:
         self.calls: dict[str, Callable[[], Any]] = {}
 
     def add(self, name: str, function: Callable, *arguments: Any) -> Any:
-        """Compile a stage and keep it; returns what it returns."""
+        """Compile a stage, run it once, and return its result.
+
+        Args:
+            name: the name of the stage.
+            function: the function.
+            arguments: its arguments.
+        """
         self.calls[name] = functools.partial(jax.jit(function), *arguments)
         return self.calls[name]()
 
     def medians(self, repeats: int) -> dict[str, float]:
-        """The median seconds of each stage."""
-        return {
-            name: statistics.median(seconds(call) for _ in range(repeats))
-            for name, call in self.calls.items()
-        }
+        """Return the median seconds of each stage."""
+        medians = {}
+        for name, call in self.calls.items():
+            times = [seconds(call) for _ in range(repeats)]
+            medians[name] = statistics.median(times)
+        return medians
 
 
 def stage_seconds(agent: Any, replay: Any, repeats: int = 6) -> dict[str, float]:
-    """Median seconds of the parts of an update.
+    """Return the median seconds of the parts of an update.
 
-    Their sum is longer than an update, whose parts share work.
+    Their sum exceeds the time of an update, whose parts share work.
+
+    Args:
+        agent: the agent.
+        replay: what batches are sampled from.
+        repeats: how often each part is timed.
     """
-    config, kind, stages = agent.config, type(agent), Stages()
+    config = agent.config
+    kind = type(agent)
+    stages = Stages()
 
     def draw(replay: Any, seed: int) -> Any:
         key = jax.random.key(seed)
@@ -50,9 +64,8 @@ def stage_seconds(agent: Any, replay: Any, repeats: int = 6) -> dict[str, float]
         return jax.grad(lambda params: agent.loss(params, *rest)[0])(params)
 
     def step(agent: Any, grads: Any) -> Any:
-        return agent.optimiser(config, agent.cloning).update(
-            grads, agent.opt_state, agent.params
-        )
+        optimiser = agent.optimiser(config, agent.cloning)
+        return optimiser.update(grads, agent.opt_state, agent.params)
 
     batch = stages.add("sampling", draw, replay, 0)
     noise = stages.add("noise", draw_noise, agent, 1)
@@ -66,18 +79,30 @@ def stage_seconds(agent: Any, replay: Any, repeats: int = 6) -> dict[str, float]
 
 
 def add_flow_stages(stages: Stages, agent: Any, batch: Any, noise: Any) -> None:
-    """Add the parts of an agent that steers a flow by adjoint matching."""
+    """Add the stages of an agent that trains a flow by adjoint matching.
+
+    Args:
+        stages: the stages to extend.
+        agent: the agent.
+        batch: a batch.
+        noise: the noise of an update.
+    """
     observations = batch["observations"]
-    policy, base = agent.params["policy"], agent.target_params["base"]
+    next_observations = batch["next_observations"][:, -1]
+    policy = agent.params["policy"]
+    base = agent.target_params["base"]
     x0 = jax.random.normal(jax.random.key(2), (agent.draws, *noise["sde_x0"].shape))
 
     def rollout(policy: dict, base: dict, s: jax.Array, noise: dict) -> Any:
-        fields = agent.velocity(policy, s), agent.velocity(base, s)
-        return memoryless_rollout(*fields, noise["sde_x0"], noise["sde_noise"])
+        policy_field = agent.velocity(policy, s)
+        base_field = agent.velocity(base, s)
+        return memoryless_rollout(
+            policy_field, base_field, noise["sde_x0"], noise["sde_noise"]
+        )
 
     def adjoint(base: dict, s: jax.Array, xs: jax.Array, end: jax.Array) -> Any:
         return lean_adjoint(agent.velocity(base, s), xs, end)
 
-    stages.add("backup", type(agent).act, agent, batch["next_observations"][:, -1], x0)
+    stages.add("backup", type(agent).act, agent, next_observations, x0)
     path = stages.add("rollout", rollout, policy, base, observations, noise)
     stages.add("adjoint", adjoint, base, observations, path.xs, path.x_final)

@@ -1,12 +1,12 @@
-"""All measurements, and the hours of the whole table.
+"""All measurements, and the projected hours of all runs.
 
     python scripts/benchmark.py table --out=results/speed_cpu.json
     python scripts/benchmark.py table --out=results/speed.json --only=bc  # added to it
     python scripts/benchmark.py table --out=tiny.json --tiny          # all of it, tiny networks
 
-Seeds, precisions, sizes, data on the host, evaluation: each measurement is a process of another
-benchmark. What the file holds already is not measured again, so that a run that was cut short
-resumes. At the end the tables are printed as Markdown.
+Measures seeds, precisions, sizes, data on the host and evaluation, each in a process of another
+benchmark. Measurements that the file already holds are skipped, so the same command resumes an
+interrupted run. At the end it prints tables in Markdown.
 """
 
 import argparse
@@ -28,7 +28,8 @@ from utils.files import read_json, write_json
 
 SCRIPT = "scripts/benchmark.py"
 
-TRQAM, BC = ("update", "--agent=agents/trqam.py"), ("update", "--agent=agents/bc.py")
+TRQAM = ("update", "--agent=agents/trqam.py")
+BC = ("update", "--agent=agents/bc.py")
 OTHERS = (
     *("qam", "qam_edit", "qam_fql", "sqam", "fql", "ifql", "dsrl", "cgql"),
     *("fedit", "fbrac", "bam", "fawac", "qsm", "dac", "rebrac", "rlpd"),
@@ -43,9 +44,18 @@ MEASUREMENTS = {
     "bc": [*BC, "--seeds=1,8"],
     "bc blocks of 20": [*BC, "--seeds=1", "--updates=20"],
     "trqam 1 seed": [*TRQAM, "--seeds=1"],
-    "trqam scalar adjoint": ["update", "--agent=agents/trqam_scalar_adjoint.py", "--seeds=1"],
+    "trqam scalar adjoint": [
+        "update",
+        "--agent=agents/trqam_scalar_adjoint.py",
+        "--seeds=1",
+    ],
     **{name: ["update", f"--agent=agents/{name}.py", "--seeds=1"] for name in OTHERS},
-    "trqam highest": [*TRQAM, "--seeds=1,8", "--matmul_precision=highest", "--blocks=5"],
+    "trqam highest": [
+        *TRQAM,
+        "--seeds=1,8",
+        "--matmul_precision=highest",
+        "--blocks=5",
+    ],
     "bc highest": [*BC, "--seeds=1", "--matmul_precision=highest"],
     "trqam profile": [*TRQAM, "--seeds=1", "--blocks=5", "--trace=FOLDER"],
     "trqam width 1024": [*TRQAM, "--seeds=1,8", "--blocks=5", WIDE_ACTOR, WIDE_CRITIC],
@@ -76,39 +86,52 @@ TINY = [
 ]
 TINY_DATA = ["--rows=10_000", "--readers=1", "--seconds=0.2", "--updates_per_call=2"]
 
-TASKS, SEEDS = 5, 8  # of a domain, of a task
-# of a domain and seed; of a task and seed
-BC_UPDATES, OFFLINE_UPDATES, ONLINE_STEPS = 300_000, 1_000_000, 500_000
-# of a run, of an evaluation; of an episode that fails, mean of the domains
-EVALUATIONS, EPISODES, STEPS = 33, 50, 1025
+TASKS = 5  # per domain
+SEEDS = 8  # per task
+BC_UPDATES = 300_000  # per domain and seed
+OFFLINE_UPDATES = 1_000_000  # per task and seed
+ONLINE_STEPS = 500_000  # per task and seed
+EVALUATIONS = 33  # per run
+EPISODES = 50  # per evaluation
+STEPS = 1025  # of an episode that fails, mean over the domains
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this benchmark."""
-    doc = "JSON file for the figures, kept after each measurement"
-    parser.add_argument("--out", type=output_file, required=True, metavar="FILE", help=doc)
-    doc = "names of the measurements wanted, separated by commas; all of them unless given"
+    """Add the flags of this benchmark."""
+    doc = "JSON file for the figures, written after each measurement"
+    parser.add_argument(
+        "--out", type=output_file, required=True, metavar="FILE", help=doc
+    )
+    doc = "comma-separated names of measurements; by default all"
     parser.add_argument("--only", default="", metavar="A,B", help=doc)
     doc = "tiny networks and little data, to try the command itself"
     parser.add_argument("--tiny", action="store_true", help=doc)
     doc = "seconds that one measurement may take (1800)"
-    parser.add_argument("--timeout", type=positive_float, default=1800.0, metavar="X", help=doc)
+    parser.add_argument(
+        "--timeout", type=positive_float, default=1800.0, metavar="X", help=doc
+    )
 
 
-def made_tiny(words: list[str]) -> list[str]:
-    """The words of a measurement with tiny networks and little data, as its agent has them."""
+def tiny_words(words: list[str]) -> list[str]:
+    """Return the arguments of a measurement with tiny networks and little data."""
     if words[0] == "data":
         return words + TINY_DATA
     settings = load_source(ROOT / words[1].removeprefix("--agent=")).module.get_config()
     known = tuple(f"--agent.{key}=" for key in settings)
-    tiny = [word for word in TINY if not word.startswith("--agent.") or word.startswith(known)]
+    tiny = [
+        word
+        for word in TINY
+        if not word.startswith("--agent.") or word.startswith(known)
+    ]
     return [word for word in words if "hidden_dims" not in word] + tiny
 
 
 def measure(words: list[str], timeout: float) -> dict[str, Any]:
-    """Run one measurement in a process of its own.
+    """Run one measurement in a separate process.
 
-    Returns its JSON object, or one with an error that says what came instead.
+    Returns its JSON object, or {"error": message}.
+
+    words: the arguments of scripts/benchmark.py; timeout: in seconds.
     """
     with tempfile.TemporaryDirectory() as folder:
         placed = [word.replace("FOLDER", folder) for word in words]
@@ -122,8 +145,10 @@ def measure(words: list[str], timeout: float) -> dict[str, Any]:
     lines = done.stdout.splitlines() if done.returncode == 0 else []
     if not lines:
         return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1]}
-    # As anybody would give it, without the temporary folder.
-    return json.loads(lines[-1]) | {"command": shlex.join(["python", SCRIPT, *words, "--json"])}
+    # without the temporary folder, so that the command can be repeated
+    return json.loads(lines[-1]) | {
+        "command": shlex.join(["python", SCRIPT, *words, "--json"])
+    }
 
 
 SPEED_COLUMNS = (
@@ -154,89 +179,87 @@ DATA_COLUMNS = (
 
 
 def shown(value: float | None, form: str) -> str:
-    """A figure, or a dash for one that could not be had."""
+    """Format a figure, or return a dash for None."""
     return "-" if value is None else format(value, form)
 
 
 def rows_of(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    """One row for each measurement of updates and number of seeds."""
-    rows: list[tuple[str, ...]] = []
+    """Return one table line for each measurement of updates and number of seeds."""
+    lines: list[tuple[str, ...]] = []
     for name, result in found.items():
-        for i, row in enumerate(result.get("by_seeds", [])):
-            rows.append(
-                (
-                    name,
-                    str(row["seeds"]),
-                    str(result["updates_per_block"]),
-                    shown(result["gflop_per_update"], ".1f"),
-                    f"{row['updates_per_s']:.4g}",
-                    f"{row['seed_updates_per_s']:.4g}",
-                    shown(row["fraction_of_peak"], ".2f"),
-                    "" if i else f"{result['peak_memory_bytes'] / 1e9:.1f}",
-                )
+        for i, speed in enumerate(result.get("by_seeds", [])):
+            cells = (
+                name,
+                str(speed["seeds"]),
+                str(result["updates_per_block"]),
+                shown(result["gflop_per_update"], ".1f"),
+                f"{speed['updates_per_s']:.4g}",
+                f"{speed['seed_updates_per_s']:.4g}",
+                shown(speed["fraction_of_peak"], ".2f"),
+                "" if i else f"{result['peak_memory_bytes'] / 1e9:.1f}",
             )
-    return rows
+            lines.append(cells)
+    return lines
 
 
 def hours(found: dict[str, Any]) -> dict[str, float]:
-    """Projected hours of the whole table on one such machine, for each part that can be
-    projected from what was measured.
+    """Return the projected hours of the results table on one such machine, by part.
 
-    Networks have the width of their domain. Online, an update follows each environment step, so
-    a call has one update. The environments step at the speed of puzzle-4x4, which was measured.
+    Parts whose speed was not measured are left out. Networks have the width of their domain.
+    Online, a call has one update, because each environment step is followed by an update. All
+    environments are assumed to be as fast as puzzle-4x4.
     """
-    tasks, parts = len(DOMAINS) * TASKS, {}
-
-    def rate(name: str) -> float:
-        return max(
-            (row["seed_updates_per_s"] for row in found.get(name, {}).get("by_seeds", [])),
-            default=0.0,
-        )
-
+    tasks = len(DOMAINS) * TASKS
+    parts: dict[str, float] = {}
     for part, agent, updates in (
         ("behaviour cloning", "bc", SEEDS * BC_UPDATES),
         ("updates offline", "trqam", SEEDS * TASKS * OFFLINE_UPDATES),
         ("updates online", "trqam one by one", SEEDS * TASKS * ONLINE_STEPS),
     ):
-        rates = {512: rate(agent), 1024: rate(f"{agent} width 1024")}
+        rates = {
+            512: best_rate(found, agent),
+            1024: best_rate(found, f"{agent} width 1024"),
+        }
         if all(rates.values()):
-            parts[part] = (
-                sum(updates / rates[domain.width] for domain in DOMAINS.values()) / 3600
-            )
+            needed = sum(updates / rates[domain.width] for domain in DOMAINS.values())
+            parts[part] = needed / 3600
     measured_all = len(parts) == 3
-    speeds = {
-        row["workers"]: row["steps_per_s"]
-        for row in found.get("evaluation", {}).get("evaluation", [])
-    }
+    evaluations = found.get("evaluation", {}).get("evaluation", [])
+    speeds = {figures["workers"]: figures["steps_per_s"] for figures in evaluations}
     if 1 in speeds:
-        parts["environment steps online, all seeds side by side"] = (
-            tasks * ONLINE_STEPS / speeds[1] / 3600
-        )
+        online = tasks * ONLINE_STEPS / speeds[1] / 3600
+        parts["environment steps online, all seeds side by side"] = online
         training = sum(parts.values())
         steps = tasks * SEEDS * EVALUATIONS * EPISODES * STEPS
-        parts["evaluation, if every episode failed"] = steps / max(speeds.values()) / 3600
+        parts["evaluation, if every episode failed"] = (
+            steps / max(speeds.values()) / 3600
+        )
         if measured_all:
-            parts |= {
-                "training alone": training,
-                "training, then evaluation": sum(parts.values()),
-            }
+            total = sum(parts.values())
+            parts["training alone"] = training
+            parts["training, then evaluation"] = total
     return parts
 
 
+def best_rate(found: dict[str, Any], name: str) -> float:
+    """Return the highest updates per second of all seeds together; 0 if not measured."""
+    speeds = found.get(name, {}).get("by_seeds", [])
+    return max((speed["seed_updates_per_s"] for speed in speeds), default=0.0)
+
+
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A Markdown table."""
-    return "\n".join(
-        "| " + " | ".join(row) + " |" for row in (header, ("---",) * len(header), *rows)
-    )
+    """Return a Markdown table."""
+    lines = (header, ("---",) * len(header), *rows)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def numbers_table(columns: tuple[str, ...], rows: list[dict[str, float]]) -> str:
-    """A Markdown table of these columns, with four digits."""
+    """Return a Markdown table of these columns, with four digits."""
     return table(columns, [tuple(f"{row[key]:.4g}" for key in columns) for row in rows])
 
 
 def details(name: str, result: dict[str, Any]) -> Iterator[str]:
-    """What a measurement found besides speeds of updates, as texts and Markdown tables."""
+    """Yield the other results of a measurement as texts and Markdown tables."""
     if "error" in result:
         yield f"{name}: {result['error']}"
     if stages := result.get("stage_seconds"):
@@ -253,7 +276,7 @@ def details(name: str, result: dict[str, Any]) -> Iterator[str]:
 
 
 def report(found: dict[str, Any]) -> str:
-    """All tables as Markdown."""
+    """Return all tables as Markdown."""
     texts = [table(SPEED_COLUMNS, rows_of(found))]
     for name, result in found.items():
         texts.extend(details(name, result))
@@ -265,24 +288,29 @@ def report(found: dict[str, Any]) -> str:
 
 
 def wanted_names(only: str) -> list[str]:
-    """The measurements that --only names; raises UserError for one that does not exist."""
+    """Return the measurements that --only names; raise UserError for an unknown one."""
     names = only.split(",") if only else list(MEASUREMENTS)
     for name in names:
         if name not in MEASUREMENTS:
             known = ", ".join(MEASUREMENTS)
-            raise UserError(f"--only={only}: no measurement is called {name!r}; give {known}")
+            raise UserError(
+                f"--only={only}: no measurement is called {name!r}; give {known}"
+            )
     return [name for name in MEASUREMENTS if name in names]
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure what is wanted and missing, print the tables."""
-    wanted, found = wanted_names(options.only), read_json(options.out) or {}
+    """Run the missing measurements and print the tables."""
+    wanted = wanted_names(options.only)
+    found = read_json(options.out) or {}
     missing = [name for name in wanted if "error" in found.get(name, {"error": ""})]
     for name in missing:
-        start, words = time.perf_counter(), MEASUREMENTS[name]
-        words = made_tiny(words) if options.tiny else words
+        start = time.perf_counter()
+        words = MEASUREMENTS[name]
+        words = tiny_words(words) if options.tiny else words
         found[name] = measure(words, options.timeout)
         write_json(options.out, found)
-        took, error = time.perf_counter() - start, found[name].get("error", "")
+        took = time.perf_counter() - start
+        error = found[name].get("error", "")
         print(f"{name}: {took:.0f} s {error}", file=sys.stderr, flush=True)
     print(report(found))

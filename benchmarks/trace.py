@@ -1,4 +1,4 @@
-"""What a device does while a call runs, from a trace by jax.profiler."""
+"""Analyses what a device does during a call, from a trace by jax.profiler."""
 
 import collections
 import re
@@ -11,11 +11,11 @@ import jax
 from benchmarks.common import seconds
 from utils.errors import RunError
 
-LONGEST = 12  # kinds of kernels that are named
+LONGEST = 12  # kinds of kernels that are listed
 
 
 class Event(NamedTuple):
-    """One kernel's run, in nanoseconds."""
+    """One run of a kernel, in nanoseconds."""
 
     start: float
     duration: float
@@ -23,15 +23,18 @@ class Event(NamedTuple):
 
 
 def profile(folder: str, call: Callable[[], Any]) -> dict[str, Any]:
-    """Trace a call into a folder. Returns device_busy, the share of its time in which the
-    device works, kernels, their number, and shares, by kind, of the device's time.
+    """Trace a call into a folder and analyse the trace.
 
-    On a CPU the device is XLA's thread pool, and times are summed over its threads. Raises
-    RunError for a trace without kernels.
+    Returns "device_busy", the share of the time in which the device works; "kernels", their
+    number; and "shares", the share of the device's time by kind of kernel. On a CPU the device
+    is XLA's thread pool, and times are summed over its threads. Raises RunError for a trace
+    without kernels.
     """
     with jax.profiler.trace(folder):
         seconds(call)
-    newest = max(Path(folder).rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    newest = max(
+        Path(folder).rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime
+    )
     events = sorted(device_events(newest))
     if not events:
         raise RunError(f"the trace in {folder} holds no events of the device")
@@ -43,24 +46,27 @@ def profile(folder: str, call: Callable[[], Any]) -> dict[str, Any]:
 
 
 def device_events(trace: Path) -> Iterator[Event]:
-    """The kernels in a trace file."""
+    """Yield the kernels in a trace file."""
     on_cpu = jax.default_backend() == "cpu"
-    plane_name, line_name = ("/host:CPU", "tf_XLAEigen") if on_cpu else ("/device:", "Stream")
+    plane_name, line_name = (
+        ("/host:CPU", "tf_XLAEigen") if on_cpu else ("/device:", "Stream")
+    )
     for plane in jax.profiler.ProfileData.from_file(str(trace)).planes:
         for line in plane.lines if plane.name.startswith(plane_name) else ():
             for event in line.events if line.name.startswith(line_name) else ():
-                # On a CPU, names in C++ are of threads that wait for others; on an
-                # accelerator, of kernels.
+                # On a CPU, events with C++ names are waiting threads; on an accelerator they
+                # are kernels.
                 if not (on_cpu and "::" in event.name):
                     yield Event(event.start_ns, event.duration_ns, event.name)
 
 
 def busy_share(events: list[Event]) -> float:
-    """The share of the time from the first event to the last end in which one or more run.
+    """Return the share of the total time in which at least one event runs.
 
-    The events are in the order of their starts.
+    events: ordered by their starts.
     """
-    busy, end = 0.0, events[0].start
+    busy = 0.0
+    end = events[0].start
     for event in events:
         stop = event.start + event.duration
         busy += max(0.0, stop - max(event.start, end))
@@ -69,7 +75,7 @@ def busy_share(events: list[Event]) -> float:
 
 
 def shares_by_kind(events: list[Event]) -> dict[str, float]:
-    """Shares of the summed durations of the kinds that take the most, the largest first."""
+    """Return the shares of the total duration by kind, for the kinds that take the most."""
     durations = collections.defaultdict[str, float](float)
     for event in events:
         # fusion.12 and fusion.13 are of one kind

@@ -1,14 +1,14 @@
-"""How fast an agent trains, and where the time goes.
+"""The training speed of an agent, and how the time is spent.
 
     python scripts/benchmark.py update --agent=agents/trqam.py --seeds=1,2,4 --json
     python scripts/benchmark.py update --agent=agents/bc.py --evaluate --trace=/tmp/trace
 
 Measured at the size of the paper (puzzle-4x4: O 83, A 5, H 5; 512x4, 10 critics, K 10, batch
-256; --agent.KEY changes it) on synthetic data. Timed blocks of updates take turns with the
-machine's own matrix product, (2560,512)x(512,512); the fraction of peak is the counted work
-times the updates per second over the best median of that product. XLA counts the work of one
-update compiled for the host's processor with its flow steps unrolled. An accelerator, which
-such a product may not fill, is measured by (8192,8192)x(8192,8192) besides.
+256; --agent.KEY changes it) on synthetic data. Timed blocks of updates alternate with the
+machine's own matrix product, (2560,512)x(512,512). The fraction of peak is the work of an
+update times the updates per second, divided by the best median of that product. XLA counts the
+work of one update compiled for the CPU with unrolled flow steps. An accelerator, which such a
+product may not fill, is also measured by (8192,8192)x(8192,8192).
 """
 
 import argparse
@@ -34,17 +34,25 @@ from benchmarks.common import (
 )
 from benchmarks.stages import stage_seconds
 from benchmarks.trace import profile
-from training.updates import Window, configure_jax, one_update, train_block, updates_per_call
+from training.updates import (
+    Window,
+    configure_jax,
+    one_update,
+    train_block,
+    updates_per_call,
+)
 from utils.command_line import at_least, each_at_least
 from utils.replay import Replay
 from utils.sharding import host_device, mesh_for, replicate, stack_seeds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of this benchmark."""
+    """Add the flags of this benchmark."""
     add_agent(parser)
     doc = "numbers of seeds trained in one program, separated by commas (1)"
-    parser.add_argument("--seeds", type=each_at_least(1), default=[1], metavar="N,N", help=doc)
+    parser.add_argument(
+        "--seeds", type=each_at_least(1), default=[1], metavar="N,N", help=doc
+    )
     parser.add_argument(
         "--blocks", type=at_least(5), default=5, metavar="N", help="timed blocks (5)"
     )
@@ -69,20 +77,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     doc = "time evaluations of puzzle-4x4 with 1, 2, 4, ... workers"
     parser.add_argument("--evaluate", action="store_true", help=doc)
     doc = "episodes of a timed evaluation (8)"
-    parser.add_argument("--episodes", type=at_least(1), default=8, metavar="N", help=doc)
+    parser.add_argument(
+        "--episodes", type=at_least(1), default=8, metavar="N", help=doc
+    )
     doc = "trace one block by jax.profiler into this folder"
     parser.add_argument("--trace", metavar="FOLDER", help=doc)
     add_output(parser)
 
 
 def gflop_per_update(agent: Any) -> float | None:
-    """XLA's count for one update on a batch; None where flow steps stay a loop, which XLA
-    counts once.
+    """Return XLA's count of GFLOP for one update on a batch.
 
-    Of the program for the host's processor, whatever the device: calls of an accelerator's
-    libraries count nothing.
+    Returns None if the flow steps are a loop, whose body XLA counts only once. The update is
+    compiled for the CPU, because XLA does not count calls of an accelerator's libraries.
     """
-    batch, horizon = agent.config.batch_size, agent.config.horizon_length
+    batch = agent.config.batch_size
+    horizon = agent.config.horizon_length
     columns = ("rewards", "masks", "terminals", "valid", "row_rewards", "ends")
     shapes = dict.fromkeys(columns, (batch, horizon)) | {
         "observations": (batch, OBSERVATION_DIM),
@@ -94,18 +104,34 @@ def gflop_per_update(agent: Any) -> float | None:
     }
     noise = jax.eval_shape(lambda: agent.draw_noise(jax.random.key(0), batch))
     update = jax.jit(
-        lambda agent, batch, noise: type(agent).update_with_noise(agent, batch, noise)[:2]
+        lambda agent, batch, noise: type(agent).update_with_noise(agent, batch, noise)[
+            :2
+        ]
     )
     with jax.default_device(host_device()):
-        compiled: Any = update.lower(jax.eval_shape(lambda: agent), arguments, noise).compile()
-    return None if " while(" in compiled.as_text() else compiled.cost_analysis()["flops"] / 1e9
+        compiled: Any = update.lower(
+            jax.eval_shape(lambda: agent), arguments, noise
+        ).compile()
+    return (
+        None
+        if " while(" in compiled.as_text()
+        else compiled.cost_analysis()["flops"] / 1e9
+    )
 
 
 class Training:
-    """The training loop's own call, for a number of seeds, on a replay."""
+    """Runs the training loop's own compiled call.
+
+    Args:
+        agents: the agent of each seed.
+        replay: what batches are sampled from.
+        updates: updates in a call.
+    """
 
     def __init__(self, agents: list[Any], replay: Replay, updates: int):
-        self.seeds, self.updates, self.mesh = len(agents), updates, mesh_for(len(agents))
+        self.seeds = len(agents)
+        self.updates = updates
+        self.mesh = mesh_for(len(agents))
         names = jax.eval_shape(one_update, agents[0], replay, jax.random.key(0))[1]
         windows = [Window.create(dict.fromkeys(names, 0.0)) for _ in agents]
         keys = [jax.random.key_data(jax.random.key(i)) for i in range(len(agents))]
@@ -116,7 +142,7 @@ class Training:
         self.compile_seconds = seconds(self.block)
 
     def block(self) -> Any:
-        """One call."""
+        """Run one call; return an array to wait for."""
         self.agents, self.windows, done = train_block(
             self.agents,
             self.windows,
@@ -127,12 +153,14 @@ class Training:
         )
         return done
 
-    def speed(self, updates_per_s: float, gflop: float | None, peak: float) -> dict[str, Any]:
-        """The figures of a speed.
+    def speed(
+        self, updates_per_s: float, gflop: float | None, peak: float
+    ) -> dict[str, Any]:
+        """Return the figures for a speed.
 
         Args:
-            updates_per_s: calls per second times updates in a call.
-            gflop: the work of one update of one seed; None leaves the fraction of peak out.
+            updates_per_s: updates per second of each seed.
+            gflop: the work of one update of one seed; None if not counted.
             peak: GFLOP/s of one device.
         """
         devices = self.mesh.size if self.mesh else 1
@@ -146,8 +174,10 @@ class Training:
         }
 
 
-def measure_in_turns(trainings: list[Training], blocks: int) -> tuple[list[float], float]:
-    """Time blocks of each training in turns with the machine's matrix product.
+def measure_in_turns(
+    trainings: list[Training], blocks: int
+) -> tuple[list[float], float]:
+    """Time blocks of all trainings in turn with the machine's matrix product.
 
     Returns the median updates per second of each training, and the product's best GFLOP/s.
     """
@@ -162,7 +192,7 @@ def measure_in_turns(trainings: list[Training], blocks: int) -> tuple[list[float
 
 
 def peak_memory_bytes() -> int:
-    """The most memory used so far: of the device if it reports that, else of this process."""
+    """Return the peak memory of the device if it reports it, else of this process."""
     reported = jax.devices()[0].memory_stats() or {}
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return reported.get("peak_bytes_in_use") or process
@@ -171,7 +201,13 @@ def peak_memory_bytes() -> int:
 def measure_speeds(
     trainings: list[Training], blocks: int, gflop: float | None
 ) -> dict[str, Any]:
-    """The speeds of all trainings, printed; those of the first are at the top level too."""
+    """Measure and print the speeds of all trainings; the first ones are also at the top level.
+
+    Args:
+        trainings: one training per number of seeds.
+        blocks: timed blocks of each training.
+        gflop: the work of one update of one seed; None if not counted.
+    """
     rates, peak = measure_in_turns(trainings, blocks)
     work = "GFLOP not counted (a loop over flow steps)"
     if gflop is not None:
@@ -195,7 +231,7 @@ def measure_speeds(
 
 
 def describe(speed: dict[str, Any]) -> str:
-    """One of the speeds in words."""
+    """Describe the figures of one speed."""
     of_peak = ""
     if speed["fraction_of_peak"] is not None:
         of_peak = f", {speed['fraction_of_peak']:.2f} of peak"
@@ -207,7 +243,7 @@ def describe(speed: dict[str, Any]) -> str:
 
 
 def measure_trace(folder: str, training: Training) -> dict[str, Any]:
-    """Trace one block and print what the device does."""
+    """Trace one block and print how the device spends its time."""
     found = profile(folder, training.block)
     busy = found["device_busy"]
     print(f"trace of one block: {folder}; the device is at work {busy:.1%} of the time")
@@ -232,7 +268,7 @@ def measure_evaluation(agent: Any, episodes: int) -> list[dict[str, float]]:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure what the flags ask for, and print it as it comes."""
+    """Run the measurements that the flags select, and print their results."""
     agent = chosen_agent(options)
     precision = options.matmul_precision
     configure_jax({"matmul_precision": precision, "compilation_cache_dir": ""})

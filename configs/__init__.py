@@ -1,1 +1,1 @@
-"""What each domain and each preset sets, and how settings are resolved."""
+"""Flags, settings of domains and presets, agent files, and the files of run folders."""

@@ -1,7 +1,7 @@
-"""The source of an agent file: what a run folder keeps of it, and whether two are equal.
+"""The source of an agent: the copy in a run folder, and whether two sources are equal.
 
-It is the agent file and its siblings, the modules that it imports from its folder. A run keeps
-them in `source/`, and its config.json describes them:
+It is the agent file and its siblings, the modules that it imports from its folder. A run copies
+them to `source/` and describes them in its config.json:
 
     source: {file, package, digest, of_checkout, checkout: {file of the checkout: digest}}
 """
@@ -24,9 +24,13 @@ class Source:
 
     file: Path
     package: str  # the folder's name in imports: `mine` in `from mine.nets import Net`
-    kept: dict[str, bytes]  # of the agent file and its siblings, by path in the folder
-    checkout: dict[str, str]  # digests of the project's own modules that agents use, by path
-    module: Any = None  # the agent file's, once it has been executed
+    kept: dict[
+        str, bytes
+    ]  # content of the agent file and its siblings, by path in the folder
+    checkout: dict[
+        str, str
+    ]  # digests of the project's own modules that agents use, by path
+    module: Any = None  # the module of the agent file; None if it was not executed
 
     @property
     def digests(self) -> dict[str, str]:
@@ -35,7 +39,7 @@ class Source:
 
     @property
     def digest(self) -> str:
-        """One digest of all kept files; it does not depend on the folder."""
+        """One digest of all kept files. It does not depend on the folder."""
         return repr_digest(sorted(self.digests.items()))
 
     @property
@@ -44,16 +48,18 @@ class Source:
         return self.file.parent == AGENTS
 
     def record(self) -> dict[str, Any]:
-        """What config.json says of the source; the place is absolute, or agents/x.py."""
+        """Return the entries of config.json about the source."""
         place = self.file.relative_to(ROOT) if self.of_checkout else self.file
         names = ("package", "digest", "of_checkout", "checkout")
-        source = {"file": self.file.name} | {name: getattr(self, name) for name in names}
+        source = {"file": self.file.name} | {
+            name: getattr(self, name) for name in names
+        }
         return {"agent_file": str(place), "source": source}
 
     def keep(self, folder: Path) -> None:
-        """Write the kept files into a run folder, in place of older ones."""
+        """Copy the kept files to a run folder, replacing older ones."""
         shutil.rmtree(folder / KEPT, ignore_errors=True)
-        # The agent file last: `kept_source` looks for it.
+        # The agent file last: its existence means that the copy is complete.
         for name, content in reversed(self.kept.items()):
             file = folder / KEPT / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -61,8 +67,12 @@ class Source:
 
 
 def kept_source(folder: Path, stored: dict[str, Any]) -> Source | None:
-    """The source that a run folder with this config.json keeps; None where it keeps none."""
-    record, place = stored.get("source"), folder / KEPT
+    """Read the source in a run folder; None if it has none.
+
+    stored: the folder's config.json.
+    """
+    record = stored.get("source")
+    place = folder / KEPT
     if not record or not (file := place / record["file"]).is_file():
         return None
     files = sorted(path for path in {file, *place.rglob("*.py")} if path.is_file())
@@ -71,10 +81,12 @@ def kept_source(folder: Path, stored: dict[str, Any]) -> Source | None:
 
 
 def differing_files(folder: Path, digests: dict[str, str]) -> list[str]:
-    """The names of the files that a folder lacks or has with another digest."""
-    return [name for name in digests if code_digest(read(folder / name)) != digests[name]]
+    """Return the names of files that are missing in a folder or have another digest."""
+    return [
+        name for name in digests if code_digest(read(folder / name)) != digests[name]
+    ]
 
 
 def read(file: Path) -> bytes:
-    """The content of a file; b"" if there is no such file."""
+    """Return the content of a file; b"" if it does not exist."""
     return file.read_bytes() if file.is_file() else b""

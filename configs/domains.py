@@ -1,6 +1,4 @@
-"""What each domain of the table uses, every value with its source. Applied automatically, below
-presets and flags.
-"""
+"""The settings of each domain, every value with its source; presets and flags override them."""
 
 import csv
 from collections import defaultdict
@@ -13,32 +11,34 @@ COMMANDS = "the published TRQAM commands (code of arXiv 2605.27079)"
 RERUN = "an independent rerun of the published TRQAM code (configs/published.csv)"
 QAM = "QAM paper (arXiv 2601.14234), its datasets and discount"
 QAM_COMMON = "QAM paper (arXiv 2601.14234), settings shared by all methods"
-AS_RUN = "_as_run"  # ends a key of the QAM table whose value the commands that were run have
+AS_RUN = "_as_run"  # suffix of a key of the QAM table whose value was used in the actual runs
 COMMON_TYPES = {
     **dict.fromkeys(
         ("action_chunking", "actor_layer_norm", "value_layer_norm", "sparse"), True
     ),
     **dict.fromkeys(("actor_hidden_dims", "value_hidden_dims"), (512,)),
     **dict.fromkeys(("discount", "rho", "lr", "tau"), 0.5),
-    **dict.fromkeys(("horizon_length", "num_qs", "batch_size", "utd_ratio", "flow_steps"), 1),
+    **dict.fromkeys(
+        ("horizon_length", "num_qs", "batch_size", "utd_ratio", "flow_steps"), 1
+    ),
     **dict.fromkeys(("diffusion_steps", "time_dim", "start_training"), 1),
-    **dict.fromkeys(("offline_steps", "online_steps", "eval_interval", "eval_episodes"), 1),
+    **dict.fromkeys(
+        ("offline_steps", "online_steps", "eval_interval", "eval_episodes"), 1
+    ),
     "beta_schedule": "vp",
 }
-"""The settings in the QAM table that all methods share, each with a value of its type."""
+"""The settings in the QAM table that all methods share, each with an example of its type."""
 
 
 class Setting(NamedTuple):
-    """A value and where it comes from."""
+    """A value and its source."""
 
     value: Any
     source: str
 
 
 class Domain(NamedTuple):
-    """What all agents share in one domain: network width (four layers), LayerNorm in the actor,
-    H, discount, rho.
-    """
+    """The settings that all agents share in a domain; networks have four layers of `width`."""
 
     width: int
     actor_layer_norm: bool
@@ -60,7 +60,7 @@ DOMAINS = {
     "cube-quadruple-play": Domain(1024, True, 5, 0.995, 0.5),
 }
 
-# By the name of an agent file; its forks inherit them.
+# Settings of single agents, by the name of the agent file. Forks inherit them.
 OWN = {
     "trqam": {
         "humanoidmaze-medium-navigate": {"kl_budget": Setting(0.5, RERUN)},
@@ -68,7 +68,7 @@ OWN = {
     },
 }
 
-# A user's 'module:EnvId': chunks, and else the agent's defaults.
+# The settings for a user's 'module:EnvId'; all others are the agent's defaults.
 OWN_ENVIRONMENT = {
     "horizon_length": Setting(5, "own environment"),
     "action_chunking": Setting(True, "own environment"),
@@ -76,8 +76,9 @@ OWN_ENVIRONMENT = {
 
 
 def read_qam_table() -> dict[tuple[str, str], list[dict[str, str]]]:
-    """What the QAM paper's published commands set: CSV lines by domain and method. A method is
-    an agent file or, where it has modes, one of them: cgql_simple, cgql_mse, cgql_linex.
+    """Read the settings of the QAM paper's published commands: lines by (domain, method).
+
+    A method is an agent file or one of its modes: cgql_simple, cgql_mse, cgql_linex.
     """
     found = defaultdict(list)
     with open(Path(__file__).with_name("qam_table.csv"), newline="") as file:
@@ -88,7 +89,7 @@ def read_qam_table() -> dict[tuple[str, str], list[dict[str, str]]]:
 
 QAM_TABLE = read_qam_table()
 
-# First matching prefix wins; every state-based OGBench dataset matches one.
+# The first matching prefix counts; every state-based OGBench dataset matches one.
 NEAREST = {
     **{name.rpartition("-")[0]: name for name in DOMAINS},
     "cube-octuple": "cube-quadruple-play",
@@ -105,42 +106,46 @@ NEAREST = {
 
 
 def nearest_domain(dataset: str) -> str:
-    """The domain whose settings an OGBench dataset takes: its own, else the nearest in body and
-    size.
-    """
+    """Return the domain whose settings a dataset uses: its own, or the most similar one."""
     return next(name for prefix, name in NEAREST.items() if dataset.startswith(prefix))
 
 
-def own_settings(dataset: str, name: str, agent: Mapping[str, Any]) -> dict[str, Setting]:
-    """What the domain of a dataset sets for one agent file alone, by key.
+def own_settings(
+    dataset: str, name: str, agent: Mapping[str, Any]
+) -> dict[str, Setting]:
+    """Return the settings that a domain has for one agent only, by key.
 
     Args:
-        dataset: such as 'puzzle-4x4-play', or a user's own 'module:EnvId', which sets nothing.
-        name: of the file, such as 'qam_edit'.
-        agent: the agent's settings; a method with modes has coefficients for each.
+        dataset: such as 'puzzle-4x4-play'; a user's own 'module:EnvId' has none.
+        name: the name of the agent file, such as 'qam_edit'.
+        agent: the agent's settings; a method with modes has coefficients for each mode.
     """
     if ":" in dataset:
         return {}
     domain = nearest_domain(dataset)
     found = dict(OWN.get(name, {}).get(domain, {}))
     for method in (name, f"{name}_{agent.get('mode')}"):
-        # The commands that were run leave these as they are, whatever a domain lists.
-        as_run = {
-            line["key"].removesuffix(AS_RUN): line["value"]
-            for line in QAM_TABLE.get(("all", method), ())
-            if line["key"].endswith(AS_RUN)
-        }
+        as_run = values_as_run(method)
         for line in QAM_TABLE.get((domain, method), ()):
             key = line["key"]
             if key in agent and key != "mode":
                 rewards = ", sparse rewards" if line["sparse"] == "1" else ""
-                value = typed(as_run.get(key, line["value"]), agent[key])
+                value = parse_value(as_run.get(key, line["value"]), agent[key])
                 found[key] = Setting(value, f"{QAM}{rewards}: {method}")
     return from_domain(dataset, found)
 
 
-def typed(text: str, default: Any) -> Any:
-    """A value of the QAM table as a setting with this default has it."""
+def values_as_run(method: str) -> dict[str, str]:
+    """Return the values that the actual runs of a method used in place of the domain's."""
+    found = {}
+    for line in QAM_TABLE.get(("all", method), ()):
+        if line["key"].endswith(AS_RUN):
+            found[line["key"].removesuffix(AS_RUN)] = line["value"]
+    return found
+
+
+def parse_value(text: str, default: Any) -> Any:
+    """Convert a value of the QAM table to the type of a default."""
     match default:
         case bool():
             return text == "True"
@@ -155,47 +160,49 @@ def typed(text: str, default: Any) -> Any:
 
 
 def qam_common_settings(dataset: str) -> dict[str, Setting]:
-    """What the QAM paper set for all methods in the domain of a dataset: flags and settings of
-    agents, by name.
-    """
+    """Return the QAM paper's settings of all methods in a domain: flags and agent settings."""
     domain = "" if ":" in dataset else nearest_domain(dataset)
-    lines = [*QAM_TABLE["all", "common"], *QAM_TABLE.get((domain, "common"), ())]
-    found = {
-        line["key"]: Setting(typed(line["value"], COMMON_TYPES[line["key"]]), QAM_COMMON)
-        for line in lines
-        if line["key"] in COMMON_TYPES
-    }
+    found = {}
+    for line in [*QAM_TABLE["all", "common"], *QAM_TABLE.get((domain, "common"), ())]:
+        key = line["key"]
+        if key in COMMON_TYPES:
+            found[key] = Setting(
+                parse_value(line["value"], COMMON_TYPES[key]), QAM_COMMON
+            )
     return from_domain(dataset, found) if domain else found
 
 
-def tuned_otherwise(dataset: str, settings: Mapping[str, Setting]) -> str:
-    """What the coefficients of the QAM paper were tuned for, and what a run has instead; "" for
-    a run without such coefficients, and where they agree.
+def tuning_note(dataset: str, settings: Mapping[str, Setting]) -> str:
+    """Say which settings the QAM paper tuned coefficients for, if a run has others.
+
+    Returns "" if the settings agree, and for a run without such coefficients.
 
     Args:
         dataset: such as 'puzzle-4x4-play'.
-        settings: of the run by name, those of the agent as agent.KEY.
+        settings: the settings of the run by name, those of the agent as agent.KEY.
     """
-    if ":" in dataset or not any(QAM in setting.source for setting in settings.values()):
+    if ":" in dataset or not any(
+        QAM in setting.source for setting in settings.values()
+    ):
         return ""
     tuned = qam_common_settings(dataset)
-    there, here = [], []
-    discount, ours = tuned["discount"].value, settings["agent.discount"].value
+    there = []
+    here = []
+    discount = tuned["discount"].value
+    ours = settings["agent.discount"].value
     if discount != ours:
         there.append(f"discount {discount}")
         here.append(f"{ours}")
     if tuned["sparse"].value != settings["sparse"].value:
-        kinds = ("sparse", "OGBench's")
-        theirs, own = kinds if tuned["sparse"].value else kinds[::-1]
-        there.append(f"{theirs} rewards")
-        here.append(own)
+        there.append("sparse rewards" if tuned["sparse"].value else "OGBench's rewards")
+        here.append("OGBench's" if tuned["sparse"].value else "sparse")
     if not there:
         return ""
     return f"tuned for {', '.join(there)} (here {', '.join(here)}; --preset=qam_paper)"
 
 
 def shared_settings(dataset: str) -> dict[str, Setting]:
-    """What the domain of a dataset sets for every agent that has the setting, by key."""
+    """Return the settings that a domain has for all agents, by key."""
     if ":" in dataset:
         return dict(OWN_ENVIRONMENT)
     domain = DOMAINS[nearest_domain(dataset)]
@@ -208,11 +215,15 @@ def shared_settings(dataset: str) -> dict[str, Setting]:
         "discount": domain.discount,
         "rho": domain.rho,
     }
-    return from_domain(dataset, {key: Setting(value, TABLE) for key, value in values.items()})
+    return from_domain(
+        dataset, {key: Setting(value, TABLE) for key, value in values.items()}
+    )
 
 
 def from_domain(dataset: str, settings: dict[str, Setting]) -> dict[str, Setting]:
-    """The settings, whose sources name the domain where it is not the dataset's own."""
+    """Add the domain's name to the sources of settings if it is not the dataset's own."""
     name = nearest_domain(dataset)
     where = "" if name == dataset else f"nearest domain {name}: "
-    return {key: Setting(value, where + source) for key, (value, source) in settings.items()}
+    return {
+        key: Setting(value, where + source) for key, (value, source) in settings.items()
+    }

@@ -1,6 +1,4 @@
-"""The command line: every flag with its published default, and parsing that answers a mistake
-in one line.
-"""
+"""The command line: all flags with their published defaults, and one-line errors."""
 
 import difflib
 import math
@@ -17,7 +15,7 @@ from ml_collections import config_flags
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS, ROOT
 from configs.presets import PRESETS
-from utils.command_line import refuse_control_characters, unreadable_words
+from utils.command_line import refuse_control_characters, user_errors_of_flags
 from utils.errors import UserError
 from utils.files import expanded
 from utils.logging import wrapped
@@ -50,7 +48,11 @@ MOST_SEEDS = 1000
 UNHASHED = {*STEPS, *LOGGING, *PLACE}
 MAY_CHANGE = {"offline_steps", "online_steps", "ogbench_dataset_dir", *LOGGING, *PLACE}
 IGNORED_VALUES = ("buffer_size", "dataset_replace_interval")
-IGNORED_SWITCHES = ("save_all_online_states", "save_last_checkpoint", "save_replay_buffer")
+IGNORED_SWITCHES = (
+    "save_all_online_states",
+    "save_last_checkpoint",
+    "save_replay_buffer",
+)
 IGNORED = (*IGNORED_VALUES, *IGNORED_SWITCHES)
 SYNONYMS = {
     "gamma": ("discount",),
@@ -76,23 +78,21 @@ SYNONYMS = {
     "env": ("env_name",),
     "task": ("env_name",),
 }
-"""What other programs call a setting of an agent, or a flag: the names here."""
+"""Names that other programs use for a setting or flag, and the names here."""
 
 
 def define_flags(argv: Sequence[str]) -> flags.FlagValues:
-    """All flags of main.py, in a set of their own; `argv` decides which agent's settings are
-    flags.
-    """
+    """Define all flags of main.py; `argv` names the agent whose settings become flags."""
     fv = flags.FlagValues()
 
     def text(name: str, default: str | None, doc: str) -> None:
         flags.DEFINE_string(name, default, doc, flag_values=fv)
 
     def count(
-        name: str, default: int, doc: str, least: int = 0, most: int | None = None
+        name: str, default: int, doc: str, low: int = 0, high: int | None = None
     ) -> None:
         flags.DEFINE_integer(
-            name, default, doc, lower_bound=least, upper_bound=most, flag_values=fv
+            name, default, doc, lower_bound=low, upper_bound=high, flag_values=fv
         )
 
     def switch(name: str, doc: str) -> None:
@@ -113,8 +113,10 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "settings for a purpose; all but qam_paper make their own data",
         flag_values=fv,
     )
-    count("seed", 0, "random seed", most=LAST_SEED)
-    count("num_seeds", 1, "run seeds seed .. seed + num_seeds - 1", least=1, most=MOST_SEEDS)
+    count("seed", 0, "random seed", high=LAST_SEED)
+    count(
+        "num_seeds", 1, "run seeds seed .. seed + num_seeds - 1", low=1, high=MOST_SEEDS
+    )
 
     count(
         "bc_steps",
@@ -123,7 +125,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     )
     count("offline_steps", 1_000_000, "offline updates")
     count("online_steps", 500_000, "online environment steps")
-    switch("bc_only", "train the base alone, for offline_steps")
+    switch("bc_only", "train only the base, for offline_steps")
     text(
         "pretrained_actor_path",
         None,
@@ -131,8 +133,12 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "domain, fetched once to <ogbench_dataset_dir>/bases), a run folder of agents/bc.py, "
         "or a published params_*.pkl or its folder",
     )
-    count("start_training", 5_000, "online environment steps before the first online update")
-    count("utd_ratio", 1, "updates per online environment step", least=1)
+    count(
+        "start_training",
+        5_000,
+        "online environment steps before the first online update",
+    )
+    count("utd_ratio", 1, "updates per online environment step", low=1)
     switch(
         "balanced_sampling",
         "online: half of each batch from the dataset, half online; act at random until"
@@ -150,11 +156,16 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "horizon_length",
         5,
         "H: environment steps of a chunk, and of the critic's backup",
-        least=1,
+        low=1,
     )
-    switch("sparse", "reward -1 wherever it is not 0; refused where rewards are above 0")
+    switch(
+        "sparse", "reward -1 wherever it is not 0; refused where rewards are above 0"
+    )
     flags.DEFINE_float(
-        "dataset_proportion", 1.0, "share of the dataset used, from its start", flag_values=fv
+        "dataset_proportion",
+        1.0,
+        "share of the dataset used, from its start",
+        flag_values=fv,
     )
     text(
         "ogbench_dataset_dir",
@@ -174,7 +185,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     )
     doc = (
         "of your own data: flat (every row is a transition) or ogbench (final states have"
-        " rows); auto tells them apart"
+        " rows); auto detects the layout"
     )
     flags.DEFINE_enum(
         "dataset_layout", "auto", ["auto", "ogbench", "flat"], doc, flag_values=fv
@@ -193,7 +204,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     count(
         "log_interval",
         5_000,
-        "steps between rows of train.csv; 0: only at the end of each phase",
+        "steps between lines of train.csv; 0: only at the end of each phase",
     )
     count(
         "eval_interval",
@@ -201,19 +212,21 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "steps between evaluations; 0: only before and after each phase",
     )
     count(
-        "save_interval", 50_000, "steps between checkpoints; 0: only at the end of each phase"
+        "save_interval",
+        50_000,
+        "steps between checkpoints; 0: only at the end of each phase",
     )
-    doc = "how many of the newest checkpoints stay, besides the best one"
-    count("keep_checkpoints", 2, doc, least=1)
+    doc = "how many of the newest checkpoints to keep, besides the best one"
+    count("keep_checkpoints", 2, doc, low=1)
     count("eval_episodes", 50, "episodes of an evaluation; 0: none")
     count("eval_workers", 0, "environment processes; 0: as many as there are cores")
     doc = (
-        "evaluate on the host's processor while training goes on; unset: where training has a"
-        " device of its own"
+        "evaluate on the CPU while training continues; unset: if training runs on another"
+        " device"
     )
     flags.DEFINE_boolean("eval_async", None, doc, flag_values=fv)
     count("video_episodes", 0, "episodes filmed when the run ends")
-    count("video_frame_skip", 3, "environment steps per frame", least=1)
+    count("video_frame_skip", 3, "environment steps per frame", low=1)
 
     doc = (
         "of matrix products, passed to JAX: on GPUs with TF32 (A100, H100) default, high and"
@@ -247,14 +260,22 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
 
 
 def define_agent_flag(fv: flags.FlagValues, argv: Sequence[str], doc: str) -> None:
-    """Define --agent, and --agent.KEY for the settings of the agent file that `argv` names."""
-    with unreadable_words():  # those of a --flagfile among them
-        config_flags.DEFINE_config_file("agent", None, doc, flag_values=fv, sys_argv=list(argv))
+    """Define --agent, and --agent.KEY for the settings of an agent file.
+
+    Args:
+        fv: the flags to extend.
+        argv: the command line, which names the agent file.
+        doc: the help text of --agent.
+    """
+    with user_errors_of_flags():  # a --flagfile is read here
+        config_flags.DEFINE_config_file(
+            "agent", None, doc, flag_values=fv, sys_argv=list(argv)
+        )
     fv["agent"].parser = _AgentParser()
 
 
 class _AgentParser(flags.ArgumentParser):
-    """Reads an agent file's settings as ml_collections does, with the one loader."""
+    """Reads an agent file's settings as ml_collections does, but by `load_source`."""
 
     def parse(self, path: str) -> ml_collections.ConfigDict:
         config = load_source(path).module.get_config()
@@ -262,7 +283,7 @@ class _AgentParser(flags.ArgumentParser):
 
 
 def help_text(argv: Sequence[str]) -> str:
-    """What --help lists: every flag, then the settings of the agent file that `argv` names."""
+    """Return the text of --help: all flags, and the settings of the agent in `argv`."""
     agent, _ = take_agent(argv)
     module = load_source(agent).module
     lines = [define_flags(argv).get_help(), f"\nsettings of {agent}:"]
@@ -275,11 +296,11 @@ def help_text(argv: Sequence[str]) -> str:
 
 
 def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
-    """Parse a command line; raises UserError, in one line, for anything wrong in it."""
+    """Parse a command line; raise UserError for any mistake in it."""
     refuse_control_characters(argv)
     agent, rest = take_agent(argv)
     known = list(load_source(agent).module.get_config())
-    # first, because the flags --agent.KEY follow from it
+    # --agent first, because it defines the flags --agent.KEY
     argv = [argv[0], f"--agent={agent}", *rest]
     fv = define_flags(argv)
     parse_words(fv, argv, agent, known)
@@ -296,11 +317,18 @@ def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
 def parse_words(
     fv: flags.FlagValues, argv: Sequence[str], agent: str, known: list[str]
 ) -> None:
-    """Parse a command line into flags; raises UserError, in one line, for a word that is none,
-    no setting of the agent, or a flag whose value cannot be read.
+    """Parse a command line into flags.
+
+    Raises UserError for an unknown flag or setting, and for a value that cannot be read.
+
+    Args:
+        fv: the flags to set.
+        argv: the command line.
+        agent: the agent file.
+        known: the names of its settings.
     """
     check_agent_keys(argv, agent, known)
-    with unreadable_words():
+    with user_errors_of_flags():
         try:
             rest = fv(argv)
         except flags.UnrecognizedFlagError as error:
@@ -310,13 +338,13 @@ def parse_words(
 
 
 def check_values(fv: flags.FlagValues) -> None:
-    """Raise UserError for numbers beyond what a run can use."""
+    """Raise UserError for a number out of its range."""
     if not 0.0 < fv.dataset_proportion <= 1.0:
         raise UserError(
             f"--dataset_proportion={fv.dataset_proportion}: give a share above 0 and at most 1"
         )
     for name in ("action_scale", "kl_budget_online"):
-        value: Any = fv[name].value  # None where it is not set
+        value: Any = fv[name].value  # None if it is not set
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"--{name}={value}: give a positive number")
     last = fv.seed + fv.num_seeds - 1
@@ -328,12 +356,17 @@ def check_values(fv: flags.FlagValues) -> None:
 
 
 def take_agent(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """The agent file that a command line names last, and the other words.
+    """Return the last agent file that a command line names, and the other arguments.
 
-    Where it names none, that is agents/trqam.py. Raises UserError where there is no such file.
+    The default is agents/trqam.py. Raises UserError if the file does not exist.
     """
-    agent = "agents/trqam.py" if Path("agents/trqam.py").is_file() else str(AGENTS / "trqam.py")
-    rest, words = [], iter(argv[1:])
+    agent = (
+        "agents/trqam.py"
+        if Path("agents/trqam.py").is_file()
+        else str(AGENTS / "trqam.py")
+    )
+    rest = []
+    words = iter(argv[1:])
     for word in words:
         if word in ("--agent", "-agent"):
             agent = next(words, "")
@@ -347,7 +380,7 @@ def take_agent(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def no_such_agent(path: str) -> UserError:
-    """The error for an agent file that is not there, with the one that may be meant."""
+    """Return the error for an agent file that does not exist, with the nearest one."""
     place = Path(os.path.abspath(expanded(path)))
     if (ROOT / path).is_file():
         meant = f"the project has {ROOT / path}"
@@ -359,39 +392,60 @@ def no_such_agent(path: str) -> UserError:
 
 
 def is_agent(file: Path) -> bool:
-    """Whether a file defines an agent, without executing it."""
+    """Whether a file defines an agent; it is not executed."""
     return "\nAGENT = " in file.read_text()
 
 
 def check_agent_keys(argv: Sequence[str], agent: str, known: list[str]) -> None:
-    """Raise UserError for the first --agent.KEY that the agent's configuration lacks, with the
-    nearest key it has.
+    """Raise UserError, with the nearest key, for an --agent.KEY that the agent does not have.
+
+    Args:
+        argv: the command line.
+        agent: the agent file.
+        known: the names of its settings.
     """
     for word in argv:
         name = word.lstrip("-").partition("=")[0].removeprefix("no")
         key = name.removeprefix("agent.")
         if not word.startswith("-") or key == name or key in known:
             continue
-        near = called_here(key, known) or difflib.get_close_matches(key, known, 1, cutoff=0.0)
+        near = names_here(key, known) or difflib.get_close_matches(
+            key, known, 1, cutoff=0.0
+        )
         nearest = " or ".join(f"--agent.{key}" for key in near)
-        raise UserError(f"--agent.{key}: {agent} has no such setting; the nearest is {nearest}")
+        raise UserError(
+            f"--agent.{key}: {agent} has no such setting; the nearest is {nearest}"
+        )
 
 
 def unknown_flag(
     word: str, flag_names: Iterable[str], agent: str, known: list[str]
 ) -> UserError:
-    """The error for a flag that does not exist, with the one it may mean."""
+    """Return the error for a flag that does not exist, with the nearest one.
+
+    Args:
+        word: the argument.
+        flag_names: the names of all flags.
+        agent: the agent file.
+        known: the names of its settings.
+    """
     name, _, value = word.lstrip("-").partition("=")
     written = {key: f"--agent.{key}" for key in known}
-    written |= {flag: f"--{flag}" for flag in flag_names if not flag.startswith("agent.")}
-    if meant := called_here(name, written):
+    written |= {
+        flag: f"--{flag}" for flag in flag_names if not flag.startswith("agent.")
+    }
+    if meant := names_here(name, written):
         words = [f"{written[key]}={value}" if value else written[key] for key in meant]
         return UserError(f"--{name}: no such flag; it is written {' or '.join(words)}")
     for nearest in difflib.get_close_matches(name, written, n=1, cutoff=0.75):
         return UserError(f"--{name}: no such flag; the nearest is {written[nearest]}")
-    return UserError(f"--{name}: no such flag, nor a setting of {agent}; --help lists all")
+    return UserError(
+        f"--{name}: no such flag, nor a setting of {agent}; --help lists all"
+    )
 
 
-def called_here(name: str, names: Collection[str]) -> list[str]:
-    """The name, if it is one of `names`; else those of them that other programs call so."""
-    return [name] if name in names else [key for key in SYNONYMS.get(name, ()) if key in names]
+def names_here(name: str, names: Collection[str]) -> list[str]:
+    """Return a name if it is in `names`, else its synonyms in `names`."""
+    if name in names:
+        return [name]
+    return [key for key in SYNONYMS.get(name, ()) if key in names]

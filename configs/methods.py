@@ -1,4 +1,4 @@
-"""The rows of the table: what methods are called, and the agent file and settings of each."""
+"""The methods of the results table: their names, agent files and settings."""
 
 import csv
 from collections.abc import Mapping
@@ -7,9 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Method(NamedTuple):
-    """A row: its name in publications, the name of the agent file, and the settings that make
-    it this method, by key.
-    """
+    """A method: its name in publications, its agent file, and the settings that define it."""
 
     name: str
     agent: str
@@ -17,25 +15,24 @@ class Method(NamedTuple):
 
 
 def read_methods() -> tuple[Method, ...]:
-    """The rows of methods.csv; its settings are written KEY=VALUE, with spaces between them."""
+    """Read methods.csv, where settings are written KEY=VALUE and separated by spaces."""
+    methods = []
     with open(Path(__file__).with_name("methods.csv"), newline="") as file:
-        return tuple(
-            Method(
-                line["method"],
-                line["agent"],
-                dict(word.split("=", 1) for word in line["settings"].split()),
-            )
-            for line in csv.DictReader(file)
-        )
+        for line in csv.DictReader(file):
+            settings = dict(word.split("=", 1) for word in line["settings"].split())
+            methods.append(Method(line["method"], line["agent"], settings))
+    return tuple(methods)
 
 
 METHODS = read_methods()
 
 
 def row_name(agent: str, settings: Mapping[str, Any]) -> str | None:
-    """What publications call an agent file with these settings; None where no row has them."""
+    """Return the published name of an agent file with these settings; None if it has none."""
     for method in METHODS:
-        same = all(str(settings.get(key)) == value for key, value in method.settings.items())
+        same = all(
+            str(settings.get(key)) == value for key, value in method.settings.items()
+        )
         if method.agent == agent and same:
             return method.name
     return None

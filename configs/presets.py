@@ -1,36 +1,32 @@
-"""Presets: sets of settings for a purpose, above the domain's and below the command line
-(`--preset=NAME`).
-"""
+"""Presets (`--preset=NAME`): settings for a purpose, which override the domain's settings."""
 
 from typing import Any, NamedTuple
 
 
 class Preset(NamedTuple):
-    """Flag values, agent settings (each taken by the agents that have it), and how much data to
-    make where none is; None where the dataset must be there or be downloaded.
-
-    random_data: of random actions, where no oracle can make it; enough to see everything run,
-    not to learn from. qam_common: with what the QAM paper sets for the domain.
-    """
+    """The settings of a preset."""
 
     flags: dict[str, Any]
     agent: dict[str, Any]
+    """Settings of agents; an agent ignores those that it does not have."""
     transitions: int | None
+    """How many transitions to collect if the dataset is missing; None: download it."""
     random_data: bool = False
+    """Whether random actions may replace a missing oracle: enough to run, not to learn."""
     qam_common: bool = False
+    """Whether to add the QAM paper's settings for the domain."""
 
 
 PRESETS = {
-    # What the QAM paper's methods have in common (configs/qam_table.csv): discount, rewards,
-    # widths. Its bases are not cloned first.
+    # The common settings of the QAM paper's methods (configs/qam_table.csv): discount, rewards,
+    # widths. They do not start from a cloned base.
     "qam_paper": Preset(
         flags={"run_group": "qam_paper", "bc_steps": 0},
         agent={},
         transitions=None,
         qam_common=True,
     ),
-    # `make quickstart`: BC, then TRQAM, on data of OGBench's own oracle; two CPU cores,
-    # minutes.
+    # `make quickstart`: BC, then TRQAM, on data of OGBench's oracle; minutes on two CPU cores.
     "quickstart": Preset(
         flags={
             "env_name": "cube-single-play-singletask-task1-v0",
@@ -53,8 +49,7 @@ PRESETS = {
         },
         transitions=60_000,
     ),
-    # The study in results/study: all its methods and budgets in an hour and a half of two CPU
-    # cores.
+    # The study in results/study: all its methods in an hour and a half on two CPU cores.
     "study": Preset(
         flags={
             "env_name": "cube-single-play-singletask-task1-v0",
@@ -75,8 +70,7 @@ PRESETS = {
         },
         transitions=100_000,
     ),
-    # Every line of the program once, on tiny networks: python main.py --env_name=puzzle-4x4
-    # --preset=smoke
+    # Runs everything once, on tiny networks: main.py --env_name=puzzle-4x4 --preset=smoke
     "smoke": Preset(
         flags={
             "run_group": "smoke",

@@ -1,12 +1,12 @@
-"""What the files of a run folder hold, checked where they are read.
+"""Reads and checks the files of a run folder.
 
     config.json     `CONFIG`
     done.json       `DONE`
     concerns.json   texts by kind
     eval.csv, train.csv, timing.csv     `COLUMNS`
 
-A folder may come from anybody. A file that is not what a run writes raises DamagedFile, whose
-one line names the file, the entry and what it should be.
+A folder may come from anybody. A file that no run would write raises DamagedFile: one line with
+the file, the entry and what it should be.
 """
 
 import re
@@ -28,14 +28,14 @@ GREATEST = 1e100  # its square is finite
 
 
 class Kind(NamedTuple):
-    """What a value has to be, in words, and whether one is."""
+    """A condition on a value: its description, and the check."""
 
     wanted: str
     holds: Callable[[Any], Any]
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a text that names something: not empty, no control characters."""
+    """Whether a value is a non-empty short text without control characters."""
     return (
         isinstance(value, str)
         and 0 < len(value) <= LONGEST
@@ -44,12 +44,12 @@ def is_text(value: Any) -> bool:
 
 
 def is_file_name(value: Any) -> bool:
-    """Whether a value names a file, with a stem, in whatever folder."""
+    """Whether a value is the path of a file."""
     return is_text(value) and Path(value).stem not in ("", "..")
 
 
 def is_plain_name(value: Any) -> bool:
-    """Whether a value names a file that lies in a given folder, and nowhere else."""
+    """Whether a value is a file name without a folder."""
     return is_file_name(value) and Path(value).name == value
 
 
@@ -59,7 +59,7 @@ def is_number(value: Any) -> bool:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is a count."""
+    """Whether a value is an integer from 0 up."""
     return type(value) is int and 0 <= value < LARGEST
 
 
@@ -69,15 +69,19 @@ def is_scalar(value: Any) -> bool:
 
 
 def or_null(kind: Kind) -> Kind:
-    """The kind, or null."""
-    return Kind(f"{kind.wanted} or null", lambda value: value is None or kind.holds(value))
+    """Return a kind that also allows null."""
+    return Kind(
+        f"{kind.wanted} or null", lambda value: value is None or kind.holds(value)
+    )
 
 
 def object_of(wanted: str, holds: Callable[[Any], bool]) -> Kind:
-    """An object whose values are all of a kind."""
-    return Kind(
-        wanted, lambda value: isinstance(value, dict) and all(map(holds, value.values()))
-    )
+    """Return the kind of an object whose values all satisfy `holds`."""
+
+    def check(value: Any) -> bool:
+        return isinstance(value, dict) and all(map(holds, value.values()))
+
+    return Kind(wanted, check)
 
 
 TEXT = Kind("a short text", is_text)
@@ -86,7 +90,9 @@ PLAIN_NAME = Kind("the name of a file", is_plain_name)
 PACKAGE = Kind("a name", lambda value: value == "" or is_plain_name(value))
 SWITCH = Kind("true or false", lambda value: isinstance(value, bool))
 COUNT = Kind("a whole number from 0 up", is_whole)
-SIZE = Kind("a whole number from 1 to a million", lambda v: is_whole(v) and 0 < v <= 1_000_000)
+SIZE = Kind(
+    "a whole number from 1 to a million", lambda v: is_whole(v) and 0 < v <= 1_000_000
+)
 NUMBER = Kind("a finite number", is_number)
 POSITIVE = Kind("a positive number", lambda value: is_number(value) and value > 0)
 SHARE = Kind("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
@@ -106,7 +112,7 @@ CONFIG = {
     "agent": OBJECT,
     "sources": TEXTS,
 }
-"""What every config.json holds, by the path of its keys."""
+"""The entries of every config.json, by the path of their keys."""
 SOURCE = {
     "source.file": PLAIN_NAME,
     "source.package": PACKAGE,
@@ -114,9 +120,9 @@ SOURCE = {
     "source.of_checkout": SWITCH,
     "source.checkout": TEXTS,
 }
-"""What it holds of the agent's source, if it does; versions without it kept none."""
+"""The entries about the agent's source, which older versions did not keep."""
 BASE = {"base.source": TEXT, "base.sha256": TEXT}
-"""What it holds of a base that the user gave."""
+"""The entries about the base that --pretrained_actor_path named."""
 MAY_BE = {
     "flags.start_training": COUNT,
     "flags.utd_ratio": COUNT,
@@ -139,10 +145,11 @@ MAY_BE = {
     "action_dim": SIZE,
     "command": TEXT,
 }
-"""What it may hold besides, of what this program reads."""
+"""The optional entries that this program reads."""
 TRAINS = ("flags.start_training", "flags.utd_ratio", "agent.horizon_length")
-"""What a run has that is to be trained on, or whose policy is to be loaded."""
+"""Optional entries that are needed to resume a run."""
 ACTS = (*TRAINS, "observation_dim", "action_dim")
+"""Optional entries that are needed to load a policy."""
 
 DONE = {"offline_steps": COUNT, "online_steps": COUNT}
 DONE_MAY_BE = {"bc_steps": COUNT, "success": or_null(SHARE), "return": or_null(NUMBER)}
@@ -152,9 +159,11 @@ COLUMNS = {
     "train.csv": ("step", "dual/path_kl", "dual/kl_budget", "dual/lam"),
     "timing.csv": ("step", "updates_per_s", "eval_seconds", "save_seconds"),
 }
-"""The columns that are read. Cells may be absent, but for the step."""
+"""The columns that are read. All cells but the step may be empty."""
 FINITE = Kind("a finite number", lambda cells: ~(np.abs(cells) >= GREATEST))
-NOT_NEGATIVE = Kind("a number from 0 up", lambda cells: FINITE.holds(cells) & ~(cells < 0))
+NOT_NEGATIVE = Kind(
+    "a number from 0 up", lambda cells: FINITE.holds(cells) & ~(cells < 0)
+)
 CELLS = {
     "step": Kind(
         COUNT.wanted,
@@ -164,18 +173,20 @@ CELLS = {
     "episodes": NOT_NEGATIVE,
     "eval_seconds": NOT_NEGATIVE,
     "save_seconds": NOT_NEGATIVE,
-    "dual/kl_budget": Kind(POSITIVE.wanted, lambda cells: FINITE.holds(cells) & ~(cells <= 0)),
+    "dual/kl_budget": Kind(
+        POSITIVE.wanted, lambda cells: FINITE.holds(cells) & ~(cells <= 0)
+    ),
 }
-"""What the cells of a column have to be; FINITE in others."""
+"""The condition on the cells of a column, by default FINITE."""
 
 
 # ---------------------------------------------------------------- JSON
 
 
 def read_config(folder: Path, also: tuple[str, ...] = ()) -> dict[str, Any] | None:
-    """The config.json of a run folder, None where there is none; raises DamagedFile.
+    """Read the config.json of a run folder; None if there is none. Raises DamagedFile.
 
-    also: what it has to hold besides `CONFIG`: TRAINS or ACTS.
+    also: required entries besides `CONFIG`: TRAINS or ACTS.
     """
     path = folder / "config.json"
     stored = read_json(path)
@@ -184,8 +195,16 @@ def read_config(folder: Path, also: tuple[str, ...] = ()) -> dict[str, Any] | No
     return stored
 
 
-def check_config(path: Path, stored: dict[str, Any], also: tuple[str, ...] = ()) -> None:
-    """Raise DamagedFile where the object in a config.json is not what `read_config` returns."""
+def check_config(
+    path: Path, stored: dict[str, Any], also: tuple[str, ...] = ()
+) -> None:
+    """Raise DamagedFile if the object of a config.json lacks an entry or has a wrong one.
+
+    Args:
+        path: the file.
+        stored: the object in it.
+        also: required entries besides `CONFIG`.
+    """
     needed = CONFIG | {name: MAY_BE[name] for name in also}
     check_entries(path, stored, needed, MAY_BE)
     for part, entries in (("source", SOURCE), ("base", BASE)):
@@ -194,7 +213,7 @@ def check_config(path: Path, stored: dict[str, Any], also: tuple[str, ...] = ())
 
 
 def read_done(folder: Path) -> dict[str, Any] | None:
-    """The done.json of a run folder, None where there is none; raises DamagedFile."""
+    """Read the done.json of a run folder; None if there is none. Raises DamagedFile."""
     path = folder / "done.json"
     stored = read_json(path)
     if stored is not None:
@@ -203,15 +222,16 @@ def read_done(folder: Path) -> dict[str, Any] | None:
 
 
 def read_concerns(folder: Path) -> dict[str, str]:
-    """The agent's warnings in the concerns.json of a run folder, none where there is none (runs
-    of older versions); raises DamagedFile.
+    """Read the agent's warnings in concerns.json; {} without the file, as in older runs.
+
+    Raises DamagedFile.
     """
     path = folder / "concerns.json"
     return checked_concerns(path, read_json(path) or {})
 
 
 def checked_concerns(path: Path, stored: Any) -> dict[str, str]:
-    """The warnings as they are stored; raises DamagedFile where they are not texts."""
+    """Return stored warnings; raise DamagedFile if they are not an object of texts."""
     if not TEXTS.holds(stored):
         raise DamagedFile(path, f"concerns are {abridged(stored)}, not {TEXTS.wanted}")
     return stored
@@ -226,10 +246,10 @@ def check_entries(
     """Raise DamagedFile for the first entry that is missing or of another kind.
 
     Args:
-        path: of the file.
+        path: the file.
         stored: the object in it.
-        needed: what it has to hold, by the path of its keys.
-        may_be: what else it may hold.
+        needed: required entries by the path of their keys.
+        may_be: optional entries.
     """
     for name, kind in {**needed, **(may_be or {})}.items():
         value = entry(stored, name)
@@ -243,7 +263,7 @@ ABSENT = object()
 
 
 def entry(stored: dict[str, Any], name: str) -> Any:
-    """The value at a path of keys; ABSENT where there is none."""
+    """Return the value at a path of keys; ABSENT if there is none."""
     value: Any = stored
     for key in name.split("."):
         value = value.get(key, ABSENT) if isinstance(value, dict) else ABSENT
@@ -251,7 +271,7 @@ def entry(stored: dict[str, Any], name: str) -> Any:
 
 
 def abridged(value: Any) -> str:
-    """The beginning of a value."""
+    """Return a value as text of at most 40 characters."""
     text = str(value) if not isinstance(value, str) else repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
@@ -260,8 +280,9 @@ def abridged(value: Any) -> str:
 
 
 def read_columns(path: Path) -> Columns:
-    """The columns of a CSV file of a run, `COLUMNS`, as far as it is written; NaN where a cell
-    or a column is absent. Raises DamagedFile.
+    """Read the `COLUMNS` of a CSV file that a run may still be writing.
+
+    Empty cells and missing columns are NaN. Raises DamagedFile.
     """
     header, *lines = read_lines(path) or [[]]
     return checked_columns(path, COLUMNS[path.name], header, lines)
@@ -270,13 +291,15 @@ def read_columns(path: Path) -> Columns:
 def checked_columns(
     path: Path, names: tuple[str, ...], header: list[str], lines: list[list[str]]
 ) -> Columns:
-    """The numbers of columns; NaN where a cell or a column is absent. Raises DamagedFile.
+    """Convert the cells of columns to numbers; empty cells and missing columns are NaN.
+
+    Raises DamagedFile.
 
     Args:
-        path: of the CSV file.
-        names: of the columns.
-        header: the first line of the file.
-        lines: the others.
+        path: the CSV file.
+        names: the names of the columns.
+        header: the cells of the first line.
+        lines: the cells of the other lines.
     """
     if lines and "step" not in header:
         raise DamagedFile(path, "there is no column step")
@@ -290,19 +313,27 @@ def checked_columns(
 
 
 def checked_column(path: Path, name: str, cells: list[str]) -> np.ndarray:
-    """The numbers of a column; raises DamagedFile for the first cell that is another thing."""
+    """Convert the cells of a column to numbers; raise DamagedFile for the first wrong cell.
+
+    Args:
+        path: the CSV file.
+        name: the name of the column.
+        cells: its cells.
+    """
     numbers = np.array([number(cell) for cell in cells], np.float64)
     kind = CELLS.get(name, FINITE)
     wrong = np.flatnonzero(~kind.holds(numbers))
     if len(wrong):
-        line, cell = wrong[0] + 2, abridged(cells[wrong[0]])
+        line = wrong[0] + 2
+        cell = abridged(cells[wrong[0]])
         raise DamagedFile(path, f"line {line}: {name} is {cell}, not {kind.wanted}")
     return numbers
 
 
 def number(cell: str) -> float:
-    """The number in a cell: NaN for an empty one, and infinity, which no column may hold, for
-    other text.
+    """Return the number in a cell: NaN for an empty cell, infinity for any other text.
+
+    Infinity is wrong in every column.
     """
     try:
         return float(cell or "nan")
@@ -311,36 +342,38 @@ def number(cell: str) -> float:
 
 
 def read_evaluations(folder: Path) -> Columns:
-    """The columns of the eval.csv of a run folder; success is NaN throughout where the
-    environment reports none. Raises DamagedFile.
+    """Read the columns of eval.csv; success is all NaN if the environment reports none.
 
-    An environment may report it in successful episodes alone: then it is 0 where it is absent.
-    Rows of 0 beside absent ones are of earlier versions, which wrote 0 for an environment
-    without success.
+    An environment may report success only in successful episodes: then a missing value counts
+    as 0. Zeros beside missing values, without any success, were written by older versions for
+    an environment that reports none. Raises DamagedFile.
     """
     return checked_evaluations(folder / "eval.csv", read_columns(folder / "eval.csv"))
 
 
 def checked_evaluations(path: Path, columns: Columns) -> Columns:
-    """The columns of evaluations, as `read_evaluations` returns them; raises DamagedFile."""
+    """Fill the success column as `read_evaluations` does; raise DamagedFile.
+
+    path: the file, for messages.
+    """
     success = columns["success"]
     if np.isnan(success).any():
-        reported = (success > 0).any()
-        columns["success"] = (
-            np.nan_to_num(success) if reported else np.full_like(success, np.nan)
-        )
+        missing = 0.0 if (success > 0).any() else np.nan
+        columns["success"] = np.where(success > 0, success, missing)
     if np.isnan(columns["success"]).all() and np.isnan(columns["return"]).any():
         raise DamagedFile(path, "an evaluation has neither success nor return")
     return columns
 
 
 def evaluation_rows(folder: Path) -> list[dict[str, Any]]:
-    """The evaluations of a run folder, one after the other, without what is absent; raises
-    DamagedFile.
-    """
+    """Return the lines of eval.csv as dicts without the empty cells; raise DamagedFile."""
     columns = read_evaluations(folder)
-    rows = [
-        dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)
-    ]
-    known = [{name: cell for name, cell in row.items() if cell == cell} for row in rows]
-    return [row | {"step": int(row["step"])} for row in known]
+    evaluations = []
+    for cells in zip(*columns.values(), strict=True):
+        known = {
+            name: cell
+            for name, cell in zip(columns, cells, strict=True)
+            if cell == cell
+        }
+        evaluations.append(known | {"step": int(known["step"])})
+    return evaluations

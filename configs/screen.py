@@ -1,4 +1,4 @@
-"""What is printed before a run: its tasks, and the settings that differ from the defaults.
+"""The text that is printed before training: tasks, and settings that differ from the defaults.
 
 trqam: 2 runs in exp/Debug/TASK/trqam_sSEED_5371bf93
 scene-play-singletask-task1-v0  seeds 0-1
@@ -19,12 +19,12 @@ from configs.settings import DEFAULT, Settings
 from utils.logging import WIDTH, shown, wrapped
 
 SHOWN_ABOVE = {"env_name", "seed", "num_seeds", "save_dir", "run_group"}
-TWICE = "agent.horizon_length"  # the flag of the same name sets it
-GLUE = "\xa0"  # stands for a space inside a setting, where no line may break
+TWICE = "agent.horizon_length"  # equal to the flag of the same name
+GLUE = "\xa0"  # replaces a space inside a setting, where no line may break
 
 
 class Listed(Protocol):
-    """What is listed of a run."""
+    """The properties of a run that are printed."""
 
     @property
     def env_name(self) -> str: ...
@@ -56,13 +56,15 @@ class Group(NamedTuple):
 
 
 def listing(runs: Sequence[Listed], everything: bool) -> str:
-    """What is printed before the runs: their tasks, and the settings that differ.
+    """Return the text for runs: their tasks, and the settings that differ.
 
-    everything: list all settings and every run's folder, as --dry_run does.
+    everything: whether to list all settings and all folders, as --dry_run does.
     """
-    common, groups = grouped(runs, everything)
+    common, groups = group_domains(runs, everything)
     used = [common, *(group.entries for group in groups)]
-    marks = numbered(entry.source for entries in used for entry in entries.values())
+    marks = number_sources(
+        entry.source for entries in used for entry in entries.values()
+    )
     lines = [*task_lines(runs, everything), ""]
     if everything:
         lines += ["settings (default: of the flag or the agent file):"]
@@ -77,7 +79,10 @@ def listing(runs: Sequence[Listed], everything: bool) -> str:
 
 
 def task_lines(runs: Sequence[Listed], everything: bool) -> list[str]:
-    """How many runs and where, then each task on a line; with `everything` each folder too."""
+    """Return the number of runs and their folder, then one line per task.
+
+    everything: whether to list all folders.
+    """
     tasks: dict[str, list[Listed]] = {}
     for run in runs:
         tasks.setdefault(run.env_name, []).append(run)
@@ -95,36 +100,42 @@ def task_lines(runs: Sequence[Listed], everything: bool) -> list[str]:
 
 
 def pattern(run: Listed) -> Path:
-    """The run's folder with TASK and SEED for its own, equal for all runs of a command."""
+    """Return a run's folder with its task and seed replaced by TASK and SEED."""
     name = run.folder.name.replace(f"_s{run.seed}_", "_sSEED_")
     return run.folder.parent.with_name("TASK") / name
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
-    """'seed 3', or 'seeds 0-7': the seeds of a command are consecutive."""
+    """Return 'seed 3' or 'seeds 0-7', for consecutive seeds."""
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]}-{seeds[-1]}"
 
 
-def grouped(runs: Sequence[Listed], everything: bool) -> tuple[Entries, list[Group]]:
-    """The entries that all domains share, then those of each domain besides.
+def group_domains(
+    runs: Sequence[Listed], everything: bool
+) -> tuple[Entries, list[Group]]:
+    """Return the entries that all domains share, and groups of domains with equal other ones.
 
-    Domains whose own entries are equal are one group.
+    everything: whether to include settings with their default value.
     """
-    # A plan resolves the settings of a domain once, for all its tasks.
+    # All tasks of a domain have the same settings.
     domains = {run.env_name.partition("-singletask")[0]: run.settings for run in runs}
-    listed = {name: entries_of(settings, everything) for name, settings in domains.items()}
-    shared = set.intersection(*(set(entries.items()) for entries in listed.values()))
-    first = next(iter(listed.values()))
-    common = {name: entry for name, entry in first.items() if (name, entry) in shared}
-    own = {
-        domain: {name: entry for name, entry in entries.items() if name not in common}
-        for domain, entries in listed.items()
+    listed = {
+        name: entries_of(settings, everything) for name, settings in domains.items()
     }
-    return common, groups_of_equals(own)
+    first, *others = listed.values()
+    common: Entries = {}
+    for name, entry in first.items():
+        if all(entries.get(name) == entry for entries in others):
+            common[name] = entry
+    own: dict[str, Entries] = {}
+    for domain, entries in listed.items():
+        rest = entries.keys() - common.keys()
+        own[domain] = {name: entry for name, entry in entries.items() if name in rest}
+    return common, group_equal_entries(own)
 
 
-def groups_of_equals(entries_by_domain: dict[str, Entries]) -> list[Group]:
-    """Domains with equal entries as one group; those without entries are left out."""
+def group_equal_entries(entries_by_domain: dict[str, Entries]) -> list[Group]:
+    """Group domains with equal entries; leave out domains without entries."""
     groups: list[Group] = []
     for domain, entries in entries_by_domain.items():
         same = [group for group in groups if group.entries == entries]
@@ -136,38 +147,65 @@ def groups_of_equals(entries_by_domain: dict[str, Entries]) -> list[Group]:
 
 
 def entries_of(settings: Settings, everything: bool) -> Entries:
-    """The settings to list, by name."""
-    values = settings.values()
-    wanted = values if everything else settings.differing - SHOWN_ABOVE - {TWICE}
-    sources = settings.sources
-    return {name: Entry(str(values[name]), sources[name]) for name in values if name in wanted}
+    """Return the settings to list, by name.
+
+    everything: whether to include settings with their default value.
+    """
+    wanted = settings.differing - SHOWN_ABOVE - {TWICE}
+    entries = {}
+    for name, value in settings.values().items():
+        if everything or name in wanted:
+            entries[name] = Entry(str(value), settings.sources[name])
+    return entries
 
 
-def numbered(sources: Iterable[str]) -> dict[str, str]:
-    """A mark for each source but the default: '[1]', '[2]', in order of appearance."""
+def number_sources(sources: Iterable[str]) -> dict[str, str]:
+    """Return a mark for each source but the default: '[1]', '[2]', in order of appearance."""
     cited = [source for source in dict.fromkeys(sources) if source != DEFAULT]
     return {source: f"[{i}]" for i, source in enumerate(cited, 1)}
 
 
-def setting_lines(entries: Entries, marks: dict[str, str], everything: bool) -> list[str]:
-    """The settings with their sources: one on a line or, where only some are listed, many."""
+def setting_lines(
+    entries: Entries, marks: dict[str, str], everything: bool
+) -> list[str]:
+    """Return the lines of settings with the marks of their sources.
+
+    Args:
+        entries: the settings.
+        marks: the mark of each source.
+        everything: whether each setting has a line of its own.
+    """
     if everything:
         width = max(map(len, entries), default=0)
-        return [full_line(f"{name:{width}}", *entry, marks) for name, entry in entries.items()]
-    words = [f"{name}={text} {marks[source]}" for name, (text, source) in entries.items()]
+        return [
+            full_line(f"{name:{width}}", *entry, marks)
+            for name, entry in entries.items()
+        ]
+    words = [
+        f"{name}={text} {marks[source]}" for name, (text, source) in entries.items()
+    ]
     lines = wrapped("  " + "  ".join(word.replace(" ", GLUE) for word in words))
     return [line.replace(GLUE, " ") for line in lines]
 
 
 def full_line(name: str, text: str, source: str, marks: dict[str, str]) -> str:
-    """'  name  value  source', the source shortened to what fits; its footnote is complete."""
+    """Return '  name  value  source', with the source shortened to fit on the line.
+
+    Args:
+        name: the padded name.
+        text: the value.
+        source: the source of the value.
+        marks: the mark of each source, whose footnote is complete.
+    """
     line = f"  {name}  {text:24}  "
     words = f"{marks[source]} {source}" if source in marks else source
-    return line + textwrap.shorten(words, max(20, WIDTH - len(line)), placeholder=" ...")
+    return line + textwrap.shorten(
+        words, max(20, WIDTH - len(line)), placeholder=" ..."
+    )
 
 
 def footnotes(marks: dict[str, str]) -> list[str]:
-    """One for each source, after an empty line."""
+    """Return an empty line and one footnote per source; [] without sources."""
     lines = []
     for source, mark in marks.items():
         where = " (configs/presets.py)" if source.startswith("preset ") else ""
@@ -176,9 +214,7 @@ def footnotes(marks: dict[str, str]) -> list[str]:
 
 
 def notes(runs: Sequence[Listed]) -> list[str]:
-    """What other settings the coefficients were tuned for, after an empty line; one line for
-    all domains of which this is equally true.
-    """
+    """Return an empty line and the tuning notes, one for all domains that share it."""
     domains: dict[str, dict[str, None]] = {}
     for run in runs:
         name = run.env_name.partition("-singletask")[0]

@@ -1,7 +1,7 @@
-"""What a run uses and where each value came from.
+"""Resolves the settings of a run, and records the source of each value.
 
-the parent agent's defaults < the domain's settings (automatic) < what a fork changes from its
-parent < --preset < the command line
+the parent agent's defaults < the domain's settings < what a fork changes from its parent
+< --preset < the command line
 """
 
 import dataclasses
@@ -20,90 +20,95 @@ from configs.domains import (
     own_settings,
     qam_common_settings,
     shared_settings,
-    tuned_otherwise,
+    tuning_note,
 )
 from configs.flags import IGNORED
 from configs.presets import PRESETS
 from utils.errors import UserError
 
 PHASES = {"cloning": "bc_steps", "offline": "offline_steps", "online": "online_steps"}
-"""The flag of each phase's length."""
+"""The flag for the length of each phase."""
 COMMAND_LINE = "command line"
 DEFAULT = "default"
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Resolved settings of one domain: flag values, the agent's configuration, and the source
-    of each, by name.
-    """
+    """The resolved settings of one domain, and the source of each by name."""
 
     agent_file: str
     source: Source
-    """The agent file's source when the settings were resolved; later edits do not count."""
+    """The agent's code when the settings were resolved."""
     flags: dict[str, Any]
     agent: ml_collections.ConfigDict
     sources: dict[str, str]
     transitions: int | None
-    """How much data to make where none is; None where the dataset must be there or be
-    downloaded.
-    """
+    """How many transitions to collect if the dataset is missing; None: download it."""
     random_data: bool
-    """Whether it may be of random actions where no oracle can make it."""
+    """Whether random actions may replace a missing oracle."""
     differing: frozenset[str]
-    """The names of the values that are not the default, or not what the domain has set."""
+    """The names of values that differ from the default, or from what the domain sets."""
     note: str = ""
-    """What other setting the agent's coefficients were tuned for; "" for the same."""
+    """The settings that the agent's coefficients were tuned for, if they differ."""
 
     def values(self) -> dict[str, Any]:
-        """All values by name, those of the agent as 'agent.KEY'."""
+        """Return all values by name, those of the agent as 'agent.KEY'."""
         return self.flags | {f"agent.{key}": value for key, value in self.agent.items()}
 
-    def given(self) -> dict[str, Any]:
-        """The values that the command line set, by name."""
+    def overrides(self) -> dict[str, Any]:
+        """Return the values that the command line set, by name."""
         values = self.values()
-        return {
-            name: values[name]
-            for name, source in self.sources.items()
-            if source == COMMAND_LINE
-        }
+        names = [
+            name for name, source in self.sources.items() if source == COMMAND_LINE
+        ]
+        return {name: values[name] for name in names}
 
 
 class Layers(NamedTuple):
-    """Flags and an agent's settings while one layer after another is laid over them."""
+    """The flags and the agent's settings of one layer, or of several layers combined."""
 
     flags: dict[str, Setting]
     agent: dict[str, Setting]
 
-    def take(self, flags: dict[str, Setting], agent: dict[str, Setting]) -> None:
-        """Lay values over those that are there; others are left out."""
+    def override(self, flags: dict[str, Setting], agent: dict[str, Setting]) -> None:
+        """Replace values by those of another layer; unknown names are ignored."""
         for ours, layer in ((self.flags, flags), (self.agent, agent)):
-            ours.update({name: setting for name, setting in layer.items() if name in ours})
+            for name in ours.keys() & layer.keys():
+                ours[name] = layer[name]
 
-    def named(self) -> dict[str, Setting]:
-        """All by name, the agent's as agent.KEY; --horizon_length is what the agent has."""
-        horizon = {"horizon_length": self.agent["horizon_length"]}
-        ours = {f"agent.{key}": setting for key, setting in self.agent.items()}
-        return self.flags | horizon | ours
+    def by_name(self) -> dict[str, Setting]:
+        """Return all settings by name, the agent's as agent.KEY.
+
+        The flag --horizon_length has the agent's value.
+        """
+        settings = self.flags | {"horizon_length": self.agent["horizon_length"]}
+        for key, setting in self.agent.items():
+            settings[f"agent.{key}"] = setting
+        return settings
 
     def config(self) -> ml_collections.ConfigDict:
-        """The agent's configuration."""
+        """Return the agent's configuration."""
         values = {key: setting.value for key, setting in self.agent.items()}
         return ml_collections.ConfigDict(values)
 
 
 def differing(final: dict[str, Setting], *layers: dict[str, Setting]) -> frozenset[str]:
-    """The names of the settings that have another value in one of the layers below."""
-    names = (name for old in layers for name in old if old[name].value != final[name].value)
+    """Return the names of settings that have another value in one of the layers."""
+    names: set[str] = set()
+    for layer in layers:
+        names |= {name for name in layer if layer[name].value != final[name].value}
     return frozenset(names)
 
 
 def lineage(source: Source) -> list[str]:
-    """The names of the project's agent files that an agent is made of, the first ancestor
-    first, itself last if it is one of them: trqam, sqam.
+    """Return the project's agent files that an agent inherits from, such as trqam, sqam.
+
+    The oldest ancestor is first; the agent itself is last if it is one of the project's.
     """
     kinds = reversed(source.module.AGENT.__mro__)
-    modules = [kind.__module__ for kind in kinds if kind.__module__.startswith("agents.")]
+    modules = [
+        kind.__module__ for kind in kinds if kind.__module__.startswith("agents.")
+    ]
     names = [module.removeprefix("agents.") for module in modules]
     names = [name for name in names if hasattr(sys.modules[f"agents.{name}"], "AGENT")]
     names += [source.file.stem] if source.of_checkout else []
@@ -113,12 +118,14 @@ def lineage(source: Source) -> list[str]:
 def domain_layer(
     dataset: str, source: Source, agent: ml_collections.ConfigDict
 ) -> dict[str, Setting]:
-    """What a domain sets for an agent. What the agent's file changes from its parent's defaults
-    stays as it is there, but for what the domain sets for this very agent.
+    """Return the settings of a domain for an agent.
+
+    The defaults that an agent file changes from its parent's are kept, unless the domain has a
+    setting for this very agent.
 
     Args:
         dataset: such as 'puzzle-4x4-play'.
-        source: the agent file's.
+        source: the source of the agent file.
         agent: the agent's settings, from its file and the command line.
     """
     names = lineage(source)
@@ -132,22 +139,30 @@ def domain_layer(
     return layer | own_settings(dataset, own, agent)
 
 
-def changed_from(parent: str, source: Source, layer: dict[str, Setting]) -> dict[str, Setting]:
-    """Of the settings in a layer, those to which an agent's file gives another default than its
-    parent, agents/<parent>.py.
+def changed_from(
+    parent: str, source: Source, layer: dict[str, Setting]
+) -> dict[str, Setting]:
+    """Return the settings of a layer whose default an agent file changes from its parent's.
+
+    Args:
+        parent: the name of the parent, agents/<parent>.py.
+        source: the source of the agent file.
+        layer: the settings to consider.
     """
     config = source.module.get_config()
     before = load_source(AGENTS / f"{parent}.py").module.get_config()
-    changed = [name for name in layer if name in config and before.get(name) != config[name]]
+    changed = [
+        name for name in layer if name in config and before.get(name) != config[name]
+    ]
     label = f"{source.file.name}, changed from {parent}.py"
     return {name: Setting(config[name], label) for name in changed}
 
 
 def default_layer(fv: flags.FlagValues, source: Source) -> Layers:
-    """Every flag's default, and the agent file's."""
+    """Return the defaults of all flags and of the agent file."""
     own = {"agent", "preset", "dry_run", "debug", "overwrite", *IGNORED}
     names = [name for name in fv if name not in own and not name.startswith("agent.")]
-    # Not fv.agent, in which the command line's values are already.
+    # Not fv.agent, which already has the command line's values.
     config = source.module.get_config()
     return Layers(
         {name: Setting(fv[name].default, DEFAULT) for name in names},
@@ -156,20 +171,23 @@ def default_layer(fv: flags.FlagValues, source: Source) -> Layers:
 
 
 def preset_layer(name: str, fv: flags.FlagValues, group: str, dataset: str) -> Layers:
-    """What a preset sets; data that it makes lies below the runs.
+    """Return the settings of a preset; the data that it collects is stored with its runs.
 
     Args:
-        name: of the preset.
-        fv: the command line, which may say where runs are stored.
-        group: --run_group where neither sets it.
+        name: the name of the preset.
+        fv: the command line, which may set the folder of the runs.
+        group: --run_group if the preset does not set it.
         dataset: such as 'puzzle-4x4-play'.
     """
-    preset, source = PRESETS[name], f"preset {name}"
+    preset = PRESETS[name]
+    source = f"preset {name}"
     own = dict(preset.flags)
     if preset.transitions:
         place = Path(fv.save_dir) / preset.flags.get("run_group", group) / "data"
         own["ogbench_dataset_dir"] = str(place)
-    if 0 < fv.online_steps <= own.get("start_training", 0):  # of the preset's own, longer phase
+    if (
+        0 < fv.online_steps <= own.get("start_training", 0)
+    ):  # a shorter phase than the preset's
         own["start_training"] = fv.online_steps // 2
     layer = Layers(
         {name: Setting(value, source) for name, value in own.items()},
@@ -180,57 +198,65 @@ def preset_layer(name: str, fv: flags.FlagValues, group: str, dataset: str) -> L
 
 
 def command_line_layer(fv: flags.FlagValues) -> Layers:
-    """What the command line sets. One horizon: the flag is the agent's setting too."""
-    given = config_flags.get_override_values(fv["agent"])
-    if "horizon_length" in given:
+    """Return the settings of the command line; --horizon_length also sets the agent's value."""
+    overrides = config_flags.get_override_values(fv["agent"])
+    if "horizon_length" in overrides:
         raise UserError("--agent.horizon_length: use --horizon_length, which sets it")
     names = [name for name in fv if fv[name].present and name != "agent"]
     layer = {name: Setting(fv[name].value, COMMAND_LINE) for name in names}
-    agent = {key: Setting(value, COMMAND_LINE) for key, value in given.items()}
-    horizon = {key: layer[key] for key in ("horizon_length",) if key in layer}
-    return Layers(layer, agent | horizon)
+    agent = {key: Setting(value, COMMAND_LINE) for key, value in overrides.items()}
+    if "horizon_length" in layer:
+        agent["horizon_length"] = layer["horizon_length"]
+    return Layers(layer, agent)
 
 
 def agent_flags(source: Source) -> dict[str, Setting]:
-    """The flags that an agent's runs set."""
+    """Return the flags that an agent sets for its runs."""
     flags = source.module.AGENT.FLAGS
     return {name: Setting(value, source.file.name) for name, value in flags.items()}
 
 
 def without_missing_phases(layers: Layers, source: Source) -> None:
-    """Set the steps of a phase that the agent has not to 0; raises UserError where the command
-    line asks for such updates or environment steps.
+    """Set the steps of phases that the agent does not have to 0.
+
+    Raises UserError if the command line asks for steps of such a phase.
     """
-    agent, file = source.module.AGENT, source.file.name
+    agent = source.module.AGENT
+    file = source.file.name
     for phase in missing_phases(agent, layers.config()):
         name = PHASES[phase]
-        value, given = layers.flags[name]
-        if value and given == COMMAND_LINE and phase != "cloning":
-            raise UserError(f"--{name}={value}: {file} has no {phase} phase; leave it out")
+        value, origin = layers.flags[name]
+        if value and origin == COMMAND_LINE and phase != "cloning":
+            raise UserError(
+                f"--{name}={value}: {file} has no {phase} phase; leave it out"
+            )
         layers.flags[name] = Setting(0, f"{file} has no {phase} phase")
 
 
 def missing_phases(agent: Any, config: ml_collections.ConfigDict) -> list[str]:
-    """The phases that an agent has not; one that does nothing but clone has cloning too."""
-    phases = {*agent.phases(config), *(["cloning"] if agent.CLONES_ALONE else [])}
+    """Return the phases that an agent does not have; an agent that only clones has cloning."""
+    phases = set(agent.phases(config))
+    if agent.CLONES_ALONE:
+        phases.add("cloning")
     return [phase for phase in PHASES if phase not in phases]
 
 
 def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
-    """Settings of the runs on one dataset; raises UserError for values that no run can use."""
+    """Resolve the settings of the runs on a dataset; raise UserError for unusable values."""
     agent_file = config_flags.get_config_filename(fv["agent"])
     source = load_source(agent_file)
     layers = default_layer(fv, source)
-    defaults = layers.named()
-    layers.take(agent_flags(source), domain_layer(dataset, source, fv.agent))
-    published = layers.named()
+    defaults = layers.by_name()
+    layers.override(agent_flags(source), domain_layer(dataset, source, fv.agent))
+    published = layers.by_name()
     preset = PRESETS[fv.preset] if fv.preset else None
     if preset:
         group = layers.flags["run_group"].value
-        layers.take(*preset_layer(fv.preset, fv, group, dataset))
-    layers.take(*command_line_layer(fv))
+        layers.override(*preset_layer(fv.preset, fv, group, dataset))
+    layers.override(*command_line_layer(fv))
     without_missing_phases(layers, source)
-    config, final = layers.config(), layers.named()
+    config = layers.config()
+    final = layers.by_name()
     source.module.AGENT.check(config)
     return Settings(
         agent_file=agent_file,
@@ -241,5 +267,5 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
         transitions=preset.transitions if preset else None,
         random_data=bool(preset and preset.random_data),
         differing=differing(final, defaults, published),
-        note=tuned_otherwise(dataset, final),
+        note=tuning_note(dataset, final),
     )

@@ -1,8 +1,8 @@
-"""Which agent files may be executed unasked: those of this checkout, and those that were
-trained on this machine.
+"""Decides which agent files may be executed without --trust.
 
-Training notes the digest of each file that it executes, one per line, in
-`$XDG_DATA_HOME/trqam/trusted` (by default below ~/.local/share).
+Those are the files of this checkout, and those that were trained on this machine. Training
+appends the digest of each file that it executes, one per line, to
+`$XDG_DATA_HOME/trqam/trusted` (by default in ~/.local/share).
 """
 
 import contextlib
@@ -18,28 +18,30 @@ from utils.files import user_folder
 
 
 class UntrustedError(UserError):
-    """Code would be executed that is not known here."""
+    """Unknown code would be executed."""
 
 
-def noted_file() -> Path | None:
-    """The file of digests; None where this user has no home directory."""
+def trusted_file() -> Path | None:
+    """Return the file of digests; None if the user has no home directory."""
     folder = user_folder("XDG_DATA_HOME", "~/.local/share")
     return folder and folder / "trqam" / "trusted"
 
 
-def noted() -> set[str]:
-    """The digests of what was trained here."""
-    file = noted_file()
+def trusted_digests() -> set[str]:
+    """Return the digests of the files that were trained on this machine."""
+    file = trusted_file()
     return set(file.read_text().split()) if file and file.is_file() else set()
 
 
-def note(source: Source) -> None:
-    """Note that the files of an agent were executed for training on this machine."""
-    new = {content_digest(content) for content in source.kept.values()} - noted()
-    file = noted_file()
+def record_trusted(source: Source) -> None:
+    """Record that the files of an agent were executed for training on this machine."""
+    new = {
+        content_digest(content) for content in source.kept.values()
+    } - trusted_digests()
+    file = trusted_file()
     if not file or not new:
         return
-    # a home that cannot be written costs a question later, no more
+    # without a writable home, --trust will be needed later
     with contextlib.suppress(OSError):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(file, "a", opener=functools.partial(os.open, mode=0o600)) as lines:
@@ -47,11 +49,11 @@ def note(source: Source) -> None:
 
 
 def check_trusted(files: Mapping[Path, bytes]) -> None:
-    """Raise UntrustedError, which lists them, for files to be executed that are not known here.
+    """Raise UntrustedError, which lists the files, if any of them is unknown.
 
-    files: the content of each.
+    files: the content of each file.
     """
-    known = of_checkout() | noted()
+    known = of_checkout() | trusted_digests()
     strange = [
         f"{path} ({len(content.splitlines())} lines)"
         for path, content in files.items()
@@ -67,11 +69,11 @@ def check_trusted(files: Mapping[Path, bytes]) -> None:
 
 @functools.cache
 def of_checkout() -> frozenset[str]:
-    """The digests of this checkout's agents and examples."""
+    """Return the digests of this checkout's agents and examples."""
     files = [*AGENTS.glob("*.py"), *(ROOT / "examples").glob("*.py")]
     return frozenset(content_digest(file.read_bytes()) for file in files)
 
 
 def content_digest(content: bytes) -> str:
-    """Of a file to the byte: a docstring may be executed too."""
+    """Return the SHA-256 of a file's bytes. Docstrings count, since code may read them."""
     return hashlib.sha256(content).hexdigest()

@@ -1,6 +1,4 @@
-"""Arrays of a dataset before anything else is done with them: shapes, numbers, the action
-range, and files of memory maps.
-"""
+"""Reading and checking the arrays of a dataset, and writing arrays as memory-mapped files."""
 
 import lzma
 import zipfile
@@ -14,9 +12,9 @@ import numpy as np
 from utils.errors import UserError
 
 ACTION_LIMIT = 1 - 1e-5
-"""Actions lie strictly inside the policy's range."""
+"""Actions are clipped to this, strictly inside the policy's range [-1, 1]."""
 ACTION_TOLERANCE = 1.001
-"""Up to here actions are clipped; beyond, they are of another scale."""
+"""Larger actions are an error, because the dataset must have another scale."""
 VECTORS = (
     "terminals",
     "rewards",
@@ -32,25 +30,28 @@ INTEGERS = ("button_states",)
 BROKEN_ARCHIVE = (
     *(OSError, ValueError, EOFError, MemoryError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
-    RuntimeError,  # of zipfile: a password, or a compression that it lacks
+    RuntimeError,  # zipfile: a password, or an unknown compression
 )
-"""What reading the members of a damaged npz file may raise."""
+"""The errors that reading a damaged npz file may raise."""
 
 Arrays = dict[str, np.ndarray]
 
 
 class PythonObjectsError(ValueError):
-    """An array is stored as Python objects; the message is its name."""
+    """An array is stored as Python objects; the message is the array's name."""
 
 
 def read_npz(path: Path, choose: Callable[[list[str]], Iterable[str]]) -> Arrays:
-    """The arrays of an npz file that `choose` picks from the names of all.
+    """Read the arrays of an npz file whose names `choose` returns.
 
-    Raises ValueError, which says why, for a file that is damaged in whatever way, and
-    PythonObjectsError; and what `choose` raises.
+    Raises ValueError for a damaged file, and PythonObjectsError for an array of objects.
+
+    Args:
+        path: the file.
+        choose: takes the names of all arrays and returns those to read.
     """
     try:
-        # opened here, because NumPy leaves a file open that it cannot read
+        # opened here, because NumPy does not close a file that it cannot read
         with path.open("rb") as opened, np.errstate(all="ignore"):
             file = np.load(opened, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
@@ -64,7 +65,7 @@ def read_npz(path: Path, choose: Callable[[list[str]], Iterable[str]]) -> Arrays
 
 
 def _member(file: Any, name: str) -> np.ndarray:
-    """One array of an npz file."""
+    """Read one array of an npz file."""
     try:
         array = file[name]
     except ValueError as error:
@@ -76,23 +77,33 @@ def _member(file: Any, name: str) -> np.ndarray:
     return array
 
 
-def checked(arrays: Arrays, where: str, remedy: str) -> Arrays:
-    """The arrays as float32. Raises UserError for wrong shapes, types and numbers; `remedy`
-    ends the message.
+def check_arrays(arrays: Arrays, where: str, remedy: str) -> Arrays:
+    """Check the arrays of a dataset and return them as float32.
 
-    Rows of observations and actions are vectors, the others numbers; flags are 0 or 1, masks
-    between them.
+    observations and actions are [R, N], all other arrays [R]; flags are 0 or 1, masks from 0 to
+    1. Raises UserError for wrong shapes, types and numbers.
+
+    Args:
+        arrays: arrays by name.
+        where: flag and path, which begin the message.
+        remedy: what to do, which ends the message.
     """
     rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
     for name, value in arrays.items():
         dimensions = 1 if name in VECTORS else 2
-        if value.ndim != dimensions or len(value) != rows or value.dtype.kind not in "biuf":
+        if (
+            value.ndim != dimensions
+            or len(value) != rows
+            or value.dtype.kind not in "biuf"
+        ):
             raise UserError(
                 f"{where} holds {name} of shape {value.shape} and type {value.dtype}; needed"
                 f" are {dimensions}-dimensional numbers with {rows} rows, as many as there are"
                 " observations"
             )
-    return {name: _as_float32(name, value, where, remedy) for name, value in arrays.items()}
+    return {
+        name: _as_float32(name, value, where, remedy) for name, value in arrays.items()
+    }
 
 
 def _as_float32(name: str, value: np.ndarray, where: str, remedy: str) -> np.ndarray:
@@ -102,7 +113,7 @@ def _as_float32(name: str, value: np.ndarray, where: str, remedy: str) -> np.nda
         raise UserError(f"{where} holds {name} other than 0 and 1; {remedy}")
     if name == "masks" and not np.all((value >= 0) & (value <= 1)):
         raise UserError(
-            f"{where} holds masks outside [0, 1] (0: the task ended here, 1: it goes on);"
+            f"{where} holds masks outside [0, 1] (0: the task ended here, 1: it continues);"
             f" {remedy}"
         )
     if name in INTEGERS:
@@ -118,7 +129,13 @@ def _as_float32(name: str, value: np.ndarray, where: str, remedy: str) -> np.nda
 
 
 def check_action_range(actions: np.ndarray, where: str, remedy: str) -> None:
-    """Raise UserError where actions [R, A] are not of the environment's scale, [-1, 1]."""
+    """Raise UserError if actions [R, A] lie outside the environment's range, [-1, 1].
+
+    Args:
+        actions: the actions.
+        where: flag and path, which begin the message.
+        remedy: what to do, which ends the message.
+    """
     size = np.abs(actions)
     outside = int((size > ACTION_TOLERANCE).sum())
     if outside:
@@ -129,12 +146,15 @@ def check_action_range(actions: np.ndarray, where: str, remedy: str) -> None:
 
 
 class ArrayFile:
-    """A .npy file to which rows are appended; a context manager, at whose end the header gives
-    their number.
+    """A .npy file to which rows are appended; a context manager.
+
+    At the end of the context the header is rewritten with the final number of rows.
     """
 
     def __init__(self, path: Path, like: np.ndarray):
-        self._header = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(like[:0]))
+        self._header = np.lib.format.header_data_from_array_1_0(
+            np.ascontiguousarray(like[:0])
+        )
         self._file: IO[Any] = path.open("w+b")
         self.rows = 0
         self._write_header()
@@ -153,13 +173,11 @@ class ArrayFile:
         return self._header["shape"][1:]
 
     def append(self, array: np.ndarray) -> None:
-        """Write the rows of an array [R, *columns] after those that are there."""
+        """Append the rows of an array [R, *columns]."""
         self._file.write(np.ascontiguousarray(array).tobytes())
         self.rows += len(array)
 
     def _write_header(self) -> None:
-        """NumPy leaves room in a header for the first dimension to grow, so that it can be
-        rewritten in place.
-        """
+        """Write the header in place; NumPy reserves room in it for a larger number of rows."""
         header = self._header | {"shape": (self.rows, *self.columns)}
         np.lib.format.write_array_header_1_0(self._file, header)

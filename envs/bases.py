@@ -1,4 +1,4 @@
-"""The published bases, one for each domain of the paper: fetched if missing."""
+"""The published bases (behaviour-cloned flows), one per domain of the paper; downloads them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,14 +10,16 @@ from envs.tasks import DOMAINS, dataset_name
 from utils.errors import UserError
 from utils.files import expanded
 
-PUBLISHED = "published"  # the value of --pretrained_actor_path that means the domain's own
+PUBLISHED = (
+    "published"  # the value of --pretrained_actor_path for the domain's published base
+)
 REPOSITORY = "yonghoon96/trqam-bc-checkpoints"
 FILE = "params_300000.pkl"
 _FLAG = f"--pretrained_actor_path={PUBLISHED}"
 
 
 def base_domain(env_name: str) -> str:
-    """The domain whose base a task starts from; raises UserError for a task that has none."""
+    """Return the domain of a task's base; raise UserError if none is published."""
     domain = dataset_name(env_name)
     if domain not in DOMAINS:
         known = ", ".join(DOMAINS)
@@ -27,33 +29,34 @@ def base_domain(env_name: str) -> str:
 
 
 def check_published(path: str | None, datasets: Iterable[str]) -> None:
-    """Raise UserError if `path` means the published base and one of the datasets has none."""
+    """Raise UserError if `path` is PUBLISHED and a dataset has no published base."""
     if path == PUBLISHED:
         for dataset in datasets:
             base_domain(dataset)
 
 
 def base_path(env_name: str, dataset_dir: Path | str) -> Path:
-    """Where the base of a task's domain is kept: beside the data."""
+    """Return the local path of the base of a task's domain, in the data folder."""
     return expanded(dataset_dir) / "bases" / base_domain(env_name) / FILE
 
 
 def base_source(env_name: str) -> str:
-    """Where the base of a task's domain is from, without a place of this machine."""
+    """Return the repository and domain of a task's base; it names no local path."""
     return f"{REPOSITORY}/{base_domain(env_name)}"
 
 
 def base_data(env_name: str) -> str:
-    """What the base of a task's domain was cloned from, the domain's data."""
+    """Describe the data that the base of a task's domain was cloned from."""
     return f"{published_transitions(env_name) // 1_000_000}M transitions"
 
 
 def published_base(env_name: str, dataset_dir: Path | str) -> Path:
-    """The file of the base of a task's domain; fetched if it is not there.
+    """Return the file of the base of a task's domain; download it if it is missing.
 
-    Raises UserError, with what to do, if the task has no published base or it cannot be had.
+    Raises UserError if the task has no published base or the download fails.
     """
-    domain, path = base_domain(env_name), base_path(env_name, dataset_dir)
+    domain = base_domain(env_name)
+    path = base_path(env_name, dataset_dir)
     if path.is_file():
         return path
     repository = Repository(REPOSITORY)
@@ -69,9 +72,10 @@ def published_base(env_name: str, dataset_dir: Path | str) -> Path:
 
 
 def base_name(domain: str, repository: Repository) -> str:
-    """The path of a domain's base in the repository, in a folder of its name or one like it.
+    """Return the path of a domain's base in the repository.
 
-    Raises UserError with the folders there are if none is the domain's.
+    Its folder has the domain's name or a similar one. Raises UserError, which lists the
+    folders, if there is not exactly one.
     """
     if repository.listing is None:
         return f"{domain}/{FILE}"
@@ -79,14 +83,20 @@ def base_name(domain: str, repository: Repository) -> str:
     found = _bases_of(domain, bases)
     if len(found) == 1:
         return found[0]
-    folders = ", ".join(path.removesuffix(f"/{FILE}") for path in found or bases) or "none"
-    fault = f"{repository} has {len(found) or 'no'} bases of {domain} (there: {folders})"
-    remedy = "bring the file and name it in the flag, or leave the flag out to train one"
+    folders = (
+        ", ".join(path.removesuffix(f"/{FILE}") for path in found or bases) or "none"
+    )
+    fault = (
+        f"{repository} has {len(found) or 'no'} bases of {domain} (there: {folders})"
+    )
+    remedy = (
+        "bring the file and name it in the flag, or leave the flag out to train one"
+    )
     raise UserError(f"{_FLAG}: {fault}; {remedy}")
 
 
 def _bases_of(domain: str, bases: list[str]) -> list[str]:
-    """The bases in a folder of the domain's name, or else in one like it."""
+    """Return the bases in a folder of the domain's name, or else of a similar name."""
     for fits in (_is_folder, _is_called, _begins_with):
         if found := [path for path in bases if fits(path, domain)]:
             return found
@@ -94,16 +104,16 @@ def _bases_of(domain: str, bases: list[str]) -> list[str]:
 
 
 def _is_folder(path: str, domain: str) -> bool:
-    """Whether this is where a domain's base is looked for first."""
+    """Whether the folder is exactly the domain's name."""
     return path == f"{domain}/{FILE}"
 
 
 def _is_called(path: str, domain: str) -> bool:
-    """Whether a folder has the domain's name, or that without 'play' or 'navigate'."""
+    """Whether a folder has the domain's name, with or without 'play' or 'navigate'."""
     return bool({domain, domain.rpartition("-")[0]} & set(path.split("/")[:-1]))
 
 
 def _begins_with(path: str, domain: str) -> bool:
-    """Whether a folder has the domain's name with a suffix."""
+    """Whether a folder has the domain's name plus a suffix."""
     prefixes = tuple(f"{domain}{mark}" for mark in "-_.")
     return any(folder.startswith(prefixes) for folder in path.split("/"))

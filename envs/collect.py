@@ -1,10 +1,9 @@
-"""Offline data as OGBench collects it: scripted oracles, many processes, a file that `ogbench`
-itself loads.
+"""Collects offline data with OGBench's scripted oracles, into files that `ogbench` loads.
 
-The procedure is that of OGBench's data generation (arXiv 2410.20092; the scripts are not in its
-wheel). Every episode is seeded by (seed, split, index), so that the number of workers changes
-nothing, and is written to its own file first, so that an interrupted run goes on where it
-stopped.
+The procedure is that of OGBench's data generation (arXiv 2410.20092; its wheel lacks the
+scripts). Every episode is seeded by (seed, split, index), so the data does not depend on the
+number of workers. Every episode is first written to its own file, so an interrupted run
+resumes.
 """
 
 import hashlib
@@ -26,11 +25,22 @@ import numpy as np
 
 from envs.arrays import read_npz
 from envs.ogbench import make_raw
-from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
+from envs.tasks import (
+    dataset_name,
+    has_oracle,
+    is_manipulation,
+    is_user_env,
+    world_name,
+)
 from utils.errors import UserError
-from utils.files import alone, expanded
+from utils.files import exclusive_folder, expanded
 from utils.progress import Counter
-from utils.spawned import UNGUARDED, check_program, leave_if_unguarded, unguarded_program
+from utils.spawned import (
+    UNGUARDED,
+    check_program,
+    leave_if_unguarded,
+    unguarded_program,
+)
 
 _STACKING = {
     "single": (0, 0),
@@ -47,39 +57,39 @@ _ROW_TYPES |= {"qpos": np.float32, "qvel": np.float32, "button_states": np.int64
 
 
 class _Random:
-    """Uniform random actions, for any environment."""
+    """A behaviour with uniform random actions, for any environment."""
 
     def __init__(self, env: gymnasium.Env, dataset: str):
         self.env = env
 
     def options(self) -> dict | None:
-        """What `reset` is given."""
+        """Return the options for `reset`."""
         return None
 
     def begin(self, observation: np.ndarray, info: dict) -> None:
-        """Called once after `reset`."""
+        """Prepare for an episode; called once after `reset`."""
 
     def act(self, observation: np.ndarray, info: dict) -> np.ndarray:
         return np.random.uniform(-1, 1, self.env.action_space.shape)
 
     def after(self, info: dict) -> None:
-        """Called after every step, where a new goal may be due."""
+        """Choose a new goal if the old one is reached; called after every step."""
 
     def accepts(self, qpos: np.ndarray) -> bool:
-        """Whether the finished episode's positions [R, nq] are fit to keep."""
+        """Whether to keep an episode, judged by its positions [R, nq]."""
         return True
 
 
 class _ArmOracle(_Random):
-    """OGBench's scripted arm: 'play' follows noisy plans, 'noisy' a Markov policy with Gaussian
-    noise.
-    """
+    """OGBench's scripted arm: noisy plans for 'play', a noisy Markov policy for 'noisy'."""
 
     def __init__(self, env: gymnasium.Env, dataset: str):
         super().__init__(env, dataset)
         self.world, _, kind = dataset.rpartition("-")
         self.noisy = kind == "noisy"
-        self.oracles = (_markov_oracles if self.noisy else _plan_oracles)(env, self.world)
+        self.oracles = (_markov_oracles if self.noisy else _plan_oracles)(
+            env, self.world
+        )
 
     def begin(self, observation: np.ndarray, info: dict) -> None:
         low, high = _STACKING.get(self.world.removeprefix("cube-"), (0.5, 0.5))
@@ -103,11 +113,18 @@ class _ArmOracle(_Random):
         if self.world != "scene":
             return True
         _, y, z = qpos[:, 14:17].T  # the cube must stay in view, or lie in the drawer
-        return not (np.any(y >= 0.29) or np.any((y <= -0.3) & ((z < 0.06) | (z > 0.08))))
+        return not (
+            np.any(y >= 0.29) or np.any((y <= -0.3) & ((z < 0.06) | (z > 0.08)))
+        )
 
 
 def _plan_oracles(env: gymnasium.Env, world: str) -> dict:
-    from ogbench.manipspace.oracles.plan import button_plan, cube_plan, drawer_plan, window_plan
+    from ogbench.manipspace.oracles.plan import (
+        button_plan,
+        cube_plan,
+        drawer_plan,
+        window_plan,
+    )
 
     common = {"env": env, "noise": 0.1, "noise_smoothing": 0.5}
     closed = world.startswith("puzzle")
@@ -133,16 +150,16 @@ def _markov_oracles(env: gymnasium.Env, world: str) -> dict:
         "cube": cube_markov.CubeMarkovOracle(
             max_step=100 if world == "scene" else 200, **common
         ),
-        "button": button_markov.ButtonMarkovOracle(gripper_always_closed=closed, **common),
+        "button": button_markov.ButtonMarkovOracle(
+            gripper_always_closed=closed, **common
+        ),
         "drawer": drawer_markov.DrawerMarkovOracle(**common),
         "window": window_markov.WindowMarkovOracle(**common),
     }
 
 
 class _PointOracle(_Random):
-    """Shortest-path directions through the maze plus Gaussian noise; a new goal whenever one is
-    reached.
-    """
+    """Moves along shortest paths in a maze with Gaussian noise, from one goal to the next."""
 
     def __init__(self, env: gymnasium.Env, dataset: str):
         super().__init__(env, dataset)
@@ -153,8 +170,9 @@ class _PointOracle(_Random):
 
     @staticmethod
     def _is_corridor(free: np.ndarray, i: int, j: int) -> bool:
-        across, along = (free[i, j - 1], free[i, j + 1]), (free[i - 1, j], free[i + 1, j])
-        return (all(across) and not any(along)) or (all(along) and not any(across))
+        across = int(free[i, j - 1]) + int(free[i, j + 1])
+        along = int(free[i - 1, j]) + int(free[i + 1, j])
+        return {across, along} == {0, 2}
 
     def _goal(self) -> np.ndarray:
         return self.goals[np.random.randint(len(self.goals))]
@@ -171,12 +189,14 @@ class _PointOracle(_Random):
 
     def after(self, info: dict) -> None:
         if info["success"]:
-            self.maze.set_goal(goal_xy=self.maze.add_noise(self.maze.ij_to_xy(self._goal())))
+            self.maze.set_goal(
+                goal_xy=self.maze.add_noise(self.maze.ij_to_xy(self._goal()))
+            )
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What, together with the simulator's version, determines every episode."""
+    """The settings that, with the simulator's version, determine every episode."""
 
     dataset: str
     behaviour: str
@@ -191,7 +211,16 @@ _Task = tuple[Path, int, int, int]
 def _run_episode(
     env: gymnasium.Env, behaviour: _Random, seed: int, steps: int
 ) -> dict[str, np.ndarray]:
-    """One episode of `steps` transitions: `steps` + 1 rows, the last of them terminal."""
+    """Run one episode of `steps` transitions; return its `steps` + 1 rows by name.
+
+    The last row is terminal.
+
+    Args:
+        env: the environment.
+        behaviour: who acts.
+        seed: of all randomness of the episode.
+        steps: the number of transitions.
+    """
     np.random.seed(seed)  # the oracles and the mazes draw from NumPy's global generator
     env.action_space.seed(seed)
     reset_seed: int | None = seed
@@ -211,16 +240,19 @@ def _run_episode(
                     rows[name].append(info[f"prev_{name}"])
             behaviour.after(info)
         if behaviour.accepts(np.array(rows["qpos"])):
+            used = {name: values for name, values in rows.items() if values}
             return {
                 name: np.array(values, _ROW_TYPES[name])
-                for name, values in rows.items()
-                if values
+                for name, values in used.items()
             }
 
 
 def _make_world(job: _Job) -> tuple[gymnasium.Env, _Random]:
-    """The environment data is collected in, and who acts in it."""
-    kwargs: dict = {"terminate_at_goal": False, "max_episode_steps": job.episode_steps + 1}
+    """Make the environment and the behaviour that acts in it."""
+    kwargs: dict = {
+        "terminate_at_goal": False,
+        "max_episode_steps": job.episode_steps + 1,
+    }
     if is_manipulation(job.dataset):
         kwargs["mode"] = "data_collection"
     env = make_raw(f"{world_name(job.dataset)}-v0", **kwargs)
@@ -237,14 +269,14 @@ _worker: tuple[_Job, gymnasium.Env, _Random]
 
 
 def _start_worker(job: _Job) -> None:
-    """Make this process's environment once."""
+    """Make the environment of this worker process, once."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     _worker = job, *_make_world(job)
 
 
-def _die_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -252,7 +284,14 @@ def _die_with_parent() -> None:
 
 
 def _write_part(part: Path, split: int, index: int, steps: int) -> int:
-    """Collect one episode into `part`, atomically; returns its number of transitions."""
+    """Collect one episode into a file, atomically; return its number of transitions.
+
+    Args:
+        part: the file.
+        split: 0 for training, 1 for validation data.
+        index: the number of the episode in its split.
+        steps: the number of transitions.
+    """
     job, env, behaviour = _worker
     seed = int(np.random.SeedSequence([job.seed, split, index]).generate_state(1)[0])
     temporary = part.with_suffix(f".{os.getpid()}.tmp")
@@ -268,7 +307,13 @@ def _episode_lengths(transitions: int, episode_steps: int) -> list[int]:
 
 
 def _merge(parts: list[Path], path: Path, settings: dict) -> None:
-    """Concatenate episode files into one npz, atomically, with one in memory at a time."""
+    """Concatenate episode files into one npz atomically, with one episode in memory at a time.
+
+    Args:
+        parts: the episode files, in order.
+        path: the file to write.
+        settings: stored in the file, see `collection_settings`.
+    """
     temporary = parts[0].with_name("merged.tmp")
     shapes: dict[str, tuple] = {}
     rows = 0
@@ -278,11 +323,12 @@ def _merge(parts: list[Path], path: Path, settings: dict) -> None:
             rows += len(episode["terminals"])
     with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
         for name, shape in shapes.items():
-            header = np.lib.format.header_data_from_array_1_0(
-                np.empty((0, *shape), _ROW_TYPES[name])
-            )
+            empty = np.empty((0, *shape), _ROW_TYPES[name])
+            header = np.lib.format.header_data_from_array_1_0(empty)
             header["shape"] = (rows, *shape)
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+            with archive.open(
+                zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True
+            ) as member:
                 np.lib.format.write_array_header_1_0(member, header)
                 for part in parts:
                     with np.load(part) as episode:
@@ -295,42 +341,50 @@ def _merge(parts: list[Path], path: Path, settings: dict) -> None:
 
 
 def collection_settings(path: Path) -> dict | None:
-    """How `collect` or `random_data` made this file; None for a file from elsewhere."""
+    """Return the settings with which a file was collected here; None for any other file."""
     try:
-        found = read_npz(path, lambda names: [name for name in names if name == "collection"])
+        found = read_npz(
+            path, lambda names: [name for name in names if name == "collection"]
+        )
         return json.loads(str(found["collection"])) if found else None
     except ValueError:
         return None
 
 
-def _run_workers(
+def _collect_missing(
     job: _Job,
     missing: list[_Task],
     workers: int,
     bar: Counter,
 ) -> None:
+    """Collect episodes in worker processes; raise UserError if a process dies."""
     leave_if_unguarded()
     check_program()
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (job,))
-    processes = pool._processes  # there is no public way to their exit codes
+    pool = ProcessPoolExecutor(
+        min(workers, len(missing)), context, _start_worker, (job,)
+    )
+    processes = pool._processes  # the exit codes have no public interface
     try:
-        for future in as_completed([pool.submit(_write_part, *task) for task in missing]):
+        for future in as_completed(
+            [pool.submit(_write_part, *task) for task in missing]
+        ):
             bar.update(future.result())
     except BrokenProcessPool as error:
         if any(process.exitcode == UNGUARDED for process in processes.values()):
             raise unguarded_program() from error
         raise UserError(
             "a worker process died (often for lack of memory: try fewer --workers); the"
-            " finished episodes are kept, run the same command again to go on"
+            " finished episodes are kept, run the same command again to resume"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _is_there(outputs: tuple[Path, Path], settings: dict) -> bool:
-    """Whether these settings made both files already. Raises UserError if another file is in
-    their place.
+def _exists_already(outputs: tuple[Path, Path], settings: dict) -> bool:
+    """Whether both files exist already with these settings.
+
+    Raises UserError if a file exists with other settings.
     """
     present = [output for output in outputs if output.exists()]
     for output in present:
@@ -345,52 +399,65 @@ def _is_there(outputs: tuple[Path, Path], settings: dict) -> bool:
 
 
 def _differences(found: dict, settings: dict) -> str:
-    """In what the settings of a file that was made here differ: 'transitions 20 there and 40
-    now'.
-    """
-    names = [name for name in settings if name in found and found[name] != settings[name]]
-    return ", ".join(f"{name} {found[name]} there and {settings[name]} now" for name in names)
+    """List the settings of a file that differ: 'transitions 20 there and 40 now'."""
+    names = [
+        name for name in settings if name in found and found[name] != settings[name]
+    ]
+    return ", ".join(
+        f"{name} {found[name]} there and {settings[name]} now" for name in names
+    )
 
 
 def _collect(
-    job: _Job, folder: Path, transitions: int, workers: int, progress: bool, overwrite: bool
+    job: _Job,
+    folder: Path,
+    transitions: int,
+    workers: int,
+    progress: bool,
+    overwrite: bool,
 ) -> Path:
-    versions = {name: importlib.metadata.version(name) for name in ("mujoco", "ogbench")}
+    """Collect the training and validation files unless they exist; return the training file."""
+    versions = {
+        name: importlib.metadata.version(name) for name in ("mujoco", "ogbench")
+    }
     settings = asdict(job) | {"transitions": transitions} | versions
     path = folder / f"{job.dataset}-v0.npz"
     outputs = (path, folder / f"{job.dataset}-v0-val.npz")
     name = hashlib.sha256(json.dumps(asdict(job) | versions).encode()).hexdigest()[:8]
     parts = folder / f".{job.dataset}-v0-{name}"
-    if not overwrite and _is_there(outputs, settings):
+    if not overwrite and _exists_already(outputs, settings):
         shutil.rmtree(parts, ignore_errors=True)
         return path
     parts.mkdir(parents=True, exist_ok=True)
-    with alone(parts):
-        if not overwrite and _is_there(outputs, settings):  # another process was faster
+    with exclusive_folder(parts):
+        if not overwrite and _exists_already(
+            outputs, settings
+        ):  # another process was faster
             return path
         parts.mkdir(exist_ok=True)
         tasks = _episodes(parts, transitions, job.episode_steps)
         _make_missing(job, tasks, workers, progress)
         for split in (1, 0):
-            _merge([task[0] for task in tasks if task[1] == split], outputs[split], settings)
+            _merge(
+                [task[0] for task in tasks if task[1] == split],
+                outputs[split],
+                settings,
+            )
         shutil.rmtree(parts)
     return path
 
 
 def _episodes(parts: Path, transitions: int, episode_steps: int) -> list[_Task]:
-    """The episodes of the dataset (split 0) and of its validation data (split 1)."""
-    plans = [
-        _episode_lengths(n, episode_steps) for n in (transitions, max(1, transitions // 10))
-    ]
-    return [
-        (parts / f"{split}-{index}-{steps}.npz", split, index, steps)
-        for split, lengths in enumerate(plans)
-        for index, steps in enumerate(lengths)
-    ]
+    """Return the episodes of the training data (split 0) and the validation data (split 1)."""
+    tasks = []
+    for split, count in enumerate((transitions, max(1, transitions // 10))):
+        for index, steps in enumerate(_episode_lengths(count, episode_steps)):
+            tasks.append((parts / f"{split}-{index}-{steps}.npz", split, index, steps))
+    return tasks
 
 
 def _make_missing(job: _Job, tasks: list[_Task], workers: int, progress: bool) -> None:
-    """Collect the episodes that have no file yet, with a progress bar over all of them."""
+    """Collect the episodes that have no file yet, with a progress bar over all episodes."""
     missing = [task for task in tasks if not task[0].exists()]
     total = sum(steps for *_, steps in tasks)
     done = total - sum(steps for *_, steps in missing)
@@ -403,12 +470,13 @@ def _make_missing(job: _Job, tasks: list[_Task], workers: int, progress: bool) -
         disable=not progress,
     ) as bar:
         if missing:
-            _run_workers(job, missing, workers, bar)
+            _collect_missing(job, missing, workers, bar)
 
 
-def _checked(
+def _check_and_collect(
     job: _Job, folder: Path | str, transitions: int, workers: int | None, **kwargs
 ) -> Path:
+    """Check the numbers and the folder, then collect; raise UserError."""
     workers = (os.cpu_count() or 1) if workers is None else workers
     counts = {
         "transitions": transitions,
@@ -448,14 +516,23 @@ def collect(
     overwrite: bool = False,
     episode_steps: int | None = None,
 ) -> Path:
-    """Collect '<path_dir>/<dataset>-v0.npz' with OGBench's oracles, and a tenth as much into
-    '-val.npz'.
+    """Collect '<dataset>-v0.npz' with OGBench's oracles, and a tenth as much in '-val.npz'.
 
-    `env_name` is a task, a domain or a dataset name; its last part ('play', 'noisy',
-    'navigate') chooses the oracle. `workers` processes (default: one per core) share the
-    episodes; the result depends on `seed` alone. A file made with the same settings is kept.
-    Raises UserError where OGBench has no oracle, the folder cannot be written, another file is
-    in the way or a worker dies (the same call then goes on).
+    A file with the same settings is kept. Raises UserError if OGBench has no oracle, the folder
+    cannot be written, another file has that name, or a worker dies (the same call resumes).
+
+    Args:
+        env_name: a task, domain or dataset; 'play', 'noisy' or 'navigate' selects the oracle.
+        path_dir: the folder of the two files.
+        transitions: the number of transitions in the training file.
+        workers: processes; None: one per core. The data does not depend on it.
+        seed: determines the data.
+        progress: whether to show a bar.
+        overwrite: whether to replace existing files.
+        episode_steps: transitions of an episode; None: as in OGBench's own datasets.
+
+    Returns:
+        The training file.
     """
     dataset = _ogbench_dataset(env_name)
     kind = dataset.rpartition("-")[2]
@@ -468,10 +545,12 @@ def collect(
         # as OGBench's own datasets
         episode_steps = 2000 if dataset.startswith("pointmaze-giant") else 1000
     job = _Job(dataset, kind, episode_steps, seed)
-    return _checked(job, path_dir, transitions, workers, progress=progress, overwrite=overwrite)
+    return _check_and_collect(
+        job, path_dir, transitions, workers, progress=progress, overwrite=overwrite
+    )
 
 
-def random_data(
+def collect_random(
     env_name: str,
     path_dir: Path | str,
     transitions: int,
@@ -481,8 +560,11 @@ def random_data(
     progress: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """The same files from random actions, for any OGBench environment: to try programs, not to
-    learn.
+    """Collect the same files with random actions, to test programs in any OGBench environment.
+
+    The arguments are those of `collect`.
     """
     job = _Job(_ogbench_dataset(env_name), "random", episode_steps, seed)
-    return _checked(job, path_dir, transitions, workers, progress=progress, overwrite=overwrite)
+    return _check_and_collect(
+        job, path_dir, transitions, workers, progress=progress, overwrite=overwrite
+    )

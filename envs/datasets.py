@@ -1,5 +1,6 @@
-"""Offline datasets in a compact layout: every observation once, the next observation in the
-next row.
+"""Offline datasets in a compact layout, which stores every observation once.
+
+The observation after a transition is that of the next row (utils/replay.py).
 """
 
 import contextlib
@@ -18,15 +19,21 @@ from envs.arrays import (
     ArrayFile,
     Arrays,
     check_action_range,
-    checked,
+    check_arrays,
     read_npz,
 )
 from envs.download import HOSTS, REPOSITORIES, Host, download, open_hosts
 from envs.hub import Repository, endpoint
 from envs.ogbench import SeededEnv, make_env
-from envs.tasks import dataset_name, has_oracle, is_manipulation, is_user_env, world_name
+from envs.tasks import (
+    dataset_name,
+    has_oracle,
+    is_manipulation,
+    is_user_env,
+    world_name,
+)
 from utils.errors import UserError
-from utils.files import alone, expanded
+from utils.files import exclusive_folder, expanded
 from utils.logging import say, warn
 
 DATASET_DIR = "~/.ogbench/data"
@@ -34,17 +41,17 @@ DATASET_DIR = "~/.ogbench/data"
 # How many files of a '<dataset>-100m-v0' release are used, one million transitions each.
 SHARDS = {"puzzle-4x4-play": 10, "cube-triple-play": 10, "cube-quadruple-play": 100}
 
-INCOMPLETE = ".incomplete"  # a file in a folder of shards that are still being fetched
+INCOMPLETE = ".incomplete"  # marks a folder whose shards are not all downloaded yet
 
 _BLOCK = 1_000_000  # rows whose rewards are computed at a time
 
 
 def find_dataset(env_name: str, dataset_dir: Path | str = DATASET_DIR) -> Path:
-    """The npz file, or the folder of shards, that holds a task's dataset; downloaded if it is
-    not there.
+    """Return the npz file or the folder of shards of a task's dataset; download it if missing.
 
     Shards ('cube-triple-play-v0-000.npz', ...) lie in '<dataset>-100m-v0' or in `dataset_dir`
-    itself. Raises UserError with what to do if the dataset is neither there nor to be had.
+    itself. Raises UserError, with the remedy, if the dataset is missing and cannot be
+    downloaded.
     """
     if is_user_env(env_name):
         raise UserError(f"--dataset: {env_name} needs its data as --dataset=FILE.npz")
@@ -58,7 +65,7 @@ def find_dataset(env_name: str, dataset_dir: Path | str = DATASET_DIR) -> Path:
 
 
 def stored_dataset(name: str, folder: Path) -> Path | None:
-    """The dataset's file or folder of shards below `folder`; None where it is not there."""
+    """Return the dataset's file or folder of shards below `folder`; None if it is missing."""
     for candidate in (folder / f"{name}-100m-v0", folder / f"{name}-10m-v0", folder):
         if (candidate / INCOMPLETE).exists():
             continue
@@ -71,8 +78,9 @@ def stored_dataset(name: str, folder: Path) -> Path | None:
 def dataset_files(
     env_name: str, dataset_dir: Path | str, dataset_path: Path | str | None
 ) -> list[Path]:
-    """The files that `load_dataset` would read, without downloading any; none where the data is
-    not there.
+    """Return the files that `load_dataset` would read, [] if they are missing.
+
+    Nothing is downloaded. The arguments are those of `load_dataset`.
     """
     source: Path | None
     if dataset_path is not None:
@@ -86,31 +94,38 @@ def dataset_files(
     if not source.is_dir():
         return [source]
     minari = own_data.minari_file(source)
-    return (
-        [minari]
-        if minari
-        else sorted(path for path in source.iterdir() if path.suffix in own_data.SUFFIXES)
-    )
+    return [minari] if minari else _own_shards(source)
+
+
+def _own_shards(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix in own_data.SUFFIXES)
 
 
 def published_transitions(env_name: str) -> int:
-    """How many transitions of a task's dataset the published results are with."""
+    """Return how many transitions of a task's dataset the published results use."""
     name = dataset_name(env_name)
     return 1_000_000 * SHARDS.get(name, 10 if name in REPOSITORIES else 1)
 
 
 def _pattern(name: str, folder: Path) -> str:
-    """Every file of a folder that bears the dataset's name is a shard; elsewhere the numbered
-    ones are.
+    """Return the glob pattern of a dataset's shards in a folder.
+
+    In a folder named after the dataset every npz file is a shard; in any other folder only
+    files with the dataset's name and a number are.
     """
-    return "*.npz" if folder.name.startswith(f"{name}-") else f"{name}-*[0-9][0-9][0-9].npz"
+    return (
+        "*.npz"
+        if folder.name.startswith(f"{name}-")
+        else f"{name}-*[0-9][0-9][0-9].npz"
+    )
 
 
 def _shards(folder: Path, pattern: str, limit: int | None = None) -> list[Path]:
-    """The training shards in a folder, in order."""
-    return sorted(path for path in folder.glob(pattern) if not path.name.endswith("-val.npz"))[
-        :limit
+    """Return the first `limit` training shards in a folder, in order; None for all of them."""
+    shards = [
+        path for path in folder.glob(pattern) if not path.name.endswith("-val.npz")
     ]
+    return sorted(shards)[:limit]
 
 
 def _how_to_get(name: str, folder: Path) -> str:
@@ -132,7 +147,7 @@ def _how_to_get(name: str, folder: Path) -> str:
 
 
 class Published(NamedTuple):
-    """A file of a published dataset: its name below each of the hosts, and its path here."""
+    """A file of a published dataset: its name on each of the hosts, and its local path."""
 
     name: str
     path: Path
@@ -140,8 +155,9 @@ class Published(NamedTuple):
 
 
 def stored_shards(name: str, folder: Path) -> list[Published]:
-    """The files of a dataset of shards that is there, wherever they lie; [] where it is not."""
-    stored, hosts = stored_dataset(name, folder), _hosts_of(name)
+    """Return the files of a dataset of shards that exists locally; [] if it does not."""
+    stored = stored_dataset(name, folder)
+    hosts = _hosts_of(name)
     if stored is None or not stored.is_dir():
         return []
     shards = _shards(stored, _pattern(name, stored))
@@ -149,11 +165,12 @@ def stored_shards(name: str, folder: Path) -> list[Published]:
 
 
 def published_files(name: str, folder: Path) -> list[Published]:
-    """The files of a dataset, as they lie below `folder` once they are fetched.
+    """Return the files of a dataset, with their paths below `folder` once they are downloaded.
 
-    Raises UserError where that takes a repository's list which cannot be had.
+    Raises UserError if the files have to be listed by a repository and that request fails.
     """
-    hosts, place = _hosts_of(name), _place_of(name)
+    hosts = _hosts_of(name)
+    place = _place_of(name)
     if name in SHARDS:
         names = [f"{place}/{name}-v0-{index:03d}.npz" for index in range(SHARDS[name])]
     elif name in REPOSITORIES:
@@ -168,7 +185,7 @@ def published_files(name: str, folder: Path) -> list[Published]:
 
 
 def _place_of(name: str) -> str:
-    """The folder of a dataset of shards, here as on the hosts; "." for a single file."""
+    """Return the folder of a dataset's shards, locally and on hosts; "." for a single file."""
     if name in SHARDS:
         return f"{name}-100m-v0"
     return f"{name}-10m-v0" if name in REPOSITORIES else "."
@@ -183,9 +200,9 @@ def _hosts_of(name: str) -> list[Host]:
 
 
 def fetch_dataset(name: str, folder: Path) -> Path:
-    """Fetch what is missing of a dataset; returns where it is, as `find_dataset` does.
+    """Download the missing files of a dataset; return its path, as `find_dataset` does.
 
-    Raises UserError, with what to do, where a file cannot be had.
+    Raises UserError, with the remedy, if a download fails.
     """
     files = published_files(name, folder)
     place = files[0].path.parent
@@ -193,7 +210,7 @@ def fetch_dataset(name: str, folder: Path) -> Path:
         many = f"{SHARDS[name]} files of a million transitions"
         say(f"{name} is {many}, fetched to {place} where they are missing")
     try:
-        # Without a network, nothing else tells how many files a repository's dataset has.
+        # Without a network, only this mark shows that files of a repository are missing.
         mark = place / INCOMPLETE
         if name in REPOSITORIES and not all(file.path.exists() for file in files):
             place.mkdir(parents=True, exist_ok=True)
@@ -222,60 +239,63 @@ def load_dataset(
     environment: bool = True,
     arrays_dir: Path | str | None = None,
 ) -> dict[str, np.ndarray]:
-    """Load the data of one task, labelled with the task's rewards by OGBench itself, or a
-    user's own.
+    """Load the dataset of a task, with the task's rewards by OGBench's own function.
 
-    R rows hold N transitions; transition n starts in row rows[n] and ends in the row after it.
-    A trajectory's last row is its final state, in which no transition starts.
+    A user's own environment brings its own data, with rewards. R rows hold N transitions:
+    transition n starts in row rows[n] and ends in the next row. A trajectory's last row is its
+    final state, in which no transition starts.
 
     Args:
         env_name: the task, or a user's 'module:EnvId'.
-        dataset_dir: folder of OGBench's files, used without `dataset_path`.
+        dataset_dir: the folder of OGBench's files, used without `dataset_path`.
         dataset_path: one file or folder; for a user's environment see envs/own_data.py.
-        proportion: the first share of the transitions is kept.
-        sparse: make every reward that is not 0 a -1.
+        proportion: the share of the transitions to keep, from the start.
+        sparse: whether to replace every reward that is not 0 by -1.
         split: train, or val for OGBench's validation file.
-        dataset_layout: of a user's own data: auto, ogbench or flat.
+        dataset_layout: the layout of a user's own data: auto, ogbench or flat.
         action_scale: a user's actions are divided by it.
-        environment: False where own data may be used though its environment cannot be made.
-        arrays_dir: where shards are converted to arrays; None: beside them.
+        environment: whether it is an error if a user's environment cannot be made.
+        arrays_dir: the folder for arrays converted from shards; None: beside the shards.
 
     Returns:
         observations [R, O] and actions [R, A] (float32, actions within ±(1 - 1e-5)), rewards
         [R], masks [R] (0 where the task ended), terminals [R] (1 where the trajectory's last
-        transition starts) and rows [N]. Shards come as read-only memory maps.
+        transition starts) and rows [N]. Shards are returned as read-only memory maps.
 
     Raises:
-        UserError: the data is missing, or does not fit.
+        UserError: if the data is missing or does not fit the task.
     """
     flag = "--dataset" if dataset_path is not None else "--ogbench_dataset_dir"
     if not 0 < proportion <= 1:
         raise UserError(f"--dataset_proportion must lie in (0, 1], it is {proportion}")
     named = None if dataset_path is None else expanded(dataset_path)
     source = named or find_dataset(env_name, dataset_dir)
-    place = ArraysPlace(flag, expanded(arrays_dir, "--arrays_dir") if arrays_dir else None)
-    env = _environment(env_name, required=environment)
-    try:
+    place = ArraysPlace(
+        flag, expanded(arrays_dir, "--arrays_dir") if arrays_dir else None
+    )
+    with contextlib.ExitStack() as stack:
+        env = _environment(env_name, environment)
+        if env:
+            stack.callback(env.close)
         if is_user_env(env_name):
-            raw, path = _read_own(source, dataset_layout, action_scale, place), source
+            raw = _read_own(source, dataset_layout, action_scale, place)
+            path = source
         else:
             _refuse_own_settings(env_name, dataset_layout, action_scale)
             raw, path = _read(source, env_name, split, place, named=named is not None)
+        where = f"{flag}: {path}"
         if env:
-            _check_belongs(raw, env, env_name, f"{flag}: {path}")
-            if not is_user_env(env_name):
-                raw["rewards"], raw["masks"] = _label(env, env_name, raw)
-    finally:
-        if env:
-            env.close()
+            _check_belongs(raw, env, env_name, where)
+            _label(raw, env, env_name)
     if sparse:
-        raw["rewards"] = _sparse(raw["rewards"], f"{flag}: {path}")
-    return _compact(raw, proportion, f"{flag}: {path}")
+        raw["rewards"] = _sparse(raw["rewards"], where)
+    return _compact(raw, proportion, where)
 
 
 def _environment(env_name: str, required: bool) -> SeededEnv | None:
-    """The environment that the data is checked against; None where it cannot be made and need
-    not be.
+    """Make the environment that the data is checked against.
+
+    Returns None, with a warning, if a user's environment cannot be made and is not required.
     """
     try:
         return make_env(env_name)
@@ -289,7 +309,9 @@ def _environment(env_name: str, required: bool) -> SeededEnv | None:
         return None
 
 
-def _refuse_own_settings(env_name: str, dataset_layout: str, action_scale: float) -> None:
+def _refuse_own_settings(
+    env_name: str, dataset_layout: str, action_scale: float
+) -> None:
     if dataset_layout != "auto":
         raise UserError(
             f"--dataset_layout={dataset_layout}: it is for own data; that of {env_name} is"
@@ -303,7 +325,7 @@ def _refuse_own_settings(env_name: str, dataset_layout: str, action_scale: float
 
 
 def _sparse(rewards: np.ndarray, where: str) -> np.ndarray:
-    """-1 for every reward but 0; raises UserError if that made a reward a cost."""
+    """Replace every reward that is not 0 by -1; raise UserError if one is positive."""
     if (rewards > 0).any():
         raise UserError(
             f"--sparse: {where} has rewards up to {rewards.max():g}, and --sparse makes every"
@@ -318,23 +340,29 @@ def _sparse(rewards: np.ndarray, where: str) -> np.ndarray:
 def _read(
     source: Path, env_name: str, split: str, place: "ArraysPlace", named: bool
 ) -> tuple[Arrays, Path]:
-    """The arrays of OGBench's file or folder of shards, and the path to name in complaints.
+    """Read OGBench's file or folder of shards; return its arrays and the path for messages.
 
-    A folder the user `named` is used whole; of one that was looked up, the shards that the
-    paper uses.
+    Args:
+        source: the file or folder.
+        env_name: the task.
+        split: train or val.
+        place: where arrays are converted to.
+        named: whether the user named the folder. Then all its shards are used, else as many as
+            the paper uses.
     """
     flag = place.flag
     needed = ["observations", "actions", "terminals", "qpos"]
-    needed += ["button_states"] * env_name.startswith(("scene", "puzzle"))
+    if env_name.startswith(("scene", "puzzle")):
+        needed.append("button_states")
     if not source.is_dir():
-        path = source if split == "train" else source.with_name(f"{source.stem}-val.npz")
+        path = (
+            source if split == "train" else source.with_name(f"{source.stem}-val.npz")
+        )
         return _read_file(path, needed, flag), path
     name = dataset_name(env_name)
-    shards = (
-        _shards(source, "*.npz")
-        if named
-        else _shards(source, _pattern(name, source), SHARDS.get(name))
-    )
+    pattern = _pattern(name, source)
+    limit = SHARDS.get(name)
+    shards = _shards(source, "*.npz") if named else _shards(source, pattern, limit)
     if not shards:
         raise UserError(f"{flag}: {source} holds no npz files of {env_name}")
     if split != "train":
@@ -344,20 +372,24 @@ def _read(
     def rows() -> Iterator[Arrays]:
         for path in shards:
             raw = _read_file(path, needed, flag)
-            raw["terminals"][-1] = 1  # a trajectory does not go on in the next file
+            raw["terminals"][-1] = 1  # no trajectory continues in the next file
             yield raw
 
-    folder = _arrays_folder(
-        shards, lambda folder: _write_shards(shards, rows(), folder, flag), place
-    )
-    return _mapped(folder), source
+    def write(folder: Path) -> None:
+        _write_shards(shards, rows(), folder, flag)
+
+    return _mapped(_arrays_folder(shards, write, place)), source
 
 
 def _read_file(path: Path, needed: list[str], flag: str) -> Arrays:
     where = f"{flag}: {path}"
     named = flag == "--dataset"
-    raw = checked(_read_arrays(path, needed, where, named), where, "make or fetch it again")
-    check_action_range(raw["actions"], where, "OGBench's data has none; make or fetch it again")
+    raw = check_arrays(
+        _read_arrays(path, needed, where, named), where, "make or fetch it again"
+    )
+    check_action_range(
+        raw["actions"], where, "OGBench's data has none; make or fetch it again"
+    )
     raw["actions"] = np.clip(raw["actions"], -ACTION_LIMIT, ACTION_LIMIT)
     return raw
 
@@ -365,7 +397,9 @@ def _read_file(path: Path, needed: list[str], flag: str) -> Arrays:
 def _read_arrays(path: Path, needed: list[str], where: str, named: bool) -> Arrays:
     if not path.is_file():
         raise UserError(f"{where} does not exist")
-    remedy = "give an intact npz file" if named else "delete it and fetch or make it again"
+    remedy = (
+        "give an intact npz file" if named else "delete it and fetch or make it again"
+    )
 
     def choose(names: list[str]) -> list[str]:
         _check_names(names, needed, where)
@@ -374,14 +408,18 @@ def _read_arrays(path: Path, needed: list[str], where: str, named: bool) -> Arra
     try:
         return read_npz(path, choose)
     except ValueError as error:
-        raise UserError(f"{where} is truncated or no npz file ({error}); {remedy}") from error
+        raise UserError(
+            f"{where} is truncated or no npz file ({error}); {remedy}"
+        ) from error
 
 
 def _check_names(names: list[str], needed: list[str], where: str) -> None:
-    """Raise UserError if an OGBench file lacks an array or holds one that nobody reads."""
+    """Raise UserError if an OGBench file lacks an array or holds one that would be ignored."""
     missing = [key for key in needed if key not in names]
     if missing:
-        raise UserError(f"{where} lacks {', '.join(missing)}; it holds {', '.join(names)}")
+        raise UserError(
+            f"{where} lacks {', '.join(missing)}; it holds {', '.join(names)}"
+        )
     unread = [key for key in ("next_observations", "rewards", "masks") if key in names]
     if unread:
         raise UserError(
@@ -391,9 +429,16 @@ def _check_names(names: list[str], needed: list[str], where: str) -> None:
         )
 
 
-def _read_own(source: Path, layout: str, action_scale: float, place: "ArraysPlace") -> Arrays:
-    """A user's own file, or folder of shards, as rows of the ogbench layout; says how it was
-    read.
+def _read_own(
+    source: Path, layout: str, action_scale: float, place: "ArraysPlace"
+) -> Arrays:
+    """Read a user's own file or folder of shards in the ogbench layout, and print how.
+
+    Args:
+        source: the file or folder.
+        layout: auto, ogbench or flat.
+        action_scale: actions are divided by it.
+        place: where arrays of shards are converted to.
     """
     if source.is_dir() and not own_data.minari_file(source):
         return _map_own_shards(source, layout, action_scale, place)
@@ -408,16 +453,18 @@ def _read_own(source: Path, layout: str, action_scale: float, place: "ArraysPlac
 def _map_own_shards(
     source: Path, layout: str, action_scale: float, place: "ArraysPlace"
 ) -> Arrays:
-    """A folder of own files, all of one layout, as memory maps."""
+    """Read a folder of own files, all of one layout, as memory maps."""
     flag = place.flag
-    files = sorted(path for path in source.iterdir() if path.suffix in own_data.SUFFIXES)
+    files = _own_shards(source)
     if not files:
         raise UserError(
             f"{flag}: {source} holds no npz or HDF5 files, and is no Minari dataset"
         )
 
     def write(folder: Path) -> None:
-        shards = (own_data.read_checked(path, layout, action_scale, flag) for path in files)
+        shards = (
+            own_data.read_checked(path, layout, action_scale, flag) for path in files
+        )
         chosen, why = own_data.choose_layout(shards, layout, f"{flag}: {source}")
         readings: list[own_data.Reading] = []
 
@@ -429,7 +476,7 @@ def _map_own_shards(
                 yield shard
 
         _write_shards(files, rows(), folder, flag)
-        own_data.total(readings).write(folder / "reading.json")
+        own_data.sum_readings(readings).write(folder / "reading.json")
 
     folder = _arrays_folder(files, write, place, (layout, action_scale))
     own_data.Reading.read(folder / "reading.json").announce(source)
@@ -443,22 +490,27 @@ class ArraysPlace(NamedTuple):
     """Where the arrays of shards are written."""
 
     flag: str
-    """Which named the shards."""
+    """The flag that named the shards."""
     folder: Path | None
     """None: beside the shards."""
 
     def of(self, shards: list[Path], key: tuple) -> Path:
-        """The folder of arrays of these shards, with `key`, what they depend on besides."""
+        """Return the folder for the arrays of these shards.
+
+        key: what else the arrays depend on.
+        """
         beside = shards[0].parent
         identity = [(path.name, *_size_and_time(path)) for path in shards]
-        if self.folder and self.folder != beside:  # where others' shards have arrays too
+        if self.folder and self.folder != beside:  # shared with shards of other folders
             key = (*key, str(beside.resolve()))
         digest = hashlib.sha256(repr([*identity, *key]).encode()).hexdigest()[:8]
         return (self.folder or beside) / f"arrays-{digest}"
 
     def fault(self, folder: Path, error: OSError) -> UserError:
-        """The error where a folder of arrays cannot be written."""
-        remedy = "another folder" if self.folder else "--arrays_dir=FOLDER for the arrays"
+        """Return the error for a folder of arrays that cannot be written."""
+        remedy = (
+            "another folder" if self.folder else "--arrays_dir=FOLDER for the arrays"
+        )
         return UserError(
             f"{'--arrays_dir' if self.folder else self.flag}: cannot write {folder}"
             f" ({error.strerror or error}); give {remedy}, which take as much room as the data"
@@ -466,29 +518,32 @@ class ArraysPlace(NamedTuple):
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
-    """By which a shard is known."""
+    """Return the size and the time of change by which a shard is recognised."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
 
 
 def _arrays_folder(
-    shards: list[Path], write: Callable[[Path], None], place: ArraysPlace, key: tuple = ()
+    shards: list[Path],
+    write: Callable[[Path], None],
+    place: ArraysPlace,
+    key: tuple = (),
 ) -> Path:
-    """The folder of plain arrays of shards, which `write` fills the first time.
+    """Return the folder of plain arrays of shards; create it the first time.
+
+    Raises UserError if the folder cannot be written.
 
     Args:
         shards: the files.
-        write: fills the folder that it is given.
-        place: where the folder is; arrays that lie beside the shards already come first.
+        write: writes the arrays into the folder passed to it.
+        place: where to create the folder; an existing one beside the shards is preferred.
         key: what the arrays depend on besides the shards.
-
-    Raises UserError where the folder cannot be written.
     """
     beside = place._replace(folder=None).of(shards, key)
     folder = beside if beside.exists() else place.of(shards, key)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with alone(folder.parent):
+        with exclusive_folder(folder.parent):
             if not folder.exists():
                 write_folder(folder, write)
     except OSError as error:
@@ -497,9 +552,9 @@ def _arrays_folder(
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Have a folder filled, all or nothing."""
+    """Create a folder with the content that `write` puts into it, atomically."""
     temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
     try:
         temporary.mkdir()
         write(temporary)
@@ -508,25 +563,35 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_shards(shards: list[Path], rows: Iterator[Arrays], folder: Path, flag: str) -> None:
-    """Write the shards' rows one after the other into one .npy for each key, with one shard in
-    memory at a time.
+def _write_shards(
+    shards: list[Path], rows: Iterator[Arrays], folder: Path, flag: str
+) -> None:
+    """Concatenate shards into one .npy file per array, with one shard in memory at a time.
+
+    Raises UserError if the shards do not hold the same arrays.
+
+    Args:
+        shards: the files, for messages.
+        rows: the arrays of each shard.
+        folder: where to write.
+        flag: the flag that named the shards.
     """
     with contextlib.ExitStack() as stack:
         files: dict[str, ArrayFile] = {}
         for path, arrays in zip(shards, rows, strict=True):
-            for key in arrays if not files else ():
-                files[key] = stack.enter_context(ArrayFile(folder / f"{key}.npy", arrays[key]))
-            for key in arrays.keys() | files.keys():
-                if (
-                    key not in arrays
-                    or key not in files
-                    or arrays[key].shape[1:] != files[key].columns
-                ):
-                    raise UserError(
-                        f"{flag}: {path} and {shards[0].name} do not hold the same {key}"
+            if not files:
+                for key, array in arrays.items():
+                    files[key] = stack.enter_context(
+                        ArrayFile(folder / f"{key}.npy", array)
                     )
-                files[key].append(arrays[key])
+            ours = {key: file.columns for key, file in files.items()}
+            theirs = {key: array.shape[1:] for key, array in arrays.items()}
+            for key, _ in ours.items() ^ theirs.items():
+                raise UserError(
+                    f"{flag}: {path} and {shards[0].name} do not hold the same {key}"
+                )
+            for key, array in arrays.items():
+                files[key].append(array)
 
 
 def _mapped(folder: Path) -> Arrays:
@@ -539,14 +604,23 @@ def _mapped(folder: Path) -> Arrays:
 def _check_belongs(
     raw: dict[str, np.ndarray], env: SeededEnv, env_name: str, where: str
 ) -> None:
-    """The widths are those of this environment, and a maze's positions lie in its corridors."""
+    """Raise UserError for data of another environment, or of another maze.
+
+    Args:
+        raw: the arrays.
+        env: the environment of the task.
+        env_name: the task.
+        where: flag and path, which begin the message.
+    """
     expected = {
         "observations": env.observation_space.shape[0],
         "actions": env.action_space.shape[0],
     }
     if not is_user_env(env_name):
         world = env.unwrapped
-        expected["qpos"] = (world._model if is_manipulation(env_name) else world.model).nq
+        expected["qpos"] = (
+            world._model if is_manipulation(env_name) else world.model
+        ).nq
         if "button_states" in raw:
             expected["button_states"] = world._num_buttons
     for key, width in expected.items():
@@ -557,9 +631,8 @@ def _check_belongs(
             )
     if hasattr(env.unwrapped, "maze_map"):
         maze = env.unwrapped
-        cells = np.array(
-            [maze.xy_to_ij(xy) for xy in raw["qpos"][:: max(1, len(raw["qpos"]) // 1000), :2]]
-        )
+        stride = max(1, len(raw["qpos"]) // 1000)
+        cells = np.array([maze.xy_to_ij(xy) for xy in raw["qpos"][::stride, :2]])
         inside = np.all((cells >= 0) & (cells < maze.maze_map.shape), axis=1)
         if not np.all(inside) or np.mean(maze.maze_map[tuple(cells.T)]) > 0.05:
             raise UserError(
@@ -568,51 +641,50 @@ def _check_belongs(
             )
 
 
-def _label(
-    env: SeededEnv, env_name: str, raw: dict[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rewards [R] and masks [R] of the task, by OGBench's own function."""
+def _label(raw: dict[str, np.ndarray], env: SeededEnv, env_name: str) -> None:
+    """Add the rewards [R] and masks [R] of an OGBench task, by OGBench's own function.
+
+    Does nothing for a user's own environment, whose data has its rewards.
+    """
+    if is_user_env(env_name):
+        return
     from ogbench.relabel_utils import relabel_dataset
 
     size = len(raw["terminals"])
-    rewards, masks = np.empty(size, np.float32), np.empty(size, np.float32)
+    rewards = np.empty(size, np.float32)
+    masks = np.empty(size, np.float32)
+    names = [name for name in ("qpos", "button_states") if name in raw]
     for start in range(0, size, _BLOCK):
-        block: dict[str, np.ndarray] = {
-            key: raw[key][start : start + _BLOCK]
-            for key in ("qpos", "button_states")
-            if key in raw
-        }
+        part = slice(start, start + _BLOCK)
+        block: dict[str, np.ndarray] = {name: raw[name][part] for name in names}
         relabel_dataset(world_name(env_name), env, block)
-        rewards[start : start + _BLOCK], masks[start : start + _BLOCK] = (
-            block["rewards"],
-            block["masks"],
-        )
-    return rewards, masks
+        rewards[part] = block["rewards"]
+        masks[part] = block["masks"]
+    raw["rewards"] = rewards
+    raw["masks"] = masks
 
 
 def _compact(
     raw: dict[str, np.ndarray], proportion: float, where: str
 ) -> dict[str, np.ndarray]:
-    """The layout that `load_dataset` returns; observations and actions are the arrays given, or
-    views of them.
+    """Return the layout of `load_dataset`; the arrays are views of `raw`.
+
+    Args:
+        raw: the arrays; terminals is 1 in each trajectory's final row.
+        proportion: the share of the transitions to keep.
+        where: flag and path, which begin the message.
     """
     final = np.asarray(raw["terminals"]) > 0
     final[-1:] = True
-    rows = np.flatnonzero(~final)
-    rows = rows[: max(1, int(len(rows) * proportion))].astype(
-        np.int32 if len(final) < 2**31 else np.int64
-    )
+    integer = np.int32 if len(final) < 2**31 else np.int64
+    rows = np.flatnonzero(~final).astype(integer)
+    rows = rows[: max(1, int(len(rows) * proportion))]
     if len(rows) == 0:
         raise UserError(f"{where} holds no transition: every row ends a trajectory")
     kept = int(rows[-1]) + 2
     ends = final[:kept]
     ends[:-1] |= final[1:kept]
-    ends[rows[-1] :] = True  # where the share ends, a trajectory ends
-    return {
-        "observations": raw["observations"][:kept],
-        "actions": raw["actions"][:kept],
-        "rewards": raw["rewards"][:kept],
-        "masks": raw["masks"][:kept],
-        "terminals": ends.astype(np.float32),
-        "rows": rows,
-    }
+    ends[rows[-1] :] = True  # the kept share ends with the end of a trajectory
+    names = ("observations", "actions", "rewards", "masks")
+    arrays = {name: raw[name][:kept] for name in names}
+    return {**arrays, "terminals": ends.astype(np.float32), "rows": rows}

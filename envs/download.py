@@ -1,4 +1,4 @@
-"""Published files: download with resume, checked, from the first host that has them."""
+"""Downloads published files from the first host that has them; resumes and checks them."""
 
 import contextlib
 import hashlib
@@ -11,36 +11,40 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from envs.arrays import BROKEN_ARCHIVE
-from envs.hub import FAILURES, Known, Repository, Source, Web, reason
+from envs.hub import FAILURES, FileFacts, Repository, Source, Web, reason
 from utils.errors import UserError
-from utils.files import alone, sha256_of
+from utils.files import exclusive_folder, sha256_of
 from utils.logging import say
 from utils.pickles import safe_unpickle
 from utils.progress import Counter
 
-# OGBench's own host, a mirror of its standard datasets, and one of all that the paper uses.
+# OGBench's own host, a mirror of its standard datasets, and a mirror of what the paper uses.
 HOSTS = (
     "https://rail.eecs.berkeley.edu/datasets/ogbench",
     "hf://datasets/zhouzypaul/ogbench_datasets",
     "hf://datasets/yonghoon96/ogbench-mirror",
 )
 # Larger collections that live in a Hugging Face repository of their own.
-REPOSITORIES = {"antmaze-giant-navigate": "datasets/yonghoon96/antmaze-giant-navigate-10m-v0"}
+REPOSITORIES = {
+    "antmaze-giant-navigate": "datasets/yonghoon96/antmaze-giant-navigate-10m-v0"
+}
 
-RETRIES = 3  # further attempts at a host whose transfer breaks off
+RETRIES = 3  # further attempts after a transfer is interrupted
 
 Host = str | Repository
-"""An address to which a file's name is appended, or a repository that knows where it is."""
+"""An address to which a file's name is appended, or a repository that lists its files."""
 
 
 class _BrokenOff(OSError):
-    """The connection ended before the whole file was there."""
+    """The connection ended before the file was complete."""
 
 
 def open_hosts(names: Sequence[str]) -> list[Host]:
-    """The hosts of such names; each repository is asked for its list at most once."""
+    """Return the hosts of these names; hf:// names become repositories."""
     scheme = "hf://"
-    return [Repository(n.removeprefix(scheme)) if n.startswith(scheme) else n for n in names]
+    return [
+        Repository(n.removeprefix(scheme)) if n.startswith(scheme) else n for n in names
+    ]
 
 
 def download(
@@ -49,16 +53,16 @@ def download(
     hosts: Sequence[Host] | None = None,
     progress: bool = True,
 ) -> Path:
-    """Fetch a file to `destination`, atomically, and print where it is from.
+    """Download a file to `destination`, atomically, and print where it is from.
 
-    What an interrupted transfer left is continued. Size, sha256 (if the host gives it) and
-    content are checked before the file gets its name. Raises UserError with every host's answer
-    if none delivers, OSError if the folder cannot be written.
+    An interrupted transfer is resumed. Size, sha256 (if the host publishes it) and content are
+    checked before the file gets its name. Raises UserError with every host's answer if all
+    fail, OSError if the folder cannot be written.
 
     Args:
-        name: the file's path below each of the hosts.
-        destination: where it goes; nothing is fetched if it is there.
-        hosts: asked in this order; HOSTS unless given.
+        name: the file's path on each of the hosts.
+        destination: the local path; an existing file is kept.
+        hosts: the hosts to try, in order; None: HOSTS.
         progress: whether to show a bar.
     """
     answers = []
@@ -78,23 +82,25 @@ def download(
             server = short_name(host).partition("/")[0]
             say(f"{destination.name}: {size} from {server}, {checked}")
             return destination
-    raise UserError(f"{destination.name} could not be downloaded ({'; '.join(answers)})")
+    raise UserError(
+        f"{destination.name} could not be downloaded ({'; '.join(answers)})"
+    )
 
 
 def locate(host: Host, name: str) -> Source:
-    """Where a host has a file."""
+    """Return the address of a file on a host."""
     return host.find(name) if isinstance(host, Repository) else Source(f"{host}/{name}")
 
 
 def short_name(host: Host) -> str:
-    """What messages call a host."""
+    """Return the name of a host for messages."""
     return str(host) if isinstance(host, Repository) else urlsplit(host).netloc
 
 
 def measure(name: str, hosts: Sequence[Host]) -> tuple[int | None, str]:
-    """The size of a file and the first host that has it, without fetching it.
+    """Return the size of a file (None if unknown) and the first host that has it.
 
-    Raises UserError with every host's answer if none has it.
+    Nothing is downloaded. Raises UserError with every host's answer if none has the file.
     """
     answers = []
     for host in hosts:
@@ -108,16 +114,16 @@ def measure(name: str, hosts: Sequence[Host]) -> tuple[int | None, str]:
         except FAILURES as error:
             answers.append(f"{short_name(host)}: {reason(error)}")
             continue
-        return web.said.size or (int(length) if length else None), short_name(host)
+        return web.known.size or (int(length) if length else None), short_name(host)
     raise UserError(f"no host has {name} ({'; '.join(answers)})")
 
 
 @contextlib.contextmanager
 def _folder_of(destination: Path):
-    """Hold a file's folder for this process; made if missing, removed again if nothing came."""
+    """Create and lock the folder of a file for the block; remove it again if it stays empty."""
     missing = [folder for folder in destination.parents if not folder.exists()]
     destination.parent.mkdir(parents=True, exist_ok=True)
-    with alone(destination.parent):
+    with exclusive_folder(destination.parent):
         try:
             yield
         finally:
@@ -126,18 +132,21 @@ def _folder_of(destination: Path):
                     folder.rmdir()
 
 
-def _fetch(source: Source, destination: Path, progress: bool) -> tuple[Path, list[Known]]:
-    """Download into this address's part file, continuing where it ends.
+def _fetch(
+    source: Source, destination: Path, progress: bool
+) -> tuple[Path, list[FileFacts]]:
+    """Download into the part file of an address, resuming at its end.
 
     The part file's name depends on the address, so bytes of two hosts are never mixed. Also
-    returns what the host's listing and its answer say of the file.
+    returns what the host's listing and its answer say about the file.
     """
     tag = hashlib.sha256(source.url.encode()).hexdigest()[:8]
-    part, web = destination.with_name(f".{destination.name}.{tag}.part"), Web()
+    part = destination.with_name(f".{destination.name}.{tag}.part")
+    web = Web()
     for attempt in range(RETRIES + 1):
         before = part.stat().st_size if part.exists() else 0
         try:
-            _continue(web, source, part, progress, destination.name)
+            _resume(web, source, part, progress, destination.name)
         except urllib.error.HTTPError:
             raise
         except FAILURES:
@@ -145,12 +154,12 @@ def _fetch(source: Source, destination: Path, progress: bool) -> tuple[Path, lis
             if attempt == RETRIES or not gained:
                 raise
         else:
-            return part, [source.known, web.said]
+            return part, [source.known, web.known]
     raise AssertionError("the last attempt returns or raises")
 
 
-def _continue(web: Web, source: Source, part: Path, progress: bool, label: str) -> None:
-    """Append to the part what it lacks; raises one of FAILURES."""
+def _resume(web: Web, source: Source, part: Path, progress: bool, label: str) -> None:
+    """Append the missing bytes to the part file; raise one of FAILURES."""
     response = _open(web, source.url, part)
     if response is None:
         return
@@ -158,13 +167,13 @@ def _continue(web: Web, source: Source, part: Path, progress: bool, label: str) 
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         start = part.stat().st_size if resumed else 0
         length = response.headers.get("Content-Length")
-        total = start + int(length) if length else web.said.size or source.known.size
+        total = start + int(length) if length else web.known.size or source.known.size
         with (
             part.open("ab" if resumed else "wb") as file,
             Counter(
                 label,
                 total,
-                kept=False,  # `download` says at the end what came from where
+                kept=False,  # `download` reports the file at the end
                 initial=start,
                 disable=not progress,
                 unit="B",
@@ -180,7 +189,7 @@ def _continue(web: Web, source: Source, part: Path, progress: bool, label: str) 
 
 
 def _open(web: Web, url: str, part: Path) -> http.client.HTTPResponse | None:
-    """The answer from where the part ends, or from the start; None if the part is complete."""
+    """Request what follows the part file, or everything; return None if it is complete."""
     start = part.stat().st_size if part.exists() else 0
     try:
         return web.open(url, start)
@@ -194,10 +203,10 @@ def _open(web: Web, url: str, part: Path) -> http.client.HTTPResponse | None:
     return web.open(url)
 
 
-def _check(part: Path, known: list[Known], is_archive: bool) -> str:
-    """What was checked of a part, in words.
+def _check(part: Path, known: list[FileFacts], is_archive: bool) -> str:
+    """Check a part file and say what was checked.
 
-    Deletes the part and raises OSError if its size, its sha256 or its content is wrong.
+    Deletes it and raises OSError if its size, sha256 or content is wrong.
     """
     if fault := _fault(part, known, is_archive):
         part.unlink()
@@ -208,10 +217,10 @@ def _check(part: Path, known: list[Known], is_archive: bool) -> str:
     return f"no sha256 there: size{' and CRC-32' if is_archive else ' alone'} checked"
 
 
-def _fault(part: Path, known: list[Known], is_archive: bool) -> str:
-    """What is wrong with a part; "" if nothing is."""
+def _fault(part: Path, known: list[FileFacts], is_archive: bool) -> str:
+    """Return what is wrong with a part file; "" if nothing is."""
     size = part.stat().st_size
-    for facts in dict.fromkeys(known):  # most often one: the listing and the answer agree
+    for facts in dict.fromkeys(known):  # once, if the listing and the answer agree
         if facts.size not in (None, size):
             return f"{size} bytes came instead of {facts.size}"
         if facts.sha256 and (found := sha256_of(part)) != facts.sha256:
@@ -220,17 +229,17 @@ def _fault(part: Path, known: list[Known], is_archive: bool) -> str:
 
 
 def _archive_fault(part: Path) -> str:
-    """What is wrong with an npz file, judged by the checksums inside it; "" if nothing is."""
+    """Return what is wrong with an npz file, by the checksums inside it; "" if nothing is."""
     try:
         with zipfile.ZipFile(part) as archive:
             broken = archive.testzip()
     except BROKEN_ARCHIVE:
         broken = part.name
-    return "what came is not a whole npz file" if broken else ""
+    return "what came is not a complete npz file" if broken else ""
 
 
 def _pickle_fault(part: Path) -> str:
-    """What is wrong with a pickle, of which no code runs; "" if nothing is."""
+    """Return what is wrong with a pickle, without executing it; "" if nothing is."""
     try:
         safe_unpickle(part, "what came")
     except UserError as error:

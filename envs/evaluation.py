@@ -1,6 +1,4 @@
-"""Seeded evaluation in worker processes: the number of workers changes nothing but the time it
-takes.
-"""
+"""Seeded evaluation in worker processes, whose number changes nothing but the time."""
 
 import time
 from collections.abc import Callable
@@ -12,48 +10,52 @@ from envs.workers import ChunkResult, EnvWorkers, WorkerError
 from utils.errors import RunError
 from utils.progress import Counter
 
-# (observations [S,O] float32, keys [S,3] uint32: seed, episode, chunk index) -> actions [S,H*A]
-# or [S,H,A]. Row i may depend on nothing but row i of the arguments: noise comes from its key.
 Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
-# (observations [S,O], actions [S,D] of the policy) -> what a critic expects of them [S].
+"""(observations [S, O] float32, keys [S, 3] uint32) -> actions [S, H*A] or [S, H, A].
+
+A key is (seed, episode, chunk index). The actions of slot i may depend only on observation i
+and key i.
+"""
 Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(observations [S, O], actions [S, D] of the policy) -> the critic's values [S]."""
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Per-episode outcomes [E] in the order of the episodes, and what they cost."""
+    """Outcomes [E] in the order of the episodes, and the cost of the evaluation."""
 
-    successes: np.ndarray  # at the last step; NaN where the environment reports none
+    successes: np.ndarray  # at the last step; NaN if the environment reports no success
     successes_any: np.ndarray  # the highest of all steps
     returns: np.ndarray
     lengths: np.ndarray
     discounted_returns: np.ndarray
     policy_calls: int
-    policy_rows: int  # chunks asked for by running episodes, over all calls
+    policy_rows: int  # chunks that running episodes requested, over all calls
     seconds: float
 
     @property
     def success(self) -> float | None:
-        """The success rate; None where the environment reports no success."""
+        """The success rate; None if the environment reports no success."""
         return None if np.isnan(self.successes).any() else float(self.successes.mean())
 
     @property
     def mean_return(self) -> float:
-        """Undiscounted."""
+        """The mean of the undiscounted returns."""
         return float(self.returns.mean())
 
     @property
     def env_steps(self) -> int:
+        """The environment steps of all episodes."""
         return int(self.lengths.sum())
 
     def describe(self, digits: int = 0) -> str:
-        """The success rate in words or, where the environment reports none, the mean return."""
+        """Return the success rate as text, or the mean return if no success is reported."""
         if self.success is None:
             return f"mean return {self.mean_return:.4g} (no success reported)"
         return f"success {self.success:.{digits}%}"
 
     def row(self) -> dict[str, float]:
-        """The means, a row for eval.csv; without success where the environment reports none."""
+        """Return the means for a line of eval.csv, without success if none is reported."""
         row = {
             "return": self.mean_return,
             "length": float(self.lengths.mean()),
@@ -61,11 +63,15 @@ class EvalResult:
         }
         if self.success is None:
             return row
-        return {"success": self.success, **row, "success_any": float(self.successes_any.mean())}
+        return {
+            "success": self.success,
+            **row,
+            "success_any": float(self.successes_any.mean()),
+        }
 
 
 def reset_seed(seed: int, episode: int) -> int:
-    """The seed an episode is reset with, a 32-bit hash of (seed, episode)."""
+    """Return the seed that an episode is reset with, a 32-bit hash of (seed, episode)."""
     return int(np.random.SeedSequence([seed, episode]).generate_state(1)[0])
 
 
@@ -81,53 +87,62 @@ def evaluate(
     first_episode: int = 0,
     progress: bool = True,
 ) -> EvalResult:
-    """Runs episodes first_episode .. first_episode+episodes-1, episode e in slot e % S, chunks
-    open loop.
+    """Run episodes first_episode .. first_episode + episodes - 1; chunks run open loop.
 
-    One policy call per round for all S slots; slots without an episode keep their last row, so
-    that the batch, and with it every rounding, is the same for any number of workers and of
-    remaining episodes.
+    Episode e runs in slot e % S. Each round calls the policy once for all S slots. Slots
+    without an episode keep their last observation, so the batch, and with it every rounding
+    error, does not depend on the number of workers or of remaining episodes.
 
     Args:
-        policy: see Policy; its actions are clipped to [-1,1] here.
-        seed: of the whole evaluation: with the episode's number it decides start, goal and
-            policy noise.
+        policy: see Policy; its actions are clipped to [-1, 1] here.
+        workers: the environments, S slots.
+        episodes: the number of episodes.
+        seed: with the episode's number it determines start, goal and policy noise.
         chunk_length: H, steps per policy call.
         action_dim: A.
         discount: for the discounted returns.
-        progress: show a bar over episodes, where there is a terminal.
+        first_episode: the number of the first episode.
+        progress: whether to show a bar over the episodes.
 
     Raises:
-        WorkerError: an environment failed, or returned something that cannot be used.
-        RunError: the policy returned NaN or infinity.
+        WorkerError: if an environment fails, or returns an unusable value.
+        RunError: if the policy returns NaN or infinity.
     """
     if episodes < 1:
         raise ValueError(f"nothing to evaluate: {episodes} episodes")
     start = time.perf_counter()
-    rows = _Rows(workers, seed, range(first_episode, first_episode + episodes), discount)
+    slots = _Slots(
+        workers, seed, range(first_episode, first_episode + episodes), discount
+    )
     policy_calls = policy_rows = 0
-    with Counter("evaluation", episodes, unit="ep", kept=False, disable=not progress) as bar:
-        while active := rows.start_episodes():
+    with Counter(
+        "evaluation", episodes, unit="ep", kept=False, disable=not progress
+    ) as bar:
+        while active := slots.start_episodes():
             # Copies: an asynchronous policy may still read them when the next round begins.
-            actions = np.asarray(policy(rows.observations.copy(), rows.keys.copy()), np.float32)
-            policy_calls, policy_rows = policy_calls + 1, policy_rows + len(active)
+            arguments = slots.observations.copy(), slots.keys.copy()
+            actions = np.asarray(policy(*arguments), np.float32)
+            policy_calls += 1
+            policy_rows += len(active)
             chunks = actions.reshape(workers.slots, chunk_length, action_dim)[active]
             if not np.isfinite(chunks).all():
-                raise RunError(f"the policy's actions for {workers.env_name} are not finite")
-            bar.update(rows.run(active, np.clip(chunks, -1.0, 1.0)))
+                raise RunError(
+                    f"the policy's actions for {workers.env_name} are not finite"
+                )
+            bar.update(slots.run(active, np.clip(chunks, -1.0, 1.0)))
     taken = time.perf_counter() - start
-    outcomes = rows.outcomes()
+    outcomes = slots.outcomes()
     return EvalResult(
         **outcomes, policy_calls=policy_calls, policy_rows=policy_rows, seconds=taken
     )
 
 
-class _Rows:
-    """The S rows of the policy's batch: which episode each slot is in, and what the episodes
-    gave.
-    """
+class _Slots:
+    """The episodes in the S slots: the policy's inputs and the outcomes so far."""
 
-    def __init__(self, workers: EnvWorkers, seed: int, episodes: range, discount: float):
+    def __init__(
+        self, workers: EnvWorkers, seed: int, episodes: range, discount: float
+    ):
         self._workers = workers
         self._seed = seed
         self._first = episodes.start
@@ -149,38 +164,39 @@ class _Rows:
         }
 
     def start_episodes(self) -> list[int]:
-        """Gives idle slots their next episode -> the slots that have one."""
-        fresh = [
-            slot for slot, left in self._waiting.items() if left and slot not in self._active
-        ]
+        """Start the next episode in each idle slot; return the slots that have an episode."""
+        idle = [slot for slot in self._waiting if slot not in self._active]
+        fresh = [slot for slot in idle if self._waiting[slot]]
         if fresh:
             for slot in fresh:
                 self.keys[slot] = (self._seed, self._waiting[slot].pop(0), 0)
             seeds = [reset_seed(self._seed, int(self.keys[slot, 1])) for slot in fresh]
             observations = self._workers.reset(fresh, seeds)
             if not self.observations.size:
-                self.observations = np.zeros(
-                    (self._workers.slots, observations.shape[1]), np.float32
-                )
+                shape = self._workers.slots, observations.shape[1]
+                self.observations = np.zeros(shape, np.float32)
             self.observations[fresh] = observations
             self._active = sorted(self._active + fresh)
         return list(self._active)
 
     def run(self, active: list[int], chunks: np.ndarray) -> int:
-        """Executes chunks [len(active),H,A] -> the number of episodes that ended."""
+        """Execute chunks [len(active), H, A]; return the number of episodes that ended."""
         ended = 0
-        for slot, result in zip(active, self._workers.run_chunks(active, chunks), strict=True):
+        outcome = self.outcome
+        for slot, result in zip(
+            active, self._workers.run_chunks(active, chunks), strict=True
+        ):
             episode = int(self.keys[slot, 1]) - self._first
             self._check(result, slot, episode)
             powers = self._discount ** (
-                self.outcome["lengths"][episode] + np.arange(result.length)
+                outcome["lengths"][episode] + np.arange(result.length)
             )
-            self.outcome["returns"][episode] += result.rewards.sum()
-            self.outcome["discounted_returns"][episode] += (powers * result.rewards).sum()
-            self.outcome["lengths"][episode] += result.length
-            self.outcome["successes"][episode] = result.success
-            so_far = self.outcome["successes_any"][episode]
-            self.outcome["successes_any"][episode] = np.fmax(so_far, result.success_any)
+            outcome["returns"][episode] += result.rewards.sum()
+            outcome["discounted_returns"][episode] += (powers * result.rewards).sum()
+            outcome["lengths"][episode] += result.length
+            outcome["successes"][episode] = result.success
+            highest = outcome["successes_any"][episode]
+            outcome["successes_any"][episode] = np.fmax(highest, result.success_any)
             self.observations[slot] = result.observations[-1]
             self.keys[slot, 2] += 1
             if result.done:
@@ -192,10 +208,12 @@ class _Rows:
         if result.fault:
             step = self.outcome["lengths"][episode] + result.length
             where = f"at step {step} of episode {self.keys[slot, 1]}"
-            raise WorkerError(f"environment {self._workers.env_name}: {result.fault}, {where}")
+            raise WorkerError(
+                f"environment {self._workers.env_name}: {result.fault}, {where}"
+            )
 
     def outcomes(self) -> dict[str, np.ndarray]:
-        """What the episodes gave; a success reported in some steps is 0 in the others."""
+        """Return the outcomes. If any step reported a success, missing ones count as 0."""
         if np.isfinite(self.outcome["successes_any"]).any():
             for name in ("successes", "successes_any"):
                 self.outcome[name] = np.nan_to_num(self.outcome[name])

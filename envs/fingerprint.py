@@ -1,6 +1,4 @@
-"""What a dataset holds, as a CRC-32 over all its bytes, remembered while its files stay as they
-are.
-"""
+"""Fingerprints of datasets: a CRC-32 over all bytes, cached while the files do not change."""
 
 import contextlib
 import hashlib
@@ -18,30 +16,30 @@ import numpy as np
 from utils.files import user_folder
 
 READER = 1
-"""Raised by every change that makes the same files give another dataset."""
+"""Version of the reading code; increase it if the same files are read as other data."""
 SETTLED_SECONDS = 2.0
-"""A file younger than this may be written again without its time of change showing it."""
+"""A younger file may change again without a new time of change, so it is not cached."""
 
 
 class Fingerprint(NamedTuple):
-    """Two datasets with the same fingerprint train the same agent."""
+    """Identifies a dataset: equal fingerprints train equal agents."""
 
     transitions: int
     behaviour: str
-    """Of what behaviour cloning reads: observations, actions and where trajectories end."""
+    """Checksum of what behaviour cloning reads: observations, actions and trajectory ends."""
     task: str
-    """Of these, rewards and masks."""
+    """Checksum of these, rewards and masks."""
 
 
 def fingerprint(dataset: dict[str, np.ndarray]) -> Fingerprint:
-    """Read every byte of a compact dataset (`envs.datasets.load_dataset`)."""
+    """Compute the fingerprint of a compact dataset (`envs.datasets.load_dataset`)."""
     behaviour = _crc(dataset, ("observations", "actions", "terminals", "rows"))
     task = _crc(dataset, ("rewards", "masks"))
     return Fingerprint(len(dataset["rows"]), behaviour, f"{behaviour}-{task}")
 
 
 def _crc(dataset: dict[str, np.ndarray], names: tuple[str, ...]) -> str:
-    """Eight hexadecimal digits of the named arrays, their types and shapes."""
+    """Return the CRC-32 of the named arrays, their types and shapes in hexadecimal."""
     crc = 0
     for name in names:
         array = dataset[name]
@@ -50,23 +48,22 @@ def _crc(dataset: dict[str, np.ndarray], names: tuple[str, ...]) -> str:
     return f"{crc:08x}"
 
 
-def remembered(
-    files: Sequence[Path], settings: dict[str, Any], load: Callable[[], dict[str, np.ndarray]]
+def cached_fingerprint(
+    files: Sequence[Path],
+    settings: dict[str, Any],
+    load: Callable[[], dict[str, np.ndarray]],
 ) -> Fingerprint:
-    """The fingerprint of what `load` gives, which is called unless the fingerprint is known.
+    """Return a dataset's fingerprint from the cache, or load the dataset and compute it.
 
     Args:
-        files: what the dataset is read from; each is known by its size, time of change and
-            inode.
-        settings: what the dataset depends on besides, as JSON values.
-        load: gives the compact dataset.
+        files: the files of the dataset, recognised by inode, size and time of change.
+        settings: JSON values that the dataset also depends on.
+        load: returns the compact dataset.
     """
-    stats = [file.stat() for file in files]
-    identity = [(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
+    identity = _identity(files)
     versions = [READER, importlib.metadata.version("ogbench")]
-    key = hashlib.sha256(
-        json.dumps([identity, settings, versions], sort_keys=True).encode()
-    ).hexdigest()[:24]
+    text = json.dumps([identity, settings, versions], sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:24]
     folder = user_folder("XDG_CACHE_HOME", "~/.cache")
     if folder is None:
         return fingerprint(load())
@@ -74,18 +71,25 @@ def remembered(
     with contextlib.suppress(OSError, ValueError, TypeError):
         return Fingerprint(**json.loads(place.read_text()))
     found = fingerprint(load())
-    settled = all(time.time() - stat.st_mtime > SETTLED_SECONDS for stat in stats)
-    if settled and identity == [
-        (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in (f.stat() for f in files)
-    ]:
-        # a home that cannot be written costs the time of reading, no more
+    changed = max((time_ns for *_, time_ns in identity), default=0)
+    settled = time.time() - changed / 1e9 > SETTLED_SECONDS
+    if settled and _identity(files) == identity:
+        # without a writable home the data is read again next time
         with contextlib.suppress(OSError):
             _write(place, found)
     return found
 
 
+def _identity(files: Sequence[Path]) -> list[tuple[int, int, int, int]]:
+    """Return device, inode, size and time of change of each file."""
+    stats = [file.stat() for file in files]
+    return [
+        (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats
+    ]
+
+
 def _write(place: Path, found: Fingerprint) -> None:
-    """Write it whole or not at all."""
+    """Write a fingerprint atomically."""
     place.parent.mkdir(parents=True, exist_ok=True)
     part = place.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(found._asdict()))

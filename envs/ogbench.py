@@ -1,6 +1,4 @@
-"""Gymnasium environments whose episodes a seed repeats exactly: OGBench's single tasks and a
-user's own.
-"""
+"""Environments whose episodes a seed reproduces exactly: OGBench's tasks and a user's own."""
 
 import contextlib
 import functools
@@ -19,15 +17,16 @@ from envs.checks import check_number, check_observation
 from envs.tasks import dataset_name, is_manipulation, is_user_env, world_name
 from utils.errors import UserError
 
-EPISODE_LIMIT = 1000  # steps, for a user's own environment that has no limit
+EPISODE_LIMIT = 1000  # steps, for a user's own environment without a time limit
 
-_State = dict[str, Any] | tuple[Any, ...]  # of NumPy's legacy generators
+_State = dict[str, Any] | tuple[Any, ...]  # the state of NumPy's global generator
 
 
 @contextlib.contextmanager
 def _numpy_state(state: _State) -> Iterator[list[_State]]:
-    """Run with this state in NumPy's global generator; yields a list that holds the state after
-    the block.
+    """Run the block with this state in NumPy's global generator.
+
+    Yields a list whose one item is the generator's state after the block.
     """
     outer = np.random.get_state()
     np.random.set_state(state)
@@ -44,27 +43,30 @@ def _fresh_state() -> _State:
 
 
 class SeededEnv(gymnasium.Wrapper):
-    """An environment that `reset(seed)` and the actions since determine to the bit.
+    """An environment that is determined to the bit by `reset(seed)` and the actions since then.
 
     OGBench draws from three generators: the environment's, its action space's and NumPy's
-    global one. `reset(seed)` seeds all three, and the global one is this environment's own copy
-    while it runs, so that other environments and callers in the process neither disturb it nor
-    are disturbed. Observations are float32 [O]; actions [A] are clipped to the action space. An
-    observation or a reward that cannot be used raises EnvFault.
+    global one. `reset(seed)` seeds all three. While the environment runs, the global generator
+    has a state of its own, so other code in the process and this environment do not affect each
+    other. Observations are float32 [O]; actions [A] are clipped to the action space. An
+    unusable observation or reward raises EnvFault.
 
     Args:
         env: the environment.
-        limit: the step after which an episode is truncated if it has not ended; then it is
-            info["cut_at"]. None: no limit.
+        limit: the step at which an unfinished episode is truncated, with info["cut_at"] set to
+            it; None: no limit.
     """
 
     def __init__(self, env: gymnasium.Env, limit: int | None = None):
         super().__init__(env)
-        self._limit, self._steps = limit, 0
+        self._limit = limit
+        self._steps = 0
         self._state: _State = _fresh_state()
         with self._own_numpy_state():
             space = env.observation_space  # OGBench's arm resets itself to answer this
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, space.shape, np.float32)
+        self.observation_space = gymnasium.spaces.Box(
+            -np.inf, np.inf, space.shape, np.float32
+        )
         self.action_space = env.action_space
 
     @contextlib.contextmanager
@@ -74,7 +76,7 @@ class SeededEnv(gymnasium.Wrapper):
         self._state = after[0]
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
-        """Start an episode; returns (observation [O], info)."""
+        """Start an episode; return (observation [O], info)."""
         if seed is not None:
             self._state = np.random.RandomState(seed).get_state()
             self.action_space.seed(seed)
@@ -84,14 +86,16 @@ class SeededEnv(gymnasium.Wrapper):
         return self._checked(observation, "observation of reset()"), info
 
     def step(self, action: np.ndarray):
-        """Act; returns (observation [O], reward, terminated, truncated, info)."""
+        """Act; return (observation [O], reward, terminated, truncated, info)."""
         action = np.clip(action, self.action_space.low, self.action_space.high)
         with self._own_numpy_state():
             observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
         if self._steps == self._limit and not (terminated or truncated):
-            truncated, info = True, {**info, "cut_at": self._limit}
-        observation, reward = self._checked(observation), check_number(reward, "reward")
+            truncated = True
+            info = {**info, "cut_at": self._limit}
+        observation = self._checked(observation)
+        reward = check_number(reward, "reward")
         return observation, reward, bool(terminated), bool(truncated), info
 
     def _checked(self, observation: Any, name: str = "observation") -> np.ndarray:
@@ -99,9 +103,7 @@ class SeededEnv(gymnasium.Wrapper):
 
 
 def _import_simulator(film: bool, arm: bool) -> None:
-    """Import MuJoCo and OGBench; without filming no OpenGL library is touched, so none needs to
-    work.
-    """
+    """Import MuJoCo and OGBench, without any OpenGL library unless `film` is set."""
     users = os.environ.get("MUJOCO_GL")
     os.environ["MUJOCO_GL"] = (users or "egl") if film else "disabled"
     try:
@@ -109,8 +111,7 @@ def _import_simulator(film: bool, arm: bool) -> None:
         importlib.import_module(
             "ogbench.manipspace.envs.manipspace_env" if arm else "ogbench.locomaze.maze"
         )
-    # MuJoCo reads the variable at import; a child process that films must see the user's own
-    # value
+    # MuJoCo reads the variable at import; a child process that films needs the user's value
     finally:
         if users is None:
             del os.environ["MUJOCO_GL"]
@@ -118,9 +119,10 @@ def _import_simulator(film: bool, arm: bool) -> None:
             os.environ["MUJOCO_GL"] = users
 
 
-def _cache_action_space() -> None:
-    """Make the arm seedable: OGBench builds a new action space, seeded by the operating system,
-    at each access, and samples it inside reset. Build it once per environment.
+def _fix_action_space_seeding() -> None:
+    """Make OGBench's arm build its action space once, so that it can be seeded.
+
+    OGBench builds a new, randomly seeded space at each access, and samples from it in reset.
     """
     from ogbench.manipspace.envs.manipspace_env import ManipSpaceEnv
 
@@ -134,34 +136,41 @@ def _cache_action_space() -> None:
 
 
 def make_raw(env_id: str, film: bool = False, **kwargs) -> gymnasium.Env:
-    """An OGBench environment by its Gymnasium id, quiet and seedable, without the `SeededEnv`
-    around it.
+    """Make an OGBench environment by its Gymnasium id, without the `SeededEnv` around it.
+
+    Args:
+        env_id: the id.
+        film: whether it has to render.
+        kwargs: further arguments of gymnasium.make.
     """
     arm = is_manipulation(env_id)
     _import_simulator(film, arm)
     if arm:
-        _cache_action_space()
+        _fix_action_space_seeding()
     with _numpy_state(_fresh_state()), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*precision lowered by casting")
         env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
         env.action_space  # noqa: B018  built here, where its warning is silenced
     xml = Path(getattr(env.unwrapped, "fullpath", ""))
-    # OGBench's mazes leave their model file behind
+    # OGBench's mazes do not delete their temporary model file
     if xml.parent == Path(tempfile.gettempdir()):
         xml.unlink(missing_ok=True)
     return env
 
 
 def _make_users(env_name: str, film: bool) -> gymnasium.Env:
-    """A user's 'module:EnvId', checked to fit: flat boxes, actions in [-1, 1]."""
+    """Make a user's 'module:EnvId'; raise UserError unless its spaces fit."""
     try:
         env = gymnasium.make(env_name, **({"render_mode": "rgb_array"} if film else {}))
-    except Exception as error:  # whatever the user's module raises is the user's to read
+    except Exception as error:  # the user's module may raise any type
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"--env_name: {env_name} cannot be made ({type(error).__name__}: {reason})"
         ) from error
-    for kind, space in (("observation", env.observation_space), ("action", env.action_space)):
+    for kind, space in (
+        ("observation", env.observation_space),
+        ("action", env.action_space),
+    ):
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             raise UserError(
                 f"--env_name: {env_name} has the {kind} space {space}; only one-dimensional Box"
@@ -176,7 +185,7 @@ def _make_users(env_name: str, film: bool) -> gymnasium.Env:
 
 
 def _has_limit(env: gymnasium.Env) -> bool:
-    """Whether a TimeLimit is among the wrappers, as `max_episode_steps` puts it there."""
+    """Whether an environment has a TimeLimit wrapper, which `max_episode_steps` adds."""
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, gymnasium.wrappers.TimeLimit):
             return True
@@ -185,11 +194,11 @@ def _has_limit(env: gymnasium.Env) -> bool:
 
 
 def make_env(env_name: str, film: bool = False) -> SeededEnv:
-    """Make one single task, or a user's 'module:EnvId'.
+    """Make an OGBench single task or a user's 'module:EnvId'.
 
-    A user's environment without a TimeLimit has its episodes truncated at EPISODE_LIMIT steps.
-    `film` says that `render()` will be called: OpenGL then comes from MUJOCO_GL, or else EGL.
-    Raises UserError if the name is unknown or the environment cannot be made.
+    A user's environment without a TimeLimit is truncated after EPISODE_LIMIT steps. With `film`
+    it can render, by the OpenGL library in MUJOCO_GL, by default EGL. Raises UserError if the
+    name is unknown or the environment cannot be made.
     """
     if is_user_env(env_name):
         env = _make_users(env_name, film)

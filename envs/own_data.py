@@ -1,7 +1,6 @@
-"""A user's own data: npz, HDF5 and Minari files in one of two layouts, as rows of the compact
-layout.
+"""Reads a user's own data: npz, HDF5 and Minari files in one of two layouts.
 
-ogbench   every state has a row, a trajectory's last one too; terminals is 1 in that final row
+ogbench   every state has a row, also a trajectory's last; terminals is 1 in that final row
 flat      every row is a transition (s, a, r); terminals is 1 in the last one (D4RL, FQL)
 
 `as_rows` turns both into the ogbench layout with masks.
@@ -22,7 +21,7 @@ from envs.arrays import (
     Arrays,
     PythonObjectsError,
     check_action_range,
-    checked,
+    check_arrays,
     read_npz,
 )
 from utils.errors import UserError
@@ -30,53 +29,43 @@ from utils.logging import say, shown, warn
 
 LAYOUTS = ("auto", "ogbench", "flat")
 ENDS = ("timeouts", "truncations", "truncateds", "dones_float")
-"""Flags that end a trajectory without ending the task, in the names that common writers use."""
+"""Flags that end a trajectory but not the task, by the names of common file formats."""
 NEEDED = ("observations", "actions", "rewards", "terminals")
 READ = (*NEEDED, "masks", "next_observations", *ENDS)
 SIMULATOR = ("qpos", "qvel", "button_states")
-"""A simulator's state in each row, which own data may carry and nothing reads."""
+"""A simulator's state in each row. Own data may hold it; it is ignored."""
 SUFFIXES = (".npz", ".hdf5", ".h5")
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How a file was read, and what of it is not used; counts are summed over the shards of a
-    folder.
-    """
+    """How a file was read and what of it is not used; summed over the shards of a folder."""
 
     layout: str = ""
     why: str = ""
     transitions: int = 0
     trajectories: int = 0
     left_out: int = 0
-    """Transitions of the flat layout that end at a time limit without a next observation."""
+    """Flat layout: transitions that end at a time limit without a next observation."""
     rewards_left_out: float = 0.0
     unread: int = 0
-    """Final rows of the ogbench layout that hold a reward other than 0 or a mask of 0."""
+    """ogbench layout: final rows that hold a reward other than 0 or a mask of 0."""
     jumps: int = 0
-    """Rows whose next observation is not the next row's observation, though no trajectory ends
-    there.
-    """
+    """Rows inside a trajectory whose next observation differs from the next row's."""
     ended: int = 0
     """Transitions with mask 0, after which no value is bootstrapped."""
     clipped: int = 0
-    """Numbers of actions beyond ±1, by less than a thousandth."""
+    """Action entries beyond ±1 by less than a thousandth."""
     assumed_ends: int = 0
-    """Terminal rows that are taken to end the task, because the flat layout came without masks.
-    """
+    """Flat layout without masks: terminal rows that are assumed to end the task."""
 
     def __add__(self, other: "Reading") -> "Reading":
-        names = [
-            field.name
-            for field in dataclasses.fields(self)
-            if field.name not in ("layout", "why")
-        ]
-        return dataclasses.replace(
-            self, **{name: getattr(self, name) + getattr(other, name) for name in names}
-        )
+        names = {field.name for field in dataclasses.fields(self)} - {"layout", "why"}
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        return dataclasses.replace(self, **sums)
 
     def announce(self, source: Path) -> None:
-        """Say how a file or folder was read, and warn of what is not used."""
+        """Print how a file or folder was read, and warn of what is not used."""
         size = f"{self.transitions:,} transitions in {self.trajectories:,} trajectories"
         place = shown(source)
         say(f"{place}: {size}, layout {self.layout} ({self.why})")
@@ -84,9 +73,7 @@ class Reading:
             warn(f"{place}: {line}")
 
     def losses(self) -> list[str]:
-        """One line for each kind of content that is not used, or used otherwise than a user may
-        expect.
-        """
+        """Return one line for each kind of data that is ignored or reinterpreted."""
         lines = []
         if self.left_out:
             lines.append(
@@ -115,21 +102,23 @@ class Reading:
                 " masks inverted?"
             )
         if self.clipped:
-            lines.append(f"{self.clipped:,} numbers of actions just beyond ±1 are clipped")
+            lines.append(
+                f"{self.clipped:,} numbers of actions just beyond ±1 are clipped"
+            )
         return lines
 
     def write(self, path: Path) -> None:
-        """Store it as JSON."""
+        """Write this record as JSON."""
         path.write_text(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def read(cls, path: Path) -> "Reading":
-        """What `write` stored."""
+        """Read the record that `write` stored."""
         return cls(**json.loads(path.read_text()))
 
 
-def total(readings: list[Reading]) -> Reading:
-    """The sum over the shards of a folder."""
+def sum_readings(readings: list[Reading]) -> Reading:
+    """Add the readings of all shards of a folder."""
     return functools.reduce(operator.add, readings)
 
 
@@ -137,16 +126,21 @@ def total(readings: list[Reading]) -> Reading:
 
 
 def read_checked(path: Path, layout: str, action_scale: float, flag: str) -> Arrays:
-    """The arrays of a file as float32, actions divided by `action_scale`.
+    """Read and check the arrays of a file, as float32.
 
-    Raises UserError for a file of another kind, for rows that nobody reads and for numbers that
-    cannot be used.
+    Raises UserError for another file type, for unknown arrays and for unusable numbers.
+
+    Args:
+        path: the file.
+        layout: auto, ogbench or flat.
+        action_scale: actions are divided by it.
+        flag: the flag that named the file.
     """
     where = f"{flag}: {path}"
     arrays = _refuse_unknown(read_file(path, flag), where)
     if layout == "ogbench":
         _fill_final_rows(arrays)
-    arrays = checked(arrays, where, "correct it in the file")
+    arrays = check_arrays(arrays, where, "correct it in the file")
     if action_scale != 1:
         arrays["actions"] = arrays["actions"] / np.float32(action_scale)
     remedy = (
@@ -158,27 +152,24 @@ def read_checked(path: Path, layout: str, action_scale: float, flag: str) -> Arr
 
 
 def _fill_final_rows(arrays: Arrays) -> None:
-    """Writers may leave NaN where no transition starts; nothing reads it."""
+    """Replace NaN in final rows, where no transition starts and writers may leave NaN."""
     terminals = arrays["terminals"]
     if terminals.ndim != 1 or terminals.dtype.kind not in "biuf":
-        return  # `checked` refuses them
+        return  # `check_arrays` refuses them
     final = terminals > 0
     for name, value in (("actions", 0), ("rewards", 0), ("masks", 1)):
         array = arrays.get(name)
-        if (
-            array is not None
-            and array.dtype.kind == "f"
-            and array.ndim
-            and len(array) == len(final)
-        ):
+        if array is None or array.dtype.kind != "f" or not array.ndim:
+            continue
+        if len(array) == len(final):
             rows = array[final]
             array[final] = np.where(np.isnan(rows), value, rows)
 
 
 def read_file(path: Path, flag: str) -> Arrays:
-    """The arrays of an npz or HDF5 file, or of a Minari dataset's folder.
+    """Read the arrays of an npz or HDF5 file, or of a Minari dataset's folder.
 
-    Raises UserError for a file that is neither, is damaged, or holds rows that nobody reads.
+    Raises UserError for another file type and for a damaged file; `flag` begins the message.
     """
     where = f"{flag}: {path}"
     if minari_file(path):
@@ -200,10 +191,10 @@ def read_file(path: Path, flag: str) -> Arrays:
 
 
 def _kind(start: bytes) -> str:
-    """What a file is that begins with these bytes and is no npz file."""
+    """Describe a file that is not an npz file by its first bytes."""
     if start.startswith(b"\x93NUMPY"):
         return "a single array (.npy), not an npz file"
-    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+    if start.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return "a pickle, which is never loaded"
     return "an empty file" if not start else "no npz file"
 
@@ -217,13 +208,13 @@ def _read_npz(path: Path, where: str) -> Arrays:
             " never loaded; store one array of numbers with a row for each step"
         ) from error
     except ValueError as error:
-        raise UserError(f"{where} is damaged ({error}); bring back an intact copy") from error
+        raise UserError(
+            f"{where} is damaged ({error}); bring back an intact copy"
+        ) from error
 
 
 def _wanted(names: list[str], where: str) -> list[str]:
-    """All names but those of a simulator's state; raises UserError where a needed one is
-    missing.
-    """
+    """Return all names but a simulator's state; raise UserError if a needed one is missing."""
     missing = [name for name in NEEDED if name not in names]
     if missing:
         raise UserError(
@@ -233,7 +224,7 @@ def _wanted(names: list[str], where: str) -> list[str]:
 
 
 def _refuse_unknown(arrays: Arrays, where: str) -> Arrays:
-    """The arrays that are read; raises UserError for others that hold a value for each row."""
+    """Return the known arrays; raise UserError for unknown ones with a value for each row."""
     rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
     unknown = [
         name
@@ -252,15 +243,13 @@ def _refuse_unknown(arrays: Arrays, where: str) -> Arrays:
 
 
 def minari_file(path: Path) -> Path | None:
-    """The HDF5 file in the folder of a Minari dataset; None where there is none."""
+    """Return the HDF5 file of a Minari dataset's folder; None if there is none."""
     places = (path / "main_data.hdf5", path / "data" / "main_data.hdf5")
     return next((place for place in places if place.is_file()), None)
 
 
 def _read_hdf5(path: Path, where: str) -> Arrays:
-    """The arrays of an HDF5 file in D4RL's layout, or of Minari's episodes in the ogbench
-    layout.
-    """
+    """Read an HDF5 file: arrays as in D4RL, or Minari's episodes in the ogbench layout."""
     try:
         import h5py
     except ImportError as error:
@@ -271,8 +260,10 @@ def _read_hdf5(path: Path, where: str) -> Arrays:
         with h5py.File(path, "r") as file:
             if "episode_0" in file:
                 return _minari_rows(file, where)
-            names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
-            # D4RL's, with rows that nobody reads
+            names = [
+                name for name, item in file.items() if isinstance(item, h5py.Dataset)
+            ]
+            # infos and metadata are D4RL's, and are ignored
             groups = set(file) - set(names) - {"infos", "metadata"}
             if groups:
                 raise UserError(
@@ -280,17 +271,19 @@ def _read_hdf5(path: Path, where: str) -> Arrays:
                 )
             return {name: file[name][()] for name in _wanted(names, where)}
     except OSError as error:
-        raise UserError(f"{where} is damaged ({error}); bring back an intact copy") from error
+        raise UserError(
+            f"{where} is damaged ({error}); bring back an intact copy"
+        ) from error
 
 
 def _minari_rows(file: Any, where: str) -> Arrays:
-    """Minari's episodes one after the other; each stores its final observation, hence the
-    ogbench layout.
-    """
+    """Concatenate Minari's episodes in the ogbench layout; each has its final observation."""
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*NEEDED, "masks")}
     for name in sorted(file, key=lambda name: int(name.removeprefix("episode_"))):
         episode = file[name]
-        if not all(hasattr(episode[key], "shape") for key in ("observations", "actions")):
+        if not all(
+            hasattr(episode[key], "shape") for key in ("observations", "actions")
+        ):
             raise UserError(
                 f"{where}: {name} stores observations or actions as a dictionary; only arrays"
                 " are read"
@@ -320,10 +313,8 @@ def _with_final_row(array: np.ndarray, value: float) -> np.ndarray:
 # ---------------------------------------------------------------- layouts
 
 
-def evidence(arrays: Arrays) -> tuple[str | None, str]:
-    """The layout that the arrays themselves show, None where they show none, and how they show
-    it.
-    """
+def layout_evidence(arrays: Arrays) -> tuple[str | None, str]:
+    """Infer the layout from the arrays; return (layout or None, reason)."""
     flat_keys = [name for name in ("next_observations", *ENDS) if name in arrays]
     if flat_keys:
         return "flat", f"it holds {', '.join(flat_keys)}"
@@ -346,20 +337,27 @@ def _evidence_of_masks(masks: np.ndarray, final: np.ndarray) -> tuple[str | None
 
 
 def choose_layout(files: Iterable[Arrays], asked: str, where: str) -> tuple[str, str]:
-    """The layout of a file, or of all shards, and why it is that one.
+    """Return the layout of a file or of all shards, and the reason.
 
-    Raises UserError where --dataset_layout=auto finds no evidence, or evidence for both.
+    Raises UserError if --dataset_layout=auto finds no evidence, or evidence for both layouts.
+
+    Args:
+        files: the arrays of each file.
+        asked: the value of --dataset_layout.
+        where: flag and path, which begin the message.
     """
     if asked != "auto":
         return asked, f"--dataset_layout={asked}"
     found: dict[str, str] = {}
     for arrays in files:
-        layout, why = evidence(arrays)
+        layout, why = layout_evidence(arrays)
         if layout:
             found.setdefault(layout, why)
     if len(found) == 1:
         return next(iter(found.items()))
-    problem = "its shards are of both layouts" if found else "nothing in it shows its layout"
+    problem = (
+        "its shards are of both layouts" if found else "nothing in it shows its layout"
+    )
     raise UserError(
         f"{where}: {problem}; give --dataset_layout=ogbench if the final state of every"
         " trajectory has a row of its own, with terminals 1 there, or --dataset_layout=flat if"
@@ -368,8 +366,12 @@ def choose_layout(files: Iterable[Arrays], asked: str, where: str) -> tuple[str,
 
 
 def as_rows(arrays: Arrays, layout: str, why: str) -> tuple[Arrays, Reading]:
-    """Arrays of either layout in the ogbench layout, with masks: a trajectory's final row
-    starts no transition.
+    """Convert arrays to the ogbench layout with masks, and record how they were read.
+
+    Args:
+        arrays: the arrays by name.
+        layout: their layout, ogbench or flat.
+        why: how the layout was chosen.
     """
     if layout == "flat":
         rows, reading = _flat_rows(arrays)
@@ -388,7 +390,7 @@ def as_rows(arrays: Arrays, layout: str, why: str) -> tuple[Arrays, Reading]:
 
 
 def _ogbench_rows(arrays: Arrays) -> tuple[Arrays, Reading]:
-    """The rows as they are; the last one ends a trajectory whether or not it says so."""
+    """Add masks to rows of the ogbench layout; the last row always ends a trajectory."""
     final = arrays["terminals"] > 0
     final[-1:] = True
     masks = arrays.get("masks", np.ones(len(final), np.float32))
@@ -401,15 +403,16 @@ def _ogbench_rows(arrays: Arrays) -> tuple[Arrays, Reading]:
 
 
 def _flat_rows(arrays: Arrays) -> tuple[Arrays, Reading]:
-    """Every trajectory's final state gets a row of its own.
+    """Give every trajectory's final state a row of its own.
 
-    Its observation is the last next_observation. Without next_observations it is unknown, which
-    does not matter where the task ended (mask 0): there the last observation stands for it. At
-    a time limit it does, and the last transition is given up: its own observation becomes the
-    final state.
+    Its observation is the last next_observation. Without next_observations it is unknown. Where
+    the task ended (mask 0) it is not needed, and the last observation is repeated. At a time
+    limit it is needed, so the last transition is dropped and its observation becomes the final
+    state.
     """
     masks = arrays.get("masks", 1 - arrays["terminals"])
-    ends = np.any([arrays[name] > 0 for name in ("terminals", *ENDS) if name in arrays], axis=0)
+    flags = [arrays[name] > 0 for name in ("terminals", *ENDS) if name in arrays]
+    ends = np.any(flags, axis=0)
     following = arrays.get("next_observations")
     jumps = 0
     if following is None:
@@ -427,12 +430,13 @@ def _flat_rows(arrays: Arrays) -> tuple[Arrays, Reading]:
     is_added = np.diff(source, prepend=-1) == 0
     rows = {name: arrays[name][source] for name in NEEDED} | {"masks": masks[source]}
     rows["observations"][is_added] = observations[added]
-    rows["rewards"][is_added], rows["masks"][is_added] = 0, 1
+    rows["rewards"][is_added] = 0
+    rows["masks"][is_added] = 1
     rows["terminals"] = (is_added | given_up[source]).astype(np.float32)
-    told = any(name in arrays for name in ("masks", *ENDS))
+    has_ends = any(name in arrays for name in ("masks", *ENDS))
     return rows, Reading(
         left_out=int(given_up.sum()),
         rewards_left_out=float(arrays["rewards"][given_up].sum()),
         jumps=jumps,
-        assumed_ends=0 if told else int(arrays["terminals"].sum()),
+        assumed_ends=0 if has_ends else int(arrays["terminals"].sum()),
     )

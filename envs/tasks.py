@@ -1,6 +1,4 @@
-"""Names: OGBench's state-based single tasks, their domains and their datasets. Imports no
-simulator.
-"""
+"""Names of OGBench's state-based single tasks, domains and datasets, without any simulator."""
 
 import difflib
 import functools
@@ -9,11 +7,13 @@ import sys
 
 from utils.errors import UserError
 
-# What OGBench registers: family -> (sizes, dataset types); a shortcut means the first dataset
-# type.
+# What OGBench registers: family -> (sizes, dataset types). The first type is the default.
 _FAMILIES = {
     "pointmaze": (("medium", "large", "giant", "teleport"), ("navigate", "stitch")),
-    "antmaze": (("medium", "large", "giant", "teleport"), ("navigate", "stitch", "explore")),
+    "antmaze": (
+        ("medium", "large", "giant", "teleport"),
+        ("navigate", "stitch", "explore"),
+    ),
     "humanoidmaze": (("medium", "large", "giant", "teleport"), ("navigate", "stitch")),
     "antsoccer": (("arena", "medium"), ("navigate", "stitch")),
     "cube": (("single", "double", "triple", "quadruple", "octuple"), ("play", "noisy")),
@@ -63,38 +63,43 @@ _SINGLE_TASK = re.compile(r"(?P<dataset>.+)-singletask(?P<task>-task[1-5])?-v0")
 
 
 def is_user_env(name: str) -> bool:
-    """True for a user's own Gymnasium environment, written 'module:EnvId'."""
+    """Whether a name is a user's own Gymnasium environment, written 'module:EnvId'."""
     return ":" in name
 
 
 def _split(dataset: str) -> tuple[str, str] | None:
-    """'cube-double-play' -> ('cube-double', 'play'); None if OGBench has no such dataset."""
+    """Split 'cube-double-play' into ('cube-double', 'play'); None for an unknown dataset."""
     world, _, kind = dataset.rpartition("-")
     return (world, kind) if kind in _DATASETS.get(world, ()) else None
 
 
 def resolve_alias(name: str) -> str:
-    """The task that an alias like 'scene-play-singletask-v0' means; other names as they are."""
+    """Return the task of an alias such as 'scene-play-singletask-v0'; other names unchanged."""
     match = _SINGLE_TASK.fullmatch(name)
     if is_user_env(name) or not match or match["task"] or not _split(match["dataset"]):
         return name
-    number = next(task for world, task in _DEFAULT_TASKS.items() if name.startswith(world))
+    number = next(
+        task for world, task in _DEFAULT_TASKS.items() if name.startswith(world)
+    )
     return f"{match['dataset']}-singletask-task{number}-v0"
 
 
 def alias_of(task: str) -> str | None:
-    """OGBench's alias for a task; None where it has none."""
+    """Return OGBench's alias for a task; None if it has none."""
     alias = re.sub("-task[1-5]-v0$", "-v0", task)
     return alias if alias != task and resolve_alias(alias) == task else None
 
 
 @functools.cache
 def _say_alias(alias: str, task: str) -> None:
-    """Once for each, since a program may resolve a name several times."""
-    print(f"note: --env_name={alias} is {task}, the default task of OGBench", file=sys.stderr)
+    """Print a note about an alias, once per process."""
+    print(
+        f"note: --env_name={alias} is {task}, the default task of OGBench",
+        file=sys.stderr,
+    )
 
 
-# What OGBench's other names are, by the part of the name that shows it; {} is what to type.
+# Messages for OGBench's other names, by a part of the name; {} is the name to type instead.
 _NOT_COVERED = {
     "visual": "OGBench's tasks from images are not covered; type {} for the same from states",
     "powderworld": (
@@ -115,8 +120,8 @@ _NOT_COVERED = {
 }
 
 
-def _unknown(name: str) -> UserError:
-    """The error for a name that is no task here: what it is elsewhere, or the nearest name."""
+def _unknown_name(name: str) -> UserError:
+    """Return the error for an unknown name, with the nearest name or what it is elsewhere."""
     if reason := _not_covered(name):
         return UserError(f"--env_name={name}: {reason}")
     if name.split("-")[0] not in _FAMILIES and (nearest := _nearest_of_gymnasium(name)):
@@ -129,7 +134,7 @@ def _unknown(name: str) -> UserError:
 
 
 def _not_covered(name: str) -> str | None:
-    """Why a dataset of OGBench's is not covered, such as a visual one; None for other names."""
+    """Say why an OGBench dataset is not covered, such as a visual one; None for other names."""
     parts = name.split("-")
     base = "-".join(part for part in parts if part not in _NOT_COVERED)
     if "singletask" in parts:
@@ -141,25 +146,23 @@ def _not_covered(name: str) -> str | None:
 
 
 def _is_known(name: str) -> bool:
-    """Whether `resolve_env_name` takes the name of an OGBench domain or task."""
+    """Whether `resolve_env_name` accepts the name of an OGBench domain or task."""
     match = _SINGLE_TASK.fullmatch(name)
     return name in _DATASETS or _split(match["dataset"] if match else name) is not None
 
 
 def _nearest(name: str) -> str:
-    """The name nearest to one that is none."""
-    datasets = [f"{world}-{kind}" for world, kinds in _DATASETS.items() for kind in kinds]
-    known = [
-        "all50",
-        *_DATASETS,
-        *datasets,
-        *(task for dataset in datasets for task in _tasks(dataset)),
+    """Return the known name that is nearest to an unknown one."""
+    datasets = [
+        f"{world}-{kind}" for world, kinds in _DATASETS.items() for kind in kinds
     ]
+    tasks = [task for dataset in datasets for task in _tasks(dataset)]
+    known = ["all50", *_DATASETS, *datasets, *tasks]
     return difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
 
 
 def _nearest_of_gymnasium(name: str) -> str | None:
-    """The name of an environment of Gymnasium's that is this or much like it, or None."""
+    """Return the Gymnasium environment with a very similar name; None if there is none."""
     import gymnasium  # only for an error: names need no simulator
 
     found = difflib.get_close_matches(name, gymnasium.registry, n=1, cutoff=0.85)
@@ -167,11 +170,11 @@ def _nearest_of_gymnasium(name: str) -> str | None:
 
 
 def resolve_env_name(name: str) -> list[str]:
-    """The single tasks that a value of --env_name stands for.
+    """Return the single tasks of one name in --env_name.
 
-    Takes a full single-task name, a domain with or without its dataset type ('puzzle-4x4',
+    A name is a single task, a domain with or without its dataset type ('puzzle-4x4',
     'puzzle-4x4-play': five tasks), 'all50', or a user's 'module:EnvId'. OGBench's alias for a
-    task is that task; a note says so once. Raises UserError with the nearest name otherwise.
+    task is accepted with a note. Raises UserError, with the nearest name, for any other name.
     """
     if is_user_env(name):
         return [name]
@@ -187,19 +190,22 @@ def resolve_env_name(name: str) -> list[str]:
         if task != name:
             _say_alias(name, task)
         return [task]
-    raise _unknown(name)
+    raise _unknown_name(name)
 
 
 def resolve_env_names(names: str) -> list[str]:
-    """The single tasks of a comma-separated value of --env_name, each once, in order."""
-    given = [name.strip() for name in names.split(",")]
-    tasks = (task for name in given if name for task in resolve_env_name(name))
-    return list(dict.fromkeys(tasks))
+    """Return the single tasks of a comma-separated --env_name, each once, in order."""
+    tasks: dict[str, None] = {}
+    for name in names.split(","):
+        if name.strip():
+            tasks |= dict.fromkeys(resolve_env_name(name.strip()))
+    return list(tasks)
 
 
 def dataset_name(env_name: str) -> str:
-    """The dataset of a task: 'cube-single-play', without OGBench's '-v0'; a user's env keeps
-    its name.
+    """Return the dataset of a task, 'cube-single-play'; a user's environment is its own name.
+
+    Raises UserError for an unknown name.
     """
     if is_user_env(env_name):
         return env_name
@@ -208,24 +214,21 @@ def dataset_name(env_name: str) -> str:
     if dataset in _DATASETS:
         dataset = f"{dataset}-{_DATASETS[dataset][0]}"
     if not _split(dataset):
-        raise _unknown(env_name)
+        raise _unknown_name(env_name)
     return dataset
 
 
 def world_name(env_name: str) -> str:
-    """The world a task or dataset lives in, without dataset type and task: 'cube-single'."""
+    """Return the world of a task or dataset, without dataset type and task: 'cube-single'."""
     return dataset_name(env_name).rpartition("-")[0]
 
 
 def is_manipulation(env_name: str) -> bool:
-    """True for the robot-arm environments (cube, scene, puzzle)."""
+    """Whether an environment is a robot arm (cube, scene, puzzle)."""
     return env_name.split("-")[0] in ("cube", "scene", "puzzle")
 
 
 def has_oracle(dataset: str) -> bool:
-    """Whether OGBench's package holds the scripted policy that collected a dataset such as
-    'scene-play'.
-    """
-    return is_manipulation(dataset) or (
-        dataset.startswith("pointmaze") and dataset.endswith("-navigate")
-    )
+    """Whether OGBench's package has the scripted policy that collected a dataset."""
+    is_pointmaze = dataset.startswith("pointmaze") and dataset.endswith("-navigate")
+    return is_manipulation(dataset) or is_pointmaze

@@ -1,6 +1,4 @@
-"""Films episodes in a process of its own, the only one with GL; where that fails it says what
-to install.
-"""
+"""Films episodes in a separate process, the only one that uses OpenGL."""
 
 import ctypes
 import functools
@@ -24,15 +22,14 @@ from utils.logging import say, shown
 from utils.progress import Counter
 
 _SIZE = 320
-_LINE = 16  # pixels of a caption's line
+_LINE = 16  # height of a caption's line in pixels
 _NO_GL = ("disabled", "disable", "off", "false", "0", "")
 
 
 def make_film_env(env_name: str) -> gymnasium.Env:
-    """envs.ogbench.make_env with frames of 320 x 320; a user's own environment renders as it
-    likes.
+    """Make an environment that renders, OGBench's with frames of 320 x 320.
 
-    Raises RuntimeError that names what is missing where MuJoCo cannot render.
+    Raises RuntimeError, which names what is missing, if MuJoCo cannot render.
     """
     from envs.ogbench import SeededEnv, make_env, make_raw
 
@@ -62,28 +59,36 @@ def film(
     caption: str = "",
     values: Values | None = None,
 ) -> Path | None:
-    """Films the first episodes of the evaluation with this seed, one after the other, into one
-    mp4 or gif.
+    """Film the first episodes of an evaluation into one mp4 or gif.
 
-    The policy stays in this process and sees the rows that `evaluate` shows it, so that every
-    episode ends as it does there (with the same number of slots). MUJOCO_GL is the user's own
-    value, or egl.
+    The policy runs in this process and gets the same batches as in `evaluate` with the same
+    number of slots, so every episode ends as it does there. MUJOCO_GL is the user's value, by
+    default egl.
 
     Args:
-        path: written in full or not at all; its ending says what it is.
-        frame_skip: one frame every so many environment steps.
+        env_name: the task.
+        policy: see Policy.
+        path: the file, written atomically; its ending selects mp4 or gif.
+        episodes: the number of episodes.
+        seed: the seed of the evaluation.
+        chunk_length: H, steps per policy call.
+        action_dim: A.
+        frame_skip: environment steps per frame.
+        fps: frames per second of the film.
+        slots: the slots of the evaluation.
         make_env: as in EnvWorkers, for environments that render.
-        caption: written over the frames, with episode, step and success below it; empty: frames
-            as they are.
-        values: of the actions that are taken, for the caption.
+        caption: text over the frames, above episode, step and success; "" for none.
+        values: the critic's values of the actions, for the caption.
 
     Returns:
-        The path; or None, after one line on stderr, where filming does not work.
+        The path, or None, with one line on stderr, if filming fails.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.part{path.suffix}")
-    value = multiprocessing.get_context("spawn").Value("d", math.nan) if values else None
+    value = (
+        multiprocessing.get_context("spawn").Value("d", math.nan) if values else None
+    )
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
     gl = "egl" if chosen in _NO_GL else chosen
     writing = {"part": part, "episodes": episodes, "frame_skip": frame_skip, "fps": fps}
@@ -94,7 +99,7 @@ def film(
     def filmed_policy(observations: np.ndarray, keys: np.ndarray) -> np.ndarray:
         actions = policy(observations, keys)
         if value and values:
-            # the one row that is in use
+            # the only slot with an episode
             value.value = values(observations, actions)[episode % slots]
         return actions
 
@@ -121,14 +126,17 @@ def film(
                 bar.update()
         os.replace(part, path)
     except WorkerError as error:
-        print(f"no video {path.name}, all else is unaffected: {error.summary}", file=sys.stderr)
+        print(
+            f"no video {path.name}, all else is unaffected: {error.summary}",
+            file=sys.stderr,
+        )
         return None
     finally:
         part.unlink(missing_ok=True)
     return path
 
 
-# one environment and one file for all slots: the episodes come one after the other
+# Cached: all slots share one environment and one file, because episodes follow each other.
 @functools.cache
 def _make_filmed(
     env_name: str,
@@ -140,22 +148,27 @@ def _make_filmed(
     caption: str,
     value: Any,
 ):
-    # GL objects complain, on stderr, when they are collected too late
+    # GL objects print errors if they are deleted at exit
     sys.unraisablehook = lambda _: None
     env = make_env(env_name)
-    how = (
-        {"duration": 1000 / fps, "loop": 0}
-        if part.suffix == ".gif"
-        else {"fps": fps, "macro_block_size": 1}
-    )
-    # macro_block_size 1: no resizing, frames are cropped below
-    writer = imageio.get_writer(part, **how)
+    options: dict[str, Any] = {"duration": 1000 / fps, "loop": 0}
+    if part.suffix != ".gif":
+        # macro_block_size 1: no resizing, frames are cropped below
+        options = {"fps": fps, "macro_block_size": 1}
+    writer = imageio.get_writer(part, **options)
     return _Filmed(env, writer, episodes, frame_skip, caption, value)
 
 
 class _Filmed(gymnasium.Wrapper):
-    """Writes the first, each frame_skip-th and the last frame of every episode, then closes the
-    file.
+    """Writes the first, every frame_skip-th and the last frame of each episode to a file.
+
+    Args:
+        env: an environment that renders.
+        writer: imageio's writer, closed after the last episode.
+        episodes: the number of episodes.
+        frame_skip: environment steps per frame.
+        caption: the first line of the caption; "" for no caption.
+        value: a shared float with the critic's value; None without one.
     """
 
     def __init__(
@@ -175,7 +188,7 @@ class _Filmed(gymnasium.Wrapper):
         self._value = value
         self._episode = -1
         self._steps = 0
-        # waits for the value of the actions that follow it
+        # the first frame, written once the value of the first actions is known
         self._first: np.ndarray | None = None
 
     def reset(self, **kwargs):
@@ -206,32 +219,38 @@ class _Filmed(gymnasium.Wrapper):
             value = f"  value {self._value.value:.2f}" if self._value else ""
             frame = _captioned(
                 frame,
-                [self._caption, f"episode {self._episode}  step {self._steps}{value}", outcome],
+                [
+                    self._caption,
+                    f"episode {self._episode}  step {self._steps}{value}",
+                    outcome,
+                ],
             )
         self._writer.append_data(frame)
 
 
 def _outcome(success: float, done: bool) -> str:
-    """What a caption says of it; nothing where the environment reports none (NaN)."""
+    """Return the caption's word for a success; "" if the environment reports none (NaN)."""
     if success > 0:
         return "success"
     return "no success" if done and success == 0 else ""
 
 
 def _captioned(frame: np.ndarray, lines: list[str]) -> np.ndarray:
-    """A frame with white lines of text in its upper left corner, outlined so that they can be
-    read on anything.
-    """
+    """Write lines of outlined white text into the upper left corner of a frame."""
     image = Image.fromarray(frame)
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=_LINE - 4)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=_LINE - 4)
     for i, line in enumerate(lines):
-        draw.text((4, 2 + _LINE * i), line, "white", font, stroke_width=1, stroke_fill="black")
+        draw.text(
+            (4, 2 + _LINE * i), line, "white", font, stroke_width=1, stroke_fill="black"
+        )
     return np.asarray(image)
 
 
 def _check_rendering() -> None:
-    """Renders one tiny frame: MuJoCo's own errors do not name what is missing. It is first
-    imported here.
+    """Render one tiny frame; raise RuntimeError that names the missing library.
+
+    MuJoCo's own errors do not name it. MuJoCo is first imported here.
     """
     try:
         import mujoco
@@ -242,20 +261,22 @@ def _check_rendering() -> None:
             renderer.render()
     except Exception as error:
         gl = os.environ["MUJOCO_GL"]
-        raise RuntimeError(f"MUJOCO_GL={gl} does not render here ({_advice(gl)})") from error
+        raise RuntimeError(
+            f"MUJOCO_GL={gl} does not render here ({_advice(gl)})"
+        ) from error
 
 
 def _advice(gl: str) -> str:
-    if gl == "egl" and not _loads("libEGL.so.1"):
+    if gl == "egl" and not _library_loads("libEGL.so.1"):
         return "libEGL is missing: apt-get install libegl1 libgl1"
     if gl == "egl":
         return "libEGL finds no driver: apt-get install libegl-mesa0 libgl1-mesa-dri"
-    if gl == "osmesa" and not _loads("libOSMesa.so.8"):
+    if gl == "osmesa" and not _library_loads("libOSMesa.so.8"):
         return "libOSMesa is missing: apt-get install libosmesa6"
     return "unset MUJOCO_GL to use egl"
 
 
-def _loads(library: str) -> bool:
+def _library_loads(library: str) -> bool:
     try:
         ctypes.CDLL(library)
     except OSError:

@@ -1,5 +1,6 @@
-"""Environments in spawned processes that never import jax: fixed slots, whole chunks, all
-workers at once.
+"""Environments in spawned processes that never import jax.
+
+A request sends one chunk of actions to every slot, and all processes work at the same time.
 """
 
 import contextlib
@@ -19,14 +20,18 @@ import numpy as np
 from envs.checks import EnvFault, success_of
 from utils.errors import RunError, UserError
 from utils.logging import warn
-from utils.spawned import UNGUARDED, check_program, leave_if_unguarded, unguarded_program
+from utils.spawned import (
+    UNGUARDED,
+    check_program,
+    leave_if_unguarded,
+    unguarded_program,
+)
 
 SLOTS = 8
 MakeEnv = Callable[[str], gymnasium.Env]
 
-# Read when numpy and mujoco are first imported, so they have to be there before the process
-# starts. Without GL nothing here needs a driver or a display; with one thread each, W workers
-# use W cores.
+# NumPy and MuJoCo read these when they are imported, so they are set before a process starts.
+# Without GL no driver or display is needed; with one thread each, W workers use W cores.
 _ENVIRON = {
     "MUJOCO_GL": "disabled",
     "OMP_NUM_THREADS": "1",
@@ -34,22 +39,21 @@ _ENVIRON = {
     "MKL_NUM_THREADS": "1",
 }
 _environ_lock = threading.Lock()
-_limits_lock = threading.Lock()  # evaluations of several seeds run side by side
-_limits_mentioned: set[str] = set()  # environments whose episodes were cut
+_limits_lock = threading.Lock()  # evaluations of several seeds run in threads
+_limits_mentioned: set[str] = set()  # environments that a warning was printed for
 
 
 def make_ogbench_env(env_name: str) -> gymnasium.Env:
-    """envs.ogbench.make_env, imported in the process that makes the environment and in no
-    other.
-    """
+    """Call envs.ogbench.make_env, imported only in the process that makes the environment."""
     from envs.ogbench import make_env
 
     return make_env(env_name)
 
 
 class WorkerError(RunError):
-    """An environment's process failed or died; `summary` says it in one line, str() adds the
-    traceback.
+    """An environment's process failed or died.
+
+    `summary` is one line; str() adds the traceback.
     """
 
     def __init__(self, summary: str, details: str = ""):
@@ -58,33 +62,37 @@ class WorkerError(RunError):
 
 
 class ChunkResult(NamedTuple):
-    """What one chunk did, L <= H steps: the end of an episode and a fault end the chunk too."""
+    """The result of one chunk: L <= H steps, fewer if the episode ends or fails."""
 
     observations: np.ndarray  # [L,O] float32, after each step
     rewards: np.ndarray  # [L] float64
     terminated: bool  # after the last step
     truncated: bool
-    success: float = np.nan  # that the last step's info reports; NaN where it reports none
-    success_any: float = np.nan  # the highest that a step's info reports; NaN where none does
-    fault: str = ""  # what the last step returned wrong: its observation and reward are NaN
-    cut_at: int = 0  # the step after which SeededEnv ended the episode; 0: it did not
+    success: float = np.nan  # reported at the last step; NaN for none
+    success_any: float = np.nan  # the highest reported at any step; NaN for none
+    fault: str = (
+        ""  # the fault of the last step, whose observation and reward are then NaN
+    )
+    cut_at: int = 0  # the step at which SeededEnv truncated the episode; 0: it did not
 
     @property
     def done(self) -> bool:
+        """Whether the episode ended."""
         return self.terminated or self.truncated
 
     @property
     def length(self) -> int:
+        """L."""
         return len(self.rewards)
 
 
 def default_workers(episodes: int = SLOTS, slots: int = SLOTS) -> int:
-    """As many processes as there are cores to run on, at most one per slot and per episode."""
+    """Return the number of usable cores, at most one per slot and per episode."""
     return max(1, min(cores(), slots, episodes))
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return how many cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -92,18 +100,18 @@ def cores() -> int:
 class EnvWorkers:
     """S environments ("slots") in W processes, slot s in process s % W; a context manager.
 
-    Every environment is made in its own process at its first reset, so W are made at a time.
-    One caller at a time; after any exception the processes are gone and further calls raise
-    WorkerError. Raises UserError where the program cannot be imported by its processes.
+    An environment is made in its process at its first reset. Not thread-safe. After any
+    exception the processes are ended, and further calls raise WorkerError. Raises UserError if
+    the processes cannot import the program.
 
     Args:
-        env_name: what `make_env` is called with.
-        slots: S. It fixes which slot an episode runs in, so results do not depend on W.
-        workers: W; default_workers(slots=S) if None.
-        make_env: a module-level function; it travels to the processes by name.
-        environ: environment variables of the processes, over the defaults (no GL, one thread).
-        timeout: seconds that an answer may take, the first one including imports and making
-            environments.
+        env_name: the argument of `make_env`.
+        slots: S; an episode's slot does not depend on W, and so neither do results.
+        workers: W; None: default_workers(slots=S).
+        make_env: a module-level function, which is pickled by name.
+        environ: environment variables of the processes, besides the defaults (no GL, one
+            thread).
+        timeout: seconds to wait for an answer; the first one includes imports.
     """
 
     def __init__(
@@ -117,7 +125,9 @@ class EnvWorkers:
     ):
         self.env_name = env_name
         self.slots = slots
-        self.workers = default_workers(slots=slots) if workers is None else min(workers, slots)
+        self.workers = (
+            default_workers(slots=slots) if workers is None else min(workers, slots)
+        )
         if self.workers < 1:
             raise ValueError(
                 f"need at least one slot and one worker, got {slots} and {workers}"
@@ -134,7 +144,7 @@ class EnvWorkers:
                 for worker in range(self.workers):
                     pipe, theirs = context.Pipe()
                     self._pipes.append(pipe)
-                    # daemon: an interpreter that exits without close() ends them too.
+                    # daemon: also ended by an interpreter that exits without close()
                     process = context.Process(
                         target=_serve,
                         args=(theirs, env_name, make_env),
@@ -142,8 +152,7 @@ class EnvWorkers:
                         daemon=True,
                     )
                     process.start()
-                    # else the death of the process would not show as the end of the pipe
-                    theirs.close()
+                    theirs.close()  # so that the pipe ends when the process dies
                     self._processes.append(process)
         except BaseException:
             self.close()
@@ -151,6 +160,7 @@ class EnvWorkers:
 
     @property
     def pids(self) -> list[int]:
+        """The ids of the processes."""
         return [process.pid for process in self._processes]
 
     def __enter__(self) -> Self:
@@ -160,22 +170,23 @@ class EnvWorkers:
         self.close()
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
-        """Starts a seeded episode in each of the slots -> observations [len(slots),O] float32.
+        """Start a seeded episode in each slot; return observations [len(slots), O] float32.
 
-        Raises WorkerError; UserError where making the environment raised one.
+        Raises WorkerError, and the UserError of an environment that cannot be made.
         """
         return np.stack(self._ask("reset", slots, [int(seed) for seed in seeds]))
 
     def run_chunks(self, slots: Sequence[int], chunks: np.ndarray) -> list[ChunkResult]:
-        """Runs chunks [len(slots),H,A] open loop, each at most to its episode's end. Raises
-        WorkerError.
+        """Run chunks [len(slots), H, A] open loop, each up to its episode's end.
+
+        Raises WorkerError.
         """
         results = self._ask("run", slots, list(np.asarray(chunks, np.float32)))
         _mention_limit(self.env_name, results)
         return results
 
     def close(self) -> None:
-        """Ends every process; may be called twice."""
+        """End every process. A second call does nothing."""
         self._closed = True
         for pipe in self._pipes:
             pipe.close()
@@ -195,12 +206,12 @@ class EnvWorkers:
         for slot, argument in zip(slots, arguments, strict=True):
             requests.setdefault(slot % self.workers, []).append((slot, argument))
         try:
-            # Every request leaves before any answer is awaited: the workers run side by side.
+            # All requests are sent before waiting, so that the workers run in parallel.
             for worker, request in requests.items():
                 self._send(worker, (command, request))
             answers = self._receive(set(requests))
         except BaseException:
-            # also on Ctrl-C: an answer left in a pipe would be taken for the next one
+            # also on Ctrl-C: an answer left in a pipe would be read as the next one
             self.close()
             raise
         return [answers[slot] for slot in slots]
@@ -248,30 +259,28 @@ class EnvWorkers:
         code = process.exitcode
         if code == UNGUARDED:
             return unguarded_program()
-        how = (
-            f"killed by signal {-code}"
-            if code is not None and code < 0
-            else f"exit code {code}"
+        killed = code is not None and code < 0
+        how = f"killed by signal {-code}" if killed else f"exit code {code}"
+        return WorkerError(
+            f"environment worker {worker} of {self.env_name} died ({how})"
         )
-        return WorkerError(f"environment worker {worker} of {self.env_name} died ({how})")
 
 
 class LocalEnvs:
-    """The slots of EnvWorkers in this process, for one of which a process would not be worth
-    its start.
-    """
+    """The interface of EnvWorkers in this process; for a single slot it is faster."""
 
     def __init__(self, env_name: str, make_env: MakeEnv = make_ogbench_env):
-        self.env_name, self._make_env = env_name, make_env
+        self.env_name = env_name
+        self._make_env = make_env
         self._envs: dict[int, gymnasium.Env] = {}
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
-        """As of EnvWorkers."""
+        """Start a seeded episode in each slot, as EnvWorkers.reset does."""
         pairs = zip(slots, seeds, strict=True)
         return np.stack([self._answer("reset", slot, seed) for slot, seed in pairs])
 
     def run_chunks(self, slots: Sequence[int], chunks: np.ndarray) -> list[ChunkResult]:
-        """As of EnvWorkers."""
+        """Run a chunk in each slot, as EnvWorkers.run_chunks does."""
         pairs = zip(slots, chunks, strict=True)
         results = [self._answer("run", slot, chunk) for slot, chunk in pairs]
         _mention_limit(self.env_name, results)
@@ -284,7 +293,9 @@ class LocalEnvs:
 
     def _answer(self, command: str, slot: int, argument: Any) -> Any:
         try:
-            return _answer(self._envs, command, slot, argument, self.env_name, self._make_env)
+            return _answer(
+                self._envs, command, slot, argument, self.env_name, self._make_env
+            )
         except UserError:
             raise
         except Exception as error:
@@ -293,7 +304,7 @@ class LocalEnvs:
 
 
 def _mention_limit(env_name: str, results: list[ChunkResult]) -> None:
-    """Warn once that episodes of an environment are cut, in the process that asked for them."""
+    """Warn once, in the calling process, if SeededEnv truncated episodes of an environment."""
     limit = max((result.cut_at for result in results), default=0)
     if not limit:
         return
@@ -309,9 +320,7 @@ def _mention_limit(env_name: str, results: list[ChunkResult]) -> None:
 
 @contextlib.contextmanager
 def _patched_environ(values: Mapping[str, str]):
-    """A spawned process inherits the environment of its start, and offers no other way to set
-    it.
-    """
+    """Set environment variables for the block, so that spawned processes inherit them."""
     with _environ_lock:
         before = {name: os.environ.get(name) for name in values}
         os.environ.update(values)
@@ -326,10 +335,8 @@ def _patched_environ(values: Mapping[str, str]):
 
 
 def _serve(pipe: connection.Connection, env_name: str, make_env: MakeEnv) -> None:
-    """A worker's life: answers requests until the pipe ends, be it by close() or by the
-    parent's death.
-    """
-    # Ctrl-C reaches the whole group; the parent ends us
+    """Answer requests until the pipe ends, by close() or by the parent's death."""
+    # Ctrl-C reaches the whole process group; the parent ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     envs: dict[int, gymnasium.Env] = {}
     with contextlib.suppress(EOFError, ConnectionError):
@@ -339,7 +346,9 @@ def _serve(pipe: connection.Connection, env_name: str, make_env: MakeEnv) -> Non
             try:
                 answers: dict[int, Any] = {}
                 for slot, argument in requests:
-                    answers[slot] = _answer(envs, command, slot, argument, env_name, make_env)
+                    answers[slot] = _answer(
+                        envs, command, slot, argument, env_name, make_env
+                    )
             except UserError as error:
                 pipe.send(("user error", str(error)))
                 break
@@ -352,7 +361,7 @@ def _serve(pipe: connection.Connection, env_name: str, make_env: MakeEnv) -> Non
 
 
 def _summary(error: Exception) -> str:
-    """One line; the type of an error that the environment's own code raised comes first."""
+    """Return an error as one line, with its type unless it is an EnvFault."""
     kind = "" if isinstance(error, EnvFault) else f"{type(error).__name__}: "
     return " ".join(f"{kind}{error}".split())
 
@@ -365,7 +374,16 @@ def _answer(
     env_name: str,
     make_env: MakeEnv,
 ) -> np.ndarray | ChunkResult:
-    """Answers "reset" with an observation and "run" with the result of a chunk."""
+    """Execute "reset" or "run"; return an observation [O] or the result of a chunk.
+
+    Args:
+        envs: the environments of this process by slot.
+        command: "reset" or "run".
+        slot: the slot.
+        argument: the seed, or the chunk [H, A].
+        env_name: the argument of `make_env`.
+        make_env: makes a missing environment.
+    """
     if command == "run":
         return _run(envs[slot], argument)
     if slot not in envs:
@@ -375,7 +393,9 @@ def _answer(
 
 
 def _run(env: gymnasium.Env, chunk: np.ndarray) -> ChunkResult:
-    observations, rewards, successes = [], [], []
+    observations = []
+    rewards = []
+    successes = []
     terminated = truncated = False
     info: dict[str, Any] = {}
     fault = ""
@@ -384,8 +404,12 @@ def _run(env: gymnasium.Env, chunk: np.ndarray) -> ChunkResult:
             observation, reward, terminated, truncated, info = env.step(action)
             success = success_of(info)
         except EnvFault as error:
-            fault, terminated, truncated = str(error), False, False
-            observation, reward, success = env.observation_space.low * np.nan, np.nan, np.nan
+            fault = str(error)
+            terminated = False
+            truncated = False
+            observation = env.observation_space.low * np.nan
+            reward = np.nan
+            success = np.nan
         observations.append(np.asarray(observation, np.float32))
         rewards.append(float(reward))
         successes.append(success)

@@ -5,8 +5,8 @@
         --bc_steps=2000 --offline_steps=2000 --online_steps=0
 
 The environment has one-dimensional Box spaces, actions in [-1, 1], a time limit, and `success`
-in its info. The data is flat: each row is a transition, `terminals` marks where the task ended
-and `truncations` where time ran out.
+in its info. The data has the flat layout: each row is a transition, `terminals` marks the end
+of the task and `truncations` the time limit.
 """
 
 import sys
@@ -16,8 +16,9 @@ import numpy as np
 
 
 class Reach(gymnasium.Env):
-    """Observation: the position [2]; action: the step [2]; reward -1 until the point is within
-    0.1 of the middle.
+    """A point moves in a square; the reward is -1 until it is within 0.1 of the middle.
+
+    The observation is the position [2], the action a step [2].
     """
 
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -29,17 +30,26 @@ class Reach(gymnasium.Env):
         return self.position.copy(), {}
 
     def step(self, action):
-        self.position = np.clip(self.position + 0.1 * np.asarray(action, np.float32), -1, 1)
+        self.position = np.clip(
+            self.position + 0.1 * np.asarray(action, np.float32), -1, 1
+        )
         success = bool(np.linalg.norm(self.position) < 0.1)
-        return self.position.copy(), float(success) - 1.0, success, False, {"success": success}
+        return (
+            self.position.copy(),
+            float(success) - 1.0,
+            success,
+            False,
+            {"success": success},
+        )
 
 
 gymnasium.register("Reach-v0", Reach, max_episode_steps=30)
 
 
 def collect(episodes: int = 1000) -> dict[str, np.ndarray]:
-    """Steps towards the middle with much noise, as arrays of N rows."""
-    env, rng = gymnasium.make("Reach-v0"), np.random.default_rng(0)
+    """Collect episodes of noisy steps towards the middle, as arrays of N rows."""
+    env = gymnasium.make("Reach-v0")
+    rng = np.random.default_rng(0)
     names = (
         "observations",
         "actions",
@@ -58,7 +68,8 @@ def collect(episodes: int = 1000) -> dict[str, np.ndarray]:
             values = (observation, action, reward, terminated, truncated, following)
             for name, value in zip(names, values, strict=True):
                 rows[name].append(value)
-            observation, done = following, terminated or truncated
+            observation = following
+            done = terminated or truncated
     return {name: np.array(values, np.float32) for name, values in rows.items()}
 
 

@@ -20,7 +20,9 @@ from matplotlib.ticker import EngFormatter
 from reports.results import Result
 from reports.summary import curve, kl_curve
 
-COLOURS = [matplotlib.colors.to_hex(colour) for colour in matplotlib.color_sequences["tab10"]]
+COLOURS = [
+    matplotlib.colors.to_hex(colour) for colour in matplotlib.color_sequences["tab10"]
+]
 DASHES = ("solid", "dashed", "dotted")  # of matplotlib and of CSS
 STYLE: Any = {"svg.hashsalt": "trqam", "svg.fonttype": "none", "font.size": 7.0}
 LETTER = 0.075  # height of a key at the end of a line, as a share of the axis
@@ -74,8 +76,14 @@ def charts(methods: Iterable[str], title: str, results: list[Result]) -> list[Ch
 
 def online_starts(results: list[Result]) -> set[int]:
     """The steps at which runs with an offline phase began to be trained online."""
-    both = [result for result in results if result.offline_steps and result.online_steps]
-    return {result.offline_steps for result in both if result.last_step > result.offline_steps}
+    both = [
+        result for result in results if result.offline_steps and result.online_steps
+    ]
+    return {
+        result.offline_steps
+        for result in both
+        if result.last_step > result.offline_steps
+    }
 
 
 def lines(
@@ -106,7 +114,9 @@ def draw(chart: Chart, keys: dict[str, str]) -> Figure:
         axes.set_ylim((0.0, chart.top) if chart.top else (low, top))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.spines[["top", "right"]].set_visible(False)
-        draw_lines(axes, chart, {method: line_style(i) for i, method in enumerate(keys)})
+        draw_lines(
+            axes, chart, {method: line_style(i) for i, method in enumerate(keys)}
+        )
         for step in chart.online_at:
             axes.axvline(step, color="grey", linestyle="dotted", linewidth=0.8)
         write_keys(axes, chart, keys)
@@ -145,7 +155,10 @@ def value_range(shown: list[Line]) -> tuple[float, float]:
 
 def write_keys(axes: Axes, chart: Chart, keys: dict[str, str]) -> None:
     """The key of each method to the right of the axes, joined with the end of its line."""
-    ends = {method: (steps[-1], mean[-1]) for method, (steps, mean, _) in chart.series.items()}
+    ends = {
+        method: (steps[-1], mean[-1])
+        for method, (steps, mean, _) in chart.series.items()
+    }
     to_share = (axes.transData + axes.transAxes.inverted()).transform
     shares = {method: float(to_share(end)[1]) for method, end in ends.items()}
     ordered = sorted(ends, key=lambda method: shares[method])

@@ -85,7 +85,9 @@ def write_curves(runs: dict[str, Result], path: Path) -> None:
             lines: dict[int, dict[str, float]] = {}
             for columns in (result.evaluations, result.training):
                 for i, step in enumerate(columns["step"]):
-                    cells = {n: values[i] for n, values in columns.items() if n != "step"}
+                    cells = {
+                        n: values[i] for n, values in columns.items() if n != "step"
+                    }
                     lines.setdefault(int(step), {}).update(cells)
             for step, cells in sorted(lines.items()):
                 shown = [shown_number(cells.get(name)) for name in names[1:]]

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from reports.summary import OVERALL, Comparison, Improvement, Report, Return, Row, by_phase
+from reports.summary import (
+    OVERALL,
+    Comparison,
+    Improvement,
+    Report,
+    Return,
+    Row,
+    by_phase,
+)
 from reports.text import CELLS, plus_minus, short
 
 COLUMNS = (
@@ -29,7 +37,9 @@ def as_csv(found: Report) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _plain(value) for key, value in line.items()} for line in lines)
+    writer.writerows(
+        {key: _plain(value) for key, value in line.items()} for line in lines
+    )
     return text.getvalue()
 
 
@@ -39,7 +49,11 @@ def our_line(row: Row) -> dict[str, Any]:
     line: dict[str, Any] = {"kind": "ours"} | {
         name: getattr(row, name) for name in same.split()
     }
-    line |= {"step": row.step.replace(",", ""), "success": row.mean, "ci95_half": row.half}
+    line |= {
+        "step": row.step.replace(",", ""),
+        "success": row.mean,
+        "ci95_half": row.half,
+    }
     line |= {"iqm": row.iqm.value, "low": row.iqm.low, "high": row.iqm.high}
     line |= {"within_tenth_pct": row.within, "highest_kl": row.highest}
     shared = ("transitions", "reward", "discount")
@@ -57,14 +71,23 @@ def published_line(entry: Comparison) -> dict[str, Any]:
     """The line of a published figure beside a method of ours."""
     row = entry.row
     line = dataclasses.asdict(entry.published) | {"kind": "published"}
-    line |= {"scope": row.scope, "name": row.name, "tasks": row.tasks, "versus": row.method}
+    line |= {
+        "scope": row.scope,
+        "name": row.name,
+        "tasks": row.tasks,
+        "versus": row.method,
+    }
     return line | {"differences": "; ".join(entry.differences)}
 
 
 def improvement_line(entry: Improvement) -> dict[str, Any]:
     """The line of a probability of improvement."""
     probability, low, high = entry.probability
-    line: dict[str, Any] = {"kind": "improvement", "phase": entry.phase, "name": entry.name}
+    line: dict[str, Any] = {
+        "kind": "improvement",
+        "phase": entry.phase,
+        "name": entry.name,
+    }
     line |= {"method": entry.method, "versus": entry.other, "tasks": entry.tasks}
     return line | {"probability": probability, "low": low, "high": high}
 
@@ -130,7 +153,9 @@ def latex_line(inside: dict[str, Row], methods: list[str]) -> str:
     for method in methods:
         row = inside.get(method)
         cell = escape(plus_minus(row.mean, row.half)) if row else "--"
-        words.append(rf"\textbf{{{cell}}}" if row and round(row.mean, 1) == best else cell)
+        words.append(
+            rf"\textbf{{{cell}}}" if row and round(row.mean, 1) == best else cell
+        )
     name = escape(short(rows[0].name))
     title = name if rows[0].scope == "task" else rf"\textit{{{name}}}"
     return " & ".join([title, *words]) + r" \\"
@@ -151,4 +176,7 @@ def as_markdown(rows: list[Row], columns: list[str]) -> list[str]:
 
 def markdown(header: list[str], lines: list[list[str]]) -> list[str]:
     """The lines of a Markdown table."""
-    return ["| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines]]
+    return [
+        "| " + " | ".join(line) + " |"
+        for line in [header, ["---"] * len(header), *lines]
+    ]

@@ -7,7 +7,15 @@ from pathlib import Path
 from reports.curves import escape, figures, sample
 from reports.results import Result
 from reports.statistics import Interval
-from reports.summary import OVERALL, Comparison, Improvement, Report, Row, by_phase, groups
+from reports.summary import (
+    OVERALL,
+    Comparison,
+    Improvement,
+    Report,
+    Row,
+    by_phase,
+    groups,
+)
 from reports.text import (
     CELLS,
     COMPARISON,
@@ -72,7 +80,9 @@ def curves(found: Report, lookup: Lookup) -> str:
     return "".join([*first, legend(lookup), about, *rows[len(first) :]])
 
 
-def by_domain(results: list[Result]) -> Iterator[tuple[str, list[tuple[str, list[Result]]]]]:
+def by_domain(
+    results: list[Result],
+) -> Iterator[tuple[str, list[tuple[str, list[Result]]]]]:
     """(domain, [(title, runs)]): the domain and each of its tasks; first all tasks."""
 
     def domain_of(group: tuple[str, str, list[Result]]) -> str:
@@ -129,7 +139,9 @@ def block_table(block: Block, lookup: Lookup) -> str:
     methods = [row.method for row in block.rows]
     body = methods_table(header, zip(methods, lines, strict=True), lookup)
     about = " · ".join([block.phase, *facts])
-    return f'<h3>{escape(short(block.name))} <span class="dim">{about}</span></h3>{body}'
+    return (
+        f'<h3>{escape(short(block.name))} <span class="dim">{about}</span></h3>{body}'
+    )
 
 
 def methods_table(
@@ -138,7 +150,9 @@ def methods_table(
     lookup: Lookup,
 ) -> str:
     """A table with a line for each method."""
-    body = [[method_head(method, lookup), *map(_cell, cells)] for method, cells in lines]
+    body = [
+        [method_head(method, lookup), *map(_cell, cells)] for method, cells in lines
+    ]
     return _table(["method", *header], body)
 
 
@@ -176,7 +190,9 @@ def improvement(found: Report, lookup: Lookup) -> str:
     first: list[str] = []
     folded: list[str] = []
     for matrix in made:
-        (first if matrix.name == made[0].name else folded).append(matrix_table(matrix, lookup))
+        (first if matrix.name == made[0].name else folded).append(
+            matrix_table(matrix, lookup)
+        )
     about = (
         "<p>In percent: how probably a run of the method on the left does better than one of "
         "the method above. Bold: the 95 % interval leaves out 50 %.</p>"
@@ -192,7 +208,9 @@ def matrix_table(matrix: Matrix, lookup: Lookup) -> str:
         [method_head(method, lookup), *map(matrix_cell, cells)]
         for method, cells in zip(matrix.methods, matrix.cells, strict=True)
     ]
-    heading = f'<h3>{escape(short(matrix.name))} <span class="dim">{matrix.phase}</span></h3>'
+    heading = (
+        f'<h3>{escape(short(matrix.name))} <span class="dim">{matrix.phase}</span></h3>'
+    )
     return f'{heading}<div class="matrix">{_table(["", *header], body)}</div>'
 
 
@@ -216,7 +234,9 @@ def fold(key: str, title: str, body: str) -> str:
 
 def details(found: Report, lookup: Lookup) -> str:
     """Everything else, folded."""
-    parts = [("methods", "Methods: settings, device, commit", methods_made(found, lookup))]
+    parts = [
+        ("methods", "Methods: settings, device, commit", methods_made(found, lookup))
+    ]
     if found.notes:
         listed = "".join(f"<li>{escape(note)}</li>" for note in found.notes)
         parts.insert(0, ("notes", f"Notes ({len(found.notes)})", f"<ul>{listed}</ul>"))
@@ -237,7 +257,11 @@ def methods_made(found: Report, lookup: Lookup) -> str:
 
 def made_cells(results: list[Result]) -> list[str]:
     """Numbers of runs, tasks and seeds of one method; its settings, devices and commits."""
-    numbers = [len(results), len({r.env_name for r in results}), len({r.seed for r in results})]
+    numbers = [
+        len(results),
+        len({r.env_name for r in results}),
+        len({r.seed for r in results}),
+    ]
     given = sorted({result.given or "defaults" for result in results})
     devices, commits = (named(results, key) for key in ("device", "commit"))
     short_commits = [commit[:10] for commit in commits]
@@ -264,17 +288,23 @@ def tables(found: Report, lookup: Lookup) -> list[tuple[str, str, str]]:
     """(key, title, body) of the tables with every column, every pair and published figure."""
     parts: list[tuple[str, str, str]] = []
     for scope, title in (("means", "Domains and all tasks"), ("tasks", "Tasks")):
-        rows = [row for row in found.rows if (row.scope == "task") == (scope == "tasks")]
+        rows = [
+            row for row in found.rows if (row.scope == "task") == (scope == "tasks")
+        ]
         for phase, inside in by_phase(rows, lambda row: row.phase):
             body = full_tables(inside, lookup)
             parts.append((f"{phase}-{scope}", f"{title}, {phase}: every column", body))
     for phase, entries in by_phase(main_pairs(found), lambda pair: pair.phase):
         title = f"Pairs of methods with intervals, {phase}"
         parts.append((f"{phase}-pairs", title, pair_tables(entries, lookup)))
-    for phase, comparisons in by_phase(found.comparisons, lambda entry: entry.row.phase):
+    for phase, comparisons in by_phase(
+        found.comparisons, lambda entry: entry.row.phase
+    ):
         body = table(COMPARISON, [labelled(entry, lookup) for entry in comparisons])
         body = f'<div class="wide">{body}</div>'
-        parts.append((f"{phase}-published", f"Beside the published figures, {phase}", body))
+        parts.append(
+            (f"{phase}-published", f"Beside the published figures, {phase}", body)
+        )
     return parts
 
 

@@ -36,7 +36,9 @@ def renewed(text: str, results: Path) -> str:
     def block(match: re.Match) -> str:
         if match[1] not in TABLES:
             raise UserError(f"<!-- made: {match[1]} -->: there is {', '.join(TABLES)}")
-        return "".join([match[1], match[2], *(f"{x}\n" for x in TABLES[match[1]](results))])
+        return "".join(
+            [match[1], match[2], *(f"{x}\n" for x in TABLES[match[1]](results))]
+        )
 
     return BLOCK.sub(block, text)
 
@@ -46,12 +48,20 @@ def quickstart(results: Path) -> list[str]:
     found = []
     for path in sorted(results.glob("quickstart/*.json")):
         summary = json.loads(path.read_text())
-        evaluated = [row for row in read_rows(path.with_suffix(".csv")) if "success" in row]
+        evaluated = [
+            row for row in read_rows(path.with_suffix(".csv")) if "success" in row
+        ]
         ends = [100 * evaluated[i]["success"] for i in (0, -1)]
         found.append([*ends, summary["path_kl"], summary["lambda"]])
     budget, columns = f"{summary['kl_budget']:g}", np.array(found).T
     rows = [
-        [str(seed), f"{bc:.0f} %", f"{ours:.0f} %", f"{kl:.3f} / {budget}", f"{lam:.2f}"]
+        [
+            str(seed),
+            f"{bc:.0f} %",
+            f"{ours:.0f} %",
+            f"{kl:.3f} / {budget}",
+            f"{lam:.2f}",
+        ]
         for seed, (bc, ours, kl, lam) in enumerate(found)
     ]
     digits = (1, 1, 3, 2)
@@ -93,7 +103,9 @@ def speed(path: Path) -> list[str]:
 
 def host_data(results: Path) -> list[str]:
     """How long updates wait for data on the host."""
-    measured = json.loads((results / "speed_cpu.json").read_text())["data"]["measurements"]
+    measured = json.loads((results / "speed_cpu.json").read_text())["data"][
+        "measurements"
+    ]
     rows = [
         [
             f"{data['rows']:,}",
@@ -103,7 +115,9 @@ def host_data(results: Path) -> list[str]:
         ]
         for data in measured
     ]
-    return markdown(["rows on the host", "threads", "updates/s at most", "waiting"], rows)
+    return markdown(
+        ["rows on the host", "threads", "updates/s at most", "waiting"], rows
+    )
 
 
 def oracle_speed(results: Path) -> list[str]:

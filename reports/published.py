@@ -41,10 +41,16 @@ class Schedule(NamedTuple):
 
     def __str__(self) -> str:
         first, last = int(self.steps[0]), int(self.steps[-1])
-        when = f"at {first:,}" if len(self.steps) == 1 else f"from {first:,} to {last:,}"
+        when = (
+            f"at {first:,}" if len(self.steps) == 1 else f"from {first:,} to {last:,}"
+        )
         if not self.offline_steps:
             return f"{when}, online alone"
-        return f"{when}, online after {self.offline_steps:,}" if self.online_steps else when
+        return (
+            f"{when}, online after {self.offline_steps:,}"
+            if self.online_steps
+            else when
+        )
 
 
 class Curves(NamedTuple):
@@ -57,7 +63,9 @@ class Curves(NamedTuple):
     schedule: Schedule
 
 
-def read_curves(path: Path, interval: int, axes: str = AXES[0]) -> tuple[list[Curves], Notes]:
+def read_curves(
+    path: Path, interval: int, axes: str = AXES[0]
+) -> tuple[list[Curves], Notes]:
     """The learning curves of each method on each task, and notes on how they were read.
 
     Args:
@@ -96,9 +104,12 @@ def read_entries(path: Path) -> dict[Key, Any]:
     if not keys or any(not isinstance(key, tuple) or len(key) != 2 for key in keys):
         form = "a dict of (name, method) -> array"
         raise UserError(f"{path}: not an exp_data file, which is {form}")
-    entries = {(str(name), str(method)): value for (name, method), value in data.items()}
+    entries = {
+        (str(name), str(method)): value for (name, method), value in data.items()
+    }
     of_aliases = {
-        (resolve_alias(name), method): value for (name, method), value in entries.items()
+        (resolve_alias(name), method): value
+        for (name, method), value in entries.items()
     }
     return {key: entries.get(key, value) for key, value in of_aliases.items()}
 
@@ -109,9 +120,13 @@ def groups_of(path: Path, names: Iterable[str]) -> dict[str, list[str]]:
     Raises UserError where there are none.
     """
     names = list(dict.fromkeys(names))
-    groups: dict[str, list[str]] = {"all": [name for name in names if "-singletask" in name]}
+    groups: dict[str, list[str]] = {
+        "all": [name for name in names if "-singletask" in name]
+    }
     if not groups["all"]:
-        raise UserError(f"{path}: no name in it is a single task; it has {join_first(names)}")
+        raise UserError(
+            f"{path}: no name in it is a single task; it has {join_first(names)}"
+        )
     for task in groups["all"]:
         groups.setdefault(task.partition("-singletask")[0], []).append(task)
     return groups
@@ -122,7 +137,9 @@ def success_rates(path: Path, values: dict[Key, Any], axes: str) -> Arrays:
     try:
         arrays = {key: np.asarray(value, np.float64) for key, value in values.items()}
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: an array in it is not made of numbers ({error})") from error
+        raise UserError(
+            f"{path}: an array in it is not made of numbers ({error})"
+        ) from error
     if any(array.ndim not in (1, 2) or not array.size for array in arrays.values()):
         shapes = "[seeds] or [evaluations, seeds] (--pickle_axes)"
         raise UserError(f"{path}: arrays must be {shapes}")
@@ -137,7 +154,9 @@ def highest_rate(path: Path, arrays: Arrays) -> float:
     numbers = np.concatenate([array[np.isfinite(array)] for array in arrays.values()])
     low, high = (numbers.min(), numbers.max()) if numbers.size else (np.nan, np.nan)
     if not 0 <= low <= high <= 100 + TOLERANCE:
-        raise UserError(f"{path}: not success rates, which are from 0 to 1 or in percent")
+        raise UserError(
+            f"{path}: not success rates, which are from 0 to 1 or in percent"
+        )
     return 100.0 if high > 1 + TOLERANCE else 1.0
 
 
@@ -146,10 +165,14 @@ def highest_rate(path: Path, arrays: Arrays) -> float:
 
 def read_tasks(arrays: Arrays, interval: int) -> list[Curves]:
     """The arrays of single tasks with the steps of their evaluations."""
-    longest = max(int(evaluation_steps(len(array), interval)[-1]) for array in arrays.values())
+    longest = max(
+        int(evaluation_steps(len(array), interval)[-1]) for array in arrays.values()
+    )
     found = []
     for (task, method), array in arrays.items():
-        found.append(Curves(task, method, array, schedule(len(array), interval, longest)))
+        found.append(
+            Curves(task, method, array, schedule(len(array), interval, longest))
+        )
     return found
 
 
@@ -160,7 +183,9 @@ def evaluation_steps(evaluations: int, interval: int) -> np.ndarray:
     """
     if evaluations == 1:
         return np.array([OFFLINE_STEPS])
-    from_zero = (evaluations - 1) * interval % ROUND == 0 and evaluations * interval % ROUND > 0
+    from_zero = (
+        evaluations - 1
+    ) * interval % ROUND == 0 and evaluations * interval % ROUND > 0
     return interval * (np.arange(evaluations) + (0 if from_zero else 1))
 
 
@@ -191,7 +216,9 @@ def describe(found: list[Curves], interval: int) -> str:
         methods.setdefault(text, {})[curves.method] = None
     runs = sum(curves.success.shape[1] for curves in found)
     last = max(int(curves.schedule.steps[-1]) for curves in found)
-    shapes = "; ".join(f"{join_first(names)}: {text}" for text, names in methods.items())
+    shapes = "; ".join(
+        f"{join_first(names)}: {text}" for text, names in methods.items()
+    )
     when = f"evaluated every {interval:,} steps, the last time at {last:,}"
     return f"{runs} runs, read as {when}; {shapes}"
 
@@ -220,7 +247,9 @@ def check_means(arrays: Arrays, groups: dict[str, list[str]], axes: str) -> list
     """A warning about entries of domains and "all" that are not the means of their tasks."""
     members = {}
     for name, method in arrays:
-        tasks = [(task, method) for task in groups.get(name, ()) if (task, method) in arrays]
+        tasks = [
+            (task, method) for task in groups.get(name, ()) if (task, method) in arrays
+        ]
         if tasks:
             members[name, method] = tasks
     means = {key: seed_mean(array) for key, array in arrays.items()}
@@ -229,7 +258,9 @@ def check_means(arrays: Arrays, groups: dict[str, list[str]], axes: str) -> list
         return []
     names = join_first(f"{name} {method}" for name, method in differing)
     count = f"{len(differing)} of {len(members)} entries of domains and all"
-    note = f"{count} are not the means of their tasks ({names}): they may be read wrongly"
+    note = (
+        f"{count} are not the means of their tasks ({names}): they may be read wrongly"
+    )
     means = {key: seed_mean(array.T) for key, array in arrays.items()}
     if not differing_means(means, members):
         note += f"; with --pickle_axes={AXES[1 - AXES.index(axes)]} all of them are"
@@ -251,7 +282,9 @@ def is_mean(mean: np.ndarray, parts: list[np.ndarray]) -> bool:
     """Whether an array is the mean of others, up to the rounding of what was written."""
     if any(part.shape != mean.shape for part in parts):
         return False
-    return np.allclose(np.mean(parts, axis=0), mean, rtol=0, atol=TOLERANCE, equal_nan=True)
+    return np.allclose(
+        np.mean(parts, axis=0), mean, rtol=0, atol=TOLERANCE, equal_nan=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)

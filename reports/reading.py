@@ -25,7 +25,14 @@ from configs.run_folder import (
 )
 from envs.tasks import resolve_alias
 from reports.published import AXES, Curves, read_curves
-from reports.results import CURVES, NOT_A_METHOD, RUNS, Result, name_methods, without_doubles
+from reports.results import (
+    CURVES,
+    NOT_A_METHOD,
+    RUNS,
+    Result,
+    name_methods,
+    without_doubles,
+)
 from utils.errors import DamagedFile, UserError, join_first, printable
 from utils.files import expanded, read_json
 from utils.logging import read_lines
@@ -46,14 +53,18 @@ def run_folders(
             raise UserError(f"{printable(folder)}: there is no such folder")
     found: list[Path] = []
     seen: set[str] = set()
-    for folder in left:  # which grows: links come last, so that runs go by their own path
+    for (
+        folder
+    ) in left:  # which grows: links come last, so that runs go by their own path
         runs, links = search(folder, seen, notes)
         found += runs
         left += links
     return found
 
 
-def search(folder: Path, seen: set[str], notes: list[str]) -> tuple[list[Path], list[Path]]:
+def search(
+    folder: Path, seen: set[str], notes: list[str]
+) -> tuple[list[Path], list[Path]]:
     """The folders of runs and studies at or below one, and the links to other folders.
 
     Args:
@@ -64,7 +75,9 @@ def search(folder: Path, seen: set[str], notes: list[str]) -> tuple[list[Path], 
     """
 
     def unreadable(error: OSError) -> None:
-        notes.append(f"left out: {printable(error.filename)} cannot be read ({error.strerror})")
+        notes.append(
+            f"left out: {printable(error.filename)} cannot be read ({error.strerror})"
+        )
 
     runs, links = [], []
     for place, below, files in os.walk(folder, onerror=unreadable):
@@ -98,7 +111,9 @@ def read_run(folder: Path) -> Result | None:
     check_config(folder / "config.json", config)
     read_done(folder)
     training = read_columns(folder / "train.csv")
-    return result_of(folder, config, read_evaluations(folder), training, read_concerns(folder))
+    return result_of(
+        folder, config, read_evaluations(folder), training, read_concerns(folder)
+    )
 
 
 def result_of(
@@ -145,7 +160,8 @@ def read_study(folder: Path) -> list[Result]:
     if unknown := lines_of.keys() - stored.keys():
         raise DamagedFile(curves, f"{abridged(min(unknown))} is no run of {RUNS}")
     return [
-        kept_result(folder, name, run, header, lines_of[name]) for name, run in stored.items()
+        kept_result(folder, name, run, header, lines_of[name])
+        for name, run in stored.items()
     ]
 
 
@@ -188,7 +204,9 @@ def overrides_of(config: dict[str, Any]) -> dict[str, Any]:
     """What the command line set besides steps, intervals and places, by name; the preset; and
     what tells an agent file outside the checkout from others of its name.
     """
-    values = config["flags"] | {f"agent.{key}": value for key, value in config["agent"].items()}
+    values = config["flags"] | {
+        f"agent.{key}": value for key, value in config["agent"].items()
+    }
     sources = config["sources"]
     given = {name for name, source in sources.items() if source == "command line"}
     overrides = {
@@ -196,7 +214,9 @@ def overrides_of(config: dict[str, Any]) -> dict[str, Any]:
         for name in sorted(given - NOT_A_METHOD)
         if name in values
     }
-    presets = sorted(source for source in sources.values() if source.startswith("preset "))
+    presets = sorted(
+        source for source in sources.values() if source.startswith("preset ")
+    )
     if presets:
         overrides["preset"] = presets[0].removeprefix("preset ")
     return overrides | source_of(config)
@@ -259,7 +279,9 @@ def read_all(
     results, notes = read_runs([place for place in places if place not in pickles])
     for path in map(Path, pickles):
         found, read_as = read_curves(path, pickle_interval, pickle_axes)
-        results += [result for curves in found for result in curves_results(path, curves)]
+        results += [
+            result for curves in found for result in curves_results(path, curves)
+        ]
         notes += read_as
     if not results:
         raise no_result(places, notes)
@@ -290,7 +312,9 @@ def read_runs(folders: Iterable[str]) -> tuple[list[Result], list[str]]:
                 (results if result.last_step >= 0 else without).append(result)
     if without:
         names = join_first(result.name for result in without)
-        notes.append(f"{len(without)} runs have no evaluation yet and are left out: {names}")
+        notes.append(
+            f"{len(without)} runs have no evaluation yet and are left out: {names}"
+        )
     return results, notes
 
 

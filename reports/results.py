@@ -69,7 +69,10 @@ class Result:
 
     def ends(self) -> dict[str, int]:
         """The last step of each of its phases."""
-        ends = {"offline": self.offline_steps, "online": self.offline_steps + self.online_steps}
+        ends = {
+            "offline": self.offline_steps,
+            "online": self.offline_steps + self.online_steps,
+        }
         return {
             phase: end
             for phase, end in ends.items()
@@ -125,10 +128,18 @@ class Result:
             for name, value in found.items()
             if name not in {*LOGGING, *PLACE, *ORIGINS}
         }
-        found["pretrained_actor_path"] = self.origins.get("pretrained_actor_path", "none")
+        found["pretrained_actor_path"] = self.origins.get(
+            "pretrained_actor_path", "none"
+        )
         found["offline_steps"] = min(self.offline_steps, step)
-        found["online_steps"] = min(self.online_steps, max(0, step - self.offline_steps))
-        return found if self.transitions is None else found | {"transitions": self.transitions}
+        found["online_steps"] = min(
+            self.online_steps, max(0, step - self.offline_steps)
+        )
+        return (
+            found
+            if self.transitions is None
+            else found | {"transitions": self.transitions}
+        )
 
     @property
     def discount(self) -> float | None:
@@ -138,7 +149,10 @@ class Result:
     @property
     def given(self) -> str:
         """The overrides as text."""
-        shown = {printable(name): shown_value(value) for name, value in self.overrides.items()}
+        shown = {
+            printable(name): shown_value(value)
+            for name, value in self.overrides.items()
+        }
         return ", ".join(f"{name}={value}" for name, value in shown.items())
 
     @property
@@ -165,7 +179,8 @@ class Result:
         """
         kept = self.training["step"] <= step
         columns = {
-            name.removeprefix("dual/"): values[kept] for name, values in self.training.items()
+            name.removeprefix("dual/"): values[kept]
+            for name, values in self.training.items()
         }
         if np.isnan(columns["path_kl"]).all():
             return {}
@@ -202,7 +217,9 @@ def name_methods(results: list[Result]) -> list[Result]:
     by_agent: dict[str, list[dict[str, Any]]] = {}
     for result, own in zip(results, settings, strict=True):
         by_agent.setdefault(result.agent, []).append(own)
-    differing = {agent: differing_keys(variants) for agent, variants in by_agent.items()}
+    differing = {
+        agent: differing_keys(variants) for agent, variants in by_agent.items()
+    }
     return [
         dataclasses.replace(result, method=method_name(result.agent, own, differing))
         for result, own in zip(results, settings, strict=True)
@@ -221,7 +238,9 @@ def distinct_settings(results: list[Result]) -> list[dict[str, Any]]:
     tell_apart(results, settings, lambda result: {PLACE_OF_RUN: place_of(result).name})
     tell_apart(results, settings, lambda result: {PLACE_OF_RUN: str(place_of(result))})
     tell_apart(results, settings, lambda result: result.origins)
-    tell_apart(results, settings, lambda r: {"hash": real_folder(r).name.rpartition("_")[2]})
+    tell_apart(
+        results, settings, lambda r: {"hash": real_folder(r).name.rpartition("_")[2]}
+    )
     return settings
 
 
@@ -252,12 +271,18 @@ def tell_apart(
 def differing_keys(settings: list[dict[str, Any]]) -> set[str]:
     """The names of the settings that are not the same in all."""
     names = {name for own in settings for name in own}
-    return {name for name in names if len({_text(own.get(name)) for own in settings}) > 1}
+    return {
+        name for name in names if len({_text(own.get(name)) for own in settings}) > 1
+    }
 
 
-def method_name(agent: str, settings: dict[str, Any], differing: dict[str, set[str]]) -> str:
+def method_name(
+    agent: str, settings: dict[str, Any], differing: dict[str, set[str]]
+) -> str:
     """What a report calls a method; `differing` names the settings that it shows, by agent."""
-    shown = {name: value for name, value in settings.items() if name in differing[agent]}
+    shown = {
+        name: value for name, value in settings.items() if name in differing[agent]
+    }
     words = [
         f"in {shown_value(value)}"
         if name == PLACE_OF_RUN
@@ -275,7 +300,9 @@ def real_folder(result: Result) -> Path:
 def place_of(result: Result) -> Path:
     """The folder of a run's group, or a pickle."""
     return (
-        Path(os.path.abspath(result.folder)).parent.parent if result.config else result.folder
+        Path(os.path.abspath(result.folder)).parent.parent
+        if result.config
+        else result.folder
     )
 
 
@@ -284,7 +311,9 @@ def _text(value: Any) -> str:
 
 
 def shown_value(value: Any) -> str:
-    return printable(_text(value).replace(" ", "") if isinstance(value, list) else value)
+    return printable(
+        _text(value).replace(" ", "") if isinstance(value, list) else value
+    )
 
 
 def without_doubles(results: list[Result], notes: list[str]) -> list[Result]:

@@ -55,7 +55,11 @@ def prediction_half(rates: np.ndarray, episodes: float) -> float:
         return math.nan
     rate = (rates.sum() * episodes + 2) / (count * episodes + 4)
     deviation = max(float(rates.std(ddof=1)), math.sqrt(rate * (1 - rate) / episodes))
-    return float(stdtrit(count - 1, (1 + LEVEL) / 2)) * deviation * math.sqrt(1 + 1 / count)
+    return (
+        float(stdtrit(count - 1, (1 + LEVEL) / 2))
+        * deviation
+        * math.sqrt(1 + 1 / count)
+    )
 
 
 def iqm(scores: np.ndarray) -> np.ndarray:
@@ -91,7 +95,9 @@ def bootstrap(
     if seeds < 2:
         return Interval(value, np.nan, np.nan)
     rng = np.random.default_rng(seed)
-    most = max(1, CHUNK // (len(scores[0]) * math.prod(array.shape[-1] for array in scores)))
+    most = max(
+        1, CHUNK // (len(scores[0]) * math.prod(array.shape[-1] for array in scores))
+    )
     estimates = []
     for first in range(0, replicates, most):
         count = min(most, replicates - first)
@@ -137,17 +143,23 @@ def improvements(
     scored: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
     drawn: dict[tuple[str, str], list[np.ndarray]] = {}
     for task, by_method in scores.items():
-        rates = tuple((method, tuple(rates.tolist())) for method, rates in by_method.items())
+        rates = tuple(
+            (method, tuple(rates.tolist())) for method, rates in by_method.items()
+        )
         pairs = itertools.combinations(by_method, 2)
         for pair, wins in zip(pairs, _wins(task, rates, replicates), strict=True):
             scored.setdefault(pair, []).append((by_method[pair[0]], by_method[pair[1]]))
             drawn.setdefault(pair, []).append(wins)
     if not scored:
         return {}
-    both = [[np.stack(one) for one in zip(*tasks, strict=True)] for tasks in scored.values()]
+    both = [
+        [np.stack(one) for one in zip(*tasks, strict=True)] for tasks in scored.values()
+    ]
     values = np.array([probability_of_improvement(x, y) for x, y in both])
     seeds = np.array([min(x.shape[1], y.shape[1]) for x, y in both])
-    estimates = np.stack([np.mean(wins, axis=0, dtype=np.float64) for wins in drawn.values()])
+    estimates = np.stack(
+        [np.mean(wins, axis=0, dtype=np.float64) for wins in drawn.values()]
+    )
     ends = _ends(values, estimates, np.maximum(seeds, 2), (0.0, 1.0))
     low, high = np.where(seeds > 1, ends, np.nan).tolist()
     intervals = map(Interval, values.tolist(), low, high)
@@ -158,10 +170,15 @@ def improvements(
 _Scores = tuple[tuple[str, tuple[float, ...]], ...]
 
 
-@functools.lru_cache(maxsize=64)  # a task is asked for alone, in its domain and in all tasks
+@functools.lru_cache(
+    maxsize=64
+)  # a task is asked for alone, in its domain and in all tasks
 def _wins(task: str, scores: _Scores, replicates: int) -> np.ndarray:
     """P(X > Y) + P(X = Y) / 2 of each pair of methods on one task, in each replicate [P, B]."""
-    drawn = [_draw(f"{task} {method}", np.array(rates), replicates) for method, rates in scores]
+    drawn = [
+        _draw(f"{task} {method}", np.array(rates), replicates)
+        for method, rates in scores
+    ]
     wins = [_win_rate(x, y) for x, y in itertools.combinations(drawn, 2)]
     return np.reshape(wins, (-1, replicates))
 
@@ -180,9 +197,13 @@ class _Drawn(NamedTuple):
 def _draw(name: str, scores: np.ndarray, replicates: int) -> _Drawn:
     """Draw by the name alone: an interval does not depend on what else is compared."""
     seeds = len(scores)
-    index = np.random.default_rng(list(name.encode())).integers(seeds, size=(seeds, replicates))
+    index = np.random.default_rng(list(name.encode())).integers(
+        seeds, size=(seeds, replicates)
+    )
     flat = index * replicates + np.arange(replicates)
-    counts = np.bincount(flat.ravel(), minlength=seeds * replicates).reshape(seeds, replicates)
+    counts = np.bincount(flat.ravel(), minlength=seeds * replicates).reshape(
+        seeds, replicates
+    )
     below = np.concatenate([np.zeros((1, replicates)), counts.cumsum(axis=0)])
     return _Drawn(np.sort(scores), counts.astype(np.float32), below.astype(np.float32))
 

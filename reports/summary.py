@@ -193,7 +193,9 @@ def report(
     tables, rows, compared = [], [], []
     for phase, now in by_phase(points, lambda point: point.phase):
         tables += tables_of(phase, now)
-    for _, group in itertools.groupby(tables, key=lambda table: (table.phase, table.name)):
+    for _, group in itertools.groupby(
+        tables, key=lambda table: (table.phase, table.name)
+    ):
         inside = list(group)
         rows += [row for table in inside if (row := row_of(table, draw, notes))]
         compared += compare(inside, ranked, replicates)
@@ -234,7 +236,11 @@ def choose_points(results: list[Result], at: str, notes: list[str]) -> list[Poin
             " runs share (--step=last)"
         )
         at = "last"
-    return last_points(ordered, notes) if at == "last" else points_at(ordered, int(at), notes)
+    return (
+        last_points(ordered, notes)
+        if at == "last"
+        else points_at(ordered, int(at), notes)
+    )
 
 
 def points_at(results: list[Result], step: int, notes: list[str]) -> list[Point]:
@@ -246,7 +252,9 @@ def points_at(results: list[Result], step: int, notes: list[str]) -> list[Point]
         nowhere = f"--step={step}: no run has an evaluation there"
         raise UserError(f"{nowhere}; the last ones are at step {last:,}")
     if absent:
-        absence = f"{len(absent)} of {len(found)} runs have no evaluation at step {step:,}"
+        absence = (
+            f"{len(absent)} of {len(found)} runs have no evaluation at step {step:,}"
+        )
         notes.append(f"{absence} and are left out: {join_first(absent)}")
     return [
         Point(result, result.phase(step), step, success)
@@ -271,7 +279,9 @@ def final_points(results: list[Result], notes: list[str]) -> list[Point]:
                 )
     if unfinished:
         absence = f"{len(unfinished)} runs have not reached the end of a phase"
-        notes.append(f"{absence} and are left out there: {join_first(unfinished.values())}")
+        notes.append(
+            f"{absence} and are left out there: {join_first(unfinished.values())}"
+        )
     return points
 
 
@@ -281,8 +291,12 @@ def last_points(results: list[Result], notes: list[str]) -> list[Point]:
     """
     points = []
     members: dict[tuple[str, bool], list[Result]] = {}
-    for result in results:  # steps of a run without an offline phase are no steps of the others
-        members.setdefault((result.env_name, result.offline_steps > 0), []).append(result)
+    for (
+        result
+    ) in results:  # steps of a run without an offline phase are no steps of the others
+        members.setdefault((result.env_name, result.offline_steps > 0), []).append(
+            result
+        )
     for (env_name, _), runs in members.items():
         step = last_shared_step(env_name, runs, notes)
         if step is not None:
@@ -300,7 +314,9 @@ def last_shared_step(env_name: str, runs: list[Result], notes: list[str]) -> int
     steps = [set(run.evaluations["step"].astype(int).tolist()) for run in runs]
     shared = set.intersection(*steps)
     if not shared:
-        notes.append(f"{env_name}: its runs have no evaluated step in common and are left out")
+        notes.append(
+            f"{env_name}: its runs have no evaluated step in common and are left out"
+        )
         return None
     step, furthest = max(shared), max(runs, key=lambda r: r.last_step)
     if furthest.last_step > step:
@@ -319,7 +335,9 @@ def groups(
     domains: dict[str, dict[str, list[Item]]] = {}
     for item in items:
         result = result_of(item)
-        domains.setdefault(result.domain, {}).setdefault(result.env_name, []).append(item)
+        domains.setdefault(result.domain, {}).setdefault(result.env_name, []).append(
+            item
+        )
     found = [("overall", OVERALL, items)] if len(domains) > 1 else []
     order = {domain: i for i, domain in enumerate(DOMAINS)}
     for domain, tasks in sorted(
@@ -327,7 +345,11 @@ def groups(
     ):
         if len(tasks) > 1:
             found.append(
-                ("domain", domain, [item for inside in tasks.values() for item in inside])
+                (
+                    "domain",
+                    domain,
+                    [item for inside in tasks.values() for item in inside],
+                )
             )
         found += [("task", task, inside) for task, inside in sorted(tasks.items())]
     return found
@@ -339,15 +361,21 @@ def groups(
 class Table:
     """Scores of a method in percent [T, N]: T tasks, the N seeds that all of them have."""
 
-    def __init__(self, phase: str, scope: str, name: str, method: str, points: list[Point]):
+    def __init__(
+        self, phase: str, scope: str, name: str, method: str, points: list[Point]
+    ):
         self.phase, self.scope, self.name, self.method = phase, scope, name, method
         by_task: dict[str, dict[int, Point]] = {}
         for point in points:
             by_task.setdefault(point.result.env_name, {})[point.result.seed] = point
         self.tasks = list(by_task)
-        self.seeds = sorted(set.intersection(*map(set, by_task.values()))) if by_task else []
+        self.seeds = (
+            sorted(set.intersection(*map(set, by_task.values()))) if by_task else []
+        )
         self.left_out = len(points) - len(self.tasks) * len(self.seeds)
-        self.inside = [by_task[task][seed] for task in self.tasks for seed in self.seeds]
+        self.inside = [
+            by_task[task][seed] for task in self.tasks for seed in self.seeds
+        ]
         rates = np.array([point.success for point in self.inside]).reshape(
             len(self.tasks), len(self.seeds)
         )
@@ -401,7 +429,9 @@ def mean_trust_region(points: list[Point]) -> dict[str, float]:
     """The fields of TrustRegion, means over the runs that have one; NaN where none has."""
     names = [field.name for field in dataclasses.fields(TrustRegion)]
     regions = [point.trust_region for point in points if point.trust_region]
-    values = [dataclasses.astuple(region) for region in regions] or [(np.nan,) * len(names)]
+    values = [dataclasses.astuple(region) for region in regions] or [
+        (np.nan,) * len(names)
+    ]
     return dict(zip(names, np.mean(values, axis=0), strict=True))
 
 
@@ -410,7 +440,9 @@ def note_reduced(tables: list[Table], notes: list[str]) -> None:
     reduced: dict[str, dict[str, None]] = {}  # names in order, once each
     for table in tables:
         if table.seeds and table.left_out:
-            reduced.setdefault(table.method, {})[f"{table.name} {len(table.seeds)}"] = None
+            reduced.setdefault(table.method, {})[f"{table.name} {len(table.seeds)}"] = (
+                None
+            )
     for method, names in reduced.items():
         counted = "rows over several tasks count the seeds that each of the tasks has"
         notes.append(f"{method}: {counted}: {join_first(names)}")
@@ -460,7 +492,9 @@ def returns_of(points: list[Point], notes: list[str]) -> list[Return]:
         values = np.array([point.result.mean_return(point.step) for point in inside])
         mean, half = mean_and_half(values)
         step = step_range([point.step for point in inside])
-        found.append(Return(phase, name, method, step, len(inside), float(mean), float(half)))
+        found.append(
+            Return(phase, name, method, step, len(inside), float(mean), float(half))
+        )
     if names := list(dict.fromkeys(point.result.name for point in without)):
         notes.append(
             f"{len(names)} runs report no success: their returns have a table of their own, "
@@ -491,7 +525,9 @@ def compare(
         replicates: of the bootstrap.
     """
     scores: dict[str, dict[str, np.ndarray]] = {}
-    tables = sorted((t for t in tables if t.seeds), key=lambda t: ranked.index(t.method))
+    tables = sorted(
+        (t for t in tables if t.seeds), key=lambda t: ranked.index(t.method)
+    )
     for table in tables:
         for task, rates in zip(table.tasks, table.scores, strict=True):
             scores.setdefault(task, {})[table.method] = rates
@@ -501,7 +537,9 @@ def compare(
         tasks, interval = found.get((one.method, other.method), (0, None))
         if interval:
             percent = Interval(*(100 * value for value in interval))
-            entry = Improvement(one.phase, one.name, one.method, other.method, tasks, percent)
+            entry = Improvement(
+                one.phase, one.name, one.method, other.method, tasks, percent
+            )
             compared.append(entry)
     return compared
 
@@ -521,7 +559,8 @@ def compare_published(rows: list[Row], published: list[Published]) -> list[Compa
         figures = by_key.get((row.results[0].published_name, name, row.phase), [])
         same = [figure for figure in figures if f"{figure.step:,}" == row.step]
         found += [
-            Comparison(row, figure, differences(row, figure)) for figure in same or figures
+            Comparison(row, figure, differences(row, figure))
+            for figure in same or figures
         ]
     return found
 
@@ -529,7 +568,9 @@ def compare_published(rows: list[Row], published: list[Published]) -> list[Compa
 def note_other_data(comparisons: list[Comparison], notes: list[str]) -> None:
     """Name the published figures that are from another amount of data than ours."""
     others = [
-        entry for entry in comparisons if any(d.startswith("DATA") for d in entry.differences)
+        entry
+        for entry in comparisons
+        if any(d.startswith("DATA") for d in entry.differences)
     ]
     if others:
         names = join_first(f"{entry.row.method} {entry.row.name}" for entry in others)
@@ -555,7 +596,9 @@ def differences(row: Row, figure: Published) -> list[str]:
     ):
         if mine != theirs and mine is not None and theirs is not None:
             found.append(f"{what} {mine}, published {theirs}")
-    if given := row.results[0].given:  # that of all its runs, or they would be another method's
+    if given := row.results[
+        0
+    ].given:  # that of all its runs, or they would be another method's
         found.append(f"settings {given}")
     return found
 
@@ -588,20 +631,23 @@ def repeat(result: Result, of: list[Result]) -> tuple[str, bool]:
     if np.isnan(own):
         return f"{name}: it reports no success to compare", False
     others = other_seeds(result, of)
-    same = [
-        r for r in others if not differing_settings([result.settings(step), r.settings(step)])
-    ]
-    rates = np.array([rate for r in same if (rate := r.success(step)) is not None])
+    same = same_settings(result, others, step)
+    rates = np.array([r.success(step) for r in same])
     if len(rates) < 2:
         few = f"fewer than two other seeds of the same settings are evaluated at step {step:,}"
-        differing = ", ".join(differing_settings([r.settings(step) for r in (result, *others)]))
-        return f"{name}: {few}{differing and f'; there are others with {differing}'}", False
+        differing = ", ".join(
+            differing_settings([r.settings(step) for r in (result, *others)])
+        )
+        return (
+            f"{name}: {few}{differing and f'; there are others with {differing}'}",
+            False,
+        )
     half = prediction_half(rates, float(result.evaluations["episodes"][-1]))
     inside = bool(abs(own - rates.mean()) <= half)
     word = "inside" if inside else "OUTSIDE"
     interval = f"95 % prediction interval of {len(rates)} seeds"
     where = f"{word} {100 * rates.mean():.1f} ± {100 * half:.1f} ({interval})"
-    data = "; the data were not the same" if differing_data([result, *same]) else ""
+    data = "; the data were not the same" if differing_data(result, same) else ""
     return f"{name}, step {step:,}: {100 * own:.1f} % is {where}{data}", inside
 
 
@@ -612,9 +658,19 @@ def other_seeds(result: Result, of: list[Result]) -> list[Result]:
     return [r for r in same if r.seed != result.seed]
 
 
-def differing_data(results: list[Result]) -> bool:
+def same_settings(result: Result, others: list[Result], step: int) -> list[Result]:
+    """The runs whose settings until a step are those of `result`, if evaluated there."""
+    found = []
+    for other in others:
+        differing = differing_settings([result.settings(step), other.settings(step)])
+        if not differing and other.success(step) is not None:
+            found.append(other)
+    return found
+
+
+def differing_data(result: Result, others: list[Result]) -> bool:
     """Whether runs were trained on different data, as far as they record it."""
-    return len({fingerprint(result) for result in results} - {()}) > 1
+    return len({fingerprint(r) for r in (result, *others)} - {()}) > 1
 
 
 # ------------------------------------------------------------------------------------- notes
@@ -628,7 +684,9 @@ def check_groups(points: list[Point], notes: list[str]) -> None:
     for phase, now in by_phase(points, lambda point: point.phase):
         steps = sorted({point.phase_step for point in now})
         if len(steps) > 1:
-            reached = f"runs stand at different steps of it, {steps[0]:,} to {steps[-1]:,}"
+            reached = (
+                f"runs stand at different steps of it, {steps[0]:,} to {steps[-1]:,}"
+            )
             notes.append(f"{phase}: {reached}; --step=N compares at one")
 
 
@@ -640,7 +698,9 @@ def check_tasks(phase: str, points: list[Point], notes: list[str]) -> None:
     if len(set(map(frozenset, tasks.values()))) > 1:
         counts = ", ".join(f"{method} {len(tasks[method])}" for method in sorted(tasks))
         different = f"methods were run on different tasks ({counts})"
-        notes.append(f"{phase}: {different}: their rows over several tasks are not comparable")
+        notes.append(
+            f"{phase}: {different}: their rows over several tasks are not comparable"
+        )
 
 
 def check_seeds(points: list[Point], notes: list[str]) -> None:
@@ -657,7 +717,9 @@ def check_seeds(points: list[Point], notes: list[str]) -> None:
         )
     few = [count for count in seeds.values() if 1 < count < FEW_SEEDS]
     if few:
-        narrow = "bootstrap intervals over few tasks are too narrow (one task: about 80 %)"
+        narrow = (
+            "bootstrap intervals over few tasks are too narrow (one task: about 80 %)"
+        )
         notes.append(f"{min(few)} seeds: {narrow}; use Student's ± there")
 
 
@@ -668,11 +730,17 @@ def check_runs(points: list[Point], notes: list[str]) -> None:
     for point in points:
         result = point.result
         data.setdefault(result.env_name, set()).add(fingerprint(result))
-        seeds.setdefault((point.phase, result.env_name, result.method), []).append(point)
-    mixed = [task for task, fingerprints in data.items() if len(fingerprints - {()}) > 1]
+        seeds.setdefault((point.phase, result.env_name, result.method), []).append(
+            point
+        )
+    mixed = [
+        task for task, fingerprints in data.items() if len(fingerprints - {()}) > 1
+    ]
     if mixed:
         tasks = join_first(mixed)
-        notes.append(f"the runs of a task were not all trained on the same data: {tasks}")
+        notes.append(
+            f"the runs of a task were not all trained on the same data: {tasks}"
+        )
     differing: dict[str, dict[str, None]] = {}  # names in order, once each
     for (_, task, method), inside in seeds.items():
         for difference in differing_settings(
@@ -680,7 +748,9 @@ def check_runs(points: list[Point], notes: list[str]) -> None:
         ):
             differing.setdefault(difference, {})[f"{method} {task}"] = None
     for what, names in differing.items():
-        notes.append(f"seeds of one method were trained with {what}: {join_first(names)}")
+        notes.append(
+            f"seeds of one method were trained with {what}: {join_first(names)}"
+        )
     check_concerns(points, notes)
 
 
@@ -710,7 +780,10 @@ def curve(results: list[Result]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     At each step over the seeds that were evaluated there on all of the tasks.
     """
-    tasks, seeds = sorted({r.env_name for r in results}), sorted({r.seed for r in results})
+    tasks, seeds = (
+        sorted({r.env_name for r in results}),
+        sorted({r.seed for r in results}),
+    )
     steps = np.unique(np.concatenate([r.evaluations["step"] for r in results]))
     scores = np.full((len(tasks), len(steps), len(seeds)), np.nan)
     for r in results:

@@ -51,7 +51,10 @@ CELLS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "tasks": ("tasks", lambda row: "" if row.scope == "task" else str(row.tasks)),
     "seeds": ("seeds", lambda row: str(row.seeds)),
     "success": ("success (%)", lambda row: plus_minus(row.mean, row.half)),
-    "start": ("at step 0", lambda row: "" if np.isnan(row.start) else f"{row.start:.1f}"),
+    "start": (
+        "at step 0",
+        lambda row: "" if np.isnan(row.start) else f"{row.start:.1f}",
+    ),
     "iqm": ("IQM [95 %]", lambda row: bracket(row.iqm)),
     "path_kl": ("path KL / budget", spent),
     "within": (
@@ -142,12 +145,18 @@ def main_rows(found: Report) -> list[Row]:
     """The rows over several tasks, and those of tasks that are not in one for each method."""
     inside = set()
     for row in found.rows:
-        inside |= {(row.phase, row.method, task) for task in row.names if row.scope == "domain"}
+        inside |= {
+            (row.phase, row.method, task) for task in row.names if row.scope == "domain"
+        }
     alone = set()
     for row in found.rows:
         if row.scope == "task" and (row.phase, row.method, row.name) not in inside:
             alone.add((row.phase, row.name))
-    return [row for row in found.rows if row.scope != "task" or (row.phase, row.name) in alone]
+    return [
+        row
+        for row in found.rows
+        if row.scope != "task" or (row.phase, row.name) in alone
+    ]
 
 
 def main_names(found: Report) -> set[tuple[str, str]]:
@@ -157,7 +166,9 @@ def main_names(found: Report) -> set[tuple[str, str]]:
 
 def keys_of(methods: list[str]) -> dict[str, str]:
     """A short key for each method: A to Z, then AA, AB and so on."""
-    letters = (itertools.product(string.ascii_uppercase, repeat=n) for n in itertools.count(1))
+    letters = (
+        itertools.product(string.ascii_uppercase, repeat=n) for n in itertools.count(1)
+    )
     keys = map("".join, itertools.chain.from_iterable(letters))
     return dict(zip(methods, keys, strict=False))
 
@@ -222,7 +233,9 @@ class Lookup:
             return {}
         against = [pairs.get((best.method, row.method)) for row in block.rows]
         cells = ["best" if row is best else "" for row in block.rows]
-        cells = [bracket(p, 0) if p else cell for p, cell in zip(against, cells, strict=True)]
+        cells = [
+            bracket(p, 0) if p else cell for p, cell in zip(against, cells, strict=True)
+        ]
         return {f"P({self.keys[best.method]} > it) %": cells}
 
     def returned(self, entry: Return) -> list[str]:
@@ -242,7 +255,9 @@ EXPLAINED = (
     "success: mean ± Student's 95 % interval over seeds. IQM, and P(X > it), how probably a "
     "run of X does better: with 95 % bootstrap intervals (Agarwal et al. 2021)."
 )
-STARRED = "* the 95 % interval leaves out 50 %; the intervals are in the CSV and the page"
+STARRED = (
+    "* the 95 % interval leaves out 50 %; the intervals are in the CSV and the page"
+)
 
 
 class Shown(NamedTuple):
@@ -307,7 +322,9 @@ def matrix_of(phase: str, name: str, methods: list[str], pairs: Pairs) -> Matrix
     """The matrix of the methods that are compared there."""
     compared = {method for pair in pairs for method in pair}
     methods = [method for method in methods if method in compared]
-    return Matrix(phase, name, methods, [[pairs.get((x, y)) for y in methods] for x in methods])
+    return Matrix(
+        phase, name, methods, [[pairs.get((x, y)) for y in methods] for x in methods]
+    )
 
 
 def certain(interval: Interval) -> bool:
@@ -328,7 +345,9 @@ def aligned(header: list[str], lines: list[list[str]], least: int = 0) -> str:
     """
     table = [header, *lines]
     widths = [max(len(line[i]) for line in table) for i in range(len(header))]
-    widths = [min(width, WIDTH - NAME - GAP if i else NAME) for i, width in enumerate(widths)]
+    widths = [
+        min(width, WIDTH - NAME - GAP if i else NAME) for i, width in enumerate(widths)
+    ]
     if least:
         rest = WIDTH - sum(width + GAP for width in widths[:-1])
         widths[-1] = min(widths[-1], max(rest, least))
@@ -352,7 +371,9 @@ def _aligned(table: list[list[str]], widths: list[int], columns: list[int]) -> s
     for line in [table[0], rule, *table[1:]]:
         cells = [_split(line[i], widths[i]) for i in columns]
         for part in itertools.zip_longest(*cells, fillvalue=""):
-            padded = (cell.ljust(widths[i]) for i, cell in zip(columns, part, strict=True))
+            padded = (
+                cell.ljust(widths[i]) for i, cell in zip(columns, part, strict=True)
+            )
             text.append((" " * GAP).join(padded).rstrip())
     return "\n".join(text)
 
@@ -363,7 +384,9 @@ def _split(cell: str, width: int) -> list[str]:
 
 def wrapped(text: str, indent: int = 2) -> str:
     """A line for a terminal, on as many lines as it needs; names are not broken at hyphens."""
-    return textwrap.fill(text, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False)
+    return textwrap.fill(
+        text, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False
+    )
 
 
 def as_text(found: Report, details: bool = False) -> str:
@@ -382,7 +405,9 @@ def as_text(found: Report, details: bool = False) -> str:
 
 def key_lines(lookup: Lookup) -> list[str]:
     """The keys of the methods, unless the labels beside the rows say all."""
-    if all(lookup.label(method) == f"{key} {method}" for method, key in lookup.keys.items()):
+    if all(
+        lookup.label(method) == f"{key} {method}" for method, key in lookup.keys.items()
+    ):
         return []
     lines = [wrapped(f"{key}  {method}") for method, key in lookup.keys.items()]
     return ["\n".join(lines)]
@@ -392,7 +417,9 @@ def block_text(block: Block, lookup: Lookup) -> str:
     """One table with its title."""
     facts, header, lines = shown(block, lookup)
     labels = [lookup.label(row.method) for row in block.rows]
-    table = aligned(["method", *header], [[a, *b] for a, b in zip(labels, lines, strict=True)])
+    table = aligned(
+        ["method", *header], [[a, *b] for a, b in zip(labels, lines, strict=True)]
+    )
     return f"{title(block.phase, block.name, ', '.join(facts))}\n{table}"
 
 
@@ -400,8 +427,12 @@ def return_tables(found: Report, lookup: Lookup) -> list[str]:
     """The returns of the runs without success, a table for each phase."""
     parts = []
     for phase, returns in by_phase(found.returns, lambda entry: entry.phase):
-        heading = f"{phase}: return of runs that report no success, mean ± 95 % interval"
-        parts.append(f"{heading}\n{aligned(RETURN, list(map(lookup.returned, returns)))}")
+        heading = (
+            f"{phase}: return of runs that report no success, mean ± 95 % interval"
+        )
+        parts.append(
+            f"{heading}\n{aligned(RETURN, list(map(lookup.returned, returns)))}"
+        )
     return parts
 
 
@@ -416,8 +447,13 @@ def matrix_text(matrix: Matrix, lookup: Lookup) -> str:
         [lookup.label(method), *(_chance(cell) for cell in cells)]
         for method, cells in zip(matrix.methods, matrix.cells, strict=True)
     ]
-    header = ["P(row > column) %", *(lookup.keys[method].rjust(3) for method in matrix.methods)]
-    return f"{title(matrix.phase, matrix.name, 'improvement')}\n{aligned(header, lines)}"
+    header = [
+        "P(row > column) %",
+        *(lookup.keys[method].rjust(3) for method in matrix.methods),
+    ]
+    return (
+        f"{title(matrix.phase, matrix.name, 'improvement')}\n{aligned(header, lines)}"
+    )
 
 
 def _chance(cell: Interval | None) -> str:
@@ -444,7 +480,11 @@ def across(rows: list[Row], lookup: Lookup) -> str:
     columns = {"task": [short(name) for name in names]}
     for quantity, word in (("success", ""), ("path_kl", "KL "), ("lam", "λ ")):
         for method, key in lookup.keys.items():
-            found = {row.name: CELLS[quantity][1](row) for row in rows if row.method == method}
+            found = {
+                row.name: CELLS[quantity][1](row)
+                for row in rows
+                if row.method == method
+            }
             header = f"{word}{key}" if word else lookup.label(method)
             columns[header] = [found.get(name, "") for name in names]
     return table_of(columns)
@@ -453,23 +493,36 @@ def across(rows: list[Row], lookup: Lookup) -> str:
 def table_of(columns: dict[str, list[str]]) -> str:
     """A table of columns by their headers, without those that are empty."""
     columns = {header: cells for header, cells in columns.items() if any(cells)}
-    return aligned(list(columns), [list(line) for line in zip(*columns.values(), strict=True)])
+    return aligned(
+        list(columns), [list(line) for line in zip(*columns.values(), strict=True)]
+    )
 
 
 def beside_tables(found: Report, lookup: Lookup) -> list[str]:
     """Our rows beside the published figures, a table for each phase."""
     parts = []
-    header = ["task", "method", "ours ± 95 %", "published ± std", "seeds", "what differs"]
+    header = [
+        "task",
+        "method",
+        "ours ± 95 %",
+        "published ± std",
+        "seeds",
+        "what differs",
+    ]
     for phase, entries in by_phase(found.comparisons, lambda entry: entry.row.phase):
         lines = [comparison_line(entry, lookup) for entry in entries]
-        parts.append(f"{phase}: beside the published figures\n{aligned(header, lines, 20)}")
+        parts.append(
+            f"{phase}: beside the published figures\n{aligned(header, lines, 20)}"
+        )
     return parts
 
 
 def comparison_line(entry: Comparison, lookup: Lookup) -> list[str]:
     """Task, method, our figure, the published one with its source, seeds, what differs."""
     row, figure = entry.row, entry.published
-    theirs = f"{plus_minus(figure.success, figure.std)} [{lookup.sources[figure.source]}]"
+    theirs = (
+        f"{plus_minus(figure.success, figure.std)} [{lookup.sources[figure.source]}]"
+    )
     seeds = f"{row.seeds} / {figure.seeds or '?'}"
     ours = plus_minus(row.mean, row.half)
     differs = "; ".join(entry.differences)
@@ -487,14 +540,18 @@ def footnotes(found: Report, lookup: Lookup, details: bool) -> list[str]:
     ]
     lines += source_lines(comparisons, lookup)
     if any(entry.differs for entry in comparisons):
-        lines.append(f"≠ not the same experiment{'' if details else '; --details says why'}")
+        lines.append(
+            f"≠ not the same experiment{'' if details else '; --details says why'}"
+        )
     return lines
 
 
 def source_lines(comparisons: list[Comparison], lookup: Lookup) -> list[str]:
     """The sources of some published figures, by their numbers."""
     used = {entry.published.source for entry in comparisons}
-    numbered = [(number, source) for source, number in lookup.sources.items() if source in used]
+    numbered = [
+        (number, source) for source, number in lookup.sources.items() if source in used
+    ]
     return [wrapped(f"[{number}] {source}") for number, source in numbered]
 
 

@@ -1,4 +1,4 @@
-"""Speed on this machine: of updates, batches, checkpoints, and of the whole table.
+"""Measure speeds on this machine: updates, batches, checkpoints, and all runs of the table.
 
     python scripts/benchmark.py update --agent=agents/trqam.py --seeds=1,2,4 --json
     python scripts/benchmark.py table --out=results/speed_cpu.json
@@ -31,16 +31,19 @@ COMMANDS = {
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """Help as it is written, with flags and their text on one line where both fit."""
+    """Formats help without wrapping, with flags and their text on one line if both fit."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=30)
 
 
 def make_parser() -> Parser:
-    """A parser with a subcommand for each benchmark."""
+    """Return a parser with a subcommand for each benchmark."""
     parser = Parser(
-        prog="benchmark.py", description=__doc__, formatter_class=Help, allow_abbrev=False
+        prog="benchmark.py",
+        description=__doc__,
+        formatter_class=Help,
+        allow_abbrev=False,
     )
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(
@@ -61,25 +64,31 @@ def make_parser() -> Parser:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The options of the benchmark that a command line names; raises UserError."""
+    """Return the options of the benchmark that a command line names; raise UserError."""
     options, rest = make_parser().parse_known_args(argv[1:])
     if options.run is None:
         names = ", ".join(COMMANDS)
-        raise UserError(f"give a benchmark first: {names}; --help says what each measures")
+        raise UserError(
+            f"give a benchmark first: {names}; --help says what each measures"
+        )
     if "agent_words" in options:
-        options.agent_words = rest  # settings of the agent, which its file defines
+        options.agent_words = rest  # --agent.KEY: the agent file defines these flags
     elif rest:
         raise UserError(f"{rest[0]}: no such flag of this benchmark; --help lists all")
     return options
 
 
 def main(argv: list[str]) -> int:
-    """Run a benchmark; mistakes are answered in one line. Returns the exit code."""
+    """Run a benchmark; print errors as one line. Returns the exit code."""
     try:
         options = parse(argv)
         result = options.run(options)
         if result is not None:
-            publish(result, options, shlex.join(["python", "scripts/benchmark.py", *argv[1:]]))
+            publish(
+                result,
+                options,
+                shlex.join(["python", "scripts/benchmark.py", *argv[1:]]),
+            )
     except (UserError, RunError, OSError) as error:
         return report_error(error)
     except KeyboardInterrupt:

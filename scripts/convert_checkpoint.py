@@ -34,11 +34,18 @@ def convert(source: str, out: Path, arguments: list[str]) -> None:
     """
     from configs.flags import parse_flags
     from training.plan import plan
-    from training.pretrained import base_shape, load_published, published_file, published_step
+    from training.pretrained import (
+        base_shape,
+        load_published,
+        published_file,
+        published_step,
+    )
 
     file = published_file(source)
     if file is None:
-        raise UserError(f"{source}: there is no such file, nor a folder of params_*.pkl")
+        raise UserError(
+            f"{source}: there is no such file, nor a folder of params_*.pkl"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is there already; give a new folder")
     base, step = load_published(file), published_step(file)
@@ -67,11 +74,16 @@ def write_run(run, base: dict, step: int, file: Path, out: Path) -> None:
     from utils.files import write_json
 
     env = make_env(run.env_name)
-    (observation_dim,), (action_dim,) = env.observation_space.shape, env.action_space.shape
+    (observation_dim,), (action_dim,) = (
+        env.observation_space.shape,
+        env.action_space.shape,
+    )
     env.close()
     run = run.expected_base()
     settings = run.settings
-    agent = run.agent.create(jax.random.key(0), observation_dim, action_dim, settings.agent)
+    agent = run.agent.create(
+        jax.random.key(0), observation_dim, action_dim, settings.agent
+    )
     check_base(base, agent.params["base"], str(file))
     agent = agent.with_base(base).replace(step=jnp.asarray(step, jnp.int32))
     dims = {"observation_dim": observation_dim, "action_dim": action_dim}
@@ -82,7 +94,8 @@ def write_run(run, base: dict, step: int, file: Path, out: Path) -> None:
             checkpoints.save(step, {"agent": agent_tree(agent)}, record={})
         config = run.config() | dims | {"converted_from": file.name}
         config["sources"] |= dict.fromkeys(
-            ("offline_steps", "agent.actor_hidden_dims", "agent.actor_layer_norm"), file.name
+            ("offline_steps", "agent.actor_hidden_dims", "agent.actor_layer_norm"),
+            file.name,
         )
         run.source.keep(part)
         write_json(part / "config.json", config)

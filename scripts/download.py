@@ -1,12 +1,12 @@
-"""Fetch published bases and datasets ahead of time, for jobs on machines without a network.
+"""Download published bases and datasets, for jobs on machines without a network.
 
     python scripts/download.py --env_name=puzzle-4x4                    # the base and the data
     python scripts/download.py --env_name=all50 --base                  # the ten bases
     python scripts/download.py --env_name=scene,cube-double --dry_run   # what is missing
 
-Files go where training looks for them; what is there already is compared with the published
-checksums. An interrupted transfer continues when the command is given again. HF_ENDPOINT and
-HF_TOKEN mean what they mean to huggingface_hub.
+Files are stored where training looks for them. Existing files are compared with the published
+checksums. The same command resumes an interrupted transfer. HF_ENDPOINT and HF_TOKEN mean what
+they mean to huggingface_hub.
 """
 
 import shlex
@@ -38,13 +38,13 @@ from envs.datasets import (  # noqa: E402
 from envs.download import measure  # noqa: E402
 from envs.hub import Repository, endpoint  # noqa: E402
 from envs.tasks import DOMAINS, dataset_name, is_user_env, resolve_env_name  # noqa: E402
-from utils.command_line import unreadable_words  # noqa: E402
+from utils.command_line import user_errors_of_flags  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 from utils.files import expanded, sha256_of  # noqa: E402
 
 
 def define() -> flags.FlagValues:
-    """This script's flags."""
+    """Define the flags of this script."""
     fv = flags.FlagValues()
     text = "tasks and domains, comma-separated, or all50"
     flags.DEFINE_string("env_name", None, text, flag_values=fv)
@@ -53,14 +53,16 @@ def define() -> flags.FlagValues:
     flags.DEFINE_boolean("data", False, "fetch the datasets", flag_values=fv)
     text = "where training looks for data; bases go into its folder 'bases'"
     flags.DEFINE_string("ogbench_dataset_dir", DATASET_DIR, text, flag_values=fv)
-    flags.DEFINE_boolean("dry_run", False, "list what is missing, with sizes", flag_values=fv)
+    flags.DEFINE_boolean(
+        "dry_run", False, "list what is missing, with sizes", flag_values=fv
+    )
     return fv
 
 
 def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
-    """Flags, and the datasets of the tasks; raises UserError."""
+    """Parse a command line; return the flags and the datasets. Raises UserError."""
     fv = define()
-    with unreadable_words():
+    with user_errors_of_flags():
         _, *rest = fv(argv)
     if rest:
         raise UserError(f"'{rest[0]}' is not a flag; flags are written --name=value")
@@ -69,24 +71,33 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     if expanded(fv.ogbench_dataset_dir, "--ogbench_dataset_dir").is_file():
         place = fv.ogbench_dataset_dir
         raise UserError(f"--ogbench_dataset_dir={place} is a file; give a folder")
-    endpoint()  # raises UserError for an address that is none
+    endpoint()  # raises UserError for an invalid address
     datasets = datasets_of(fv.env_name)
     check_published(PUBLISHED if fv.base else None, datasets)
     return fv, datasets
 
 
 def datasets_of(env_names: str) -> list[str]:
-    """The datasets of a comma-separated list, each once; raises UserError."""
-    tasks = [task for name in env_names.split(",") for task in resolve_env_name(name.strip())]
+    """Return the datasets of comma-separated tasks, each once; raise UserError."""
+    tasks = [
+        task for name in env_names.split(",") for task in resolve_env_name(name.strip())
+    ]
     for task in filter(is_user_env, tasks):
-        raise UserError(f"--env_name: {task} is your own, and nothing of it is published")
+        raise UserError(
+            f"--env_name: {task} is your own, and nothing of it is published"
+        )
     return list(dict.fromkeys(map(dataset_name, tasks)))
 
 
 def base_of(dataset: str, folder: Path, dry_run: bool) -> int:
-    """Fetch a base, or say that it is there; returns the bytes that a dry run found missing.
+    """Download a base, or check an existing one; return the missing bytes of a dry run.
 
-    Raises UserError if it cannot be had, and if another file has its place.
+    Raises UserError if the download fails, or another file has the base's path.
+
+    Args:
+        dataset: the dataset of the base.
+        folder: the data folder.
+        dry_run: whether to download nothing.
     """
     path = base_path(dataset, folder)
     if not path.exists() and not dry_run:
@@ -97,30 +108,33 @@ def base_of(dataset: str, folder: Path, dry_run: bool) -> int:
     if not path.exists():
         return missing(file)
     if not there_already(file):
-        raise UserError(f"{path} is not the published base; move it away to fetch that one")
+        raise UserError(
+            f"{path} is not the published base; move it away to fetch that one"
+        )
     return 0
 
 
 def data_of(dataset: str, folder: Path, dry_run: bool) -> int:
-    """Fetch what is missing of a dataset; returns the bytes that a dry run found missing.
+    """Download the missing files of a dataset; return the missing bytes of a dry run.
 
-    Raises UserError if one cannot be had.
+    Raises UserError if a download fails. The arguments are those of `base_of`.
     """
     files = stored_shards(dataset, folder) or published_files(dataset, folder)
     wanted = [file for file in files if not file.path.exists()]
     for file in files:
         if file.path.exists():
-            there_already(file)  # another file may be data made here, which is as good
+            there_already(file)  # data that was collected here is allowed too
     if wanted and not dry_run:
         fetch_dataset(dataset, folder)
     return sum(map(missing, wanted)) if dry_run else 0
 
 
 def there_already(file: Published) -> bool:
-    """Say how large a file is, and whether it is the published one; False if it is another."""
+    """Print the size and checksum of a file; return False if it is not the published one."""
     repositories = [host for host in file.hosts if isinstance(host, Repository)]
     sums = {host.find(file.name).known.sha256 for host in repositories} - {None}
-    found, size = sha256_of(file.path), size_of(file.path.stat().st_size)
+    found = sha256_of(file.path)
+    size = size_of(file.path.stat().st_size)
     words = "not a published file" if sums else "no published sum to compare with"
     words = "as published" if found in sums else words
     print(f"{file.path}: there already, {size}, sha256 {found:.12}, {words}")
@@ -128,22 +142,24 @@ def there_already(file: Published) -> bool:
 
 
 def missing(file: Published) -> int:
-    """Say how large a missing file is and which host has it; returns its bytes.
+    """Print the size and host of a missing file; return its size in bytes.
 
     Raises UserError if no host has it.
     """
     size, host = measure(file.name, file.hosts)
-    print(f"{file.path}: missing, {size_of(size) if size else 'of unknown size'} at {host}")
+    print(
+        f"{file.path}: missing, {size_of(size) if size else 'of unknown size'} at {host}"
+    )
     return size or 0
 
 
 def size_of(count: int) -> str:
-    """1234567 as '1.23MB'."""
+    """Format a number of bytes: '1.23MB'."""
     return tqdm.format_sizeof(count, "B")
 
 
 def steps(fv: flags.FlagValues, datasets: list[str]) -> Iterator[tuple]:
-    """What there is to do: (function, dataset) for every base and every dataset."""
+    """Yield (function, dataset) for every base and dataset to download."""
     both = not (fv.base or fv.data)
     for dataset in datasets:
         if (fv.base or both) and dataset in DOMAINS:
@@ -155,8 +171,10 @@ def steps(fv: flags.FlagValues, datasets: list[str]) -> Iterator[tuple]:
 
 
 def fetch(fv: flags.FlagValues, datasets: list[str]) -> int:
-    """Fetch everything, say what failed and how to train; returns the exit code."""
-    folder, total, code = expanded(fv.ogbench_dataset_dir), 0, 0
+    """Download everything, print errors and the training command; return the exit code."""
+    folder = expanded(fv.ogbench_dataset_dir)
+    total = 0
+    code = 0
     for get, dataset in steps(fv, datasets):
         try:
             total += get(dataset, folder, fv.dry_run)
@@ -171,8 +189,13 @@ def fetch(fv: flags.FlagValues, datasets: list[str]) -> int:
 
 
 def training(fv: flags.FlagValues, datasets: list[str]) -> str:
-    """The command that trains with what was fetched."""
-    words = ["python", "main.py", f"--env_name={fv.env_name}", "--agent=agents/trqam.py"]
+    """Return the command that trains with the downloaded files."""
+    words = [
+        "python",
+        "main.py",
+        f"--env_name={fv.env_name}",
+        "--agent=agents/trqam.py",
+    ]
     if (fv.base or not fv.data) and set(datasets) <= set(DOMAINS):
         words.append(f"--pretrained_actor_path={PUBLISHED}")
     if fv["ogbench_dataset_dir"].present:
@@ -181,7 +204,7 @@ def training(fv: flags.FlagValues, datasets: list[str]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Answer mistakes in one line; returns the exit code."""
+    """Run the script; print errors as one line. Returns the exit code."""
     if {"--help", "-help", "-h"} & set(argv):
         print(__doc__, define().get_help(), sep="\n")
         return 0
@@ -191,7 +214,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command continues", file=sys.stderr)
+        print("interrupted; the same command resumes", file=sys.stderr)
         return 130
 
 

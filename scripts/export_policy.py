@@ -3,7 +3,7 @@
     python scripts/export_policy.py RUN_DIR --out=policy.zip
     python scripts/export_policy.py RUN_DIR --out=policy.zip --best
 
-training/export_policy.py says what is in the file and for how long JAX reads it;
+training/export_policy.py describes the file and how long JAX can read it;
 examples/run_exported_policy.py runs it.
 """
 
@@ -16,7 +16,7 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.command_line import report_error, unreadable_words  # noqa: E402
+from utils.command_line import report_error, user_errors_of_flags  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
 from utils.files import expanded  # noqa: E402
 
@@ -24,7 +24,7 @@ USAGE = "usage: python scripts/export_policy.py RUN_DIR --out=policy.zip [--best
 
 
 def define() -> flags.FlagValues:
-    """This script's flags."""
+    """Define the flags of this script."""
     fv = flags.FlagValues()
     flags.DEFINE_string("out", None, "the file to write", flag_values=fv)
     text = "the checkpoint that did best in its evaluation, not the newest"
@@ -38,27 +38,31 @@ def define() -> flags.FlagValues:
 
 
 def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
-    """Flags and the run's folder; raises UserError."""
+    """Parse a command line; return the flags and the run folder. Raises UserError."""
     fv = define()
     fv.set_gnu_getopt(True)  # flags may follow the folder
-    with unreadable_words():
+    with user_errors_of_flags():
         _, *folders = fv(argv)
     if len(folders) != 1:
         raise UserError(f"{USAGE}; --help shows all flags")
     if not fv.out:
-        raise UserError("--out is missing: give the file to write, such as --out=policy.zip")
+        raise UserError(
+            "--out is missing: give the file to write, such as --out=policy.zip"
+        )
     if fv.best and fv.step is not None:
         raise UserError(f"--best and --step={fv.step}: give one of them")
     return fv, folders[0]
 
 
 def export(fv: flags.FlagValues, run_dir: str) -> int:
-    """Write the file and say what it is; returns the exit code."""
+    """Write the file and describe it; return the exit code."""
     from training.export_policy import export_policy
 
     about = export_policy(run_dir, fv.out, fv.step, fv.best, fv.overwrite, fv.trust)
     print(
-        "{agent} on {task}, seed {seed}, step {step}".format(**about), outcome(about), sep=", "
+        "{agent} on {task}, seed {seed}, step {step}".format(**about),
+        outcome(about),
+        sep=", ",
     )
     print(about["function"])
     print(f"{fv.out}: {expanded(fv.out).stat().st_size / 1e6:.1f} MB")
@@ -66,7 +70,7 @@ def export(fv: flags.FlagValues, run_dir: str) -> int:
 
 
 def outcome(about: dict[str, Any]) -> str:
-    """What the checkpoint's evaluation gave."""
+    """Describe the evaluation of the checkpoint."""
     if about["success"] is not None:
         return f"success {about['success']:.1%}"
     if about["return"] is not None:
@@ -75,7 +79,7 @@ def outcome(about: dict[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Answer mistakes in one line; returns the exit code."""
+    """Run the script; print errors as one line. Returns the exit code."""
     if {"--help", "-help", "-h"} & set(argv):
         print(__doc__, define().get_help(), sep="\n")
         return 0

@@ -1,9 +1,9 @@
-"""Make an offline dataset with OGBench's own scripted oracles.
+"""Collect an offline dataset with OGBench's own scripted oracles.
 
     python scripts/make_data.py --env_name=scene-play --transitions=1_000_000 --workers=16
 
-The file lies where training looks for it, and `ogbench` itself loads it. An interrupted run
-goes on when started again.
+The file is stored where training looks for it, and `ogbench` can load it. The same command
+resumes an interrupted run.
 """
 
 import sys
@@ -14,12 +14,14 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from envs.collect import collect  # noqa: E402
-from utils.command_line import unreadable_words  # noqa: E402
+from utils.command_line import user_errors_of_flags  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
-    "env_name", None, "a dataset, domain or task: cube-double-play, puzzle-4x4, scene-noisy"
+    "env_name",
+    None,
+    "a dataset, domain or task: cube-double-play, puzzle-4x4, scene-noisy",
 )
 flags.DEFINE_integer(
     "transitions",
@@ -34,7 +36,7 @@ flags.mark_flag_as_required("env_name")
 
 
 def main(_: list[str]) -> None:
-    """Collect and say where the file is."""
+    """Collect the data and print the path of the file."""
     path = collect(
         FLAGS.env_name,
         FLAGS.ogbench_dataset_dir,
@@ -53,7 +55,7 @@ def _fail(error: Exception) -> None:
 
 def _parse(arguments: list[str]) -> list[str]:
     try:
-        with unreadable_words():
+        with user_errors_of_flags():
             return flags.FLAGS(arguments)
     except UserError as error:
         _fail(error)
@@ -66,7 +68,7 @@ def _run(arguments: list[str]) -> None:
     except UserError as error:
         _fail(error)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        print("interrupted; the same command resumes", file=sys.stderr)
         sys.exit(130)
 
 

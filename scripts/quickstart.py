@@ -1,11 +1,10 @@
-"""The whole path on a laptop: data of OGBench's own oracle, behaviour cloning, TRQAM, a film, a
-table.
+"""Everything on a laptop: collect data, clone behaviour, train TRQAM, film it, print a table.
 
     make quickstart SEED=1 ARGS="--eval_episodes=100"
 
-Runs `main.py --preset=quickstart` with the flags given, then writes learning_curve.png and
-summary.json beside the run's CSV files and says where they are. Started again it goes on, or
-only shows the result.
+Runs `main.py --preset=quickstart` with the same flags, then writes learning_curve.png and
+summary.json to the run folder and prints their paths. Started again, it resumes an interrupted
+run, or only shows the result.
 """
 
 import sys
@@ -16,12 +15,12 @@ from typing import Any
 START = time.perf_counter()
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import main as program  # noqa: E402  (children of this process import it too: it stays free of jax)
+import main as program  # noqa: E402  (worker processes import it too, so it must not import jax)
 from utils.files import expanded, read_json, write_json  # noqa: E402
 
 
 def count_transitions(run) -> int:
-    """How many transitions the run's dataset holds."""
+    """Return the number of transitions in the run's dataset."""
     import numpy as np
 
     from envs.tasks import dataset_name
@@ -32,15 +31,26 @@ def count_transitions(run) -> int:
 
 
 def read_logs(run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows of eval.csv and of train.csv."""
+    """Read the lines of eval.csv and of train.csv."""
     from utils.logging import CsvLog
 
-    return CsvLog(run.folder / "eval.csv").rows(), CsvLog(run.folder / "train.csv").rows()
+    return CsvLog(run.folder / "eval.csv").rows(), CsvLog(
+        run.folder / "train.csv"
+    ).rows()
 
 
-def summarise(run, transitions: int, seconds: float, command: list[str]) -> dict[str, Any]:
-    """The run in numbers; path KL is the mean over the last tenth of the updates, lambda that
-    of the last log.
+def summarise(
+    run, transitions: int, seconds: float, command: list[str]
+) -> dict[str, Any]:
+    """Return the figures of a run for summary.json.
+
+    The path KL is the mean over the last tenth of the updates, lambda the last logged value.
+
+    Args:
+        run: the run.
+        transitions: the size of its dataset.
+        seconds: the duration of the program.
+        command: the command line.
     """
     evaluations, logs = read_logs(run)
     config = read_json(run.folder / "config.json") or {}
@@ -62,7 +72,7 @@ def summarise(run, transitions: int, seconds: float, command: list[str]) -> dict
 
 
 def draw(run, path: Path) -> None:
-    """Success, path KL against its budget, and lambda, over the updates."""
+    """Plot success, path KL with its budget, and lambda over the updates into an image."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -70,7 +80,9 @@ def draw(run, path: Path) -> None:
 
     evaluations, logs = read_logs(run)
     steps = [row["step"] for row in logs]
-    figure, (success, kl, lam) = pyplot.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
+    figure, (success, kl, lam) = pyplot.subplots(
+        1, 3, figsize=(12, 3.2), layout="constrained"
+    )
     success.plot(
         [row["step"] for row in evaluations],
         [100 * row["success"] for row in evaluations],
@@ -91,35 +103,29 @@ def draw(run, path: Path) -> None:
 
 
 def show(run, summary: dict) -> None:
-    """Print the table and the places of the files."""
-    bc, trqam = f"{summary['success_bc']:6.0%}", f"{summary['success_trqam']:6.0%}"
-    spent, budget, lam = (
-        f"{summary['path_kl']:7.3f}",
-        f"{summary['kl_budget']:.3g}",
-        f"{summary['lambda']:8.3f}",
-    )
+    """Print the table and the paths of the files."""
+    bc = f"{summary['success_bc']:6.0%}"
+    trqam = f"{summary['success_trqam']:6.0%}"
+    path_kl = f"{summary['path_kl']:7.3f}"
+    budget = f"{summary['kl_budget']:.3g}"
+    lam = f"{summary['lambda']:8.3f}"
     print(f"""
 {run.env_name}, seed {run.seed}: {summary["transitions"]:,} transitions, evaluated on
 {summary["episodes"]} episodes
 
             success   path KL / budget   lambda
   BC        {bc}
-  TRQAM     {trqam}    {spent} / {budget}    {lam}
+  TRQAM     {trqam}    {path_kl} / {budget}    {lam}
 
 {summary["seconds_after_install"]:.0f} s after the installation; the files are""")
-    films = sorted((run.folder / "videos").glob("*.mp4"))
-    for path in [
-        *(
-            run.folder / name
-            for name in ("summary.json", "learning_curve.png", "train.csv", "eval.csv")
-        ),
-        *films,
-    ]:
+    for name in ("summary.json", "learning_curve.png", "train.csv", "eval.csv"):
+        print(f"  {run.folder / name}")
+    for path in sorted((run.folder / "videos").glob("*.mp4")):
         print(f"  {path}")
 
 
 def main(argv: list[str]) -> int:
-    """Train, then summarise every run the flags ask for; returns the exit code."""
+    """Train, then summarise every run; return the exit code."""
     from configs.flags import parse_flags
     from training.plan import plan
     from utils.errors import UserError
@@ -129,7 +135,7 @@ def main(argv: list[str]) -> int:
         fv = parse_flags(arguments)
         runs = plan(fv)
     except UserError:
-        return program.main(arguments)  # which says what is wrong
+        return program.main(arguments)  # prints the error
     if not compares(runs[0]):
         message = (
             "error: quickstart compares BC with an agent that has a KL budget, on a task of "
@@ -152,11 +158,19 @@ def compares(run) -> bool:
 
     flags = run.settings.flags
     phases = flags["eval_episodes"] and flags["offline_steps"] and flags["bc_steps"]
-    return bool(phases and "kl_budget" in run.settings.agent and not is_user_env(run.env_name))
+    return bool(
+        phases and "kl_budget" in run.settings.agent and not is_user_env(run.env_name)
+    )
 
 
 def present(run, shown_again: bool, command: list[str]) -> None:
-    """Summarise, draw and print a finished run; one shown again keeps the time it took."""
+    """Summarise, plot and print a finished run.
+
+    Args:
+        run: the run.
+        shown_again: whether it had finished before; then its recorded duration is kept.
+        command: the command line.
+    """
     path = run.folder / "summary.json"
     earlier = (read_json(path) if shown_again else None) or {}
     seconds = earlier.get("seconds_after_install", time.perf_counter() - START)

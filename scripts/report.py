@@ -58,17 +58,28 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="final (the end of each phase), last (as far as all are), or N",
     )
     parser.add_argument(
-        "--bootstrap", type=at_least(1), default=2000, help="replicates of the bootstrap"
+        "--bootstrap",
+        type=at_least(1),
+        default=2000,
+        help="replicates of the bootstrap",
     )
     doc = "also every task, pair of methods and published figure"
     parser.add_argument("--details", action="store_true", help=doc)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every number")
-    parser.add_argument("--latex", type=Path, metavar="FILE", help="write a LaTeX table")
     parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="write one page with tables and curves"
+        "--latex", type=Path, metavar="FILE", help="write a LaTeX table"
     )
     parser.add_argument(
-        "--export", type=Path, metavar="DIR", help="copy what a report reads of each run"
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write one page with tables and curves",
+    )
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="copy what a report reads of each run",
     )
     doc = (
         "whether each run lands inside the 95 %% prediction interval of this folder's other"
@@ -115,7 +126,11 @@ def run(argv: list[str]) -> int:
     if flags.export:
         exported = export(results, expanded(flags.export))
         written.append(f"{exported} runs below {printable(flags.export)}")
-    print(as_text(found, flags.details), *(f"written: {what}" for what in written), sep="\n")
+    print(
+        as_text(found, flags.details),
+        *(f"written: {what}" for what in written),
+        sep="\n",
+    )
     return repeated(found, flags) if flags.repeat_of else 0
 
 
@@ -132,7 +147,9 @@ def repeated(found: "Report", flags: argparse.Namespace) -> int:
     from reports.summary import repeats
     from reports.text import wrapped
 
-    others, _ = read_all([str(flags.repeat_of)], flags.pickle_interval, flags.pickle_axes)
+    others, _ = read_all(
+        [str(flags.repeat_of)], flags.pickle_interval, flags.pickle_axes
+    )
     compared = repeats(found, others)
     print("", *(wrapped(line) for line, _ in compared), sep="\n")
     return 0 if all(inside for _, inside in compared) else 1

@@ -1,4 +1,4 @@
-"""Write the tables of the README and of docs/ anew from results/.
+"""Update the tables of the README and of docs/ from results/.
 
 make results
 """
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> int:
-    """Write what has changed, and name it."""
+    """Write the pages that have changed; print the state of each page."""
     formatter = argparse.RawDescriptionHelpFormatter
     argparse.ArgumentParser(description=__doc__, formatter_class=formatter).parse_args()
     for name in PAGES:

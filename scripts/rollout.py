@@ -1,13 +1,13 @@
-"""Watch a trained run: seeded episodes, one line each, and a film of them.
+"""Run a trained policy: seeded episodes, one line each, and optionally a film.
 
     python scripts/rollout.py exp/Debug/scene-play-singletask-task1-v0/trqam_s0_44136fa3
     python scripts/rollout.py RUN_DIR --episodes=50 --best --video=out.mp4 --video_episodes=3
 
-With the run's own seed, which is the default, these are the episodes of its evaluations. The
-value is what the critic expects at the start, in discounted reward.
+With the run's own seed, the default, these are the episodes of its evaluations. The value is
+the critic's estimate of the discounted return at the start.
 
-The Python source that the run folder keeps is executed. Unless it equals a file of this
-checkout or was trained on this machine, that takes --trust: for runs of people whom you trust.
+The Python code in the run folder is executed. It needs --trust unless it equals files of this
+checkout or was trained on this machine: trust only runs of people whom you trust.
 """
 
 import math
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-if __name__ == "__main__":  # before the other imports, which take a second
+if __name__ == "__main__":  # before the other imports, which take a second in all
     from utils.first import end_at_signals
 
     end_at_signals()
@@ -29,7 +29,7 @@ from utils.command_line import (  # noqa: E402
     print_any_text,
     refuse_control_characters,
     report_error,
-    unreadable_words,
+    user_errors_of_flags,
 )
 from utils.errors import RunError, UserError  # noqa: E402
 from utils.files import expanded  # noqa: E402
@@ -44,9 +44,11 @@ ENDINGS = (".mp4", ".gif")
 
 
 def define() -> flags.FlagValues:
-    """This script's flags."""
+    """Define the flags of this script."""
     fv = flags.FlagValues()
-    flags.DEFINE_integer("episodes", 10, "how many episodes", lower_bound=1, flag_values=fv)
+    flags.DEFINE_integer(
+        "episodes", 10, "how many episodes", lower_bound=1, flag_values=fv
+    )
     flags.DEFINE_integer(
         "seed",
         None,
@@ -59,7 +61,10 @@ def define() -> flags.FlagValues:
     doc = "execute the run folder's Python code though it is not known on this machine"
     flags.DEFINE_boolean("trust", False, doc, flag_values=fv)
     flags.DEFINE_string(
-        "env_name", None, "another task of the same world, or a task for a base", flag_values=fv
+        "env_name",
+        None,
+        "another task of the same world, or a task for a base",
+        flag_values=fv,
     )
     flags.DEFINE_integer(
         "eval_workers",
@@ -77,17 +82,21 @@ def define() -> flags.FlagValues:
         flag_values=fv,
     )
     flags.DEFINE_integer(
-        "video_frame_skip", 3, "environment steps per frame", lower_bound=1, flag_values=fv
+        "video_frame_skip",
+        3,
+        "environment steps per frame",
+        lower_bound=1,
+        flag_values=fv,
     )
     return fv
 
 
 def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
-    """Flags and the run's folder; raises UserError."""
+    """Parse a command line; return the flags and the run folder. Raises UserError."""
     refuse_control_characters(argv)
     fv = define()
-    fv.set_gnu_getopt(True)  # flags may stand behind the folder
-    with unreadable_words():
+    fv.set_gnu_getopt(True)  # flags may follow the folder
+    with user_errors_of_flags():
         _, *places = fv(argv)
     if len(places) != 1:
         raise UserError(
@@ -95,13 +104,18 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
             " shows all flags"
         )
     if fv.video and Path(fv.video).suffix not in ENDINGS:
-        raise UserError(f"--video={fv.video}: the name has to end in {' or '.join(ENDINGS)}")
+        raise UserError(
+            f"--video={fv.video}: the name has to end in {' or '.join(ENDINGS)}"
+        )
     return fv, places[0]
 
 
 def task_of(stored: dict[str, Any], env_name: str | None) -> str:
-    """The task to run; raises UserError for a base, which has none, and for a task of another
-    world.
+    """Return the task to run.
+
+    Raises UserError for a base without --env_name, and for a task of another world.
+
+    stored: the run's config.json; env_name: the value of --env_name.
     """
     from envs.tasks import is_user_env, resolve_alias, resolve_env_name, world_name
 
@@ -115,7 +129,9 @@ def task_of(stored: dict[str, Any], env_name: str | None) -> str:
     task, *others = resolve_env_name(env_name)
     if others:
         raise UserError(f"--env_name={env_name}: give one task, such as {task}")
-    worlds = [name if is_user_env(name) else world_name(name) for name in (task, trained)]
+    worlds = [
+        name if is_user_env(name) else world_name(name) for name in (task, trained)
+    ]
     if worlds[0] != worlds[1]:
         raise UserError(
             f"--env_name={env_name}: the run is of {worlds[1]}; give a task of that world"
@@ -124,7 +140,7 @@ def task_of(stored: dict[str, Any], env_name: str | None) -> str:
 
 
 def rollout(fv: flags.FlagValues, run_dir: str) -> int:
-    """Run the episodes, print and film them; returns the exit code."""
+    """Run the episodes, print and film them; return the exit code."""
     import numpy as np
 
     from envs.evaluation import evaluate
@@ -134,18 +150,21 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     from utils.logging import say
 
     agent, stored = load_run(run_dir, fv.best, fv.trust)
-    task, seed, config = task_of(stored, fv.env_name), fv.seed, agent.config
+    task = task_of(stored, fv.env_name)
+    seed = fv.seed
+    config = agent.config
     seed = stored["flags"]["seed"] if seed is None else seed
     chunk_length = config.horizon_length if config.get("action_chunking") else 1
-    policy, values = evaluation_policy(agent), evaluation_values(agent)
+    policy = evaluation_policy(agent)
+    values = evaluation_values(agent)
     expected = np.full(fv.episodes, np.nan)
 
     def watched(observations: np.ndarray, keys: np.ndarray) -> np.ndarray:
         actions = policy(observations, keys)
         if values:
-            rows = np.arange(len(keys))
-            # not those of slots without an episode
-            starts = rows[(keys[:, 2] == 0) & (keys[:, 1] % len(keys) == rows)]
+            slots = np.arange(len(keys))
+            # chunk 0, in slots that have an episode
+            starts = slots[(keys[:, 2] == 0) & (keys[:, 1] % len(keys) == slots)]
             expected[keys[starts, 1]] = values(observations, actions)[starts]
         return actions
 
@@ -154,8 +173,8 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
         f"{agent_name} after {int(agent.step)} updates on {task}, seed {seed}: {fv.episodes}"
         " episodes"
     )
-    slots = fv.eval_workers or default_workers(fv.episodes)
-    with handled(), EnvWorkers(task, workers=slots) as workers:
+    processes = fv.eval_workers or default_workers(fv.episodes)
+    with handled(), EnvWorkers(task, workers=processes) as workers:
         result = evaluate(
             watched,
             workers,
@@ -168,33 +187,48 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     print_episodes(result, expected)
     if not fv.video:
         return 0
-    episodes, path = min(fv.episodes, fv.video_episodes), expanded(fv.video)
+    episodes = min(fv.episodes, fv.video_episodes)
+    path = expanded(fv.video)
     shape = (seed, chunk_length, stored["action_dim"], fv.video_frame_skip)
     caption = task.removesuffix("-v0")
     with handled():
-        filmed = film(task, policy, path, episodes, *shape, caption=caption, values=values)
+        filmed = film(
+            task, policy, path, episodes, *shape, caption=caption, values=values
+        )
     print(filmed or "no film")
     return 0 if filmed else 1
 
 
 def print_episodes(result: "EvalResult", expected: "np.ndarray") -> None:
-    """A line for each episode and one for all; expected: the critic's values [E] or NaN."""
+    """Print a line for each episode and one for all.
+
+    expected: [E] the critic's values; NaN without a critic.
+    """
     print("episode  success  steps    return  discounted     value")
     discounted_returns = result.discounted_returns
-    columns = (result.successes, result.lengths, result.returns, discounted_returns, expected)
+    columns = (
+        result.successes,
+        result.lengths,
+        result.returns,
+        discounted_returns,
+        expected,
+    )
     outcomes = zip(*columns, strict=True)
     for episode, (success, steps, total, discounted, value) in enumerate(outcomes):
         word = "yes" if success > 0 else "no" if success == 0 else "-"
-        told = "" if math.isnan(value) else f"  {value:8.2f}"
-        print(f"{episode:7d}  {word:>7}  {steps:5d}  {total:8.2f}  {discounted:10.2f}{told}")
+        value_text = "" if math.isnan(value) else f"  {value:8.2f}"
+        figures = f"{steps:5d}  {total:8.2f}  {discounted:10.2f}{value_text}"
+        print(f"{episode:7d}  {word:>7}  {figures}")
     print(f"{result.describe(digits=1)} of {len(result.lengths)} episodes")
     any_step = result.successes_any.mean()
     if result.success is not None and any_step > result.success:
-        print(f"success {any_step:.1%} counting every step of an episode, not only the last")
+        print(
+            f"success {any_step:.1%} counting every step of an episode, not only the last"
+        )
 
 
 def main(argv: list[str]) -> int:
-    """Answer mistakes in one line; returns the exit code."""
+    """Run the script; print errors as one line. Returns the exit code."""
     if {"--help", "-help", "-h"} & set(argv):
         print(__doc__, define().get_help(), sep="\n")
         return 0

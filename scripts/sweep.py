@@ -94,7 +94,9 @@ def parser() -> Parser:
     )
 
     def count(name: str, default: int | None, text: str, least: int = 1) -> None:
-        result.add_argument(name, type=at_least(least), default=default, metavar="N", help=text)
+        result.add_argument(
+            name, type=at_least(least), default=default, metavar="N", help=text
+        )
 
     result.add_argument(
         "--agents",
@@ -108,10 +110,10 @@ def parser() -> Parser:
     count("--seeds", 1, "how many seeds")
     count("--first_seed", 0, "the first of them", least=0)
     text = "a setting and its values, KEY=A,B,C; may be given again: every combination is run"
-    result.add_argument("--grid", action="append", default=[], metavar="KEY=A,B", help=text)
-    text = (
-        "print: one shell command per line; local: this machine's devices; ray: a Ray cluster"
+    result.add_argument(
+        "--grid", action="append", default=[], metavar="KEY=A,B", help=text
     )
+    text = "print: a shell command a line; local: this machine's devices; ray: a Ray cluster"
     result.add_argument(
         "--engine", choices=("print", "local", "ray"), default="print", help=text
     )
@@ -125,7 +127,11 @@ def parser() -> Parser:
         None,
         "seeds in one process; unset: all of a task, but one where --engine=local finds no GPU",
     )
-    count("--jobs_per_device", 1, "jobs that share a GPU, or where there is none, a machine")
+    count(
+        "--jobs_per_device",
+        1,
+        "jobs that share a GPU, or where there is none, a machine",
+    )
     result.add_argument(
         "--ray_address",
         default="auto",
@@ -145,14 +151,18 @@ def parser() -> Parser:
     return result
 
 
-def plan_jobs(options: argparse.Namespace, flags: Sequence[str], pack: int) -> list[Job]:
+def plan_jobs(
+    options: argparse.Namespace, flags: Sequence[str], pack: int
+) -> list[Job]:
     """All jobs, each of up to `pack` seeds of one task; raises UserError, as main.py would, for
     anything wrong in them.
     """
     for word in flags:
         name = word.lstrip("-").partition("=")[0]
         if word.startswith("-") and name.removeprefix("no") in OURS:
-            raise UserError(f"--{name}: a sweep sets it; use {OURS[name.removeprefix('no')]}")
+            raise UserError(
+                f"--{name}: a sweep sets it; use {OURS[name.removeprefix('no')]}"
+            )
     jobs = []
     methods, grid = listed_agents(options.agents), grid_points(options.grid)
     for (agent, settings), point in itertools.product(methods, grid):
@@ -271,7 +281,11 @@ def slurm_script(jobs: Sequence[Job], argv: Sequence[str]) -> str:
     lines = "\n".join(map(shell, jobs))
     command = shlex.join(["python", *argv])
     return SBATCH.format(
-        last=end, command=command, bases=bases, cwd=shlex.quote(os.getcwd()), lines=lines
+        last=end,
+        command=command,
+        bases=bases,
+        cwd=shlex.quote(os.getcwd()),
+        lines=lines,
     )
 
 
@@ -284,22 +298,33 @@ def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             f"--slurm={options.slurm}: Slurm runs the jobs then; leave"
             f" --engine={options.engine} out"
         )
-    alone = options.engine == "local" and not gpus(environ)
-    jobs = plan_jobs(options, flags, options.pack or (1 if alone else options.seeds))
+    jobs = plan_jobs(options, flags, options.pack or default_pack(options, environ))
     if options.status:
         from sweeps.status import report
 
         print("\n".join(report(jobs)))
         return 0
     left = [job for job in jobs if not job.is_done()]
+    if options.slurm or options.engine != "print":
+        check_left(left, jobs, options)
+    return start(left, options, argv, environ) if left else 0
+
+
+def default_pack(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """How many seeds train in one program: one on this machine's cores, else all."""
+    return 1 if options.engine == "local" and not gpus(environ) else options.seeds
+
+
+def check_left(
+    left: Sequence[Job], jobs: Sequence[Job], options: argparse.Namespace
+) -> None:
+    """Print what is left to do; raises RunError for a Slurm script of nothing."""
     if options.slurm and not left:
         raise RunError(
             f"--slurm={options.slurm}: nothing is left to submit, all {len(jobs)} jobs have"
             " finished; not written"
         )
-    if options.slurm or options.engine != "print":
-        print(how_many(left, jobs))
-    return start(left, options, argv, environ) if left else 0
+    print(how_many(left, jobs))
 
 
 def how_many(left: Sequence[Job], jobs: Sequence[Job]) -> str:
@@ -334,7 +359,9 @@ def start(
     if options.engine == "local":
         engine = Local(environ, options.jobs_per_device)
     else:
-        engine = Ray(environ, options.jobs_per_device, options.ray_address, options.retries)
+        engine = Ray(
+            environ, options.jobs_per_device, options.ray_address, options.retries
+        )
     return int(run_jobs(left, engine) > 0)
 
 
@@ -346,7 +373,9 @@ def write_script(path: Path, text: str) -> None:
         raise UserError(
             f"--slurm={path}: cannot be written ({error.strerror}); give another file"
         ) from error
-    print(shlex.join(["sbatch", f"./{path}" if str(path).startswith("-") else str(path)]))
+    print(
+        shlex.join(["sbatch", f"./{path}" if str(path).startswith("-") else str(path)])
+    )
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
@@ -369,5 +398,7 @@ if __name__ == "__main__":
     users = dict(os.environ)
     # resolving settings takes no memory on a device that the jobs need
     os.environ["JAX_PLATFORMS"] = "cpu"
-    print_any_text(sys.getfilesystemencoding())  # commands in the bytes that a shell takes
+    print_any_text(
+        sys.getfilesystemencoding()
+    )  # commands in the bytes that a shell takes
     sys.exit(main(sys.argv, users))

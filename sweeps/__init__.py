@@ -1,1 +1,1 @@
-"""Sweeps: many jobs on one machine or several."""
+"""Sweeps: many jobs on one or several machines."""

@@ -20,11 +20,11 @@ from utils.errors import UserError
 from utils.files import is_locked
 
 TIED = ROOT / "sweeps" / "tied.py"
-GRACE_SECONDS = 30.0  # in which a process that got SIGTERM saves and is gone
-LOCK_SECONDS = 180.0  # for which a lost machine may keep the lock of a run in a shared folder
+GRACE_SECONDS = 30.0  # for a process to save and end after SIGTERM
+LOCK_SECONDS = 180.0  # to wait for the lock of a run that a lost machine may still hold
 POLL_SECONDS = 0.5
-PASSED_ON = ("JAX_", "XLA_", "MUJOCO_", "WANDB_")  # variables that reach jobs on other machines
-MEMORY = 0.9  # of a GPU, for all jobs on it together
+PASSED_ON = ("JAX_", "XLA_", "MUJOCO_", "WANDB_")  # variables passed to other machines
+MEMORY = 0.9  # the share of a GPU's memory for all its jobs together
 
 
 def launch(
@@ -34,12 +34,20 @@ def launch(
     cores: str = "",
     note: str = "",
 ) -> subprocess.Popen:
-    """Start a command in a session of its own, its output appended to `log`; on Linux it gets
-    SIGTERM when we die.
+    """Start a command in a new session; on Linux it gets SIGTERM when this process dies.
+
+    Args:
+        command: the command.
+        log: the file to append its output to.
+        environ: its environment variables.
+        cores: the cores to run on, such as "0,1"; "" for all.
+        note: a text for the first line of the log.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
-        file.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S')} {note}$ {shlex.join(command)}\n")
+        file.write(
+            f"== {time.strftime('%Y-%m-%d %H:%M:%S')} {note}$ {shlex.join(command)}\n"
+        )
         file.flush()
         return subprocess.Popen(
             [sys.executable, "-I", str(TIED), str(os.getpid()), cores, *command],
@@ -51,15 +59,15 @@ def launch(
         )
 
 
-def conclude(log: Path, code: int) -> int:
-    """Write the exit code to the log, and return it."""
+def log_exit_code(log: Path, code: int) -> int:
+    """Append the exit code to a log, and return it."""
     with log.open("a") as file:
         file.write(f"== exit code {code}\n")
     return code
 
 
-def end(processes: Iterable[subprocess.Popen]) -> None:
-    """Have the processes save and leave; kill those that do not in time."""
+def terminate(processes: Iterable[subprocess.Popen]) -> None:
+    """Send SIGTERM to processes, and kill those that do not end in time."""
     alive = [process for process in processes if process.poll() is None]
     for process in alive:
         process.terminate()
@@ -85,58 +93,66 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def ended(self) -> list[tuple[Job, int]]:
-        """The jobs that ended since the last call, with their exit codes; waits a moment where
-        there is none.
+        """Return the jobs that ended since the last call, with their exit codes.
+
+        Waits a moment if there is none.
         """
 
     @abc.abstractmethod
     def stop(self) -> None:
-        """Have all jobs save and leave."""
+        """Make all jobs save and end."""
 
 
 def gpus(environ: Mapping[str, str]) -> list[str]:
-    """The NVIDIA GPUs of this machine, as CUDA_VISIBLE_DEVICES names them; none where JAX is
-    told to use something else.
+    """Return the NVIDIA GPUs of this machine by their names for CUDA_VISIBLE_DEVICES.
+
+    Returns [] if JAX_PLATFORMS selects another platform.
     """
     if environ.get("JAX_PLATFORMS", "cuda").split(",")[0] not in ("", "cuda", "gpu"):
         return []
     if "CUDA_VISIBLE_DEVICES" in environ:
         names = environ["CUDA_VISIBLE_DEVICES"].split(",")
-        # CUDA too looks no further
+        # CUDA also ignores what follows an invalid name
         return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
-        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+        return subprocess.run(
+            query, capture_output=True, text=True, check=True
+        ).stdout.split()
     except (OSError, subprocess.CalledProcessError):
         return []
 
 
 def memory_share(jobs_per_device: int) -> dict[str, str]:
-    """What keeps jobs from taking each other's memory on one GPU."""
-    return (
-        {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{MEMORY / jobs_per_device:.3f}"}
-        if jobs_per_device > 1
-        else {}
-    )
+    """Return the variable that limits a job's share of GPU memory; {} for one job per GPU."""
+    if jobs_per_device == 1:
+        return {}
+    return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{MEMORY / jobs_per_device:.3f}"}
 
 
 class Local(Engine):
-    """This machine: `jobs_per_device` jobs on each GPU; where there is none, that many that
-    share the cores.
+    """This machine: `jobs_per_device` jobs per GPU or, without any GPU, on parts of the cores.
+
+    Args:
+        environ: the environment variables of the jobs.
+        jobs_per_device: jobs per GPU, or jobs on the cores.
     """
 
     def __init__(self, environ: Mapping[str, str], jobs_per_device: int):
         self.environ = environ
+        self.free: list[tuple[dict[str, str], str]] = []
+        """Free places: (environment variables, cores)."""
         found = gpus(environ)
-        places: list[tuple[dict[str, str], str]] = [
-            ({"CUDA_VISIBLE_DEVICES": gpu}, "") for gpu in found
-        ] * jobs_per_device
         if found:
             self.environ = memory_share(jobs_per_device) | dict(environ)
+            self.free = [
+                ({"CUDA_VISIBLE_DEVICES": gpu}, "") for gpu in found
+            ] * jobs_per_device
         else:
-            places = [({}, cores) for cores in shares_of_cores(jobs_per_device)]
-        self.free = places
-        self.running: dict[Job, tuple[subprocess.Popen, tuple[dict[str, str], str]]] = {}
+            self.free = [({}, cores) for cores in shares_of_cores(jobs_per_device)]
+        self.running: dict[
+            Job, tuple[subprocess.Popen, tuple[dict[str, str], str]]
+        ] = {}
 
     def room(self) -> bool:
         return bool(self.free)
@@ -149,25 +165,25 @@ class Local(Engine):
         self.running[job] = process, place
 
     def ended(self) -> list[tuple[Job, int]]:
-        gone = [
-            (job, code)
-            for job, (process, _) in self.running.items()
-            if (code := process.poll()) is not None
-        ]
-        for job, code in gone:
-            self.free.append(self.running.pop(job)[1])
-            conclude(job.log, code)
-        if not gone:
+        ended = []
+        for job, (process, place) in list(self.running.items()):
+            code = process.poll()
+            if code is not None:
+                del self.running[job]
+                self.free.append(place)
+                ended.append((job, log_exit_code(job.log, code)))
+        if not ended:
             time.sleep(POLL_SECONDS)
-        return gone
+        return ended
 
     def stop(self) -> None:
-        end(process for process, _ in self.running.values())
+        terminate(process for process, _ in self.running.values())
 
 
 def shares_of_cores(shares: int) -> list[str]:
-    """This process's cores in `shares` parts, as sweeps/tied.py takes them; all of them for
-    each where they are too few.
+    """Split this process's cores into `shares` parts in the format of sweeps/tied.py.
+
+    If there are too few cores, every part is "", all of them.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if shares == 1 or len(cores) < shares:
@@ -177,16 +193,24 @@ def shares_of_cores(shares: int) -> list[str]:
 
 
 class Ray(Engine):
-    """A Ray cluster whose machines see the project and the runs under the same paths.
+    """A Ray cluster whose machines have the project and the runs at the same paths.
 
-    A job is a task with 1 / jobs_per_device of a GPU, or of a machine where the cluster has no
-    GPU. One whose machine or process is lost, or that is asked to leave, is started again
-    elsewhere, up to `retries` times. Raises UserError where Ray is not installed or no cluster
-    answers.
+    A job is a Ray task with 1 / jobs_per_device of a GPU, or of a machine if the cluster has no
+    GPU. Raises UserError if Ray is not installed or no cluster answers.
+
+    Args:
+        environ: environment variables; those with a prefix in PASSED_ON reach the jobs.
+        jobs_per_device: jobs per GPU, or per machine.
+        address: the address of the cluster.
+        retries: how often a job is restarted after its process or machine was lost or stopped.
     """
 
     def __init__(
-        self, environ: Mapping[str, str], jobs_per_device: int, address: str, retries: int
+        self,
+        environ: Mapping[str, str],
+        jobs_per_device: int,
+        address: str,
+        retries: int,
     ):
         try:
             import ray
@@ -207,7 +231,9 @@ class Ray(Engine):
         if ray.cluster_resources().get("GPU"):
             self.environ = memory_share(jobs_per_device) | self.environ
         else:
-            cpus = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+            cpus = [
+                node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]
+            ]
             share = min(filter(None, cpus), default=1) / jobs_per_device
             resources = {"num_cpus": int(share) if share >= 1 else share}
         again = {"max_retries": retries, "retry_exceptions": [InterruptedError]}
@@ -232,7 +258,7 @@ class Ray(Engine):
         return [(self.running.pop(task), self.code(task)) for task in gone]
 
     def code(self, task: Any) -> int:
-        """The exit code of a task that ended; -1 where it was lost once too often."""
+        """Return the exit code of an ended task; -1 if it was lost too often."""
         try:
             return self.ray.get(task)
         except self.ray.exceptions.RayError:
@@ -249,8 +275,10 @@ class Ray(Engine):
 
 
 def remote_attempt() -> Callable[..., int]:
-    """What a machine of the cluster runs. Made here, so that it travels by value: this module
-    is not on a worker's path.
+    """Return the function that a machine of the cluster runs.
+
+    It is a local function so that Ray pickles it by value, since workers cannot import this
+    module.
     """
 
     def attempt(
@@ -278,25 +306,34 @@ def remote_attempt() -> Callable[..., int]:
 def attempt(
     command: Sequence[str], environ: Mapping[str, str], log: str, folders: Sequence[str]
 ) -> int:
-    """Run a command inside a Ray task -> its exit code. Raises InterruptedError, after which
-    Ray tries again, for a signal.
+    """Run a command inside a Ray task; return its exit code.
+
+    Raises InterruptedError if a signal ended the command; Ray then restarts the task.
+
+    Args:
+        command: the command.
+        environ: its environment variables.
+        log: the file to append its output to.
+        folders: the run folders that it writes.
     """
     import ray
 
-    # By which Ray cancels; ignored in a cluster that a shell started in the background.
+    # Ray cancels by SIGINT, which a cluster started by a shell in the background ignores.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     give_up = time.monotonic() + LOCK_SECONDS
-    while any(is_locked(Path(folder)) for folder in folders) and time.monotonic() < give_up:
-        time.sleep(POLL_SECONDS)  # until what is left of an attempt on a lost machine is gone
-    process = launch(
-        command, Path(log), environ, note=f"node {ray.get_runtime_context().get_node_id()} "
-    )
+    while (
+        any(is_locked(Path(folder)) for folder in folders)
+        and time.monotonic() < give_up
+    ):
+        time.sleep(POLL_SECONDS)  # an earlier attempt on a lost machine may still run
+    node = ray.get_runtime_context().get_node_id()
+    process = launch(command, Path(log), environ, note=f"node {node} ")
     try:
         while (code := process.poll()) is None:
-            time.sleep(POLL_SECONDS)  # not wait(): Ray cancels between two instructions
+            time.sleep(POLL_SECONDS)  # not wait(), which Ray cannot interrupt
     finally:
-        end([process])
-        conclude(Path(log), process.returncode)
+        terminate([process])
+        log_exit_code(Path(log), process.returncode)
     if code < 0 or code in INTERRUPTED:
         raise InterruptedError(f"exit code {code}")
     return code

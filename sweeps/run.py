@@ -1,4 +1,4 @@
-"""Running all jobs of a sweep."""
+"""Runs all jobs of a sweep."""
 
 import contextlib
 from collections.abc import Sequence
@@ -12,33 +12,36 @@ from utils.preemption import deferred, handled, leave_if_asked
 
 
 def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
-    """Run every job, tell how each ended -> how many failed. None starts where it would only
-    wait for a base.
+    """Run all jobs, report each result, and return the number of failures.
 
-    SIGTERM and Ctrl-C raise Preempted, once all jobs have saved and left.
+    A job waits until no other job is training its base. SIGTERM and Ctrl-C raise Preempted
+    after all jobs have saved and ended.
     """
-    waiting, running, failed = list(jobs), list[Job](), 0
-    trained: set[Path] = set()  # bases
+    waiting = list(jobs)
+    running = list[Job]()
+    failed = 0
+    trained: set[Path] = set()  # folders of finished bases
 
     def next_job() -> Job | None:
-        bases = {
-            base.folder: base
-            for job in running
-            for base in job.bases
-            if base.folder not in trained
-        }
-        trained.update(folder for folder, base in bases.items() if is_done(base))
-        training = bases.keys() - trained
-        return next(
-            (job for job in waiting if training.isdisjoint(base.folder for base in job.bases)),
-            None,
-        )
+        """Return a job whose bases are not being trained now; None if there is none."""
+        training = set()
+        for base in (base for job in running for base in job.bases):
+            if base.folder not in trained and is_done(base):
+                trained.add(base.folder)
+            if base.folder not in trained:
+                training.add(base.folder)
+        for job in waiting:
+            if training.isdisjoint(base.folder for base in job.bases):
+                return job
+        return None
 
-    # handled here: Ray, when it started, took the signals for itself
+    # handled here, because Ray replaces the signal handlers when it starts
     with handled(), contextlib.ExitStack() as stack:
         stack.callback(engine.stop)
         stack.enter_context(deferred())
-        bar = stack.enter_context(tqdm(total=len(jobs), desc="sweep", unit="job", disable=None))
+        bar = stack.enter_context(
+            tqdm(total=len(jobs), desc="sweep", unit="job", disable=None)
+        )
         while waiting or running:
             leave_if_asked()
             while waiting and engine.room() and (job := next_job()):
@@ -50,13 +53,12 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
                 bar.update(1)
                 failed += code != 0
                 done = len(jobs) - len(waiting) - len(running)
-                how = (
-                    "finished"
-                    if code == 0
-                    else f"FAILED ({job.failure() or f'exit code {code}'})"
-                )
-                tqdm.write(
-                    f"[{done}/{len(jobs)}] {how}: {job.name}"
-                    + (f"; log {job.log}" if code else "")
-                )
+                tqdm.write(f"[{done}/{len(jobs)}] {result(job, code)}")
     return failed
+
+
+def result(job: Job, code: int) -> str:
+    """Describe the result of a job by its exit code."""
+    if code == 0:
+        return f"finished: {job.name}"
+    return f"FAILED ({job.failure() or f'exit code {code}'}): {job.name}; log {job.log}"

@@ -1,7 +1,6 @@
-"""The state of a sweep's jobs and the time that they have left: read from the run folders
-alone, whoever runs them.
-"""
+"""Reports the state of a sweep's jobs and the remaining time, only from their run folders."""
 
+import itertools
 import math
 import statistics
 from collections import Counter, defaultdict
@@ -20,27 +19,27 @@ from utils.files import is_locked
 STATES = ("finished", "running", "stopped", "failed", "missing")
 PHASES = ("offline", "online")
 Speeds = dict[tuple[str, str], list[float]]
-"""Seconds per step that were measured, by agent and phase."""
+"""Measured seconds per step, by (agent and dataset, phase)."""
 
 
 class RunStatus(NamedTuple):
-    """Where a run is, one of STATES, and how many steps it has done.
+    """The state of a run, one of STATES, and how many steps it has done.
 
-    A run is stopped if it was begun, has not finished and no process writes it; it failed if
-    its job's log ends in an error, or if a file of its folder is damaged.
+    A run is "stopped" if it has begun, has not finished and no process writes it. It is
+    "failed" if its job's log ends with an error, or a file in its folder is damaged.
     """
 
     run: Run
     state: str
     step: int
     timing: Columns
-    """The columns of timing.csv; {} where a file is damaged."""
+    """The columns of timing.csv; {} if a file is damaged."""
     fault: str = ""
-    """What is damaged."""
+    """A message about the damaged file."""
 
 
 def run_status(run: Run) -> RunStatus:
-    """Look into a run's folder."""
+    """Read the state of a run from its folder."""
     try:
         return undamaged_status(run)
     except DamagedFile as error:
@@ -48,7 +47,7 @@ def run_status(run: Run) -> RunStatus:
 
 
 def undamaged_status(run: Run) -> RunStatus:
-    """Look into a run's folder; raises DamagedFile."""
+    """Read the state of a run from its folder; raise DamagedFile."""
     begun = read_config(run.folder) is not None
     timing = read_columns(run.folder / "timing.csv")
     if run.is_done():
@@ -60,84 +59,107 @@ def undamaged_status(run: Run) -> RunStatus:
 
 
 def job_status(job: Job) -> list[RunStatus]:
-    """Look into the folders of a job's runs, and into its log if it has one."""
+    """Read the states of a job's runs from their folders and from the job's log."""
     found = [run_status(run) for run in job.runs]
-    if not job.failure():
-        return found
-    unfinished = ("stopped", "missing")
-    return [one._replace(state="failed") if one.state in unfinished else one for one in found]
+    if job.failure():
+        for i, status in enumerate(found):
+            if status.state in ("stopped", "missing"):
+                found[i] = status._replace(state="failed")
+    return found
 
 
 def total_steps(run: Run) -> int:
-    """Offline updates and online environment steps."""
+    """Return the number of offline updates and online environment steps."""
     return sum(run.settings.flags[f"{phase}_steps"] for phase in PHASES)
 
 
 def seconds_per_step(status: RunStatus) -> dict[str, float]:
-    """The time of a step in each phase that has begun: training, and evaluations and
-    checkpoints spread over the steps.
+    """Return the mean time of a step in each phase that has begun.
+
+    It includes evaluations and checkpoints.
     """
     flags = status.run.settings.flags
-    offline, total = flags["offline_steps"], total_steps(status.run)
-    phases = {"offline": (0, offline, 1), "online": (offline, total, flags["utd_ratio"])}
-    found = {
-        phase: seconds_between(status.timing, first, last, updates)
-        for phase, (first, last, updates) in phases.items()
+    offline = flags["offline_steps"]
+    total = total_steps(status.run)
+    phases = {
+        "offline": (0, offline, 1),
+        "online": (offline, total, flags["utd_ratio"]),
     }
-    return {phase: seconds for phase, seconds in found.items() if seconds is not None}
+    found = {}
+    for phase, (first, last, updates) in phases.items():
+        seconds = seconds_between(status.timing, first, last, updates)
+        if seconds is not None:
+            found[phase] = seconds
+    return found
 
 
-def seconds_between(timing: Columns, first: int, last: int, updates: int) -> float | None:
-    """The time of a step after `first` and up to `last`, each of so many updates; None where no
-    speed is known there.
+def seconds_between(
+    timing: Columns, first: int, last: int, updates: int
+) -> float | None:
+    """Return the mean time of the steps first + 1 .. last; None if nothing was measured there.
+
+    Args:
+        timing: the columns of timing.csv.
+        first: the step before the first one that counts.
+        last: the last step that counts.
+        updates: updates per step.
     """
     inside = (first < timing["step"]) & (timing["step"] <= last)
     own = {name: values[inside] for name, values in timing.items()}
     rates = own["updates_per_s"][own["updates_per_s"] > 0]
     if not len(rates):
         return None
-    besides = np.nansum(own["eval_seconds"]) + np.nansum(own["save_seconds"])
-    return updates / float(np.median(rates)) + float(besides) / (max(own["step"]) - first)
+    other = np.nansum(own["eval_seconds"]) + np.nansum(own["save_seconds"])
+    return updates / float(np.median(rates)) + float(other) / (max(own["step"]) - first)
 
 
-def measured(found: Iterable[RunStatus]) -> Speeds:
-    """The speeds that the runs' own files hold."""
+def measure_speeds(found: Iterable[RunStatus]) -> Speeds:
+    """Return the speeds in the timing.csv of runs."""
     speeds: Speeds = defaultdict(list)
     for status in found:
         for phase, seconds in seconds_per_step(status).items() if status.timing else ():
-            speeds[kind(status.run), phase].append(seconds)
+            speeds[agent_and_dataset(status.run), phase].append(seconds)
     return speeds
 
 
-def kind(run: Run) -> str:
-    """Runs of one kind take the same time."""
+def agent_and_dataset(run: Run) -> str:
+    """Return 'AGENT DATASET'; runs with the same value need the same time."""
     return f"{run.agent_name} {dataset_name(run.env_name)}"
 
 
 def seconds_left(run: Run, step: int, speeds: Speeds) -> float | None:
-    """Of a run that has done `step` steps, at the speed of its kind, or else of all; None where
-    nothing was measured.
+    """Return the remaining time of a run after `step` steps; None if no speed was measured.
+
+    The speed is that of runs with the same agent and dataset, or else that of all runs.
+
+    Args:
+        run: the run.
+        step: how many steps it has done.
+        speeds: the measured seconds per step.
     """
-    flags, left = run.settings.flags, 0.0
+    flags = run.settings.flags
+    left = 0.0
     ends = {"offline": flags["offline_steps"], "online": total_steps(run)}
     for phase, end in ends.items():
         steps = min(end - step, flags[f"{phase}_steps"])
         if steps > 0:
-            same_phase = [
-                seconds
-                for (_, other), values in speeds.items()
-                if other == phase
-                for seconds in values
-            ]
-            known = speeds.get((kind(run), phase)) or same_phase
+            known = speeds.get((agent_and_dataset(run), phase)) or of_phase(
+                speeds, phase
+            )
             if not known:
                 return None
             left += steps * statistics.mean(known)
     return left
 
 
-def clock(seconds: float | None) -> str:
-    """Hours, minutes and seconds, such as 31:05:00."""
+def of_phase(speeds: Speeds, phase: str) -> list[float]:
+    """Return the speeds of all agents and datasets in a phase."""
+    lists = [values for (_, other), values in speeds.items() if other == phase]
+    return list(itertools.chain.from_iterable(lists))
+
+
+def hours_text(seconds: float | None) -> str:
+    """Return a time as 31:05:00 (hours, minutes, seconds); "?" for None."""
     if seconds is None:
         return "?"
     minutes, left = divmod(math.ceil(seconds), 60)
@@ -145,19 +167,23 @@ def clock(seconds: float | None) -> str:
 
 
 def longest_left(found: Sequence[RunStatus], speeds: Speeds) -> float | None:
-    """The time that runs which train together have left; None where it is not known of one."""
-    unfinished = [status for status in found if status.state != "finished"]
-    times = [seconds_left(status.run, status.step, speeds) for status in unfinished]
-    known = [seconds for seconds in times if seconds is not None]
-    return max(known, default=0.0) if len(known) == len(times) else None
+    """Return the remaining time of runs that train together; None if it is unknown for one."""
+    longest = 0.0
+    for status in found:
+        if status.state != "finished":
+            seconds = seconds_left(status.run, status.step, speeds)
+            if seconds is None:
+                return None
+            longest = max(longest, seconds)
+    return longest
 
 
 def report(jobs: Sequence[Job]) -> list[str]:
-    """Lines: how many runs are in which state by agent and domain, what runs, what failed and
-    why, and the time left.
+    """Return the lines of a status report.
 
-    The seeds of one job count once in the time left. Bases that are still to be trained count
-    with what they need.
+    They count the runs in each state by agent and domain, list running, failed and stopped
+    jobs, and give the remaining time. The seeds of a job train together, so they count once in
+    the remaining time. Bases that have to be trained first count too.
     """
     by_job = {job: job_status(job) for job in jobs}
     of_bases = base_status(jobs)
@@ -165,71 +191,88 @@ def report(jobs: Sequence[Job]) -> list[str]:
     every_run = [status for found in of_jobs for status in found]
     groups = group_by_folders([*of_jobs, *of_bases])
     by_folder = {status.run.folder: status for found in groups for status in found}
-    speeds = measured(by_folder.values())
+    speeds = measure_speeds(by_folder.values())
     lines = table(every_run)
     for job, found in by_job.items():
         lines += unfinished_job(job, found, longest_left(found, speeds))
-    running = sum(any(status.state == "running" for status in found) for found in of_jobs)
-    return [*lines, time_left([longest_left(found, speeds) for found in groups], running)]
+    running = sum(
+        any(status.state == "running" for status in found) for found in of_jobs
+    )
+    return [
+        *lines,
+        time_left([longest_left(found, speeds) for found in groups], running),
+    ]
 
 
 def base_status(jobs: Sequence[Job]) -> list[list[RunStatus]]:
-    """Look into the folders of the bases that unfinished jobs start from."""
-    return [[run_status(base) for base in job.bases] for job in jobs if not job.is_done()]
+    """Read the states of the bases that unfinished jobs start from."""
+    return [
+        [run_status(base) for base in job.bases] for job in jobs if not job.is_done()
+    ]
 
 
 def group_by_folders(found: Iterable[list[RunStatus]]) -> list[list[RunStatus]]:
-    """The same without those that are of the same folders as an earlier one."""
-    groups = {tuple(status.run.folder for status in group): group for group in found if group}
+    """Remove empty groups, and repeated groups with the same folders."""
+    groups = {
+        tuple(status.run.folder for status in group): group for group in found if group
+    }
     return list(groups.values())
 
 
 def time_left(times: Sequence[float | None], running: int) -> str:
-    """One line: the time that jobs with these seconds left take, and with as many at a time as
-    are running.
+    """Return a line with the remaining time of all jobs.
+
+    times: the remaining seconds of each job; running: how many jobs run at the same time now.
     """
     unfinished = [seconds for seconds in times if seconds != 0.0]
     if not unfinished:
         return "all finished"
     if None in unfinished:
-        return "time left: not known before the first rows of timing.csv are there"
+        return "time left: not known before the first lines of timing.csv are written"
     needed = sum(seconds for seconds in unfinished if seconds is not None)
-    together = f"; {clock(needed / running)} for {running} at a time, as now" if running else ""
-    return f"time left (h:mm:ss): {clock(needed)} of one job after the other{together}"
+    together = (
+        f"; {hours_text(needed / running)} for {running} at a time, as now"
+        if running
+        else ""
+    )
+    return f"time left (h:mm:ss): {hours_text(needed)} for one job after the other{together}"
 
 
-def unfinished_job(job: Job, found: Sequence[RunStatus], seconds: float | None) -> list[str]:
-    """The lines about a job that runs, was stopped or failed; none about others.
+def unfinished_job(
+    job: Job, found: Sequence[RunStatus], seconds: float | None
+) -> list[str]:
+    """Return the lines about a running, stopped or failed job; [] for any other.
 
     Args:
         job: the job.
         found: the state of its runs.
-        seconds: the time that it has left; None where that is not known.
+        seconds: its remaining time; None if unknown.
     """
     states = {status.state for status in found}
-    step, total = min(status.step for status in found), total_steps(job.runs[0])
+    step = min(status.step for status in found)
+    total = total_steps(job.runs[0])
     lines = [f"failed   {status.fault}" for status in found if status.fault]
     if "running" in states:
         lines.append(
-            f"running  {step / max(1, total):4.0%}  {clock(seconds):>9} left  {job.name}"
+            f"running  {step / max(1, total):4.0%}  {hours_text(seconds):>9} left  {job.name}"
         )
     elif "failed" in states and (failure := job.failure()):
         lines.append(f"failed   {printable(failure)}  {job.log}")
     elif "stopped" in states:
-        remedy = f"the same command goes on  {job.runs[0].folder}"
+        remedy = f"the same command resumes it  {job.runs[0].folder}"
         lines.append(f"stopped  at step {step:,} of {total:,}, {remedy}")
     return lines
 
 
 def table(found: Sequence[RunStatus]) -> list[str]:
-    """One line for each agent and domain, and their sum."""
+    """Return a header, one line per agent and domain, and a line with their sums."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for status in found:
-        counts[kind(status.run)][status.state] += 1
+        counts[agent_and_dataset(status.run)][status.state] += 1
     counts["all"] = sum(counts.values(), Counter())
     width = max(map(len, counts))
-    rows = [
-        f"{name:{width}}" + "".join(f"{count[state]:>10}" for state in STATES)
-        for name, count in counts.items()
-    ]
-    return [" " * width + "".join(f"{state:>10}" for state in STATES), *rows]
+    lines = [" " * width + "".join(f"{state:>10}" for state in STATES)]
+    for name, count in counts.items():
+        numbers = "".join(f"{count[state]:>10}" for state in STATES)
+        lines.append(f"{name:{width}}{numbers}")
+    return lines

@@ -1,9 +1,8 @@
-"""Becomes the command it is given; on Linux, SIGTERM reaches that command when the process that
-started it dies.
+"""Executes a command pinned to cores; on Linux it gets SIGTERM when its parent dies.
 
-    python -I sweeps/tied.py STARTER CORES COMMAND...
+    python -I sweeps/tied.py PARENT CORES COMMAND...
 
-STARTER is that process's id; CORES are those to stay on, such as 0,1, or empty for all.
+PARENT is the process id of the parent; CORES are core numbers such as 0,1, or empty for all.
 """
 
 import ctypes
@@ -14,10 +13,10 @@ import sys
 PR_SET_PDEATHSIG = 1
 
 if __name__ == "__main__":
-    starter, cores, *command = sys.argv[1:]
+    parent, cores, *command = sys.argv[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != int(starter):  # it died before that
+        if os.getppid() != int(parent):  # it died before prctl
             sys.exit(128 + signal.SIGTERM)
         if cores:
             os.sched_setaffinity(0, map(int, cores.split(",")))

@@ -27,7 +27,7 @@ from training.updates import Window, one_update, train_block
 from utils.replay import Replay
 from utils.sharding import stack_seeds
 
-STATES, DISCOUNT = 64, 0.99
+STATES, DISCOUNT = 200, 0.997
 VALUE = DISCOUNT ** (STATES - 1)
 EVERY, LOOKS, MOST = 25, 5, 8000
 POINTS = (1, 2, 4, 8, 16)
@@ -43,7 +43,9 @@ def chain_dataset(trajectories: int = 40, seed: int = 0) -> dict[str, np.ndarray
         "observations": np.tile(
             np.concatenate([states, np.zeros_like(states[:1])]), (trajectories, 1)
         ),
-        "actions": np.random.default_rng(seed).uniform(-1, 1, (size, 1)).astype(np.float32),
+        "actions": np.random.default_rng(seed)
+        .uniform(-1, 1, (size, 1))
+        .astype(np.float32),
         "rewards": last,
         "masks": 1.0 - last,
         "terminals": last,
@@ -61,14 +63,20 @@ def updates_needed(points: int, seeds: int, most: int = MOST) -> list[int | None
         )
     )  # fmt: skip
     agents = [
-        fql.AGENT.create(jax.random.key(seed), STATES, 1, config) for seed in range(seeds)
+        fql.AGENT.create(jax.random.key(seed), STATES, 1, config)
+        for seed in range(seeds)
     ]
-    replay, keys = Replay.create(chain_dataset()), jax.random.split(jax.random.key(7), seeds)
+    replay, keys = (
+        Replay.create(chain_dataset()),
+        jax.random.split(jax.random.key(7), seeds),
+    )
     names = jax.eval_shape(one_update, agents[0], replay, keys[0])[1]
     windows = stack_seeds([Window.create(dict.fromkeys(names, 0.0))] * seeds, None)
     stacked, keys = stack_seeds(agents, None), jax.random.key_data(keys)
     start, actions = jnp.eye(STATES)[:1], jnp.linspace(-1, 1, 9)[:, None, None]
-    value = jax.jit(jax.vmap(lambda agent: agent.expected_return(start, actions).mean()))
+    value = jax.jit(
+        jax.vmap(lambda agent: agent.expected_return(start, actions).mean())
+    )
     near, found = np.zeros(seeds, int), [None] * seeds
     for update in range(EVERY, most + 1, EVERY):
         stacked, windows, _ = train_block(stacked, windows, replay, keys, updates=EVERY)

@@ -72,7 +72,9 @@ def no_key_twice():
 # ------------------------------------------------------------------------------------- memory
 
 RELEASE_GB = 0.7  # what a process may hold after a test
-PEAK_GB = 3.0  # what it may ever hold; one training of --preset=smoke takes 1 GB by itself
+PEAK_GB = (
+    3.0  # what it may ever hold; one training of --preset=smoke takes 1 GB by itself
+)
 PEAKS = pytest.StashKey[dict[str, float]]()
 
 
@@ -115,7 +117,9 @@ def pytest_configure(config):
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
     """In the process that distributes the tests: note the peak of a worker that has ended."""
-    peak = getattr(node, "workeroutput", {}).get("peak_gb")  # a worker that died has none
+    peak = getattr(node, "workeroutput", {}).get(
+        "peak_gb"
+    )  # a worker that died has none
     if peak is not None:
         node.config.stash[PEAKS][node.gateway.id] = peak
 
@@ -137,4 +141,6 @@ def pytest_terminal_summary(terminalreporter, config):
     found = ", ".join(f"{name} {peak:.2f}" for name, peak in sorted(peaks.items()))
     terminalreporter.write_line(f"peak memory in GB, at most {PEAK_GB:g}: {found}")
     if max(peaks.values()) > PEAK_GB:
-        terminalreporter.write_line("FAILED: a process took more memory than that", red=True)
+        terminalreporter.write_line(
+            "FAILED: a process took more memory than that", red=True
+        )

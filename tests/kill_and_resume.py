@@ -73,12 +73,17 @@ class Work(NamedTuple):
     def flags(self) -> list[str]:
         """For main.py."""
         phases = [
-            f"--{name}_steps={getattr(self, name)}" for name in ("bc", "offline", "online")
+            f"--{name}_steps={getattr(self, name)}"
+            for name in ("bc", "offline", "online")
         ]
         intervals = [
-            f"--{name}_interval={getattr(self, name)}" for name in ("log", "eval", "save")
+            f"--{name}_interval={getattr(self, name)}"
+            for name in ("log", "eval", "save")
         ]
-        evaluations = [f"--eval_episodes={self.episodes}", f"--eval_async={self.eval_async}"]
+        evaluations = [
+            f"--eval_episodes={self.episodes}",
+            f"--eval_async={self.eval_async}",
+        ]
         return [*phases, *intervals, *evaluations, f"--num_seeds={self.num_seeds}"]
 
 
@@ -113,7 +118,9 @@ class Watch:
         self._sizes: dict[Path, int] = {}
         self._last: dict[Path, int] = {}
         self.look()
-        self.active: Path | None = None  # the run folder in which this process wrote a row last
+        self.active: Path | None = (
+            None  # the run folder in which this process wrote a row last
+        )
 
     def look(self) -> None:
         """Take notice of new rows."""
@@ -148,7 +155,10 @@ class Watch:
         if self.active is None or is_base(self.active):
             return False
         step, offline = max(0, self.step(self.active)), self.work.offline
-        due = step % self.work.eval == 0 or step in (offline, offline + self.work.online)
+        due = step % self.work.eval == 0 or step in (
+            offline,
+            offline + self.work.online,
+        )
         return due and self.step(self.active, "eval") < step
 
     def saving(self) -> bool:
@@ -297,7 +307,11 @@ class Life:
         if kill.signal == signal.SIGKILL and self.watch.active and self.watch.saving():
             where = "save"
         self.check_code(kill, code, where)
-        if kill.signal == signal.SIGTERM and active and newest_checkpoint(active) < step:
+        if (
+            kill.signal == signal.SIGTERM
+            and active
+            and newest_checkpoint(active) < step
+        ):
             raise self.failure(
                 f"SIGTERM ({where}): at step {step} or later, last checkpoint"
                 f" {newest_checkpoint(active)}"
@@ -317,14 +331,18 @@ class Life:
             time.sleep(0.001)
         deadline = time.monotonic() + kill.delay
         while (
-            self.going_on() and time.monotonic() < deadline and not (start_up and watch.active)
+            self.going_on()
+            and time.monotonic() < deadline
+            and not (start_up and watch.active)
         ):
             time.sleep(0.001)
 
     def check_code(self, kill: "Kill", code: int, where: str) -> None:
         """Raise Failure for an exit code that does not follow from the signal."""
         expected = (
-            {-signal.SIGKILL} if kill.signal == signal.SIGKILL else {128 + signal.SIGTERM}
+            {-signal.SIGKILL}
+            if kill.signal == signal.SIGKILL
+            else {128 + signal.SIGTERM}
         )
         if kill.signal == signal.SIGTERM and where == "start-up":
             # before anything is there to be saved, the default action will do
@@ -345,7 +363,9 @@ class Life:
 
     def resumed(self) -> dict[Path, int]:
         """Where it says that runs were resumed, by run folder."""
-        text = self.output.read_text(errors="replace")  # a long path has a line of its own
+        text = self.output.read_text(
+            errors="replace"
+        )  # a long path has a line of its own
         lines = re.findall(r"resumed at step (\d+):\s+(.+)", text)
         return {Path(folder.strip()): int(step) for step, folder in lines}
 
@@ -377,7 +397,11 @@ def group(leader: int) -> list[str]:
 def newest_checkpoint(folder: Path) -> int:
     """The step of the newest whole checkpoint of a run; -1 where there is none."""
     return max(
-        (int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit()),
+        (
+            int(path.name)
+            for path in folder.glob("checkpoints/*")
+            if path.name.isdigit()
+        ),
         default=-1,
     )
 
@@ -415,7 +439,9 @@ def plan(kills: int, which: str, work: Work, rng: np.random.Generator) -> list[K
         if moment == "evaluation":
             position = min(place for place in places if place >= position)
         which_signal = signals[rng.integers(len(signals))]
-        planned.append(Kill(which_signal, moment, position, rng.uniform(0, DELAYS[moment])))
+        planned.append(
+            Kill(which_signal, moment, position, rng.uniform(0, DELAYS[moment]))
+        )
     return sorted(planned, key=lambda kill: kill.position)
 
 
@@ -424,7 +450,9 @@ class Report:
     """What was done and found."""
 
     where: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    signals: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    signals: collections.Counter = dataclasses.field(
+        default_factory=collections.Counter
+    )
     resumes: int = 0
     lost: int = 0
     seconds_to_term: float = 0.0
@@ -481,7 +509,9 @@ def kill_and_resume(
     Raises Failure where one resumes more than `most_lost` steps before the place where the last
     one was killed.
     """
-    reached: tuple[Path, int] | None = None  # where a run stood that has not been resumed since
+    reached: tuple[Path, int] | None = (
+        None  # where a run stood that has not been resumed since
+    )
     for kill in [*kills, None]:
         with life_of() as process:
             if kill is None:
@@ -512,7 +542,9 @@ def compare(reference: Path, other: Path, report: Report) -> None:
         {str(path.relative_to(place)) for path in run_folders(place)}
         for place in (reference, other)
     )
-    report.differences += [f"{name} is in one place alone" for name in sorted(names ^ others)]
+    report.differences += [
+        f"{name} is in one place alone" for name in sorted(names ^ others)
+    ]
     if not names:
         report.differences.append("there is no run to compare")
     for name in sorted(names & others):
@@ -558,14 +590,18 @@ def compare_files(one: Path, two: Path, report: Report) -> list[str]:
             (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y),
             min(len(a), len(b)),
         )
-        found.append(f"replay.bin: {len(a)} and {len(b)} bytes, different from byte {first} on")
+        found.append(
+            f"replay.bin: {len(a)} and {len(b)} bytes, different from byte {first} on"
+        )
     for name in ("config.json", "done.json"):
         one_value, other_value = (
             json.loads(path.read_text()) if path.exists() else None
             for path in (one / name, two / name)
         )
         found += [
-            f"{name} {key}" for key in differing(one_value, other_value) if key not in PLACE
+            f"{name} {key}"
+            for key in differing(one_value, other_value)
+            if key not in PLACE
         ]
     return found
 
@@ -578,7 +614,9 @@ def differing(one: Any, two: Any, prefix: str = "") -> list[str]:
     return [
         where
         for key in keys
-        for where in differing(one.get(key), two.get(key), f"{prefix}/{key}" if prefix else key)
+        for where in differing(
+            one.get(key), two.get(key), f"{prefix}/{key}" if prefix else key
+        )
     ]
 
 
@@ -598,7 +636,9 @@ def compare_checkpoints(one: Path, two: Path, report: Report) -> list[str]:
     )
     ours, theirs = flatten_dict(tree, sep="/"), flatten_dict(other_tree, sep="/")
     report.arrays += len(ours)
-    found = [f"checkpoint: {key} of its record" for key in differing(record, other_record)]
+    found = [
+        f"checkpoint: {key} of its record" for key in differing(record, other_record)
+    ]
     found += [
         f"checkpoint: {name} is in one of them alone"
         for name in sorted(set(ours) ^ set(theirs))
@@ -606,7 +646,9 @@ def compare_checkpoints(one: Path, two: Path, report: Report) -> list[str]:
     for name in sorted(set(ours) & set(theirs)):
         a, b = ours[name], theirs[name]
         if a.shape != b.shape or a.dtype != b.dtype:
-            found.append(f"checkpoint: {name} is {a.dtype}{a.shape} and {b.dtype}{b.shape}")
+            found.append(
+                f"checkpoint: {name} is {a.dtype}{a.shape} and {b.dtype}{b.shape}"
+            )
         elif a.tobytes() != b.tobytes():
             found.append(
                 f"checkpoint: {name} differs in {np.count_nonzero(a != b)} of {a.size} numbers"
@@ -623,10 +665,10 @@ def check(
     """Make data, run undisturbed, run killed, compare; all files lie below `folder`. Raises
     Failure.
     """
-    from envs.collect import random_data
+    from envs.collect import collect_random
 
     start, rng, report = time.monotonic(), np.random.default_rng(seed), Report()
-    random_data(ENV_NAME, folder / "data", 300)
+    collect_random(ENV_NAME, folder / "data", 300)
     flags = [
         f"--env_name={ENV_NAME}",
         f"--ogbench_dataset_dir={folder / 'data'}",
@@ -654,12 +696,16 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=20, help="how often the run is killed")
+    parser.add_argument(
+        "--kills", type=int, default=20, help="how often the run is killed"
+    )
     parser.add_argument("--signal", choices=("kill", "term", "mixed"), default="kill")
     parser.add_argument("--num_seeds", type=int, default=1, help="for main.py")
     parser.add_argument("--eval_async", action="store_true", help="for main.py")
     parser.add_argument("--seed", type=int, default=0, help="decides the moments")
-    parser.add_argument("--keep", action="store_true", help="keep the folder with both runs")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the folder with both runs"
+    )
     given = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="kill_and_resume_"))
     try:

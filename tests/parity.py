@@ -35,7 +35,10 @@ from tests import parity_own
 TOLERANCE = 1e-5
 STATE_TOLERANCE = 5e-5
 STATES = {"xs", "adjoints"}
-OWN_STATES = {"qsm": {"next_actions"}, "dac": {"next_actions"}}  # besides STATES, by agent
+OWN_STATES = {
+    "qsm": {"next_actions"},
+    "dac": {"next_actions"},
+}  # besides STATES, by agent
 LEAST_SCALE = 0.1  # of a quantity to which its error is relative
 METRICS = {
     "critic_loss": "critic/loss",
@@ -128,7 +131,9 @@ class Golden:
         """The draws of update u; a file may have next_action [n, B, D] as [B, D] for n = 1."""
         noise = self.tree(f"update{u}/noise")
         if "next_action" in noise:
-            noise["next_action"] = noise["next_action"].reshape(samples, self.meta["B"], -1)
+            noise["next_action"] = noise["next_action"].reshape(
+                samples, self.meta["B"], -1
+            )
         return noise
 
     def results(self, u: int) -> dict[str, np.ndarray]:
@@ -136,13 +141,17 @@ class Golden:
         prefix = f"update{u}/"
         starts = (f"{prefix}out/", f"{prefix}params_after/")
         found = {k: v for k, v in self.arrays.items() if k.startswith(starts)}
-        return {k.removeprefix(prefix).removeprefix("out/"): v for k, v in found.items()}
+        return {
+            k.removeprefix(prefix).removeprefix("out/"): v for k, v in found.items()
+        }
 
     def strays(self) -> list[str]:
         """The arrays that belong to no update, one line for each."""
         us = range(self.meta["n_updates"])
         updates = [f"update{u}/{part}/" for u in us for part in PARTS]
-        stray = [name for name in self.arrays if not name.startswith(("params/", *updates))]
+        stray = [
+            name for name in self.arrays if not name.startswith(("params/", *updates))
+        ]
         return [f"{name} is in the file and belongs to no update" for name in stray]
 
 
@@ -157,7 +166,10 @@ def build(golden: Golden):
             "horizon_length": meta["H"],
             "actor_hidden_dims": tuple(meta["hidden"]),
             "value_hidden_dims": tuple(meta["hidden"]),
-            **{key: setting(meta[key]) for key in (meta.keys() & config.keys()) - ALIASES},
+            **{
+                key: setting(meta[key])
+                for key in (meta.keys() & config.keys()) - ALIASES
+            },
             **parity_own.settings_of(meta),
         }
     )
@@ -185,18 +197,23 @@ def networks(agent) -> dict:
 
 def shapes(networks: dict) -> dict[str, str]:
     """The shape of each parameter, by its name in a file."""
-    return {name: str(value.shape) for name, value in flatten_dict(networks, sep="/").items()}
+    return {
+        name: str(value.shape)
+        for name, value in flatten_dict(networks, sep="/").items()
+    }
 
 
 def differing_networks(agent, golden: Golden) -> list[str]:
     """One line for each parameter that only one side has, or that differs in shape."""
-    held = golden.tree("params")
-    own = networks(agent)
-    own = own if golden.trains else {name: own[name] for name in own.keys() & held.keys()}
+    own, held = networks(agent), golden.tree("params")
+    if not golden.trains:
+        own = {name: own[name] for name in own.keys() & held.keys()}
     ours, theirs = shapes(own), shapes(held)
     names = sorted({name for name, _ in ours.items() ^ theirs.items()})
     pairs = {name: (ours.get(name, "none"), theirs.get(name, "none")) for name in names}
-    return [f"params/{name}: {a} here, {b} in the file" for name, (a, b) in pairs.items()]
+    return [
+        f"params/{name}: {a} here, {b} in the file" for name, (a, b) in pairs.items()
+    ]
 
 
 def started(agent, golden: Golden):
@@ -244,20 +261,30 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
     if problems := differing_networks(agent, golden):
         return {}, problems
     agent, problems, worst = started(agent, golden), golden.strays(), defaultdict(float)
-    update, own = jax.jit(update_and_states), jax.jit(parity_own.outputs_of(golden.meta))
+    update, own = (
+        jax.jit(update_and_states),
+        jax.jit(parity_own.outputs_of(golden.meta)),
+    )
     for u in range(golden.meta["n_updates"]):
         noise, batch = golden.noise(u, agent.samples), golden.tree(f"update{u}/batch")
         batch = parity_own.batch_of(golden.meta, batch)
-        ours, theirs = parity_own.as_arrays(own(agent, batch, noise)), golden.results(u)
+        ours, theirs = own(agent, batch, noise), golden.results(u)
         if golden.trains:
             agent, metrics, fixed = update(agent, batch, noise)
             ours |= outputs(agent, metrics, fixed, golden.meta)
-        problems += [f"update {u}: {name}" for name in unmatched(ours, theirs, golden.outputs)]
+        ours = {name: np.asarray(value) for name, value in ours.items()}
+        problems += [
+            f"update {u}: {name}" for name in unmatched(ours, theirs, golden.outputs)
+        ]
         for name in sorted(ours.keys() & theirs.keys()):
             quantity = (
-                "/".join(name.split("/")[:2]) if name.startswith("params_after/") else name
+                "/".join(name.split("/")[:2])
+                if name.startswith("params_after/")
+                else name
             )
-            worst[quantity] = max(worst[quantity], distance(quantity, ours[name], theirs[name]))
+            worst[quantity] = max(
+                worst[quantity], distance(quantity, ours[name], theirs[name])
+            )
     outside = [name for name in ours if not name.startswith("params_after/")]
     if uncompared := sorted(set(outside) - golden.outputs):
         print(f"note: not in the file and not compared: {', '.join(uncompared)}")
@@ -270,7 +297,9 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
 def unmatched(ours: dict, theirs: dict, held: set[str]) -> list[str]:
     """What only one side has of an update; `held` are the outputs that the file has for any."""
     unknown, missing = theirs.keys() - ours.keys(), ours.keys() - theirs.keys()
-    missing = {name for name in missing if name.startswith("params_after/") or name in held}
+    missing = {
+        name for name in missing if name.startswith("params_after/") or name in held
+    }
     return [
         *(f"{name} is in the file and not computed here" for name in sorted(unknown)),
         *(f"{name} is computed here and not in the file" for name in sorted(missing)),
@@ -279,7 +308,11 @@ def unmatched(ours: dict, theirs: dict, held: set[str]) -> list[str]:
 
 def tolerance(quantity: str, agent: str) -> float:
     """The largest error allowed of a quantity in a file of this agent."""
-    return STATE_TOLERANCE if quantity in STATES | OWN_STATES.get(agent, set()) else TOLERANCE
+    return (
+        STATE_TOLERANCE
+        if quantity in STATES | OWN_STATES.get(agent, set())
+        else TOLERANCE
+    )
 
 
 def distance(quantity: str, ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -312,7 +345,9 @@ def main(arguments: list[str]) -> int:
         agent = Golden(path).meta["agent"]
         for quantity, error in sorted(worst.items()):
             allowed = tolerance(quantity, agent)
-            print(f"{Path(path).name:24} {quantity:28} {error:.1e}  (at most {allowed:.0e})")
+            print(
+                f"{Path(path).name:24} {quantity:28} {error:.1e}  (at most {allowed:.0e})"
+            )
         for problem in problems:
             print(f"{Path(path).name:24} WRONG {problem}")
         failed |= bool(problems)

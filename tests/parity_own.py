@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from agents.lql import hinged_loss_of
 from utils.replay import FIELDS, Rows, run_chunks
@@ -23,7 +22,10 @@ def settings_of(meta: dict) -> dict:
     """Settings that a file has under other names."""
     return {
         "qgf": lambda: {"kappa": meta["expectile"]},
-        "lql": lambda: {"lql_points": meta["points"], "batch_size": meta["B"] * meta["points"]},
+        "lql": lambda: {
+            "lql_points": meta["points"],
+            "batch_size": meta["B"] * meta["points"],
+        },
     }.get(meta["agent"], dict)()
 
 
@@ -43,7 +45,10 @@ def batch_of(meta: dict, batch: dict) -> dict:
     )
     rows = Rows(states, *(chunks(name) for name in FIELDS[1:]))
     ends = jnp.maximum(batch["terminals"], 1.0 - batch["masks"])
-    return run_chunks(rows, meta["discount"]) | {"row_rewards": batch["rewards"], "ends": ends}
+    return run_chunks(rows, meta["discount"]) | {
+        "row_rewards": batch["rewards"],
+        "ends": ends,
+    }
 
 
 def outputs_of(meta: dict) -> Outputs:
@@ -56,15 +61,12 @@ def outputs_of(meta: dict) -> Outputs:
     )
 
 
-def as_arrays(outputs: dict) -> dict[str, np.ndarray]:
-    """The quantities as NumPy arrays."""
-    return {name: np.asarray(value) for name, value in outputs.items()}
-
-
 def reversal(agent, batch: dict, noise: dict) -> dict[str, jax.Array]:
     """Of RQL: its target, its sum, and the actions of both flows."""
     fixed = agent.fixed_quantities(batch, noise)
-    explored = agent.flow_sample(agent.params["base"], batch["observations"], noise["act_x0"])
+    explored = agent.flow_sample(
+        agent.params["base"], batch["observations"], noise["act_x0"]
+    )
     return {
         "td_target": fixed["td_target"],
         "total_loss": agent.loss(agent.params, batch, noise, fixed)[0],
@@ -75,7 +77,9 @@ def reversal(agent, batch: dict, noise: dict) -> dict[str, jax.Array]:
 
 def first_critic(agent, batch: dict, noise: dict) -> dict[str, jax.Array]:
     """Of QGF: the mean of the first critic alone."""
-    q = agent.values(agent.params["critic"], batch["observations"])(agent.flat_actions(batch))
+    q = agent.values(agent.params["critic"], batch["observations"])(
+        agent.flat_actions(batch)
+    )
     return {"q_first_mean": q[0].mean()}
 
 
@@ -83,7 +87,9 @@ def hinges(agent, batch: dict, noise: dict) -> dict[str, jax.Array]:
     """Of LQL: Q and v at the points, the sums of weights, and both hinges together."""
     points = agent.config.lql_points
     target = agent.fixed_quantities(batch, noise)["td_target"]
-    q = agent.values(agent.params["critic"], batch["observations"])(agent.flat_actions(batch))
+    q = agent.values(agent.params["critic"], batch["observations"])(
+        agent.flat_actions(batch)
+    )
     parts = hinged_loss_of(q, batch, target, agent.config)
     counts = {f"{name}_terms": part.terms for name, part in parts._asdict().items()}
     return counts | {
@@ -93,7 +99,9 @@ def hinges(agent, batch: dict, noise: dict) -> dict[str, jax.Array]:
     }
 
 
-def steered_samples(samples: dict, agent, batch: dict, noise: dict) -> dict[str, jax.Array]:
+def steered_samples(
+    samples: dict, agent, batch: dict, noise: dict
+) -> dict[str, jax.Array]:
     """What the agent does at the file's other settings of its steering, by their names."""
     found = {}
     for name, settings in samples.items():

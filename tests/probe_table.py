@@ -39,7 +39,9 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--csv", help="file for the table")
-    parser.add_argument("--only", help="agents, with semicolons between them; others are kept")
+    parser.add_argument(
+        "--only", help="agents, with semicolons between them; others are kept"
+    )
     given = parser.parse_args(arguments)
     header = ["agent", "settings", *(f"seed {seed}" for seed in range(given.seeds))]
     rows = []
@@ -54,7 +56,9 @@ def main(arguments: list[str]) -> None:
                 for seed in range(given.seeds)
             ]
         words = " ".join(f"{key}={value}" for key, value in settings.items())
-        rows.append([name, words, *(f"{distance_from_optimum(agent):.3f}" for agent in agents)])
+        rows.append(
+            [name, words, *(f"{distance_from_optimum(agent):.3f}" for agent in agents)]
+        )
         print(*rows[-1], sep="  ", flush=True)
     if given.csv:
         with Path(given.csv).open("w", newline="") as file:

@@ -40,13 +40,17 @@ def write_run(
     """
     given = given or {}
     flags = FLAGS | changed | {"env_name": env_name, "seed": seed}
-    flags |= {key: value for key, value in given.items() if not key.startswith("agent.")}
+    flags |= {
+        key: value for key, value in given.items() if not key.startswith("agent.")
+    }
     settings = AGENT | {
         key[6:]: value for key, value in given.items() if key.startswith("agent.")
     }
     folder = root / flags["run_group"] / env_name / f"{agent}_s{seed}_{hashed}"
     folder.mkdir(parents=True)
-    sources = {name: "default" for name in (*flags, *(f"agent.{key}" for key in settings))}
+    sources = {
+        name: "default" for name in (*flags, *(f"agent.{key}" for key in settings))
+    }
     sources |= {name: "command line" for name in ("env_name", "seed", *given)}
     config = {
         "agent_file": f"agents/{agent}.py",
@@ -68,9 +72,23 @@ def write_run(
     )
     if kl:
         others = [f"loss/{i}" for i in range(columns - 5)]
-        header = ("step", "phase", *others, "dual/path_kl", "dual/kl_budget", "dual/lam")
+        header = (
+            "step",
+            "phase",
+            *others,
+            "dual/path_kl",
+            "dual/kl_budget",
+            "dual/lam",
+        )
         rows = [
-            (step, "offline", *[0.12345678] * len(others), value, settings["kl_budget"], lam)
+            (
+                step,
+                "offline",
+                *[0.12345678] * len(others),
+                value,
+                settings["kl_budget"],
+                lam,
+            )
             for step, value, lam in kl
         ]
         write_csv(folder / "train.csv", header, rows)

@@ -16,7 +16,9 @@ def memory_maps():
     return len(Path("/proc/self/maps").read_text().splitlines())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the number of maps")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux limits the number of maps"
+)
 def test_compiled_programs_are_given_back():
     kept = [jax.jit(lambda x, i=i: jnp.sin(x) * i) for i in range(20)]
     assert [function(1.0) for function in kept][0] == 0
@@ -27,14 +29,22 @@ def test_compiled_programs_are_given_back():
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(("limit", "code"), [("2.0", 0), ("0.01", 1)])
-def test_a_session_with_a_process_beyond_the_limit_fails(tmp_path, workers, limit, code):
+def test_a_session_with_a_process_beyond_the_limit_fails(
+    tmp_path, workers, limit, code
+):
     text = Path(conftest.__file__).read_text()
-    (tmp_path / "conftest.py").write_text(text.replace("PEAK_GB = 3.0", f"PEAK_GB = {limit}"))
+    (tmp_path / "conftest.py").write_text(
+        text.replace("PEAK_GB = 3.0", f"PEAK_GB = {limit}")
+    )
     (tmp_path / "test_it.py").write_text("def test_it(): pass")
     command = [sys.executable, "-m", "pytest", tmp_path, f"--rootdir={tmp_path}"]
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run(
-        [*command, f"-n{workers}"], capture_output=True, text=True, cwd=root, timeout=100
+        [*command, f"-n{workers}"],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        timeout=100,
     )
     assert done.returncode == code, done.stdout
     names = ["gw0", "this process"][1 - workers :]

@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def python(*words: str) -> str:
     """What a command prints from the project's root, on one line."""
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     return " ".join((done.stdout + done.stderr).split())
 
@@ -26,13 +28,23 @@ def test_an_environment_and_data_of_ones_own(tmp_path):
         "22,611 transitions in 1,000 trajectories, layout flat (it holds next_observations,"
         " truncations)" in told
     )
-    assert "left out" not in told and "cube-double" not in told and "TRQAM paper" not in told
-    (log,) = tmp_path.glob("exp/smoke/examples.own_environment_Reach-v0/trqam_s0_*/eval.csv")
+    assert (
+        "left out" not in told
+        and "cube-double" not in told
+        and "TRQAM paper" not in told
+    )
+    (log,) = tmp_path.glob(
+        "exp/smoke/examples.own_environment_Reach-v0/trqam_s0_*/eval.csv"
+    )
     assert {row["step"] for row in read_rows(log)} >= {0, 20, 60} and all(
         "success" in row for row in read_rows(log)
     )
 
 
 def test_the_guide_quotes_the_reader_of_an_exported_policy():
-    reader = (ROOT / "examples" / "run_exported_policy.py").read_text().partition('"""\n\n')[2]
+    reader = (
+        (ROOT / "examples" / "run_exported_policy.py")
+        .read_text()
+        .partition('"""\n\n')[2]
+    )
     assert reader.strip() and reader in (ROOT / "docs" / "policies.md").read_text()

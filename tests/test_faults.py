@@ -157,9 +157,13 @@ def assert_undisturbed(runs, capsys):
         assert errors(captured.err) == []
         ours, theirs = result(), result(runs / "whole")
         assert [
-            name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)
+            name
+            for name in ours.keys() | theirs.keys()
+            if ours.get(name) != theirs.get(name)
         ] == []
-        return captured.out.replace("\n  ", " ").splitlines()  # a wrapped message on one line
+        return captured.out.replace(
+            "\n  ", " "
+        ).splitlines()  # a wrapped message on one line
 
     return check
 
@@ -228,7 +232,9 @@ DAMAGE = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", CUTS)
-def test_any_damaged_file_of_a_checkpoint_is_noticed_or_changes_nothing(phase, stand, printed):
+def test_any_damaged_file_of_a_checkpoint_is_noticed_or_changes_nothing(
+    phase, stand, printed
+):
     """What a run does first, for every file of the newest checkpoint."""
     stand(phase)
     folder = folder_of() / "checkpoints"
@@ -272,17 +278,22 @@ def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
 def assert_falls_back(step, assert_undisturbed):
     damaged = {path.name: path.read_bytes() for path in files_below(newest())}
     line, resumed = [
-        line for line in assert_undisturbed() if "falling back" in line or "resumed" in line
+        line
+        for line in assert_undisturbed()
+        if "falling back" in line or "resumed" in line
     ]
     assert re.fullmatch(
-        rf"checkpoint \S+/{step} cannot be read \(.+\); falling back to the one before", line
+        rf"checkpoint \S+/{step} cannot be read \(.+\); falling back to the one before",
+        line,
     )
     assert resumed.startswith(f"resumed at step {step - 4}: ")
     aside = folder_of() / "checkpoints.unreadable" / str(step)
     assert {path.name: path.read_bytes() for path in files_below(aside)} == damaged
 
 
-def test_a_checkpoint_without_its_arrays_is_one_that_cannot_be_read(stand, assert_undisturbed):
+def test_a_checkpoint_without_its_arrays_is_one_that_cannot_be_read(
+    stand, assert_undisturbed
+):
     stand("online")
     shutil.rmtree(newest() / "state")
     assert_falls_back(20, assert_undisturbed)
@@ -296,7 +307,9 @@ def test_damaged_replay_falls_back_to_where_it_is_whole(how, stand, assert_undis
     stand("online")
     DAMAGE[how](folder_of() / "replay.bin")
     lines = [
-        line for line in assert_undisturbed() if "falling back" in line or "resumed" in line
+        line
+        for line in assert_undisturbed()
+        if "falling back" in line or "resumed" in line
     ]
     assert re.match(
         r"(the first \d rows of )?\S+/replay.bin (are not what was written|is missing); falling"
@@ -306,7 +319,9 @@ def test_damaged_replay_falls_back_to_where_it_is_whole(how, stand, assert_undis
     assert lines[-1].startswith("resumed at step ")
 
 
-def test_where_nothing_can_be_read_nothing_is_deleted(stand, assert_stops, assert_undisturbed):
+def test_where_nothing_can_be_read_nothing_is_deleted(
+    stand, assert_stops, assert_undisturbed
+):
     stand("online")
     folder = folder_of()
     for path in (folder / "checkpoints").glob("*/record/metadata"):
@@ -367,7 +382,9 @@ class Disk:
 
     def __init__(self, place):
         place.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], check=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], check=True
+        )
         self.place = place
 
     def fill(self, size):
@@ -389,7 +406,8 @@ def may_mount():
     command = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
     with contextlib.suppress(OSError):
         return (
-            os.geteuid() == 0 and subprocess.run(command, capture_output=True).returncode == 0
+            os.geteuid() == 0
+            and subprocess.run(command, capture_output=True).returncode == 0
         )
     return False
 
@@ -423,9 +441,14 @@ def full(disk, call, size):
 
 
 @pytest.mark.parametrize("phase", CUTS)
-def test_a_checkpoint_that_does_not_fit(phase, disk, stand, assert_stops, assert_undisturbed):
+def test_a_checkpoint_that_does_not_fit(
+    phase, disk, stand, assert_stops, assert_undisturbed
+):
     stand(phase, getattr(disk, "place", None))
-    step, before = newest().name, {path: path.read_bytes() for path in files_below(newest())}
+    step, before = (
+        newest().name,
+        {path: path.read_bytes() for path in files_below(newest())},
+    )
     with full(disk, 1, lambda: 4000):
         line = assert_stops(1)
     if "cannot write a checkpoint" in line:
@@ -445,7 +468,9 @@ def test_a_checkpoint_that_does_not_fit(phase, disk, stand, assert_stops, assert
 
 
 @pytest.mark.parametrize("name, call", {"train.csv": 8, "replay.bin": 10}.items())
-def test_a_log_that_cannot_be_written(name, call, stand, assert_stops, assert_undisturbed):
+def test_a_log_that_cannot_be_written(
+    name, call, stand, assert_stops, assert_undisturbed
+):
     """Before call 8 of the updates comes step 18, of a row of train.csv; before call 10 comes
     step 20, of a save.
     """
@@ -477,7 +502,9 @@ def test_a_read_only_folder(from_the_start, stand, assert_undisturbed):
         code, lines = in_a_process("train()")
         assert (code, lines) == (
             2,
-            [f"error: --save_dir=exp: cannot write to {folder_of()}; give another folder"],
+            [
+                f"error: --save_dir=exp: cannot write to {folder_of()}; give another folder"
+            ],
         )
         assert {path: path.read_bytes() for path in files_below(folder_of())} == before
     else:
@@ -489,7 +516,9 @@ def test_a_read_only_folder(from_the_start, stand, assert_undisturbed):
             f"error: cannot write a checkpoint in {checkpoints.absolute()} (PermissionError: "
         )
         assert "; the last good checkpoint is that of step 20: " in line
-        assert {path: path.read_bytes() for path in files_below(newest())} == newest_before
+        assert {
+            path: path.read_bytes() for path in files_below(newest())
+        } == newest_before
     subprocess.run(["chmod", "-R", "u+w", folder_of()], check=True)
     assert_undisturbed()
 
@@ -556,9 +585,13 @@ def test_a_killed_worker(stand, assert_stops, assert_undisturbed, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(EnvWorkers, "run_chunks", run_chunks)
         line = assert_stops(1)
-    assert line == f"error: environment worker 0 of {ENV_NAME} died (killed by signal 9)"
+    assert (
+        line == f"error: environment worker 0 of {ENV_NAME} died (killed by signal 9)"
+    )
     assert newest().name == str(OFFLINE)
-    assert any(line.startswith(f"resumed at step {OFFLINE}: ") for line in assert_undisturbed())
+    assert any(
+        line.startswith(f"resumed at step {OFFLINE}: ") for line in assert_undisturbed()
+    )
 
 
 def test_an_evaluation_beside_the_training_is_done_again_with_the_agent_that_it_had(
@@ -577,13 +610,19 @@ def test_an_evaluation_beside_the_training_is_done_again_with_the_agent_that_it_
 
     with (
         monkeypatch.context() as patch,
-        before_updates(9, lambda replay: os.kill(os.getpid(), signal.SIGTERM) or replay),
+        before_updates(
+            9, lambda replay: os.kill(os.getpid(), signal.SIGTERM) or replay
+        ),
     ):
         patch.setattr(evaluator, "evaluate", evaluate)
         assert train("--eval_async") == 143
     assert [row["step"] for row in read_rows(folder_of() / "eval.csv")] == [0]
     tree, record = Checkpoints(folder_of() / "checkpoints").read(int(newest().name))
-    assert record["step"] == 19 and record["evaluating"] == OFFLINE and "evaluating" in tree
+    assert (
+        record["step"] == 19
+        and record["evaluating"] == OFFLINE
+        and "evaluating" in tree
+    )
     assert_undisturbed()
 
 
@@ -599,7 +638,9 @@ def test_a_run_with_evaluations_beside_the_training_is_the_same(stand, runs):
     } <= of_evaluations
 
 
-def test_a_second_writer_leaves_the_first_alone(stand, assert_stops, assert_undisturbed):
+def test_a_second_writer_leaves_the_first_alone(
+    stand, assert_stops, assert_undisturbed
+):
     stand("offline")
     with start_process(
         'at_update(3, lambda: (open("waits", "w").close(), wait_for(Path("go"))))'
@@ -612,7 +653,8 @@ def test_a_second_writer_leaves_the_first_alone(stand, assert_stops, assert_undi
         finally:
             first.kill()
     assert (
-        line == f"error: {folder_of()} is being written by another process; wait for it to end"
+        line
+        == f"error: {folder_of()} is being written by another process; wait for it to end"
     )
     assert (first.returncode, errors(stderr)) == (0, [])
     (done,) = Path().glob("exp/Debug/*/*/done.json")
@@ -623,7 +665,9 @@ def test_a_second_writer_leaves_the_first_alone(stand, assert_stops, assert_undi
 # ----------------------------------------------- 8, 9: what the run was begun with has changed
 
 
-def test_another_config_is_refused_with_the_difference(stand, assert_stops, assert_undisturbed):
+def test_another_config_is_refused_with_the_difference(
+    stand, assert_stops, assert_undisturbed
+):
     stand("online")
     path = folder_of() / "config.json"
     whole = path.read_text()
@@ -651,7 +695,7 @@ def test_a_damaged_json_file_says_what_to_do_and_that_helps(
     truncate(path)
     line = assert_stops(1)
     assert line.startswith(f"error: {path} is damaged (")
-    assert line.endswith("); delete it, and the same command goes on with the run")
+    assert line.endswith("); delete it, and the same command resumes the run")
     path.unlink()
     assert any(line.startswith("resumed at step ") for line in assert_undisturbed())
 
@@ -691,7 +735,7 @@ DATASETS = {
     ),
     "of the same length": (
         lambda path: write_dataset(ENV_NAME, path, 60, seed=1),
-        CHANGED + "(other values in as many rows): restore it",
+        CHANGED + "(as many transitions, but other values): restore it",
     ),
     "one observation": (rewrite(one_observation), CHANGED),
     "rewards": (rewrite(relabelled), CHANGED),
@@ -713,14 +757,18 @@ def test_other_data_is_refused_and_brought_back_it_goes_on(
     assert_undisturbed()
 
 
-@pytest.mark.parametrize("how", ["of the same length", "one observation", "rewards", "masks"])
+@pytest.mark.parametrize(
+    "how", ["of the same length", "one observation", "rewards", "masks"]
+)
 def test_a_finished_run_looks_at_its_data(how, stand, assert_stops, printed):
     stand("whole")
     assert train() == 0 and "finished already: " in printed().out
     DATASETS[how][0](Path("data.npz"))
     assert assert_stops(2).startswith(f"error: {CHANGED.format(folder=folder_of())}")
     Path("data.npz").unlink()
-    assert train() == 0 and "(its data is not here and was not compared)" in printed().out
+    assert (
+        train() == 0 and "(its data is not here and was not compared)" in printed().out
+    )
 
 
 def test_the_base_follows_the_content_of_the_data(stand):
@@ -733,9 +781,9 @@ def test_the_base_follows_the_content_of_the_data(stand):
     assert train("--dataset=elsewhere.npz") == 0
     rewrite(relabelled)(Path("elsewhere.npz"))
     assert train("--dataset=elsewhere.npz", "--run_group=relabelled") == 0
-    assert {path.parent.name for path in Path("exp/bc").glob("*/*/done.json")} == bases and len(
-        bases
-    ) == 1
+    assert {
+        path.parent.name for path in Path("exp/bc").glob("*/*/done.json")
+    } == bases and len(bases) == 1
     rewrite(lambda arrays: arrays.update(actions=-arrays["actions"]))(Path("data.npz"))
     for flags in (["--run_group=mended"], ["--overwrite"]):
         assert train(*flags) == 0
@@ -785,7 +833,8 @@ def test_a_malicious_pickle_does_nothing(stand, assert_stops):
 
 
 @pytest.mark.parametrize(
-    "phase, call, update, at, good", [("offline", 6, 11, 12, 8), ("online", 11, 17, 22, 20)]
+    "phase, call, update, at, good",
+    [("offline", 6, 11, 12, 8), ("online", 11, 17, 22, 20)],
 )
 def test_rewards_that_are_no_numbers(
     phase, call, update, at, good, stand, assert_stops, assert_undisturbed
@@ -803,7 +852,8 @@ def test_rewards_that_are_no_numbers(
     with before_updates(call, poisoned):
         line = assert_stops(1)
     assert (
-        line == f"error: critic/loss is not finite since update {update}, seen at step {at} of"
+        line
+        == f"error: critic/loss is not finite since update {update}, seen at step {at} of"
         f" {folder_of()}; the last good checkpoint is that of step {good}"
     )
     assert_good(good, assert_undisturbed)
@@ -815,7 +865,10 @@ def assert_good(step, assert_undisturbed):
     assert f"resumed at step {step}: {folder_of()}" in assert_undisturbed()
 
 
-FAULTS = {"reward is nan": 1, "observation has nan at index 0": 0}  # and the place in a step
+FAULTS = {
+    "reward is nan": 1,
+    "observation has nan at index 0": 0,
+}  # and the place in a step
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -837,7 +890,8 @@ def test_an_environment_that_gives_no_numbers(
         patch.setattr(ProbeChain, "step", step)
         line = assert_stops(1)
     assert (
-        line == f"error: environment {ENV_NAME}: the {fault} in the step after step 19 of "
+        line
+        == f"error: environment {ENV_NAME}: the {fault} in the step after step 19 of "
         f"{folder_of()}; the last good checkpoint is that of step 16"
     )
     assert_good(16, assert_undisturbed)

@@ -36,7 +36,9 @@ def test_a_training_command_plans_runs(command, tmp_path, capsys):
 
 @pytest.mark.parametrize("command", SWEEPS)
 def test_a_sweep_command_prints_its_jobs(command, tmp_path, capsys):
-    assert sweep.main(["sweep.py", *shlex.split(command), f"--save_dir={tmp_path}"]) == 0
+    assert (
+        sweep.main(["sweep.py", *shlex.split(command), f"--save_dir={tmp_path}"]) == 0
+    )
     assert "main.py" in capsys.readouterr().out
 
 
@@ -46,12 +48,16 @@ def test_the_commands_are_found():
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_links_lead_to_files_and_headings(name):
-    for target, _, heading in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]+))?\)", TEXTS[name]):
+    for target, _, heading in re.findall(
+        r"\]\((?!https?:)([^)#]*)(#([^)]+))?\)", TEXTS[name]
+    ):
         file = (ROOT / name).parent / target if target else ROOT / name
         assert file.exists(), target
         if heading:
             headings = re.findall(r"(?m)^#+ (.*)$", file.read_text())
-            slugs = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+            slugs = {
+                re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings
+            }
             assert heading in slugs, (target, heading)
 
 

@@ -149,7 +149,9 @@ SLOW = "print('ready', flush=True)\nimport time\ntry:\n    time.sleep(100)\nexce
 
 
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("at", ["the first import", "an agent file", "sweep", "rollout"])
+@pytest.mark.parametrize(
+    "at", ["the first import", "an agent file", "sweep", "rollout"]
+)
 def test_a_signal_while_a_program_starts_is_one_line(at, signum, code, tmp_path):
     """Though what is being imported turns every exception into another one."""
     command = ["main.py", f"--env_name={TASK}", "--dry_run"]
@@ -223,7 +225,9 @@ GUARD = 'if __name__ == "__main__":'
 def test_a_program_from_stdin_is_told_to_be_a_file(place):
     code, out, err = run_program("-", input=CALL)
     assert code == 0 and out.splitlines()[-1] == "code 2"
-    (line,) = (line for line in err.splitlines() if not line.startswith(("warning", "  ")))
+    (line,) = (
+        line for line in err.splitlines() if not line.startswith(("warning", "  "))
+    )
     assert line.startswith("error: the program comes from <stdin>")
     assert line.endswith(f"save it as a file, with {GUARD} before what it does")
     assert not (place / "exp").exists()  # before anything was trained
@@ -235,7 +239,9 @@ def test_a_program_without_a_guard_is_told_so(place):
     assert code == 0 and out.splitlines()[-1] == "code 2" and out.count("code ") == 1
     (line,) = (line for line in err.splitlines() if line.startswith("error"))
     assert "Traceback" not in err
-    assert line.startswith(f"error: {place / 'noguard.py'} does its work also when it is")
+    assert line.startswith(
+        f"error: {place / 'noguard.py'} does its work also when it is"
+    )
     assert line.endswith(f"write {GUARD} before what it does")
 
 
@@ -243,7 +249,9 @@ def test_processes_are_spawned_from_a_program_that_is_no_file_and_needs_none(pla
     """Of python -c and of a notebook, nothing is imported again."""
     call = f"from envs.workers import EnvWorkers\nwith EnvWorkers({PROBE!r}, slots=1) as w:\n    print(w.reset([0], [0]).shape)"
     assert run_program("-c", call)[:2] == (0, "(1, 1)\n")
-    with EnvWorkers(PROBE, slots=1) as workers:  # and of the program that runs the tests
+    with EnvWorkers(
+        PROBE, slots=1
+    ) as workers:  # and of the program that runs the tests
         assert workers.reset([0], [0]).shape == (1, 1)
 
 
@@ -270,7 +278,12 @@ def homeless(monkeypatch):
         raise KeyError(uid)
 
     monkeypatch.setattr(pwd, "getpwuid", nobody)
-    for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "JAX_COMPILATION_CACHE_DIR"):
+    for name in (
+        "HOME",
+        "XDG_CACHE_HOME",
+        "XDG_DATA_HOME",
+        "JAX_COMPILATION_CACHE_DIR",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -296,7 +309,10 @@ def test_what_needs_a_home_says_so_in_one_line(homeless, capsys):
     "command, printed",
     [
         (["main.py", "--dry_run"], r"caf\xe9"),
-        (["scripts/sweep.py"], "'--save_dir=café/\N{SNOWMAN}'"),  # a command has to be exact
+        (
+            ["scripts/sweep.py"],
+            "'--save_dir=café/\N{SNOWMAN}'",
+        ),  # a command has to be exact
     ],
 )
 def test_a_terminal_that_lacks_a_character_gets_it_escaped(command, printed, tmp_path):

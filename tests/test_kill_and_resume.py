@@ -24,7 +24,9 @@ def test_three_kills(tmp_path):
     # rows come more often than saves, or SIGTERM would have nothing left to save
     report = script.check(tmp_path, kills=3, which="mixed", work=QUICK._replace(log=4))
     assert report.differences == []
-    assert report.signals == {"SIGKILL": 2, "SIGTERM": 1} and report.seconds_to_term < 30
+    assert (
+        report.signals == {"SIGKILL": 2, "SIGTERM": 1} and report.seconds_to_term < 30
+    )
     assert report.rows == 6 + 61 + 3  # of the base, of the run, evaluations
     assert report.arrays > 50 and report.replay_bytes > 200 * 4 * (29 + 8)
 
@@ -33,7 +35,11 @@ def test_three_kills(tmp_path):
 def test_twenty_kills(tmp_path):
     report = script.check(tmp_path, kills=20, which="mixed")
     assert report.differences == []
-    assert report.where.total() == 20 and report.where["save"] >= 3 and report.resumes >= 10
+    assert (
+        report.where.total() == 20
+        and report.where["save"] >= 3
+        and report.resumes >= 10
+    )
     assert min(report.signals.values()) >= 6 and report.seconds_to_term < 30
 
 
@@ -135,7 +141,10 @@ def widen(tree):
             lambda folder: shutil.rmtree(folder / "checkpoints"),
             "checkpoint is that of step 8 left alone, -1 killed",
         ),
-        (recheckpoint(flip_a_bit), "checkpoint: agent/params differs in 1 of 6 numbers"),
+        (
+            recheckpoint(flip_a_bit),
+            "checkpoint: agent/params differs in 1 of 6 numbers",
+        ),
         (recheckpoint(widen), "checkpoint: agent/lam is float32() and float32(1,)"),
         (
             recheckpoint(lambda tree: tree | {"more": np.ones(1)}),
@@ -151,7 +160,9 @@ def test_a_difference_is_noticed(run_folder, tmp_path, damage, message):
     damage(other / RUN)
     report = Report()
     script.compare(run_folder, other, report)
-    assert any(message in difference for difference in report.differences), report.differences
+    assert any(message in difference for difference in report.differences), (
+        report.differences
+    )
 
 
 def test_equal_runs_have_no_difference_and_are_counted(run_folder, tmp_path):
@@ -186,7 +197,11 @@ def kill_at_once(process, which, moment="start-up"):
             signal.SIGKILL,
             "ended with 0 before it could be killed\n  | enough",
         ),
-        ("import sys; sys.exit(3)", signal.SIGKILL, "ended with 3 before it could be killed"),
+        (
+            "import sys; sys.exit(3)",
+            signal.SIGKILL,
+            "ended with 3 before it could be killed",
+        ),
         (
             (
                 "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_:"
@@ -254,7 +269,8 @@ def test_lost_work_is_noticed(tmp_path):
     time.sleep(60)"""
     kills = [Kill(signal.SIGKILL, "training", position=100, delay=0)] * 2
     with pytest.raises(
-        Failure, match="trqam_s0_12345678 was at step 160 at least and went on from step 0"
+        Failure,
+        match="trqam_s0_12345678 was at step 160 at least and went on from step 0",
     ):
         script.kill_and_resume(
             lambda: life_of(tmp_path, program), kills, Report(), most_lost=56

@@ -21,7 +21,7 @@ import pytest
 import main as program
 from configs.domains import DOMAINS
 from envs import download
-from envs.collect import random_data
+from envs.collect import collect_random
 from envs.tasks import ALL_TASKS
 from envs.workers import EnvWorkers
 from tests.terminal import lines_on, terminal, written
@@ -133,9 +133,13 @@ def test_precedence_and_provenance():
     assert plain.agent.actor_hidden_dims == (1024,) * 4
     assert plain.agent.kl_budget == 0.5
     assert plain.sources["agent.kl_budget"].startswith("the published TRQAM commands")
-    assert plain.sources["agent.actor_hidden_dims"].startswith("TRQAM paper (arXiv 2605.27079)")
+    assert plain.sources["agent.actor_hidden_dims"].startswith(
+        "TRQAM paper (arXiv 2605.27079)"
+    )
     assert (plain.agent.lr, plain.sources["agent.lr"]) == (3e-4, "default")
-    smoke = resolved("--env_name=cube-triple", "--agent=agents/trqam.py", "--preset=smoke")
+    smoke = resolved(
+        "--env_name=cube-triple", "--agent=agents/trqam.py", "--preset=smoke"
+    )
     assert smoke.agent.actor_hidden_dims == (32, 32)
     assert smoke.sources["agent.actor_hidden_dims"] == "preset smoke"
     given = resolved(
@@ -205,7 +209,9 @@ def test_an_environment_of_ones_own_takes_chunks_and_else_the_agents_defaults():
 
 def test_an_environment_outside_the_table_says_whose_settings_it_takes():
     settings = resolved("--env_name=cube-single", "--agent=agents/trqam.py")
-    assert settings.sources["agent.discount"].startswith("nearest domain cube-double-play: ")
+    assert settings.sources["agent.discount"].startswith(
+        "nearest domain cube-double-play: "
+    )
     # as large as large
     settings = resolved("--env_name=antmaze-teleport", "--agent=agents/trqam.py")
     assert settings.sources["agent.discount"].startswith(
@@ -237,7 +243,9 @@ def test_the_folder_depends_on_settings_and_not_on_steps_or_places():
         from configs.flags import parse_flags
 
         return plan(
-            parse_flags(["main.py", "--env_name=scene", "--agent=agents/trqam.py", *flags])
+            parse_flags(
+                ["main.py", "--env_name=scene", "--agent=agents/trqam.py", *flags]
+            )
         )[0].folder.name
 
     assert (
@@ -256,14 +264,16 @@ def test_the_folder_depends_on_settings_and_not_on_steps_or_places():
 def data(tmp_path_factory):
     """A small dataset of TASK, and broken relatives of it, each in a folder of its own."""
     root = tmp_path_factory.mktemp("data")
-    good = random_data(TASK, root / "good", 300)
+    good = collect_random(TASK, root / "good", 300)
     for name in ("truncated", "shapes", "other"):
         shutil.copytree(root / "good", root / name)
     content = good.read_bytes()
     (root / "truncated" / good.name).write_bytes(content[: len(content) // 2])
     with np.load(good) as file:
         arrays = dict(file)
-    np.savez(root / "shapes" / good.name, **(arrays | {"actions": arrays["actions"][:-5]}))
+    np.savez(
+        root / "shapes" / good.name, **(arrays | {"actions": arrays["actions"][:-5]})
+    )
     wide = np.concatenate([arrays["observations"]] * 2, axis=1)
     np.savez(root / "other" / good.name, **(arrays | {"observations": wide}))
     (root / "empty").mkdir()
@@ -365,11 +375,18 @@ def test_a_mistake_is_one_line_and_leaves_nothing(mistake, data, tmp_path, capsy
 
 def test_a_mistake_from_the_shell(tmp_path):
     """The same through a process: exit code 2, one line, and the traceback only with --debug."""
-    command = [sys.executable, "main.py", "--env_name=puzle-4x4", f"--save_dir={tmp_path}"]
+    command = [
+        sys.executable,
+        "main.py",
+        "--env_name=puzle-4x4",
+        f"--save_dir={tmp_path}",
+    ]
     plain = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (plain.returncode, plain.stdout) == (2, "")
     assert plain.stderr.count("\n") == 1
-    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, cwd=ROOT)
+    debug = subprocess.run(
+        [*command, "--debug"], capture_output=True, text=True, cwd=ROOT
+    )
     assert debug.returncode != 0
     assert "Traceback" in debug.stderr
 
@@ -441,7 +458,10 @@ def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, cap
     # Started again it is skipped; another agent of the same shape finds the base in place.
     assert train(data, tmp_path, *flags) == 0
     assert f"finished already: {folder}" in unwrapped(capsys.readouterr().out)
-    assert train(data, tmp_path, "--agent=agents/qam.py", "--online_steps=0", *chunked) == 0
+    assert (
+        train(data, tmp_path, "--agent=agents/qam.py", "--online_steps=0", *chunked)
+        == 0
+    )
     assert list(tmp_path.glob("bc/pointmaze-medium-navigate/*/done.json")) == [base]
     assert len(list(tmp_path.glob(f"Debug/{TASK}/qam_s0_*/done.json"))) == 1
 
@@ -463,13 +483,17 @@ def check_progress(lines, rows, evaluations):
     assert lines[0].startswith("bc pointmaze-medium-navigate s0  ")
     logged = [None, *rows[:2], None, *rows[2:]]  # the base; steps before online updates
     success = {row["step"]: row["success"] for row in evaluations}
-    for line, row, evaluated in zip(lines[1:], logged[1:], (0, 8, 8, 16, 20), strict=True):
+    for line, row, evaluated in zip(
+        lines[1:], logged[1:], (0, 8, 8, 16, 20), strict=True
+    ):
         assert f"  success {success[evaluated]:.0%}" in line
         kl, budget = (
             row and f"{row['dual/path_kl']:.3g}",
             row and f"{row['dual/kl_budget']:.3g}",
         )
-        shown = row and f"  KL {kl}/{budget}  λ {3.0 * row['dual/lam']:.3g}"  # lam_scale is 3
+        shown = (
+            row and f"  KL {kl}/{budget}  λ {3.0 * row['dual/lam']:.3g}"
+        )  # lam_scale is 3
         assert shown in line if row else "KL" not in line and "λ" not in line
 
 
@@ -531,7 +555,9 @@ def test_every_other_agent_trains_offline_and_online(data, tmp_path, flags, quan
     ],
 )
 @pytest.mark.usefixtures("no_key_twice")
-def test_an_agent_without_a_flow_trains_and_clones_nothing(data, tmp_path, agent, quantity):
+def test_an_agent_without_a_flow_trains_and_clones_nothing(
+    data, tmp_path, agent, quantity
+):
     """RLPD learns online alone, from the first step after start_training on."""
     tiny = [word for word in TINY if "flow_steps" not in word]
     place = [f"--env_name={TASK}", f"--ogbench_dataset_dir={data}/good"]
@@ -553,9 +579,13 @@ def test_an_agent_without_a_flow_trains_and_clones_nothing(data, tmp_path, agent
         assert (first["balanced_sampling"], first["offline_steps"]) == (True, 0)
 
 
-def test_the_readmes_fork_command_trains_a_copied_agent(data, tmp_path, monkeypatch, capsys):
+def test_the_readmes_fork_command_trains_a_copied_agent(
+    data, tmp_path, monkeypatch, capsys
+):
     readme = (ROOT / "README.md").read_text()
-    (line,) = re.findall(r"^python main\.py (.* --agent=my_agents/.*)$", readme, re.MULTILINE)
+    (line,) = re.findall(
+        r"^python main\.py (.* --agent=my_agents/.*)$", readme, re.MULTILINE
+    )
     place, agent, setting = line.split()
     monkeypatch.chdir(tmp_path)
     fork = Path(agent.removeprefix("--agent="))
@@ -586,7 +616,9 @@ def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):
     assert train(data, tmp_path, "--online_steps=0", "--overwrite") == 0
 
 
-def test_steps_may_grow_and_only_grow_where_that_means_something(data, tmp_path, capsys):
+def test_steps_may_grow_and_only_grow_where_that_means_something(
+    data, tmp_path, capsys
+):
     """Online steps extend a finished run; offline steps, once it is past them, are an error
     that says so.
     """
@@ -594,11 +626,14 @@ def test_steps_may_grow_and_only_grow_where_that_means_something(data, tmp_path,
     assert train(data, tmp_path / "short", "--online_steps=16") == 0
     assert train(data, tmp_path / "long", "--online_steps=16") == 0
     short, long = (
-        (only_run(tmp_path / which) / "train.csv").read_text() for which in ("short", "long")
+        (only_run(tmp_path / which) / "train.csv").read_text()
+        for which in ("short", "long")
     )
     assert short == long
     capsys.readouterr()
-    assert train(data, tmp_path / "short", "--online_steps=16", "--offline_steps=12") == 2
+    assert (
+        train(data, tmp_path / "short", "--online_steps=16", "--offline_steps=12") == 2
+    )
     assert "--offline_steps: stored 8, now 12" in capsys.readouterr().err
 
 
@@ -625,7 +660,9 @@ def test_a_fork_of_the_same_name_and_other_data_have_folders_of_their_own(tmp_pa
     )
 
 
-def test_only_the_smoke_preset_acts_at_random_where_there_is_no_oracle(tmp_path, capsys):
+def test_only_the_smoke_preset_acts_at_random_where_there_is_no_oracle(
+    tmp_path, capsys
+):
     flags = [
         "--preset=study",
         "--env_name=antmaze-large-navigate-singletask-task1-v0",
@@ -649,7 +686,9 @@ def test_presets_make_no_data_in_a_folder_of_the_users(tmp_path, capsys):
     assert not list(folder.glob("*.npz"))
 
 
-def test_one_task_that_cannot_go_on_leaves_the_others_their_turn(monkeypatch, tmp_path, capsys):
+def test_one_task_that_cannot_go_on_leaves_the_others_their_turn(
+    monkeypatch, tmp_path, capsys
+):
     from training import train as train_module
 
     trained = []
@@ -662,7 +701,9 @@ def test_one_task_that_cannot_go_on_leaves_the_others_their_turn(monkeypatch, tm
     monkeypatch.setattr(train_module, "train", failing)
     assert run("--env_name=scene", "--num_seeds=2", f"--save_dir={tmp_path}") == 1
     assert "error: task 1 cannot go on\n" in capsys.readouterr().err
-    assert trained == [(f"scene-play-singletask-task{i}-v0", [0, 1]) for i in range(2, 6)]
+    assert trained == [
+        (f"scene-play-singletask-task{i}-v0", [0, 1]) for i in range(2, 6)
+    ]
 
 
 @pytest.mark.slow
@@ -681,7 +722,9 @@ def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(
         return (
             agent
             if run.seed
-            else agent.replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, agent.params))
+            else agent.replace(
+                params=jax.tree.map(lambda leaf: leaf * jnp.nan, agent.params)
+            )
         )
 
     monkeypatch.setattr(train_module, "new_agent", poisoned)
@@ -689,7 +732,7 @@ def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(
     error = unwrapped(capsys.readouterr().err)
     assert re.search(
         r"warning: [\w/]+ is not finite since update 1, .*_s0_\w+; there is no checkpoint yet;"
-        r" the other seeds go on",
+        r" the other seeds continue",
         error,
     )
     assert re.search(
@@ -698,11 +741,16 @@ def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(
     )
     assert train(data, tmp_path / "alone", "--bc_steps=0", "--seed=1") == 0
     ours, alone = (
-        next((tmp_path / which).glob(f"Debug/{TASK}/trqam_s1_*")) for which in ("both", "alone")
+        next((tmp_path / which).glob(f"Debug/{TASK}/trqam_s1_*"))
+        for which in ("both", "alone")
     )
-    assert (ours / "done.json").exists() and not list(ours.parent.glob("*_s0_*/done.json"))
+    assert (ours / "done.json").exists() and not list(
+        ours.parent.glob("*_s0_*/done.json")
+    )
     for one, other in zip(
-        CsvLog(ours / "train.csv").rows(), CsvLog(alone / "train.csv").rows(), strict=True
+        CsvLog(ours / "train.csv").rows(),
+        CsvLog(alone / "train.csv").rows(),
+        strict=True,
     ):
         assert one.pop("phase") == other.pop("phase")
         assert one == pytest.approx(other, rel=1e-3)
@@ -724,7 +772,9 @@ def test_seeds_together_have_folders_of_their_own_and_go_on_together(
         left, place = iter(range(calls)), tmp_path / f"cut{calls}"
 
         def failing(updates, *args, left=left):
-            if updates.config.get("num_qs") and next(left, None) is None:  # not the base
+            if (
+                updates.config.get("num_qs") and next(left, None) is None
+            ):  # not the base
                 raise KeyboardInterrupt
             real(updates, *args)
 
@@ -732,8 +782,14 @@ def test_seeds_together_have_folders_of_their_own_and_go_on_together(
             patch.setattr(Updates, "run", failing)
             train(data, place, *flags)
         folders = sorted(place.glob(f"Debug/{TASK}/trqam_s*"))
-        assert [path.name[:8] for path in folders] == ["trqam_s0", "trqam_s1", "trqam_s2"]
-        assert newest == max(int(path.name) for path in (folders[1] / "checkpoints").iterdir())
+        assert [path.name[:8] for path in folders] == [
+            "trqam_s0",
+            "trqam_s1",
+            "trqam_s2",
+        ]
+        assert newest == max(
+            int(path.name) for path in (folders[1] / "checkpoints").iterdir()
+        )
         shutil.rmtree(folders[1] / "checkpoints" / str(newest))
         capsys.readouterr()
         assert train(data, place, *flags) == 0
@@ -743,7 +799,9 @@ def test_seeds_together_have_folders_of_their_own_and_go_on_together(
         assert resumed == ([] if shared is None else [str(shared)] * 3)
         for folder in folders:
             for name in ("train.csv", "eval.csv", "replay.bin"):
-                whole = next((tmp_path / "whole").glob(f"Debug/{TASK}/{folder.name}/{name}"))
+                whole = next(
+                    (tmp_path / "whole").glob(f"Debug/{TASK}/{folder.name}/{name}")
+                )
                 assert (folder / name).read_bytes() == whole.read_bytes()
 
 
@@ -754,7 +812,10 @@ def test_a_seed_on_one_of_four_devices_is_the_seed_alone(data, tmp_path):
     """
     flags = ["--agent.kl_budget=0.5", "--eval_episodes=2"]
     environ = lenient() | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    for steps, place in ((12, 1), (16, 0)):  # the second goes on from the first's checkpoint
+    for steps, place in (
+        (12, 1),
+        (16, 0),
+    ):  # the second goes on from the first's checkpoint
         words = [
             str(data),
             str(tmp_path / "four"),
@@ -765,7 +826,11 @@ def test_a_seed_on_one_of_four_devices_is_the_seed_alone(data, tmp_path):
         ]
         code = f"from tests.test_main import train; raise SystemExit(train(*{words}))"
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environ
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=environ,
         )
         assert done.returncode == 0, done.stderr
     assert train(data, tmp_path / "alone", "--seed=2", "--online_steps=16", *flags) == 0
@@ -804,9 +869,13 @@ def test_seeds_step_side_by_side_and_a_killed_environment_loses_nothing(
         for which in ("cut", "whole")
     )
     compared = [
-        (a, b) for a, b in zip(cut, whole, strict=True) if a.name in ("train.csv", "replay.bin")
+        (a, b)
+        for a, b in zip(cut, whole, strict=True)
+        if a.name in ("train.csv", "replay.bin")
     ]
-    assert len(compared) == 4 and all(a.read_bytes() == b.read_bytes() for a, b in compared)
+    assert len(compared) == 4 and all(
+        a.read_bytes() == b.read_bytes() for a, b in compared
+    )
 
 
 def test_two_processes_never_write_one_run(data, tmp_path, capsys):
@@ -821,11 +890,16 @@ def test_two_processes_never_write_one_run(data, tmp_path, capsys):
     (planned,) = plan(parse_flags(["main.py", *flags, *TINY]))
     with planned.locked():
         assert run(*flags, *TINY) == 1
-    assert f"{planned.folder} is being written by another process" in capsys.readouterr().err
+    assert (
+        f"{planned.folder} is being written by another process"
+        in capsys.readouterr().err
+    )
     assert not planned.folder.exists()
 
 
-def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(data, tmp_path, capsys):
+def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(
+    data, tmp_path, capsys
+):
     assert train(data, tmp_path, "--bc_only", "--eval_episodes=1") == 0
     folder = only_run(tmp_path)
     assert folder.name.startswith("bc_s0_")
@@ -833,7 +907,12 @@ def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(data, tmp_
     said = unwrapped(capsys.readouterr().err)
     assert "gives 300 transitions; the published results are with 1,000,000" in said
     assert (
-        train(data, tmp_path / "tuned", f"--pretrained_actor_path={folder}", "--online_steps=6")
+        train(
+            data,
+            tmp_path / "tuned",
+            f"--pretrained_actor_path={folder}",
+            "--online_steps=6",
+        )
         == 0
     )
     assert not (tmp_path / "tuned" / "bc").exists()
@@ -850,7 +929,8 @@ def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(data, tmp_
         == 2
     )
     assert (
-        "layer norm off there and on here (--agent.actor_layer_norm)" in capsys.readouterr().err
+        "layer norm off there and on here (--agent.actor_layer_norm)"
+        in capsys.readouterr().err
     )
 
 
@@ -880,7 +960,9 @@ def test_the_device_is_idle_while_the_host_is_busy(data, tmp_path, monkeypatch):
     assert 0.5 < last["device_idle"] <= 1.0
 
 
-def test_the_device_is_not_idle_while_the_host_waits_for_actions(data, tmp_path, monkeypatch):
+def test_the_device_is_not_idle_while_the_host_waits_for_actions(
+    data, tmp_path, monkeypatch
+):
     """They follow from the newest update: until they are there the device is at work."""
     from training import updates
 
@@ -888,15 +970,27 @@ def test_the_device_is_not_idle_while_the_host_waits_for_actions(data, tmp_path,
     monkeypatch.setattr(
         updates, "act_online", lambda *arguments: (time.sleep(0.1), real(*arguments))[1]
     )
-    assert train(data, tmp_path, "--offline_steps=0", "--bc_steps=0", "--start_training=1") == 0
+    assert (
+        train(data, tmp_path, "--offline_steps=0", "--bc_steps=0", "--start_training=1")
+        == 0
+    )
     last = CsvLog(only_run(tmp_path) / "timing.csv").rows()[-1]
     assert last["device_idle"] < 0.5
 
 
 def test_precision_and_compiled_programs_are_where_the_flags_say(data, tmp_path):
     """From the shell: both are set once for a process."""
-    words = [str(data), str(tmp_path), "--bc_only", "--offline_steps=8", "--online_steps=0"]
-    words += ["--matmul_precision=highest", f"--compilation_cache_dir={tmp_path}/programs"]
+    words = [
+        str(data),
+        str(tmp_path),
+        "--bc_only",
+        "--offline_steps=8",
+        "--online_steps=0",
+    ]
+    words += [
+        "--matmul_precision=highest",
+        f"--compilation_cache_dir={tmp_path}/programs",
+    ]
     code = f"""
 import jax
 from tests.test_main import train
@@ -908,7 +1002,11 @@ raise SystemExit(code)
     # tiny programs too
     environ = lenient() | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environ
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environ,
     )
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "programs").iterdir())
@@ -965,7 +1063,9 @@ def test_an_environment_and_an_agent_file_of_ones_own(tmp_path, capsys):
     ]  # fmt: skip
     assert run(*flags) == 0
     assert "own environment" in capsys.readouterr().out
-    (log,) = (tmp_path / "exp").glob("Debug/envs.probe_ProbeReward-v0/my_agent_s0_*/train.csv")
+    (log,) = (tmp_path / "exp").glob(
+        "Debug/envs.probe_ProbeReward-v0/my_agent_s0_*/train.csv"
+    )
     assert [row["dual/lam"] for row in CsvLog(log).rows()] == [0.5, 0.5]
 
 
@@ -976,9 +1076,12 @@ def test_an_environment_and_an_agent_file_of_ones_own(tmp_path, capsys):
 def test_a_domain_is_trained_with_one_base(data, tmp_path):
     assert train(data, tmp_path, "--env_name=pointmaze-medium", "--online_steps=0") == 0
     finished = sorted(
-        path.parent.parent.name for path in tmp_path.glob("Debug/*/trqam_s0_*/done.json")
+        path.parent.parent.name
+        for path in tmp_path.glob("Debug/*/trqam_s0_*/done.json")
     )
-    assert finished == [f"pointmaze-medium-navigate-singletask-task{i}-v0" for i in range(1, 6)]
+    assert finished == [
+        f"pointmaze-medium-navigate-singletask-task{i}-v0" for i in range(1, 6)
+    ]
     assert len(list(tmp_path.glob("bc/*/*/done.json"))) == 1
 
 
@@ -1043,11 +1146,15 @@ def test_smoke_preset_on_every_family_of_environments(tmp_path, agent, world):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gl", ["egl", "nonsense"])
-def test_quickstart_summarises_and_films_where_it_can(tmp_path, monkeypatch, capsys, gl):
+def test_quickstart_summarises_and_films_where_it_can(
+    tmp_path, monkeypatch, capsys, gl
+):
     from configs.presets import PRESETS
     from scripts import quickstart
 
-    monkeypatch.setitem(PRESETS, "quickstart", PRESETS["quickstart"]._replace(transitions=1000))
+    monkeypatch.setitem(
+        PRESETS, "quickstart", PRESETS["quickstart"]._replace(transitions=1000)
+    )
     monkeypatch.setenv("MUJOCO_GL", gl)
     flags = [
         "--bc_steps=4",
@@ -1086,5 +1193,6 @@ def test_help_names_every_flag(capsys):
     text = capsys.readouterr().out
     assert "python main.py --env_name=puzzle-4x4" in text
     assert all(
-        f"--{name}" in text for name in ("env_name", "agent", "kl_budget_online", "[no]dry_run")
+        f"--{name}" in text
+        for name in ("env_name", "agent", "kl_budget_online", "[no]dry_run")
     )

@@ -39,7 +39,9 @@ def data(tmp_path, monkeypatch):
 
 
 def train(name, *flags):
-    return program.main(["main.py", f"--env_name={STAND_INS}:{name}-v0", *FLAGS, *flags])
+    return program.main(
+        ["main.py", f"--env_name={STAND_INS}:{name}-v0", *FLAGS, *flags]
+    )
 
 
 def only_run(name):
@@ -47,7 +49,9 @@ def only_run(name):
     return config.parent
 
 
-def test_without_success_the_return_is_reported_and_decides(monkeypatch, capsys, printed):
+def test_without_success_the_return_is_reported_and_decides(
+    monkeypatch, capsys, printed
+):
     """Returns of -9, -1, -5, -7 and -3 at steps 0, 4, 8, 12 and 16."""
     real, totals = evaluator.evaluate, itertools.chain((-9.0, -1.0, -5.0, -7.0, -3.0))
 
@@ -58,8 +62,12 @@ def test_without_success_the_return_is_reported_and_decides(monkeypatch, capsys,
     monkeypatch.setattr(evaluator, "evaluate", evaluate)
     assert train("Silent") == 0
     out, folder = printed().out, only_run("Silent")
-    found = "mean return -9 (no success reported) over 2 episodes before the first update"
-    assert f"trqam tests.envs.stand_ins:Silent seed 0: {found}" in out and "0%" not in out
+    found = (
+        "mean return -9 (no success reported) over 2 episodes before the first update"
+    )
+    assert (
+        f"trqam tests.envs.stand_ins:Silent seed 0: {found}" in out and "0%" not in out
+    )
     header = (folder / "eval.csv").read_text().partition("\n")[0]
     assert header == "step,episodes,return,length,discounted_return"
     done = json.loads((folder / "done.json").read_text())
@@ -69,31 +77,48 @@ def test_without_success_the_return_is_reported_and_decides(monkeypatch, capsys,
     assert rollout.main(["rollout.py", str(folder), "--best", "--episodes=1"]) == 0
     said, _, table = capsys.readouterr().out.partition("episode  ")
     lines = table.splitlines()
-    assert said.startswith("trqam after 4 updates") and lines[1].split()[:2] == ["0", "-"]
+    assert said.startswith("trqam after 4 updates") and lines[1].split()[:2] == [
+        "0",
+        "-",
+    ]
     assert re.fullmatch(
         r"mean return -[.\de-]+ \(no success reported\) of 1 episodes", lines[2]
     )
 
     assert report.main(["report.py", "exp", "--csv=report.csv"]) == 0
     out = capsys.readouterr().out
-    assert "note: 1 runs report no success: their returns have a table of their own" in out
-    assert "offline: return of runs that report no success" in out and "success in %" not in out
+    assert (
+        "note: 1 runs report no success: their returns have a table of their own" in out
+    )
+    assert (
+        "offline: return of runs that report no success" in out
+        and "success in %" not in out
+    )
     rows = list(csv.DictReader(Path("report.csv").read_text().splitlines()))
     columns = ("kind", "return", "step", "success")
-    assert [[row[column] for column in columns] for row in rows] == [["return", "-3", "16", ""]]
+    assert [[row[column] for column in columns] for row in rows] == [
+        ["return", "-3", "16", ""]
+    ]
 
 
 def test_the_best_of_a_run_without_evaluations_is_said_to_be_the_newest(printed):
     assert train("Silent", "--eval_episodes=0") == 0
     printed()
-    assert rollout.main(["rollout.py", str(only_run("Silent")), "--best", "--episodes=1"]) == 0
+    assert (
+        rollout.main(["rollout.py", str(only_run("Silent")), "--best", "--episodes=1"])
+        == 0
+    )
     found = printed()
     assert "trqam after 16 updates" in found.out
     assert "was evaluated: the newest is taken for the best" in found.err
 
 
-def test_episodes_that_do_not_end_are_truncated_online_and_in_evaluations(monkeypatch, printed):
-    monkeypatch.setattr("envs.ogbench.EPISODE_LIMIT", 5)  # in this process: of the online phase
+def test_episodes_that_do_not_end_are_truncated_online_and_in_evaluations(
+    monkeypatch, printed
+):
+    monkeypatch.setattr(
+        "envs.ogbench.EPISODE_LIMIT", 5
+    )  # in this process: of the online phase
     assert train("Endless", "--online_steps=12", "--eval_interval=0") == 0
     folder, found = only_run("Endless"), printed()
     assert {row["length"] for row in read_rows(folder / "eval.csv")} == {1000}
@@ -105,12 +130,16 @@ def test_episodes_that_do_not_end_are_truncated_online_and_in_evaluations(monkey
         rows = np.fromfile(path, file.dtype)
     rows = rows[rows["starts"] == 1]
     assert rows["terminals"].tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0]
-    assert rows["masks"].tolist() == [1] * 12  # running out of time is no end of the task
+    assert (
+        rows["masks"].tolist() == [1] * 12
+    )  # running out of time is no end of the task
 
 
 def test_a_fault_of_one_seeds_environment_leaves_the_others_alone(printed):
     assert ONLINE_SEEDS == 1 << 20  # as the stand-in has it
-    assert train("Melting", "--online_steps=8", "--num_seeds=2", "--eval_interval=0") == 1
+    assert (
+        train("Melting", "--online_steps=8", "--num_seeds=2", "--eval_interval=0") == 1
+    )
     err = printed().err.splitlines()
     fault = "the reward is nan in the step after step 18 of "
     message = f"environment {STAND_INS}:Melting-v0: {fault}"

@@ -44,7 +44,9 @@ def read_pins(name: str) -> dict[str, Requirement]:
         for line in lines
         if line.strip() and not line.lstrip().startswith("#")
     ]
-    return {canonicalize_name(requirement.name): requirement for requirement in requirements}
+    return {
+        canonicalize_name(requirement.name): requirement for requirement in requirements
+    }
 
 
 def version(pin: Requirement) -> str:
@@ -55,7 +57,9 @@ def version(pin: Requirement) -> str:
 @pytest.mark.parametrize("name", PINNED)
 def test_requirements_are_exact_and_hold_no_address(name):
     for pin in read_pins(name).values():
-        assert pin.url is None and re.fullmatch(r"==[\w.]+", str(pin.specifier)), str(pin)
+        assert pin.url is None and re.fullmatch(r"==[\w.]+", str(pin.specifier)), str(
+            pin
+        )
     assert not re.search(r"://|/|\\|@|^\s*--", (ROOT / name).read_text(), re.MULTILINE)
 
 
@@ -114,11 +118,15 @@ def test_an_installation_brings_dependencies_and_no_module(tmp_path):
     """The wheel that `pip install .` would build and unpack into site-packages, from a copy."""
     source, wheels = tmp_path / "source", tmp_path / "wheels"
     wheels.mkdir()
-    kept_out = shutil.ignore_patterns(".*", "exp", "build", "dist", "*.egg-info", "__pycache__")
+    kept_out = shutil.ignore_patterns(
+        ".*", "exp", "build", "dist", "*.egg-info", "__pycache__"
+    )
     shutil.copytree(ROOT, source, ignore=kept_out)
     code = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
     command = [sys.executable, "-c", code, wheels]
-    done = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=source, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     (wheel,) = wheels.glob("*.whl")
     info = f"{PROJECT['name']}-{PROJECT['version']}.dist-info"
@@ -158,10 +166,18 @@ def make(*args: str, path: str) -> subprocess.CompletedProcess:
         "PYTHON",
         "PYTEST_ARGS",
     }
-    env = {key: value for key, value in os.environ.items() if key not in outer} | {"PATH": path}
+    env = {key: value for key, value in os.environ.items() if key not in outer} | {
+        "PATH": path
+    }
     command = [shutil.which("make"), "--no-print-directory", *args]
     return subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False
+        command,
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -202,7 +218,8 @@ def test_make_passes_seed_and_arguments_on(tmp_path):
     ]
     last = make(*call, path=str(tmp_path)).stdout.splitlines()[-1]
     assert (
-        last == f"{tmp_path}/venv/bin/python scripts/quickstart.py --seed=1 --eval_episodes=100"
+        last
+        == f"{tmp_path}/venv/bin/python scripts/quickstart.py --seed=1 --eval_episodes=100"
         " --x=2"
     )
 
@@ -231,12 +248,16 @@ def test_make_says_in_one_line_which_python_is_needed(tmp_path, minor):
     done = make("quickstart", f"VENV={tmp_path}/venv", path=str(tmp_path))
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert "Python 3.11 or 3.12" in line and "labmaze, which has no wheel for 3.13" in line
+    assert (
+        "Python 3.11 or 3.12" in line and "labmaze, which has no wheel for 3.13" in line
+    )
     assert not (tmp_path / "venv").exists()
 
 
 def test_ci_checks_style_and_types_and_runs_more_than_the_fast_tests(tmp_path):
-    (steps,) = re.findall(r"^for step in (.*); do$", (ROOT / ".ci/run").read_text(), re.M)
+    (steps,) = re.findall(
+        r"^for step in (.*); do$", (ROOT / ".ci/run").read_text(), re.M
+    )
     fake_python(tmp_path / "python3", 12)
     done = make("-n", *steps.split(), f"VENV={tmp_path}/venv", path=str(tmp_path))
     programs = re.findall(rf"^{tmp_path}/venv/bin/(.*)", done.stdout, re.MULTILINE)
@@ -247,12 +268,18 @@ def test_ci_checks_style_and_types_and_runs_more_than_the_fast_tests(tmp_path):
 
 
 def test_the_workflow_runs_the_same_script_on_every_supported_python():
-    (job,) = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"].values()
-    commands = {step["run"]: step.get("if", "") for step in job["steps"] if "run" in step}
+    (job,) = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())[
+        "jobs"
+    ].values()
+    commands = {
+        step["run"]: step.get("if", "") for step in job["steps"] if "run" in step
+    }
     assert commands["bash .ci/run"] == "" and "'schedule'" in commands["make test-slow"]
     prefix = "Programming Language :: Python :: "
     classified = [
-        line.removeprefix(prefix) for line in PROJECT["classifiers"] if line.startswith(prefix)
+        line.removeprefix(prefix)
+        for line in PROJECT["classifiers"]
+        if line.startswith(prefix)
     ]
     assert job["strategy"]["matrix"]["python"] == classified == ["3.11", "3.12"]
 
@@ -266,11 +293,14 @@ def test_the_hooks_run_targets_of_the_makefile():
 
 def test_the_citation_names_the_papers():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    papers = [reference["identifiers"][0]["value"] for reference in citation["references"]]
+    papers = [
+        reference["identifiers"][0]["value"] for reference in citation["references"]
+    ]
     numbers = ["2605.27079", "2601.14234", "2610.10437", "2410.20092", "2502.02538"]
     assert papers == [f"arXiv:{number}" for number in numbers]
     assert (
-        citation["version"] == PROJECT["version"] and citation["license"] == PROJECT["license"]
+        citation["version"] == PROJECT["version"]
+        and citation["license"] == PROJECT["license"]
     )
 
 

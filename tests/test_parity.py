@@ -31,15 +31,26 @@ def test_published_numbers(name):
     [
         (
             "fql_chunk5",
-            {"distill_loss", "bc_flow_loss", "next_actions", "params_after/one_step_actor"},
+            {
+                "distill_loss",
+                "bc_flow_loss",
+                "next_actions",
+                "params_after/one_step_actor",
+            },
         ),
         ("ifql_chunk5", {"value_loss", "v_mean", "params_after/value"}),
         (
             "cgql_linex_chunk5",
             {"noisy_critic_loss", "next_actions", "params_after/target_base"},
         ),
-        ("cgql_mse_chunk5", {"noisy_critic_loss", "next_actions", "params_after/target_base"}),
-        ("cgql_simple_chunk5", {"flow_loss", "next_actions", "params_after/target_base"}),
+        (
+            "cgql_mse_chunk5",
+            {"noisy_critic_loss", "next_actions", "params_after/target_base"},
+        ),
+        (
+            "cgql_simple_chunk5",
+            {"flow_loss", "next_actions", "params_after/target_base"},
+        ),
         ("qam_edit_chunk5", {"q_loss", "entropy", "alpha", "params_after/editor"}),
         ("qam_fql_chunk5", {"q_loss", "distill_loss", "params_after/one_step_actor"}),
         ("dsrl_chunk5", {"latent_q_mean", "entropy", "params_after/noise_actor"}),
@@ -63,13 +74,17 @@ def test_a_mean_near_zero_may_carry_the_rounding_of_its_terms():
     """Values of order 1 round by 1.2e-7: 6e-5 of a mean of 0.002. One percent of it is 2e-5."""
     mean = np.float32(0.002)
     assert parity.distance("q_mean", mean + np.float32(1.2e-7), mean) < parity.TOLERANCE
-    assert parity.distance("q_mean", np.float32(1.01) * mean, mean) > 10 * parity.TOLERANCE
+    assert (
+        parity.distance("q_mean", np.float32(1.01) * mean, mean) > 10 * parity.TOLERANCE
+    )
     assert parity.distance("q_mean", np.float32(3.0), np.float32(2.0)) == 0.5
 
 
 def test_errors_of_parameters_are_absolute():
     for ours, theirs, error in ((8.5, 8.0, 0.5), (0.002, 0.001, 1e-3)):
-        found = parity.distance("params_after/base", np.float32(ours), np.float32(theirs))
+        found = parity.distance(
+            "params_after/base", np.float32(ours), np.float32(theirs)
+        )
         assert found == pytest.approx(error)
 
 
@@ -80,7 +95,9 @@ def test_errors_of_parameters_are_absolute():
 def test_states_have_a_tolerance_of_their_own(agent, own):
     states = {"xs", "adjoints"} | own
     quantities = {"xs", "adjoints", "next_actions", "q_mean", "params_after/critic"}
-    assert {name for name in quantities if parity.tolerance(name, agent) == 5e-5} == states
+    assert {
+        name for name in quantities if parity.tolerance(name, agent) == 5e-5
+    } == states
     assert {parity.tolerance(name, agent) for name in quantities - states} == {1e-5}
 
 
@@ -89,12 +106,16 @@ def test_the_agent_of_the_file_decides_what_a_state_is(tmp_path, monkeypatch):
         arrays["update0/out/next_actions"] *= np.float32(1 + 3e-5)
 
     path = changed(tmp_path, shift)
-    assert [problem.split(":")[0] for problem in parity.compare(path)[1]] == ["next_actions"]
+    assert [problem.split(":")[0] for problem in parity.compare(path)[1]] == [
+        "next_actions"
+    ]
     monkeypatch.setitem(parity.OWN_STATES, "trqam", {"next_actions"})
     assert parity.compare(path)[1] == []
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.npz")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(GOLDEN.glob("*.npz")), ids=lambda path: path.stem
+)
 def test_one_percent_of_any_output_is_noticed(path):
     """And of any parameter above 0.01: no output is so small that its change is tolerated."""
     golden = parity.Golden(path)
@@ -144,7 +165,10 @@ def scale(name):
     ("change", "message"),
     [
         (scale("update2/out/path_kl"), "path_kl: error"),
-        (scale("update0/params_after/critic/Dense_1/kernel"), "params_after/critic: error"),
+        (
+            scale("update0/params_after/critic/Dense_1/kernel"),
+            "params_after/critic: error",
+        ),
         (
             lambda arrays: arrays.update({"update1/out/surprise": np.zeros(3)}),
             "surprise is in the file and not computed",

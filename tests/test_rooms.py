@@ -15,7 +15,15 @@ MAY_IMPORT = {
     "reports": {"configs", "envs", "utils"},
     "training": {"agents", "configs", "envs", "utils"},
     "sweeps": {"training", "configs", "envs", "utils"},
-    "benchmarks": {"training", "sweeps", "reports", "agents", "configs", "envs", "utils"},
+    "benchmarks": {
+        "training",
+        "sweeps",
+        "reports",
+        "agents",
+        "configs",
+        "envs",
+        "utils",
+    },
 }
 WITHOUT_JAX = {"reports", "envs"}
 OURS = {*MAY_IMPORT, "main", "scripts", "tests"}
@@ -34,21 +42,23 @@ def imported(source):
 def forbidden(room, source):
     """The imports that a file of a room may not have."""
     beyond = OURS - MAY_IMPORT[room] - {room}
-    return sorted(set(imported(source)) & (beyond | (JAX if room in WITHOUT_JAX else set())))
+    return sorted(
+        set(imported(source)) & (beyond | (JAX if room in WITHOUT_JAX else set()))
+    )
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_imports_point_down(room):
     files = sorted((ROOT / room).rglob("*.py"))
     assert len(files) > 1
-    found = {str(path.relative_to(ROOT)): forbidden(room, path.read_text()) for path in files}
+    found = {
+        str(path.relative_to(ROOT)): forbidden(room, path.read_text()) for path in files
+    }
     assert {path: names for path, names in found.items() if names} == {}
 
 
 def test_an_import_that_points_up_is_found_wherever_it_is():
-    source = (
-        "import os\n\ndef f():\n    from training.run import Run\n    import jax.numpy as jnp\n"
-    )
+    source = "import os\n\ndef f():\n    from training.run import Run\n    import jax.numpy as jnp\n"
     assert forbidden("envs", source) == ["jax", "training"]
     assert forbidden("training", source) == []
 
@@ -61,7 +71,9 @@ def test_every_folder_with_code_is_known():
 def test_the_guide_for_developers_tells_of_these_rooms_and_of_files_that_exist():
     text = (ROOT / "docs" / "development.md").read_text()
     rows = re.findall(r"^\| `(\w+)/` \| .* \| (.*) \|$", text, re.MULTILINE)
-    assert {room: set(re.findall(r"`(\w+)`", others)) for room, others in rows} == MAY_IMPORT
+    assert {
+        room: set(re.findall(r"`(\w+)`", others)) for room, others in rows
+    } == MAY_IMPORT
     paths = re.findall(r"`((?:\w+/)+\w*(?:\.py)?)`", text)
     missing = {path for path in paths if not (ROOT / path).exists()}
     assert missing == {"bc/"} and len(paths) > 20  # a folder of runs

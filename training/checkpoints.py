@@ -1,9 +1,7 @@
-"""Checkpoints through Orbax: whole or not there at all, written in the background, and checked
-when they are read.
+"""Checkpoints by Orbax: written atomically in the background, and verified when they are read.
 
-A checkpoint is a tree of arrays and a record (a JSON object). Beside the record stand shape,
-type and CRC-32 of every array and a CRC-32 of all that: what is read is what was written, or it
-is refused.
+A checkpoint is a tree of arrays and a record (a JSON object). It also stores the shape, type
+and CRC-32 of every array, and a CRC-32 of these and the record. Reading fails if any differs.
 """
 
 import contextlib
@@ -36,17 +34,16 @@ from utils.logging import say
 
 
 class CheckpointError(RunError):
-    """A checkpoint that cannot be used, and why."""
+    """A checkpoint cannot be read."""
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, by step; a context manager that waits for what is
-    still being written.
+    """The checkpoints of a run folder by step; a context manager that waits for pending writes.
 
     Args:
-        folder: where they lie, one folder for each step.
-        keep: how many of the newest stay; None for a reader, who changes nothing.
-        precious: which others stay of those there are; asked whenever one is written.
+        folder: the folder, with one subfolder per step.
+        keep: how many of the newest to keep; None opens the folder for reading only.
+        precious: takes all steps and returns those to keep besides the newest.
     """
 
     def __init__(
@@ -56,7 +53,8 @@ class Checkpoints:
         precious: Callable[[Sequence[int]], Collection[int]] = lambda steps: (),
     ):
         self.folder = Path(folder).absolute()
-        self._keep, self._precious = keep, precious
+        self._keep = keep
+        self._precious = precious
         if keep is not None or self.folder.is_dir():
             self._manager = self._open()
 
@@ -69,9 +67,9 @@ class Checkpoints:
             preservation_policy=AnyPreservationPolicy(
                 [LatestN(self._keep), _Precious(self._precious)]
             ),
-            cleanup_tmp_directories=True,  # of a process that was killed while it wrote
-            # Where they cannot be made in the background, Orbax's threads wait for them until a
-            # timeout ends the process.
+            cleanup_tmp_directories=True,  # left by a killed process
+            # If creating folders in the background fails, Orbax's threads wait until a timeout
+            # ends the process.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         return ocp.CheckpointManager(self.folder, options=options)
@@ -81,34 +79,38 @@ class Checkpoints:
 
     def __exit__(self, failed: type[BaseException] | None, *_) -> None:
         if self._keep is not None:
-            with contextlib.suppress(*[RunError] if failed else []):  # the first error counts
+            # after an error in the block, that error is reported
+            with contextlib.suppress(*[RunError] if failed else []):
                 self.wait()
             self._manager.close()
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, the newest last."""
-        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
+        """Return the steps of all checkpoints, the newest last."""
+        return sorted(
+            int(path.name) for path in self.folder.glob("*") if path.name.isdigit()
+        )
 
     def latest(self) -> int | None:
-        """The step of the newest checkpoint, the one being written included; None where there
-        is none.
-        """
+        """Return the step of the newest checkpoint, written or pending; None without any."""
         return self._manager.latest_step()
 
     # ---------------------------------------------------------------- writing
 
     def save(self, step: int, tree: Any, record: dict[str, Any]) -> None:
-        """Write a checkpoint; returns once the arrays are copied and goes on in the background.
+        """Copy the arrays, then write a checkpoint in the background.
 
-        tree: nested dicts of arrays; record: a JSON object. Raises RunError where an array is
-        not finite, and where this or the last checkpoint cannot be written.
+        Raises RunError if an array is not finite, and if this or the last checkpoint cannot be
+        written.
+
+        Args:
+            step: the step.
+            tree: nested dicts of arrays.
+            record: a JSON object.
         """
-        # Copies: on a CPU the host's view of an array is the array, which the next update
-        # overwrites.
+        # On a CPU device_get returns views, which the next update would overwrite.
         host = jax.tree.map(np.array, jax.device_get(tree))
         arrays = {}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(host):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for name, leaf in _named_leaves(host):
             if not np.isfinite(leaf).all():
                 raise RunError(
                     f"{name} is not finite at step {step}: no checkpoint written;"
@@ -122,33 +124,31 @@ class Checkpoints:
         )
         try:
             self._manager.save(step, args=arguments, force=True)
-        except Exception as error:  # of many types, by what fails below Orbax
+        except Exception as error:  # Orbax and its storage raise many types
             raise self._unwritten(error) from error
 
     def wait(self) -> None:
-        """Wait until everything is written; raises RunError where it could not be."""
+        """Wait until everything is written; raise RunError if a write failed."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
             raise self._unwritten(error) from error
 
     def check(self) -> None:
-        """Raise RunError where what is written in the background could not be."""
+        """Raise RunError if a write in the background has failed."""
         try:
             self._manager.check_for_errors()
         except Exception as error:
             raise self._unwritten(error) from error
 
     def last_good(self) -> str:
-        """Half a sentence on what a run can go on from, once what is being written is there."""
-        with contextlib.suppress(Exception):  # of many types; told where it matters
+        """Wait for pending writes; return a phrase about the newest checkpoint."""
+        with contextlib.suppress(Exception):  # reported by the caller
             self._manager.wait_until_finished()
         steps = self.steps()
-        return (
-            f"the last good checkpoint is that of step {steps[-1]}"
-            if steps
-            else "there is no checkpoint yet"
-        )
+        if not steps:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is that of step {steps[-1]}"
 
     def _unwritten(self, error: Exception) -> RunError:
         return RunError(
@@ -157,24 +157,25 @@ class Checkpoints:
         )
 
     def _reason(self, error: Exception) -> str:
-        """What an error of Orbax's says, in one line; the cause stands at its end, behind many
-        paths and before its details.
+        """Return an error of Orbax as one line of at most about 300 characters.
+
+        The cause comes after many paths and before the bracketed details.
         """
-        text = " ".join(
-            f"{type(error).__name__}: {error}".replace(f"{self.folder}/", "").split()
-        )
+        text = f"{type(error).__name__}: {error}".replace(f"{self.folder}/", "")
+        text = " ".join(text.split())
         text = re.split(r" \[(?:tensorstore_spec|source locations)=", text)[0]
         return text if len(text) <= 300 else f"{text[:100]} ... {text[-200:]}"
 
     def set_aside(self, steps: list[int]) -> None:
-        """Move checkpoints to <folder>.unreadable, where they are in nobody's way."""
+        """Move checkpoints that cannot be read to <folder>.unreadable."""
         aside = self.folder.with_name(f"{self.folder.name}.unreadable")
         for step in steps:
             aside.mkdir(exist_ok=True)
-            taken = sum(path.name.partition("_")[0] == str(step) for path in aside.iterdir())
-            os.replace(
-                self.folder / str(step), aside / (f"{step}_{taken}" if taken else str(step))
+            earlier = sum(
+                path.name.partition("_")[0] == str(step) for path in aside.iterdir()
             )
+            name = f"{step}_{earlier}" if earlier else str(step)
+            os.replace(self.folder / str(step), aside / name)
         self._reopen(steps)
 
     def remove(self, steps: list[int]) -> None:
@@ -191,35 +192,34 @@ class Checkpoints:
     # ---------------------------------------------------------------- reading
 
     def read(self, step: int) -> tuple[dict, dict[str, Any]]:
-        """The tree of a step, as nested dicts of NumPy arrays, and its record; raises
-        CheckpointError.
+        """Read the tree of a step, nested dicts of NumPy arrays, and its record.
+
+        Raises CheckpointError if anything differs from what was written.
         """
         try:
-            content = self._manager.restore(
-                step, args=ocp.args.Composite(record=ocp.args.JsonRestore())
-            ).record
+            arguments = ocp.args.Composite(record=ocp.args.JsonRestore())
+            content = self._manager.restore(step, args=arguments).record
             crc = content.pop("crc")
             if crc != _crc(json.dumps(content, sort_keys=True).encode()):
                 raise ValueError("its record is not what was written")
-            tree = self._manager.restore(
-                step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
-            ).state
+            arguments = ocp.args.Composite(state=ocp.args.StandardRestore())
+            tree = self._manager.restore(step, args=arguments).state
             tree = jax.tree.map(np.asarray, tree)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-                name = jax.tree_util.keystr(path, simple=True, separator="/")
+            for name, leaf in _named_leaves(tree):
                 if content["arrays"].pop(name) != _fingerprint(leaf):
                     raise ValueError(f"{name} is not what was written")
             if content["arrays"]:
                 raise ValueError(f"{next(iter(content['arrays']))} is missing")
-        except Exception as error:  # of many types, by what is damaged below Orbax
+        except Exception as error:  # Orbax and its storage raise many types
             raise CheckpointError(
                 f"checkpoint {self.folder / str(step)} cannot be read ({self._reason(error)})"
             ) from error
         return tree, content["record"]
 
     def readable(self) -> Iterator[tuple[int, dict, dict[str, Any]]]:
-        """(step, tree, record) of every checkpoint that can be read, the newest first; says
-        which ones cannot.
+        """Yield (step, tree, record) of every readable checkpoint, the newest first.
+
+        Prints a line for each checkpoint that cannot be read.
         """
         for step in reversed(self.steps()):
             try:
@@ -228,28 +228,35 @@ class Checkpoints:
                 say(f"{error}; falling back to the one before")
 
     def holds(self, step: int) -> bool:
-        """Whether the checkpoint of a step is there and can be read; says so if not."""
-        return next((found for found, *_ in self.readable() if found >= step), None) == step
+        """Whether the checkpoint of a step is readable; print a line if it is damaged."""
+        return (
+            next((found for found, *_ in self.readable() if found >= step), None)
+            == step
+        )
 
 
 class _Precious(PreservationPolicy):
     def __init__(self, precious: Callable[[Sequence[int]], Collection[int]]):
         self._precious = precious
 
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> list[bool]:
         precious = self._precious([checkpoint.step for checkpoint in checkpoints])
         return [checkpoint.step in precious for checkpoint in checkpoints]
 
 
-def best_step(evaluations: Iterable[dict[str, Any]], steps: Collection[int]) -> int | None:
-    """The step with the highest success rate, of those given; None where none was evaluated.
+def best_step(
+    evaluations: Iterable[dict[str, Any]], steps: Collection[int]
+) -> int | None:
+    """Return the step with the best evaluation among `steps`; None if none was evaluated.
 
-    Of equal rates it is that with the highest return, and then the latest. An environment that
-    reports no success has no rates, so that its return decides.
+    The best has the highest success rate, then the highest return, then the latest step. If the
+    environment reports no success, the return decides.
 
     Args:
-        evaluations: rows of an eval.csv.
-        steps: those that count.
+        evaluations: the lines of an eval.csv.
+        steps: the steps to choose from.
     """
 
     def rank(row: dict[str, Any]) -> tuple[float, float, int]:
@@ -261,14 +268,14 @@ def best_step(evaluations: Iterable[dict[str, Any]], steps: Collection[int]) -> 
 
 @functools.cache
 def _quiet_orbax() -> None:
-    """It tells of every step it takes; and where one array cannot be read, all others then
-    being read print tracebacks.
-    """
+    """Silence Orbax, which logs every step and prints tracebacks of arrays read in parallel."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     hook = sys.unraisablehook
     sys.unraisablehook = lambda unraisable: (
-        None if str(unraisable.exc_value) == "Event loop is closed" else hook(unraisable)
+        None
+        if str(unraisable.exc_value) == "Event loop is closed"
+        else hook(unraisable)
     )
 
 
@@ -280,14 +287,32 @@ def _fingerprint(leaf: np.ndarray) -> list:
     return [list(leaf.shape), str(leaf.dtype), _crc(np.ascontiguousarray(leaf))]
 
 
+def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Return (name, leaf) of every leaf; names are paths such as params/policy/Dense_0/bias."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), x)
+        for path, x in leaves
+    ]
+
+
 def agent_tree(agent: Agent) -> dict:
-    """The whole agent as nested dicts of arrays."""
+    """Return an agent as nested dicts of arrays."""
     return to_state_dict(agent)
 
 
 def agent_from(tree: dict, like: Agent, where: str | os.PathLike) -> Agent:
-    """The agent in a checkpoint's tree; raises UserError where it is not one like `like`."""
-    ours, theirs = _shapes(to_state_dict(like)), _shapes(tree)
+    """Restore the agent in a checkpoint's tree.
+
+    Raises UserError if its arrays are not those of `like`.
+
+    Args:
+        tree: nested dicts of arrays, as `agent_tree` returns them.
+        like: an agent of the same settings.
+        where: the run folder, for the message.
+    """
+    ours = _shapes(to_state_dict(like))
+    theirs = _shapes(tree)
     wrong = sorted(set(ours.items()) ^ set(theirs.items()))
     if wrong:
         name = wrong[0][0]
@@ -300,8 +325,4 @@ def agent_from(tree: dict, like: Agent, where: str | os.PathLike) -> Agent:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-        for path, leaf in leaves
-    }
+    return {name: leaf.shape for name, leaf in _named_leaves(tree)}

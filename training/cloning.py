@@ -1,4 +1,4 @@
-"""What a behaviour-cloned base depends on, for an agent with a flow of its own."""
+"""Identifies behaviour-cloned bases: the code and settings that a base depends on."""
 
 import ast
 import dataclasses
@@ -13,53 +13,56 @@ from configs.agent_source import Source, read
 from utils.code import repr_digest, skeleton
 from utils.networks import VelocityField
 
+NO_SETTINGS = ("parent", "name")  # fields of every Flax module
 HOOKS = ("velocity", "flow_loss", "flow_noise_shapes", "flat_actions")
-"""The methods of an agent on which cloning depends."""
+"""The methods of an agent that cloning depends on."""
 
 
 def cloning_identity(source: Source, config: Any) -> dict[str, Any]:
-    """What identifies the base that an agent clones: the code of its velocity field and of the
-    hooks of cloning that it overrides, and the settings that these read.
+    """Return what identifies an agent's base: a digest of code, and the settings it reads.
 
-    Returns {} where agents/bc.py clones the same base.
+    The code is that of the velocity field and of the cloning methods that the agent overrides.
+    Returns {} if agents/bc.py clones the same base.
     """
     kind = source.module.AGENT
     if clones_as_bc(kind, config):
         return {}
     base = kind.networks(config)["base"]
     code = definitions([type(base), *own_hooks(kind)], source)
+    names = [field.name for field in dataclasses.fields(base)]
     fields = {
-        field.name: repr(getattr(base, field.name))
-        for field in dataclasses.fields(base)
-        if field.name not in ("parent", "name")
+        name: repr(getattr(base, name)) for name in names if name not in NO_SETTINGS
     }
-    attributes = {
-        node.attr
-        for definition in code.values()
-        if isinstance(definition, ast.AST)
-        for node in ast.walk(definition)
-        if isinstance(node, ast.Attribute)
-    }
-    settings = {name: config[name] for name in sorted(attributes & set(config))}
-    digest = repr_digest([sorted((name, skeleton(code[name])) for name in code), fields])
+    settings = {name: config[name] for name in sorted(attributes(code) & set(config))}
+    digest = repr_digest(
+        [sorted((name, skeleton(code[name])) for name in code), fields]
+    )
     return {**settings, "cloning": digest}
 
 
+def attributes(code: dict[str, Any]) -> set[str]:
+    """Return the names of all attributes that code reads, such as `lr` in `config.lr`."""
+    trees = [tree for tree in code.values() if isinstance(tree, ast.AST)]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    return {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+
+
 def clones_as_bc(kind: type[Agent], config: Any) -> bool:
-    """Whether agents/bc.py clones the same base as an agent."""
+    """Whether agents/bc.py clones the same base as an agent with these settings."""
     shared = VelocityField(config.actor_hidden_dims, config.actor_layer_norm)
     return kind.networks(config)["base"] == shared and not own_hooks(kind)
 
 
 def own_hooks(kind: type[Agent]) -> list[Any]:
-    """The methods of cloning that an agent overrides."""
+    """Return the cloning methods that an agent overrides."""
     pairs = [(getattr(kind, name), getattr(Agent, name)) for name in HOOKS]
     return [own for own, shared in pairs if own is not shared]
 
 
 def definitions(things: Iterable[Any], source: Source) -> dict[str, Any]:
-    """The syntax of classes and functions by name, with that of everything in the user's own
-    files that they name; of constants, the value.
+    """Return the syntax trees of classes and functions by name, and of the code they use.
+
+    Code is followed only inside the user's own files. For a constant it is the value.
     """
     found: dict[str, Any] = {}
     waiting = list(things)
@@ -79,10 +82,14 @@ def definitions(things: Iterable[Any], source: Source) -> dict[str, Any]:
 
 
 def named_in(node: ast.AST, names: dict[str, Any]) -> dict[str, Any]:
-    """What a piece of code names of its module's names, and of the modules among them."""
-    found = {
-        n.id: names[n.id] for n in ast.walk(node) if isinstance(n, ast.Name) and n.id in names
-    }
+    """Return the values that code refers to, by name: `helper`, and `module.helper`.
+
+    names: the global names of the code's module.
+    """
+    found = {}
+    for n in ast.walk(node):
+        if isinstance(n, ast.Name) and n.id in names:
+            found[n.id] = names[n.id]
     for n in ast.walk(node):
         if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name):
             module = names.get(n.value.id)
@@ -92,23 +99,21 @@ def named_in(node: ast.AST, names: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_own(thing: Any, source: Source) -> bool:
-    """Whether a class or function is defined in the agent file or a sibling of it."""
+    """Whether a class or function is defined in the agent file or one of its siblings."""
     own = source.module.__name__
     return thing.__module__ == own or thing.__module__.startswith(f"{own}.")
 
 
 def definition(thing: Any, source: Source) -> ast.AST:
-    """The syntax of a class or function as it was read; of its whole file where it is not found
-    there by its name.
-    """
+    """Return the syntax tree of a class or function, or of its file if it is not in it."""
     file = Path(str(sys.modules[thing.__module__].__file__))
     folder = source.file.parent
     name = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else ""
-    whole: ast.AST = ast.parse(source.kept.get(name) or read(file))
-    node = whole
+    module: ast.AST = ast.parse(source.kept.get(name) or read(file))
+    node = module
     for part in thing.__qualname__.split("."):
-        parts = (
-            child for child in getattr(node, "body", ()) if getattr(child, "name", "") == part
+        body = getattr(node, "body", ())
+        node = next(
+            (child for child in body if getattr(child, "name", "") == part), module
         )
-        node = next(parts, whole)
     return node

@@ -1,4 +1,4 @@
-"""The dataset of a run: made, loaded, identified, and compared with the published one."""
+"""Collects, loads and identifies the dataset of a run, and compares it with published ones."""
 
 import importlib.metadata
 import re
@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.collect import collect, collection_settings, random_data
+from envs.collect import collect, collect_random, collection_settings
 from envs.datasets import dataset_files, load_dataset, published_transitions
-from envs.fingerprint import Fingerprint, remembered
+from envs.fingerprint import Fingerprint, cached_fingerprint
 from envs.tasks import dataset_name, has_oracle, is_user_env
 from training.run import Run
 from utils.logging import say, warn, warn_once
@@ -24,23 +24,27 @@ class TaskData(NamedTuple):
 
     @property
     def transitions(self) -> int:
-        """How many there are."""
+        """The number of transitions."""
         return len(self.arrays["rows"])
 
     @property
     def dims(self) -> tuple[int, int]:
-        """O and A."""
+        """The dimensions (O, A)."""
         return self.arrays["observations"].shape[1], self.arrays["actions"].shape[1]
 
     def record(self, crc: str) -> dict[str, Any]:
-        """What config.json holds of the data; `crc` is of what the run reads of it."""
+        """Return the entries of the data in config.json; `crc` is the checksum to store."""
         observation_dim, action_dim = self.dims
         data = {"transitions": self.transitions, "crc": crc}
-        return {"observation_dim": observation_dim, "action_dim": action_dim, "dataset": data}
+        return {
+            "observation_dim": observation_dim,
+            "action_dim": action_dim,
+            "dataset": data,
+        }
 
 
 def task_data(run: Run) -> TaskData:
-    """The data that a run trains on, made or downloaded where it is missing and may be."""
+    """Load the data that a run trains on; collect or download it if it is missing."""
     arrays = prepare_data(run)
     found = data_fingerprint(run, arrays)
     assert found, "its files are there: they were just read"
@@ -48,31 +52,34 @@ def task_data(run: Run) -> TaskData:
 
 
 def prepare_data(run: Run) -> dict[str, np.ndarray]:
-    """The run's dataset; with a preset it is made first where it is missing, by an oracle or,
-    in --preset=smoke, at random.
+    """Load the run's dataset; with a preset it is collected first if it is missing.
+
+    An oracle collects it or, with --preset=smoke, random actions do.
     """
-    flags, transitions = run.settings.flags, run.settings.transitions
-    folder, env_name = flags["ogbench_dataset_dir"], run.env_name
-    # Never in a folder of the user's own: there it would pass for the real dataset.
-    ours = run.settings.sources["ogbench_dataset_dir"] not in ("default", "command line")
-    named = flags["dataset"] or is_user_env(env_name)
-    if (
-        transitions
-        and ours
-        and not named
-        and not (Path(folder) / f"{dataset_name(env_name)}-v0.npz").exists()
-    ):
-        if has_oracle(dataset_name(env_name)):
+    flags = run.settings.flags
+    transitions = run.settings.transitions
+    folder = flags["ogbench_dataset_dir"]
+    env_name = run.env_name
+    if not transitions or flags["dataset"] or is_user_env(env_name):
+        return load_data(run)
+    # Never in the user's own folder, where it would be mistaken for the published dataset.
+    ours = run.settings.sources["ogbench_dataset_dir"] not in (
+        "default",
+        "command line",
+    )
+    name = dataset_name(env_name)
+    if ours and not (Path(folder) / f"{name}-v0.npz").exists():
+        if has_oracle(name):
             collect(env_name, folder, transitions, progress=True)
         elif run.settings.random_data:
             made = f"{transitions:,} transitions of random actions, in {folder}"
-            say(f"{dataset_name(env_name)} has no oracle: {made}")
-            random_data(env_name, folder, transitions, progress=True)
+            say(f"{name} has no oracle: {made}")
+            collect_random(env_name, folder, transitions, progress=True)
     return load_data(run)
 
 
 def load_data(run: Run) -> dict[str, np.ndarray]:
-    """The run's dataset, as its flags say."""
+    """Load the dataset that the run's flags describe."""
     flags = run.settings.flags
     needs_environment = (
         flags["online_steps"] or flags["eval_episodes"] or flags["video_episodes"]
@@ -91,35 +98,36 @@ def load_data(run: Run) -> dict[str, np.ndarray]:
 
 
 DATA_FLAGS = ("dataset_proportion", "sparse", "dataset_layout", "action_scale")
-"""Flags on which a dataset depends besides the task and its files."""
+"""The flags that a dataset depends on, besides the task and its files."""
 
 
 def data_fingerprint(
     run: Run, dataset: dict[str, np.ndarray] | None = None
 ) -> Fingerprint | None:
-    """The fingerprint of the run's dataset; None if its files are gone.
+    """Return the fingerprint of the run's dataset; None if its files are missing.
 
-    dataset: its content; None to load it, where the fingerprint is not remembered.
+    dataset: its content; None to load it if the fingerprint is not cached.
     """
     flags = run.settings.flags
     files = dataset_files(run.env_name, flags["ogbench_dataset_dir"], flags["dataset"])
     if not files:
         return None
     settings = {"env_name": run.env_name, **{name: flags[name] for name in DATA_FLAGS}}
-    return remembered(files, settings, lambda: load_data(run) if dataset is None else dataset)
+    return cached_fingerprint(
+        files, settings, lambda: load_data(run) if dataset is None else dataset
+    )
 
 
 def warn_of_data(run: Run, data: TaskData) -> None:
-    """Warn of data with which results do not compare with the published ones."""
+    """Warn if the data or the simulator make results differ from the published ones."""
     warn_of_little_data(run, data.transitions)
     warn_of_other_physics(run)
 
 
 def warn_of_little_data(run: Run, transitions: int) -> None:
-    """Warn where a dataset has the name of a published one and less than half of its share that
-    is asked for.
-    """
-    flags, env_name = run.settings.flags, run.env_name
+    """Warn if a published dataset has less than half of the transitions that it should have."""
+    flags = run.settings.flags
+    env_name = run.env_name
     if run.settings.transitions or flags["dataset"] or is_user_env(env_name):
         return  # a preset's own data, or the user's
     wanted = published_transitions(env_name) * flags["dataset_proportion"]
@@ -132,24 +140,21 @@ def warn_of_little_data(run: Run, transitions: int) -> None:
 
 
 PHYSICS = ((3, 1, 6), (3, 4))
-"""MuJoCo versions, from the first to before the last, that repeat OGBench's recorded actions to
-5e-10 m.
-"""
+"""MuJoCo versions (from, before) that reproduce OGBench's recorded motions to 5e-10 m."""
 
 
 def warn_of_other_physics(run: Run) -> None:
-    """Warn once where OGBench's tasks are simulated, or their data was made, by a MuJoCo with
-    other contacts.
-    """
+    """Warn once if MuJoCo has other contacts than OGBench's data, here or in collected data."""
     if is_user_env(run.env_name):
         return
     versions = {"mujoco is installed as": importlib.metadata.version("mujoco")}
     flags = run.settings.flags
-    for path in dataset_files(run.env_name, flags["ogbench_dataset_dir"], flags["dataset"])[:1]:
-        made = collection_settings(path) or {}
-        versions |= (
-            {f"{path.name} was made with mujoco": made["mujoco"]} if "mujoco" in made else {}
-        )
+    for path in dataset_files(
+        run.env_name, flags["ogbench_dataset_dir"], flags["dataset"]
+    )[:1]:
+        settings = collection_settings(path) or {}
+        if "mujoco" in settings:
+            versions[f"{path.name} was made with mujoco"] = settings["mujoco"]
     first, end = PHYSICS
     for what, version in versions.items():
         if not first <= tuple(map(int, re.findall(r"\d+", version)[:3])) < end:

@@ -1,5 +1,6 @@
-"""The evaluations of a program's seeds: threads with environment processes of their own, at the
-same time as the training where asked.
+"""Evaluates the seeds of a program in threads with their own environment processes.
+
+An evaluation may run while training continues.
 """
 
 import threading
@@ -18,40 +19,39 @@ from utils.sharding import host_device
 
 
 class Evaluation(NamedTuple):
-    """An evaluation that was begun: after which step, of which agent (without the state of its
-    optimiser).
-    """
+    """A queued or running evaluation of the agent after a step."""
 
     step: int
     agent: Agent
+    """Without the state of its optimiser."""
     future: Future[EvalResult]
 
 
 class Evaluator:
-    """Evaluates policies one after the other, or several at a time where there are cores for
-    it; a context manager.
+    """Evaluates policies, several at a time if there are enough cores; a context manager.
 
     Args:
         env_name: the task.
-        flags: eval_episodes, eval_workers, and eval_async: whether policies act on the host's
-            processor while the device trains; None: unless the device is that processor.
-        seeds: how many policies are evaluated at the same time, at most.
+        flags: eval_episodes, eval_workers, and eval_async: whether policies act on the CPU
+            while the device trains; None: if the device is not the CPU.
+        seeds: the maximum of policies evaluated at the same time.
         action_dim: A.
     """
 
-    def __init__(self, env_name: str, flags: dict[str, Any], seeds: int, action_dim: int):
-        self.env_name, self.episodes, self.action_dim = (
-            env_name,
-            flags["eval_episodes"],
-            action_dim,
-        )
-        on_cpu = jax.default_backend() == "cpu"
-        self.concurrent = not on_cpu if flags["eval_async"] is None else flags["eval_async"]
+    def __init__(
+        self, env_name: str, flags: dict[str, Any], seeds: int, action_dim: int
+    ):
+        self.env_name = env_name
+        self.action_dim = action_dim
+        self.episodes = flags["eval_episodes"]
+        self.concurrent = flags["eval_async"]
+        if self.concurrent is None:
+            self.concurrent = jax.default_backend() != "cpu"
         self.workers = flags["eval_workers"] or default_workers(self.episodes)
         threads = max(1, min(seeds, cores() // max(self.workers, SLOTS)))
         self._device = host_device() if self.concurrent else jax.devices()[0]
         self._executor = ThreadPoolExecutor(threads, "evaluation")
-        self._own = threading.local()  # the processes of a thread
+        self._own = threading.local()  # each thread has its own processes
         self._opened: list[EnvWorkers] = []
         self._closing = False
 
@@ -62,22 +62,27 @@ class Evaluator:
         self._closing = True
         self._executor.shutdown(wait=False, cancel_futures=True)
         for workers in self._opened:
-            # what is still being evaluated ends with an error that nobody asks for
-            workers.close()
+            workers.close()  # running evaluations end with an error that is not read
         self._executor.shutdown()
 
     def start(self, step: int, agent: Agent, seed: int) -> Evaluation:
-        """Begin to evaluate an agent, which must not be donated later, on the episodes of
-        `seed`.
+        """Queue an evaluation; the agent's arrays must not be donated afterwards.
+
+        Args:
+            step: the step of the agent.
+            agent: the agent.
+            seed: determines the episodes.
         """
         agent = jax.device_put(without_optimiser(agent), self._device)
-        return Evaluation(step, agent, self._executor.submit(self._evaluate, agent, seed))
+        return Evaluation(
+            step, agent, self._executor.submit(self._evaluate, agent, seed)
+        )
 
     def _evaluate(self, agent: Agent, seed: int) -> EvalResult:
         if not hasattr(self._own, "workers"):
             self._own.workers = EnvWorkers(self.env_name, workers=self.workers)
             self._opened.append(self._own.workers)
-            if self._closing:  # meanwhile, so that nobody else closes them
+            if self._closing:  # too late for __exit__ to close them
                 self._own.workers.close()
         config = agent.config
         return evaluate(
@@ -93,47 +98,58 @@ class Evaluator:
 
 
 class Evaluations:
-    """The evaluations of all seeds that were begun and are not in eval.csv yet.
+    """The evaluations of all seeds that are not yet in eval.csv, at most one per seed.
 
     Args:
-        seeds: whose journals get the results.
-        evaluator: does the work.
+        seeds: the seeds, whose journals receive the results.
+        evaluator: runs the evaluations.
     """
 
     def __init__(self, seeds: Seeds, evaluator: Evaluator):
-        self.seeds, self.evaluator = seeds, evaluator
+        self.seeds = seeds
+        self.evaluator = evaluator
         self.pending: dict[int, Evaluation] = {}  # by seed
 
     def start(self, seed: int, step: int, agent: Agent) -> None:
-        """Begin an evaluation of one seed's agent after `step`, of which there is no other."""
+        """Queue the evaluation of a seed's agent; the seed must have no other evaluation.
+
+        Args:
+            seed: the index of the seed.
+            step: the step of the agent.
+            agent: the agent.
+        """
         journal = self.seeds.journals[seed]
         self.pending[seed] = self.evaluator.start(step, agent, journal.run.seed)
         journal.evaluating = step
 
     def begun(self) -> list[int]:
-        """The seeds with an evaluation."""
+        """Return the seeds with an evaluation."""
         return list(self.pending)
 
     def done(self) -> list[int]:
-        """The seeds whose evaluation is done."""
-        return [seed for seed, evaluation in self.pending.items() if evaluation.future.done()]
+        """Return the seeds whose evaluation has finished."""
+        return [
+            seed
+            for seed, evaluation in self.pending.items()
+            if evaluation.future.done()
+        ]
 
     def wait(self, seed: int) -> None:
-        """Wait for a seed's evaluation; raises WorkerError, and Preempted on a signal."""
+        """Wait for a seed's evaluation; raise WorkerError, or Preempted on a signal."""
         with preemption.at_once():
             self.pending[seed].future.result()
 
     def record(self, seed: int) -> None:
-        """Write the result of a seed's evaluation, which is done."""
+        """Write the result of a seed's finished evaluation."""
         evaluation = self.pending.pop(seed)
         self.seeds.journals[seed].evaluated(evaluation.step, evaluation.future.result())
 
     def agent_before(self, seed: int, step: int) -> Agent | None:
-        """The agent of an evaluation that was begun before `step`; None where there is none."""
+        """Return the agent of a seed's evaluation if it is of an earlier step, else None."""
         evaluation = self.pending.get(seed)
         return evaluation.agent if evaluation and evaluation.step < step else None
 
 
 def without_optimiser(agent: Agent) -> Agent:
-    """The agent without the state of its optimiser, which acting does not need."""
+    """Return the agent without its optimiser state, which acting does not need."""
     return agent.replace(opt_state=())

@@ -1,18 +1,18 @@
-"""A trained policy as one file that JAX runs without this project.
+"""Exports a trained policy to one file that JAX runs without this project.
 
 The file is a zip archive:
     policy.jax  StableHLO by `jax.export`, for CPU, CUDA and TPU, with the parameters it needs:
                 (observations float32 [B, O], seed uint32, call uint32) -> float32 [B, H, A]
-    about.json  its sizes and versions, and the run it is from
+    about.json  its sizes and versions, and the run it was exported from
     reader.py   ten lines that run it (examples/run_exported_policy.py)
 
-Seed s and call n give what call n of `load_policy(run, seed=s)` gives, counted from 0. The
-chunk of an observation that is not finite is NaN.
+With seed s and call n = 0, 1, ... it returns the same chunks as call n of
+`load_policy(run, seed=s)`. The chunk is NaN for an observation that is not finite.
 
-JAX promises to read such a file in the release that wrote it, in releases up to six months
-newer and in those up to three weeks older ("Compatibility guarantees" of its guide to export).
-For longer, keep the run and export it again. The function may use the custom calls of jaxlib:
-load only files that you trust.
+JAX guarantees to read such a file with the release that wrote it, with releases up to six
+months newer and up to three weeks older ("Compatibility guarantees" in its guide to export).
+To use a policy longer, keep the run and export it again. The function may use custom calls of
+jaxlib: load only files that you trust.
 """
 
 import contextlib
@@ -52,17 +52,21 @@ def export_policy(
     overwrite: bool = False,
     trust: bool = False,
 ) -> dict[str, Any]:
-    """Write the policy of a run folder to the file `out`; returns what its about.json holds.
+    """Write the policy of a run folder to a file; return the content of its about.json.
+
+    Raises UserError for the same reasons as `load_run`, for a step without a checkpoint, and if
+    the file exists.
 
     Args:
-        step: of the checkpoint; else the newest or, with `best`, the one that evaluated best.
-        overwrite: whether a file that is there already is replaced.
-        trust: whether code of the run folder that is not known here may be executed.
-
-    Raises UserError where `load_run` does, for a step without a checkpoint, and where `out` is
-    there already.
+        run_dir: the run folder.
+        out: the file to write.
+        step: the step of the checkpoint; None for the newest.
+        best: whether to use the checkpoint with the best evaluation instead.
+        overwrite: whether to replace an existing file.
+        trust: whether unknown code of the run folder may be executed.
     """
-    path, folder = expanded(out), expanded(run_dir)
+    path = expanded(out)
+    folder = expanded(run_dir)
     if path.is_dir() or (path.exists() and not overwrite):
         remedy = "a file in it" if path.is_dir() else "another name, or --overwrite"
         raise UserError(f"--out={out} exists; give {remedy}")
@@ -79,35 +83,46 @@ def load_checkpoint(
     best: bool,
     trust: bool,
 ) -> tuple[Agent, dict[str, Any], int]:
-    """The agent at a checkpoint of a run folder, the run's config.json, and the step.
+    """Load (agent, config.json, step) at a checkpoint of a run folder.
 
-    As in `load_run`, `best` means the newest where no checkpoint was evaluated.
+    The arguments are those of `export_policy`. With `best`, the newest checkpoint is used if
+    none was evaluated.
     """
     agent, stored = load_run(folder, trust=trust)
     checkpoints = Checkpoints(folder / "checkpoints")
     steps = checkpoints.steps()
     if step is not None and step not in steps:
         there = ", ".join(map(str, steps))
-        raise UserError(f"--step={step}: {folder} has no such checkpoint; it has {there}")
+        raise UserError(
+            f"--step={step}: {folder} has no such checkpoint; it has {there}"
+        )
     if best:
         step = best_evaluated(folder, steps)
     if step is None:
-        step, tree, _ = next(checkpoints.readable())  # `load_run` has read one
+        step, tree, _ = next(checkpoints.readable())  # `load_run` found one
     else:
         tree, _ = checkpoints.read(step)
     return agent_from(tree["agent"], agent, folder), stored, step
 
 
-def export_agent(agent: Agent, observation_dim: int, action_dim: int) -> jax.export.Exported:
-    """The agent as (observations [B, O], seed, call) -> chunks [B, H, A], for any B."""
+def export_agent(
+    agent: Agent, observation_dim: int, action_dim: int
+) -> jax.export.Exported:
+    """Export an agent as (observations [B, O], seed, call) -> chunks [B, H, A], for any B.
+
+    Args:
+        agent: the agent.
+        observation_dim: O.
+        action_dim: A.
+    """
 
     def policy(observations: jax.Array, seed: jax.Array, call: jax.Array) -> jax.Array:
         chunks = chunks_from_seed(agent, observations, seed, call, action_dim)
         finite = jnp.isfinite(observations).all(axis=-1)
         return jnp.where(finite[:, None, None], chunks, jnp.nan)
 
-    (rows,) = jax.export.symbolic_shape("B")
-    observations = jax.ShapeDtypeStruct((rows, observation_dim), jnp.float32)
+    (batch_size,) = jax.export.symbolic_shape("B")
+    observations = jax.ShapeDtypeStruct((batch_size, observation_dim), jnp.float32)
     number = jax.ShapeDtypeStruct((), jnp.uint32)
     with without_locations():
         export = jax.export.export(jax.jit(policy), platforms=PLATFORMS)
@@ -116,7 +131,7 @@ def export_agent(agent: Agent, observation_dim: int, action_dim: int) -> jax.exp
 
 @contextlib.contextmanager
 def without_locations() -> Iterator[None]:
-    """Lower without source locations, which would put paths of this machine into the file."""
+    """Compile without source locations, which would put local paths into the file."""
     name = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, name)
     jax.config.update(name, 0)
@@ -127,7 +142,7 @@ def without_locations() -> Iterator[None]:
 
 
 def describe(exported: jax.export.Exported) -> dict[str, Any]:
-    """What a reader of the file has to know to call it, and what wrote it."""
+    """Return the entries of about.json that describe the function and the versions."""
     observations, (chunks,) = exported.in_avals[0], exported.out_avals
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
@@ -137,17 +152,25 @@ def describe(exported: jax.export.Exported) -> dict[str, Any]:
         "action_dim": chunks.shape[2],
         "chunk_length": chunks.shape[1],
         "platforms": exported.platforms,
-        "versions": versions | {project["name"]: project["version"], "commit": git_commit()},
+        "versions": versions
+        | {project["name"]: project["version"], "commit": git_commit()},
     }
 
 
 def provenance(folder: Path, stored: dict[str, Any], step: int) -> dict[str, Any]:
-    """The run that a policy is from; its folders are left out, since the file is for others."""
+    """Return the entries of about.json that describe the run, without its local folders.
+
+    Args:
+        folder: the run folder.
+        stored: its config.json.
+        step: the step of the checkpoint.
+    """
     flags = stored["flags"]
-    task, own = flags["env_name"], flags.get("dataset")
+    task = flags["env_name"]
+    own = flags.get("dataset")
     name = Path(own).name if own else dataset_name(task)
-    rows = [row for row in evaluation_rows(folder) if row["step"] == step]
-    evaluated = rows[-1] if rows else {}
+    evaluations = [line for line in evaluation_rows(folder) if line["step"] == step]
+    evaluated = evaluations[-1] if evaluations else {}
     return {
         "task": task,
         "agent": Path(stored["agent_file"]).stem,
@@ -161,8 +184,16 @@ def provenance(folder: Path, stored: dict[str, Any], step: int) -> dict[str, Any
     }
 
 
-def write_policy(path: Path, exported: jax.export.Exported, about: dict[str, Any]) -> None:
-    """Write the archive whole or not at all; its folder is made."""
+def write_policy(
+    path: Path, exported: jax.export.Exported, about: dict[str, Any]
+) -> None:
+    """Write the archive atomically, creating its folder.
+
+    Args:
+        path: the file.
+        exported: the function of policy.jax.
+        about: the content of about.json.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:
         part = Path(place) / "part"

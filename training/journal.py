@@ -1,6 +1,4 @@
-"""What one run writes while it trains: rows, evaluations, checkpoints and online transitions;
-and how it goes back to one.
-"""
+"""The files that one run writes: logs, checkpoints, online transitions; and resuming them."""
 
 import collections
 import contextlib
@@ -20,10 +18,21 @@ from utils.logging import RunLogger, say, shown, warn
 
 
 class Journal:
-    """The files of one run, open."""
+    """The open files of one run.
+
+    Args:
+        run: the run.
+        stack: closes the files at its end.
+        observation_dim: O.
+        action_dim: A.
+    """
 
     def __init__(
-        self, run: Run, stack: contextlib.ExitStack, observation_dim: int, action_dim: int
+        self,
+        run: Run,
+        stack: contextlib.ExitStack,
+        observation_dim: int,
+        action_dim: int,
     ):
         self.run = run
         flags = run.settings.flags
@@ -36,33 +45,45 @@ class Journal:
             run.folder / "checkpoints", flags["keep_checkpoints"], self.precious
         )
         self.checkpoints = stack.enter_context(checkpoints)
-        self.replay_file = ReplayFile(run.folder / "replay.bin", observation_dim, action_dim)
+        self.replay_file = ReplayFile(
+            run.folder / "replay.bin", observation_dim, action_dim
+        )
         stack.callback(self.replay_file.close)
-        # the step of an evaluation that was begun and has no row in eval.csv yet
         self.evaluating: int | None = None
-        # Of the newest evaluation:
+        """The step of an evaluation that is not yet in eval.csv."""
+        # of the newest evaluation:
         self.outcome: dict[str, float | None] = {"success": None, "return": None}
         self.evaluated_at = -1
-        self.recent: collections.deque[dict[str, Any]] = collections.deque(
+        lines: collections.deque[dict[str, Any]] = collections.deque(
             maxlen=Agent.PATIENCE
-        )  # rows of train.csv
+        )
+        self.recent = lines
+        """The newest lines of train.csv."""
         self.warned: list[str] = []
+        """The kinds of concerns that were printed."""
         self.save_seconds = 0.0
-        self.unreadable: list[int] = []  # checkpoints that turned out to be
+        self.unreadable: list[int] = []
+        """The steps of checkpoints that cannot be read."""
 
-    # ---------------------------------------------------------------- going back
+    # ---------------------------------------------------------------- resuming
 
     def newest(self) -> int:
-        """The step of the newest checkpoint that can be read, online transitions included; -1
-        where there is none yet.
+        """Return the step of the newest readable checkpoint; -1 if the run has none.
+
+        Its online transitions must be readable too. Raises RunError if the run has checkpoints
+        and none is readable.
         """
         for step, _, record in self.checkpoints.readable():
             try:
                 self.replay_file.read(record["replay"])
             except CheckpointError as error:
-                say(f"{error}; falling back to the checkpoint before that of step {step}")
+                say(
+                    f"{error}; falling back to the checkpoint before that of step {step}"
+                )
                 continue
-            self.unreadable = [other for other in self.checkpoints.steps() if other > step]
+            self.unreadable = [
+                other for other in self.checkpoints.steps() if other > step
+            ]
             return step
         if self.checkpoints.steps():
             raise RunError(
@@ -72,22 +93,28 @@ class Journal:
         return -1
 
     def previous(self, step: int) -> int:
-        """The step of the checkpoint before that of `step`; -1 where there is none."""
-        return max((other for other in self.checkpoints.steps() if other < step), default=-1)
+        """Return the step of the checkpoint before that of `step`; -1 if there is none."""
+        return max(
+            (other for other in self.checkpoints.steps() if other < step), default=-1
+        )
 
     def go_back(self, step: int) -> tuple[dict, dict[str, Any]]:
-        """Take every file back to the checkpoint of a step (-1: to nothing) -> its tree and its
-        record.
+        """Reset every file to a checkpoint; return the checkpoint's tree and record.
+
+        step: the step of the checkpoint; -1 empties the files and returns ({}, {}).
         """
         tree, record = self.checkpoints.read(step) if step >= 0 else ({}, {})
         self.checkpoints.set_aside(self.unreadable)
-        self.checkpoints.remove([other for other in self.checkpoints.steps() if other > step])
+        self.checkpoints.remove(
+            [other for other in self.checkpoints.steps() if other > step]
+        )
         self.logger.cut(step, record.get("rows", {}))
         self.replay_file.resume(record.get("replay", {"rows": 0, "crc": 0}))
         if not record:
             return tree, record
         self.outcome = {name: record.get(name) for name in self.outcome}
-        self.evaluated_at, self.warned = record["evaluated_at"], record["warned"]
+        self.evaluated_at = record["evaluated_at"]
+        self.warned = record["warned"]
         self.recent.extend(self.logger["train"].rows()[-Agent.PATIENCE :])
         say(f"resumed at step {step}: {shown(self.run.folder)}")
         return tree, record
@@ -95,8 +122,9 @@ class Journal:
     # ---------------------------------------------------------------- writing
 
     def check_present(self) -> None:
-        """Raise RunError where the folder has been deleted: appending to its files would make
-        others without their beginning.
+        """Raise RunError if the folder was deleted.
+
+        Logging would otherwise create files that lack their first lines.
         """
         if not (self.run.folder / "config.json").exists():
             raise RunError(
@@ -105,7 +133,13 @@ class Journal:
             )
 
     def save(self, step: int, tree: dict, record: dict[str, Any]) -> None:
-        """Write a checkpoint: `tree`, `record` and the positions of this journal's files."""
+        """Write a checkpoint, with the positions of this run's files in its record.
+
+        Args:
+            step: the step.
+            tree: nested dicts of arrays.
+            record: a JSON object.
+        """
         start = time.perf_counter()
         record = record | self.outcome
         record |= {
@@ -122,8 +156,15 @@ class Journal:
     def log(
         self, step: int, row: dict[str, Any], speed: dict[str, float], agent: Agent
     ) -> None:
-        """Write a row of train.csv and its speed. The agent's current concerns go to
-        concerns.json; each kind is also printed once.
+        """Write a line of train.csv and of timing.csv, and the agent's concerns.
+
+        All current concerns are stored in concerns.json; each kind is printed once.
+
+        Args:
+            step: the step.
+            row: the line of train.csv.
+            speed: the line of timing.csv.
+            agent: an agent of the run's class, which judges the newest lines.
         """
         self.logger.train(step, row)
         self.logger.timing(step, {**speed, "save_seconds": self.save_seconds})
@@ -137,29 +178,32 @@ class Journal:
                 warn(f"{self.run.name}, step {step}: {text}")
 
     def precious(self, steps: Sequence[int]) -> set[int]:
-        """Which checkpoints stay besides the newest: the best one evaluated, and one whose
-        evaluation is not done.
-        """
+        """Return the checkpoints to keep: the best one, and one that is being evaluated."""
         best = best_step(self.logger["eval"].rows(), steps)
         return {step for step in (best, self.evaluating) if step is not None}
 
     def evaluated(self, step: int, result: EvalResult) -> None:
-        """Write a row of eval.csv, and what it cost."""
+        """Write the result of an evaluation to eval.csv, and its cost to timing.csv."""
         self.outcome = {"success": result.success, "return": result.mean_return}
-        self.evaluated_at, self.evaluating = step, None
+        self.evaluated_at = step
+        self.evaluating = None
         self.logger.eval(step, {"episodes": len(result.lengths), **result.row()})
         rate = result.env_steps / result.seconds
-        self.logger.timing(step, {"eval_seconds": result.seconds, "eval_steps_per_s": rate})
+        self.logger.timing(
+            step, {"eval_seconds": result.seconds, "eval_steps_per_s": rate}
+        )
         if step == 0:
-            found, episodes = result.describe(), f"{len(result.lengths)} episodes"
+            found = result.describe()
+            episodes = f"{len(result.lengths)} episodes"
             say(f"{self.run.name}: {found} over {episodes} before the first update")
 
     def finish(self) -> None:
-        """Wait for the last checkpoint, then write done.json; raises RunError where the former
-        could not be written.
+        """Wait for the last checkpoint, then write done.json.
+
+        Raises RunError if the checkpoint could not be written.
         """
         self.check_present()
-        self.checkpoints.wait()  # a run without its last checkpoint is not finished
+        self.checkpoints.wait()
         done = {name: self.run.settings.flags[name] for name in STEPS} | self.outcome
         write_json(self.run.folder / "done.json", done)
         say(f"finished: {shown(self.run.folder)}")

@@ -1,4 +1,4 @@
-"""Random keys by purpose, so that no key is used twice."""
+"""Random keys by purpose, so that no key is used for two purposes."""
 
 import zlib
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from training.run import Run
 
 
 class Keys(NamedTuple):
-    """The keys of one run, by what they are used for."""
+    """The keys of one run by purpose."""
 
     parameters: jax.Array
     updates: jax.Array
@@ -17,15 +17,17 @@ class Keys(NamedTuple):
 
 
 def stream(key: jax.Array, name: str) -> jax.Array:
-    """A key for one use, by name: small numbers folded in, or a split, would meet the keys of
-    other uses.
+    """Derive the key of a named purpose.
+
+    Folding in a small number, or splitting, could produce the key of another purpose.
     """
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def keys_of(run: Run) -> Keys:
-    """The keys of a run; a pretraining run has others than the runs that finetune its base."""
-    # These names are part of every stored run: other ones would change its random numbers.
+    """Return the keys of a run. A pretraining run has other keys than a finetuning run."""
+    # "heir" means finetune. These names determine the random numbers of every stored run, so
+    # they cannot be renamed.
     role = "base" if run.cloning else "heir"
     root = jax.random.key(run.seed)
     return Keys(*(stream(root, f"{role} {use}") for use in Keys._fields))

@@ -1,4 +1,4 @@
-"""The online interaction: environment steps of all seeds, in episodes that can be resumed."""
+"""The online phase: environment steps of all seeds, in episodes that can be resumed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,12 +18,20 @@ from utils.logging import warn
 from utils.replay import Transitions
 from utils.sharding import stack_seeds
 
-ONLINE_SEEDS = 1 << 20  # keeps the resets of the online phase apart from those of evaluations
+ONLINE_SEEDS = (
+    1 << 20
+)  # offset, so that online episodes differ from those of evaluations
 
 
 class OnlineEpisodes:
-    """Episodes of one seed's online phase, in one slot of `envs`, a step at a time; chunks run
-    open loop.
+    """The online episodes of one seed, one environment step at a time; chunks run open loop.
+
+    Args:
+        run: the run of the seed.
+        envs: the environments of all seeds.
+        slot: the seed's environment among them.
+        action_dim: A.
+        at_random_until: the online step before which actions are random.
     """
 
     def __init__(
@@ -34,22 +42,22 @@ class OnlineEpisodes:
         action_dim: int,
         at_random_until: int,
     ):
-        self.envs, self.slot = envs, slot
-        self.env_name, self.seed, self.sparse = (
-            run.env_name,
-            run.seed,
-            run.settings.flags["sparse"],
-        )
-        self.action_dim, self.at_random_until = action_dim, at_random_until
-        self.episode, self.length = -1, 0
+        self.envs = envs
+        self.slot = slot
+        self.env_name = run.env_name
+        self.seed = run.seed
+        self.sparse = run.settings.flags["sparse"]
+        self.action_dim = action_dim
+        self.at_random_until = at_random_until
+        self.episode = -1
+        self.length = 0
         self.observation: np.ndarray | None = None  # None between episodes
         self.queue: list[np.ndarray] = []
 
-    def wants(self, step: int) -> np.ndarray | None:
-        """The observation [O] at which environment step number `step` wants the next actions,
-        of a new episode if need be.
+    def policy_observation(self, step: int) -> np.ndarray | None:
+        """Return the observation [O] for the policy's next chunk, after a reset if needed.
 
-        None where some are queued, and where the action is random.
+        None if actions are queued, or if the action of environment step `step` is random.
         """
         if self.observation is None:
             self.episode += 1
@@ -58,25 +66,28 @@ class OnlineEpisodes:
         return None if self.queue or step < self.at_random_until else self.observation
 
     def action(self, step: int, chunk: np.ndarray | None) -> np.ndarray:
-        """The action [A] of environment step number `step`; chunk: the next ones [H, A], where
-        `wants` asked for them.
+        """Return the action [A] of environment step `step`.
+
+        chunk: the policy's actions [H, A] at the observation that `policy_observation`
+        returned; None if it returned None.
         """
         if step < self.at_random_until:
-            return (
-                np.random.default_rng([self.seed, step])
-                .uniform(-1, 1, self.action_dim)
-                .astype(np.float32)
-            )
+            rng = np.random.default_rng([self.seed, step])
+            return rng.uniform(-1, 1, self.action_dim).astype(np.float32)
         self.queue.extend([] if chunk is None else chunk)
         return self.queue[0]
 
-    def took(self, action: np.ndarray, result: ChunkResult) -> tuple[dict[str, Any], bool]:
-        """What came of an action -> the transition and whether it is the first of its episode.
+    def add_result(
+        self, action: np.ndarray, result: ChunkResult
+    ) -> tuple[dict[str, Any], bool]:
+        """Record the result of an action; return (transition, whether it starts an episode).
 
         Raises RunError for a reward above 0 with --sparse.
         """
-        assert self.observation is not None, "call wants() first"
-        first, observation, reward = self.length == 0, result.observations[0], result.rewards[0]
+        assert self.observation is not None, "call policy_observation() first"
+        first = self.length == 0
+        observation = result.observations[0]
+        reward = result.rewards[0]
         transition = {
             "observations": self.observation,
             "actions": action,
@@ -86,9 +97,11 @@ class OnlineEpisodes:
             "next_observations": observation,
         }
         self.queue = self.queue[1:]
-        self.observation, self.length = observation, self.length + 1
+        self.observation = observation
+        self.length += 1
         if result.done:
-            self.observation, self.queue = None, []
+            self.observation = None
+            self.queue = []
         return transition, first
 
     def _sparse(self, reward: float) -> float:
@@ -100,57 +113,68 @@ class OnlineEpisodes:
         return -1.0 if reward != 0 else reward
 
     def _reset(self) -> np.ndarray:
-        return self.envs.reset(
-            [self.slot], [reset_seed(self.seed + ONLINE_SEEDS, self.episode)]
-        )[0]
+        seed = reset_seed(self.seed + ONLINE_SEEDS, self.episode)
+        return self.envs.reset([self.slot], [seed])[0]
 
     def record(self) -> dict[str, Any]:
-        """The running episode as a JSON object; with its actions, which the replay file has,
-        `resume` repeats it.
+        """Return the running episode as a JSON object for `resume`.
+
+        It lacks the actions so far, which are in the replay file.
         """
         return {
             "episode": self.episode,
             "length": self.length,
-            "observation": None if self.observation is None else self.observation.tolist(),
+            "observation": None
+            if self.observation is None
+            else self.observation.tolist(),
             "queue": [action.tolist() for action in self.queue],
         }
 
     def resume(self, record: dict[str, Any], actions: np.ndarray) -> bool:
-        """Bring the simulator where `record` was made, by the seed of the episode and its
-        actions [length, A].
+        """Replay an interrupted episode from its reset seed and actions.
 
-        Returns False, and starts with a new episode, where the simulator does not come out
-        there to the bit.
+        Returns False, and drops the episode, if the simulator does not reach the recorded
+        observation to the bit.
+
+        Args:
+            record: what `record` returned.
+            actions: [length, A] the actions so far.
         """
         self.episode = record["episode"]
         if record["observation"] is None:
             return True
-        observation, ended = self._reset(), False
+        observation = self._reset()
+        ended = False
         if len(actions):
             (result,) = self.envs.run_chunks([self.slot], actions[None])
-            observation, ended = result.observations[-1], result.done
+            observation = result.observations[-1]
+            ended = result.done
         if ended or not np.array_equal(
             observation, np.asarray(record["observation"], np.float32)
         ):
             return False
-        self.observation, self.length = observation, record["length"]
+        self.observation = observation
+        self.length = record["length"]
         self.queue = [np.asarray(action, np.float32) for action in record["queue"]]
         return True
 
 
 class Interaction:
-    """The online episodes of all seeds, side by side in environments of their own.
+    """The online episodes of all seeds, each in its own environment.
 
     Args:
-        seeds: those that break, here or elsewhere, act no more: their environments idle.
-        updates: has the policies.
+        seeds: the seeds. Broken ones no longer act, and their environments idle.
+        updates: holds the policies.
         action_dim: A.
         at_random_until: the online step before which actions are random.
     """
 
-    def __init__(self, seeds: Seeds, updates: Updates, action_dim: int, at_random_until: int):
+    def __init__(
+        self, seeds: Seeds, updates: Updates, action_dim: int, at_random_until: int
+    ):
         env_name = seeds.run.env_name
-        self.seeds, self.updates = seeds, updates
+        self.seeds = seeds
+        self.updates = updates
         self.envs: EnvWorkers | LocalEnvs = (
             EnvWorkers(env_name, len(seeds)) if len(seeds) > 1 else LocalEnvs(env_name)
         )
@@ -167,32 +191,35 @@ class Interaction:
     def start(
         self, records: Sequence[dict[str, Any]], empty: dict[str, np.ndarray], room: int
     ) -> Transitions:
-        """Repeat the episodes that were running -> the online transitions so far, stacked [S].
+        """Replay the interrupted episodes; return the online transitions so far, stacked [S].
 
         Args:
-            records: of the checkpoint that each seed resumes from; {} for a new run.
-            empty: a compact dataset of the right widths without any row.
-            room: how many online transitions there will be.
+            records: the record of each seed's checkpoint; {} for a new run.
+            empty: a compact dataset of the right widths without rows.
+            room: how many online transitions to make room for.
         """
         slots = range(len(self.episodes))
-        self.envs.reset(slots, [0 for _ in slots])  # makes them, side by side
+        self.envs.reset(
+            slots, [0 for _ in slots]
+        )  # creates the environments in parallel
         stored = []
         for journal, episodes, record in zip(
             self.seeds.journals, self.episodes, records, strict=True
         ):
             rows = empty
             if record.get("episode"):
-                rows = resumed_rows(journal, episodes, record["episode"], record["replay"])
+                rows = resumed_rows(
+                    journal, episodes, record["episode"], record["replay"]
+                )
             stored.append(Transitions.create(rows, room))
         return stack_seeds(stored, self.updates.mesh)
 
     def advance(self, online_step: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """One environment step of every seed -> the transitions and whether each is the first
-        of its episode, along [S].
+        """Take one environment step with every seed and store it in the replay files.
 
-        They are appended to the replay files. Seeds whose policies or environments give what
-        cannot be used are marked as broken. Raises RunError where no seed can go on, and
-        WorkerError.
+        Returns the transitions [S, ...] and whether each one starts an episode [S]. Seeds whose
+        policy or environment returns unusable values are marked as broken. Raises RunError if
+        all seeds are broken, and WorkerError.
         """
         step = self.seeds.flags["offline_steps"] + online_step
         actions = self._actions(online_step, step)
@@ -202,43 +229,49 @@ class Interaction:
                 where = f"environment {self.seeds.run.env_name}: {result.fault}"
                 self.seeds.mark_broken(seed, f"{where} in the step after step {step}")
         steps = [
-            episodes.took(action, result)
-            for episodes, action, result in zip(self.episodes, actions, results, strict=True)
+            episodes.add_result(action, result)
+            for episodes, action, result in zip(
+                self.episodes, actions, results, strict=True
+            )
         ]
-        for seed, journal in self.seeds.going:
+        for seed, journal in self.seeds.active:
             journal.replay_file.append(steps[seed][0])
         transitions, first = zip(*steps, strict=True)
         stacked = {
-            name: np.stack([transition[name] for transition in transitions]).astype(np.float32)
+            name: np.stack([transition[name] for transition in transitions]).astype(
+                np.float32
+            )
             for name in transitions[0]
         }
         return stacked, np.array(first)
 
     def _actions(self, online_step: int, step: int) -> np.ndarray:
-        """The actions [S, A] of all seeds' next environment step."""
-        wanted = [episodes.wants(online_step) for episodes in self.episodes]
+        """Return the actions [S, A] of the next environment step."""
+        wanted = [
+            episodes.policy_observation(online_step) for episodes in self.episodes
+        ]
         chunks = self._chunks(wanted, online_step)
         for seed, chunk in enumerate(chunks):
             self._require_finite(seed, chunk, step)
         for seed in self.seeds.broken:
             chunk = chunks[seed]
             chunks[seed] = None if chunk is None else np.zeros_like(chunk)
+        pairs = zip(self.episodes, chunks, strict=True)
         return np.stack(
-            [
-                episodes.action(online_step, chunk)
-                for episodes, chunk in zip(self.episodes, chunks, strict=True)
-            ]
+            [episodes.action(online_step, chunk) for episodes, chunk in pairs]
         )
 
     def _chunks(
         self, wanted: Sequence[np.ndarray | None], online_step: int
     ) -> list[np.ndarray | None]:
-        """The policies' action chunks [H, A] at the observations [O] that are wanted."""
-        some = next((observation for observation in wanted if observation is not None), None)
-        if some is None:
+        """Return the policies' chunks [H, A] at observations [O]; None for None."""
+        present = [observation for observation in wanted if observation is not None]
+        if not present:
             return [None for _ in wanted]
-        idle = np.zeros_like(some)
-        observations = [idle if observation is None else observation for observation in wanted]
+        idle = np.zeros_like(present[0])
+        observations = [
+            idle if observation is None else observation for observation in wanted
+        ]
         acted = self.updates.act(np.stack(observations), online_step)
         return [
             None if observation is None else actions.reshape(self.chunk_shape)
@@ -246,17 +279,17 @@ class Interaction:
         ]
 
     def _require_finite(self, seed: int, chunk: np.ndarray | None, step: int) -> None:
-        """Mark a seed as broken whose policy returns actions that are not finite."""
+        """Mark a seed as broken if its chunk [H, A] is not finite."""
         if chunk is None or seed in self.seeds.broken or np.isfinite(chunk).all():
             return
-        # names the update that did it, if it was one
+        # If an update caused it, the message names that update.
         self.seeds.mark_not_finite(self.updates.not_finite(), step)
         if seed not in self.seeds.broken:
             why = f"an action of the policy is not finite after step {step}"
             self.seeds.mark_broken(seed, why)
 
     def records(self) -> list[dict[str, Any]]:
-        """The running episode of each seed, for its checkpoint."""
+        """Return the running episode of each seed, for its checkpoint."""
         return [episodes.record() for episodes in self.episodes]
 
 
@@ -266,7 +299,14 @@ def resumed_rows(
     running: dict[str, Any],
     position: dict[str, int],
 ) -> dict[str, np.ndarray]:
-    """Repeat the running episode of a checkpoint -> its replay file's rows as a dataset."""
+    """Replay the interrupted episode of a checkpoint; return its online data as a dataset.
+
+    Args:
+        journal: the files of the run.
+        episodes: the seed's episodes.
+        running: the record of the interrupted episode.
+        position: the position of the replay file at the checkpoint.
+    """
     rows = journal.replay_file.read(position)
     if not episodes.resume(running, rows["actions"][len(rows) - running["length"] :]):
         name = journal.run.env_name

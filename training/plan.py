@@ -1,4 +1,4 @@
-"""From flags to runs."""
+"""Turns command-line flags into runs."""
 
 from absl.flags import FlagValues
 
@@ -7,13 +7,13 @@ from envs.bases import check_published
 from envs.tasks import dataset_name, resolve_env_names
 from training.run import Run, bc_only, first_learning_step, starts_from_base
 from utils.errors import UserError
-from utils.replay import run_length, run_points
+from utils.replay import run_points
 
 
 def plan(fv: FlagValues) -> list[Run]:
-    """The runs that the flags ask for, task after task, the seeds of a task side by side.
+    """Return the runs that the flags describe, ordered by task and then by seed.
 
-    Raises UserError where there is nothing to run, and for settings that no run can start with.
+    Raises UserError if there is nothing to run, or for settings that no run can use.
     """
     tasks = tasks_of(fv)
     settings = settings_by_dataset(fv, tasks)
@@ -22,7 +22,8 @@ def plan(fv: FlagValues) -> list[Run]:
     check_some_steps(first)
     for resolved in settings.values():
         check_online_steps(resolved)
-    start, count = first.flags["seed"], first.flags["num_seeds"]
+    start = first.flags["seed"]
+    count = first.flags["num_seeds"]
     return [
         Run.of_task(task, seed, settings[dataset_name(task)])
         for task in tasks
@@ -31,8 +32,9 @@ def plan(fv: FlagValues) -> list[Run]:
 
 
 def tasks_of(fv: FlagValues) -> list[str]:
-    """The tasks that --env_name gives, on the command line or in a preset; raises UserError
-    where there is none.
+    """Return the tasks of --env_name, from the command line or a preset.
+
+    Raises UserError if there is none.
     """
     tasks = resolve_env_names(fv.env_name or resolve(fv, "").flags["env_name"] or "")
     if not tasks:
@@ -43,9 +45,10 @@ def tasks_of(fv: FlagValues) -> list[str]:
 
 
 def settings_by_dataset(fv: FlagValues, tasks: list[str]) -> dict[str, Settings]:
-    """The settings of each dataset that the tasks need: tasks of one dataset share theirs."""
+    """Resolve the settings of each dataset that the tasks use."""
     settings = {
-        dataset: resolve(fv, dataset) for dataset in dict.fromkeys(map(dataset_name, tasks))
+        dataset: resolve(fv, dataset)
+        for dataset in dict.fromkeys(map(dataset_name, tasks))
     }
     if fv.bc_only:
         return {dataset: bc_only(resolved) for dataset, resolved in settings.items()}
@@ -53,7 +56,7 @@ def settings_by_dataset(fv: FlagValues, tasks: list[str]) -> dict[str, Settings]
 
 
 def check_some_steps(settings: Settings) -> None:
-    """Raise UserError where every phase that the agent has is of 0 steps."""
+    """Raise UserError if all phases of the agent have 0 steps."""
     flags = settings.flags
     clones = starts_from_base(settings) and flags["bc_steps"]
     if not (clones or flags["offline_steps"] or flags["online_steps"]):
@@ -63,14 +66,16 @@ def check_some_steps(settings: Settings) -> None:
 
 
 def check_online_steps(settings: Settings) -> None:
-    """Raise UserError where the online phase ends before its first update."""
-    flags, points = settings.flags, run_points(settings.agent)
-    horizon, runs = settings.agent.horizon_length, f", --agent.lql_points={points}"
+    """Raise UserError if the online phase ends before its first update."""
+    flags = settings.flags
+    horizon = settings.agent.horizon_length
+    points = run_points(settings.agent)
+    runs = f", --agent.lql_points={points}" if points > 1 else ""
     steps = flags["online_steps"]
-    if 0 < steps <= first_learning_step(flags, run_length(settings.agent)):
+    if 0 < steps <= first_learning_step(flags, points * horizon):
         raise UserError(
             f"--online_steps={steps}: the online phase would end before its first update"
             f" (--start_training={flags['start_training']}, --horizon_length={horizon}"
-            f"{runs * (points > 1)}); give"
+            f"{runs}); give"
             " more steps, a smaller --start_training, or --online_steps=0"
         )

@@ -1,6 +1,4 @@
-"""A trained agent as a function of observations: for evaluation, for films, and for use
-elsewhere.
-"""
+"""Trained agents as functions of observations, for evaluation, films and other programs."""
 
 import contextlib
 import itertools
@@ -30,79 +28,90 @@ from utils.replay import run_length
 
 
 @jax.jit
-def act_by_row(agent: Agent, observations: jax.Array, seeds: jax.Array) -> jax.Array:
-    """Actions [S, D] at observations [S, O]; the noise of a row follows from its own seeds [S,
-    3] alone.
+def act_with_keys(agent: Agent, observations: jax.Array, keys: jax.Array) -> jax.Array:
+    """Return actions [S, D], each with noise that depends only on its own key.
+
+    Args:
+        agent: the agent.
+        observations: [S, O].
+        keys: [S, 3] uint32: seed, episode, chunk index.
     """
 
-    def noise(row: jax.Array) -> jax.Array:
-        key = stream(jax.random.key(row[0]), "evaluation")
-        key = jax.random.fold_in(jax.random.fold_in(key, row[1]), row[2])
+    def noise(numbers: jax.Array) -> jax.Array:
+        key = stream(jax.random.key(numbers[0]), "evaluation")
+        key = jax.random.fold_in(jax.random.fold_in(key, numbers[1]), numbers[2])
         return jax.random.normal(key, (agent.draws, agent.flat_action_dim))
 
-    return agent.act(observations, jax.vmap(noise, out_axes=1)(seeds))
+    return agent.act(observations, jax.vmap(noise, out_axes=1)(keys))
 
 
 def chunk_length(config: Any) -> int:
-    """Environment steps for which the policy is asked at a time."""
+    """Return the number of environment steps per policy call."""
     return config.horizon_length if config.action_chunking else 1
 
 
 def evaluation_policy(agent: Agent) -> Policy:
-    """The agent as `envs.evaluation.evaluate` wants it."""
-    return lambda observations, seeds: np.asarray(act_by_row(agent, observations, seeds))
+    """Return an agent as a policy for `envs.evaluation.evaluate`."""
+    return lambda observations, keys: np.asarray(
+        act_with_keys(agent, observations, keys)
+    )
 
 
 @jax.jit
 def mean_q(agent: Agent, observations: jax.Array, actions: jax.Array) -> jax.Array:
-    """The mean over the agent's critics [S] for actions [S, D] at observations [S, O]."""
+    """Return the mean of the agent's critics [S].
+
+    Args:
+        agent: the agent.
+        observations: [S, O].
+        actions: [S, D].
+    """
     return agent.expected_return(observations, actions)
 
 
 def evaluation_values(agent: Agent) -> Values | None:
-    """What the agent's critic expects of the actions that it takes, in discounted reward; None
-    where it has no critic.
-    """
+    """Return the critic's values as a function for films; None if there is no critic."""
     if not agent.has_critic:
         return None
-    return lambda observations, actions: np.asarray(mean_q(agent, observations, actions))
+    return lambda observations, actions: np.asarray(
+        mean_q(agent, observations, actions)
+    )
 
 
 def load_run(
     run_dir: str | os.PathLike, best: bool = False, trust: bool = False
 ) -> tuple[Agent, dict[str, Any]]:
-    """The agent of a run folder, and its config.json.
+    """Load the agent of a run folder, and its config.json.
 
-    Its code is the source that the run folder keeps, whatever lies at the agent file's place
-    now. **That code is executed.** Unless each of its files equals one of this checkout or was
-    trained on this machine, it takes `trust`: load only runs of people whom you trust.
+    The agent's code is the source in the run folder, not the current agent file. **That code is
+    executed.** `trust` is needed unless each of its files equals one of this checkout or was
+    trained on this machine: load only runs of people whom you trust.
+
+    Raises UserError if the folder holds no readable checkpoint of a run, and if its code is not
+    trusted; the message lists the files.
 
     Args:
         run_dir: the run folder.
-        best: the checkpoint that did best in its evaluation; else the newest.
-        trust: whether code that is not known here may be executed.
-
-    Raises UserError where the folder holds no checkpoint of a run that can be read, and where
-    its code is not trusted; the message lists the files.
+        best: whether to load the checkpoint with the best evaluation instead of the newest.
+        trust: whether unknown code may be executed.
     """
     folder = expanded(run_dir)
     stored = read_stored(folder)
-    agent = untrained(folder, stored, agent_of_run(folder, stored, trust))
+    agent = create_untrained(folder, stored, agent_of_run(folder, stored, trust))
     checkpoints = Checkpoints(folder / "checkpoints")
-    wanted = best_evaluated(folder, checkpoints.steps()) if best else None
-    tree = (
-        checkpoints.read(wanted)[0]
-        if wanted is not None
-        else next((tree for _, tree, _ in checkpoints.readable()), None)
-    )
-    if tree is None:
-        raise UserError(f"{folder} holds no checkpoint that can be read")
-    return agent_from(tree["agent"], agent, folder), stored
+    step = best_evaluated(folder, checkpoints.steps()) if best else None
+    if step is not None:
+        tree, _ = checkpoints.read(step)
+        return agent_from(tree["agent"], agent, folder), stored
+    for _, tree, _ in checkpoints.readable():
+        return agent_from(tree["agent"], agent, folder), stored
+    raise UserError(f"{folder} holds no checkpoint that can be read")
 
 
 def read_stored(folder: Path) -> dict[str, Any]:
-    """The config.json of a run folder whose policy is wanted; raises UserError where there is
-    none, and RunError for one that is damaged.
+    """Read the config.json of a run folder whose policy is to be loaded.
+
+    Raises UserError if there is none, and RunError if it is damaged.
     """
     try:
         stored = read_config(folder, ACTS)
@@ -113,9 +122,10 @@ def read_stored(folder: Path) -> dict[str, Any]:
     return stored
 
 
-def untrained(folder: Path, stored: dict[str, Any], kind: type[Agent]) -> Agent:
-    """The agent of a run before its first update; raises RunError where its class makes none of
-    these settings.
+def create_untrained(folder: Path, stored: dict[str, Any], kind: type[Agent]) -> Agent:
+    """Create the agent of a run before its first update.
+
+    Raises RunError if the class cannot be created with the stored settings.
 
     Args:
         folder: the run folder.
@@ -124,46 +134,51 @@ def untrained(folder: Path, stored: dict[str, Any], kind: type[Agent]) -> Agent:
     """
     dims = stored["observation_dim"], stored["action_dim"]
     cloning = bool(stored["flags"].get("bc_only"))
-    settings = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in stored["agent"].items()
-    }
+    settings = dict(stored["agent"])
+    for name, value in settings.items():
+        settings[name] = tuple(value) if isinstance(value, list) else value
     try:
         config = ml_collections.ConfigDict(settings)
         total = total_updates(stored["flags"], run_length(config))
         return kind.create(jax.random.key(0), *dims, config, total, cloning)
-    except Exception as error:  # of any type: the settings may be anything
+    except Exception as error:  # stored settings may be anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         path = folder / "config.json"
-        raise RunError(f"{path} is damaged (it makes no agent: {reason:.200})") from error
+        raise RunError(
+            f"{path} is damaged (it makes no agent: {reason:.200})"
+        ) from error
 
 
-def agent_of_run(folder: Path, stored: dict[str, Any], trust: bool = False) -> type[Agent]:
-    """The class of the agent that a run began with, whatever lies at its file's place today.
+def agent_of_run(
+    folder: Path, stored: dict[str, Any], trust: bool = False
+) -> type[Agent]:
+    """Load the class of the agent that a run began with.
 
-    It executes Python code from the run folder, or equal code from the recorded place, where
-    data files may lie next to it. Code on disk that differs from what the run began with is
-    mentioned. A run of an older version kept no source: its file is looked for at its recorded
-    path, then in the checkout. Raises UserError as `load_source` does, and UntrustedError.
+    The code is executed from the run folder, or from the recorded path if the code there is
+    equal (it may read data files beside it). A warning mentions code that has changed. Runs of
+    older versions kept no source: their file is searched at its recorded path, then in the
+    checkout. Raises UserError as `load_source` does, and UntrustedError.
 
     Args:
         folder: the run folder.
         stored: its config.json.
-        trust: whether code that is not known here may be executed.
+        trust: whether unknown code may be executed.
     """
-    kept, recorded = kept_source(folder, stored), Path(stored["agent_file"])
+    kept = kept_source(folder, stored)
+    recorded = Path(stored["agent_file"])
     path = ROOT / recorded
     admit = None if trust else check_trusted
     if kept is None:
         path = recorded if recorded.is_file() else path
         warn(f"{folder} keeps no source of its agent; {path.absolute()} is used")
         return load_source(path, admit=admit).module.AGENT
-    if admit:  # all at once: `load_source` asks for one after the other
+    if admit:  # all files in one error; `load_source` would report them one by one
         admit({kept.file.parent / name: content for name, content in kept.kept.items()})
     mention_changes(kept, folder)
     if path.is_file():
         if not differing_files(path.parent, kept.digests):
-            with contextlib.suppress(UntrustedError):  # another comment makes it another file
+            # Comments change what is trusted, but not the digests compared above.
+            with contextlib.suppress(UntrustedError):
                 return load_source(path, kept.package, admit).module.AGENT
         else:
             warn(f"{path} differs from what {folder} began with; {kept.file} is used")
@@ -173,14 +188,16 @@ def agent_of_run(folder: Path, stored: dict[str, Any], trust: bool = False) -> t
 def load_kept(
     kept: Source, path: Path, stored: dict[str, Any], admit: Admit | None
 ) -> type[Agent]:
-    """The class of the agent in a run folder's source or, where that is the project's own and
-    too old to run, in today's file.
+    """Load the class of the agent in a run folder's source.
+
+    If that source is one of the project's own files and no longer runs, the current file is
+    loaded instead.
 
     Args:
         kept: the source in the run folder.
-        path: of today's file.
+        path: the current file.
         stored: the run's config.json.
-        admit: as of `load_source`.
+        admit: as in `load_source`.
     """
     try:
         return load_source(kept.file, kept.package, admit).module.AGENT
@@ -192,13 +209,15 @@ def load_kept(
 
 
 def best_evaluated(folder: Path, steps: Collection[int]) -> int | None:
-    """The step that did best in the evaluations of a run folder, of those given.
+    """Return the step with the best evaluation in a run folder, among `steps`.
 
-    None, with a warning, where none of them was evaluated.
+    Returns None, with a warning, if none of them was evaluated.
     """
     step = best_step(evaluation_rows(folder), steps)
     if step is None and steps:
-        warn(f"no checkpoint of {folder} was evaluated: the newest is taken for the best")
+        warn(
+            f"no checkpoint of {folder} was evaluated: the newest is taken for the best"
+        )
     return step
 
 
@@ -209,58 +228,75 @@ def chunks_from_seed(
     call: jax.Array,
     action_dim: int,
 ) -> jax.Array:
-    """Action chunks [B, H, A] in [-1, 1] from the noise of a seed and of a call's number.
+    """Return action chunks [B, H, A] in [-1, 1], with noise from a seed and a call number.
 
-    `load_policy` and the files of `training.export_policy` use it, so their noise is the same.
+    `load_policy` and exported files use this function, so their noise is equal.
 
     Args:
+        agent: the agent.
         observations: [B, O]; B may be a symbolic dimension.
-        seed, call: uint32 scalars.
+        seed: uint32 scalar.
+        call: uint32 scalar, the number of the call.
         action_dim: A.
     """
-    rows, flat = observations.shape[0], agent.flat_action_dim
+    batch_size = observations.shape[0]
+    flat = agent.flat_action_dim
     key = jax.random.fold_in(stream(jax.random.key(seed), "policy"), call)
-    x0 = jax.random.normal(key, (agent.draws, rows, flat))
-    return agent.act(observations, x0).reshape(rows, flat // action_dim, action_dim)
+    x0 = jax.random.normal(key, (agent.draws, batch_size, flat))
+    return agent.act(observations, x0).reshape(
+        batch_size, flat // action_dim, action_dim
+    )
 
 
 def checked_observations(observations: np.ndarray, observation_dim: int) -> np.ndarray:
-    """Observations [O] or [B, O] as float32 [B, O].
+    """Return observations [O] or [B, O] as float32 [B, O].
 
     Raises ValueError for another shape and for values that are not finite in float32.
     """
     shape = np.shape(observations)
     if len(shape) not in (1, 2) or shape[-1] != observation_dim:
         wanted = f"[{observation_dim}] or [B, {observation_dim}]"
-        raise ValueError(f"observations have shape {list(shape)}; this policy takes {wanted}")
+        raise ValueError(
+            f"observations have shape {list(shape)}; this policy takes {wanted}"
+        )
     with np.errstate(over="ignore"):  # what overflows is reported below
         batch = np.atleast_2d(np.asarray(observations, np.float32))
     if not np.isfinite(batch).all():
         row, entry = np.argwhere(~np.isfinite(batch))[0]
         value = batch[row, entry]
-        raise ValueError(f"observations must be finite; entry {entry} of row {row} is {value}")
+        raise ValueError(
+            f"observations must be finite; entry {entry} of row {row} is {value}"
+        )
     return batch
 
 
 def load_policy(
     run_dir: str | os.PathLike, seed: int = 0, best: bool = False, trust: bool = False
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """The policy of a run folder: observations [O] or [B, O] -> action chunks [H, A] or [B, H,
-    A] in [-1, 1].
+    """Load the policy of a run folder as a function.
 
-    Every call draws fresh noise from `seed`, which is below 2^32. The Python source that the
-    run folder keeps is executed, as `load_run` says; where it is not known here, that takes
-    trust=True. Raises what `load_run` raises; the policy raises ValueError for observations of
-    another width or with NaN or infinity.
+    The function takes observations [O] or [B, O] and returns action chunks [H, A] or [B, H, A]
+    in [-1, 1], with fresh noise at every call. It raises ValueError for observations of another
+    width or with NaN or infinity. Python code in the run folder is executed; `load_run` says
+    when that needs `trust`, and which errors it raises.
+
+    Args:
+        run_dir: the run folder.
+        seed: determines the noise; below 2^32.
+        best: whether to load the checkpoint with the best evaluation instead of the newest.
+        trust: whether unknown code may be executed.
     """
     agent, stored = load_run(run_dir, best, trust)
     act = jax.jit(chunks_from_seed, static_argnames="action_dim")
-    start, calls = np.uint32(seed), itertools.count()
+    start = np.uint32(seed)
+    calls = itertools.count()
 
     def policy(observations: np.ndarray) -> np.ndarray:
         batch = checked_observations(observations, stored["observation_dim"])
         call = np.uint32(next(calls))
-        chunks = np.asarray(act(agent, batch, start, call, action_dim=stored["action_dim"]))
+        chunks = np.asarray(
+            act(agent, batch, start, call, action_dim=stored["action_dim"])
+        )
         return chunks if np.ndim(observations) > 1 else chunks[0]
 
     return policy

@@ -1,4 +1,4 @@
-"""Reading bases: published weights and the run folders of behaviour cloning."""
+"""Reads bases: published weights, and run folders of behaviour cloning."""
 
 import itertools
 import os
@@ -14,13 +14,16 @@ from utils.errors import UserError
 from utils.files import expanded
 from utils.pickles import safe_unpickle
 
-ACTORS = ("modules_actor_slow", "modules_actor_bc_flow", "modules_actor_flow", "modules_actor")
+ACTORS = (
+    "modules_actor_slow",
+    "modules_actor_bc_flow",
+    "modules_actor_flow",
+    "modules_actor",
+)
 
 
 class BaseShape(NamedTuple):
-    """All that can differ between two bases: O, the widths of the hidden layers, LayerNorm or
-    none, D.
-    """
+    """The properties in which two MLP bases can differ: O, hidden widths, LayerNorm, D."""
 
     observation_dim: int
     hidden_dims: tuple[int, ...]
@@ -28,14 +31,9 @@ class BaseShape(NamedTuple):
     flat_action_dim: int
 
     def leaves(self) -> dict[str, dict[str, tuple[int, ...]]]:
-        """The shape of every array of such a base, whose inputs are concat(s [O], x [D], t
-        [1]).
-        """
-        widths = (
-            self.observation_dim + self.flat_action_dim + 1,
-            *self.hidden_dims,
-            self.flat_action_dim,
-        )
+        """Return the shape of every array; the input is concat(s [O], x [D], t [1])."""
+        input_dim = self.observation_dim + self.flat_action_dim + 1
+        widths = (input_dim, *self.hidden_dims, self.flat_action_dim)
         shapes: dict[str, dict[str, tuple[int, ...]]] = {}
         for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
             shapes[f"Dense_{i}"] = {"kernel": (inputs, outputs), "bias": (outputs,)}
@@ -45,24 +43,22 @@ class BaseShape(NamedTuple):
 
 
 def base_shape(base: dict, where: str) -> BaseShape:
-    """The shape of a base, {Dense_i: {kernel, bias}, LayerNorm_i: {scale, bias}}; raises
-    UserError where it is no MLP.
+    """Infer the shape of a base {Dense_i: {kernel, bias}, LayerNorm_i: {scale, bias}}.
+
+    Raises UserError, which begins with `where`, if the base is not an MLP.
     """
     try:
-        shapes = {
-            layer: {name: leaf.shape for name, leaf in leaves.items()}
-            for layer, leaves in base.items()
-        }
-        kernels = [
-            shapes[f"Dense_{i}"]["kernel"]
-            for i in range(sum(layer.startswith("Dense_") for layer in shapes))
-        ]
+        shapes: dict[str, Any] = {}
+        for layer, leaves in base.items():
+            shapes[layer] = {name: leaf.shape for name, leaf in leaves.items()}
+        layers = sum(layer.startswith("Dense_") for layer in shapes)
+        kernels = [shapes[f"Dense_{i}"]["kernel"] for i in range(layers)]
         *hidden, flat = (width for _, width in kernels)
-        found = BaseShape(
-            kernels[0][0] - flat - 1, tuple(hidden), "LayerNorm_0" in shapes, flat
-        )
+        observation_dim = kernels[0][0] - flat - 1
+        found = BaseShape(observation_dim, tuple(hidden), "LayerNorm_0" in shapes, flat)
     except (AttributeError, KeyError, ValueError):
-        found, shapes = None, {}
+        found = None
+        shapes = {}
     if found is None or found.leaves() != shapes:
         raise UserError(
             f"{where}: its actor is not a plain multilayer perceptron with LayerNorm after each"
@@ -72,13 +68,22 @@ def base_shape(base: dict, where: str) -> BaseShape:
 
 
 def check_base(base: dict, expected: dict, where: str) -> None:
-    """Raise UserError, naming what differs, where a base has another shape than the agent's."""
-    theirs, ours = leaf_shapes(base), leaf_shapes(expected)
+    """Raise UserError, which names what differs, if a base does not fit an agent.
+
+    Args:
+        base: the parameters of the base.
+        expected: parameters of the agent's own base.
+        where: flag and path, which begin the message.
+    """
+    theirs = leaf_shapes(base)
+    ours = leaf_shapes(expected)
     if theirs == ours:
         return
     if is_mlp(expected):
         check_mlp(base, expected, where)
-    names = [name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)]
+    names = [
+        name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)
+    ]
     differing = [
         f"{name} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here"
         for name in names[:3]
@@ -87,12 +92,14 @@ def check_base(base: dict, expected: dict, where: str) -> None:
 
 
 def leaf_shapes(base: dict) -> dict[str, tuple[int, ...]]:
-    """The shape of every array, by its place in the tree."""
-    return {"/".join(place): np.shape(leaf) for place, leaf in flatten_dict(base).items()}
+    """Return the shape of every array by its path in the tree."""
+    return {
+        "/".join(place): np.shape(leaf) for place, leaf in flatten_dict(base).items()
+    }
 
 
 def is_mlp(base: dict) -> bool:
-    """Whether a base is a plain multilayer perceptron."""
+    """Whether a base is an MLP."""
     try:
         base_shape(base, "")
     except UserError:
@@ -101,79 +108,66 @@ def is_mlp(base: dict) -> bool:
 
 
 def check_mlp(base: dict, expected: dict, where: str) -> None:
-    """Raise UserError, naming both sides and the flags, where a base is no multilayer
-    perceptron of the shape of the agent's own.
+    """Raise UserError, which names both shapes and the flags, if a base is another MLP.
+
+    The arguments are those of `check_base`; `expected` is an MLP.
     """
-    theirs, ours = base_shape(base, where), base_shape(expected, where)
-    words = {
-        "observations O =": (theirs.observation_dim, ours.observation_dim, "--env_name"),
-        "actor_hidden_dims": (
-            theirs.hidden_dims,
-            ours.hidden_dims,
-            "--agent.actor_hidden_dims",
-        ),
-        "layer norm": (
-            *("on" if side.layer_norm else "off" for side in (theirs, ours)),
-            "--agent.actor_layer_norm",
-        ),
-        "actions D =": (
-            theirs.flat_action_dim,
-            ours.flat_action_dim,
-            "--horizon_length, --agent.action_chunking",
-        ),
+    theirs = base_shape(base, where)
+    ours = base_shape(expected, where)
+    names = {
+        "observations O =": "--env_name",
+        "actor_hidden_dims": "--agent.actor_hidden_dims",
+        "layer norm": "--agent.actor_layer_norm",
+        "actions D =": "--horizon_length, --agent.action_chunking",
     }
-    differences = [
-        f"{name} {one} there and {other} here ({flag})"
-        for name, (one, other, flag) in words.items()
-        if one != other
-    ]
+    differences = []
+    for (name, flag), there, here in zip(names.items(), theirs, ours, strict=True):
+        if there != here:
+            if isinstance(there, bool):
+                there, here = ("on", "off") if there else ("off", "on")
+            differences.append(f"{name} {there} there and {here} here ({flag})")
     if differences:
         raise UserError(f"{where}: {'; '.join(differences)}")
 
 
 def published_file(path: str | os.PathLike) -> Path | None:
-    """The file itself, or the newest params_<step>.pkl of a folder; None where there is
-    neither.
-    """
+    """Return a published file, or the newest params_<step>.pkl of a folder, or None."""
     path = expanded(path)
     if path.is_file():
         return path
-    return max(
-        (file for file in path.glob("params_*.pkl") if file.stem[7:].isdigit()),
-        key=published_step,
-        default=None,
-    )
+    files = [file for file in path.glob("params_*.pkl") if file.stem[7:].isdigit()]
+    return max(files, key=published_step, default=None)
 
 
 def published_step(path: Path) -> int:
-    """300000 of params_300000.pkl; 0 where the name has no step."""
+    """Return the step in a file's name, 300000 for params_300000.pkl; 0 without one."""
     match = re.fullmatch(r"params_(\d+)\.pkl", path.name)
     return int(match[1]) if match else 0
 
 
 def load_published(path: str | os.PathLike, where: str | None = None) -> dict:
-    """The base in a published file: {Dense_i: {kernel, bias}, LayerNorm_i: {scale, bias}},
-    NumPy float32.
+    """Read {Dense_i: {kernel, bias}, LayerNorm_i: {scale, bias}} from a published file.
 
-    Read from agent/network/params/<the first of ACTORS that is there>/mlp. Raises UserError,
-    which begins with `where` (default: the path), for a file without it.
+    The base is at agent/network/params/<the first of ACTORS that exists>/mlp; its arrays are
+    NumPy float32. Raises UserError, which begins with `where` (default: the path), for any
+    other file.
     """
     where = where or str(path)
     node = published_actor(safe_unpickle(path, where), where)
     base_shape(node, where)
-    base = {
-        layer: {name: np.array(leaf, np.float32) for name, leaf in leaves.items()}
-        for layer, leaves in node.items()
-    }
-    for layer, leaves in base.items():
-        for name, leaf in leaves.items():
+    base: dict[str, dict[str, np.ndarray]] = {}
+    for layer, leaves in node.items():
+        base[layer] = {
+            name: np.array(leaf, np.float32) for name, leaf in leaves.items()
+        }
+        for name, leaf in base[layer].items():
             if not np.isfinite(leaf).all():
                 raise UserError(f"{where}: {layer}/{name} holds NaN or infinite values")
     return base
 
 
 def published_actor(node: Any, where: str) -> dict:
-    """The actor in the content of a published file; raises UserError where it has none."""
+    """Return the actor in the content of a published file; raise UserError without one."""
     at = "the file"
     for names in (("agent",), ("network",), ("params",), ACTORS, ("mlp",)):
         held = node if isinstance(node, dict) else {}
@@ -184,12 +178,16 @@ def published_actor(node: Any, where: str) -> dict:
                 f"{where}: not a published BC checkpoint: {at} has no {' or '.join(names)}; it"
                 f" has {found:.200}"
             )
-        node, at = held[name], name
+        node = held[name]
+        at = name
     return node
 
 
 def load_base(path: str | os.PathLike) -> dict:
-    """The parameters of a base: of a run folder or a published file."""
+    """Read the parameters of a base from a run folder or a published file.
+
+    Raises UserError if the path holds neither, or a run without a base.
+    """
     if file := published_file(path):
         return load_published(file, f"--pretrained_actor_path={file}")
     folder = expanded(path) / "checkpoints"

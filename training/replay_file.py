@@ -1,4 +1,4 @@
-"""Online transitions in an append-only file."""
+"""Stores online transitions in an append-only file."""
 
 import os
 import zlib
@@ -12,12 +12,16 @@ from utils.replay import FIELDS
 
 
 class ReplayFile:
-    """Online transitions in an append-only file, in the compact layout of a dataset
-    (utils/replay.py).
+    """Online transitions in an append-only file, in the compact layout (utils/replay.py).
 
-    A row for each transition, and after the last one of a trajectory a row for its final
-    observation (`starts` 0). A checkpoint holds a `position`: how many rows there were, and
-    their CRC-32. `resume` cuts off what follows it.
+    Each transition has a row, and each trajectory one more for its final observation, with
+    `starts` 0. A checkpoint stores a `position`: the number of rows and their CRC-32. `resume`
+    deletes all later rows.
+
+    Args:
+        path: the file.
+        observation_dim: O.
+        action_dim: A.
     """
 
     def __init__(self, path: Path, observation_dim: int, action_dim: int):
@@ -26,11 +30,12 @@ class ReplayFile:
         self.dtype = np.dtype(
             [(name, "<f4", widths.get(name, ())) for name in (*FIELDS, "starts")]
         )
-        self.rows, self.crc = 0, 0
+        self.rows = 0
+        self.crc = 0
         self._file: Any = None
 
     def append(self, transition: dict[str, Any]) -> None:
-        """Add one transition, in the form that `OnlineEpisodes.took` returns."""
+        """Append one transition, as `OnlineEpisodes.add_result` returns it."""
         rows = np.zeros(2 if transition["terminals"] else 1, self.dtype)
         for name in FIELDS:
             rows[name][0] = transition[name]
@@ -43,19 +48,18 @@ class ReplayFile:
             self._file = self.path.open("ab")
         data = rows.tobytes()
         self._file.write(data)
-        self.rows, self.crc = self.rows + len(rows), zlib.crc32(data, self.crc)
+        self.rows += len(rows)
+        self.crc = zlib.crc32(data, self.crc)
 
     def position(self) -> dict[str, int]:
-        """Where the file ends, once everything is on disk."""
+        """Flush the file to disk and return the position of its end."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
         return {"rows": self.rows, "crc": self.crc}
 
     def read(self, position: dict[str, int]) -> np.ndarray:
-        """The rows up to a position; raises CheckpointError where they are not the ones that
-        were written.
-        """
+        """Return the rows up to a position; raise CheckpointError if they have changed."""
         size = position["rows"] * self.dtype.itemsize
         data = b""
         if size:
@@ -71,14 +75,16 @@ class ReplayFile:
         return np.frombuffer(data, self.dtype)
 
     def resume(self, position: dict[str, int]) -> None:
-        """Continue after a position that was read."""
+        """Cut the file at a position and continue there."""
         if self.path.exists():
             os.truncate(self.path, position["rows"] * self.dtype.itemsize)
-        self.rows, self.crc = position["rows"], position["crc"]
+        self.rows = position["rows"]
+        self.crc = position["crc"]
 
     def end_trajectory(self, observation: list[float]) -> None:
-        """End the running trajectory at its newest observation [O]; `as_dataset` makes its last
-        transition terminal.
+        """End the running trajectory at its newest observation [O].
+
+        `as_dataset` marks its last transition as terminal.
         """
         row = np.zeros(1, self.dtype)
         row["observations"] = observation
@@ -90,8 +96,10 @@ class ReplayFile:
             self._file.close()
 
 
-def as_dataset(rows: np.ndarray, observation: np.ndarray | None) -> dict[str, np.ndarray]:
-    """A compact dataset from the rows of a replay file.
+def as_dataset(
+    rows: np.ndarray, observation: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Convert the rows of a replay file to a compact dataset.
 
     observation: the newest one of the running episode [O]; None between episodes.
     """

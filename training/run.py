@@ -1,11 +1,11 @@
-"""A run: its settings, the folder it lives in, and whether it is finished.
+"""A run: its settings, its folder, and whether it is finished.
 
     <save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>/
         config.json  train.csv  eval.csv  timing.csv  concerns.json  done.json
         checkpoints/  source/  videos/
 
-The hash covers what the command line sets besides steps, intervals, logging and place, and the
-source of an agent file outside agents/; the rest is compared with config.json (stored.py).
+The hash covers what the command line sets, except steps, intervals, logging and folders, and
+the source of an agent file outside agents/. All else is compared with config.json (stored.py).
 """
 
 import contextlib
@@ -55,31 +55,41 @@ BASE_FLAGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One task (for a base: one dataset), one agent, one seed, and the folder of it all."""
+    """One agent with one seed on one task, or on a dataset if it is a pretraining run."""
 
     env_name: str
     seed: int
     settings: Settings
     identity: dict[str, Any]
-    """What the hash in the folder's name covers."""
+    """The values that the hash in the folder's name covers."""
 
     @classmethod
     def of_task(cls, env_name: str, seed: int, settings: Settings) -> "Run":
-        """The run of a task; what the command line sets makes its identity."""
-        given = settings.given()
-        given = {name: value for name, value in given.items() if name not in UNHASHED}
-        run = cls(env_name, seed, settings, given)
+        """Create the run of a task, identified by what the command line sets.
+
+        Args:
+            env_name: the task.
+            seed: the seed.
+            settings: the settings for the task's dataset.
+        """
+        overrides = settings.overrides()
+        overrides = {
+            name: value for name, value in overrides.items() if name not in UNHASHED
+        }
+        run = cls(env_name, seed, settings, overrides)
         if run.source.of_checkout:
             return run
-        # Two files of one name are two agents; one file in two places is one.
-        run = dataclasses.replace(run, identity=given | {"agent_source": run.source.digest})
-        # An older version went by the file's path.
+        # An agent file outside the checkout is identified by its content, not by its path.
+        run = dataclasses.replace(
+            run, identity=overrides | {"agent_source": run.source.digest}
+        )
+        # Older versions used the path.
         path = str(expanded(settings.agent_file).resolve())
-        older = dataclasses.replace(run, identity=given | {"agent_file": path})
+        older = dataclasses.replace(run, identity=overrides | {"agent_file": path})
         return older if not run.folder.exists() and older.is_stored() else run
 
     def base_settings(self) -> Settings:
-        """The settings of the behaviour-cloning run whose base this run starts from."""
+        """Return the settings of the pretraining run whose base this run starts from."""
         settings = bc_only(self.settings)
         changed = {
             "run_group": "bc",
@@ -91,10 +101,9 @@ class Run:
         return dataclasses.replace(settings, flags=settings.flags | changed)
 
     def of_base(self, data: str) -> "Run":
-        """The behaviour-cloning run whose base this run starts from, shared by all runs that
-        would train the same one.
+        """Return the pretraining run of this run's base, which all equal bases share.
 
-        data: the fingerprint of what behaviour cloning reads, wherever it lies.
+        data: the fingerprint of what behaviour cloning reads.
         """
         settings = self.base_settings()
         identity = base_identity(settings)
@@ -102,7 +111,7 @@ class Run:
         return Run(dataset_name(self.env_name), self.seed, settings, identity)
 
     def expected_base(self) -> "ExpectedBase":
-        """The same run for a process that has not read the data."""
+        """Return the pretraining run of this run's base without reading the data."""
         settings = self.base_settings()
         identity = base_identity(settings)
         identity |= {name: settings.flags[name] for name in BASE_FLAGS}
@@ -115,20 +124,16 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What the progress bar and messages call the run."""
+        """The name of the run in messages."""
         return f"{self.agent_name} {self.env_name.removesuffix('-v0')} seed {self.seed}"
 
     @property
     def folder(self) -> Path:
-        """Where the run is stored."""
+        """The folder of the run."""
         flags = self.settings.flags
+        group = expanded(flags["save_dir"]) / flags["run_group"]
         name = f"{self.agent_name}_s{self.seed}_{digest(self.identity)}"
-        return (
-            expanded(flags["save_dir"])
-            / flags["run_group"]
-            / self.env_name.replace(":", "_")
-            / name
-        )
+        return group / self.env_name.replace(":", "_") / name
 
     @property
     def source(self) -> Source:
@@ -142,84 +147,74 @@ class Run:
 
     @property
     def total_updates(self) -> int:
-        """The updates of the whole run, offline and online."""
+        """The number of all updates, offline and online."""
         return total_updates(self.settings.flags, run_length(self.settings.agent))
 
     @property
     def cloning(self) -> bool:
-        """Whether the run trains a base and nothing else."""
+        """Whether the run only trains a base."""
         return bool(self.settings.flags["bc_only"]) or self.agent.CLONES_ALONE
 
     @property
     def starts_from_base(self) -> bool:
-        """Whether behaviour cloning comes first."""
+        """Whether the run starts with behaviour cloning."""
         return starts_from_base(self.settings)
 
     def is_stored(self) -> bool:
-        """Whether the folder holds a run of this agent; where no source is kept, of any."""
+        """Whether the folder holds a run of this agent, or one that keeps no source."""
         try:
             stored = read_config(self.folder)
-        except DamagedFile:  # which is reported when the run resumes
+        except DamagedFile:  # reported when the run resumes
             return True
         kept = kept_source(self.folder, stored) if stored else None
-        return stored is not None and (kept is None or kept.digest == self.source.digest)
+        return stored is not None and (
+            kept is None or kept.digest == self.source.digest
+        )
 
     def is_done(self) -> bool:
-        """Whether the run has finished at least the steps now asked for."""
+        """Whether the run has finished at least as many steps as its flags ask for."""
         done = read_done(self.folder)
-        return done is not None and all(
-            done[name] >= self.settings.flags[name] for name in STEPS[1:]
-        )
+        flags = self.settings.flags
+        return done is not None and all(done[name] >= flags[name] for name in STEPS[1:])
 
     def needs_base(self) -> bool:
-        """Whether the run starts from a base that has to be trained, `of_base`."""
+        """Whether the run starts from a base that has to be trained (`of_base`)."""
         flags = self.settings.flags
-        return bool(
-            self.starts_from_base and flags["bc_steps"] and not flags["pretrained_actor_path"]
-        )
+        trains = flags["bc_steps"] and not flags["pretrained_actor_path"]
+        return bool(self.starts_from_base and trains)
 
     def config(self) -> dict[str, Any]:
-        """What config.json holds of the run itself: settings, their sources, versions."""
+        """Return the entries of config.json about settings, their sources, and versions."""
         flags = self.settings.flags | {"env_name": self.env_name, "seed": self.seed}
-        return {
+        config = {
             **self.source.record(),
             "flags": flags,
             "agent": self.settings.agent.to_dict(),
             "sources": self.settings.sources,
-            **(
-                {"cloning": cloning_identity(self.source, self.settings.agent)}
-                if self.cloning
-                else {}
-            ),
-            "versions": {
-                name: importlib.metadata.version(name)
-                for name in ("jax", "mujoco", "ogbench", "numpy")
-            },
-            "commit": git_commit(),
         }
+        if self.cloning:
+            config["cloning"] = cloning_identity(self.source, self.settings.agent)
+        names = ("jax", "mujoco", "ogbench", "numpy")
+        config["versions"] = {name: importlib.metadata.version(name) for name in names}
+        return config | {"commit": git_commit()}
 
     def newest_checkpoint(self) -> int:
-        """The step of the newest checkpoint in the folder; -1 where there is none."""
-        return max(
-            (
-                int(path.name)
-                for path in self.folder.glob("checkpoints/*")
-                if path.name.isdigit()
-            ),
-            default=-1,
-        )
+        """Return the step of the newest checkpoint in the folder; -1 without any."""
+        names = [path.name for path in self.folder.glob("checkpoints/*")]
+        return max((int(name) for name in names if name.isdigit()), default=-1)
 
     @contextlib.contextmanager
     def locked(self, wait: bool = False) -> Iterator[None]:
-        """Hold the run's lock, so that two processes never write one folder; raises RunError
-        where another holds it.
+        """Hold the run's lock for the block, so that no two processes write one folder.
+
+        wait: whether to wait for another process that holds it, instead of raising RunError.
         """
         path = lock_of(self.folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             free = try_lock(file, fcntl.LOCK_EX)
             if not free:
-                time.sleep(0.2)  # it may only have been `is_locked`, looking
+                time.sleep(0.2)  # `is_locked` holds it for a moment
                 free = try_lock(file, fcntl.LOCK_EX)
             if not free and not wait:
                 raise RunError(
@@ -233,29 +228,24 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class ExpectedBase(Run):
-    """A behaviour-cloning run that is known by the place of its data, because the data has not
-    been read here.
-    """
+    """A pretraining run that is identified by the path of its data, which was not read."""
 
     @property
     def folder(self) -> Path:
-        """The newest run of the same settings on data of that place; a folder that is not there
-        while there is none.
-        """
+        """The newest folder with this identity; a path that does not exist if there is none."""
         expected = super().folder
+        pattern = f"{glob.escape(self.agent_name)}_s{self.seed}_*"
         found = [
-            folder
-            for folder in expected.parent.glob(f"{glob.escape(self.agent_name)}_s{self.seed}_*")
-            if self.made(folder)
+            folder for folder in expected.parent.glob(pattern) if self.matches(folder)
         ]
-        return max(
-            found,
-            key=lambda folder: (folder / "config.json").stat().st_mtime_ns,
-            default=expected,
-        )
 
-    def made(self, folder: Path) -> bool:
-        """Whether a folder holds such a run."""
+        def changed(folder: Path) -> int:
+            return (folder / "config.json").stat().st_mtime_ns
+
+        return max(found, key=changed, default=expected)
+
+    def matches(self, folder: Path) -> bool:
+        """Whether a folder holds a run with this identity."""
         try:
             stored = read_config(folder)
         except DamagedFile:
@@ -263,45 +253,44 @@ class ExpectedBase(Run):
         if stored is None:
             return False
         values = {**stored["agent"], **stored["flags"], **stored.get("cloning", {})}
-        return all(
-            values.get(name) == value
-            for name, value in json.loads(json.dumps(self.identity)).items()
-        )
+        identity = json.loads(json.dumps(self.identity))
+        return all(values.get(name) == value for name, value in identity.items())
 
 
 def starts_from_base(settings: Settings) -> bool:
-    """Whether behaviour cloning is a phase of the agent."""
+    """Whether the agent has a behaviour-cloning phase."""
     return "cloning" in settings.source.module.AGENT.phases(settings.agent)
 
 
 def total_updates(flags: dict[str, Any], needed: int) -> int:
-    """The updates of a whole run with these flags: all offline ones, and online `utd_ratio` for
-    each environment step after the first ones.
+    """Return the number of all updates of a run, offline and online.
 
-    needed: how many transitions in a row a batch has, `utils.replay.run_length`.
+    Online, each environment step from the first learning step on has `utd_ratio` updates.
+    needed: how many consecutive transitions a batch needs, `utils.replay.run_length`.
     """
     learning = flags["online_steps"] - first_learning_step(flags, needed)
     return flags["offline_steps"] + max(0, learning) * flags["utd_ratio"]
 
 
 def first_learning_step(flags: dict[str, Any], needed: int) -> int:
-    """How many online environment steps come before the first online update, `needed` at the
-    least.
+    """Return how many online environment steps come before the first online update.
+
+    needed: how many consecutive transitions a batch needs.
     """
     return max(flags["start_training"], needed)
 
 
 def base_identity(settings: Settings) -> dict[str, Any]:
-    """What identifies a base besides its data and steps."""
+    """Return what identifies a base besides its data and its number of updates."""
     identity = {name: settings.agent[name] for name in BASE_SETTINGS}
     return identity | cloning_identity(settings.source, settings.agent)
 
 
 def bc_only(settings: Settings) -> Settings:
-    """The same settings for the base alone, for offline_steps: of agents/bc.py, or of the
-    agent itself where it has a flow of its own.
+    """Return settings that train only the base, for offline_steps updates.
 
-    Raises UserError where it has no base.
+    The agent is agents/bc.py, or the agent itself if it has its own flow. Raises UserError if
+    the agent has no base.
     """
     if not (starts_from_base(settings) or settings.source.module.AGENT.CLONES_ALONE):
         name = settings.source.file.name
@@ -310,23 +299,30 @@ def bc_only(settings: Settings) -> Settings:
     if not clones_as_bc(settings.source.module.AGENT, settings.agent):
         agent = ml_collections.ConfigDict(settings.agent)
         if "lql_points" in agent:
-            agent.lql_points = 1  # cloning has no critic, and reads no runs
-        return dataclasses.replace(settings, flags=flags | {"bc_only": True}, agent=agent)
+            agent.lql_points = 1  # cloning has no critic and needs no runs
+        flags |= {"bc_only": True}
+        return dataclasses.replace(settings, flags=flags, agent=agent)
     source = load_source(BC_FILE)
     config = source.module.get_config()
     config.update({key: settings.agent[key] for key in config})
     known = {*flags, *(f"agent.{key}" for key in config)}
-    sources = {name: source for name, source in settings.sources.items() if name in known}
-    changed = {"agent_file": str(BC_FILE), "source": source, "flags": flags, "agent": config}
+    sources = {
+        name: source for name, source in settings.sources.items() if name in known
+    }
+    changed = {
+        "agent_file": str(BC_FILE),
+        "source": source,
+        "flags": flags,
+        "agent": config,
+    }
     return dataclasses.replace(settings, **changed, sources=sources)
 
 
 def git_commit() -> str | None:
-    """The commit of this checkout; None outside one."""
+    """Return the commit of this checkout; None outside a git repository."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
+    return done.stdout.strip()

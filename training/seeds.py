@@ -1,4 +1,4 @@
-"""The seeds that train in one program, and which of them cannot go on."""
+"""The seeds that train in one program, and which of them are broken."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,9 +11,7 @@ from utils.progress import run_name
 
 
 class Seeds:
-    """The journals of runs that differ in their seeds alone; a seed is known by its index among
-    them.
-    """
+    """The journals of runs that differ only in their seeds; a seed is an index into them."""
 
     def __init__(self, journals: Sequence[Journal]):
         self.journals = journals
@@ -24,37 +22,44 @@ class Seeds:
 
     @property
     def run(self) -> Run:
-        """The first seed's run, for what all of them have in common."""
+        """The first seed's run, for what all seeds share."""
         return self.journals[0].run
 
     @property
     def flags(self) -> dict[str, Any]:
-        """The flags, which all seeds have in common."""
+        """The flags, which all seeds share."""
         return self.run.settings.flags
 
     @property
     def name(self) -> str:
-        """What the progress bar calls the runs."""
+        """The name of the runs on the progress bar."""
         seeds = [journal.run.seed for journal in self.journals]
         return run_name(self.run.agent_name, self.run.env_name, seeds)
 
     @property
-    def going(self) -> list[tuple[int, Journal]]:
+    def active(self) -> list[tuple[int, Journal]]:
         """The seeds that are not broken, with their indices."""
-        return [(i, journal) for i, journal in enumerate(self.journals) if i not in self.broken]
+        return [
+            (i, journal)
+            for i, journal in enumerate(self.journals)
+            if i not in self.broken
+        ]
 
     def mark_broken(self, seed: int, why: str) -> None:
-        """Leave a seed as it is from now on; raises RunError where no other one can go on."""
+        """Stop training a seed; raise RunError if it was the last one.
+
+        why: the start of the message.
+        """
         journal = self.journals[seed]
         self.broken[seed] = RunError(
             f"{why} of {journal.run.folder}; {journal.checkpoints.last_good()}"
         )
-        if not self.going:
+        if not self.active:
             raise self.broken[seed]
-        warn(f"{self.broken[seed]}; the other seeds go on")
+        warn(f"{self.broken[seed]}; the other seeds continue")
 
     def mark_not_finite(self, found: Mapping[int, str], step: int) -> None:
-        """Mark the seeds as broken for which `Updates.not_finite` found something."""
+        """Mark the seeds as broken that `Updates.not_finite` returned, at a step."""
         for seed, what in found.items():
             if seed not in self.broken:
                 self.mark_broken(seed, f"{what}, seen at step {step}")

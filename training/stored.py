@@ -1,6 +1,4 @@
-"""What a run's folder holds already: whether the run may resume there, and what has changed
-since it began.
-"""
+"""Compares a run with its folder: whether it may resume there, and what has changed."""
 
 import contextlib
 import dataclasses
@@ -24,9 +22,7 @@ from utils.replay import run_length
 
 
 def check_folder(run: Run) -> None:
-    """Raise UserError where the folder cannot be written or holds another run, of other code or
-    settings; the first ones are shown.
-    """
+    """Raise UserError if the folder cannot be written, or holds other code or settings."""
     check_writable(run)
     stored = read_config(run.folder, TRAINS)
     if stored is None:
@@ -42,7 +38,7 @@ def check_folder(run: Run) -> None:
 
 
 def check_writable(run: Run) -> None:
-    """Raise UserError where the folder cannot be made or written."""
+    """Raise UserError if the folder cannot be created or written."""
     place = run.folder
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -54,75 +50,84 @@ def check_writable(run: Run) -> None:
 
 
 def differences(run: Run, stored: dict[str, Any]) -> list[str]:
-    """The settings that differ from those of a config.json and may not, with both values."""
+    """List the settings that differ from those of a config.json although they must not."""
     ours = json.loads(json.dumps(run.config()))
-    found = [
-        f"{prefix}{name}: stored {stored[part].get(name)}, now {ours[part].get(name)}"
-        for part, prefix in (("flags", "--"), ("agent", "--agent."))
-        for name in sorted(set(stored[part]) | set(ours[part]))
-        if name not in MAY_CHANGE and differs(stored, ours, part, name)
-    ]
-    steps, now = stored["flags"]["offline_steps"], ours["flags"]["offline_steps"]
+    found = []
+    for part, prefix in (("flags", "--"), ("agent", "--agent.")):
+        for name in sorted({*stored[part], *ours[part]} - MAY_CHANGE):
+            if differs(stored, ours, part, name):
+                values = f"stored {stored[part].get(name)}, now {ours[part].get(name)}"
+                found.append(f"{prefix}{name}: {values}")
+    steps = stored["flags"]["offline_steps"]
+    now = ours["flags"]["offline_steps"]
     if steps != now and run.newest_checkpoint() > min(steps, now):
         found.append(
-            f"--offline_steps: stored {steps}, now {now}, and the run is past the smaller"
-            " of them"
+            f"--offline_steps: stored {steps}, now {now}, and the run has passed the smaller"
+            " one"
         )
-    if run.agent.SCHEDULED and found_total(stored) != run.total_updates:
+    if run.agent.SCHEDULED and stored_total(stored) != run.total_updates:
         found.append(
-            f"updates of the whole run: stored {found_total(stored)}, now"
-            f" {run.total_updates}, and the agent's schedule depends on them"
+            f"updates of the run: stored {stored_total(stored)}, now {run.total_updates},"
+            " and the agent's schedule depends on them"
         )
     return found
 
 
-def found_total(stored: dict[str, Any]) -> int:
-    """The updates of the whole run that a config.json describes."""
-    return total_updates(stored["flags"], run_length(SimpleNamespace(**stored["agent"])))
+def stored_total(stored: dict[str, Any]) -> int:
+    """Return the number of all updates of the run that a config.json describes."""
+    return total_updates(
+        stored["flags"], run_length(SimpleNamespace(**stored["agent"]))
+    )
 
 
 def differs(stored: dict[str, Any], ours: dict[str, Any], part: str, name: str) -> bool:
-    """Whether a setting has another value in two config.json.
+    """Whether a setting differs between two config.json.
 
-    One that a version does not know has its default there: it differs only where the other
-    version has it from elsewhere (the command line, a preset, the domain).
+    A version that does not know the setting behaves as with its default. Then the two differ
+    only if the other one set it (by the command line, a preset or the domain).
 
     Args:
-        stored, ours: what the two hold.
-        part: flags or agent.
-        name: of the setting.
+        stored: the config.json in the folder.
+        ours: the one to be written.
+        part: "flags" or "agent".
+        name: the name of the setting.
     """
-    both = (stored, ours)
-    if all(name in config[part] for config in both):
+    known = [config for config in (stored, ours) if name in config[part]]
+    if len(known) == 2:
         return stored[part][name] != ours[part][name]
     source = name if part == "flags" else f"agent.{name}"
     return any(
-        config["sources"].get(source, "default") != "default"
-        for config in both
-        if name in config[part]
+        config["sources"].get(source, "default") != "default" for config in known
     )
 
 
 def check_source(run: Run, stored: dict[str, Any]) -> None:
-    """Raise UserError where a user's agent file differs from what the run began with."""
+    """Raise UserError if a user's agent file has changed since the run began; else warn.
+
+    Warnings are about the project's own code.
+    """
     kept = kept_source(run.folder, stored)
     if kept is None:
         return
-    differing = sorted({name for name, _ in kept.digests.items() ^ run.source.digests.items()})
+    differing = sorted(
+        {name for name, _ in kept.digests.items() ^ run.source.digests.items()}
+    )
     if differing and not (stored["source"]["of_checkout"] and run.source.of_checkout):
         raise UserError(
             f"--agent: the code differs from what {run.folder} began with "
             f"({join_first(differing)}; its own is in source/); "
             "give another --run_group, or --overwrite to delete the run"
         )
-    if not run.is_done():  # the project's own code may be a newer version's
+    if (
+        not run.is_done()
+    ):  # for finished runs a newer version of the project does not matter
         if differing:
             warn(f"{stored['agent_file']} has changed since {run.folder} began")
         mention_changes(kept, run.folder)
 
 
 def mention_alias(run: Run) -> None:
-    """Say where an older version stored this run under OGBench's alias for its task."""
+    """Warn if an older version stored this run under OGBench's alias for its task."""
     alias = alias_of(run.env_name)
     older = dataclasses.replace(run, env_name=alias).folder if alias else None
     if older and (older / "config.json").exists():
@@ -131,20 +136,26 @@ def mention_alias(run: Run) -> None:
 
 
 def check_data(run: Run, transitions: int, crc: str) -> None:
-    """Raise UserError where the folder holds a run that was trained on other data.
+    """Raise UserError if the folder holds a run that was trained on other data.
 
-    An older version's checksum, an integer, is of a sample: of such a run only the
-    transitions are counted.
+    Older versions stored an integer, the checksum of a sample; then only the numbers of
+    transitions are compared.
+
+    Args:
+        run: the run.
+        transitions: the number of transitions now.
+        crc: the checksum of the data now.
     """
     stored = (read_config(run.folder) or {}).get("dataset", {})
-    before, checksum = stored.get("transitions", transitions), stored.get("crc", crc)
+    before = stored.get("transitions", transitions)
+    checksum = stored.get("crc", crc)
     if before == transitions and (checksum == crc or isinstance(checksum, int)):
         return
     flag = "--dataset" if run.settings.flags["dataset"] else "--ogbench_dataset_dir"
     change = (
         f"{before:,} -> {transitions:,} transitions"
         if before != transitions
-        else "other values in as many rows"
+        else "as many transitions, but other values"
     )
     raise UserError(
         f"{flag}: dataset changed since {run.folder} started ({change}): "
@@ -152,13 +163,13 @@ def check_data(run: Run, transitions: int, crc: str) -> None:
     )
 
 
-def prepare(run: Run, overwrite: bool, found: dict[str, Any]) -> None:
-    """Make the folder and write config.json; raises UserError where the data has changed.
+def prepare_folder(run: Run, overwrite: bool, found: dict[str, Any]) -> None:
+    """Create the folder and write config.json; raise UserError if the data has changed.
 
     Args:
-        run: whose folder it is.
+        run: the run.
         overwrite: whether to empty the folder first.
-        found: what config.json holds besides `Run.config`.
+        found: the entries of config.json besides `Run.config`.
     """
     if not overwrite:
         check_data(run, **found["dataset"])
@@ -174,14 +185,20 @@ def prepare(run: Run, overwrite: bool, found: dict[str, Any]) -> None:
 
 
 def mention_changes(kept: Source, folder: Path) -> None:
-    """Say in one line which of the project's own modules have changed since a run began."""
+    """Warn of the project's own modules that have changed since a run began."""
     if changed := differing_files(ROOT, kept.checkout):
         have = "has" if len(changed) == 1 else "have"
         warn(f"{join_first(changed)} {have} changed since {folder} began")
 
 
 def mention_namesakes(place: Path, name: str, source: Source) -> None:
-    """Say in one line which runs in a folder bear an agent's name and have another source."""
+    """Warn of runs in a folder with the same agent name but another source.
+
+    Args:
+        place: the folder of a task's runs.
+        name: the name of the agent.
+        source: the source of the agent.
+    """
     others = []
     for file in sorted(place.glob(f"{glob.escape(name)}_s*_*/config.json")):
         with contextlib.suppress(DamagedFile):
@@ -189,4 +206,6 @@ def mention_namesakes(place: Path, name: str, source: Source) -> None:
             if record["file"] == source.file.name and record["digest"] != source.digest:
                 others.append(file.parent.name)
     if others:
-        warn_once(f"{place} has runs of other code under the name {name}: {join_first(others)}")
+        warn_once(
+            f"{place} has runs of other code under the name {name}: {join_first(others)}"
+        )

@@ -1,30 +1,33 @@
-"""The path of the seeds of one task, from the data to done.json.
+"""Trains the seeds of one task, from the data to done.json.
 
-The steps of a run are offline updates 1..offline_steps and, after them, online environment
-steps. All randomness of the updates follows from the seed and the number of the update, so it
-does not depend on how the steps are cut into calls.
+The steps of a run are the offline updates 1..offline_steps, followed by the online environment
+steps. The randomness of an update depends only on the seed and the number of the update, not on
+how many updates one compiled call makes.
 """
 
 import contextlib
 from collections.abc import Sequence
 
-from configs.trust import note
+from configs.trust import record_trusted
 from envs.fingerprint import Fingerprint
-from training.bases import check_start, from_bases, given_base, new_agent
+from training.bases import check_start, from_bases, new_agent, pretrained_base
 from training.data import data_fingerprint, task_data, warn_of_data
 from training.run import Run
 from training.stored import check_data, check_folder
-from training.trainer import finish
+from training.trainer import train_runs
 from utils.logging import check_backends, say, shown
 from utils.spawned import check_program
 
 
 def train(wanted: Sequence[Run], overwrite: bool = False) -> None:
-    """Finish the runs of one task, which differ in their seeds alone, each from its newest
-    checkpoint on.
+    """Finish the runs of one task that differ only in their seeds, from their checkpoints on.
 
-    What a user may have to mend is found out before anything is trained: it raises UserError.
-    Raises RunError, once the other seeds are finished, for a seed that broke.
+    Checks the user's input before any training, and raises UserError. If a seed breaks, its
+    RunError is raised after the other seeds have finished.
+
+    Args:
+        wanted: the runs.
+        overwrite: whether every run starts again.
     """
     flags = wanted[0].settings.flags
     check_backends(flags["logger"].split(","))
@@ -34,25 +37,27 @@ def train(wanted: Sequence[Run], overwrite: bool = False) -> None:
     finished = [run for run in wanted if run not in runs]
     if not runs:
         return report_finished(finished, data_fingerprint(finished[0]))
-    note(runs[0].source)
-    given = given_base(runs, overwrite)
+    record_trusted(runs[0].source)
+    pretrained = pretrained_base(runs, overwrite)
     data = task_data(runs[0])
     report_finished(finished, data.fingerprint)
     agents = [new_agent(run, data) for run in runs]
-    check_start(runs[0], agents[0], given)
+    check_start(runs[0], agents[0], pretrained)
     warn_of_data(runs[0], data)
-    agents = from_bases(runs, agents, data, given, overwrite)
-    found = data.record(data.fingerprint.task) | ({"base": given.record} if given else {})
+    agents = from_bases(runs, agents, data, pretrained, overwrite)
+    found = data.record(data.fingerprint.task) | (
+        {"base": pretrained.record} if pretrained else {}
+    )
     with contextlib.ExitStack() as stack:
         for run in runs:
             stack.enter_context(run.locked())
-        finish(runs, agents, data.arrays, found, overwrite)
+        train_runs(runs, agents, data.arrays, found, overwrite)
 
 
 def unfinished(runs: Sequence[Run], overwrite: bool) -> list[Run]:
-    """The runs that have not finished: with `overwrite`, all of them.
+    """Return the runs that have not finished, or all of them with `overwrite`.
 
-    Raises UserError for a folder that cannot be written or is another run's.
+    Raises UserError if a folder cannot be written or holds another run.
     """
     if overwrite:
         return list(runs)
@@ -62,10 +67,9 @@ def unfinished(runs: Sequence[Run], overwrite: bool) -> list[Run]:
 
 
 def report_finished(runs: Sequence[Run], data: Fingerprint | None) -> None:
-    """Say which runs have finished already; raises UserError where the data is no longer what
-    they were trained on.
+    """Print which runs have finished already; raise UserError if their data has changed.
 
-    data: None where its files are gone.
+    data: the fingerprint of the data; None if its files are missing.
     """
     for run in runs:
         if data:

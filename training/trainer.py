@@ -1,4 +1,4 @@
-"""Training the seeds of one task in one program: the phases, and what happens at intervals."""
+"""Trains the seeds of one task in one program: the phases, logs, evaluations, checkpoints."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from training.online import Interaction
 from training.policy import chunk_length, evaluation_policy
 from training.run import Run, first_learning_step
 from training.seeds import Seeds
-from training.stored import prepare
+from training.stored import prepare_folder
 from training.updates import EMPTY_WINDOW, SeedState, Updates, store, updates_per_call
 from utils import preemption
 from utils.errors import RunError
@@ -30,27 +30,27 @@ from utils.progress import ProgressBar
 from utils.replay import FIELDS, Replay, Transitions, run_length
 
 
-def finish(
+def train_runs(
     runs: Sequence[Run],
     agents: Sequence[Agent],
     dataset: dict[str, np.ndarray],
     found: dict[str, Any],
     overwrite: bool,
 ) -> None:
-    """Train from the newest checkpoints on, write config.json before and done.json after.
+    """Train runs from their newest checkpoints to the end; write config.json and done.json.
 
-    Raises RunError, once the other seeds are finished, for a seed that broke.
+    If a seed breaks, its RunError is raised after the other seeds have finished.
 
     Args:
-        runs: of one task, with different seeds.
-        agents: what each run starts with if it has no checkpoint.
-        dataset: a compact one, as `envs.datasets.load_dataset` returns it.
-        found: what config.json holds besides settings and versions.
+        runs: runs of one task, with different seeds.
+        agents: the agent that each run starts with if it has no checkpoint.
+        dataset: a compact dataset, as `envs.datasets.load_dataset` returns it.
+        found: the entries of config.json besides settings and versions.
         overwrite: whether to empty the run folders first.
     """
     device = f"{jax.devices()[0].device_kind} ({os.cpu_count()} CPU cores)"
     for run in runs:
-        prepare(run, overwrite, found | {"device": device})
+        prepare_folder(run, overwrite, found | {"device": device})
     dims = found["observation_dim"], found["action_dim"]
     errors = []
     with contextlib.ExitStack() as stack:
@@ -58,7 +58,9 @@ def finish(
         for step, members in group_by_step(journals):
             try:
                 seeds = Seeds([journals[i] for i in members])
-                trainer = Trainer(seeds, [agents[i] for i in members], step, dims[1], stack)
+                trainer = Trainer(
+                    seeds, [agents[i] for i in members], step, dims[1], stack
+                )
                 trainer.run(dataset)
             except RunError as error:
                 errors.append(error)
@@ -67,11 +69,12 @@ def finish(
 
 
 def group_by_step(journals: Sequence[Journal]) -> list[tuple[int, list[int]]]:
-    """Group runs, by their indices, by the step they resume from; each group trains as one
-    program.
+    """Group runs by the step they resume from; each group trains as one program.
 
-    A process that is killed between two of its checkpoints leaves one seed a checkpoint ahead
-    of another: it goes back to the other one's step, if that is no more than a save interval.
+    A process that is killed while it saves may leave one seed a checkpoint ahead of another.
+    That seed then resumes from the other's step, at most one save interval earlier.
+
+    Returns (step, indices of runs) of each group.
     """
     newest = [journal.newest() for journal in journals]
     interval = journals[0].run.settings.flags["save_interval"]
@@ -84,23 +87,30 @@ def group_by_step(journals: Sequence[Journal]) -> list[tuple[int, list[int]]]:
 
 
 class Start(NamedTuple):
-    """What one seed starts from."""
+    """The state that one seed starts from."""
 
     state: SeedState
     record: dict[str, Any]
-    """Of its checkpoint; {} without one."""
+    """The record of its checkpoint; {} without one."""
     evaluating: Agent | None
-    """Of an evaluation that the checkpoint's process had not finished."""
+    """The agent of an evaluation that was not finished at the checkpoint."""
 
 
 def restore(journal: Journal, agent: Agent, step: int) -> Start:
-    """Take a run back to its checkpoint of `step`; with step -1 it starts new, with `agent`."""
+    """Reset a run to a checkpoint.
+
+    Args:
+        journal: the files of the run.
+        agent: the agent that a new run starts with.
+        step: the step of the checkpoint; -1 starts a new run.
+    """
     tree, record = journal.go_back(step)
     if not tree:
         _, updates, actions = map(jax.random.key_data, keys_of(journal.run))
         keys = {"updates": updates, "actions": actions}
         return Start(SeedState(agent, keys, EMPTY_WINDOW), {}, None)
-    folder, evaluating = journal.run.folder, tree.get("evaluating")
+    folder = journal.run.folder
+    evaluating = tree.get("evaluating")
     agent = agent_from(tree["agent"], agent, folder)
     if evaluating:
         evaluating = agent_from(evaluating, without_optimiser(agent), folder)
@@ -108,12 +118,12 @@ def restore(journal: Journal, agent: Agent, step: int) -> Start:
 
 
 class Trainer:
-    """Runs that differ in their seeds alone, while they train in one program.
+    """Trains runs that differ only in their seeds.
 
     Args:
-        seeds: their journals, which go back to the checkpoint of `step`.
-        agents: what each starts with if there is no checkpoint.
-        step: that of the checkpoint; -1 to start new.
+        seeds: the runs; their files are reset to the checkpoint.
+        agents: the agent that each run starts with if there is no checkpoint.
+        step: the step of the checkpoint; -1 starts new runs.
         action_dim: A.
         stack: closes processes and threads at its end.
     """
@@ -130,35 +140,41 @@ class Trainer:
             restore(journal, agent, step)
             for journal, agent in zip(seeds.journals, agents, strict=True)
         ]
-        self.seeds, self.flags = seeds, seeds.flags
-        self.action_dim, self.stack = action_dim, stack
+        self.seeds = seeds
+        self.flags = seeds.flags
+        self.action_dim = action_dim
+        self.stack = stack
         self.records = [start.record for start in starts]
-        self.step, self.phase = max(0, step), self.records[0].get("phase", "offline")
+        self.step = max(0, step)
+        self.phase = self.records[0].get("phase", "offline")
         self.updates = Updates([start.state for start in starts])
         self.interaction: Interaction | None = None  # before the online phase
         evaluator = Evaluator(seeds.run.env_name, self.flags, len(seeds), action_dim)
         self.evaluations = Evaluations(seeds, stack.enter_context(evaluator))
         for seed, start in enumerate(starts):
             if start.evaluating:
-                self.evaluations.start(seed, start.record["evaluating"], start.evaluating)
+                self.evaluations.start(
+                    seed, start.record["evaluating"], start.evaluating
+                )
 
     def run(self, dataset: dict[str, np.ndarray]) -> None:
         """Train to the end of the online phase and finish the runs.
 
-        Raises RunError, once the other seeds are finished, for a seed that broke.
+        If a seed breaks, its RunError is raised after the other seeds have finished.
         """
-        offline, online = self.flags["offline_steps"], self.flags["online_steps"]
+        offline = self.flags["offline_steps"]
+        online = self.flags["online_steps"]
         with preemption.deferred():
             if self.step:
-                # what was due at the checkpoint's step and a signal kept from being done
+                # A signal may have prevented what was due at the checkpoint's step.
                 self.at_intervals(None, last=self.step in (offline, offline + online))
             self.offline(dataset)
             self.online(dataset)
         if self.step == 0:
-            self.save()  # a run of behaviour cloning alone
+            self.save()  # without any offline or online step the base is the result
         self.record_evaluations()
         film_policies(self.seeds, self.updates, self.step, self.action_dim)
-        for _, journal in self.seeds.going:
+        for _, journal in self.seeds.active:
             journal.finish()
         for error in self.seeds.broken.values():
             raise error
@@ -166,7 +182,7 @@ class Trainer:
     # ---------------------------------------------------------------- phases
 
     def offline(self, dataset: dict[str, np.ndarray]) -> None:
-        """Updates on the dataset, many in each call."""
+        """Run the offline phase: updates on the dataset, many in each compiled call."""
         steps = self.flags["offline_steps"]
         if self.step == 0:
             self.evaluate()
@@ -178,8 +194,11 @@ class Trainer:
         intervals = [self.flags[f"{name}_interval"] for name in ("log", "eval", "save")]
         updates = updates_per_call(steps, self.step, *intervals)
         before = self.updates.done() - self.step
-        blocks = (Block(before + step, updates) for step in range(self.step, steps, updates))
-        keys, config = self.updates.keys["updates"], self.updates.config
+        blocks = (
+            Block(before + step, updates) for step in range(self.step, steps, updates)
+        )
+        keys = self.updates.keys["updates"]
+        config = self.updates.config
         with (
             data.feed(replay, keys, config, blocks) as feed,
             ProgressBar(steps, self.seeds.name, initial=self.step) as bar,
@@ -191,11 +210,13 @@ class Trainer:
                 self.at_intervals(bar, last=self.step == steps)
 
     def online(self, dataset: dict[str, np.ndarray]) -> None:
-        """Environment steps, each stored and, from `first_learning_step` on, followed by
-        `utd_ratio` updates.
+        """Run the online phase: environment steps, and updates from `first_learning_step` on.
+
+        Each environment step is stored and followed by `utd_ratio` updates.
         """
         flags = self.flags
-        steps, offline = flags["online_steps"], flags["offline_steps"]
+        steps = flags["online_steps"]
+        offline = flags["offline_steps"]
         if not steps:
             return
         self.phase = "online"
@@ -208,14 +229,19 @@ class Trainer:
         data = place_dataset(dataset, flags["device_data_gb"], self.updates.mesh)
         online = self.start_interaction(dataset, start if balanced else 0)
         replay = Replay(data.stored, online, balanced)
-        # the steps that are followed by updates
-        learning, utd = range(max(start, self.step - offline), steps), flags["utd_ratio"]
+        learning = range(max(start, self.step - offline), steps)
+        utd = flags["utd_ratio"]
         done = self.updates.done()
-        blocks = (Block(done + i * utd, utd, step + 1) for i, step in enumerate(learning))
-        keys, config = self.updates.keys["updates"], self.updates.config
+        blocks = (
+            Block(done + i * utd, utd, step + 1) for i, step in enumerate(learning)
+        )
+        keys = self.updates.keys["updates"]
+        config = self.updates.config
         with (
             data.feed(replay, keys, config, blocks) as feed,
-            ProgressBar(steps, self.seeds.name, "online", "steps", self.step - offline) as bar,
+            ProgressBar(
+                steps, self.seeds.name, "online", "steps", self.step - offline
+            ) as bar,
         ):
             for online_step in range(self.step - offline, steps):
                 replay = self.interact(online_step, replay)
@@ -228,10 +254,13 @@ class Trainer:
     def start_interaction(
         self, dataset: dict[str, np.ndarray], at_random_until: int
     ) -> Transitions:
-        """Start every seed's episodes, or repeat those that were running -> the online
-        transitions so far.
+        """Start or replay every seed's episode; return the online transitions so far [S, ...].
+
+        at_random_until: the online step before which actions are random.
         """
-        interaction = Interaction(self.seeds, self.updates, self.action_dim, at_random_until)
+        interaction = Interaction(
+            self.seeds, self.updates, self.action_dim, at_random_until
+        )
         self.stack.callback(interaction.close)
         empty = {name: dataset[name][:0] for name in (*FIELDS, "rows")}
         online = interaction.start(self.records, empty, self.flags["online_steps"])
@@ -239,11 +268,11 @@ class Trainer:
         return online
 
     def interact(self, online_step: int, replay: Replay) -> Replay:
-        """One environment step of every seed -> the replay with their transitions."""
+        """Take one environment step with every seed; return the replay with the transitions."""
         assert self.interaction is not None, "call start_interaction() first"
         try:
             transitions, first = self.interaction.advance(online_step)
-        except WorkerError:  # or a SIGTERM, which reaches all processes of a job
+        except WorkerError:  # a SIGTERM may have reached the workers too
             self.save()
             preemption.leave_if_asked()
             raise
@@ -253,34 +282,46 @@ class Trainer:
     # ---------------------------------------------------------------- intervals
 
     def at_intervals(self, bar: ProgressBar | None, last: bool) -> None:
-        """Log, evaluate and save if due at this step; at the end of a phase all three."""
-        for _, journal in self.seeds.going:
+        """Log, evaluate and save if due at this step.
+
+        Args:
+            bar: shows the logged figures; None for none.
+            last: whether the phase ends, so that all three are due.
+        """
+        for _, journal in self.seeds.active:
             journal.check_present()
         figures: dict[str, Any] = {}
-        if last or ends_interval(self.step, self.flags["log_interval"]):
+        if self.is_due("log", last):
             self.record_evaluations(wait=False)
             figures = self.log()
-        if last or ends_interval(self.step, self.flags["eval_interval"]):
+        if self.is_due("eval", last):
             self.means()
             self.evaluate()
         if figures and bar is not None:
-            outcome = self.seeds.going[0][1].outcome
-            bar.status(success=outcome["success"], mean_return=outcome["return"], **figures)
-        if last or ends_interval(self.step, self.flags["save_interval"]):
+            outcome = self.seeds.active[0][1].outcome
+            bar.status(
+                success=outcome["success"], mean_return=outcome["return"], **figures
+            )
+        if self.is_due("save", last):
             self.save()
         if preemption.received():
             self.leave()
 
+    def is_due(self, name: str, last: bool) -> bool:
+        """Whether the interval of "log", "eval" or "save", or the phase, ends at this step."""
+        interval = self.flags[f"{name}_interval"]
+        return last or (bool(interval) and self.step % interval == 0)
+
     def leave(self) -> None:
-        """Save and raise Preempted, once everything is written."""
+        """Save, wait until everything is written, and raise Preempted."""
         self.save()
-        for _, journal in self.seeds.going:
+        for _, journal in self.seeds.active:
             journal.checkpoints.wait()
             say(f"saved at step {self.step}: {shown(journal.run.folder)}", sys.stderr)
         preemption.leave_if_asked()
 
     def means(self) -> list[dict[str, float]]:
-        """The means of each seed's metrics since the last log; [] where there was no update.
+        """Return each seed's mean metrics since the last log; [] if there was no update.
 
         Seeds with a metric that is not finite are marked as broken.
         """
@@ -288,36 +329,43 @@ class Trainer:
         return self.updates.means()
 
     def log(self) -> dict[str, Any]:
-        """Write a row of each seed's means -> the figures of the progress bar."""
-        means, seconds = self.means(), self.updates.clock.seconds()
+        """Log each seed's means; return the figures for the progress bar."""
+        means = self.means()
+        seconds = self.updates.clock.seconds()
         speed = self.updates.speed(seconds)
-        for seed, journal in self.seeds.going if means else ():
+        for seed, journal in self.seeds.active if means else ():
             journal.checkpoints.check()
             row = {"phase": self.phase, **means[seed]}
             journal.log(self.step, row, speed, self.updates.agents)
         self.updates.restart_window()
-        first = means[self.seeds.going[0][0]] if means else {}
-        figures = {name: first.get(f"dual/{name}") for name in ("path_kl", "kl_budget", "lam")}
+        first = means[self.seeds.active[0][0]] if means else {}
+        figures = {
+            name: first.get(f"dual/{name}") for name in ("path_kl", "kl_budget", "lam")
+        }
         if figures["lam"] is not None:
             figures["lam"] *= self.updates.config.get("lam_scale", 1.0)
         return figures | {"seconds": seconds}
 
     def evaluate(self) -> None:
-        """Queue an evaluation of every seed on fixed episodes; wait for it only where
-        evaluation is not asynchronous.
+        """Queue an evaluation of every seed on fixed episodes.
+
+        Waits for it only if evaluation is not asynchronous.
         """
+        if not self.flags["eval_episodes"]:
+            return
         with self.updates.clock.untimed():
             self.record_evaluations()
-            for seed, journal in self.seeds.going if self.flags["eval_episodes"] else ():
+            for seed, journal in self.seeds.active:
                 if journal.evaluated_at != self.step:
                     self.evaluations.start(seed, self.step, self.updates.agent(seed))
             if not self.evaluations.evaluator.concurrent:
                 self.record_evaluations()
 
     def record_evaluations(self, wait: bool = True) -> None:
-        """Write the results of the evaluations that are done or, with `wait`, of all.
+        """Write the results of the finished evaluations or, with `wait`, of all.
 
-        What was trained is saved first if that is cut short; the evaluation is done again then.
+        If a signal or an error interrupts the waiting, a checkpoint is saved first. The resumed
+        run then repeats the evaluation.
         """
         for seed in self.evaluations.begun() if wait else self.evaluations.done():
             try:
@@ -329,19 +377,20 @@ class Trainer:
             self.evaluations.record(seed)
 
     def save(self) -> None:
-        """Write the checkpoints of this step that are not there: all that the runs need to
-        resume as if they had not been interrupted.
+        """Write the checkpoints of this step that do not exist yet.
+
+        They hold everything that a run needs to continue as if it had not been interrupted.
         """
         self.means()
         with self.updates.clock.untimed():
             states = self.updates.states()
             episodes = self.interaction.records() if self.interaction else None
-            for seed, journal in self.seeds.going:
+            for seed, journal in self.seeds.active:
                 if journal.checkpoints.latest() == self.step:
                     continue
                 agent, keys, window = states[seed]
                 tree = {"agent": agent_tree(agent), "keys": keys}
-                # where it is of this step, the agent is that one
+                # An evaluation of this very step needs no second copy of the agent.
                 if evaluating := self.evaluations.agent_before(seed, self.step):
                     tree["evaluating"] = agent_tree(evaluating)
                 record = {"phase": self.phase, "window": window}
@@ -349,15 +398,20 @@ class Trainer:
                 journal.save(self.step, tree, record)
 
 
-def ends_interval(step: int, interval: int) -> bool:
-    """Whether an interval ends after `step`; 0 is none at all."""
-    return bool(interval) and step % interval == 0
-
-
 def film_policies(seeds: Seeds, updates: Updates, step: int, action_dim: int) -> None:
-    """Film the policies of `step` where --video_episodes asks for it and no film is there."""
-    flags, config = seeds.flags, updates.config
-    for seed, journal in seeds.going if flags["video_episodes"] else ():
+    """Film the policies if --video_episodes is set and no film of this step exists.
+
+    Args:
+        seeds: the seeds to film.
+        updates: holds their agents.
+        step: the step of the agents.
+        action_dim: A.
+    """
+    flags = seeds.flags
+    config = updates.config
+    if not flags["video_episodes"]:
+        return
+    for seed, journal in seeds.active:
         path = journal.run.folder / "videos" / f"step_{step}.mp4"
         if not path.exists():
             film(

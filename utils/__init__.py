@@ -1,1 +1,1 @@
-"""The ground: what every other folder may use, and nothing that knows an agent or a task."""
+"""Code that every other folder may import; it imports no other folder of the project."""

@@ -7,13 +7,16 @@ from typing import Any
 
 
 def repr_digest(value: Any) -> str:
-    """Sixteen hexadecimal digits of what `repr` says of a value."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of `repr(value)`."""
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
 @functools.cache
 def code_digest(content: bytes) -> str:
-    """The digest of a file's syntax tree without docstrings; of its bytes where it has none."""
+    """Digest a Python file by its syntax tree without docstrings.
+
+    Digests `repr(content)` where the bytes are not Python.
+    """
     try:
         return repr_digest(skeleton(ast.parse(content)))
     except (SyntaxError, ValueError):
@@ -21,11 +24,14 @@ def code_digest(content: bytes) -> str:
 
 
 def skeleton(node: Any) -> Any:
-    """A syntax tree without docstrings and positions; the same in Python 3.10 to 3.13."""
+    """Reduce a syntax tree to nested lists without docstrings and positions.
+
+    The result is the same in Python 3.10 to 3.13.
+    """
     match node:
         case ast.Expr(ast.Constant(str())):
             return None  # a docstring
-        case ast.JoinedStr(values):  # Python 3.12 ends some with an empty constant
+        case ast.JoinedStr(values):  # Python 3.12 may append an empty constant
             parts = [part for part in values if getattr(part, "value", None) != ""]
             return "JoinedStr", [("values", skeleton(parts))]
         case list():
@@ -36,6 +42,6 @@ def skeleton(node: Any) -> Any:
 
 
 def fields(node: ast.AST) -> list[tuple[str, Any]]:
-    """The fields of a node that are not empty, as skeletons."""
-    known = [field for field in ast.iter_fields(node) if field[1] not in (None, [])]
-    return [(name, skeleton(value)) for name, value in known]
+    """Return (name, skeleton) of each field of a node that is neither None nor []."""
+    used = [field for field in ast.iter_fields(node) if field[1] not in (None, [])]
+    return [(name, skeleton(value)) for name, value in used]

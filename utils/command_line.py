@@ -1,6 +1,4 @@
-"""An argument parser that answers a mistake in one line, the types of its values, and what
-every program does with its words and its output.
-"""
+"""Helpers of command-line programs: argument types, one-line errors and printable output."""
 
 import argparse
 import codecs
@@ -19,15 +17,13 @@ from utils.files import expanded
 
 
 def refuse_control_characters(words: Iterable[str]) -> None:
-    """Raise UserError for a word with a newline or another control character, or with bytes
-    that are no text.
+    """Raise UserError for an argument with control characters or with bytes that are not UTF-8.
 
-    Such a word would be several lines in a script, a log or a list of jobs.
+    A newline in an argument would break the line-based scripts, logs and lists of jobs.
     """
     for word in words:
-        if any(
-            unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in word
-        ):
+        categories = {unicodedata.category(character) for character in word}
+        if categories & {"Cc", "Cs", "Zl", "Zp"}:
             flag, equals, _ = word.partition("=")
             name = flag if equals and flag.isprintable() else "the command line"
             raise UserError(
@@ -37,8 +33,8 @@ def refuse_control_characters(words: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def unreadable_words() -> Iterator[None]:
-    """Raise UserError for what absl and ml_collections raise where they cannot read a word."""
+def user_errors_of_flags() -> Iterator[None]:
+    """Turn the errors that absl and ml_collections raise for a bad argument into UserError."""
     try:
         yield
     except (flags.Error, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -50,67 +46,69 @@ PLAIN = {"±": "+-", "λ": "lambda", "≠": "!=", "√": "sqrt", "≥": ">=", "�
 
 
 def plain_letters(error: UnicodeError) -> tuple[str, int]:
-    """What is printed for letters that an encoding lacks: others that mean the same, or
-    escapes.
-    """
+    """Codec error handler: replace characters that the encoding lacks by ASCII or escapes."""
     assert isinstance(error, UnicodeEncodeError)
     letters = error.object[error.start : error.end]
-    shown = [PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in letters]
+    shown = [
+        PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in letters
+    ]
     return "".join(shown), error.end
 
 
 def print_any_text(encoding: str | None = None) -> None:
-    """From here on stdout shows other letters where its encoding lacks one.
+    """Make stdout replace characters that its encoding lacks, instead of raising an error.
 
-    encoding: given to stdout; None: it keeps its own.
+    encoding: the new encoding of stdout; None keeps the present one.
     """
     codecs.register_error("plain", plain_letters)
-    with contextlib.suppress(AttributeError):  # of a stand-in, which has no encoding
+    with contextlib.suppress(
+        AttributeError
+    ):  # stdout may be replaced by another object
         sys.stdout.reconfigure(  # type: ignore[union-attr]
             encoding=encoding or sys.stdout.encoding, errors="plain"
         )
 
 
 def report_error(error: Exception) -> int:
-    """Print an error in one line; returns the exit code, 2 for a UserError and else 1."""
+    """Print an error as one line on stderr; return the exit code: 2 for a UserError, else 1."""
     print("error:", one_line(error), file=sys.stderr)
     return 2 if isinstance(error, UserError) else 1
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises UserError, in one line."""
+    """An argument parser that raises UserError instead of printing its usage."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see --help)")
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """The type of a whole number, with or without underscores, that is not below `least`."""
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Return the argparse type of an integer that is at least `minimum`."""
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
-            value = least - 1
-        if value < least:
-            wanted = f"a whole number of at least {least}"
+            value = minimum - 1
+        if value < minimum:
+            wanted = f"a whole number of at least {minimum}"
             raise argparse.ArgumentTypeError(f"give {wanted}, not {text}")
         return value
 
     return parse
 
 
-def each_at_least(least: int) -> Callable[[str], list[int]]:
-    """The type of whole numbers separated by commas, none below `least`."""
+def each_at_least(minimum: int) -> Callable[[str], list[int]]:
+    """Return the argparse type of comma-separated integers, each at least `minimum`."""
 
     def parse(text: str) -> list[int]:
-        return [at_least(least)(word) for word in text.split(",")]
+        return [at_least(minimum)(word) for word in text.split(",")]
 
     return parse
 
 
 def positive_float(text: str) -> float:
-    """The type of a finite number above 0."""
+    """Argparse type: a finite number above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -121,7 +119,7 @@ def positive_float(text: str) -> float:
 
 
 def existing_folder(text: str) -> Path:
-    """The type of a folder that exists."""
+    """Argparse type: a folder that exists."""
     path = expanded(text)
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {text}")
@@ -129,10 +127,12 @@ def existing_folder(text: str) -> Path:
 
 
 def output_file(text: str) -> Path:
-    """The type of a file to write: its folder exists, and it is no folder itself."""
+    """Argparse type: a file to write, in a folder that exists."""
     path = expanded(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder; give a file")
     if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path.parent} for {path.name}")
+        raise argparse.ArgumentTypeError(
+            f"there is no folder {path.parent} for {path.name}"
+        )
     return path

@@ -1,6 +1,4 @@
-"""Paths, files that are read and written whole, and folders that several processes may want to
-fill at once.
-"""
+"""Paths, locks, checksums, and files that are read with a size limit and written atomically."""
 
 import contextlib
 import fcntl
@@ -14,15 +12,17 @@ from typing import IO, Any
 
 from utils.errors import DamagedFile, UserError
 
-JSON_BYTES, CSV_BYTES = 1 << 24, 1 << 29
-"""The largest files that are read."""
+JSON_BYTES = 1 << 24
+CSV_BYTES = 1 << 29
+"""Size limits for the JSON and CSV files that are read."""
 JSON_LEVELS = 20
-"""How deep objects and lists may be nested: ours are 4 deep, and Python recurses to 1000."""
+"""How deep objects and lists may be nested: ours are 4 deep, and Python's limit is 1000."""
 
 
 def expanded(path: str | os.PathLike, flag: str = "") -> Path:
-    """The path with ~ as the user's home directory; raises UserError, which begins with the
-    flag, where there is none.
+    """Replace a leading ~ by the home directory.
+
+    Raises UserError where the user has no home directory; `flag` begins the message.
     """
     try:
         return Path(path).expanduser()
@@ -34,8 +34,9 @@ def expanded(path: str | os.PathLike, flag: str = "") -> Path:
 
 
 def user_folder(variable: str, default: str) -> Path | None:
-    """The folder that an environment variable names, or the default below the home directory;
-    None where this user has none.
+    """Return the folder that an environment variable names, else `default` with ~ expanded.
+
+    None where the variable is not set and the user has no home directory.
     """
     named = os.environ.get(variable)
     with contextlib.suppress(UserError):
@@ -44,8 +45,8 @@ def user_folder(variable: str, default: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process works in this folder, and keep it while the block runs."""
+def exclusive_folder(folder: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a folder for the block; wait while another process holds it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -55,12 +56,12 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def lock_of(folder: Path) -> Path:
-    """The file that a process locks while it writes a run's folder."""
+    """Return the file that a process locks while it writes a run folder."""
     return folder.with_name(f".{folder.name}.lock")
 
 
 def try_lock(file: IO, kind: int) -> bool:
-    """Lock an open file, if nobody holds it."""
+    """Lock an open file without waiting; return whether that succeeded."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -69,7 +70,7 @@ def try_lock(file: IO, kind: int) -> bool:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is writing a run's folder; changes nothing."""
+    """Whether a process is writing a run folder. The check changes no file."""
     if not lock_of(folder).exists():
         return False
     with lock_of(folder).open() as file:
@@ -77,17 +78,16 @@ def is_locked(folder: Path) -> bool:
 
 
 def digest(value: Any) -> str:
-    """Eight hexadecimal digits of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[
-        :8
-    ]
+    """Return the first eight hexadecimal digits of the SHA-256 of a JSON value."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def read_file(path: Path, most: int) -> bytes | None:
-    """The content of a file of at most `most` bytes; None where there is none.
+def read_file(path: Path, limit: int) -> bytes | None:
+    """Read a regular file of at most `limit` bytes; None where it does not exist.
 
-    Raises DamagedFile for anything else under that name. It neither waits, as for a pipe, nor
-    reads on without end, as from /dev/zero.
+    Raises DamagedFile for a larger file and for anything that is not a regular file, so it
+    never blocks on a pipe and never reads endlessly from a device such as /dev/zero.
     """
     try:
         found = path.stat()
@@ -99,8 +99,8 @@ def read_file(path: Path, most: int) -> bytes | None:
         raise DamagedFile(path, f"{error.strerror}") from error
     if not stat.S_ISREG(found.st_mode):
         raise DamagedFile(path, "a folder" if path.is_dir() else "not a regular file")
-    if found.st_size > most:
-        raise DamagedFile(path, f"larger than {most >> 20} MiB")
+    if found.st_size > limit:
+        raise DamagedFile(path, f"larger than {limit >> 20} MiB")
     try:
         return path.read_bytes()
     except OSError as error:
@@ -108,9 +108,9 @@ def read_file(path: Path, most: int) -> bytes | None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no such file.
+    """Read the object in a JSON file; None where the file does not exist.
 
-    Raises DamagedFile where it holds anything else, or text that no file can be written with.
+    Raises DamagedFile where the file holds anything but an object that can be written again.
     """
     content = read_file(path, JSON_BYTES)
     if content is None:
@@ -126,12 +126,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def check_object(value: Any) -> None:
-    """Raise ValueError for a JSON value that is no object, or that cannot be written again."""
+    """Raise ValueError for a JSON value that is not an object or cannot be written again."""
     if not isinstance(value, dict):
         raise ValueError("no object")
     if is_deeper(value, JSON_LEVELS):
         raise ValueError("nested too deeply")
-    json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair has no encoding
+    json.dumps(
+        value, ensure_ascii=False
+    ).encode()  # half of a surrogate pair has no encoding
 
 
 def is_deeper(value: Any, levels: int) -> bool:
@@ -143,16 +145,21 @@ def is_deeper(value: Any, levels: int) -> bool:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(value, indent=1, default=str) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file atomically: after a crash it is the old or the new one, complete."""
     part = path.with_name(f".{path.name}.part")
-    with part.open("w") as file:
-        file.write(json.dumps(value, indent=1, default=str) + "\n")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
 
 
 def sha256_of(path: Path) -> str:
-    """The checksum of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

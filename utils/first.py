@@ -1,19 +1,19 @@
-"""The first import of a program, which has an answer to signals while it imports the others.
+"""Signal handling while a program imports its modules; imported before all others.
 
-It imports next to nothing itself: until it is there, Ctrl-C ends in a traceback.
+It imports almost nothing itself, because Ctrl-C prints a traceback until it is loaded.
 """
 
-import _signal  # `signal` makes enumerations of it, which takes longer than all else here
+import _signal  # faster to import than `signal`, which builds enumerations
 import os
 
 NAMES = {_signal.SIGINT: "SIGINT", _signal.SIGTERM: "SIGTERM"}
 
 
 def end_at_signals() -> None:
-    """From here to `utils.preemption.handled`, a signal ends the process at once, in one line.
+    """Make SIGINT and SIGTERM end the process with one line until `preemption.handled` is used.
 
-    An exception that is raised in an import may come out as another; and nothing is there yet
-    to be saved.
+    The handlers raise no exception, since import machinery may turn it into another one. There
+    is nothing to save yet.
     """
     for signum in NAMES:
         _signal.signal(signum, _end)

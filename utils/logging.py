@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from utils.errors import DamagedFile, UserError, one_line, printable
-from utils.files import CSV_BYTES, read_file
+from utils.files import CSV_BYTES, read_file, write_text
 
 WIDTH = 100
 """Columns that printed lines keep to."""
@@ -22,35 +22,32 @@ BACKENDS = {"csv": None, "tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
 class CsvLog:
-    """An append-only CSV whose bytes are a function of the rows written, kills and `cut`
-    notwithstanding.
+    """An append-only CSV log. Its bytes depend only on the lines written, not on interruptions.
 
-    The header is every key in order of first appearance; a row with a new key rewrites the
-    file, atomically, and earlier rows have empty cells there. None is an absent value. A line
-    that a kill left unfinished is dropped on opening.
+    The header holds all keys in order of first appearance. A line with a new key rewrites the
+    file atomically, with empty cells in earlier lines. None leaves a cell empty. Opening the
+    file drops an unfinished last line.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = read_file(self.path, CSV_BYTES) or b""
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        complete = content.rfind(b"\n") + 1
+        if complete < len(content):
             with self.path.open("r+b") as file:
-                file.truncate(whole)
-        header, lines = self._table()
+                file.truncate(complete)
+        header, lines = _table(self.path)
         self._header = list(header)
         self.count = len(lines)
-        """How many rows there are."""
+        """The number of lines below the header."""
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Appends a row of numbers (Python's, or 0-d arrays) and strings of one line, and
-        flushes it.
-        """
+        """Append and flush one line of numbers (Python's or 0-d arrays) and strings."""
         cells = {key: _cell(value) for key, value in row.items() if value is not None}
         new = [key for key in cells if key not in self._header]
         if new:
-            _, lines = self._table()
+            _, lines = _table(self.path)
             self._rewrite(self._header + new, [*lines, cells])
         else:
             with self.path.open("a", newline="", encoding="utf-8") as file:
@@ -58,47 +55,44 @@ class CsvLog:
         self.count += 1
 
     def rows(self) -> list[dict[str, int | float | str]]:
-        """What was written, absent values left out; cells that read as numbers are numbers
-        again.
-        """
+        """Return the lines as dicts without the empty cells; numeric cells become numbers."""
         return read_rows(self.path)
 
     def sync(self) -> None:
-        """Returns when what was written is on disk."""
+        """Flush the file to disk."""
         if self.path.exists():
             with self.path.open("a") as file:
                 os.fsync(file.fileno())
 
     def cut(self, count: int) -> None:
-        """Keeps the first `count` rows and the columns that they have, atomically."""
-        _, lines = self._table()
+        """Keep the first `count` lines and the columns that they use, atomically."""
+        _, lines = _table(self.path)
         kept = lines[:count]
         header = [name for name in self._header if any(name in line for line in kept)]
         if header != self._header or len(kept) < len(lines):
             self._rewrite(header, kept)
         self.count = len(kept)
 
-    def _table(self) -> tuple[list[str], list[dict[str, str]]]:
-        return _table(self.path)
-
     def _rewrite(self, header: list[str], lines: Iterable[Mapping[str, str]]) -> None:
         cells = [[line.get(key, "") for key in header] for line in lines]
-        _replace(self.path, _lines([header, *cells] if header else []))
+        write_text(self.path, _lines([header, *cells] if header else []))
         self._header = header
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, int | float | str]]:
-    """The rows of a CSV file of a run, which may be being written: absent values left out,
-    cells that are numbers as such.
+    """Read the lines of a run's CSV file as dicts without the empty cells.
+
+    Numeric cells become numbers. Another process may be writing the file.
     """
-    return [{key: _value(cell) for key, cell in line.items()} for line in _table(Path(path))[1]]
+    _, lines = _table(Path(path))
+    return [{key: _value(cell) for key, cell in line.items()} for line in lines]
 
 
 def read_lines(path: Path) -> list[list[str]]:
-    """The cells of each line of a CSV file that may be being written, the header first: whole
-    lines only; [] where there is no file.
+    """Read the cells of each complete line of a CSV file, the header first.
 
-    Raises DamagedFile for a file that is no such table.
+    Returns [] where the file does not exist; another process may be writing it. Raises
+    DamagedFile where the file is not such a table.
     """
     content = read_file(path, CSV_BYTES) or b""
     try:
@@ -134,31 +128,22 @@ def _value(cell: str) -> int | float | str:
     return cell
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a text file, all or nothing."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
 def wandb_id(folder: Path) -> str:
-    """The id of the W&B run that belongs to a run folder: random, and kept in the folder.
+    """Return the W&B id of a run folder: random, and stored in the folder.
 
-    A resumed run continues its W&B run. A run that starts again in an emptied folder has
-    another, and so has one under the same path on another machine.
+    A resumed run therefore continues its W&B run, while a run that starts again in an emptied
+    folder, or under the same path on another machine, gets a new one.
     """
     file = folder / "wandb_id"
     if file.exists() and (kept := file.read_text().strip()):
         return kept
-    # An older version derived the id from the folder's path and kept none. Its W&B run is
-    # continued as one curve, by the id in the names of W&B's own folders, run-<time>-<id>; that
-    # holds also where the run folder was moved since.
-    logged = sorted(path.name.partition("run-")[2] for path in folder.glob("wandb/*run-*-*"))
+    # Older versions stored no id. W&B's own folders, run-<time>-<id>, still have it, even if
+    # the run folder was moved.
+    logged = sorted(
+        path.name.partition("run-")[2] for path in folder.glob("wandb/*run-*-*")
+    )
     found = logged[-1].rpartition("-")[2] if logged else secrets.token_hex(8)
-    _replace(file, f"{found}\n")
+    write_text(file, f"{found}\n")
     return found
 
 
@@ -181,7 +166,12 @@ def check_backends(backends: Sequence[str]) -> None:
 
 
 def check_backend(name: str, module: str) -> None:
-    """Raise UserError for a logger whose module is not installed, or installed and broken."""
+    """Raise UserError for a logger whose module is not installed or cannot be imported.
+
+    Args:
+        name: the logger, as in --logger.
+        module: the module it needs.
+    """
     try:
         importlib.import_module(module)
     except Exception as error:  # a broken package can raise anything
@@ -196,19 +186,17 @@ def check_backend(name: str, module: str) -> None:
 
 
 class RunLogger:
-    """train.csv, eval.csv and timing.csv of a run folder, and the same numbers to the backends
-    asked for.
+    """Writes train.csv, eval.csv and timing.csv, and the same numbers to other backends.
 
-    Rows of train and eval are deterministic; wall times and throughput belong into timing.
+    train.csv and eval.csv are deterministic; wall times and throughput go to timing.csv.
 
     Args:
         folder: the run folder.
-        backends: of csv (always on), tensorboard, wandb.
-        wandb: arguments of wandb.init (project, group, tags, config, ...); WANDB_MODE is
-            wandb's to honour.
+        backends: any of csv (always on), tensorboard, wandb.
+        wandb: arguments of wandb.init (project, group, tags, config, ...).
 
     Raises:
-        UserError: an unknown backend, or one that is not installed.
+        UserError: for an unknown backend, or one that is not installed.
     """
 
     def __init__(
@@ -220,7 +208,8 @@ class RunLogger:
         check_backends(backends)
         self.folder = Path(folder)
         self._files = {
-            name: CsvLog(self.folder / f"{name}.csv") for name in ("train", "eval", "timing")
+            name: CsvLog(self.folder / f"{name}.csv")
+            for name in ("train", "eval", "timing")
         }
         self._backends = set(backends)
         self._wandb_arguments = dict(wandb or {})
@@ -248,14 +237,17 @@ class RunLogger:
         self._write("timing", step, row)
 
     def position(self) -> dict[str, int]:
-        """How many rows each file has, once they are on disk."""
+        """Flush the files to disk and return the number of lines in each."""
         for file in self._files.values():
             file.sync()
         return {name: file.count for name, file in self._files.items()}
 
     def cut(self, step: int, position: Mapping[str, int]) -> None:
-        """Takes every file back to where it was at `step`, the checkpoint that a resumed run
-        continues from.
+        """Cut every file back to a checkpoint.
+
+        Args:
+            step: the step of the checkpoint.
+            position: the number of lines in each file at that step, as `position` returned it.
         """
         self._purge_step = step + 1
         for name, file in self._files.items():
@@ -266,7 +258,7 @@ class RunLogger:
             file.cut(count)
 
     def close(self) -> None:
-        """Flushes and ends the optional backends."""
+        """Flush and close the optional backends."""
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._wandb is not None:
@@ -276,7 +268,9 @@ class RunLogger:
     def _write(self, name: str, step: int, row: Mapping[str, Any]) -> None:
         self._files[name].write({"step": step, **row})
         numbers = {
-            f"{name}/{key}": float(value) for key, value in row.items() if _is_number(value)
+            f"{name}/{key}": float(value)
+            for key, value in row.items()
+            if _is_number(value)
         }
         if "tensorboard" in self._backends:
             self._tensorboard = self._tensorboard or self._open_tensorboard()
@@ -293,12 +287,16 @@ class RunLogger:
         )
 
     def _open_wandb(self) -> Any:
-        defaults = {"project": "trqam", "name": self.folder.name, "dir": str(self.folder)}
+        defaults = {
+            "project": "trqam",
+            "name": self.folder.name,
+            "dir": str(self.folder),
+        }
         defaults["id"] = wandb_id(self.folder)
         run = importlib.import_module("wandb").init(
             resume="allow", **{**defaults, **self._wandb_arguments}
         )
-        # W&B drops rows of an earlier step, and evaluations may come late
+        # W&B drops values of an earlier step, and asynchronous evaluations may come late
         run.define_metric("*", step_metric="step")
         return run
 
@@ -308,7 +306,7 @@ def _is_number(value: Any) -> bool:
 
 
 def wrapped(text: str) -> list[str]:
-    """The text on lines of at most WIDTH columns; a longer word, as a path, has a line."""
+    """Wrap a text at WIDTH columns; a longer word, such as a path, gets a line of its own."""
     lines = textwrap.wrap(
         text,
         WIDTH,
@@ -320,7 +318,7 @@ def wrapped(text: str) -> list[str]:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print a message, wrapped, to stdout unless given another file."""
+    """Print a wrapped message to `file`, by default stdout."""
     print("\n".join(wrapped(text)), file=file or sys.stdout, flush=True)
 
 
@@ -331,11 +329,11 @@ def warn(text: str) -> None:
 
 @functools.cache
 def warn_once(text: str) -> None:
-    """Print a warning the first time that a process has it."""
+    """Print a warning, once per process."""
     warn(text)
 
 
 def shown(path: Path) -> str:
-    """A path as it is printed: relative where it lies below the current folder."""
+    """Return a path for a message: relative to the current folder where it lies below it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

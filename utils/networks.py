@@ -1,8 +1,8 @@
 """Networks as Flax modules, with the parameter names of the published checkpoints.
 
-A module reads several inputs whose leading axes broadcast, [..., N] each. Its parameters are
-those of the same network on their concatenation: Dense_i of a kernel and a bias, LayerNorm_i of
-a scale and a bias.
+A module takes several inputs [..., N], whose leading axes broadcast. Its parameters are those
+of the same network on the concatenated inputs: Dense_i has a kernel and a bias, LayerNorm_i a
+scale and a bias.
 """
 
 import functools
@@ -17,10 +17,8 @@ xavier = nn.initializers.xavier_uniform()
 
 
 class SplitDense(nn.Module):
-    """A dense layer on the concatenation of its inputs, computed as one product for each.
-
-    What depends on one input alone is then computed once: the share of the observation is the
-    same at every step of a flow.
+    """A dense layer on the concatenation of its inputs, computed as one product per input: a
+    flow multiplies the observation once for all of its steps.
     """
 
     features: int
@@ -45,8 +43,15 @@ def mlp(
     out_init: nn.initializers.Initializer = xavier,
     activation: Callable[[jax.Array], jax.Array] = nn.gelu,
 ) -> jax.Array:
-    """Hidden layers, LayerNorm after the activation if asked, and a linear layer; for
-    `@nn.compact`.
+    """Apply hidden layers and a linear output layer; called inside an `@nn.compact` method.
+
+    Args:
+        inputs: arrays [..., N] whose leading axes broadcast.
+        hidden_dims: widths of the hidden layers.
+        out_dim: width of the output.
+        layer_norm: whether LayerNorm follows each activation.
+        out_init: initialiser of the output kernel.
+        activation: of the hidden layers.
     """
     for i, width in enumerate(hidden_dims):
         x = activation(SplitDense(width, name=f"Dense_{i}")(*inputs))
@@ -55,7 +60,7 @@ def mlp(
 
 
 class VelocityField(nn.Module):
-    """v(s, x, t) [..., D] at s [..., O], x [..., D], t [..., 1]."""
+    """Returns v(s, x, t) [..., D] for s [..., O], x [..., D], t [..., 1]."""
 
     hidden_dims: Sequence[int]
     layer_norm: bool
@@ -66,7 +71,7 @@ class VelocityField(nn.Module):
 
 
 class Critic(nn.Module):
-    """A number [...] for its inputs, as Q(s, a) or V(s); with `bins`, logits [..., bins]."""
+    """Returns a number [...], such as Q(s, a) or V(s); with `bins`, logits [..., bins]."""
 
     hidden_dims: Sequence[int]
     layer_norm: bool
@@ -79,11 +84,7 @@ class Critic(nn.Module):
 
 
 def ensemble(module: type[nn.Module], size: int) -> type[nn.Module]:
-    """`module` E times on the same inputs: parameters and results have a leading axis [E]."""
+    """`size` copies on the same inputs; parameters and results have a leading axis [E]."""
     return nn.vmap(
-        module,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=None,
-        axis_size=size,
+        module, {"params": 0}, split_rngs={"params": True}, in_axes=None, axis_size=size
     )

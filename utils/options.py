@@ -1,4 +1,4 @@
-"""Settings of an agent: their defaults, what they mean, and which values a run can use."""
+"""Settings of an agent: their defaults, descriptions and allowed values."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from utils.errors import UserError
 
 
 class Option(NamedTuple):
-    """One setting. Numbers are finite; of the bounds, those that are given hold."""
+    """One setting. A number must be finite and within the bounds that are not None."""
 
     default: Any
     doc: str
@@ -20,14 +20,21 @@ class Option(NamedTuple):
     choices: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """What it means and its range, for --help."""
-        bounds = {"above": self.above, "at least": self.at_least, "at most": self.at_most}
-        found = [f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None]
-        found += [f"one of {', '.join(self.choices)}"] if self.choices else []
-        return f"{self.doc} ({', '.join(found)})" if found else self.doc
+        """Return the description and the range, for --help."""
+        bounds = {
+            "above": self.above,
+            "at least": self.at_least,
+            "at most": self.at_most,
+        }
+        ranges = [
+            f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None
+        ]
+        if self.choices:
+            ranges.append(f"one of {', '.join(self.choices)}")
+        return f"{self.doc} ({', '.join(ranges)})" if ranges else self.doc
 
     def fault(self, value: Any) -> str | None:
-        """What to give instead of a value that no run can use; None for one that is fine."""
+        """Return the advice for a value that is not allowed; None for an allowed value."""
         match self.default:
             case bool():
                 return None
@@ -40,7 +47,7 @@ class Option(NamedTuple):
         return None if self.allows(value) else self.advice()
 
     def advice(self) -> str:
-        """Which numbers to give."""
+        """Say which numbers are allowed."""
         if self.above == 0 and self.at_most is not None:
             return f"give a number above 0 and at most {self.at_most:g}"
         if self.above == 0:
@@ -63,17 +70,17 @@ Options = dict[str, Option]
 
 
 def are_widths(value: Any) -> bool:
-    """Whether a value is a sequence of positive whole numbers, at least one."""
+    """Whether a value is a non-empty sequence of positive integers."""
     return bool(value) and all(isinstance(width, int) and width > 0 for width in value)
 
 
 def defaults(options: Options) -> ml_collections.ConfigDict:
-    """The configuration with every default."""
+    """Return the configuration with the default of every setting."""
     return ml_collections.ConfigDict({name: o.default for name, o in options.items()})
 
 
 def check(options: Options, config: Mapping[str, Any]) -> None:
-    """Raise UserError for the first value in a configuration that no run can use."""
+    """Raise UserError for the first value in a configuration that is not allowed."""
     for name, option in options.items():
         if name in config and (advice := option.fault(config[name])):
             raise UserError(f"--agent.{name}={config[name]}: {advice}")

@@ -1,10 +1,10 @@
-"""Reads one pickle file in a process of its own, for `utils.pickles`.
+"""Reads one pickle file in a separate process, for `utils.pickles`.
 
     python -I -S pickle_reader.py BYTES SECONDS < FILE    # limits of memory and processor time
 
-It prints one line of JSON and, after it, the bytes of arrays. Only the standard library is
-imported: a file gets none of NumPy's or JAX's own functions, only the stand-ins below, and of
-the instructions of pickles only those that published files need.
+It prints one line of JSON, then the bytes of the arrays. It imports only the standard library,
+so that a pickle can call no function of NumPy or JAX, only the stand-ins below. It follows only
+the pickle instructions that published files need.
 """
 
 import io
@@ -16,12 +16,12 @@ import sys
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-DEPTH = 100  # of containers in each other
-KEY_LENGTH = 8  # of a tuple that is a key
-KEY_LIMIT = 1 << 64  # of a number that is a key
-NODE_BYTES = 64  # what every value counts, besides its bytes
-ROOM = 1 << 26  # bytes that even the smallest file may make
-ROOM_FACTOR = 8  # and for each byte of the file
+DEPTH = 100  # levels of nested containers
+KEY_LENGTH = 8  # items of a tuple that is a key
+KEY_LIMIT = 1 << 64  # absolute value of an integer that is a key
+NODE_BYTES = 64  # added for every value to the bytes it holds
+ROOM = 1 << 26  # bytes that any file may expand to,
+ROOM_FACTOR = 8  # plus this many for each byte of the file
 
 ALLOWED = (
     *("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP"),
@@ -40,34 +40,35 @@ ALLOWED = (
 
 
 class Refused(Exception):
-    """What a file asked for and does not get."""
+    """Raised when a pickle asks for anything outside the allowed instructions and types."""
 
 
 # ---------------------------------------------------------------- stand-ins
 
 
 class StandIn:
-    """A callable that a file may name and call."""
+    """A function that a pickle may name and call."""
 
     def __init__(self, call: Callable):
         self.call = call
 
 
 class DType:
-    """numpy.dtype, of numbers alone."""
+    """Stand-in for numpy.dtype, numeric types only."""
 
     def __init__(self, name: Any):
         if not (type(name) is str and re.fullmatch("b1|[iu][1248]|f[248]", name)):
             raise Refused(f"holds an array of dtype {shown(name)}")
-        self.kind, self.order = name, "="
+        self.kind = name
+        self.order = "="
 
     @property
     def size(self) -> int:
-        """Bytes of a number."""
+        """The bytes of one number."""
         return int(self.kind[1:])
 
     def set_state(self, state: Any) -> None:
-        """What BUILD does: sets the order of bytes."""
+        """Set the byte order, which BUILD passes in `state`."""
         _, order, *fields = state
         if any(field is not None for field in fields[:3]):
             raise Refused("holds an array with fields")
@@ -77,13 +78,20 @@ class DType:
 
 
 class Array:
-    """numpy.ndarray while its file is read: NumPy makes it empty, then sets its state."""
+    """Stand-in for numpy.ndarray, which a pickle creates empty and then fills."""
 
     def __init__(self) -> None:
         self.shape: list[int] | None = None
 
     def fill(self, data: Any, dtype: Any, shape: Any, order: str) -> "Array":
-        """Set what it holds; raises ValueError where the shape does not fit the bytes."""
+        """Set the content; raise ValueError where the shape does not fit the bytes.
+
+        Args:
+            data: the bytes of all numbers.
+            dtype: a DType.
+            shape: an int or a sequence of ints.
+            order: "C" or "F".
+        """
         if not (isinstance(dtype, DType) and isinstance(data, bytes | bytearray)):
             raise Refused("holds an array of something else than numbers")
         dims = [shape] if type(shape) is int else list(shape)
@@ -94,28 +102,31 @@ class Array:
             size *= dim
         if size != len(data):
             raise ValueError("size")
-        self.data, self.dtype, self.shape, self.order = data, dtype, dims, order
+        self.data = data
+        self.dtype = dtype
+        self.shape = dims
+        self.order = order
         return self
 
     def set_state(self, state: Any) -> None:
-        """What BUILD does."""
+        """Fill the array from the state that BUILD passes."""
         _, shape, dtype, fortran, data = state
         self.fill(data, dtype, shape, "F" if fortran else "C")
 
 
 class Scalar(Array):
-    """A number of NumPy's."""
+    """Stand-in for a NumPy scalar."""
 
 
 def reconstruct(kind: Any, *_: Any) -> Array:
-    """numpy.core.multiarray._reconstruct."""
+    """Stand-in for numpy.core.multiarray._reconstruct."""
     if kind is not NDARRAY:
         raise Refused("holds an array of an unknown kind")
     return Array()
 
 
 def jax_array(function: Any, args: Any, state: Any, _: Any) -> Array:
-    """jax._src.array._reconstruct_array."""
+    """Stand-in for jax._src.array._reconstruct_array."""
     if function is not RECONSTRUCT:
         raise Refused("holds a JAX array that is not made of a NumPy array")
     array = reconstruct(*args)
@@ -124,20 +135,20 @@ def jax_array(function: Any, args: Any, state: Any, _: Any) -> Array:
 
 
 def frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
-    """numpy.core.numeric._frombuffer."""
+    """Stand-in for numpy.core.numeric._frombuffer."""
     return Array().fill(data, dtype, shape, "F" if order == "F" else "C")
 
 
 def encode(text: Any, encoding: Any) -> bytes:
-    """_codecs.encode: how bytes are written before protocol 3."""
+    """Stand-in for _codecs.encode, by which protocols before 3 write bytes."""
     if type(text) is not str or encoding != "latin1":
         raise Refused(f"asks for the encoding {shown(encoding)}")
     return text.encode("latin1")
 
 
-def same_dict(*given: Any) -> dict:
-    """A dict for an empty OrderedDict, and the dict of a FrozenDict; none is copied."""
-    (found,) = given or ({},)
+def same_dict(*arguments: Any) -> dict:
+    """Stand-in for OrderedDict and FrozenDict: return the dict passed, or a new one."""
+    (found,) = arguments or ({},)
     if type(found) is not dict:
         raise Refused("makes a dict of something else")
     return found
@@ -162,38 +173,38 @@ for _core in ("numpy.core", "numpy._core"):
 
 
 def shown(value: Any) -> str:
-    """A value in a message; only of text is it shown, a container's could be endless."""
+    """Return a text abridged, and only the type of any other value, whose repr may be huge."""
     return f"{value[:60]!r:.40}" if type(value) is str else type(value).__name__
 
 
 # ---------------------------------------------------------------- reading
 
 
-_Unpickler: Any = pickle._Unpickler  # of which type checkers know no methods
+_Unpickler: Any = pickle._Unpickler  # type checkers do not know its methods
 
 
 class Reader(_Unpickler):
-    """Python's own reader, in Python, with the allowed instructions alone."""
+    """The standard library's pure-Python unpickler, limited to the allowed instructions."""
 
     def __init__(self, content: bytes):
         super().__init__(io.BytesIO(content))
         self.size = len(content)
 
     def find_class(self, module: str, name: str, /) -> Any:
-        """A stand-in by its exact name; nothing is imported and no attribute is looked up."""
+        """Return the stand-in of exactly this name, without importing anything."""
         if (module, name) not in ADMITTED:
             raise Refused(f"asks for {f'{module}.{name}'!r:.80}")
         return ADMITTED[module, name]
 
     def call(self) -> None:
-        """REDUCE: only stand-ins are called."""
+        """REDUCE: call a stand-in; raise Refused for anything else."""
         args = self.stack.pop()
         if not (isinstance(self.stack[-1], StandIn) and type(args) is tuple):
             raise Refused("calls something that is no function")
         self.stack[-1] = self.stack[-1].call(*args)
 
     def set_state(self) -> None:
-        """BUILD: of arrays and their dtypes alone."""
+        """BUILD: set the state of an array or a dtype; raise Refused for anything else."""
         state = self.stack.pop()
         if not isinstance(self.stack[-1], Array | DType):
             raise Refused("changes something else than an array")
@@ -216,13 +227,15 @@ class Reader(_Unpickler):
         self.set_pairs(items)
 
     def set_pairs(self, items: list) -> None:
-        """Fill the dict on top; the keys are checked before they are hashed."""
+        """Fill the dict on top of the stack, checking each key before it is hashed."""
         target = self.stack[-1]
         if type(target) is not dict:
             raise Refused("fills something that is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not is_key(key):
-                raise Refused("has keys other than text, numbers and short tuples of the two")
+                raise Refused(
+                    "has keys other than text, numbers and short tuples of the two"
+                )
             target[key] = value
 
     def append_one(self) -> None:
@@ -235,13 +248,13 @@ class Reader(_Unpickler):
         self.extend_list(self.pop_mark())
 
     def extend_list(self, items: list) -> None:
-        """Extend the list on top."""
+        """Extend the list on top of the stack."""
         if type(self.stack[-1]) is not list:
             raise Refused("fills something that is no list")
         self.stack[-1].extend(items)
 
     def load_bytearray8(self) -> None:
-        """BYTEARRAY8, which would otherwise allocate any size that it names."""
+        """BYTEARRAY8: refuse a size beyond the file's, before it is allocated."""
         size = int.from_bytes(self.read(8), "little")
         if size > self.size:
             raise EOFError
@@ -249,15 +262,17 @@ class Reader(_Unpickler):
 
 
 def is_key(key: Any) -> bool:
-    """Whether a value may be a key: hashing others, or comparing them, can take for ever."""
+    """Whether a value may be a key: hashing or comparing other values may take forever."""
     if type(key) is tuple:
         return len(key) <= KEY_LENGTH and all(map(is_plain_key, key))
     return is_plain_key(key)
 
 
 def is_plain_key(key: Any) -> bool:
-    """Whether a value is text or a number that is no larger than 64 bits."""
-    return type(key) in (str, bool, float) or (type(key) is int and abs(key) < KEY_LIMIT)
+    """Whether a value is text or a number of at most 64 bits."""
+    return type(key) in (str, bool, float) or (
+        type(key) is int and abs(key) < KEY_LIMIT
+    )
 
 
 def _refusal(name: str) -> Callable[[Reader], None]:
@@ -282,9 +297,13 @@ _NAMES = {
     for name, code in vars(pickle).items()
     if name.isupper() and isinstance(code, bytes) and len(code) == 1
 }
-del _NAMES[pickle.PERSID[0]]  # the letter P, with which archives begin: no pickle files
+del _NAMES[
+    pickle.PERSID[0]
+]  # "P", the first byte of zip files: those are reported as damaged
 Reader.dispatch = {
-    code: _OWN.get(name, _Unpickler.dispatch[code]) if name in ALLOWED else _refusal(name)
+    code: _OWN.get(name, _Unpickler.dispatch[code])
+    if name in ALLOWED
+    else _refusal(name)
     for code, name in _NAMES.items()
 }
 
@@ -293,18 +312,18 @@ Reader.dispatch = {
 
 
 class Writer:
-    """The tree of what a file holds as JSON, and the bytes of its arrays.
+    """Converts the content of a pickle to JSON, and collects the bytes of its arrays.
 
-    A value that a file refers to twice is written twice: the sum of all is limited.
+    A value that a file refers to twice is written twice, and counts twice in the size limit.
     """
 
     def __init__(self, room: int):
         self.room = room
         self.blobs: list[bytes | bytearray] = []
-        self.places: dict[int, int] = {}  # of blobs, by id
+        self.places: dict[int, int] = {}  # index in blobs, by id
 
     def node(self, value: Any, depth: int = 0) -> Any:
-        """A value: numbers, text and None as they are, everything else as {kind: content}."""
+        """Return numbers, text and None unchanged, everything else as {kind: content}."""
         self.count(len(value) if isinstance(value, str | bytes | bytearray) else 0)
         if depth > DEPTH:
             raise Refused(f"holds containers in each other, more than {DEPTH} deep")
@@ -318,11 +337,13 @@ class Writer:
         return self.leaf(value)
 
     def leaf(self, value: Any) -> dict[str, Any]:
-        """Bytes, an array or a number of NumPy's."""
+        """Return bytes, an array or a NumPy scalar as {kind: content}."""
         if isinstance(value, bytes | bytearray):
             return {"bytes": self.blob(value)}
         if not isinstance(value, Array):
-            raise Refused("holds something else than containers, arrays, numbers and text")
+            raise Refused(
+                "holds something else than containers, arrays, numbers and text"
+            )
         if value.shape is None:
             raise ValueError("an array that was never filled")
         self.count(len(value.data))
@@ -331,25 +352,28 @@ class Writer:
         return {kind: [self.blob(value.data), dtype, value.shape, value.order]}
 
     def blob(self, data: bytes | bytearray) -> int:
-        """The place of bytes among all; the same ones are written once."""
+        """Return the index of `data` in `blobs`, adding it the first time."""
         if id(data) not in self.places:
             self.places[id(data)] = len(self.blobs)
             self.blobs.append(data)
         return self.places[id(data)]
 
     def count(self, size: int) -> None:
-        """Raise Refused where the file makes more than its size explains."""
+        """Count a value of `size` bytes; raise Refused beyond the size limit."""
         self.room -= NODE_BYTES + size
         if self.room < 0:
             raise Refused("makes more than its size explains")
 
 
 def answer(content: bytes) -> tuple[dict[str, Any], list[bytes | bytearray]]:
-    """{"tree", "sizes"} and blobs; {"refused": reason} or {"damaged": True} and none."""
+    """Return {"tree", "sizes"} and the blobs, or {"refused": reason} or {"damaged": True}."""
     try:
         writer = Writer(ROOM + ROOM_FACTOR * len(content))
         tree = writer.node(Reader(content).load())
-        return {"tree": tree, "sizes": [len(blob) for blob in writer.blobs]}, writer.blobs
+        return {
+            "tree": tree,
+            "sizes": [len(blob) for blob in writer.blobs],
+        }, writer.blobs
     except Refused as error:
         return {"refused": str(error)}, []
     except MemoryError:
@@ -359,7 +383,7 @@ def answer(content: bytes) -> tuple[dict[str, Any], list[bytes | bytearray]]:
 
 
 def main(file: BinaryIO, out: BinaryIO) -> None:
-    """Print the answer to one file."""
+    """Read a pickle from `file` and write the answer to `out`."""
     head, blobs = answer(file.read())
     out.write(json.dumps(head).encode() + b"\n")
     out.writelines(blobs)

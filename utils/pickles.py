@@ -1,8 +1,7 @@
-"""Weights and curves that the published programs saved: pickle files, read without ever running
-what a pickle asks to run.
+"""Reads the pickle files of published programs (weights, curves) without running their code.
 
-A file is read in a process of its own, with limits of memory and time; see
-`utils/pickle_reader.py` for what it may ask for there.
+Each file is read in a separate process with limits of memory and time;
+`utils/pickle_reader.py` says what a file may contain.
 """
 
 import json
@@ -18,19 +17,17 @@ import numpy as np
 from utils.errors import UserError
 
 READER = Path(__file__).with_name("pickle_reader.py")
-MEMORY = 1 << 28  # bytes that the reading process may take for any file
-MEMORY_FACTOR = 8  # and for each byte of the file
-SECONDS = 30  # of processor time that it may take
+MEMORY = 1 << 28  # bytes of memory for the reading process,
+MEMORY_FACTOR = 8  # plus this many for each byte of the file
+SECONDS = 30  # its limit of processor time
 
 
 def safe_unpickle(path: str | os.PathLike, where: str | None = None) -> Any:
-    """What a pickle file holds: dicts, lists, tuples, text, numbers, and arrays of numbers
-    (NumPy's, read-only).
+    """Read a pickle of dicts, lists, tuples, text, numbers and numeric arrays.
 
-    JAX arrays come as NumPy arrays. Raises UserError, which begins with `where` (default: the
-    path), for a file that asks for anything else, that makes more than its size explains or
-    takes too long, and for one that is damaged. No code of the file's choosing runs, whatever
-    it asks for.
+    Arrays of NumPy and JAX are returned as read-only NumPy arrays. No code that the file names
+    is executed. Raises UserError for a file that holds anything else, is damaged, expands
+    beyond the size limit or takes too long; `where` (default: the path) begins the message.
     """
     where = where or str(path)
     try:
@@ -39,7 +36,9 @@ def safe_unpickle(path: str | os.PathLike, where: str | None = None) -> Any:
         with Path(path).open("rb") as file:
             head, blobs = ask_reader(file)
     except OSError as error:
-        raise UserError(f"{where}: the file cannot be read ({error.strerror})") from error
+        raise UserError(
+            f"{where}: the file cannot be read ({error.strerror})"
+        ) from error
     if "tree" in head:
         return tree_of(head["tree"], blobs)
     if reason := head.get("refused"):
@@ -47,21 +46,24 @@ def safe_unpickle(path: str | os.PathLike, where: str | None = None) -> Any:
             f"{where}: refused, because the file {reason}; only containers and arrays of"
             " numbers are read, and nothing in it was executed"
         )
-    raise UserError(f"{where}: not a pickle file, or a damaged one; nothing in it was executed")
+    raise UserError(
+        f"{where}: not a pickle file, or a damaged one; nothing in it was executed"
+    )
 
 
 def ask_reader(file: BinaryIO) -> tuple[dict[str, Any], list[bytes]]:
-    """The answer of the reading process to an open file; a signal ends the two at once."""
+    """Run the reading process on an open file; return its answer and the blobs."""
     memory = MEMORY + MEMORY_FACTOR * os.fstat(file.fileno()).st_size
     command = [sys.executable, "-I", "-S", str(READER), str(memory), str(SECONDS)]
     done = subprocess.run(command, stdin=file, capture_output=True)
     if done.returncode == -signal.SIGXCPU:
         return {"refused": f"takes more than {SECONDS} s to read"}, []
-    if done.returncode:  # it could not even say that its memory is used up
+    if done.returncode:  # out of memory before it could print an answer
         return {"refused": "takes more memory than its size explains"}, []
     line, _, rest = done.stdout.partition(b"\n")
     head = json.loads(line)
-    blobs, start = [], 0
+    blobs = []
+    start = 0
     for size in head.get("sizes", ()):
         blobs.append(rest[start : start + size])
         start += size
@@ -69,7 +71,7 @@ def ask_reader(file: BinaryIO) -> tuple[dict[str, Any], list[bytes]]:
 
 
 def tree_of(node: Any, blobs: list[bytes]) -> Any:
-    """A tree as the reading process writes it, with its containers and arrays."""
+    """Rebuild containers and arrays from what `pickle_reader.Writer.node` returned."""
     if not isinstance(node, dict):
         return node
     ((kind, content),) = node.items()

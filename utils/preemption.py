@@ -1,8 +1,7 @@
-"""SIGTERM (a preempted job) and Ctrl-C: what is at hand is saved, and the process is gone
-within 30 seconds.
+"""SIGTERM (a preempted job) and Ctrl-C: training saves and the process ends within 30 seconds.
 
-with handled():                     # in main: from here on the two signals raise Preempted
-    with deferred():                # in a training loop: they wait until it asks for them
+with handled():                     # in main: the two signals raise Preempted
+    with deferred():                # in a training loop: they wait until it checks
         while ...:
             update()
             if received():
@@ -21,13 +20,11 @@ GRACE_SECONDS = 25.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _received: int | None = None
-_waits = False  # whether a signal waits to be asked for
+_waits = False  # whether a signal is only recorded until `leave_if_asked`
 
 
 class Preempted(BaseException):
-    """A signal asked the process to end; `exit_code` is what a shell expects then (143 after
-    SIGTERM, 130 after Ctrl-C).
-    """
+    """A signal asked the process to end; `exit_code` is 143 after SIGTERM, 130 after Ctrl-C."""
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
@@ -35,26 +32,26 @@ class Preempted(BaseException):
 
 
 def received() -> bool:
-    """Whether a signal is waiting."""
+    """Whether a signal was received."""
     return _received is not None
 
 
 def leave_if_asked() -> None:
-    """Raise Preempted where a signal is waiting."""
+    """Raise Preempted if a signal was received."""
     if _received is not None:
         raise Preempted(_received)
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """In this block a signal waits; a second one does not."""
+    """In this block the first signal is only recorded; a second one raises Preempted."""
     with _waiting(True):
         yield
 
 
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
-    """In this block a signal raises Preempted, also one that was waiting."""
+    """In this block a signal raises Preempted at once, including one recorded before."""
     with _waiting(False):
         leave_if_asked()
         yield
@@ -63,7 +60,8 @@ def at_once() -> Iterator[None]:
 @contextlib.contextmanager
 def _waiting(waits: bool) -> Iterator[None]:
     global _waits
-    before, _waits = _waits, waits
+    before = _waits
+    _waits = waits
     try:
         yield
     finally:
@@ -72,7 +70,8 @@ def _waiting(waits: bool) -> Iterator[None]:
 
 def _handle(signum: int, frame: object) -> None:
     global _received
-    second, _received = _received is not None, signum
+    second = _received is not None
+    _received = signum
     if second or not _waits:
         raise Preempted(signum)
 
@@ -81,7 +80,7 @@ def _handle(signum: int, frame: object) -> None:
 def handled() -> Iterator[None]:
     """Handle SIGTERM and SIGINT in this block.
 
-    In another thread than the main one, which alone gets signals, the block just runs.
+    Only the main thread receives signals; in any other thread this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -104,10 +103,12 @@ def _handlers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watched() -> Iterator[None]:
-    """In this block a thread sees the signals that Python cannot answer, see `_watch`."""
+    """In this block a thread notices signals even while Python cannot run handlers."""
     theirs, ours = socket.socketpair()
     ours.setblocking(False)
-    threading.Thread(target=_watch, args=(theirs,), daemon=True, name="preemption").start()
+    threading.Thread(
+        target=_watch, args=(theirs,), daemon=True, name="preemption"
+    ).start()
     wakeup = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
     try:
         yield
@@ -117,11 +118,10 @@ def _watched() -> Iterator[None]:
 
 
 def _watch(pipe: socket.socket) -> None:
-    """End the process some time after the first signal, whatever it is doing: a compilation
-    keeps handlers from running.
+    """End the process GRACE_SECONDS after the first signal, even if handlers cannot run.
 
-    Checkpoints appear whole or not at all, so this loses nothing but the work since the last
-    one.
+    A long compilation keeps Python from running signal handlers. Checkpoints are written
+    atomically, so only the work since the last one is lost.
     """
     timer: threading.Timer | None = None
     with pipe:

@@ -1,5 +1,4 @@
-"""Where a dataset lies while agents train on it: on the device, or, where it does not fit
-there, on the host.
+"""Keeps a dataset on the device, or on the host if it does not fit, and feeds it to updates.
 
     data = place_dataset(dataset, gigabytes, mesh)
     replay = Replay(data.stored)
@@ -7,9 +6,9 @@ there, on the host.
         for rows in feed:  # one item for each block of updates
             train_block(..., rows)
 
-On the host it stays in its (memory-mapped) arrays. Threads look up the rows of the blocks to
-come, for the same chunks that the device would draw, since those follow from the key and the
-number of the update alone.
+A dataset on the host stays in its (memory-mapped) arrays. Threads read the rows of coming
+blocks ahead of time. They read the same chunks that the device would draw, because the chunks
+depend only on the key and the number of the update.
 """
 
 import collections
@@ -17,6 +16,7 @@ import contextlib
 import itertools
 import math
 import mmap
+import operator
 import os
 import threading
 import time
@@ -32,16 +32,25 @@ import numpy as np
 from jax.sharding import Mesh
 
 from utils.errors import RunError
-from utils.replay import FIELDS, HostFed, Replay, Rows, Transitions, run_points, update_keys
+from utils.replay import (
+    FIELDS,
+    HostFed,
+    Replay,
+    Rows,
+    Transitions,
+    run_points,
+    update_keys,
+)
 from utils.sharding import host_device, replicate, shard
 
-READERS = 16  # threads, most of which wait for the disk; what is in memory needs four
-UPDATES_AHEAD = 32  # at the least, and at the least two blocks
+READERS = 16  # threads; most of them wait for the disk (4 suffice for data in memory)
+UPDATES_AHEAD = 32  # minimum of updates to prefetch, and at least two blocks
 
 
 class Block(NamedTuple):
-    """Updates `first`, `first` + 1, ... of one call, while there are `online` online
-    transitions.
+    """The updates of one compiled call.
+
+    first: the number of the first update; online: how many online transitions are stored.
     """
 
     first: int
@@ -52,8 +61,12 @@ class Block(NamedTuple):
 def place_dataset(
     dataset: dict[str, np.ndarray], gigabytes: float | None, mesh: Mesh | None
 ) -> "OnDevice | OnHost":
-    """The dataset on the device if it takes at most that many gigabytes (None:
-    `device_budget`), else on the host.
+    """Put a dataset on the device if it is small enough, else leave it on the host.
+
+    Args:
+        dataset: a compact dataset, as `envs.datasets.load_dataset` returns it.
+        gigabytes: the largest size for the device, in GB; None: `device_budget`.
+        mesh: the devices that the seeds are sharded over.
     """
     budget = device_budget(jax.devices()[0]) if gigabytes is None else gigabytes * 1e9
     size = sum(dataset[name].nbytes for name in (*FIELDS, "rows"))
@@ -61,73 +74,70 @@ def place_dataset(
 
 
 def device_budget(device: jax.Device) -> float:
-    """Bytes of a device that a dataset may take: half of what is free, on a CPU of the memory
-    that is available.
+    """Return how many bytes of a device a dataset may take: half of its free memory.
 
-    0 for an accelerator that does not tell, as with XLA_PYTHON_CLIENT_ALLOCATOR=platform.
+    Returns 0 for an accelerator that reports no limit (XLA_PYTHON_CLIENT_ALLOCATOR=platform).
     """
     if device.platform == "cpu":
         return available_memory() / 2
     stats = device.memory_stats() or {}
-    return (stats["bytes_limit"] - stats["bytes_in_use"]) / 2 if "bytes_limit" in stats else 0.0
+    if "bytes_limit" not in stats:
+        return 0.0
+    return (stats["bytes_limit"] - stats["bytes_in_use"]) / 2
 
 
 def available_memory() -> float:
-    """Bytes that the host can give, what it only caches included; where it does not say, all
-    that it has.
-    """
+    """Return the bytes of available host memory, or the total where that is not known."""
     with contextlib.suppress(OSError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(
-            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
-        )
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class OnDevice:
-    """A dataset of which every device holds a copy; updates look up their rows themselves."""
+    """A dataset with a copy on every device, where updates gather their own rows."""
 
     def __init__(self, dataset: dict[str, np.ndarray], mesh: Mesh | None):
-        self.stored: Transitions | HostFed = replicate(Transitions.create(dataset), mesh)
+        self.stored: Transitions | HostFed = replicate(
+            Transitions.create(dataset), mesh
+        )
 
     def feed(
         self, replay: Replay, keys: jax.Array, config: Any, blocks: Iterable[Block]
     ) -> contextlib.AbstractContextManager[Iterator[Rows | None]]:
-        """None for each block."""
+        """Yield None for each block; the arguments are those of `OnHost.feed`."""
         return contextlib.nullcontext(None for _ in blocks)
 
 
 class OnHost:
-    """A dataset that stays where it is; threads look up what the coming updates read."""
+    """A dataset in host memory or memory-mapped files, which threads read for the updates."""
 
     def __init__(self, dataset: dict[str, np.ndarray], mesh: Mesh | None):
-        self.dataset, self.mesh = (
-            {name: np.asarray(array) for name, array in dataset.items()},
-            mesh,
-        )
-        self.files = [
-            Path(a.filename)
-            for a in dataset.values()
-            if isinstance(a, np.memmap) and a.filename
-        ]
+        self.dataset = {name: np.asarray(array) for name, array in dataset.items()}
+        self.mesh = mesh
+        mapped = [array for array in dataset.values() if isinstance(array, np.memmap)]
+        self.files = [Path(array.filename) for array in mapped if array.filename]
         for array in dataset.values():
             expect_random_reads(array)
-        self.stored: Transitions | HostFed = replicate(
-            HostFed(jnp.array(len(dataset["rows"]), jnp.int32)), mesh
-        )
+        size = jnp.array(len(dataset["rows"]), jnp.int32)
+        self.stored: Transitions | HostFed = replicate(HostFed(size), mesh)
 
     def feed(
         self, replay: Replay, keys: jax.Array, config: Any, blocks: Iterable[Block]
     ) -> "Prefetch":
-        """The dataset's rows [S, U, B, ...] for each block, along [S] as the keys [S] of the
-        seeds.
+        """Return an iterator over the rows [S, U, B, ...] of each block of updates.
+
+        Args:
+            replay: what the updates sample from.
+            keys: [S] the data of each seed's key for updates.
+            config: the agent's settings; batch_size and horizon_length are used.
+            blocks: the coming calls, in order.
         """
         return Prefetch(self, replay, keys, config, blocks)
 
     def read_ahead(self, stop: threading.Event) -> None:
-        """Read the files from start to end, where memory can keep them: single pages then need
-        not come from the disk.
-        """
+        """Read the files once if they fit in memory, to fill the page cache."""
         if sum(file.stat().st_size for file in self.files) > available_memory() / 2:
             return
         buffer = bytearray(1 << 24)
@@ -137,35 +147,42 @@ class OnHost:
                     pass
 
     def empty(self, batch_size: int, horizon: int) -> Any:
-        """Room for `Rows` of NumPy arrays [B, ...]."""
-        steps = {"observations": horizon + 1}
-        shapes = {
-            name: (batch_size, steps.get(name, horizon), *self.dataset[name].shape[1:])
-            for name in FIELDS
-        }
-        arrays: dict[str, Any] = {name: aligned(shape) for name, shape in shapes.items()}
+        """Allocate `Rows` of NumPy arrays [B, ...]."""
+        arrays: dict[str, Any] = {}
+        for name in FIELDS:
+            steps = horizon + 1 if name == "observations" else horizon
+            arrays[name] = aligned((batch_size, steps, *self.dataset[name].shape[1:]))
         return Rows(**arrays)
 
     def look_up(self, starts: np.ndarray, rows: Any) -> None:
-        """Fill `rows` [B, ...] with those from the transitions number `starts` [B] on:
-        `Transitions.look_up` in NumPy.
+        """Fill `rows` [B, ...] as `Transitions.look_up` does, with NumPy.
+
+        starts: [B] the numbers of the transitions at which the chunks start.
         """
-        numbers, steps = self.dataset["rows"], np.arange(rows.rewards.shape[1])
-        # an index behind it is one of an online transition: anything will do
+        numbers = self.dataset["rows"]
+        steps = np.arange(rows.rewards.shape[1])
+        # A larger index is an online transition, whose rows the device fills in.
         last = len(numbers) - 1
         index = numbers[np.minimum(starts[:, None] + steps, last)]
         states = np.concatenate([index[:, :1], index + 1], axis=1)
         for name in FIELDS:
-            # "clip" writes into `out` directly, and take lets other threads run.
-            source, where = self.dataset[name], states if name == "observations" else index
-            np.take(source, where, axis=0, out=getattr(rows, name), mode="clip")
+            where = states if name == "observations" else index
+            # "clip" writes into `out` directly, and `take` releases the interpreter lock.
+            np.take(
+                self.dataset[name], where, axis=0, out=getattr(rows, name), mode="clip"
+            )
 
 
 class Prefetch:
-    """An iterator over the rows of blocks that stays ahead of its reader; a context manager
-    that leaves no thread behind.
+    """An iterator that reads the rows of blocks ahead of time; a context manager.
 
-    waited: seconds for which `next` had to wait so far.
+    At the end of the context all threads are stopped. `waited` counts the seconds for which
+    `next` had to wait.
+
+    Args:
+        data: the dataset.
+        replay: as in `OnHost.feed`, like keys, config and blocks.
+        readers: the number of reading threads.
     """
 
     def __init__(
@@ -177,12 +194,14 @@ class Prefetch:
         blocks: Iterable[Block],
         readers: int = READERS,
     ):
-        self.data, self.config, self.blocks = data, config, iter(blocks)
+        self.data = data
+        self.config = config
+        self.blocks = iter(blocks)
         self.balanced = replay.balanced
-        # Not on an accelerator, where the draws would queue behind the updates that are under
-        # way.
+        # On an accelerator the draws would wait for the running updates.
         self.keys = jax.device_put(keys, host_device())
-        self.pieces, self.waited = readers, 0.0
+        self.pieces = readers
+        self.waited = 0.0
         self.builder = ThreadPoolExecutor(1, "prefetch")
         self.readers = ThreadPoolExecutor(readers + 1, "prefetch-reader")
         self.stop = threading.Event()
@@ -195,7 +214,7 @@ class Prefetch:
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
-        # The readers first: without them the builder does not go on.
+        # The readers first: the builder waits for them.
         self.readers.shutdown(cancel_futures=True)
         self.builder.shutdown(cancel_futures=True)
 
@@ -203,13 +222,13 @@ class Prefetch:
         return self
 
     def __next__(self) -> Rows:
-        """The rows of the next block; raises RunError where they cannot be read."""
+        """Return the rows of the next block; raise RunError if they cannot be read."""
         if not self.coming:
             raise StopIteration
         start = time.perf_counter()
         try:
             rows = self.coming.popleft()[1].result()
-        except Exception as error:  # of whatever kind the storage has
+        except Exception as error:  # storage may raise any type
             raise RunError(
                 f"the dataset cannot be read any more ({type(error).__name__}: {error})"
             ) from error
@@ -218,37 +237,39 @@ class Prefetch:
         return rows
 
     def _order(self) -> None:
-        """Have the blocks to come built, one after the other."""
-        while (
-            len(self.coming) < 2
-            or sum(block.updates for block, _ in self.coming) < UPDATES_AHEAD
-        ):
+        """Queue blocks until enough updates are ahead."""
+        while len(self.coming) < 2 or self._updates_ahead() < UPDATES_AHEAD:
             if (block := next(self.blocks, None)) is None:
                 return
             self.coming.append((block, self.builder.submit(self._build, block)))
 
+    def _updates_ahead(self) -> int:
+        return sum(block.updates for block, _ in self.coming)
+
     def _build(self, block: Block) -> Rows:
+        """Read the rows [S, U, B, ...] of a block with all reader threads."""
         numbers = np.arange(block.first, block.first + block.updates, dtype=np.int32)
         sizes = (len(self.data.dataset["rows"]), block.online or None)
         horizon = self.config.horizon_length
         batch = self.config.batch_size, horizon, run_points(self.config)
-        starts = np.asarray(starts_of(self.keys, numbers, *sizes, self.balanced, *batch))
+        starts = np.asarray(
+            starts_of(self.keys, numbers, *sizes, self.balanced, *batch)
+        )
         rows = self.data.empty(starts.size, horizon)
         cuts = np.linspace(0, starts.size, self.pieces + 1).astype(int)
-        reading = [
-            self.readers.submit(
-                self.data.look_up,
-                starts.ravel()[a:b],
-                jax.tree.map(lambda array, a=a, b=b: array[a:b], rows),
+        reading = []
+        for first, end in itertools.pairwise(cuts):
+            piece = slice(first, end)
+            out = jax.tree.map(operator.itemgetter(piece), rows)
+            reading.append(
+                self.readers.submit(self.data.look_up, starts.ravel()[piece], out)
             )
-            for a, b in itertools.pairwise(cuts)
-        ]
-        for piece in reading:
-            piece.result()
-        return shard(
-            jax.tree.map(lambda array: array.reshape(*starts.shape, *array.shape[1:]), rows),
-            self.data.mesh,
+        for future in reading:
+            future.result()
+        rows = jax.tree.map(
+            lambda array: array.reshape(*starts.shape, *array.shape[1:]), rows
         )
+        return shard(rows, self.data.mesh)
 
 
 @partial(jax.jit, static_argnames=("balanced", "batch_size", "horizon", "points"))
@@ -262,25 +283,32 @@ def starts_of(
     horizon: int,
     points: int,
 ) -> jax.Array:
-    """Where the chunks [S, U, B] of the dataset's share start, for the seeds with `keys` [S] in
-    the updates number [U].
+    """Draw the starts [S, U, B] of the chunks that the updates sample from the dataset.
 
-    stored, online: the transitions there are. What starts at `stored` or behind it starts at an
-    online one.
+    A start of `stored` or more is the number `start - stored` of an online transition.
+
+    Args:
+        keys: [S] the data of each seed's key for updates.
+        updates: [U] numbers of the updates.
+        stored: transitions of the dataset.
+        online: online transitions; None without any.
+        balanced: whether half of each batch is online.
+        batch_size: chunks in a batch.
+        horizon: H.
+        points: chunks in a run.
     """
-    behind = None if online is None else HostFed(jnp.asarray(online, jnp.int32))
-    replay = Replay(HostFed(jnp.asarray(stored, jnp.int32)), behind, balanced)
+    later = None if online is None else HostFed(jnp.asarray(online, jnp.int32))
+    replay = Replay(HostFed(jnp.asarray(stored, jnp.int32)), later, balanced)
 
     def one(key: jax.Array, update: jax.Array) -> jax.Array:
-        return replay.stored_starts(
-            update_keys(jax.random.wrap_key_data(key), update)[0], batch_size, horizon, points
-        )
+        key_batch, _ = update_keys(jax.random.wrap_key_data(key), update)
+        return replay.stored_starts(key_batch, batch_size, horizon, points)
 
     return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(keys, updates)
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """An empty array whose memory a CPU device can take as it is, without a copy."""
+    """Allocate a float32 array aligned so that a CPU device can use it without a copy."""
     size = 4 * math.prod(shape)
     room = np.empty(size + 64, np.uint8)
     start = -room.ctypes.data % 64
@@ -288,9 +316,7 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def expect_random_reads(array: np.ndarray) -> None:
-    """Have the kernel read of a memory-mapped array what is asked for alone, not the 128 kB
-    around it.
-    """
+    """Turn off the kernel's read-ahead for a memory-mapped array, whose reads are random."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base

@@ -1,4 +1,4 @@
-"""Progress on the screen: a moving bar in a terminal, plain lines in a file."""
+"""Progress of training and other work: a moving bar in a terminal, plain lines in a file."""
 
 import contextlib
 import logging
@@ -17,47 +17,48 @@ from utils.logging import WIDTH
 SHORTEST_NAME = 8
 SHORTEST_BAR = 6
 OPTIONAL = ("left", "rate", "step")
-"""Parts of a line that a narrow terminal goes without, the first of them first."""
+"""Parts of a line that are left out of a narrow terminal, in this order."""
 
 
-class Moving(tqdm):
-    """A bar that moves in a terminal, above which everything is printed, and not in a file.
+class TerminalBar(tqdm):
+    """A tqdm bar that moves in a terminal, with all other output above it; invisible in a file.
 
     Args:
-        options: of tqdm.
+        file: where to draw it; None: stderr.
+        options: options of tqdm.
     """
 
     def __init__(self, file: TextIO | None = None, **options: Any):
         self.target = terminal_of(file or sys.stderr)
         self.moving = self.target.isatty()
-        drawn = self.target if self.moving else Nowhere()
+        drawn = self.target if self.moving else NullFile()
         super().__init__(file=drawn, dynamic_ncols=True, **options)
 
     def __enter__(self) -> Self:
         if self.moving:
-            printing_above.begin(self.target)
+            stream_redirect.begin(self.target)
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         if self.moving:
-            self.target.write("\r")  # tqdm leaves the cursor at the end of a bar below another
-            printing_above.end()
+            self.target.write("\r")  # tqdm leaves the cursor at the end of a lower bar
+            stream_redirect.end()
 
 
-class ProgressBar(Moving):
+class ProgressBar(TerminalBar):
     """Progress of one phase of training, with the newest figures of the run.
 
-    A terminal shows one moving line; what is printed meanwhile appears above it. A file gets
-    one line for each call of `status`. Where a line is too long, the name is shortened.
+    A terminal shows one moving line, with other output above it. A file gets one line for each
+    call of `status`. The name is shortened where a line would be too long.
 
     Args:
         total: updates or environment steps of the phase.
-        name: of the run, see `run_name`.
+        name: the name of the run, see `run_name`.
         phase: "offline" or "online".
         unit: what is counted: "updates" or "steps".
-        initial: where a resumed run starts.
-        file: stderr if None.
+        initial: the count at which a resumed run starts.
+        file: where to print; None: stderr.
     """
 
     def __init__(
@@ -69,9 +70,13 @@ class ProgressBar(Moving):
         initial: int = 0,
         file: TextIO | None = None,
     ):
-        self.name, self.phase = name, phase
+        self.name = name
+        self.phase = phase
         self.figures: dict[str, str] = {}
-        self.logged = initial, time.perf_counter()  # count and time of the last line in a file
+        self.logged = (
+            initial,
+            time.perf_counter(),
+        )  # count and time of the last printed line
         super().__init__(file, total=total, initial=initial, unit=unit)
 
     def status(
@@ -86,56 +91,62 @@ class ProgressBar(Moving):
         """Show the newest figures; None leaves one out.
 
         Args:
-            seconds: that training took since the last call; None: the time that has passed.
-            success: rate of the last evaluation.
-            path_kl: nats per action.
-            kl_budget: the same, wanted; NaN where none is.
-            lam: the trust-region parameter, with lam_scale.
-            mean_return: of the last evaluation; shown where there is no success.
+            seconds: training time since the last call; None: the wall time since then.
+            success: success rate of the last evaluation.
+            path_kl: path KL in nats per action.
+            kl_budget: its budget; NaN for an agent without one.
+            lam: the trust-region parameter, times lam_scale.
+            mean_return: return of the last evaluation; shown only without a success rate.
         """
-        budget = "" if kl_budget is None or math.isnan(kl_budget) else f"/{kl_budget:.3g}"
-        symbol = "λ" if writes(self.target, "λ") else "lam"
-        self.figures = {
-            "success": "" if success is None else f"success {success:.0%}",
-            "return": ""
-            if success is not None or mean_return is None
-            else f"return {mean_return:.4g}",
-            "kl": "" if path_kl is None else f"KL {path_kl:.3g}{budget}",
-            "lam": "" if lam is None else f"{symbol} {lam:.3g}",
-        }
+        self.figures = {}
+        if success is not None:
+            self.figures["success"] = f"success {success:.0%}"
+        elif mean_return is not None:
+            self.figures["return"] = f"return {mean_return:.4g}"
+        if path_kl is not None:
+            has_budget = kl_budget is not None and not math.isnan(kl_budget)
+            budget = f"/{kl_budget:.3g}" if has_budget else ""
+            self.figures["kl"] = f"KL {path_kl:.3g}{budget}"
+        if lam is not None:
+            symbol = "λ" if can_encode(self.target, "λ") else "lam"
+            self.figures["lam"] = f"{symbol} {lam:.3g}"
         if self.moving:
             self.refresh()
         else:
             self.print_line(seconds)
 
     def print_line(self, seconds: float | None) -> None:
-        """Print the line of a file, with the rate since the last one."""
+        """Print a line with the rate since the last line."""
         (count, then), now = self.logged, time.perf_counter()
         self.logged = self.n, now
         taken = now - then if seconds is None else seconds
-        name, rest = fitted(self.name, self.parts((self.n - count) / max(taken, 1e-9)), WIDTH)
+        name, rest = fit_line(
+            self.name, self.parts((self.n - count) / max(taken, 1e-9)), WIDTH
+        )
         print(self.encoded(f"{name}  {rest}"), file=self.target, flush=True)
 
     def parts(self, rate: float | None) -> dict[str, str]:
-        """What follows the name, in order."""
+        """Return what follows the name on a line, in order; empty parts are left out later."""
         left = (self.total - self.n) / rate if rate else 0.0
         return {
-            "step": f"step {exact(self.n)}/{exact(self.total)} {self.phase}",
+            "step": f"step {short_count(self.n)}/{short_count(self.total)} {self.phase}",
             "rate": f"{rate_text(rate)} {self.unit}/s" if rate else "",
             **self.figures,
             "left": f"{clock(left)} left" if left else "",
         }
 
     def encoded(self, text: str) -> str:
-        """The text with the ellipsis of a shortened name as the target can write it."""
-        return text if writes(self.target, text) else text.replace("…", "~")
+        """Replace the ellipsis of a shortened name where the target cannot encode it."""
+        return text if can_encode(self.target, text) else text.replace("…", "~")
 
     def __str__(self) -> str:
-        """The moving line: between name and figures a bar, where there is room."""
+        """Return the moving line, with a bar between name and figures where there is room."""
         meter = self.format_dict
-        average = (self.n - self.initial) / meter["elapsed"] if meter["elapsed"] else None
+        average = (
+            (self.n - self.initial) / meter["elapsed"] if meter["elapsed"] else None
+        )
         width = meter["ncols"] or WIDTH
-        name, rest = fitted(self.name, self.parts(meter["rate"] or average), width)
+        name, rest = fit_line(self.name, self.parts(meter["rate"] or average), width)
         room = width - len(name) - len(rest) - 6
         if room < SHORTEST_BAR:
             return self.encoded(f"{name}  {rest}")
@@ -143,15 +154,15 @@ class ProgressBar(Moving):
         return self.encoded(f"{name}  |{bar}|  {rest}")
 
 
-class Counter(Moving):
-    """tqdm over the pieces of one piece of work; a file gets one line at the end, or none.
+class Counter(TerminalBar):
+    """A bar that counts the items of one task; a file gets one line at the end, or none.
 
     Args:
-        name: of the work.
-        total: how many pieces; None if that is not known.
-        kept: whether the bar stays when it is done, and a file gets its line.
+        name: the name of the task.
+        total: the number of items; None if it is not known.
+        kept: whether the finished bar stays, or its line is printed to a file.
         disable: whether to show nothing at all.
-        options: further ones of tqdm.
+        options: further options of tqdm.
     """
 
     def __init__(
@@ -166,26 +177,39 @@ class Counter(Moving):
         super().__init__(desc=name, total=total, disable=disable, leave=kept, **options)
 
     def close(self) -> None:
-        """End it; the second time nothing happens."""
+        """End the bar. A second call does nothing."""
         if not (self.disable or self.moving) and self.leave:
-            self.bar_format = "{desc}: {n_fmt}/{total_fmt}{unit} in {elapsed}, {rate_fmt}"
-            self._ema_dt = lambda: 0.0  # the rate of the whole
+            self.bar_format = (
+                "{desc}: {n_fmt}/{total_fmt}{unit} in {elapsed}, {rate_fmt}"
+            )
+            self._ema_dt = lambda: 0.0  # the average rate, not the latest
             print(self, file=self.target, flush=True)
         super().close()
 
 
 def run_name(agent: str, env_name: str, seeds: list[int]) -> str:
-    """'trqam cube-double-play-task2 s0-3': what a bar calls the runs of one task."""
+    """Name the runs of one task for a bar: 'trqam cube-double-play-task2 s0-3'.
+
+    Args:
+        agent: the agent's name.
+        env_name: the task.
+        seeds: the seeds of the runs, in order.
+    """
     task = env_name.removesuffix("-v0").replace("-singletask", "")
     consecutive = len(seeds) > 1 and seeds == list(range(seeds[0], seeds[-1] + 1))
     which = f"{seeds[0]}-{seeds[-1]}" if consecutive else ",".join(map(str, seeds))
     return f"{agent} {task} s{which}"
 
 
-def fitted(name: str, parts: dict[str, str], width: int) -> tuple[str, str]:
-    """The name and the joined parts: at most `width` long with two columns between them.
+def fit_line(name: str, parts: dict[str, str], width: int) -> tuple[str, str]:
+    """Return a name and the joined parts that fit in `width`, with two columns between them.
 
     The name is shortened first; then the OPTIONAL parts are left out.
+
+    Args:
+        name: the name of the run.
+        parts: texts by name, "" for none.
+        width: columns.
     """
     kept = {key: part for key, part in parts.items() if part}
     for dropped in ("", *OPTIONAL):
@@ -193,20 +217,20 @@ def fitted(name: str, parts: dict[str, str], width: int) -> tuple[str, str]:
         rest = "  ".join(kept.values())
         room = width - len(rest) - 2
         if room >= min(len(name), SHORTEST_NAME):
-            return elided(name, room), rest
+            return shorten_middle(name, room), rest
     return "", rest[: width - 2]
 
 
-def elided(name: str, room: int) -> str:
-    """The name, without its middle if it is too long: the ends are agent, task and seed."""
+def shorten_middle(name: str, room: int) -> str:
+    """Shorten a name to `room` columns by cutting its middle; its ends show agent and seed."""
     if len(name) <= room:
         return name
     head = (room - 1) // 2
     return f"{name[:head]}…{name[head + 1 - room :]}"
 
 
-def exact(count: int) -> str:
-    """A count as short as it can be without rounding: 12345, 455k, 1M."""
+def short_count(count: int) -> str:
+    """Write a count as short as possible without rounding: 12345, 455k, 1M."""
     for unit, size in (("M", 1_000_000), ("k", 1_000)):
         if count and count % size == 0:
             return f"{count // size}{unit}"
@@ -214,12 +238,12 @@ def exact(count: int) -> str:
 
 
 def rate_text(rate: float) -> str:
-    """Three digits, or all before the point."""
+    """Write a rate with three significant digits, or without decimals from 100 up."""
     return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def clock(seconds: float) -> str:
-    """A duration: 0:07, 59:59, 2h13m, 4d03h."""
+    """Write a duration in seconds as 0:07, 59:59, 2h13m or 4d03h."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
@@ -228,8 +252,8 @@ def clock(seconds: float) -> str:
     return f"{hours}h{minute:02}m" if hours else f"{minute}:{second:02}"
 
 
-def writes(file: TextIO, text: str) -> bool:
-    """Whether the file's encoding has these characters."""
+def can_encode(file: TextIO, text: str) -> bool:
+    """Whether the encoding of a file has these characters."""
     try:
         text.encode(getattr(file, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
@@ -240,23 +264,27 @@ def writes(file: TextIO, text: str) -> bool:
 # ------------------------------------------------------------------------- printing above a bar
 
 
-class Nowhere:
-    """A file that keeps nothing, for a bar that counts without being drawn."""
+class NullFile:
+    """A file that discards its input, for a bar that counts without being drawn."""
 
     def write(self, text: str) -> None: ...
     def flush(self) -> None: ...
 
 
-class AboveBars:
-    """A terminal's stream while a bar moves in it: whole lines appear above the bar."""
+class StreamAboveBar:
+    """A terminal's stream while a bar moves in it: complete lines appear above the bar."""
 
     def __init__(self, stream: TextIO, bars: TextIO):
-        self.stream, self.bars, self.begun = stream, bars, ""
+        self.stream = stream
+        self.bars = bars
+        self.begun = ""
 
     def write(self, text: str) -> int:
-        """Print the lines that are whole, keep what was begun."""
+        """Print the lines that are complete and keep the rest for the next call."""
         lines, newline, begun = (self.begun + text).rpartition("\n")
-        self.begun = begun.rpartition("\r")[2]  # what a carriage return took back
+        self.begun = begun.rpartition("\r")[
+            2
+        ]  # a carriage return overwrites what came before
         if newline:
             with tqdm.external_write_mode(file=self.bars):
                 self.stream.write(lines + "\n")
@@ -268,22 +296,24 @@ class AboveBars:
 
 
 def terminal_of(stream: TextIO) -> TextIO:
-    """The stream itself where it writes above a bar."""
-    return stream.stream if isinstance(stream, AboveBars) else stream
+    """Return the terminal's own stream for one that prints above a bar."""
+    return stream.stream if isinstance(stream, StreamAboveBar) else stream
 
 
-class PrintingAbove:
-    """While a bar moves, stdout, stderr and loggers print above it, if to a terminal.
+class StreamRedirect:
+    """While a bar moves, makes stdout, stderr and loggers of a terminal print above it.
 
-    Evaluations have their bars in threads: the first bar replaces the streams, and the last one
-    puts them back.
+    Bars may run in several threads: the first one replaces the streams, the last one restores
+    them.
     """
 
     def __init__(self) -> None:
-        self.lock, self.bars, self.undo = threading.Lock(), 0, contextlib.ExitStack()
+        self.lock = threading.Lock()
+        self.bars = 0
+        self.undo = contextlib.ExitStack()
 
     def begin(self, bars: TextIO) -> None:
-        """Another bar moves, in the terminal `bars`."""
+        """Count a new bar in the terminal `bars`; replace the streams if it is the first."""
         with self.lock:
             self.bars += 1
             if self.bars > 1:
@@ -291,22 +321,30 @@ class PrintingAbove:
             for name in ("stdout", "stderr"):
                 stream = getattr(sys, name)
                 if stream.isatty():
-                    self.undo.enter_context(replaced(name, stream, AboveBars(stream, bars)))
+                    self.undo.enter_context(
+                        replaced(name, stream, StreamAboveBar(stream, bars))
+                    )
 
     def end(self) -> None:
-        """A bar has ended."""
+        """Count a bar as ended; restore the streams if it was the last."""
         with self.lock:
             self.bars -= 1
             if not self.bars:
                 self.undo.close()
 
 
-printing_above = PrintingAbove()
+stream_redirect = StreamRedirect()
 
 
 @contextlib.contextmanager
-def replaced(name: str, stream: TextIO, above: AboveBars) -> Iterator[None]:
-    """In this block `above` stands in for sys.stdout or sys.stderr, in loggers too."""
+def replaced(name: str, stream: TextIO, above: StreamAboveBar) -> Iterator[None]:
+    """Replace sys.stdout or sys.stderr, also in loggers, for the block.
+
+    Args:
+        name: "stdout" or "stderr".
+        stream: the present stream.
+        above: its replacement.
+    """
     handlers = [handler for handler in stream_handlers() if handler.stream is stream]
 
     def put(new: Any) -> None:
@@ -323,7 +361,11 @@ def replaced(name: str, stream: TextIO, above: AboveBars) -> Iterator[None]:
 
 
 def stream_handlers() -> list[logging.StreamHandler]:
-    """Those of all loggers that there are."""
+    """Return the stream handlers of all loggers."""
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
-    handlers = {handler for logger in loggers for handler in getattr(logger, "handlers", ())}
-    return [handler for handler in handlers if isinstance(handler, logging.StreamHandler)]
+    handlers = {
+        handler for logger in loggers for handler in getattr(logger, "handlers", ())
+    }
+    return [
+        handler for handler in handlers if isinstance(handler, logging.StreamHandler)
+    ]

@@ -1,8 +1,8 @@
-"""Transitions on the device and the chunks of H consecutive ones that every update trains on.
+"""Transitions on the device, and batches of chunks of H consecutive transitions.
 
-The compact layout holds each observation once: the observation after the transition in row r is
-the one in row r + 1, and a trajectory's final observation has a row of its own that starts no
-transition. `rows` lists the rows that do, in time order.
+The compact layout stores each observation once. The transition that starts in row r ends at the
+observation in row r + 1. A trajectory's final observation has a row in which no transition
+starts; `rows` lists all other rows, in time order.
 """
 
 from typing import Any, Self
@@ -14,19 +14,18 @@ import numpy as np
 
 Batch = dict[str, jax.Array]
 """Chunked batch: observations [B, O], actions [B, H, A], rewards, masks, valid [B, H],
-next_observations [B, H, O]. In runs of n chunks B / n runs lie one after the other; see
-`run_chunks`.
+next_observations [B, H, O].
 """
 
 FIELDS = ("observations", "actions", "rewards", "masks", "terminals")
 
 
 class Rows(flax.struct.PyTreeNode):
-    """What is stored from given transitions on: all that their chunks are made of.
+    """The raw rows of a batch of chunks: H transitions and H + 1 observations from each start.
 
-    observations [..., H + 1, O] of the row in which each starts, and after it and each of the
-    H - 1 transitions behind it; actions [..., H, A], rewards, masks, terminals [..., H] of each
-    of these, whatever trajectory they belong to.
+    observations [..., H + 1, O]: the first, and the one after each transition; actions [...,
+    H, A]; rewards, masks, terminals [..., H]. The rows may continue past the end of a
+    trajectory; `chunks` masks what follows it.
     """
 
     observations: jax.Array
@@ -37,12 +36,11 @@ class Rows(flax.struct.PyTreeNode):
 
 
 class Transitions(flax.struct.PyTreeNode):
-    """R rows, of which the first `size` entries of `rows` start transitions; the rest is room
-    for online ones.
+    """Transitions in the compact layout, with spare room for online transitions.
 
-    observations [R, O], actions [R, A], rewards, masks, terminals [R] (of the transition that
-    starts in the row: mask 0 where the task succeeded, terminal 1 at the last of a trajectory),
-    rows [N], size: scalar.
+    observations [R, O], actions [R, A], rewards, masks, terminals [R], rows [N], size: scalar.
+    The first `size` entries of `rows` are used. masks is 0 where the task succeeded; terminals
+    is 1 for the last transition of a trajectory.
     """
 
     observations: jax.Array
@@ -54,112 +52,133 @@ class Transitions(flax.struct.PyTreeNode):
     size: jax.Array
 
     @classmethod
-    def create(cls, dataset: dict[str, np.ndarray], transitions: int | None = None) -> Self:
-        """Put a compact dataset (`envs.datasets.load_dataset`) on the device, with room up to
-        `transitions` of them.
+    def create(
+        cls, dataset: dict[str, np.ndarray], transitions: int | None = None
+    ) -> Self:
+        """Put a compact dataset (`envs.datasets.load_dataset`) on the device.
+
+        transitions: how many transitions to make room for; None: those of the dataset.
         """
         size = len(dataset["rows"])
-        capacity = size if transitions is None else transitions
-        # A transition takes one row, and each trajectory one more for its final observation.
-        rows = len(dataset["observations"]) if transitions is None else 2 * transitions
-        fields = {name: jnp.asarray(padded(dataset[name], rows)) for name in FIELDS}
-        starts = jnp.asarray(padded(dataset["rows"].astype(np.int32), capacity))
+        capacity = size
+        rows = len(dataset["observations"])
+        if transitions is not None:
+            # A transition takes one row, a trajectory one more for its final observation.
+            capacity = transitions
+            rows = 2 * transitions
+        fields = {name: jnp.asarray(pad_rows(dataset[name], rows)) for name in FIELDS}
+        starts = jnp.asarray(pad_rows(dataset["rows"].astype(np.int32), capacity))
         return cls(**fields, rows=starts, size=jnp.array(size, jnp.int32))
 
-    def append(self, transition: dict[str, jax.Array], starts_trajectory: jax.Array) -> Self:
-        """Store one transition behind the last one, and its next observation in the row after
-        it.
+    def append(
+        self, transition: dict[str, jax.Array], starts_trajectory: jax.Array
+    ) -> Self:
+        """Append one transition, with its next observation in the row after it.
 
-        transition: observations, next_observations [O], actions [A], rewards, masks, terminals:
-        scalars. A transition that starts a trajectory skips the row of the previous
-        trajectory's final observation.
+        Args:
+            transition: observations, next_observations [O], actions [A], and the scalars
+                rewards, masks, terminals.
+            starts_trajectory: scalar. If true, the row of the previous trajectory's final
+                observation is kept.
         """
         last = jnp.where(self.size > 0, self.rows[self.size - 1], -1)
         row = last + jnp.where(starts_trajectory & (self.size > 0), 2, 1)
-        stored = {name: getattr(self, name).at[row].set(transition[name]) for name in FIELDS}
-        stored["observations"] = (
-            stored["observations"].at[row + 1].set(transition["next_observations"])
-        )
-        return self.replace(**stored, rows=self.rows.at[self.size].set(row), size=self.size + 1)
+        stored = {
+            name: getattr(self, name).at[row].set(transition[name]) for name in FIELDS
+        }
+        following = transition["next_observations"]
+        stored["observations"] = stored["observations"].at[row + 1].set(following)
+        rows = self.rows.at[self.size].set(row)
+        return self.replace(**stored, rows=rows, size=self.size + 1)
 
     def look_up(self, starts: jax.Array, horizon: int) -> Rows:
-        """The rows [B, ...] from the transitions number `starts` [B] on; of no meaning where
-        that is outside 0..N - 1.
+        """Gather the rows [B, ...] of the chunks that start at transitions `starts` [B].
+
+        Entries of `starts` outside 0..N - 1 return arbitrary rows.
         """
         rows = self.rows[jnp.maximum(starts[:, None] + jnp.arange(horizon)[None], 0)]
         states = jnp.concatenate([rows[:, :1], rows + 1], axis=1)
         return Rows(
-            self.observations[states], *(getattr(self, name)[rows] for name in FIELDS[1:])
+            observations=self.observations[states],
+            actions=self.actions[rows],
+            rewards=self.rewards[rows],
+            masks=self.masks[rows],
+            terminals=self.terminals[rows],
         )
 
 
 class HostFed(flax.struct.PyTreeNode):
-    """`size` transitions that stay on the host, which feeds the `rows` of one update's chunks
-    (utils/prefetch.py).
-    """
+    """`size` transitions on the host, and the `rows` read for an update (utils/prefetch.py)."""
 
     size: jax.Array
     rows: Rows | None = None
 
     def look_up(self, starts: jax.Array, horizon: int) -> Rows:
-        """The rows [B, ...] that were looked up for this update, whose chunks start at
-        `starts`.
-        """
+        """Return the rows [B, ...] read for this update, whose chunks start at `starts`."""
         assert self.rows is not None, "see Replay.feed"
         return self.rows
 
 
 Parts = tuple[Transitions | HostFed, ...]
-"""Transitions that follow each other in time; a trajectory does not go on in the next part."""
+"""Consecutive blocks of transitions. No trajectory continues from one part to the next."""
 
 
 def look_up(parts: Parts, starts: jax.Array, horizon: int) -> Rows:
-    """The rows [B, ...] from transition number `starts` [B] on, counted through all parts."""
-    found, size = parts[0].look_up(starts, horizon), parts[0].size
+    """Gather the rows [B, ...] of chunks whose starts are numbered through all parts.
+
+    Args:
+        parts: where to look.
+        starts: [B] numbers of transitions, 0 for the first of the first part.
+        horizon: H.
+    """
+    found = parts[0].look_up(starts, horizon)
+    size = parts[0].size
     for part in parts[1:]:
         inside = starts[:, None] + jnp.arange(horizon)[None] >= size
         states = jnp.concatenate([inside[:, :1], inside], axis=1)
         choice = Rows(states[:, :, None], inside[:, :, None], inside, inside, inside)
-        found, size = (
-            jax.tree.map(jnp.where, choice, part.look_up(starts - size, horizon), found),
-            size + part.size,
-        )
+        later = part.look_up(starts - size, horizon)
+        found = jax.tree.map(jnp.where, choice, later, found)
+        size += part.size
     return found
 
 
 def chunks(rows: Rows, discount: float) -> Batch:
-    """The chunks [B, H, ...] that are made of the given rows.
+    """Turn raw rows into a batch of chunks [B, H, ...].
 
-    Column j holds the j-th action, the discounted reward sum, the mask and the next observation
-    up to there; behind the end of a trajectory `valid` is 0 and sum, mask and next observation
-    stay what they were at the end.
+    Column j holds the j-th action, the discounted sum of rewards up to there, and the mask and
+    next observation after it. After the end of a trajectory `valid` is 0, and the sum, the mask
+    and the next observation keep their last valid value.
     """
     steps = jnp.arange(rows.rewards.shape[1])[None]
     ended = jnp.cumsum(rows.terminals, axis=1) > 0
-    valid = 1.0 - jnp.concatenate([jnp.zeros_like(ended[:, :1]), ended[:, :-1]], axis=1).astype(
-        jnp.float32
+    ended_before = jnp.concatenate(
+        [jnp.zeros_like(ended[:, :1]), ended[:, :-1]], axis=1
     )
+    valid = 1.0 - ended_before.astype(jnp.float32)
     last_valid = jax.lax.cummax(jnp.where(valid > 0, steps, 0), axis=1)
     powers = discount ** steps.astype(jnp.float32)
+    rewards = powers * rows.rewards * valid
+    next_observations = jnp.take_along_axis(
+        rows.observations, last_valid[..., None] + 1, axis=1
+    )
     return {
         "observations": rows.observations[:, 0],
         "actions": rows.actions,
-        "rewards": jnp.cumsum(powers * rows.rewards * valid, axis=1),
+        "rewards": jnp.cumsum(rewards, axis=1),
         "masks": jax.lax.cummin(jnp.where(valid > 0, rows.masks, 1.0), axis=1),
         "terminals": rows.terminals,
         "valid": valid,
-        "next_observations": jnp.take_along_axis(
-            rows.observations, last_valid[..., None] + 1, axis=1
-        ),
+        "next_observations": next_observations,
     }
 
 
 def run_chunks(rows: Rows, discount: float) -> Batch:
-    """The chunks [B, H, ...] of runs, in which a success is an end too, even where the
-    trajectory goes on.
+    """Turn raw rows into the chunks [B, H, ...] of runs, for LQL (agents/lql.py).
 
-    Next observations are those after each row, whatever trajectory it belongs to. Besides
-    `chunks`: row_rewards and ends [B, H], the reward of each row and whether it is an end.
+    A success ends a chunk too, even if the trajectory continues. Next observations are those
+    after each raw row. The batch also has row_rewards and ends [B, H]: the reward of each row,
+    and 1 where it is an end.
     """
     ends = jnp.maximum(rows.terminals, 1.0 - rows.masks)
     return chunks(rows.replace(terminals=ends), discount) | {
@@ -170,10 +189,18 @@ def run_chunks(rows: Rows, discount: float) -> Batch:
     }
 
 
-def gather(
+def gather_chunks(
     parts: Parts, starts: jax.Array, horizon: int, discount: float, points: int = 1
 ) -> Batch:
-    """The chunks [B, H, ...] that start at the given transitions [B], in runs of `points`."""
+    """Return the chunks [B, H, ...] that start at the transitions `starts` [B].
+
+    Args:
+        parts: where to look.
+        starts: numbers of transitions, counted through all parts.
+        horizon: H.
+        discount: of the reward sums.
+        points: n, if the chunks are those of runs.
+    """
     rows = look_up(parts, starts, horizon)
     return chunks(rows, discount) if points == 1 else run_chunks(rows, discount)
 
@@ -181,11 +208,20 @@ def gather(
 def draw_starts(
     parts: Parts, key: jax.Array, batch_size: int, horizon: int, points: int = 1
 ) -> jax.Array:
-    """Where a batch's chunks [B] start: B / n runs of n = `points` chunks, which follow each
-    other, start uniformly at transitions 0..N - n H, N of them in all parts.
+    """Draw the starts [B] of a batch, uniform on 0..N-H for N transitions in all parts.
+
+    With runs of n chunks, which follow each other, only the B / n first ones are drawn, from
+    0..N-nH.
+
+    Args:
+        parts: the transitions.
+        key: the random key.
+        batch_size: B.
+        horizon: H.
+        points: n.
     """
-    size = sum(part.size for part in parts)
-    first = jax.random.randint(key, (batch_size // points,), 0, size - points * horizon + 1)
+    last = sum(part.size for part in parts) - points * horizon
+    first = jax.random.randint(key, (batch_size // points,), 0, last + 1)
     if points == 1:
         return first
     return (first[:, None] + horizon * jnp.arange(points)[None]).ravel()
@@ -199,31 +235,31 @@ def sample(
     discount: float,
     points: int = 1,
 ) -> Batch:
-    """A batch of chunks that start where `draw_starts` says."""
+    """Sample a batch of chunks [B, H, ...]; the arguments are those of `draw_starts`."""
     starts = draw_starts(parts, key, batch_size, horizon, points)
-    return gather(parts, starts, horizon, discount, points)
+    return gather_chunks(parts, starts, horizon, discount, points)
 
 
 def run_points(config: Any) -> int:
-    """n: how many chunks of a batch follow each other; 1 for agents without such runs."""
+    """Return n, how many chunks of a batch follow each other; 1 for agents without runs."""
     return getattr(config, "lql_points", 1)
 
 
 def run_length(config: Any) -> int:
-    """L = n H: how many transitions a batch needs in a row."""
+    """Return n H, how many consecutive transitions a batch needs."""
     return run_points(config) * config.horizon_length
 
 
 def update_keys(key: jax.Array, update: jax.Array) -> jax.Array:
-    """The keys of update number `update`: one for its batch, one for the rest."""
+    """Return the two keys of an update: one samples its batch, one draws all other noise."""
     return jax.random.split(jax.random.fold_in(key, update))
 
 
 class Replay(flax.struct.PyTreeNode):
-    """What updates sample from: the dataset, and online transitions behind it.
+    """What updates sample from: the dataset (`stored`) and the online transitions.
 
-    With balanced sampling the online ones make up half of every batch. Several seeds share
-    `stored`; `online` is each one's.
+    With balanced sampling, half of every batch is online. All seeds share `stored`; each seed
+    has its own `online`.
     """
 
     stored: Transitions | HostFed
@@ -238,66 +274,95 @@ class Replay(flax.struct.PyTreeNode):
         balanced: bool = False,
         online: dict[str, np.ndarray] | None = None,
     ) -> Self:
-        """The dataset, with room for `room` online transitions, of which `online`, a compact
-        dataset, is there already.
+        """Put a dataset on the device, with room for online transitions.
+
+        Args:
+            dataset: a compact dataset.
+            room: how many online transitions to make room for; 0 for none.
+            balanced: whether half of each batch is online.
+            online: the online transitions so far, as a compact dataset.
         """
         if not room:
             return cls(Transitions.create(dataset))
         empty = {name: dataset[name][:0] for name in (*FIELDS, "rows")}
         return cls(
-            Transitions.create(dataset), Transitions.create(online or empty, room), balanced
+            Transitions.create(dataset),
+            Transitions.create(online or empty, room),
+            balanced,
         )
 
-    def append(self, transition: dict[str, jax.Array], starts_trajectory: jax.Array) -> Self:
-        """Store one online transition."""
+    def append(
+        self, transition: dict[str, jax.Array], starts_trajectory: jax.Array
+    ) -> Self:
+        """Append one online transition; the arguments are those of `Transitions.append`."""
         assert isinstance(self.online, Transitions)
         return self.replace(online=self.online.append(transition, starts_trajectory))
 
     def feed(self, rows: Rows | None) -> Self:
-        """With the dataset's rows [B, ...] of one update; None where the dataset is at hand."""
-        return self if rows is None else self.replace(stored=HostFed(self.stored.size, rows))
+        """Use `rows` [B, ...] of a dataset on the host for one update; None changes nothing."""
+        return (
+            self
+            if rows is None
+            else self.replace(stored=HostFed(self.stored.size, rows))
+        )
 
-    def shares(
+    def draws(
         self, key: jax.Array, batch_size: int, points: int = 1
     ) -> list[tuple[Parts, jax.Array, int]]:
-        """What a batch is made of: parts, the key that draws from them, and how many chunks, in
-        runs of `points`; the dataset's share first.
+        """Return the draws of a batch: (parts, key, number of chunks), the dataset first.
+
+        The arguments are those of `sample`.
         """
         if self.online is None:
             return [((self.stored,), key, batch_size)]
         if not self.balanced:
             return [((self.stored, self.online), key, batch_size)]
         key_stored, key_online = jax.random.split(key)
-        half = batch_size // points // 2 * points
-        return [
-            ((self.stored,), key_stored, batch_size - half),
-            ((self.online,), key_online, half),
-        ]
+        half = batch_size // points // 2 * points  # of whole runs
+        from_stored = (self.stored,), key_stored, batch_size - half
+        from_online = (self.online,), key_online, half
+        return [from_stored, from_online]
 
     def stored_starts(
         self, key: jax.Array, batch_size: int, horizon: int, points: int = 1
     ) -> jax.Array:
-        """Where the chunks of the dataset's share start; those behind its size start online."""
-        parts, key, count = self.shares(key, batch_size, points)[0]
+        """Return the starts [B'] of the first of `draws`, those of the dataset.
+
+        Starts beyond the dataset's size are online transitions. The arguments are those of
+        `sample`.
+        """
+        parts, key, count = self.draws(key, batch_size, points)[0]
         return draw_starts(parts, key, count, horizon, points)
 
     def sample(
-        self, key: jax.Array, batch_size: int, horizon: int, discount: float, points: int = 1
+        self,
+        key: jax.Array,
+        batch_size: int,
+        horizon: int,
+        discount: float,
+        points: int = 1,
     ) -> Batch:
-        """A batch of chunks, in runs of `points`."""
+        """Sample a batch of chunks [B, H, ...].
+
+        Args:
+            key: the random key.
+            batch_size: B.
+            horizon: H.
+            discount: of the reward sums.
+            points: n, how many chunks follow each other.
+        """
         batches = [
             sample(parts, key, count, horizon, discount, points)
-            for parts, key, count in self.shares(key, batch_size, points)
+            for parts, key, count in self.draws(key, batch_size, points)
         ]
-        return (
-            batches[0]
-            if len(batches) == 1
-            else jax.tree.map(lambda *halves: jnp.concatenate(halves), *batches)
-        )
+        if len(batches) == 1:
+            return batches[0]
+        return jax.tree.map(lambda *halves: jnp.concatenate(halves), *batches)
 
 
-def padded(array: np.ndarray, rows: int) -> np.ndarray:
-    """The array with rows of zeros behind it, up to `rows` of them."""
+def pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
+    """Pad an array with rows of zeros to `rows` rows."""
     if len(array) == rows:
         return array
-    return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
+    zeros = np.zeros((rows - len(array), *array.shape[1:]), array.dtype)
+    return np.concatenate([array, zeros])

@@ -1,6 +1,4 @@
-"""What processes that are spawned need of the program that starts them: each imports it again,
-under another name than `__main__`.
-"""
+"""Checks that a program can spawn processes: each process imports the program's file again."""
 
 import multiprocessing
 import os
@@ -9,22 +7,21 @@ from pathlib import Path
 
 from utils.errors import UserError
 
-UNGUARDED = 87  # exit code of a process that was to be spawned from a program without a guard
+UNGUARDED = 87  # exit code of a spawned process whose program lacks GUARD
 GUARD = 'if __name__ == "__main__":'
 
 
 def leave_if_unguarded() -> None:
-    """End a spawned process whose import of the program has come to train, instead of doing
-    nothing.
+    """End a spawned process that trains while it is still importing the program.
 
-    To be called before anything is done; the process that spawned it sees the exit code.
+    This happens if the program has no GUARD. Call it first; the parent sees the exit code.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         os._exit(UNGUARDED)
 
 
 def check_program() -> None:
-    """Raise UserError where no process can be spawned, because the program is in no file."""
+    """Raise UserError if the program is not in a file, so that processes cannot import it."""
     program = sys.modules["__main__"]
     file = getattr(program, "__file__", None)
     if file is None or getattr(program, "__spec__", None):
@@ -37,7 +34,7 @@ def check_program() -> None:
 
 
 def unguarded_program() -> UserError:
-    """The error for a program that ended its spawned processes, see `leave_if_unguarded`."""
+    """Return the error for a program whose processes ended with UNGUARDED."""
     file = getattr(sys.modules["__main__"], "__file__", "the program")
     return UserError(
         f"{file} does its work also when it is imported, and the processes that run"

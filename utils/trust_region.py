@@ -1,4 +1,4 @@
-"""What a user should know about a run's lambda and path KL."""
+"""Warnings about a run's lambda and path KL."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,15 +7,16 @@ from typing import Any
 def concerns(
     rows: Sequence[dict[str, Any]], lambda_min: float, lambda_max: float, settled: bool
 ) -> dict[str, str]:
-    """What is amiss by kind: lambda on a bound in the newest row, or a path KL that is off its
-    budget by half or more in every row. The sentences hold no numbers, so that those of several
-    runs can be counted.
+    """Return warnings by kind: lambda at a bound, or a path KL that misses its budget.
+
+    lambda is judged by the newest line; the path KL is reported if it is off by half or more in
+    every line. The texts hold no numbers, so that equal warnings of several runs are counted.
 
     Args:
-        rows: the newest rows of train.csv, with the columns of the dual state.
+        rows: the newest lines of train.csv, with the columns of the dual state.
         lambda_min: the lower bound of lambda.
         lambda_max: the upper bound.
-        settled: whether there are enough rows for lambda to have settled.
+        settled: whether there are enough lines for lambda to have settled.
     """
     lam = rows[-1]["dual/lam"]
     ratios = [row["dual/path_kl"] / row["dual/kl_budget"] for row in rows]

@@ -39,7 +39,8 @@ def network(params, *inputs):
     )
     dense = sorted(name for name in params if name.startswith("Dense_"))
     mlp = MLP(
-        tuple(params[name]["kernel"].shape[-1] for name in dense), "LayerNorm_0" in params
+        tuple(params[name]["kernel"].shape[-1] for name in dense),
+        "LayerNorm_0" in params,
     )
     return mlp.apply({"params": params}, x)
 
@@ -66,7 +67,9 @@ def one_step_actions(params, s, z):
 def tanh_gaussian(params, inputs, noise):
     """Actions and log-probabilities; the network gives mean and log-std."""
     halves = jnp.split(network(params, inputs), 2, axis=-1)
-    return heads.squash(*(jnp.broadcast_to(half, noise.shape) for half in halves), noise)
+    return heads.squash(
+        *(jnp.broadcast_to(half, noise.shape) for half in halves), noise
+    )
 
 
 def states(agent, batch, noise, fixed):
@@ -89,7 +92,9 @@ def flow(params, s, x, flow_steps):
 
 def best_of_n(actions, q):
     """Of actions [n, B, D] those with the highest mean of q [E, n, B]; [B, D]."""
-    return jnp.take_along_axis(actions, q.mean(axis=0).argmax(axis=0)[None, :, None], axis=0)[0]
+    return jnp.take_along_axis(
+        actions, q.mean(axis=0).argmax(axis=0)[None, :, None], axis=0
+    )[0]
 
 
 def act(agent, s, x0):
@@ -115,7 +120,11 @@ def flat_actions(config, batch):
 
 def shared_losses(params, config, batch, noise, q, target):
     """critic_loss of q [E, B] and flow_loss, and their metrics."""
-    s, a, valid = batch["observations"], flat_actions(config, batch), batch["valid"][:, -1]
+    s, a, valid = (
+        batch["observations"],
+        flat_actions(config, batch),
+        batch["valid"][:, -1],
+    )
     critic_loss = jnp.mean((q - target[None]) ** 2 * valid[None])
     x0, t = noise["flow_x0"], noise["flow_t"]
     error = velocity(params["base"], s, (1 - t) * x0 + t * a, t) - (a - x0)
@@ -130,7 +139,11 @@ def shared_losses(params, config, batch, noise, q, target):
 
 def fixed_quantities(agent, batch, noise):
     """What the losses treat as constant."""
-    config, s, s_next = agent.config, batch["observations"], batch["next_observations"][:, -1]
+    config, s, s_next = (
+        agent.config,
+        batch["observations"],
+        batch["next_observations"][:, -1],
+    )
     policy, base, critic = (
         agent.params["policy"],
         agent.target_params["base"],
@@ -143,7 +156,11 @@ def fixed_quantities(agent, batch, noise):
         t = k * h
         xs.append(x)
         drift = 2 * velocity(policy, s, x, t) - x / (t + h)
-        x = x + h * drift + jnp.sqrt(h * 2 * (1 - t + h) / (t + h)) * noise["sde_noise"][k]
+        x = (
+            x
+            + h * drift
+            + jnp.sqrt(h * 2 * (1 - t + h) / (t + h)) * noise["sde_noise"][k]
+        )
     xs.append(x)
     x = x + h * velocity(base, s, x, 1 - h)
     squash = (lambda a: jnp.clip(a, -1, 1)) if config.clip_adj else (lambda a: a)
@@ -154,7 +171,9 @@ def fixed_quantities(agent, batch, noise):
     adjoints = []
     for k in reversed(range(flow_steps)):
         t = (k + 1) * h
-        _, transpose = jax.vjp(lambda x, t=t: 2 * velocity(base, s, x, t) - x / t, xs[k])
+        _, transpose = jax.vjp(
+            lambda x, t=t: 2 * velocity(base, s, x, t) - x / t, xs[k]
+        )
         lean = adjoint + h * transpose(adjoint)[0]
         # what remains where the velocity is flat
         adjoint = lean if lean_adjoints else adjoint * k / (k + 1)
@@ -186,17 +205,24 @@ def loss(params, agent, batch, noise, fixed):
     return shared + adj_loss, metrics | {
         "adjoint/loss": adj_loss,
         "adjoint/clipped": jnp.mean(jnp.abs(fixed["x_final"]) > 1),
-        "dual/path_kl": (2 * h / g_squared * delta**2).sum(axis=(0, 2)).mean() / per_action,
+        "dual/path_kl": (2 * h / g_squared * delta**2).sum(axis=(0, 2)).mean()
+        / per_action,
         "dual/kl_bound": (
-            (h * g_squared * adjoints**2).sum(axis=(0, 2)).mean() / (2 * lam**2) / per_action
+            (h * g_squared * adjoints**2).sum(axis=(0, 2)).mean()
+            / (2 * lam**2)
+            / per_action
         ),
     }
 
 
-def update_with_noise(agent, batch, noise, fixed_quantities=fixed_quantities, loss=loss):
+def update_with_noise(
+    agent, batch, noise, fixed_quantities=fixed_quantities, loss=loss
+):
     """One update, by default TRQAM's or QAM's: the next agent, metrics and constants."""
     fixed = fixed_quantities(agent, batch, noise)
-    grads, metrics = jax.grad(loss, has_aux=True)(agent.params, agent, batch, noise, fixed)
+    grads, metrics = jax.grad(loss, has_aux=True)(
+        agent.params, agent, batch, noise, fixed
+    )
     adam = optax.adam(agent.config.lr)
     clipped = optax.chain(optax.clip_by_global_norm(1.0), adam)
     optimiser = clipped if agent.config.get("clip_grad") else adam

@@ -36,7 +36,11 @@ def rql_constants(agent, batch, noise):
 
 
 def rql_loss(params, agent, batch, noise, fixed):
-    config, s, a = agent.config, batch["observations"], flat_actions(agent.config, batch)
+    config, s, a = (
+        agent.config,
+        batch["observations"],
+        flat_actions(agent.config, batch),
+    )
     valid, width = batch["valid"], batch["actions"].shape[-1]
     q = timed_q(params["critic"], s, fixed["reversed"], 1 - fixed["d"])
     error = fixed["td_target"][None] - q
@@ -46,7 +50,8 @@ def rql_loss(params, agent, batch, noise, fixed):
     x_t = (1 - t) * x0 + t * a
     v = velocity(params["base"], s, x_t, t)
     columns = [
-        (v[:, i] - a[:, i] + x0[:, i]) ** 2 * valid[:, i // width] for i in range(a.shape[1])
+        (v[:, i] - a[:, i] + x0[:, i]) ** 2 * valid[:, i // width]
+        for i in range(a.shape[1])
     ]
     flow_loss = jnp.mean(jnp.stack(columns))
     following = x_t + jnp.minimum(1 / config.flow_steps, 1 - t) * v
@@ -92,7 +97,9 @@ def slope(q, x, path, v):
         direct = jax.jacfwd(lambda a: q(a).sum())(a)
         if path == "approx":
             return direct
-        passes = jnp.ones_like(a) if path == "straight_through" else (jnp.abs(end(x, t)) < 1)
+        passes = (
+            jnp.ones_like(a) if path == "straight_through" else (jnp.abs(end(x, t)) < 1)
+        )
         jacobian = jax.jacfwd(lambda x: end(x, t))(x)  # [B, D, B, D]
         return jnp.einsum("bi,bicj->cj", direct * passes, jacobian)
 
@@ -113,7 +120,11 @@ def steered(agent, base, q, path, s, x, push):
 def qgf_act(agent, s, x0):
     """The best by the target critic of samples [n, B, D]."""
     config, critic = agent.config, agent.target_params["critic"]
-    worst = (lambda q: q.min(axis=0)) if config.q_agg == "min" else (lambda q: q.mean(axis=0))
+    worst = (
+        (lambda q: q.min(axis=0))
+        if config.q_agg == "min"
+        else (lambda q: q.mean(axis=0))
+    )
 
     def q(a):
         return worst(q_values(critic, s, a))
@@ -121,7 +132,9 @@ def qgf_act(agent, s, x0):
     def push(v, g, t):
         return config.guidance_weight * g
 
-    actions = [steered(agent, agent.params["base"], q, config.guidance, s, x, push) for x in x0]
+    actions = [
+        steered(agent, agent.params["base"], q, config.guidance, s, x, push) for x in x0
+    ]
     values = jnp.stack([q(a) for a in actions])
     return best_of_n(jnp.stack(actions), values[None])
 
@@ -134,11 +147,18 @@ def qgf_constants(agent, batch, noise):
         batch["rewards"][:, -1]
         + config.discount**config.horizon_length * batch["masks"][:, -1] * v
     )
-    return {"td_target": y, "q": q.min(axis=0) if config.q_agg == "min" else q.mean(axis=0)}
+    return {
+        "td_target": y,
+        "q": q.min(axis=0) if config.q_agg == "min" else q.mean(axis=0),
+    }
 
 
 def qgf_loss(params, agent, batch, noise, fixed):
-    config, s, a = agent.config, batch["observations"], flat_actions(agent.config, batch)
+    config, s, a = (
+        agent.config,
+        batch["observations"],
+        flat_actions(agent.config, batch),
+    )
     valid, k = batch["valid"][:, -1], config.flow_steps
     critic = (q_values(params["critic"], s, a) - fixed["td_target"][None]) ** 2
     critic_loss = jnp.mean(critic * valid[None])
@@ -172,7 +192,9 @@ def qpilots_act(agent, s, x0):
         lengths = [jnp.sqrt((x**2).sum(axis=-1, keepdims=True)) for x in (v, g)]
         return config.alpha * lengths[0] / (lengths[1] + 1e-8) * g if t else 0.0 * v
 
-    actions = [steered(agent, agent.target_params["base"], q, path, s, x, push) for x in x0]
+    actions = [
+        steered(agent, agent.target_params["base"], q, path, s, x, push) for x in x0
+    ]
     return best_of_n(
         jnp.stack(actions),
         jnp.stack([q_values(agent.params["critic"], s, a) for a in actions], 1),
@@ -187,7 +209,9 @@ def qpilots_constants(agent, batch, noise):
 
 
 def qpilots_loss(params, agent, batch, noise, fixed):
-    q = q_values(params["critic"], batch["observations"], flat_actions(agent.config, batch))
+    q = q_values(
+        params["critic"], batch["observations"], flat_actions(agent.config, batch)
+    )
     return shared_losses(params, agent.config, batch, noise, q, fixed["td_target"])
 
 
@@ -197,7 +221,9 @@ UPDATES = {
         straightforward.update_with_noise, fixed_quantities=qgf_constants, loss=qgf_loss
     ),
     "qpilots": functools.partial(
-        straightforward.update_with_noise, fixed_quantities=qpilots_constants, loss=qpilots_loss
+        straightforward.update_with_noise,
+        fixed_quantities=qpilots_constants,
+        loss=qpilots_loss,
     ),
 }
 
@@ -208,7 +234,9 @@ def run_losses(q, y, v, rewards, ends, horizon, discount):
     """The three losses of runs and how many terms each has: q [E, B, n], y, v [B, n], raw rows
     [B, L]; one term after the other, in float64.
     """
-    q, y, v, rewards, ends = (np.asarray(x, np.float64) for x in (q, y, v, rewards, ends))
+    q, y, v, rewards, ends = (
+        np.asarray(x, np.float64) for x in (q, y, v, rewards, ends)
+    )
     members, runs, points = q.shape
     gap = rewards.shape[1] // points
     found = {"td": [], "lower": [], "upper": []}
@@ -232,6 +260,7 @@ def run_losses(q, y, v, rewards, ends, horizon, discount):
                     later = later + discount ** (o_k - o_j - horizon) * q[:, b, k]
                     found["upper"].append(np.maximum(0, later - v[b, j]) ** 2)
     losses = {
-        name: np.sum(terms) / members / max(1, len(terms)) for name, terms in found.items()
+        name: np.sum(terms) / members / max(1, len(terms))
+        for name, terms in found.items()
     }
     return losses, {name: len(terms) for name, terms in found.items()}

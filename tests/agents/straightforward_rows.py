@@ -89,7 +89,9 @@ def edit_loss(params, agent, batch, noise, fixed):
     actions, log_probs = edit(params["editor"], agent.config, s, fixed["flow"], n)
     q_loss = -q_values(agent.params["critic"], s, actions).mean()
     entropy_loss, alpha_loss, own = entropy_losses(params, agent, log_probs)
-    return total + q_loss + entropy_loss + alpha_loss, metrics | own | {"head/q_loss": q_loss}
+    return total + q_loss + entropy_loss + alpha_loss, metrics | own | {
+        "head/q_loss": q_loss
+    }
 
 
 def one_step_constants(agent, batch, noise):
@@ -97,7 +99,9 @@ def one_step_constants(agent, batch, noise):
     own = backup(
         agent,
         batch,
-        jnp.stack([jnp.clip(network(mu, s_next, z), -1, 1) for z in noise["next_action"]]),
+        jnp.stack(
+            [jnp.clip(network(mu, s_next, z), -1, 1) for z in noise["next_action"]]
+        ),
     )
     own["flow"] = policy_flow(agent, batch["observations"], noise["z"])
     return straightforward.fixed_quantities(agent, batch, noise) | own
@@ -126,9 +130,16 @@ def dsrl_constants(agent, batch, noise):
         batch["next_observations"][:, -1],
         agent.config.noise_scale,
     )
-    w = [tanh_gaussian(agent.params["noise_actor"], s_next, n)[0] for n in noise["next_action"]]
-    own = backup(agent, batch, jnp.stack([steered(agent, s_next, scale * one) for one in w]))
-    return own | {"q": q_values(agent.params["critic"], s, steered(agent, s, noise["latent"]))}
+    w = [
+        tanh_gaussian(agent.params["noise_actor"], s_next, n)[0]
+        for n in noise["next_action"]
+    ]
+    own = backup(
+        agent, batch, jnp.stack([steered(agent, s_next, scale * one) for one in w])
+    )
+    return own | {
+        "q": q_values(agent.params["critic"], s, steered(agent, s, noise["latent"]))
+    }
 
 
 def dsrl_loss(params, agent, batch, noise, fixed):
@@ -140,11 +151,16 @@ def dsrl_loss(params, agent, batch, noise, fixed):
     w, log_probs = tanh_gaussian(params["noise_actor"], s, noise["actor"])
     latent_q = q_values(agent.params["latent_critic"], s, config.noise_scale * w).mean()
     entropy_loss, alpha_loss, own = entropy_losses(params, agent, log_probs)
-    return shared + latent_loss - latent_q + entropy_loss + alpha_loss, metrics | own | {
-        "latent/loss": latent_loss,
-        "latent/q_mean": latent_q,
-        "actor/loss": entropy_loss - latent_q,
-    }
+    return (
+        shared + latent_loss - latent_q + entropy_loss + alpha_loss,
+        metrics
+        | own
+        | {
+            "latent/loss": latent_loss,
+            "latent/q_mean": latent_q,
+            "actor/loss": entropy_loss - latent_q,
+        },
+    )
 
 
 # ---------------------------------------------------------------------------------- CGQL
@@ -172,7 +188,11 @@ def guided(agent, s, x):
 
 
 def cgql_constants(agent, batch, noise):
-    s, s_next, config = batch["observations"], batch["next_observations"][:, -1], agent.config
+    s, s_next, config = (
+        batch["observations"],
+        batch["next_observations"][:, -1],
+        agent.config,
+    )
     actions = jnp.stack([guided(agent, s_next, x0) for x0 in noise["next_action"]])
     best = best_of_n(actions, timed_q(agent.params["critic"], s_next, actions, 1.0))
     target = agent.target_params["critic"]
@@ -184,7 +204,11 @@ def cgql_constants(agent, batch, noise):
 
 
 def cgql_loss(params, agent, batch, noise, fixed):
-    config, s, a = agent.config, batch["observations"], flat_actions(agent.config, batch)
+    config, s, a = (
+        agent.config,
+        batch["observations"],
+        flat_actions(agent.config, batch),
+    )
     q = timed_q(params["critic"], s, a, 1.0)
     shared, metrics = shared_losses(params, config, batch, noise, q, fixed["td_target"])
     if config.mode == "simple":
@@ -196,7 +220,9 @@ def cgql_loss(params, agent, batch, noise, fixed):
     linex = jnp.where(delta > config.isd_clip, delta, bounded)
     terms = linex if config.mode == "linex" else (noisy_q - fixed["q"]) ** 2
     noisy_loss = jnp.mean(terms * batch["valid"][None, :, -1])
-    return shared + config.noisy_coef * noisy_loss, metrics | {"critic/noisy_loss": noisy_loss}
+    return shared + config.noisy_coef * noisy_loss, metrics | {
+        "critic/noisy_loss": noisy_loss
+    }
 
 
 # ------------------------------------------------------------------------------ FEdit, FBRAC
@@ -209,7 +235,9 @@ def base_flow(params, agent, s, x0):
 def base_constants(agent, batch, noise):
     """Of a method whose base acts."""
     s_next = batch["next_observations"][:, -1]
-    actions = [base_flow(agent.params, agent, s_next, x0) for x0 in noise["next_action"]]
+    actions = [
+        base_flow(agent.params, agent, s_next, x0) for x0 in noise["next_action"]
+    ]
     return backup(agent, batch, jnp.stack(actions))
 
 
@@ -224,7 +252,9 @@ def shared(params, agent, batch, noise, fixed):
 def fedit_constants(agent, batch, noise):
     s_next, editor = batch["next_observations"][:, -1], agent.params["editor"]
     candidates = [
-        edit(editor, agent.config, s_next, base_flow(agent.params, agent, s_next, x0), n)[0]
+        edit(
+            editor, agent.config, s_next, base_flow(agent.params, agent, s_next, x0), n
+        )[0]
         for x0, n in zip(noise["next_action"], noise["edit"][:-1], strict=True)
     ]
     own = {"flow": base_flow(agent.params, agent, batch["observations"], noise["z"])}
@@ -247,7 +277,10 @@ def fbrac_loss(params, agent, batch, noise, fixed):
     actions = base_flow(params, agent, batch["observations"], noise["z"])
     q_loss = -q_values(agent.params["critic"], batch["observations"], actions).mean()
     actor_loss = flow_loss + q_loss / agent.config.alpha
-    return critic_loss + actor_loss, metrics | {"actor/loss": actor_loss, "head/q_loss": q_loss}
+    return critic_loss + actor_loss, metrics | {
+        "actor/loss": actor_loss,
+        "head/q_loss": q_loss,
+    }
 
 
 # ---------------------------------------------------------------------------------- BAM, FAWAC
@@ -258,7 +291,9 @@ def bam_constants(agent, batch, noise):
         return base_constants(agent, batch, noise)
     s_next = batch["next_observations"][:, -1]
     return backup(
-        agent, batch, jnp.stack([policy_flow(agent, s_next, x) for x in noise["next_action"]])
+        agent,
+        batch,
+        jnp.stack([policy_flow(agent, s_next, x) for x in noise["next_action"]]),
     )
 
 
@@ -276,13 +311,19 @@ def bam_loss(params, agent, batch, noise, fixed):
         x = x + h * drift + jnp.sqrt(h * g_squared) * noise["sde_noise"][k]
     x = x + h * velocity(agent.target_params["base"], s, x, 1 - h)
     q = q_values(agent.params["critic"], s, x)
-    bam_loss = bc_loss - config.inv_temp * jnp.mean(q.mean(axis=0) - config.rho * q.std(axis=0))
+    bam_loss = bc_loss - config.inv_temp * jnp.mean(
+        q.mean(axis=0) - config.rho * q.std(axis=0)
+    )
     own = {"actor/bc_loss": bc_loss, "actor/loss": bam_loss}
     return critic_loss + flow_loss + bam_loss, metrics | own
 
 
 def fawac_loss(params, agent, batch, noise, fixed):
-    config, s, a = agent.config, batch["observations"], flat_actions(agent.config, batch)
+    config, s, a = (
+        agent.config,
+        batch["observations"],
+        flat_actions(agent.config, batch),
+    )
     critic_loss, _, metrics = shared(params, agent, batch, noise, fixed)
     valid, v = batch["valid"][:, -1], network(params["value"], s)[:, 0]
     errors = q_values(agent.target_params["critic"], s, a) - v[None]
@@ -307,16 +348,23 @@ def fawac_loss(params, agent, batch, noise, fixed):
 def mish_mlp(params, layer_norm, *inputs):
     """Dense layers on concat(inputs); mish, then LayerNorm where asked, after all but the last."""
     lead = inputs[0].shape[:-1]
-    x = jnp.concatenate([jnp.broadcast_to(i, (*lead, i.shape[-1])) for i in inputs], axis=-1)
+    x = jnp.concatenate(
+        [jnp.broadcast_to(i, (*lead, i.shape[-1])) for i in inputs], axis=-1
+    )
     layers = sum(name.startswith("Dense") for name in params)
     for i in range(layers):
         x = x @ params[f"Dense_{i}"]["kernel"] + params[f"Dense_{i}"]["bias"][None]
         if i < layers - 1:
             x = x * jnp.tanh(jnp.log1p(jnp.exp(x)))
             if layer_norm:
-                scale, bias = (params[f"LayerNorm_{i}"][key][None] for key in ("scale", "bias"))
+                scale, bias = (
+                    params[f"LayerNorm_{i}"][key][None] for key in ("scale", "bias")
+                )
                 centred = x - x.mean(axis=-1, keepdims=True)
-                x = centred / jnp.sqrt(x.var(axis=-1, keepdims=True) + 1e-6) * scale + bias
+                x = (
+                    centred / jnp.sqrt(x.var(axis=-1, keepdims=True) + 1e-6) * scale
+                    + bias
+                )
     return x
 
 
@@ -336,7 +384,9 @@ def beta_of(config, i):
     if config.beta_schedule == "linear":
         return 1e-4 + (2e-2 - 1e-4) * (i - 1) / (steps - 1)
     if config.beta_schedule == "cosine":
-        kept = [math.cos((j / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for j in (i, i - 1)]
+        kept = [
+            math.cos((j / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for j in (i, i - 1)
+        ]
         return min(max(1 - kept[0] / kept[1], 0.0), 0.999)
     return 1 - math.exp(-0.1 / steps - 9.9 * (2 * i - 1) / (2 * steps**2))
 
@@ -373,11 +423,17 @@ def denoiser_constants(agent, batch, noise):
 
 
 def denoiser_loss(params, agent, batch, noise, fixed, method):
-    config, s, a = agent.config, batch["observations"], flat_actions(agent.config, batch)
+    config, s, a = (
+        agent.config,
+        batch["observations"],
+        flat_actions(agent.config, batch),
+    )
     q = q_values(params["critic"], s, a)
     valid, target, t = batch["valid"][:, -1], fixed["td_target"], noise["ddpm_t"]
     critic_loss = jnp.mean((q - target[None]) ** 2 * valid[None])
-    table = jnp.array([kept_until(config, i) for i in range(config.diffusion_steps + 1)])
+    table = jnp.array(
+        [kept_until(config, i) for i in range(config.diffusion_steps + 1)]
+    )
     kept, n = table[t][:, None], noise["ddpm_noise"]
     x = jnp.sqrt(kept) * a + jnp.sqrt(1 - kept) * n
     slope = jax.grad(
@@ -409,12 +465,18 @@ def rebrac_constants(agent, batch, noise):
     config, s_next = agent.config, batch["next_observations"][:, -1]
     limit = config.actor_noise_clip
     blur = jnp.clip(config.actor_noise * noise["next_action"][0], -limit, limit)
-    actions = jnp.clip(deterministic(agent.target_params["actor"], s_next) + blur, -1, 1)
+    actions = jnp.clip(
+        deterministic(agent.target_params["actor"], s_next) + blur, -1, 1
+    )
     return backup(agent, batch, actions[None])
 
 
 def rebrac_loss(params, agent, batch, noise, fixed):
-    config, s, a = agent.config, batch["observations"], flat_actions(agent.config, batch)
+    config, s, a = (
+        agent.config,
+        batch["observations"],
+        flat_actions(agent.config, batch),
+    )
     q, valid = q_values(params["critic"], s, a), batch["valid"][:, -1]
     critic_loss = jnp.mean((q - fixed["td_target"][None]) ** 2 * valid[None])
     actions = deterministic(params["actor"], s)
@@ -437,18 +499,26 @@ def rebrac_update(agent, batch, noise):
     after, *rest = with_noise(agent, batch, noise, rebrac_constants, rebrac_loss)
     moves = after.step % agent.config.actor_freq == 0
     targets = jax.tree.map(
-        lambda new, old: jnp.where(moves, new, old), after.target_params, agent.target_params
+        lambda new, old: jnp.where(moves, new, old),
+        after.target_params,
+        agent.target_params,
     )
     return after.replace(target_params=targets), *rest
 
 
 def rlpd_constants(agent, batch, noise):
     s_next, n = batch["next_observations"][:, -1], noise["next_action"][0]
-    return backup(agent, batch, tanh_gaussian(agent.params["actor"], s_next, n)[0][None])
+    return backup(
+        agent, batch, tanh_gaussian(agent.params["actor"], s_next, n)[0][None]
+    )
 
 
 def rlpd_loss(params, agent, batch, noise, fixed):
-    config, s, a = agent.config, batch["observations"], flat_actions(agent.config, batch)
+    config, s, a = (
+        agent.config,
+        batch["observations"],
+        flat_actions(agent.config, batch),
+    )
     q, valid = q_values(params["critic"], s, a), batch["valid"][:, -1]
     critic_loss = jnp.mean((q - fixed["td_target"][None]) ** 2 * valid[None])
     actions, log_probs = tanh_gaussian(params["actor"], s, noise["actor"])
@@ -458,7 +528,9 @@ def rlpd_loss(params, agent, batch, noise, fixed):
     mean, log_std = jnp.split(network(params["actor"], s), 2, axis=-1)
     a = jnp.clip(a, -(1 - 1e-5), 1 - 1e-5)
     u = 0.5 * jnp.log((1 + a) / (1 - a))
-    density = norm.logpdf(u, mean, jnp.exp(jnp.clip(log_std, -20, 2))) - jnp.log(1 - a**2)
+    density = norm.logpdf(u, mean, jnp.exp(jnp.clip(log_std, -20, 2))) - jnp.log(
+        1 - a**2
+    )
     bc_loss = -config.bc_alpha * jnp.mean(jnp.sum(density, axis=-1) * valid)
     return critic_loss + q_loss + entropy_loss + alpha_loss + bc_loss, own | {
         "critic/loss": critic_loss,

@@ -16,14 +16,22 @@ def test_td_target_by_hand():
     batch = random_batch()
     next_actions = jax.random.normal(jax.random.key(0), (B, D))
     q = np.asarray(
-        q_values(agent.target_params["critic"], batch["next_observations"][:, -1], next_actions)
+        q_values(
+            agent.target_params["critic"],
+            batch["next_observations"][:, -1],
+            next_actions,
+        )
     )
     expected = batch["rewards"][:, -1] + 0.9**H * batch["masks"][:, -1] * (
         q.mean(0) - 0.5 * q.std(0)
     )
-    np.testing.assert_allclose(agent.td_target(batch, next_actions), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        agent.td_target(batch, next_actions), expected, rtol=1e-5
+    )
     ended = batch | {"masks": jnp.zeros((B, H))}
-    np.testing.assert_allclose(agent.td_target(ended, next_actions), batch["rewards"][:, -1])
+    np.testing.assert_allclose(
+        agent.td_target(ended, next_actions), batch["rewards"][:, -1]
+    )
 
 
 def test_rows_behind_a_trajectorys_end_do_not_count():
@@ -45,7 +53,9 @@ def test_averages_move_towards_the_parameters_from_before_the_step():
     after, _ = agent.update(random_batch(1), jax.random.key(1))
     for name in ("critic", "base"):
         expected = jax.tree.map(
-            lambda p, t: 0.25 * p + 0.75 * t, agent.params[name], agent.target_params[name]
+            lambda p, t: 0.25 * p + 0.75 * t,
+            agent.params[name],
+            agent.target_params[name],
         )
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7),
@@ -73,7 +83,10 @@ def test_one_global_clip_over_all_networks():
 
 def test_best_of_n_takes_the_highest_mean_q_and_one_sample_calls_no_critic():
     agent = tiny(trqam, best_of_n=4)
-    s, x0 = random_batch()["observations"], jax.random.normal(jax.random.key(0), (4, B, D))
+    s, x0 = (
+        random_batch()["observations"],
+        jax.random.normal(jax.random.key(0), (4, B, D)),
+    )
     chosen = agent.act(s, x0)
     candidates = jnp.stack([agent.act(s, x0[i : i + 1]) for i in range(4)])
     values = jnp.stack(
@@ -94,16 +107,27 @@ def test_pretrained_base_acts_and_is_what_every_actor_starts_from():
     base = tiny(bc)
     base, _ = base.update(random_batch(), jax.random.key(0))
     tuned = tiny(trqam).with_base(base.params["base"])
-    s, x0 = random_batch()["observations"], jax.random.normal(jax.random.key(1), (1, B, D))
+    s, x0 = (
+        random_batch()["observations"],
+        jax.random.normal(jax.random.key(1), (1, B, D)),
+    )
     np.testing.assert_array_equal(base.act(s, x0), tuned.act(s, x0))
-    for params in (tuned.params["policy"], tuned.params["base"], tuned.target_params["base"]):
+    for params in (
+        tuned.params["policy"],
+        tuned.params["base"],
+        tuned.target_params["base"],
+    ):
         jax.tree.map(np.testing.assert_array_equal, params, base.params["base"])
 
 
 def test_euler_converges_at_first_order():
     """dx = -x dt has the solution x0 / e; halving the step halves the error."""
     errors = [
-        float(jnp.abs(euler_sample(lambda x, t: -x, jnp.ones((1, 1)), k) - jnp.exp(-1.0))[0, 0])
+        float(
+            jnp.abs(euler_sample(lambda x, t: -x, jnp.ones((1, 1)), k) - jnp.exp(-1.0))[
+                0, 0
+            ]
+        )
         for k in (50, 100)
     ]
     assert errors[0] / errors[1] == pytest.approx(2.0, rel=0.05)
@@ -111,7 +135,10 @@ def test_euler_converges_at_first_order():
 
 def test_flow_matching_loss_by_hand():
     """A zero field leaves the squared target (a - x0)^2; rows are weighted by valid."""
-    actions, x0 = jnp.array([[1.0, 0.0], [0.0, 0.0]]), jnp.array([[0.0, 2.0], [5.0, 5.0]])
+    actions, x0 = (
+        jnp.array([[1.0, 0.0], [0.0, 0.0]]),
+        jnp.array([[0.0, 2.0], [5.0, 5.0]]),
+    )
     loss = flow_matching_loss(
         lambda x, t: jnp.zeros_like(x),
         actions,
@@ -128,7 +155,9 @@ def test_without_chunking_the_first_action_counts():
     np.testing.assert_array_equal(
         agent.flat_actions(random_batch()), random_batch()["actions"][:, 0]
     )
-    assert field(agent.params["policy"], jnp.zeros((B, OBS)))(jnp.zeros((B, A)), 0.0).shape == (
+    assert field(agent.params["policy"], jnp.zeros((B, OBS)))(
+        jnp.zeros((B, A)), 0.0
+    ).shape == (
         B,
         A,
     )
@@ -145,15 +174,22 @@ def test_a_single_critic_differs_from_nothing_and_breaks_no_gradient(module):
 
 def test_rebrac_holds_its_targets_back_and_not_its_actor():
     agent = tiny(rebrac, actor_freq=3)
-    agent, _ = agent.update(random_batch(9), jax.random.key(9))  # networks leave their targets
+    agent, _ = agent.update(
+        random_batch(9), jax.random.key(9)
+    )  # networks leave their targets
     agent, moved = agent.replace(step=jnp.zeros((), jnp.int32)), []
     for u in range(4):
         after, _ = agent.update(random_batch(u), jax.random.key(u))
-        pairs = [(agent.target_params, after.target_params), (agent.params, after.params)]
+        pairs = [
+            (agent.target_params, after.target_params),
+            (agent.params, after.params),
+        ]
         moved.append([differ(*pair) for pair in pairs])
         agent = after
     assert moved == [[False, True], [False, True], [True, True], [False, True]]
 
 
 def differ(one, other):
-    return any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), one, other)))
+    return any(
+        jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), one, other))
+    )

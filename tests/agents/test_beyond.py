@@ -58,7 +58,9 @@ def test_equals_the_straightforward_update(name):
         for a, b in ((our_metrics, their_metrics), (our_fixed, their_fixed)):
             for key, value in b.items():
                 allowed = 2e-5 * max(np.abs(value).max(), 0.1)
-                np.testing.assert_allclose(a[key], value, rtol=0, atol=allowed, err_msg=key)
+                np.testing.assert_allclose(
+                    a[key], value, rtol=0, atol=allowed, err_msg=key
+                )
     pairs = ((parity.networks(agent)) for agent in (ours, theirs))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), *pairs)
 
@@ -66,12 +68,21 @@ def test_equals_the_straightforward_update(name):
 @pytest.mark.parametrize("path", ["approx", "jacobian", "straight_through", "noisy"])
 @pytest.mark.parametrize("q_agg", ["min", "mean"])
 def test_qgf_acts_by_the_equations(path, q_agg):
-    settings = {"guidance": path, "q_agg": q_agg, "guidance_weight": 2.0, "best_of_n": 2}
+    settings = {
+        "guidance": path,
+        "q_agg": q_agg,
+        "guidance_weight": 2.0,
+        "best_of_n": 2,
+    }
     agent, s = diverse(tiny(qgf, **settings)), random_batch()["observations"]
     x0 = jax.random.normal(jax.random.key(1), (2, B, D))
     acted = agent.act(s, x0)
-    np.testing.assert_allclose(acted, straightforward_beyond.qgf_act(agent, s, x0), atol=1e-5)
-    plain = agent.replace(config=tiny(qgf, **settings | {"guidance_weight": 0.0}).config)
+    np.testing.assert_allclose(
+        acted, straightforward_beyond.qgf_act(agent, s, x0), atol=1e-5
+    )
+    plain = agent.replace(
+        config=tiny(qgf, **settings | {"guidance_weight": 0.0}).config
+    )
     assert np.abs(plain.act(s, x0) - acted).max() > 1e-3
 
 
@@ -81,12 +92,24 @@ def test_qgf_acts_by_the_equations(path, q_agg):
 @pytest.mark.parametrize(
     ("name", "quantities"),
     [
-        ("rql_chunk5", {"reversed", "td_target", "explored", "params_after/target_base"}),
-        ("rql_steps", {"reversed", "td_target", "explored", "params_after/target_base"}),
+        (
+            "rql_chunk5",
+            {"reversed", "td_target", "explored", "params_after/target_base"},
+        ),
+        (
+            "rql_steps",
+            {"reversed", "td_target", "explored", "params_after/target_base"},
+        ),
         ("qgf_chunk5", {"act_qgf", "act_jacobian", "act_noisy", "params_after/value"}),
         ("qpilots_u_chunk5", {"act_exact", "act_straight", "act_plain"}),
-        ("lql_chunk5", {"lower_loss", "upper_terms", "next_values", "params_after/critic"}),
-        ("lql_steps", {"lower_loss", "upper_terms", "next_values", "params_after/critic"}),
+        (
+            "lql_chunk5",
+            {"lower_loss", "upper_terms", "next_values", "params_after/critic"},
+        ),
+        (
+            "lql_steps",
+            {"lower_loss", "upper_terms", "next_values", "params_after/critic"},
+        ),
     ],
 )
 def test_published_numbers(name, quantities):
@@ -124,7 +147,9 @@ def test_a_constant_velocity_is_reversed_exactly():
 def test_reversing_reads_the_time_that_is_left():
     """v = t: the sum over k of (d / K) (1 - k d / K)."""
     d, steps = jnp.array([[0.4], [1.0]]), 5
-    x = rql.reverse(lambda x, t: jnp.broadcast_to(t, x.shape), jnp.zeros((2, 1)), d, steps)
+    x = rql.reverse(
+        lambda x, t: jnp.broadcast_to(t, x.shape), jnp.zeros((2, 1)), d, steps
+    )
     k = np.arange(steps)
     expected = [-sum(one / steps * (1 - k * one / steps)) for one in (0.4, 1.0)]
     np.testing.assert_allclose(x[:, 0], expected, rtol=1e-5)
@@ -139,9 +164,13 @@ def test_without_reversal_the_critic_loss_is_half_the_squared_error():
     np.testing.assert_array_equal(fixed["reversed"], a)
     loss = agent.loss(agent.params, batch, noise, fixed)[1]["critic/loss"]
     q = timed_q(agent.params["critic"], batch["observations"], a, 1.0)
-    squared = jnp.mean((q - fixed["td_target"][None]) ** 2 * batch["valid"][None, :, -1])
+    squared = jnp.mean(
+        (q - fixed["td_target"][None]) ** 2 * batch["valid"][None, :, -1]
+    )
     np.testing.assert_allclose(loss, squared / 2, rtol=1e-5)
-    other = diverse(tiny(cgql)).critic_loss(agent.params["critic"], batch, fixed["td_target"])
+    other = diverse(tiny(cgql)).critic_loss(
+        agent.params["critic"], batch, fixed["td_target"]
+    )
     np.testing.assert_allclose(other[0], squared, rtol=1e-5)
 
 
@@ -187,7 +216,9 @@ def test_times_of_the_grid_stay():
 def test_rql_acts_with_the_average_and_starts_from_no_clone():
     agent, s = diverse(tiny(rql)), random_batch()["observations"]
     x0 = jax.random.normal(jax.random.key(0), (1, B, D))
-    online = agent.replace(target_params=agent.target_params | {"base": agent.params["base"]})
+    online = agent.replace(
+        target_params=agent.target_params | {"base": agent.params["base"]}
+    )
     assert np.abs(agent.act(s, x0) - online.act(s, x0)).max() > 1e-3
     assert agent.phases(agent.config) == ("offline", "online")
 
@@ -208,8 +239,13 @@ def test_the_scale_of_q_changes_nothing_in_qpilots():
 
 
 def test_the_first_step_of_qpilots_is_not_steered():
-    s, x0 = random_batch()["observations"], jax.random.normal(jax.random.key(0), (1, B, D))
-    acted = [diverse(tiny(qpilots, alpha=a, flow_steps=1)).act(s, x0) for a in (0.0, 2.0)]
+    s, x0 = (
+        random_batch()["observations"],
+        jax.random.normal(jax.random.key(0), (1, B, D)),
+    )
+    acted = [
+        diverse(tiny(qpilots, alpha=a, flow_steps=1)).act(s, x0) for a in (0.0, 2.0)
+    ]
     np.testing.assert_array_equal(*acted)
 
 

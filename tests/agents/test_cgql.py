@@ -101,7 +101,9 @@ def test_noisy_loss_by_hand(mode):
         agent.draw_noise(jax.random.key(1), B),
     )
     t, e = noise["noisy_t"], noise["noisy_x0"]
-    q = q_values(agent.params["critic"], s, jnp.concatenate([(1 - t) * e + t * a, t], axis=1))
+    q = q_values(
+        agent.params["critic"], s, jnp.concatenate([(1 - t) * e + t * a, t], axis=1)
+    )
     target = q_values(
         agent.target_params["critic"], s, jnp.concatenate([a, jnp.ones((B, 1))], axis=1)
     )
@@ -113,7 +115,9 @@ def test_noisy_loss_by_hand(mode):
         metrics["critic/noisy_loss"], jnp.mean(terms.at[:, 0].set(0.0)), rtol=1e-4
     )
     expected = (
-        metrics["critic/loss"] + metrics["flow/loss"] + 0.7 * metrics["critic/noisy_loss"]
+        metrics["critic/loss"]
+        + metrics["flow/loss"]
+        + 0.7 * metrics["critic/noisy_loss"]
     )
     np.testing.assert_allclose(total, expected, rtol=1e-5)
 
@@ -122,8 +126,13 @@ def test_noisy_loss_by_hand(mode):
 def test_without_inv_temp_the_base_acts_alone(mode):
     """Not even the x / t part of the guidance is left."""
     agent = tiny(cgql, mode=mode, inv_temp=0.0, guidance_coef=0.3, tau=0.5)
-    agent, _ = agent.update(random_batch(), jax.random.key(0))  # parameters and averages differ
-    s, x0 = random_batch()["observations"], jax.random.normal(jax.random.key(1), (2, B, D))
+    agent, _ = agent.update(
+        random_batch(), jax.random.key(0)
+    )  # parameters and averages differ
+    s, x0 = (
+        random_batch()["observations"],
+        jax.random.normal(jax.random.key(1), (2, B, D)),
+    )
     base = field(agent.target_params["base"], s)
     expected = euler_sample(base, x0, agent.config.flow_steps)
     np.testing.assert_allclose(agent.sample(s, x0), expected, atol=1e-6)
@@ -131,7 +140,11 @@ def test_without_inv_temp_the_base_acts_alone(mode):
 
 def test_simple_mode_trains_the_critic_at_clean_actions_alone():
     agent = tiny(cgql, mode="simple")
-    assert set(agent.draw_noise(jax.random.key(0), B)) == {"next_action", "flow_x0", "flow_t"}
+    assert set(agent.draw_noise(jax.random.key(0), B)) == {
+        "next_action",
+        "flow_x0",
+        "flow_t",
+    }
     noise = tiny(cgql, mode="mse").draw_noise(jax.random.key(0), B)
     assert {"noisy_x0", "noisy_t"} < set(noise)
     _, metrics = agent.update(random_batch(), jax.random.key(0))

@@ -31,7 +31,9 @@ def test_times_are_uniform_on_the_steps():
     agent = tiny(dac, diffusion_steps=4)
     t = agent.draw_noise(jax.random.key(0), 4000)["ddpm_t"]
     assert t.dtype == jnp.int32
-    np.testing.assert_allclose(np.bincount(t, minlength=6), [0, *[1000] * 4, 0], atol=120)
+    np.testing.assert_allclose(
+        np.bincount(t, minlength=6), [0, *[1000] * 4, 0], atol=120
+    )
 
 
 @pytest.mark.parametrize("module", [qsm, dac])
@@ -54,7 +56,9 @@ def test_an_invalid_row_adds_one_to_each_mean_and_no_gradient(module):
 
 def test_samples_end_inside_the_range_without_a_last_clip():
     agent = tiny(dac)
-    noise = 3.0 * jax.random.normal(jax.random.key(0), (agent.draws, B, agent.flat_action_dim))
+    noise = 3.0 * jax.random.normal(
+        jax.random.key(0), (agent.draws, B, agent.flat_action_dim)
+    )
     samples = agent.sample(random_batch()["observations"], noise)
     assert samples.shape == (1, B, agent.flat_action_dim)
     assert float(jnp.abs(samples).max()) <= 1.0 + 1e-6

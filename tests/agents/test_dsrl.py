@@ -36,11 +36,14 @@ def test_the_latent_critic_learns_the_online_critic_at_what_the_latent_action_be
     actions = euler_sample(field(agent.target_params["base"], s), noise["latent"], K)
     assert (jnp.abs(actions) > 1).any()
     np.testing.assert_allclose(
-        fixed["q"], q_values(agent.params["critic"], s, jnp.clip(actions, -1, 1)), atol=1e-5
+        fixed["q"],
+        q_values(agent.params["critic"], s, jnp.clip(actions, -1, 1)),
+        atol=1e-5,
     )
     invalid = batch | {"valid": jnp.zeros_like(batch["valid"])}
     losses = [
-        agent.loss(agent.params, b, noise, fixed)[1]["latent/loss"] for b in (batch, invalid)
+        agent.loss(agent.params, b, noise, fixed)[1]["latent/loss"]
+        for b in (batch, invalid)
     ]
     assert losses[0] == losses[1] > 0.0
 
@@ -62,16 +65,22 @@ def test_noise_actor_and_temperature_by_hand():
 
     expected = jax.grad(actor_loss)(agent.params["noise_actor"])
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads["noise_actor"], expected
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        grads["noise_actor"],
+        expected,
     )
     _, log_probs = tanh_gaussian(agent.params["noise_actor"], s, noise["actor"])
     slope = jnp.exp(log_alpha) * (-log_probs.mean() + D / 2)
     np.testing.assert_allclose(grads["temperature"]["log_alpha"], slope, rtol=1e-5)
     latent = jax.grad(
-        lambda critic: jnp.mean((q_values(critic, s, noise["latent"]) - fixed["q"]) ** 2)
+        lambda critic: jnp.mean(
+            (q_values(critic, s, noise["latent"]) - fixed["q"]) ** 2
+        )
     )(agent.params["latent_critic"])
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads["latent_critic"], latent
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        grads["latent_critic"],
+        latent,
     )
 
 

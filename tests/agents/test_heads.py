@@ -16,7 +16,9 @@ SQUASH = jax.jit(heads.squash)
 def density(a, mean, log_std):
     """p(a) of one action in (-1, 1), by way of the noise that leads there."""
     noise = (np.arctanh(a) - mean) / np.exp(log_std)
-    return float(np.exp(SQUASH(*(np.array([value]) for value in (mean, log_std, noise)))[1]))
+    return float(
+        np.exp(SQUASH(*(np.array([value]) for value in (mean, log_std, noise)))[1])
+    )
 
 
 @pytest.mark.parametrize(("mean", "log_std"), [(0.0, -0.5), (0.7, -1.0), (-1.5, 0.3)])
@@ -93,7 +95,9 @@ def test_gradient_of_the_log_probability_by_finite_differences():
 def test_log_std_is_clipped():
     noise = jnp.full((1, 1), 0.5)
     for given, used in ((9.0, 2.0), (-90.0, -20.0)):
-        actions, log_probs = heads.squash(jnp.zeros((1, 1)), jnp.full((1, 1), given), noise)
+        actions, log_probs = heads.squash(
+            jnp.zeros((1, 1)), jnp.full((1, 1), given), noise
+        )
         expected, expected_log_probs = heads.squash(
             jnp.zeros((1, 1)), jnp.full((1, 1), used), noise
         )
@@ -111,7 +115,10 @@ def test_the_network_gives_mean_and_log_std():
     actions, log_probs = actor.apply({"params": params}, inputs, noise)
     assert log_probs.shape == (4, B)
     np.testing.assert_allclose(
-        actions[2], jnp.tanh(out[:, :D] + jnp.exp(out[:, D:]) * noise[2]), rtol=1e-5, atol=1e-6
+        actions[2],
+        jnp.tanh(out[:, :D] + jnp.exp(out[:, D:]) * noise[2]),
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
@@ -128,8 +135,13 @@ def test_one_step_actions_read_observation_and_noise():
 
 def test_distillation_by_hand():
     # clipped: 0, 1, 0.5, -1
-    actions, flow = jnp.array([[1.0, 3.0], [0.0, -1.0]]), jnp.array([[0.0, 4.0], [0.5, -2.0]])
-    loss, slopes = jax.value_and_grad(heads.distillation_loss, argnums=(0, 1))(actions, flow)
+    actions, flow = (
+        jnp.array([[1.0, 3.0], [0.0, -1.0]]),
+        jnp.array([[0.0, 4.0], [0.5, -2.0]]),
+    )
+    loss, slopes = jax.value_and_grad(heads.distillation_loss, argnums=(0, 1))(
+        actions, flow
+    )
     assert loss == (1 + 4 + 0.25 + 0) / 4
     np.testing.assert_allclose(slopes[0], [[0.5, 1.0], [-0.25, 0.0]])
     np.testing.assert_array_equal(slopes[1], jnp.zeros((2, 2)))
@@ -162,8 +174,15 @@ def test_entropy_loss_reaches_the_actor_at_constant_alpha():
     np.testing.assert_allclose(slopes[0], 2.0 * (-1.5 + 3.0), rtol=1e-6)
     np.testing.assert_allclose(slopes[1], [1.0, 1.0], rtol=1e-6)  # alpha / B
     total, metrics = heads.entropy_loss(jnp.log(2.0), jnp.array([1.0, 2.0]), -3.0)
-    expected = {"alpha": 2.0, "mean": -1.5, "loss": 2.0 * 1.5, "alpha_loss": 2.0 * (-1.5 + 3.0)}
-    found = {name.removeprefix("entropy/"): float(value) for name, value in metrics.items()}
+    expected = {
+        "alpha": 2.0,
+        "mean": -1.5,
+        "loss": 2.0 * 1.5,
+        "alpha_loss": 2.0 * (-1.5 + 3.0),
+    }
+    found = {
+        name.removeprefix("entropy/"): float(value) for name, value in metrics.items()
+    }
     assert found == pytest.approx(expected)
     assert float(total) == pytest.approx(expected["loss"] + expected["alpha_loss"])
 

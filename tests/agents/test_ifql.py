@@ -23,13 +23,17 @@ def test_the_minimiser_is_the_expectile(kappa):
         np.testing.assert_allclose(slope(v), 0.0, atol=1e-9)
         assert loss(v) < min(loss(v - 0.01), loss(v + 0.01))
         np.testing.assert_allclose(
-            slope(v + 0.3), (loss(v + 0.3 + 1e-6) - loss(v + 0.3 - 1e-6)) / 2e-6, rtol=1e-6
+            slope(v + 0.3),
+            (loss(v + 0.3 + 1e-6) - loss(v + 0.3 - 1e-6)) / 2e-6,
+            rtol=1e-6,
         )
 
 
 def test_expectile_loss_by_hand():
     np.testing.assert_allclose(
-        ifql.expectile_loss(jnp.array([2.0, -2.0]), 0.9), (0.9 * 4 + 0.1 * 4) / 2, rtol=1e-6
+        ifql.expectile_loss(jnp.array([2.0, -2.0]), 0.9),
+        (0.9 * 4 + 0.1 * 4) / 2,
+        rtol=1e-6,
     )
 
 
@@ -38,16 +42,24 @@ def test_value_and_critic_targets_by_hand():
     observation.
     """
     agent, batch = tiny(ifql, rho=0.5, discount=0.9, kappa=0.8), random_batch()
-    agent, _ = agent.update(batch, jax.random.key(0))  # now parameters and averages differ
+    agent, _ = agent.update(
+        batch, jax.random.key(0)
+    )  # now parameters and averages differ
     batch["valid"] = batch["valid"].at[0, -1].set(0.0)
-    _, metrics, fixed = agent.update_with_noise(batch, agent.draw_noise(jax.random.key(1), B))
+    _, metrics, fixed = agent.update_with_noise(
+        batch, agent.draw_noise(jax.random.key(1), B)
+    )
     v = lambda s: network(agent.params["value"], s)[:, 0]  # noqa: E731
     q = q_values(
-        agent.target_params["critic"], batch["observations"], batch["actions"].reshape(B, D)
+        agent.target_params["critic"],
+        batch["observations"],
+        batch["actions"].reshape(B, D),
     )
     error = q.mean(axis=0) - 0.5 * q.std(axis=0) - v(batch["observations"])
     np.testing.assert_allclose(
-        metrics["value/loss"], jnp.mean(jnp.where(error >= 0, 0.8, 0.2) * error**2), rtol=1e-4
+        metrics["value/loss"],
+        jnp.mean(jnp.where(error >= 0, 0.8, 0.2) * error**2),
+        rtol=1e-4,
     )
     y = batch["rewards"][:, -1] + 0.9**H * batch["masks"][:, -1] * v(
         batch["next_observations"][:, -1]

@@ -26,9 +26,17 @@ def random_runs(seed, runs, points, horizon, gap, ends=0.1):
     ended = (rng.uniform(size=(runs, length)) < ends).astype(np.float32)
     steps = ended.reshape(runs, points, -1)[:, :, : horizon - 1]
     valid = 1.0 - steps.any(axis=2)
-    values = [rng.normal(size=size) for size in ((3, *shape), shape, shape, (runs, length))]
+    values = [
+        rng.normal(size=size) for size in ((3, *shape), shape, shape, (runs, length))
+    ]
     q, y, v, rewards = (jnp.asarray(value, jnp.float32) for value in values)
-    return q, Bootstrap(y, v), jnp.asarray(valid, jnp.float32), rewards, jnp.asarray(ended)
+    return (
+        q,
+        Bootstrap(y, v),
+        jnp.asarray(valid, jnp.float32),
+        rewards,
+        jnp.asarray(ended),
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,7 +56,9 @@ def test_equals_the_loops(points, horizon, gap, ends):
     losses, counts = run_losses(q, *target, rewards, ended, horizon, 0.9)
     for name, part in found._asdict().items():
         assert part.terms == counts[name], name
-        np.testing.assert_allclose(part.loss, losses[name], rtol=2e-6, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(
+            part.loss, losses[name], rtol=2e-6, atol=1e-7, err_msg=name
+        )
     assert (counts["lower"] > 0) == (points > 1 and ends < 1)
 
 
@@ -61,7 +71,9 @@ def test_two_chunks_by_hand():
     np.testing.assert_allclose(
         [found.td.loss, found.lower.loss, found.upper.loss], [5.0, 16.0, 1.0]
     )
-    ended = hinged_loss(q, target, jnp.ones((1, 2)), rows[0], jnp.array([[1.0, 0.0]]), 1, 0.5)
+    ended = hinged_loss(
+        q, target, jnp.ones((1, 2)), rows[0], jnp.array([[1.0, 0.0]]), 1, 0.5
+    )
     assert (ended.td.terms, ended.lower.terms, ended.upper.terms) == (2, 0, 0)
     assert ended.lower.loss == ended.upper.loss == 0.0
 
@@ -70,7 +82,9 @@ def test_lower_pushes_up_and_upper_down():
     arguments = random_runs(1, 4, 4, 2, 1)
     slopes = {
         name: jax.grad(
-            lambda q, name=name: getattr(hinged_loss(q, *arguments[1:], 2, 0.9), name).loss
+            lambda q, name=name: (
+                getattr(hinged_loss(q, *arguments[1:], 2, 0.9), name).loss
+            )
         )(arguments[0])
         for name in ("lower", "upper")
     }
@@ -104,9 +118,13 @@ def batch_of_runs(seed=0):
 
 
 AGENTS = {
-    **dict.fromkeys(("trqam", "qam", "fql", "ifql", "qgf", "qpilots", "cgql", "fawac"), {}),
+    **dict.fromkeys(
+        ("trqam", "qam", "fql", "ifql", "qgf", "qpilots", "cgql", "fawac"), {}
+    ),
     "qam_edit": {"inv_temp": 3.0},
-    **dict.fromkeys(("sqam", "qam_fql", "bam", "dsrl", "fbrac", "fedit", "rebrac", "rlpd"), {}),
+    **dict.fromkeys(
+        ("sqam", "qam_fql", "bam", "dsrl", "fbrac", "fedit", "rebrac", "rlpd"), {}
+    ),
     **dict.fromkeys(("qsm", "dac"), {"time_dim": 6, "diffusion_steps": 3}),
 }
 
@@ -134,7 +152,9 @@ def test_every_agent_descends_td_and_hinges(name):
         return agent.loss(agent.params, batch, noise, fixed)[1], fixed
 
     metrics, fixed = jax.jit(losses_of)(agent)
-    q = agent.values(agent.params["critic"], batch["observations"])(agent.flat_actions(batch))
+    q = agent.values(agent.params["critic"], batch["observations"])(
+        agent.flat_actions(batch)
+    )
     y, v = fixed["td_target"]
     next_v = 0.995**H * batch["masks"][:, -1] * v
     np.testing.assert_allclose(y, batch["rewards"][:, -1] + next_v, rtol=1e-5)
@@ -145,7 +165,9 @@ def test_every_agent_descends_td_and_hinges(name):
     expected = losses["td"] + 0.7 * (losses["lower"] + losses["upper"])
     np.testing.assert_allclose(metrics["critic/loss"], expected, rtol=2e-5)
     for part, loss in losses.items():
-        np.testing.assert_allclose(metrics[f"critic/{part}_loss"], loss, rtol=2e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            metrics[f"critic/{part}_loss"], loss, rtol=2e-4, atol=1e-6
+        )
 
 
 def test_other_losses_see_the_rows_as_a_batch():

@@ -46,7 +46,12 @@ AGENTS = {
     ),
     "cgql_linex": (
         cgql,
-        {"mode": "linex", "inv_temp": 100.0, "guidance_coef": 0.05, "noisy_coef": 0.001},
+        {
+            "mode": "linex",
+            "inv_temp": 100.0,
+            "guidance_coef": 0.05,
+            "noisy_coef": 0.001,
+        },
     ),
 }
 AGENTS |= {
@@ -69,7 +74,10 @@ HOT = {"inv_temp": 30.0, "flow_steps": 10}
 FLOWS = {
     "trqam": (trqam, TRUST_REGION),
     "trqam, scalar adjoint": (trqam_scalar_adjoint, TRUST_REGION),
-    "sqam": (sqam, TRUST_REGION | {"gap_reg_coef": 0.03}),  # 0.3 would flatten a Q of this size
+    "sqam": (
+        sqam,
+        TRUST_REGION | {"gap_reg_coef": 0.03},
+    ),  # 0.3 would flatten a Q of this size
     "qam": (qam, HOT),
     "qam, editor": (qam, HOT | {"edit_scale": 0.1}),
     "qam, one-step actor": (qam, HOT | {"fql_alpha": 0.03}),
@@ -107,7 +115,8 @@ def distance_from_optimum(agent):
     s = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (400, 1)), jnp.float32)
     return float(
         jnp.abs(
-            agent.act(s, jax.random.normal(jax.random.key(0), (agent.draws, 400, 1))) - s
+            agent.act(s, jax.random.normal(jax.random.key(0), (agent.draws, 400, 1)))
+            - s
         ).mean()
     )
 
@@ -140,7 +149,9 @@ def known_noisy_q(s, x, t, inv_temp):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning:scipy")  # of weights that are 0
+@pytest.mark.filterwarnings(
+    "ignore:overflow:RuntimeWarning:scipy"
+)  # of weights that are 0
 @pytest.mark.parametrize(
     ("mode", "inv_temp", "noisy_coef"), [("mse", None, 1.0), ("linex", 10.0, 0.01)]
 )
@@ -151,7 +162,10 @@ def test_cgql_learns_the_known_q_of_noisy_actions(tmp_path, mode, inv_temp, nois
     s, a, t = rng.uniform(-1, 1, n), rng.uniform(-1, 1, n), rng.uniform(0.3, 1, n)
     x = (1 - t) * rng.normal(size=n) + t * a
     known = known_noisy_q(s, x, t, inv_temp)
-    s, inputs = s[:, None].astype(np.float32), np.stack([x, t], axis=1).astype(np.float32)
+    s, inputs = (
+        s[:, None].astype(np.float32),
+        np.stack([x, t], axis=1).astype(np.float32),
+    )
     q = np.asarray(q_values(agent.params["critic"], s, inputs)).mean(axis=0)
     assert np.abs(q - known).mean() < 0.1
     assert np.corrcoef(q, known)[0, 1] > 0.98
@@ -176,10 +190,13 @@ def test_each_network_learns_from_its_own_loss(name):
         )[0]
     for network, expected in alone.items():
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads[network], expected
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+            grads[network],
+            expected,
         )
     assert all(
-        any(leaf.any() for leaf in jax.tree.leaves(grads[network])) for network in agent.params
+        any(leaf.any() for leaf in jax.tree.leaves(grads[network]))
+        for network in agent.params
     )
 
 
@@ -197,4 +214,6 @@ def test_one_adam_of_the_whole_gradient(name):
     norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(moment))) / 0.1
     assert metrics["grad_norm"] > 100.0
     clipped = name in ("bam", "qsm", "dac")
-    np.testing.assert_allclose(norm, 1.0 if clipped else metrics["grad_norm"], rtol=1e-4)
+    np.testing.assert_allclose(
+        norm, 1.0 if clipped else metrics["grad_norm"], rtol=1e-4
+    )

@@ -9,7 +9,12 @@ import pytest
 
 from agents import qam, sqam, trqam
 from agents.flow import euler_sample
-from tests.agents.straightforward import field, one_step_actions, q_values, tanh_gaussian
+from tests.agents.straightforward import (
+    field,
+    one_step_actions,
+    q_values,
+    tanh_gaussian,
+)
 from tests.agents.test_straightforward import diverse
 from tests.agents.test_trqam import OBS, A, B, D, H, K, random_batch, tiny
 from utils.errors import UserError
@@ -34,7 +39,9 @@ def own_loss(agent, batch, noise, fixed):
 
     def loss(params):
         total, metrics = agent.loss(params, batch, noise, fixed)
-        return total - sum(metrics[f"{part}/loss"] for part in ("critic", "flow", "adjoint"))
+        return total - sum(
+            metrics[f"{part}/loss"] for part in ("critic", "flow", "adjoint")
+        )
 
     return jax.jit(loss)
 
@@ -47,7 +54,10 @@ def test_networks_follow_the_settings():
     assert editor["editor"]["Dense_2"]["bias"].shape == (2 * D,)
     assert editor["temperature"]["log_alpha"] == 0.0  # alpha starts at 1
     one_step = tiny(qam, fql_alpha=3.0).params["one_step_actor"]
-    assert (one_step["Dense_0"]["kernel"].shape[0], one_step["Dense_2"]["bias"].shape) == (
+    assert (
+        one_step["Dense_0"]["kernel"].shape[0],
+        one_step["Dense_2"]["bias"].shape,
+    ) == (
         OBS + D,
         (D,),
     )
@@ -73,14 +83,18 @@ def test_without_a_head_noise_and_constants_are_those_of_trqam():
 
 def test_settings_that_no_run_can_use():
     with pytest.raises(
-        UserError, match="--agent.edit_scale=0.1 and --agent.fql_alpha=3.0: set one to 0"
+        UserError,
+        match="--agent.edit_scale=0.1 and --agent.fql_alpha=3.0: set one to 0",
     ):
         tiny(qam, edit_scale=0.1, fql_alpha=3.0)
 
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_editor_acts_on_clipped_flow_samples(n):
-    agent, s = diverse(tiny(qam, edit_scale=0.3, best_of_n=n)), random_batch()["observations"]
+    agent, s = (
+        diverse(tiny(qam, edit_scale=0.3, best_of_n=n)),
+        random_batch()["observations"],
+    )
     noise = jax.random.normal(jax.random.key(1), (agent.draws, B, D))
     assert agent.draws == 2 * n
     flow = jnp.clip(euler_sample(field(agent.params["policy"], s), noise[:n], K), -1, 1)
@@ -99,9 +113,14 @@ def test_editor_acts_on_clipped_flow_samples(n):
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_one_step_actor_acts_without_the_flow(n):
-    agent, s = diverse(tiny(qam, fql_alpha=3.0, best_of_n=n)), random_batch()["observations"]
+    agent, s = (
+        diverse(tiny(qam, fql_alpha=3.0, best_of_n=n)),
+        random_batch()["observations"],
+    )
     noise = jax.random.normal(jax.random.key(1), (agent.draws, B, D))
-    candidates = jnp.clip(one_step_actions(agent.params["one_step_actor"], s, noise), -1, 1)
+    candidates = jnp.clip(
+        one_step_actions(agent.params["one_step_actor"], s, noise), -1, 1
+    )
     values = jnp.stack(
         [q_values(agent.params["critic"], s, a).mean(axis=0) for a in candidates]
     )
@@ -157,9 +176,13 @@ def test_edit_losses_by_hand():
         )
         s, flow = batch["observations"], jnp.clip(fixed["flow_actions"], -1, 1)
         edit, log_probs = tanh_gaussian(
-            agent.params["editor"], jnp.concatenate([s, flow], axis=-1), noise["edit"][-1]
+            agent.params["editor"],
+            jnp.concatenate([s, flow], axis=-1),
+            noise["edit"][-1],
         )
-        q = q_values(agent.params["critic"], s, jnp.clip(flow + 0.3 * edit, -1, 1)).mean()
+        q = q_values(
+            agent.params["critic"], s, jnp.clip(flow + 0.3 * edit, -1, 1)
+        ).mean()
         loss = own_loss(agent, batch, noise, fixed)
         alpha, entropy = np.exp(log_alpha), -log_probs.mean()
         np.testing.assert_allclose(
@@ -191,11 +214,14 @@ def test_gradient_of_the_head_by_finite_differences(head):
             "editor" if head == "QAM-E" else "one_step_actor",
         )
         direction = jax.tree.map(
-            lambda p: jax.random.normal(jax.random.key(p.size), p.shape), agent.params[head_net]
+            lambda p: jax.random.normal(jax.random.key(p.size), p.shape),
+            agent.params[head_net],
         )
 
         def along(e):
-            moved = jax.tree.map(lambda p, d: p + e * d, agent.params[head_net], direction)
+            moved = jax.tree.map(
+                lambda p, d: p + e * d, agent.params[head_net], direction
+            )
             if head == "QAM-F":
                 return loss(agent.params | {head_net: moved})
             # With the entropy of the temperature's own term left where it is.
@@ -214,9 +240,13 @@ def test_gradient_of_the_head_by_finite_differences(head):
                 jax.tree.map(lambda g, d: (g * d).sum(), slopes[head_net], direction)
             )
         )
-        np.testing.assert_allclose(slope, (along(1e-6) - along(-1e-6)) / 2e-6, rtol=1e-5)
+        np.testing.assert_allclose(
+            slope, (along(1e-6) - along(-1e-6)) / 2e-6, rtol=1e-5
+        )
     for name in ("critic", "policy", "base"):
-        assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(slopes[name])) < 1e-9, name
+        assert (
+            max(np.abs(leaf).max() for leaf in jax.tree.leaves(slopes[name])) < 1e-9
+        ), name
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -238,7 +268,9 @@ def test_head_learns_the_critics_action(head):
         ).mean()
         for u in range(300):
             agent, _ = update(agent, random_batch(u), jax.random.key(u))
-    after = jnp.abs(act(agent, random_batch()["observations"], noise_for(agent)) - c).mean()
+    after = jnp.abs(
+        act(agent, random_batch()["observations"], noise_for(agent)) - c
+    ).mean()
     assert after < 0.5 * before
     assert agent.flat_action_dim == A and H > 1
 

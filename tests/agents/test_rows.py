@@ -24,7 +24,12 @@ from tests.test_parity import GOLDEN
 UPDATES = {"rebrac": 4}  # of the others 2
 HIDDEN = (16, 16)
 WITHOUT_FLOW = ("qsm", "dac", "rebrac", "rlpd")
-BARE = {"actor_layer_norm": True, "rho": 0.0, "horizon_length": 1, "action_chunking": False}
+BARE = {
+    "actor_layer_norm": True,
+    "rho": 0.0,
+    "horizon_length": 1,
+    "action_chunking": False,
+}
 NORMED = {"actor_layer_norm": True, "rho": 0.0}
 DENOISER = {"time_dim": 6, "diffusion_steps": 3}
 CASES = {
@@ -60,7 +65,10 @@ def noise_shapes(name, config, d):
     shapes |= {} if name in WITHOUT_FLOW else {"flow_x0": (B, d)}
     sde = {"sde_x0": (B, d), "sde_noise": (steps, B, d)}
     qam = sde | {"z": (B, d)}
-    denoiser = {"next_noise": (config.get("diffusion_steps", 0), B, d), "ddpm_noise": (B, d)}
+    denoiser = {
+        "next_noise": (config.get("diffusion_steps", 0), B, d),
+        "ddpm_noise": (B, d),
+    }
     own = {
         "fedit": {"z": (B, d), "edit": (n + 1, B, d)},
         "fbrac": {"z": (B, d)},
@@ -82,18 +90,24 @@ def made_noise(name, agent, u):
         np.random.default_rng(100 + u),
         noise_shapes(name, agent.config, agent.flat_action_dim),
     )
-    noise = {key: rng.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+    noise = {
+        key: rng.normal(size=shape).astype(np.float32) for key, shape in shapes.items()
+    }
     times = {key.replace("_x0", "_t") for key in shapes} & {"flow_t", "noisy_t"}
     if "ddpm_noise" in noise:
         steps = agent.config.diffusion_steps
         noise["ddpm_t"] = rng.integers(1, steps + 1, B).astype(np.int32)
-    return noise | {key: rng.uniform(size=(B, 1)).astype(np.float32) for key in sorted(times)}
+    return noise | {
+        key: rng.uniform(size=(B, 1)).astype(np.float32) for key in sorted(times)
+    }
 
 
 def made_batch(config, u):
     """A batch with an ended and an invalid row."""
     batch, horizon = random_batch(u), config.horizon_length
-    batch |= {key: value[:, :horizon] for key, value in batch.items() if key != "observations"}
+    batch |= {
+        key: value[:, :horizon] for key, value in batch.items() if key != "observations"
+    }
     batch["masks"] = batch["masks"].at[1, -1].set(0.0)
     batch["valid"] = batch["valid"].at[0, -1].set(0.0)
     return batch
@@ -102,7 +116,9 @@ def made_batch(config, u):
 def write_golden(path, name, agent):
     """A file as parity.py reads it, with the numbers of the straightforward update."""
     config = agent.config
-    meta = {key: value for key, value in config.items() if not key.endswith("hidden_dims")}
+    meta = {
+        key: value for key, value in config.items() if not key.endswith("hidden_dims")
+    }
     meta |= {
         "agent": name,
         "B": B,
@@ -128,7 +144,9 @@ def write_golden(path, name, agent):
         for key, value in parity.outputs(agent, metrics, fixed, meta).items():
             arrays[f"update{u}/{key if '/' in key else f'out/{key}'}"] = value
         for part, values in (("batch", batch), ("noise", noise)):
-            arrays |= {f"update{u}/{part}/{key}": value for key, value in values.items()}
+            arrays |= {
+                f"update{u}/{part}/{key}": value for key, value in values.items()
+            }
     np.savez(
         path,
         meta=np.frombuffer(json.dumps(meta).encode(), np.uint8),
@@ -161,7 +179,9 @@ OUTPUTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "settings"), PARAMETERS)
 def test_equals_the_straightforward_update(tmp_path, name, settings):
-    agent = diverse(tiny(importlib.import_module(f"agents.{name}"), flow_steps=3, **settings))
+    agent = diverse(
+        tiny(importlib.import_module(f"agents.{name}"), flow_steps=3, **settings)
+    )
     write_golden(tmp_path / "made.npz", name, agent)
     worst, problems = parity.compare(tmp_path / "made.npz")
     assert problems == []
@@ -171,7 +191,9 @@ def test_equals_the_straightforward_update(tmp_path, name, settings):
         "next_actions",
         "global_grad_norm",
     }
-    assert expected | {f"params_after/{key}" for key in parity.networks(agent)} <= set(worst)
+    assert expected | {f"params_after/{key}" for key in parity.networks(agent)} <= set(
+        worst
+    )
     assert ("noisy_critic_loss" in worst) == (settings.get("mode") in ("mse", "linex"))
 
 
@@ -201,13 +223,19 @@ def test_layer_norm_reaches_velocity_fields_and_no_tanh_gaussian(layer_norm):
     critics = {"critic", "latent_critic"}
     heads = {"qam_edit": "editor", "dsrl": "noise_actor", "qam_fql": "one_step_actor"}
     for name, head in (heads | {"fql": "one_step_actor"}).items():
-        agent = tiny(importlib.import_module(f"agents.{name}"), actor_layer_norm=layer_norm)
-        normed = {net for net, params in agent.params.items() if "LayerNorm_0" in params}
+        agent = tiny(
+            importlib.import_module(f"agents.{name}"), actor_layer_norm=layer_norm
+        )
+        normed = {
+            net for net, params in agent.params.items() if "LayerNorm_0" in params
+        }
         assert head in agent.params
         assert normed == (fields | critics) & set(agent.params), name
 
 
-@pytest.mark.parametrize(("name", "head"), [("qam_edit", "editor"), ("dsrl", "noise_actor")])
+@pytest.mark.parametrize(
+    ("name", "head"), [("qam_edit", "editor"), ("dsrl", "noise_actor")]
+)
 def test_mean_and_log_std_are_each_drawn_for_their_own_width(name, head):
     """Xavier-uniform for (hidden, D): within sqrt(6 / (hidden + D)), beyond that of 2 D."""
     module = importlib.import_module(f"agents.{name}")

@@ -26,7 +26,9 @@ def test_without_a_spatial_jacobian_the_lean_adjoint_is_the_scalar_one():
     steps = 8
     with jax.enable_x64(True):
         params = init(jax.random.key(1), OBS + D + 1, (16, 16), D, True)
-        params["Dense_0"]["kernel"] = params["Dense_0"]["kernel"].at[OBS : OBS + D].set(0.0)
+        params["Dense_0"]["kernel"] = (
+            params["Dense_0"]["kernel"].at[OBS : OBS + D].set(0.0)
+        )
         base = field(params, jax.random.normal(jax.random.key(2), (B, OBS)))
         xs, terminal = (
             jax.random.normal(jax.random.key(3), (steps, B, D)),
@@ -38,18 +40,24 @@ def test_without_a_spatial_jacobian_the_lean_adjoint_is_the_scalar_one():
         )
         assert lean.dtype == jnp.float64
         np.testing.assert_allclose(
-            scalar, (np.arange(steps) / steps)[:, None, None] * np.asarray(terminal), rtol=1e-15
+            scalar,
+            (np.arange(steps) / steps)[:, None, None] * np.asarray(terminal),
+            rtol=1e-15,
         )
         np.testing.assert_allclose(lean, scalar, rtol=1e-14, atol=1e-15)
 
 
 def test_with_a_spatial_jacobian_they_differ():
-    base = field(diverse(tiny(sqam)).target_params["base"], random_batch()["observations"])
+    base = field(
+        diverse(tiny(sqam)).target_params["base"], random_batch()["observations"]
+    )
     xs, terminal = (
         jax.random.normal(jax.random.key(3), (K, B, D)),
         jax.random.normal(jax.random.key(4), (B, D)),
     )
-    lean = jax.jit(lambda xs, terminal: trqam.lean_adjoint(base, xs, terminal))(xs, terminal)
+    lean = jax.jit(lambda xs, terminal: trqam.lean_adjoint(base, xs, terminal))(
+        xs, terminal
+    )
     scalar = time_grid(K)[:, None, None] * terminal[None]
     assert jnp.abs(lean - scalar).max() > 0.1
 
@@ -57,7 +65,9 @@ def test_with_a_spatial_jacobian_they_differ():
 def test_times_and_bridge_by_hand():
     agent = tiny(sqam, n_bridge=4)
     np.testing.assert_allclose(agent.times(), [0.25, 0.5, 0.75, 1.0])
-    xs = sqam.bridge_states(jnp.full((4, 1, 1), 2.0), jnp.array([[-1.0]]), agent.times())
+    xs = sqam.bridge_states(
+        jnp.full((4, 1, 1), 2.0), jnp.array([[-1.0]]), agent.times()
+    )
     np.testing.assert_allclose(xs[:, 0, 0], [1.25, 0.5, -0.25, -1.0])
 
 
@@ -70,7 +80,9 @@ def test_loss_and_path_kl_at_the_bridge_times_by_hand():
     np.testing.assert_allclose(
         trqam.adjoint_matching_loss(ones, ones, 1.0, ts), expected, rtol=1e-6
     )
-    np.testing.assert_allclose(trqam.path_kl(ones, ts), 2 * 0.5 * (1 / 2 + 3 / 2), rtol=1e-6)
+    np.testing.assert_allclose(
+        trqam.path_kl(ones, ts), 2 * 0.5 * (1 / 2 + 3 / 2), rtol=1e-6
+    )
     np.testing.assert_allclose(
         trqam.path_kl_bound(ones, 2.0, ts), 0.5 * (2 + 2 / 3) / (2 * 4), rtol=1e-6
     )
@@ -98,11 +110,15 @@ def test_what_the_loss_treats_as_constant():
     )
     slope = jax.grad(
         lambda a: (
-            q_values(agent.target_params["critic"], s, jnp.clip(a, -1, 1)).mean(axis=0).sum()
+            q_values(agent.target_params["critic"], s, jnp.clip(a, -1, 1))
+            .mean(axis=0)
+            .sum()
         )
     )(a_hat)
     for j in range(N):
-        np.testing.assert_allclose(fixed["adjoints"][j], -(j + 1) / N * slope, atol=1e-5)
+        np.testing.assert_allclose(
+            fixed["adjoints"][j], -(j + 1) / N * slope, atol=1e-5
+        )
 
 
 def test_value_penalty_is_differentiated_through_both_of_its_terms():
@@ -113,11 +129,15 @@ def test_value_penalty_is_differentiated_through_both_of_its_terms():
         agent = diverse(tiny(sqam, flow_steps=2, n_bridge=2))
         agent = jax.tree.map(
             lambda leaf: (
-                leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+                leaf.astype(jnp.float64)
+                if jnp.issubdtype(leaf.dtype, jnp.floating)
+                else leaf
             ),
             agent,
         )
-        batch = {name: value.astype(jnp.float64) for name, value in random_batch().items()}
+        batch = {
+            name: value.astype(jnp.float64) for name, value in random_batch().items()
+        }
         noise = agent.draw_noise(jax.random.key(0), B)
         fixed = jax.jit(sqam.SQAM.fixed_quantities)(agent, batch, noise)
         critic = agent.params["critic"]
@@ -141,7 +161,9 @@ def test_value_penalty_is_differentiated_through_both_of_its_terms():
             )
 
         def total(agent, e):
-            return agent.loss(agent.params | {"critic": moved(e)}, batch, noise, fixed)[0]
+            return agent.loss(agent.params | {"critic": moved(e)}, batch, noise, fixed)[
+                0
+            ]
 
         without = agent.replace(
             config=type(agent.config)({**agent.config, "gap_reg_coef": 0.0})
@@ -152,7 +174,9 @@ def test_value_penalty_is_differentiated_through_both_of_its_terms():
         assert abs(expected) > 1e-3
         np.testing.assert_allclose(slope, expected, rtol=1e-6)
         _, metrics = jax.jit(sqam.SQAM.loss)(agent, agent.params, batch, noise, fixed)
-        np.testing.assert_allclose(0.3 * metrics["critic/value_gap"], slide(0.0), rtol=1e-9)
+        np.testing.assert_allclose(
+            0.3 * metrics["critic/value_gap"], slide(0.0), rtol=1e-9
+        )
 
 
 def test_value_penalty_lowers_what_the_critic_makes_of_the_policy():

@@ -19,12 +19,18 @@ from tests.parity import update_and_states
         (trqam, {}),
         (
             trqam,
-            {"actor_layer_norm": True, "value_layer_norm": False, "action_chunking": False},
+            {
+                "actor_layer_norm": True,
+                "value_layer_norm": False,
+                "action_chunking": False,
+            },
         ),
         pytest.param(
             trqam, {"best_of_n": 2, "dual_mode": "closed_form"}, marks=pytest.mark.slow
         ),
-        pytest.param(trqam, {"clip_adj": False, "clip_grad": False}, marks=pytest.mark.slow),
+        pytest.param(
+            trqam, {"clip_adj": False, "clip_grad": False}, marks=pytest.mark.slow
+        ),
         (trqam, {"flow_steps": 1}),
         (trqam_scalar_adjoint, {}),
         pytest.param(
@@ -47,12 +53,20 @@ def test_equals_the_straightforward_update(module, settings):
         assert our_metrics.keys() == their_metrics.keys()
         for name in our_metrics:
             np.testing.assert_allclose(
-                our_metrics[name], their_metrics[name], rtol=2e-5, atol=1e-7, err_msg=name
+                our_metrics[name],
+                their_metrics[name],
+                rtol=2e-5,
+                atol=1e-7,
+                err_msg=name,
             )
         for name in their_fixed:
             scale = np.abs(their_fixed[name]).max()
             np.testing.assert_allclose(
-                our_fixed[name], their_fixed[name], rtol=0, atol=2e-5 * scale, err_msg=name
+                our_fixed[name],
+                their_fixed[name],
+                rtol=0,
+                atol=2e-5 * scale,
+                err_msg=name,
             )
     ours, theirs = (
         jax.tree.leaves_with_path((a.params, a.target_params, a.opt_state, a.dual))
@@ -89,10 +103,14 @@ def gflop(update, agent, observation_dim, action_dim):
         **dict.fromkeys(("rewards", "masks", "valid"), (batch_size, horizon)),
         "next_observations": (batch_size, horizon, observation_dim),
     }
-    batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()
+    }
     noise = jax.eval_shape(lambda: agent.draw_noise(jax.random.key(0), batch_size))
     compiled = (
-        jax.jit(lambda *arguments: update(*arguments)[:2]).lower(agent, batch, noise).compile()
+        jax.jit(lambda *arguments: update(*arguments)[:2])
+        .lower(agent, batch, noise)
+        .compile()
     )
     assert " while(" not in compiled.as_text()
     return compiled.cost_analysis()["flops"] / 1e9

@@ -72,7 +72,9 @@ def test_lean_adjoint_is_the_dense_product_of_transposed_jacobians(flow):
     for k in reversed(range(K)):
         t = k * h
         # [B, D, B, D]
-        jacobian = jax.jacrev(lambda x, t=t: 2 * velocity(x, t + h) - x / (t + h))(xs[k])
+        jacobian = jax.jacrev(lambda x, t=t: 2 * velocity(x, t + h) - x / (t + h))(
+            xs[k]
+        )
         jacobian = np.einsum("bibj->bij", np.asarray(jacobian, np.float64))
         expected = expected + h * np.einsum("bij,bi->bj", jacobian, expected)
         np.testing.assert_allclose(adjoints[k], expected, rtol=2e-4, atol=2e-5)
@@ -95,14 +97,18 @@ def test_lean_adjoint_is_the_gradient_of_the_base_process_by_finite_differences(
     with jax.enable_x64(True):
         x0 = jax.random.normal(jax.random.key(5), (B, D), jnp.float64)
         xs, _ = path(x0)
-        adjoint = np.asarray(trqam.lean_adjoint(velocity, xs, terminal.astype(jnp.float64))[0])
+        adjoint = np.asarray(
+            trqam.lean_adjoint(velocity, xs, terminal.astype(jnp.float64))[0]
+        )
         eps = 1e-5
         for d in range(D):
             step = jnp.zeros((B, D)).at[:, d].set(eps)
-            change = ((path(x0 + step)[1] - path(x0 - step)[1]) * terminal).sum(axis=1) / (
-                2 * eps
+            change = ((path(x0 + step)[1] - path(x0 - step)[1]) * terminal).sum(
+                axis=1
+            ) / (2 * eps)
+            np.testing.assert_allclose(
+                adjoint[:, d], np.asarray(change), rtol=1e-3, atol=1e-5
             )
-            np.testing.assert_allclose(adjoint[:, d], np.asarray(change), rtol=1e-3, atol=1e-5)
 
 
 def test_terminal_gradient_by_hand():
@@ -117,7 +123,10 @@ def test_rollout_by_hand():
     """K = 2 with constant fields: x1 = x0 + .5 (2 v - x0 / .5) + sqrt(.5) g0 eps0, g0^2 = 6; x2
     = x1 + .5 v_b.
     """
-    policy, base = (lambda x, t: jnp.full_like(x, 1.0)), (lambda x, t: jnp.full_like(x, -2.0))
+    policy, base = (
+        (lambda x, t: jnp.full_like(x, 1.0)),
+        (lambda x, t: jnp.full_like(x, -2.0)),
+    )
     xs, x_final, *_ = trqam.memoryless_rollout(
         policy, base, jnp.array([[0.3]]), jnp.array([[[0.1]], [[9.0]]])
     )
@@ -135,7 +144,9 @@ def test_loss_and_path_kl_by_hand():
     np.testing.assert_allclose(
         trqam.adjoint_matching_loss(ones, ones, 1.0), expected, rtol=1e-6
     )
-    np.testing.assert_allclose(trqam.path_kl(ones), 2 * 0.5 * (1 / 6 + 1 / 2), rtol=1e-6)
+    np.testing.assert_allclose(
+        trqam.path_kl(ones), 2 * 0.5 * (1 / 6 + 1 / 2), rtol=1e-6
+    )
     np.testing.assert_allclose(
         trqam.path_kl_bound(ones, 2.0), 0.5 * (6 + 2) / (2 * 4), rtol=1e-6
     )
@@ -172,7 +183,9 @@ def test_trqam_loss_at_lambda_is_lambda_times_qam_loss_at_its_inverse(lam):
 
 
 def dual(lam=1.0, kl_ema=0.0, kl_budget=0.5):
-    return trqam.Dual(*(jnp.array(value, jnp.float32) for value in (lam, kl_ema, kl_budget)))
+    return trqam.Dual(
+        *(jnp.array(value, jnp.float32) for value in (lam, kl_ema, kl_budget))
+    )
 
 
 def test_dual_steps_by_hand():
@@ -197,7 +210,9 @@ def test_lambda_stays_inside_its_bounds(step):
 
 def test_kl_average_starts_where_the_mode_needs_it():
     assert tiny(trqam).dual.kl_ema == 0.0
-    assert tiny(trqam, dual_mode="closed_form", kl_budget=0.3).dual.kl_ema == pytest.approx(0.3)
+    assert tiny(
+        trqam, dual_mode="closed_form", kl_budget=0.3
+    ).dual.kl_ema == pytest.approx(0.3)
     with pytest.raises(
         UserError, match="--agent.dual_mode=ascent: use one of descent, closed_form"
     ):
@@ -209,7 +224,9 @@ def test_budget_changes_without_a_recompile():
     update = jax.jit(lambda *arguments: trqam.TRQAM.update(*arguments))
     agent = tiny(trqam)
     agent, _ = update(agent, random_batch(), jax.random.key(0))
-    agent, metrics = update(agent.with_kl_budget(0.25), random_batch(), jax.random.key(1))
+    agent, metrics = update(
+        agent.with_kl_budget(0.25), random_batch(), jax.random.key(1)
+    )
     assert metrics["dual/kl_budget"] == 0.25
     assert update._cache_size() == 1
 
@@ -238,7 +255,11 @@ def test_external_penalty_adds_lambda_times_the_path_kl_and_nothing_inside():
     """The sum is QAM's at inverse temperature 1, and lam_scale lam KL on top, with a gradient
     to the policy alone.
     """
-    ours, theirs, batch = tiny(trqam_external_kl, lam_scale=3.0), tiny(qam), random_batch()
+    ours, theirs, batch = (
+        tiny(trqam_external_kl, lam_scale=3.0),
+        tiny(qam),
+        random_batch(),
+    )
     policy = init(jax.random.key(7), OBS + D + 1, (16, 16), D, False)
     ours = ours.replace(params=ours.params | {"policy": policy}, dual=dual(lam=2.0))
     theirs = theirs.replace(params=ours.params, target_params=ours.target_params)
@@ -278,7 +299,8 @@ def test_external_penalty_acts_as_an_internal_lambda_above_one(lam):
 
     def loss(delta):
         return (
-            trqam.adjoint_matching_loss(delta, adjoints, 1.0) + lam * trqam.path_kl(delta) / H
+            trqam.adjoint_matching_loss(delta, adjoints, 1.0)
+            + lam * trqam.path_kl(delta) / H
         )
 
     np.testing.assert_allclose(jax.grad(loss)(delta), 0.0, atol=2e-5)
@@ -317,7 +339,8 @@ def test_budget_may_change_in_every_mode(module, mode):
     agent = tiny(module, dual_mode=mode, kl_budget=0.5)
     agent = agent.replace(dual=agent.dual.replace(kl_ema=jnp.float32(0.5)))
     lams = [
-        agent.with_kl_budget(budget).dual_step(jnp.float32(0.5)).lam for budget in (0.5, 0.125)
+        agent.with_kl_budget(budget).dual_step(jnp.float32(0.5)).lam
+        for budget in (0.5, 0.125)
     ]
     np.testing.assert_allclose(lams[0], 1.0, rtol=1e-6)
     assert lams[1] > 1.001
@@ -346,4 +369,6 @@ def test_path_kl_is_per_environment_action():
     s = batch["observations"]
     xs = states(agent, batch, noise, fixed)["xs"]
     delta = field(policy, s)(xs, ts) - field(agent.target_params["base"], s)(xs, ts)
-    np.testing.assert_allclose(metrics["dual/path_kl"], trqam.path_kl(delta) / H, rtol=1e-5)
+    np.testing.assert_allclose(
+        metrics["dual/path_kl"], trqam.path_kl(delta) / H, rtol=1e-5
+    )

@@ -72,9 +72,16 @@ def delta_of(table, xs):
 
 def rollout_and_adjoints(table, key):
     key_x0, key_noise = jax.random.split(key)
-    x0, noise = jax.random.normal(key_x0, (B, 1)), jax.random.normal(key_noise, (K, B, 1))
-    xs, x_final, *_ = memoryless_rollout(policy_velocity(table), base_velocity, x0, noise)
-    return xs, lean_adjoint(base_velocity, xs, terminal_gradient(q, x_final, clip=False))
+    x0, noise = (
+        jax.random.normal(key_x0, (B, 1)),
+        jax.random.normal(key_noise, (K, B, 1)),
+    )
+    xs, x_final, *_ = memoryless_rollout(
+        policy_velocity(table), base_velocity, x0, noise
+    )
+    return xs, lean_adjoint(
+        base_velocity, xs, terminal_gradient(q, x_final, clip=False)
+    )
 
 
 def train(step_dual, dual, updates, lr):
@@ -91,13 +98,17 @@ def train(step_dual, dual, updates, lr):
         )(table)
         kl, bound = path_kl(delta_of(table, xs)), path_kl_bound(adjoints, dual.lam)
         change, opt_state = optimiser.update(grads, opt_state)
-        return (optax.apply_updates(table, change), opt_state, step_dual(dual, kl)), jnp.stack(
-            [dual.lam, kl, bound]
-        )
+        return (
+            optax.apply_updates(table, change),
+            opt_state,
+            step_dual(dual, kl),
+        ), jnp.stack([dual.lam, kl, bound])
 
     table = jnp.zeros((K, 2))
     keys = jax.random.split(jax.random.key(0), updates)
-    (table, _, _), trail = jax.lax.scan(update, (table, optimiser.init(table), dual), keys)
+    (table, _, _), trail = jax.lax.scan(
+        update, (table, optimiser.init(table), dual), keys
+    )
     return table, trail
 
 
@@ -129,7 +140,9 @@ def test_adjoint_matching_finds_the_tilted_gaussian():
     xs, adjoints = rollout_and_adjoints(table, jax.random.key(2))
     settled = trail[-300:, 1].mean()
     assert float(settled) == pytest.approx(kl, rel=0.05)
-    assert float(path_kl(delta_of(table, xs))) <= 1.01 * float(path_kl_bound(adjoints, lam))
+    assert float(path_kl(delta_of(table, xs))) <= 1.01 * float(
+        path_kl_bound(adjoints, lam)
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +162,10 @@ def test_dual_loop_spends_its_budget_at_the_analytic_lambda(mode):
     def run(budget):
         dual = start(1.0, budget, kl_ema=0.0 if mode == "descent" else budget)
         return train(
-            lambda dual, kl: DUAL_STEPS[mode](dual, kl, config), dual, updates=3000, lr=0.03
+            lambda dual, kl: DUAL_STEPS[mode](dual, kl, config),
+            dual,
+            updates=3000,
+            lr=0.03,
         )[1]
 
     trails = np.asarray(compiled(jax.vmap(run))(budgets))
@@ -193,7 +209,10 @@ def test_closed_form_settles_sooner_where_lambda_has_far_to_go(monkeypatch):
     def run(mode, lam):
         dual = start(lam, budget, kl_ema=0.0 if mode == "descent" else budget)
         return train(
-            lambda dual, kl: DUAL_STEPS[mode](dual, kl, config), dual, updates=3000, lr=0.03
+            lambda dual, kl: DUAL_STEPS[mode](dual, kl, config),
+            dual,
+            updates=3000,
+            lr=0.03,
         )[1]
 
     settled = {}

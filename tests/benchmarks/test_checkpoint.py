@@ -13,7 +13,13 @@ TINY = ["--agent=agents/bc.py", "--agent.actor_hidden_dims=(16,16)"]
 
 def test_each_save_has_its_bytes_and_seconds(tmp_path, capsys):
     out = tmp_path / "cost.json"
-    words = [*TINY, "--saves=3", "--transitions=30", "--save_interval=20", "--updates_per_s=10"]
+    words = [
+        *TINY,
+        "--saves=3",
+        "--transitions=30",
+        "--save_interval=20",
+        "--updates_per_s=10",
+    ]
     assert benchmark.main(["benchmark.py", "checkpoint", *words, f"--out={out}"]) == 0
     found = json.loads(out.read_text())
     saves = found["saves"]

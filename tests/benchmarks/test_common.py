@@ -32,7 +32,10 @@ def test_figures_are_published_with_the_machine_and_the_command(tmp_path, capsys
     common.publish({"speed": 2.5}, options, "python scripts/benchmark.py update")
     record = json.loads(capsys.readouterr().out)
     assert record == json.loads(options.out.read_text())
-    assert record["speed"] == 2.5 and record["command"] == "python scripts/benchmark.py update"
+    assert (
+        record["speed"] == 2.5
+        and record["command"] == "python scripts/benchmark.py update"
+    )
     assert "cpu (" in record["device"] and record["jax"] == jax.__version__
     assert set(record) == {"speed", "command", *common.machine()}
     options = argparse.Namespace(json=False, out=None)

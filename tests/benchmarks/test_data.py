@@ -13,10 +13,15 @@ from utils.prefetch import OnHost
 @pytest.mark.parametrize("written", [False, True])
 def test_the_data_lies_in_files(tmp_path, written):
     dataset = data.synthetic(tmp_path, 2100, written)
-    assert dataset["observations"].shape == (2100, 55) and dataset["actions"].shape == (2100, 5)
+    assert dataset["observations"].shape == (2100, 55) and dataset["actions"].shape == (
+        2100,
+        5,
+    )
     assert isinstance(dataset["observations"], np.memmap)
     # two whole trajectories, and 97 transitions with the row of their final state
-    assert len(dataset["rows"]) == 2097 and not {1000, 2001, 2099} & set(dataset["rows"])
+    assert len(dataset["rows"]) == 2097 and not {1000, 2001, 2099} & set(
+        dataset["rows"]
+    )
     blocks = (tmp_path / "observations.npy").stat().st_blocks
     assert (512 * blocks > 2100 * 55 * 4) == written
     OnHost(dataset, None)
@@ -28,7 +33,9 @@ def test_the_reading_is_fast_and_then_at_the_demand(tmp_path, capsys):
     assert benchmark.main(["benchmark.py", "data", *words]) == 0
     header, small, large, last = capsys.readouterr().out.splitlines()
     assert (
-        header.startswith("rows ") and small.startswith("2,000 ") and large.startswith("3,000 ")
+        header.startswith("rows ")
+        and small.startswith("2,000 ")
+        and large.startswith("3,000 ")
     )
     found = json.loads(last)
     assert found["written"] and found["seeds"] == 1

@@ -23,9 +23,14 @@ def test_both_versions_do_the_same_updates():
     """The same numbers, but the straightforward one with more work."""
     config = tiny()
     batch = Replay.create(common.synthetic(2000)).sample(jax.random.key(2), 8, 5, 0.995)
-    updates = (trqam.AGENT.update_with_noise, oracle.load_straightforward().update_with_noise)
+    updates = (
+        trqam.AGENT.update_with_noise,
+        oracle.load_straightforward().update_with_noise,
+    )
     ours, straightforward = (
-        oracle.Blocks(update, trqam.AGENT.create(jax.random.key(0), 83, 5, config), batch, 2)
+        oracle.Blocks(
+            update, trqam.AGENT.create(jax.random.key(0), 83, 5, config), batch, 2
+        )
         for update in updates
     )
     assert int(ours.agent.step) == int(straightforward.agent.step) == 2
@@ -48,7 +53,9 @@ def test_the_speedup_is_of_the_times(monkeypatch):
 
         def seconds(self):
             self.calls += 1
-            return 2.0 + 2.0 * (self.calls % 2) if self.ours else times["straightforward"]
+            return (
+                2.0 + 2.0 * (self.calls % 2) if self.ours else times["straightforward"]
+            )
 
     monkeypatch.setattr(oracle, "Blocks", Blocks)
     monkeypatch.setattr(oracle, "peak_product", lambda: lambda: 10.0)
@@ -56,7 +63,11 @@ def test_the_speedup_is_of_the_times(monkeypatch):
     assert found["speedup"] == 2.0 and found["speedup_95"] == [2.0, 2.0]
     assert found["ours"] == {"gflop": 12.0, "seconds": 3.0, "fraction_of_peak": 0.4}
     assert found["oracle"] == {"gflop": 15.0, "seconds": 6.0, "fraction_of_peak": 0.25}
-    assert (found["rounds"], found["updates_per_block"], found["peak_gflops"]) == (6, 3, 10.0)
+    assert (found["rounds"], found["updates_per_block"], found["peak_gflops"]) == (
+        6,
+        3,
+        10.0,
+    )
 
 
 def test_the_figures_are_shown(monkeypatch, capsys):

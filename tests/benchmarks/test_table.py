@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("name", table.MEASUREMENTS)
 def test_every_measurement_is_a_command_line_that_can_be_read(name, tiny):
     words = table.MEASUREMENTS[name]
-    options = benchmark.parse(["benchmark.py", *(table.made_tiny(words) if tiny else words)])
+    options = benchmark.parse(
+        ["benchmark.py", *(table.tiny_words(words) if tiny else words)]
+    )
     if words[0] == "data":
         assert (options.rows == [10_000]) == tiny
         return
@@ -39,13 +41,18 @@ def test_what_the_file_holds_is_not_measured_again(tmp_path, capsys, monkeypatch
     shutil.copy(ROOT / "results" / "speed_cpu.json", out)
     before = json.loads(out.read_text()) | {"qam": {"error": "took longer than 1 s"}}
     out.write_text(json.dumps(before))
-    monkeypatch.setattr(table, "measure", lambda words, timeout: measured.append(words) or {})
+    monkeypatch.setattr(
+        table, "measure", lambda words, timeout: measured.append(words) or {}
+    )
     options = argparse.Namespace(out=out, only="qam,trqam,bc", tiny=False, timeout=1.0)
     table.run(options)
     assert measured == [table.MEASUREMENTS["qam"]]
     after = json.loads(out.read_text())
     assert after == before | {"qam": {}} and list(after) == list(before)
-    assert "| trqam | 1 | 4 | 57.0 | 1.636 | 1.636 | 0.73 | 7.4 |" in capsys.readouterr().out
+    assert (
+        "| trqam | 1 | 4 | 57.0 | 1.636 | 1.636 | 0.73 | 7.4 |"
+        in capsys.readouterr().out
+    )
 
 
 def test_the_device_is_left_to_the_processes_that_measure(tmp_path):
@@ -60,13 +67,17 @@ code = benchmark.main(["benchmark.py", "table", "--only=bc", {f"--out={out}"!r}]
 sys.exit(code or xla_bridge.backends_are_initialized())
 """
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=100
+    )
     assert done.returncode == 0 and "| bc | 1 | 4 |" in done.stdout
 
 
 def test_a_measurement_that_fails_leaves_its_reason():
     found = table.measure(["update", "--agent=agents/nothing.py"], timeout=100.0)
-    assert found["error"].startswith("error: --agent=agents/nothing.py: there is no such file")
+    assert found["error"].startswith(
+        "error: --agent=agents/nothing.py: there is no such file"
+    )
     assert table.measure(["data"], timeout=0.01) == {"error": "took longer than 0.01 s"}
 
 
@@ -81,7 +92,8 @@ def test_the_report_shows_what_each_kind_of_measurement_found():
     lines = table.report(found).splitlines()
     assert "| noise | 1.5 |" in lines and "| a: stage | ms |" in lines
     assert (
-        "b: the device is at work 50.0% of the time" in lines and "| fusion | 25.0% |" in lines
+        "b: the device is at work 50.0% of the time" in lines
+        and "| fusion | 25.0% |" in lines
     )
     assert f"| {' | '.join(['3'] * 6)} |" in lines
     assert f"| {' | '.join(['1.235e+04'] * 5)} |" in lines
@@ -94,13 +106,18 @@ def test_the_hours_of_the_table_follow_from_what_was_measured():
     """
 
     def measured(rate):
-        return {"by_seeds": [{"seed_updates_per_s": rate / 2}, {"seed_updates_per_s": rate}]}
+        return {
+            "by_seeds": [{"seed_updates_per_s": rate / 2}, {"seed_updates_per_s": rate}]
+        }
 
     found = {"bc": measured(1000.0), "trqam": measured(100.0)}
     # one of the widths alone says nothing about the table
     assert table.hours(found) == {}
     found |= {"bc width 1024": measured(500.0), "trqam width 1024": measured(20.0)}
-    online = {"trqam one by one": measured(50.0), "trqam one by one width 1024": measured(10.0)}
+    online = {
+        "trqam one by one": measured(50.0),
+        "trqam one by one width 1024": measured(10.0),
+    }
     found["evaluation"] = {
         "evaluation": [{"workers": n, "steps_per_s": 100.0 * n} for n in (0, 1, 4)]
     }
@@ -116,10 +133,16 @@ def test_the_hours_of_the_table_follow_from_what_was_measured():
         50 * 500_000 / 100 / 3600
     )
     names = [f"{world_name(domain)}-singletask-task1-v0" for domain in DOMAINS]
-    longest = sum(50 * 33 * 8 * 5 * gymnasium.spec(name).max_episode_steps for name in names)
-    assert parts["evaluation, if every episode failed"] == pytest.approx(longest / 400 / 3600)
+    longest = sum(
+        50 * 33 * 8 * 5 * gymnasium.spec(name).max_episode_steps for name in names
+    )
+    assert parts["evaluation, if every episode failed"] == pytest.approx(
+        longest / 400 / 3600
+    )
     whole = table.hours(found | online)
-    assert whole["updates online"] == pytest.approx(5 * 8 * 500_000 * (6 / 50 + 4 / 10) / 3600)
+    assert whole["updates online"] == pytest.approx(
+        5 * 8 * 500_000 * (6 / 50 + 4 / 10) / 3600
+    )
     training = (
         sum(value for part, value in parts.items() if "evaluation" not in part)
         + whole["updates online"]
@@ -136,10 +159,14 @@ def test_the_whole_measurement_runs_on_tiny_networks(tmp_path):
     wanted = ["trqam one by one", "trqam profile", "evaluation", "data"]
     flags = ["--tiny", f"--out={tmp_path}/tiny.json", f"--only={','.join(wanted)}"]
     command = [sys.executable, "scripts/benchmark.py", "table", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=800)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=800
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "tiny.json").read_text())
-    assert list(found) == wanted and not [name for name in wanted if "error" in found[name]]
+    assert list(found) == wanted and not [
+        name for name in wanted if "error" in found[name]
+    ]
     assert 0 < found["trqam profile"]["profile"]["device_busy"] <= 1
     # of the dozen that take the most
     assert 0.5 < sum(found["trqam profile"]["profile"]["shares"].values()) <= 1
@@ -149,5 +176,7 @@ def test_the_whole_measurement_runs_on_tiny_networks(tmp_path):
     )
     assert [row["rows"] for row in found["data"]["measurements"]] == [10_000]
     assert "| trqam one by one | 8 | 1 |" in done.stdout and "hours" in done.stdout
-    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=100)
+    again = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=100
+    )
     assert again.returncode == 0 and again.stderr == ""  # nothing is measured twice

@@ -10,7 +10,9 @@ from benchmarks import trace
 from utils.errors import RunError
 
 
-def test_the_profile_of_an_accelerator_has_kernels_with_names_in_cpp(monkeypatch, tmp_path):
+def test_the_profile_of_an_accelerator_has_kernels_with_names_in_cpp(
+    monkeypatch, tmp_path
+):
     """On a CPU such names are of threads that wait."""
     names = ["void cutlass::Kernel2<gemm_1>", "fusion_2", "fusion_3"]
     events = [
@@ -23,19 +25,26 @@ def test_the_profile_of_an_accelerator_has_kernels_with_names_in_cpp(monkeypatch
             lines=[SimpleNamespace(name="Stream #15(Compute)", events=events)],
         ),
         "cpu": SimpleNamespace(
-            name="/host:CPU", lines=[SimpleNamespace(name="tf_XLAEigen/1", events=events)]
+            name="/host:CPU",
+            lines=[SimpleNamespace(name="tf_XLAEigen/1", events=events)],
         ),
     }
     (tmp_path / "a.xplane.pb").touch()
     monkeypatch.setattr(jax.profiler, "trace", contextlib.nullcontext)
     monkeypatch.setattr(
-        jax.profiler.ProfileData, "from_file", lambda _: SimpleNamespace(planes=planes.values())
+        jax.profiler.ProfileData,
+        "from_file",
+        lambda _: SimpleNamespace(planes=planes.values()),
     )
     found = {}
     for backend in planes:
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
         found[backend] = trace.profile(str(tmp_path), lambda: None)
-    assert found["cpu"] == {"device_busy": 10 / 15, "kernels": 2, "shares": {"fusion": 1.0}}
+    assert found["cpu"] == {
+        "device_busy": 10 / 15,
+        "kernels": 2,
+        "shares": {"fusion": 1.0},
+    }
     assert (found["gpu"]["device_busy"], found["gpu"]["kernels"]) == (15 / 25, 3)
 
 

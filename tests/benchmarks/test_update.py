@@ -35,9 +35,13 @@ def test_the_last_line_is_one_json_object_with_every_figure(agent, capsys, monke
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [row["seeds"] for row in result["by_seeds"]] == seeds
     for row in result["by_seeds"]:
-        assert row["seed_updates_per_s"] == pytest.approx(row["seeds"] * row["updates_per_s"])
+        assert row["seed_updates_per_s"] == pytest.approx(
+            row["seeds"] * row["updates_per_s"]
+        )
         expected = (
-            row["seed_updates_per_s"] * result["gflop_per_update"] / result["peak_gflops"]
+            row["seed_updates_per_s"]
+            * result["gflop_per_update"]
+            / result["peak_gflops"]
         )
         assert row["fraction_of_peak"] == pytest.approx(expected)
     assert result["updates_per_s"] == result["by_seeds"][0]["updates_per_s"] > 0
@@ -46,7 +50,13 @@ def test_the_last_line_is_one_json_object_with_every_figure(agent, capsys, monke
         and "cpu" in result["device"]
         and result["peak_memory_bytes"] > 1e7
     )
-    stages = {"sampling", "noise", "fixed quantities", "losses and gradients", "optimiser"}
+    stages = {
+        "sampling",
+        "noise",
+        "fixed quantities",
+        "losses and gradients",
+        "optimiser",
+    }
     assert set(result["stage_seconds"]) == stages | (
         {"backup", "rollout", "adjoint"} if agent == "trqam" else set()
     )
@@ -71,7 +81,9 @@ def test_work_is_counted_in_the_program_for_the_host(monkeypatch):
     )
     devices, default_device = [], jax.default_device
     monkeypatch.setattr(
-        jax, "default_device", lambda device: devices.append(device) or default_device(device)
+        jax,
+        "default_device",
+        lambda device: devices.append(device) or default_device(device),
     )
     assert update.gflop_per_update(agent) > 0
     assert devices == [host_device()]

@@ -127,7 +127,9 @@ def test_a_module_of_that_name_imported_before_is_not_the_agents(tmp_path, monke
 
 def test_a_class_of_a_sibling_is_found_by_the_name_of_its_module(tmp_path):
     helpers = {"helper.py": "class Net:\n    WIDTH = 4\n"}
-    path = write(tmp_path, imports="from helper import Net", value="Net", helpers=helpers)
+    path = write(
+        tmp_path, imports="from helper import Net", value="Net", helpers=helpers
+    )
     kind = value_of(path)
     assert vars(sys.modules[kind.__module__])["Net"] is kind
     assert inspect.getsource(kind) == helpers["helper.py"]
@@ -170,10 +172,15 @@ def test_a_folder_may_have_the_name_of_something_installed(tmp_path):
     assert value_of(path) == 11 and load_source(path).package == ""
 
 
-def test_kept_code_that_names_its_folder_runs_without_it(tmp_path, monkeypatch, printed):
+def test_kept_code_that_names_its_folder_runs_without_it(
+    tmp_path, monkeypatch, printed
+):
     """Though a folder of that name, with today's code, is on the module search path."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    helpers = {"__init__.py": "START = 40", "nets.py": "from mine import START\nV = START + 2"}
+    helpers = {
+        "__init__.py": "START = 40",
+        "nets.py": "from mine import START\nV = START + 2",
+    }
     imports = "from mine.nets import V"
     path = write(tmp_path / "mine", imports=imports, value="V", helpers=helpers)
     assert value_of(path) == 42
@@ -204,7 +211,12 @@ def test_an_agent_file_in_the_projects_root(tmp_path):
     for name in ("agents", "configs", "utils"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, checkout / name, ignore=ignored)
-    write(checkout, imports="import helper", value="helper.V", helpers={"helper.py": "V = 6"})
+    write(
+        checkout,
+        imports="import helper",
+        value="helper.V",
+        helpers={"helper.py": "V = 6"},
+    )
     code = """
 from configs.agent_file import load_source
 source = load_source("mine.py")
@@ -283,7 +295,9 @@ def test_future_annotations_a_state_field_and_the_files_place(tmp_path):
     config = fv.agent.copy_and_resolve_references()
     config.actor_hidden_dims = config.value_hidden_dims = (8,)
     agent = kind.create(jax.random.key(0), 2, 1, config)
-    assert agent.count.shape == (3,) and sys.modules[kind.__module__].__file__ == str(path)
+    assert agent.count.shape == (3,) and sys.modules[kind.__module__].__file__ == str(
+        path
+    )
 
 
 # ---------------------------------------------------------------- when it is loaded again
@@ -308,7 +322,12 @@ def test_a_helper_that_was_missing_is_found_once_it_is_there(tmp_path):
         match=r"the file does not run \(ModuleNotFoundError: No module named 'helper'\)",
     ):
         load_source(path)
-    write(tmp_path, imports="import helper", value="helper.V", helpers={"helper.py": "V = 9"})
+    write(
+        tmp_path,
+        imports="import helper",
+        value="helper.V",
+        helpers={"helper.py": "V = 9"},
+    )
     assert value_of(path) == 9
 
 
@@ -470,14 +489,19 @@ def test_other_code_at_the_recorded_place_is_mentioned_and_not_used(
     assert agent_of_run(folder, stored, trust=True).VALUE == 1 and printed().err == ""
 
 
-def test_a_kept_agent_of_the_project_that_no_longer_runs_gives_way_to_todays(tmp_path, printed):
+def test_a_kept_agent_of_the_project_that_no_longer_runs_gives_way_to_todays(
+    tmp_path, printed
+):
     source = load_source("agents/fql.py")
     source.keep(tmp_path)
     stored = source.record()
     kept = tmp_path / "source" / "fql.py"
-    kept.write_text("from utils.networks import of_an_older_version\n" + kept.read_text())
+    kept.write_text(
+        "from utils.networks import of_an_older_version\n" + kept.read_text()
+    )
     assert (
-        agent_of_run(tmp_path, stored, trust=True) is load_source("agents/fql.py").module.AGENT
+        agent_of_run(tmp_path, stored, trust=True)
+        is load_source("agents/fql.py").module.AGENT
     )
     assert "the project has changed too much for it" in printed().err
 
@@ -499,7 +523,8 @@ def test_a_run_of_an_older_version_says_which_file_it_uses(begun, printed, monke
     monkeypatch.chdir("/")
     stored["agent_file"] = "agents/fql.py"
     assert (
-        agent_of_run(folder, stored, trust=True) is load_source(AGENTS / "fql.py").module.AGENT
+        agent_of_run(folder, stored, trust=True)
+        is load_source(AGENTS / "fql.py").module.AGENT
     )
     stored["agent_file"] = "agents/gone.py"
     with pytest.raises(UserError, match="there is no such file"):
@@ -509,6 +534,10 @@ def test_a_run_of_an_older_version_says_which_file_it_uses(begun, printed, monke
 def test_keeping_leaves_nothing_of_what_was_kept_before(begun, tmp_path):
     folder, _, _ = begun
     load_source(write(tmp_path / "b", name="b.py")).keep(folder)
-    kept = [str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()]
+    kept = [
+        str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()
+    ]
     assert kept == [os.path.join("source", "b.py")]
-    assert Path(folder, "source", "b.py").read_text() == AGENT.format(imports="", value="1")
+    assert Path(folder, "source", "b.py").read_text() == AGENT.format(
+        imports="", value="1"
+    )

@@ -70,7 +70,9 @@ def test_published_values_and_their_source(agent, domain, keys, values):
     sparse = ", sparse rewards" if domain == "puzzle-4x4" else ""
     method = {"cgql": "cgql_linex"}.get(agent, agent)
     found = own(f"agents/{agent}.py", domain, *keys)
-    source = f"QAM paper (arXiv 2601.14234), its datasets and discount{sparse}: {method}"
+    source = (
+        f"QAM paper (arXiv 2601.14234), its datasets and discount{sparse}: {method}"
+    )
     assert found == (values, {source})
 
 
@@ -102,7 +104,9 @@ def test_each_mode_has_its_own_coefficients(mode, domain, values):
     flags = ("--agent=agents/cgql.py", f"--agent.mode={mode}")
     settings = resolved(f"--env_name={domain}", *flags)
     assert tuple(settings.agent[key] for key in CGQL_KEYS) == values
-    assert all(settings.sources[f"agent.{key}"].endswith(f": cgql_{mode}") for key in CGQL_KEYS)
+    assert all(
+        settings.sources[f"agent.{key}"].endswith(f": cgql_{mode}") for key in CGQL_KEYS
+    )
     assert settings.sources["agent.mode"] == "command line"
 
 
@@ -116,7 +120,9 @@ def test_each_mode_has_its_own_coefficients(mode, domain, values):
     ],
 )
 def test_simple_mode_has_its_own_guidance_and_no_noisy_loss(domain, guidance_coef):
-    settings = resolved(f"--env_name={domain}", "--agent=agents/cgql.py", "--agent.mode=simple")
+    settings = resolved(
+        f"--env_name={domain}", "--agent=agents/cgql.py", "--agent.mode=simple"
+    )
     assert settings.agent.guidance_coef == guidance_coef
     assert settings.sources["agent.guidance_coef"].endswith(": cgql_simple")
     assert settings.sources["agent.noisy_coef"] == "default"
@@ -135,7 +141,8 @@ def test_a_forks_mode_counts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("domain", "tuned"), [("puzzle-4x4", 30.0), ("antmaze-large", 10.0), ("cube-double", 1.0)]
+    ("domain", "tuned"),
+    [("puzzle-4x4", 30.0), ("antmaze-large", 10.0), ("cube-double", 1.0)],
 )
 def test_one_key_of_two_agents(domain, tuned):
     """inv_temp is QAM's, tuned by domain, and CGQL's, 10 everywhere."""
@@ -144,7 +151,10 @@ def test_one_key_of_two_agents(domain, tuned):
 
 
 def test_plain_qam_has_no_head():
-    assert own("agents/qam.py", "puzzle-4x4", "edit_scale", "fql_alpha")[0] == (0.0, 0.0)
+    assert own("agents/qam.py", "puzzle-4x4", "edit_scale", "fql_alpha")[0] == (
+        0.0,
+        0.0,
+    )
 
 
 def test_a_fork_inherits_the_settings_of_what_it_extends(tmp_path):
@@ -160,7 +170,9 @@ def test_a_fork_inherits_the_settings_of_what_it_extends(tmp_path):
 
 def test_an_agent_of_another_agent_has_its_own_settings_first():
     """QAM-E has QAM's inverse temperature where its own row has one too, and SQAM its budget."""
-    values, sources = own("agents/qam_edit.py", "antmaze-giant", "inv_temp", "edit_scale")
+    values, sources = own(
+        "agents/qam_edit.py", "antmaze-giant", "inv_temp", "edit_scale"
+    )
     assert values == (10.0, 0.1)
     assert all(source.endswith(": qam_edit") for source in sources)
     assert own("agents/sqam.py", "cube-triple", "kl_budget") == (
@@ -196,14 +208,18 @@ AGENT = Mine
         ("trqam", "own:Env-v0", "horizon_length", 2),
     ],
 )
-def test_what_a_fork_changes_comes_before_the_domains_row(parent, domain, key, value, tmp_path):
+def test_what_a_fork_changes_comes_before_the_domains_row(
+    parent, domain, key, value, tmp_path
+):
     fork = tmp_path / "mine.py"
     fork.write_text(CHANGED.format(parent=parent, key=key, value=value))
     assert own(fork, domain, key) == ((value,), {f"mine.py, changed from {parent}.py"})
     settings = resolved(f"--env_name={domain}", f"--agent={fork}", "--agent.lr=0.5")
     assert settings.sources["agent.lr"] == "command line"
     if key == "kl_budget":
-        given = resolved(f"--env_name={domain}", f"--agent={fork}", "--agent.kl_budget=2.0")
+        given = resolved(
+            f"--env_name={domain}", f"--agent={fork}", "--agent.kl_budget=2.0"
+        )
         assert given.agent.kl_budget == 2.0
 
 
@@ -242,7 +258,9 @@ def test_what_the_paper_sets_for_a_method_in_all_domains_is_its_default():
                 assert line["value"] == BUILT_IN[key]
             elif (agent, key) not in UNREAD:
                 config = load_source(AGENTS / f"{agent}.py").module.get_config()
-                assert float(config[OTHER_NAMES.get(key, key)]) == float(line["value"]), line
+                assert float(config[OTHER_NAMES.get(key, key)]) == float(
+                    line["value"]
+                ), line
                 compared += 1
     assert compared == 17
     flags = resolved("--env_name=scene", "--agent=agents/rlpd.py").flags
@@ -305,7 +323,9 @@ def test_a_phase_that_an_agent_has_not_takes_no_steps(tmp_path):
     settings = resolved(*place, "--preset=smoke")
     assert (settings.flags["offline_steps"], settings.flags["online_steps"]) == (0, 40)
     assert settings.sources["offline_steps"] == "mine.py has no offline phase"
-    with pytest.raises(UserError, match="--offline_steps=5: mine.py has no offline phase"):
+    with pytest.raises(
+        UserError, match="--offline_steps=5: mine.py has no offline phase"
+    ):
         resolved(*place, "--offline_steps=5")
     assert not plan(parse_flags(["main.py", *place]))[0].needs_base()
     assert plan(parse_flags(["main.py", "--env_name=scene"]))[0].needs_base()
@@ -313,14 +333,22 @@ def test_a_phase_that_an_agent_has_not_takes_no_steps(tmp_path):
 
 @pytest.mark.parametrize(
     ("agent", "phases"),
-    [("trqam", "111"), ("fedit", "111"), ("rebrac", "011"), ("qsm", "011"), ("rlpd", "001")],
+    [
+        ("trqam", "111"),
+        ("fedit", "111"),
+        ("rebrac", "011"),
+        ("qsm", "011"),
+        ("rlpd", "001"),
+    ],
 )
 def test_each_agent_has_its_phases(agent, phases):
     settings = resolved("--env_name=scene", f"--agent=agents/{agent}.py")
     steps = [settings.flags[f"{phase}_steps"] for phase in ("bc", "offline", "online")]
     assert "".join(str(int(count > 0)) for count in steps) == phases
     assert settings.flags["balanced_sampling"] == (agent == "rlpd")
-    run = plan(parse_flags(["main.py", "--env_name=scene", f"--agent=agents/{agent}.py"]))[0]
+    run = plan(
+        parse_flags(["main.py", "--env_name=scene", f"--agent=agents/{agent}.py"])
+    )[0]
     assert not run.cloning and run.needs_base() == (phases[0] == "1")
 
 
@@ -333,7 +361,9 @@ def test_an_agent_without_a_base_clones_none():
     words = ["main.py", "--env_name=scene", "--agent=agents/rebrac.py", "--bc_only"]
     with pytest.raises(UserError, match="--bc_only: rebrac.py has no base to clone"):
         plan(parse_flags(words))
-    assert plan(parse_flags(["main.py", "--env_name=scene", "--agent=agents/bc.py"]))[0].cloning
+    assert plan(parse_flags(["main.py", "--env_name=scene", "--agent=agents/bc.py"]))[
+        0
+    ].cloning
 
 
 QAM_COMMON = "QAM paper (arXiv 2601.14234), settings shared by all methods"
@@ -349,16 +379,33 @@ QAM_COMMON = "QAM paper (arXiv 2601.14234), settings shared by all methods"
     ],
 )
 @pytest.mark.parametrize("agent", ["fql", "trqam"])
-def test_the_qam_papers_common_settings(agent, domain, sparse, discount, rho, width, horizon):
+def test_the_qam_papers_common_settings(
+    agent, domain, sparse, discount, rho, width, horizon
+):
     place = (f"--env_name={domain}", f"--agent=agents/{agent}.py", "--preset=qam_paper")
     settings = resolved(*place)
     flags, config = settings.flags, settings.agent
-    assert (flags["sparse"], flags["bc_steps"], flags["run_group"]) == (sparse, 0, "qam_paper")
-    assert (config.discount, config.rho, config.horizon_length) == (discount, rho, horizon)
+    assert (flags["sparse"], flags["bc_steps"], flags["run_group"]) == (
+        sparse,
+        0,
+        "qam_paper",
+    )
+    assert (config.discount, config.rho, config.horizon_length) == (
+        discount,
+        rho,
+        horizon,
+    )
     assert config.actor_hidden_dims == config.value_hidden_dims == (width,) * 4
-    assert not config.actor_layer_norm and config.action_chunking and settings.note == ""
-    assert settings.sources["sparse"] == settings.sources["agent.discount"] == QAM_COMMON
-    assert settings.transitions is None and flags["ogbench_dataset_dir"] == "~/.ogbench/data"
+    assert (
+        not config.actor_layer_norm and config.action_chunking and settings.note == ""
+    )
+    assert (
+        settings.sources["sparse"] == settings.sources["agent.discount"] == QAM_COMMON
+    )
+    assert (
+        settings.transitions is None
+        and flags["ogbench_dataset_dir"] == "~/.ogbench/data"
+    )
     assert resolved(*place, "--agent.discount=0.9").agent.discount == 0.9
 
 
@@ -371,7 +418,12 @@ def test_the_qam_papers_common_settings(agent, domain, sparse, discount, rho, wi
             (),
             "tuned for discount 0.99, sparse rewards (here 0.995, OGBench's; --preset=qam_paper)",
         ),
-        ("rlpd", "cube-double", (), "tuned for discount 0.99 (here 0.995; --preset=qam_paper)"),
+        (
+            "rlpd",
+            "cube-double",
+            (),
+            "tuned for discount 0.99 (here 0.995; --preset=qam_paper)",
+        ),
         (
             "bam",
             "antmaze-giant",
@@ -380,7 +432,12 @@ def test_the_qam_papers_common_settings(agent, domain, sparse, discount, rho, wi
         ),
         ("dac", "antmaze-giant", (), ""),
         ("fql", "puzzle-4x4", ("--sparse", "--agent.discount=0.99"), ""),
-        ("fql", "puzzle-4x4", ("--agent.alpha=3",), ""),  # no published coefficient is used
+        (
+            "fql",
+            "puzzle-4x4",
+            ("--agent.alpha=3",),
+            "",
+        ),  # no published coefficient is used
         ("trqam", "puzzle-4x4", (), ""),
     ],
 )
@@ -393,7 +450,9 @@ def test_the_table_has_the_published_methods():
     """QAM's seventeen, TRQAM and SQAM; each row's settings are its agent's."""
     with (AGENTS.parent / "configs" / "published.csv").open() as file:
         lines = [
-            line for line in csv.DictReader(file) if line["source"].startswith("QAM paper")
+            line
+            for line in csv.DictReader(file)
+            if line["source"].startswith("QAM paper")
         ]
     published = {line["method"] for line in lines}
     names = [method.name for method in METHODS]

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configs.run_folder import ACTS, read_columns, read_config, read_done, read_evaluations
+from configs.run_folder import (
+    ACTS,
+    read_columns,
+    read_config,
+    read_done,
+    read_evaluations,
+)
 from reports.files import as_csv, as_latex
 from reports.html import page
 from reports.reading import read_run
@@ -38,7 +44,9 @@ def test_what_no_run_writes_is_one_line_with_file_and_entry(kind, tmp_path):
     fault = caught.value.fault
     assert printable(fault) == fault and len(fault) < 400 and fault.endswith(")")
     assert fault.startswith(f"{folder}/")
-    assert str(caught.value) == f"{fault}; delete it, and the same command goes on with the run"
+    assert (
+        str(caught.value) == f"{fault}; delete it, and the same command resumes the run"
+    )
 
 
 def test_what_a_run_writes_is_read(tmp_path):
@@ -102,9 +110,12 @@ json_values = st.recursive(
     | st.integers(-(10**30), 10**30)
     | st.floats()
     | st.text(max_size=8)
-    | st.sampled_from(["command line", "preset smoke", "\x1b[2J", "..", "/", "agents/a.py"]),
+    | st.sampled_from(
+        ["command line", "preset smoke", "\x1b[2J", "..", "/", "agents/a.py"]
+    ),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=5), inner, max_size=3)
     ),
     max_leaves=6,
 )
@@ -136,7 +147,9 @@ def assert_reported_or_refused(folder):
     as_csv(found).encode()
     as_latex(found).encode()
     page(found).encode()
-    assert all(printable(line) == line for line in as_text(found, details=True).split("\n"))
+    assert all(
+        printable(line) == line for line in as_text(found, details=True).split("\n")
+    )
     return True
 
 
@@ -148,7 +161,9 @@ fuzz = settings(
 
 
 @fuzz
-@given(changes=st.dictionaries(st.sampled_from(NAMES), json_values, min_size=1, max_size=3))
+@given(
+    changes=st.dictionaries(st.sampled_from(NAMES), json_values, min_size=1, max_size=3)
+)
 def test_any_json_is_a_run_or_one_line(changes, tmp_path_factory):
     folder = good(tmp_path_factory.mktemp("run"))
     config = json.loads((folder / "config.json").read_text())
@@ -166,7 +181,20 @@ cells = (
     st.integers(-5, 2_000_000).map(str)
     | st.floats().map(repr)
     | st.sampled_from(
-        ["", "0.5", "1", "0", "nan", "-0.0", "1e308", "1e-320", "\x1b[2J", '"', "x", "é"]
+        [
+            "",
+            "0.5",
+            "1",
+            "0",
+            "nan",
+            "-0.0",
+            "1e308",
+            "1e-320",
+            "\x1b[2J",
+            '"',
+            "x",
+            "é",
+        ]
     )
 )
 FILES = {
@@ -181,15 +209,20 @@ def test_any_csv_is_a_run_or_one_line(data, name, tmp_path_factory):
     folder = good(tmp_path_factory.mktemp("run"))
     header = data.draw(st.permutations(FILES[name]))[: data.draw(st.integers(1, 5))]
     lines = data.draw(st.lists(st.lists(cells, max_size=5), max_size=4))
-    steps = [["1000000", *line[1:]] if data.draw(st.booleans()) else line for line in lines]
+    steps = [
+        ["1000000", *line[1:]] if data.draw(st.booleans()) else line for line in lines
+    ]
     text = "".join(",".join(line) + "\n" for line in [header, *steps])
-    (folder / name).write_text(text + data.draw(st.sampled_from(["", "1000000,50", "\n"])))
+    (folder / name).write_text(
+        text + data.draw(st.sampled_from(["", "1000000,50", "\n"]))
+    )
     assert_reported_or_refused(folder)
 
 
 @fuzz
 @given(
-    content=st.binary(max_size=60), name=st.sampled_from(["config.json", "done.json", *FILES])
+    content=st.binary(max_size=60),
+    name=st.sampled_from(["config.json", "done.json", *FILES]),
 )
 def test_any_bytes_are_a_run_or_one_line(content, name, tmp_path_factory):
     folder = good(tmp_path_factory.mktemp("run"))
@@ -208,5 +241,7 @@ def test_only_shares_and_counts_are_success_and_steps(success, step, tmp_path_fa
     if fine:
         assert read_run(folder).last_step == step
     else:
-        with pytest.raises(RunError, match="eval.csv is damaged .line 2: (step|success) is "):
+        with pytest.raises(
+            RunError, match="eval.csv is damaged .line 2: (step|success) is "
+        ):
             read_run(folder)

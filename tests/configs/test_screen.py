@@ -77,7 +77,10 @@ def test_the_whole_table_is_short():
         # the default, but not the domain's
         (["--agent.kl_budget=1.0"], ["agent.kl_budget=1.0 [2]"]),
         (["--offline_steps=1_000_000", "--agent.lr=3e-4"], []),
-        (["--horizon_length=1"], ["horizon_length=1 [1]"]),  # once, though the agent has it too
+        (
+            ["--horizon_length=1"],
+            ["horizon_length=1 [1]"],
+        ),  # once, though the agent has it too
         (["--sparse", "--tags=a b"], ["sparse=True [1]", "tags=a b [1]"]),
         (["--seed=3", "--num_seeds=2", "--run_group=mine"], []),  # seen above
     ],
@@ -95,9 +98,9 @@ def test_only_what_differs_is_shown(flags, shown):
         "value_hidden_dims",
     ]
     extra = {entry.partition("=")[0] for entry in shown}
-    assert set(listed) == {f"agent.{key}" for key in usual} | extra and len(listed) == len(
-        set(listed)
-    )
+    assert set(listed) == {f"agent.{key}" for key in usual} | extra and len(
+        listed
+    ) == len(set(listed))
 
 
 def test_a_domain_outside_the_table_says_whose_settings_it_takes():
@@ -130,7 +133,9 @@ def test_everything_is_every_setting_and_every_folder():
     assert {name for name in fv if name.startswith("agent.")} <= agent
 
 
-def test_a_folder_below_the_current_one_is_shown_as_seen_from_there(tmp_path, monkeypatch):
+def test_a_folder_below_the_current_one_is_shown_as_seen_from_there(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     first, *_ = screen(
         "--env_name=scene-play-singletask-task1-v0", f"--save_dir={tmp_path}/exp"
@@ -143,7 +148,9 @@ def test_a_folder_below_the_current_one_is_shown_as_seen_from_there(tmp_path, mo
 def test_a_long_folder_has_a_line_of_its_own(tmp_path):
     place = tmp_path / ("long" * 20)
     lines = screen("--env_name=scene-play-singletask-task1-v0", f"--save_dir={place}")
-    assert lines[0] == "trqam: 1 run in" and lines[1].startswith(f"  {place}/Debug/scene-play-")
+    assert lines[0] == "trqam: 1 run in" and lines[1].startswith(
+        f"  {place}/Debug/scene-play-"
+    )
 
 
 def test_one_line_says_what_coefficients_were_tuned_for():

@@ -11,7 +11,13 @@ import pytest
 from configs import trust
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS, KEPT
-from configs.trust import UntrustedError, check_trusted, note, noted, noted_file
+from configs.trust import (
+    UntrustedError,
+    check_trusted,
+    record_trusted,
+    trusted_digests,
+    trusted_file,
+)
 from training.policy import agent_of_run
 from utils.errors import UserError
 
@@ -73,15 +79,17 @@ def test_what_was_trained_here_needs_no_question(strange):
     folder, stored, made = strange
     source = load_source(folder / KEPT / "mine.py")
     made.unlink()
-    note(source)
-    assert noted_file() == Path(os.environ["XDG_DATA_HOME"], "trqam", "trusted")
-    lines = noted_file().read_text()
-    assert len(lines.split()) == 3 and noted() == set(lines.split())
-    note(source)
-    assert noted_file().read_text() == lines  # no file is noted twice
+    record_trusted(source)
+    assert trusted_file() == Path(os.environ["XDG_DATA_HOME"], "trqam", "trusted")
+    lines = trusted_file().read_text()
+    assert len(lines.split()) == 3 and trusted_digests() == set(lines.split())
+    record_trusted(source)
+    assert trusted_file().read_text() == lines  # no file is noted twice
     assert agent_of_run(folder, stored).VALUE == 7
     (folder / KEPT / "nets" / "sub.py").write_text("V = 8\n")
-    with pytest.raises(UntrustedError, match=r"execute \S+/nets/sub\.py \(1 lines\), which"):
+    with pytest.raises(
+        UntrustedError, match=r"execute \S+/nets/sub\.py \(1 lines\), which"
+    ):
         agent_of_run(folder, stored)
 
 
@@ -89,7 +97,7 @@ def test_a_files_docstring_belongs_to_it(strange):
     """It does not to a run's identity, but it may be executed."""
     folder, stored, _ = strange
     file = folder / KEPT / "mine.py"
-    note(load_source(file))
+    record_trusted(load_source(file))
     file.write_text('"""print()"""\n' + file.read_text())
     with pytest.raises(UntrustedError, match="mine.py"):
         agent_of_run(folder, stored)
@@ -98,11 +106,15 @@ def test_a_files_docstring_belongs_to_it(strange):
 def test_the_checkouts_own_agents_need_no_question_wherever_they_lie(tmp_path):
     source = load_source(AGENTS / "fql.py")
     source.keep(tmp_path)
-    assert agent_of_run(tmp_path, source.record()).__name__ == source.module.AGENT.__name__
-    assert not noted_file().exists()
+    assert (
+        agent_of_run(tmp_path, source.record()).__name__ == source.module.AGENT.__name__
+    )
+    assert not trusted_file().exists()
 
 
-@pytest.mark.parametrize("claim", ["a module beside it", "of the checkout", "no source"])
+@pytest.mark.parametrize(
+    "claim", ["a module beside it", "of the checkout", "no source"]
+)
 def test_every_file_that_is_executed_is_asked_about(claim, strange, tmp_path):
     """Whatever config.json claims, and wherever the file lies that is executed."""
     folder, stored, made = strange
@@ -110,7 +122,9 @@ def test_every_file_that_is_executed_is_asked_about(claim, strange, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     stored["agent_file"] = str(elsewhere / "fql.py")
-    if claim == "a module beside it":  # in place of an installed one, which the agent imports
+    if (
+        claim == "a module beside it"
+    ):  # in place of an installed one, which the agent imports
         load_source(AGENTS / "fql.py").keep(folder)
         stored["source"] |= {"file": "fql.py", "of_checkout": True}
         (elsewhere / "fql.py").write_bytes(known)
@@ -132,10 +146,10 @@ def test_every_file_that_is_executed_is_asked_about(claim, strange, tmp_path):
 def test_a_home_that_cannot_be_written_is_no_fault(strange, monkeypatch, tmp_path):
     folder, _, _ = strange
     (tmp_path / "data").touch()  # no folder
-    note(load_source(folder / KEPT / "mine.py"))
-    assert noted() == set()
+    record_trusted(load_source(folder / KEPT / "mine.py"))
+    assert trusted_digests() == set()
     monkeypatch.setattr(trust, "user_folder", lambda *_: None)
-    note(load_source(folder / KEPT / "mine.py"))
+    record_trusted(load_source(folder / KEPT / "mine.py"))
     with pytest.raises(UntrustedError):
         check_trusted({tmp_path / "a.py": b"pass"})
     check_trusted({tmp_path / "__init__.py": b"\n"})  # nothing to execute
@@ -145,8 +159,8 @@ def test_only_the_user_can_write_what_is_trusted(strange):
     folder, _, _ = strange
     before = os.umask(0)
     try:
-        note(load_source(folder / KEPT / "mine.py"))
+        record_trusted(load_source(folder / KEPT / "mine.py"))
     finally:
         os.umask(before)
-    assert stat.S_IMODE(noted_file().stat().st_mode) == 0o600
-    assert stat.S_IMODE(noted_file().parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(trusted_file().stat().st_mode) == 0o600
+    assert stat.S_IMODE(trusted_file().parent.stat().st_mode) == 0o700

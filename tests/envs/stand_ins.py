@@ -98,7 +98,9 @@ class Walk(gymnasium.Env):
         )
 
     def render(self):
-        return np.full((256, 256, 3), min(255, int(50 * np.abs(self.place).max())), np.uint8)
+        return np.full(
+            (256, 256, 3), min(255, int(50 * np.abs(self.place).max())), np.uint8
+        )
 
 
 class Script(gymnasium.Env):
@@ -127,7 +129,10 @@ def step_of(observation=(1.0, 2.0), reward=0.0, end=False, **info):
 
 SCRIPTS = {
     "in the middle": [step_of(success=success) for success in (0, 1, 0, 0)],
-    "is_success": [step_of(is_success=np.array([0])), *[step_of(is_success=np.array([1]))] * 3],
+    "is_success": [
+        step_of(is_success=np.array([0])),
+        *[step_of(is_success=np.array([1]))] * 3,
+    ],
     "none": [step_of(reward=0.5)] * 4,
     "where it succeeds": [step_of(), step_of(success=True), step_of(), step_of()],
     "nan reward": [step_of()] * 2 + [step_of(reward=np.nan)],
@@ -173,7 +178,11 @@ class Melting(Silent):
         return observation, np.nan if self.melts else reward, *rest
 
 
-for name, probe in {"Silent-v0": Silent, "Endless-v0": Endless, "Melting-v0": Melting}.items():
+for name, probe in {
+    "Silent-v0": Silent,
+    "Endless-v0": Endless,
+    "Melting-v0": Melting,
+}.items():
     gymnasium.register(name, f"tests.envs.stand_ins:{probe.__name__}")
 gymnasium.register("Limited-v0", "tests.envs.stand_ins:Endless", max_episode_steps=3)
 

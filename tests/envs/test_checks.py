@@ -32,12 +32,21 @@ def test_an_observation_is_a_copy_as_float32():
         (np.zeros(3), "the observation has the shape (3,) instead of (2,)"),
         (np.zeros((1, 2)), "the observation has the shape (1, 2) instead of (2,)"),
         (0.5, "the observation has the shape () instead of (2,)"),
-        (np.array([1.0, 2.0], object), "the observation is of type object, not numeric: "),
+        (
+            np.array([1.0, 2.0], object),
+            "the observation is of type object, not numeric: ",
+        ),
         (["a", "b"], "the observation is of type <U1, not numeric: "),
-        ({"position": 1}, "the observation is of type object, not numeric: {'position': 1}"),
+        (
+            {"position": 1},
+            "the observation is of type object, not numeric: {'position': 1}",
+        ),
         (None, "the observation is of type object, not numeric: None"),
         ([1j, 0], "the observation is of type complex128, not numeric: "),
-        ([[1.0], [1.0, 2.0]], "the observation is no array of numbers (setting an array"),
+        (
+            [[1.0], [1.0, 2.0]],
+            "the observation is no array of numbers (setting an array",
+        ),
     ],
 )
 def test_an_observation_that_cannot_be_used(observation, message):
@@ -68,7 +77,11 @@ def test_a_reward_that_cannot_be_used(reward, message):
 
 
 def test_success_is_what_the_info_reports():
-    assert success_of({"success": True}) == success_of({"is_success": np.array([1.0])}) == 1.0
+    assert (
+        success_of({"success": True})
+        == success_of({"is_success": np.array([1.0])})
+        == 1.0
+    )
     assert success_of({"success": 0.25, "is_success": 1}) == 0.25
     assert success_of({"success": None, "is_success": False}) == 0.0
     assert np.isnan(success_of({})) and np.isnan(success_of({"success": None}))

@@ -18,8 +18,8 @@ from envs.collect import (
     _PointOracle,
     _run_episode,
     collect,
+    collect_random,
     collection_settings,
-    random_data,
 )
 from envs.ogbench import make_raw
 from utils.errors import UserError
@@ -43,7 +43,10 @@ def test_the_workers_change_nothing(tmp_path):
     path = collect(dataset, tmp_path / "two", workers=2, **kwargs)
     collect(dataset, tmp_path / "one", workers=1, **kwargs)
     assert files(tmp_path / "one") == files(tmp_path / "two")
-    assert set(files(tmp_path / "one")) == {f"{dataset}-v0.npz", f"{dataset}-v0-val.npz"}
+    assert set(files(tmp_path / "one")) == {
+        f"{dataset}-v0.npz",
+        f"{dataset}-v0-val.npz",
+    }
 
     data = load(path)
     assert {key: value.dtype.name for key, value in data.items()} == {
@@ -65,7 +68,8 @@ def test_the_workers_change_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "dataset", ["cube-double-noisy", "scene-play", "puzzle-3x3-play", "puzzle-3x3-noisy"]
+    "dataset",
+    ["cube-double-noisy", "scene-play", "puzzle-3x3-play", "puzzle-3x3-noisy"],
 )
 def test_an_episode_depends_on_its_seed_alone(dataset):
     """Not on the episodes before it in the same process; and the oracle gets something done."""
@@ -98,26 +102,41 @@ def test_rows_belong_together(tmp_path):
 
 
 def test_the_seed_changes_the_data(tmp_path):
-    one = load(collect("pointmaze-medium", tmp_path / "1", 50, 1, seed=1, progress=False))
-    two = load(collect("pointmaze-medium", tmp_path / "2", 50, 1, seed=2, progress=False))
+    one = load(
+        collect("pointmaze-medium", tmp_path / "1", 50, 1, seed=1, progress=False)
+    )
+    two = load(
+        collect("pointmaze-medium", tmp_path / "2", 50, 1, seed=2, progress=False)
+    )
     assert not np.array_equal(one["observations"], two["observations"])
 
 
 def test_ogbench_itself_loads_the_files(cube_data):
     import ogbench
 
-    name, path = "cube-single-play-singletask-task2-v0", cube_data / "cube-single-play-v0.npz"
+    name, path = (
+        "cube-single-play-singletask-task2-v0",
+        cube_data / "cube-single-play-v0.npz",
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # OGBench's own
-        env, train, val = ogbench.make_env_and_datasets(name, dataset_dir=str(cube_data))
+        env, train, val = ogbench.make_env_and_datasets(
+            name, dataset_dir=str(cube_data)
+        )
         same, _ = ogbench.make_env_and_datasets(
             name, dataset_path=str(path), dataset_only=True, cur_env=env
         )
     assert train["observations"].shape == (200, *env.observation_space.shape)
-    assert len(val["rewards"]) == 20 and set(train) >= {"rewards", "masks", "next_observations"}
+    assert len(val["rewards"]) == 20 and set(train) >= {
+        "rewards",
+        "masks",
+        "next_observations",
+    }
     for key, value in train.items():
         np.testing.assert_array_equal(value, same[key])
-    np.testing.assert_array_equal(train["next_observations"][:59], train["observations"][1:60])
+    np.testing.assert_array_equal(
+        train["next_observations"][:59], train["observations"][1:60]
+    )
 
 
 def test_the_oracle_lifts_the_cube(cube_data):
@@ -137,9 +156,9 @@ def test_the_point_reaches_goals_and_gets_new_ones():
         in ((0, 0, 1, 1), (1, 1, 0, 0))
     ]
     assert len(oracle.cells) == np.sum(maze == 0)
-    assert {tuple(ij) for ij in oracle.goals} == {tuple(ij) for ij in oracle.cells} - set(
-        corridors
-    )
+    assert {tuple(ij) for ij in oracle.goals} == {
+        tuple(ij) for ij in oracle.cells
+    } - set(corridors)
     assert corridors
     np.random.seed(0)
     observation, info = env.reset(seed=0, options=oracle.options())
@@ -195,7 +214,9 @@ def test_what_is_drawn_for_each_episode(dataset, low, high):
         noise.append(oracle.noise)
     assert low <= min(stacking) <= low + 0.01 and high - 0.01 <= max(stacking) <= high
     scales = np.array(noise)
-    np.testing.assert_allclose(scales / scales[:, :1], np.tile([1, 1, 1, 3, 10], (500, 1)))
+    np.testing.assert_allclose(
+        scales / scales[:, :1], np.tile([1, 1, 1, 3, 10], (500, 1))
+    )
     assert 0 <= scales[:, 0].min() < 0.001 and 0.099 < scales[:, 0].max() <= 0.1
 
 
@@ -205,19 +226,28 @@ def test_what_is_drawn_for_each_episode(dataset, low, high):
         ("pointmaze-giant", _Job("pointmaze-giant-navigate", "navigate", 2000, 4)),
         ("pointmaze-large", _Job("pointmaze-large-navigate", "navigate", 1000, 4)),
         ("cube-triple-noisy", _Job("cube-triple-noisy", "noisy", 1000, 4)),
-        ("puzzle-4x5-play-singletask-task1-v0", _Job("puzzle-4x5-play", "play", 1000, 4)),
+        (
+            "puzzle-4x5-play-singletask-task1-v0",
+            _Job("puzzle-4x5-play", "play", 1000, 4),
+        ),
     ],
 )
 def test_episodes_are_as_long_as_ogbenchs(name, job, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(module, "_collect", lambda job, *args, **kwargs: seen.append(job))
+    monkeypatch.setattr(
+        module, "_collect", lambda job, *args, **kwargs: seen.append(job)
+    )
     collect(name, tmp_path, 10, seed=4)
     assert seen == [job]
 
 
-@pytest.mark.parametrize("dataset", ["humanoidmaze-medium-navigate", "antmaze-giant-navigate"])
+@pytest.mark.parametrize(
+    "dataset", ["humanoidmaze-medium-navigate", "antmaze-giant-navigate"]
+)
 def test_random_data_for_any_environment(dataset, tmp_path):
-    path = random_data(f"{dataset}-singletask-task1-v0", tmp_path, 30, episode_steps=10)
+    path = collect_random(
+        f"{dataset}-singletask-task1-v0", tmp_path, 30, episode_steps=10
+    )
     data = load(path)
     assert (
         path.name == f"{dataset}-v0.npz"
@@ -232,13 +262,17 @@ def test_a_finished_file_is_kept_and_another_one_never_replaced(tmp_path):
     kwargs = {"workers": 1, "episode_steps": 20, "progress": False}
     path = collect("pointmaze-medium", tmp_path, 20, **kwargs)
     made = path.stat().st_mtime_ns
-    assert collect("pointmaze-medium", tmp_path, 20, **kwargs).stat().st_mtime_ns == made
+    assert (
+        collect("pointmaze-medium", tmp_path, 20, **kwargs).stat().st_mtime_ns == made
+    )
     with pytest.raises(
         UserError, match="is there already, transitions 20 there and 40 now; give"
     ):
         collect("pointmaze-medium", tmp_path, 40, **kwargs)
     np.savez(path, observations=np.zeros(3))  # someone's own file
-    with pytest.raises(UserError, match="is there already, from elsewhere; .* --overwrite"):
+    with pytest.raises(
+        UserError, match="is there already, from elsewhere; .* --overwrite"
+    ):
         collect("pointmaze-medium", tmp_path, 20, **kwargs)
     collect("pointmaze-medium", tmp_path, 40, overwrite=True, **kwargs)
     assert collection_settings(path)["transitions"] == 40
@@ -269,7 +303,9 @@ def test_wrong_input(name, kwargs, message, tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="--ogbench_dataset_dir: cannot write to .*file"):
+    with pytest.raises(
+        UserError, match="--ogbench_dataset_dir: cannot write to .*file"
+    ):
         collect("scene", tmp_path / "file", 10)
 
 
@@ -286,7 +322,11 @@ COMMAND = [
 def children(pid: int) -> list[int]:
     """Worker processes of `pid`."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(c) for c in found if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    return [
+        int(c)
+        for c in found
+        if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()
+    ]
 
 
 def alive(pid: int) -> bool:
@@ -329,7 +369,10 @@ def start(folder: Path, started: list[subprocess.Popen]) -> subprocess.Popen:
     )
     started.append(process)
     wait_for(
-        lambda: process.poll() is not None or len(list(folder.glob(".*/*.npz"))) >= before + 2
+        lambda: (
+            process.poll() is not None
+            or len(list(folder.glob(".*/*.npz"))) >= before + 2
+        )
     )
     assert process.poll() is None, process.communicate()
     return process
@@ -355,7 +398,9 @@ def test_killed_and_started_again(tmp_path, started):
     assert len(workers) == 2
     process.kill()
     process.wait()
-    wait_for(lambda: not any(alive(pid) for pid in workers), 20)  # nobody is left behind
+    wait_for(
+        lambda: not any(alive(pid) for pid in workers), 20
+    )  # nobody is left behind
     kept = {part: part.stat().st_mtime_ns for part in folder.glob(".*/*.npz")}
     assert kept and not (folder / "pointmaze-medium-navigate-v0.npz").exists()
 
@@ -363,7 +408,10 @@ def test_killed_and_started_again(tmp_path, started):
     os.kill(children(process.pid)[0], signal.SIGKILL)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2 and "Traceback" not in stderr
-    assert "error: a worker process died" in stderr and "run the same command again" in stderr
+    assert (
+        "error: a worker process died" in stderr
+        and "run the same command again" in stderr
+    )
     # none was made twice
     assert all(part.stat().st_mtime_ns == made for part, made in kept.items())
 
@@ -404,6 +452,8 @@ def test_workers_never_import_jax():
         "import scripts.make_data; print('jax' in sys.modules)"
     )
     assert (
-        subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip()
+        subprocess.check_output(
+            [sys.executable, "-c", code], text=True, cwd=ROOT
+        ).strip()
         == "False"
     )

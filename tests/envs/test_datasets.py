@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from envs import datasets, download
-from envs.collect import collect, collection_settings, random_data
+from envs.collect import collect, collect_random, collection_settings
 from envs.datasets import find_dataset, load_dataset
 from envs.ogbench import make_env
 from utils.errors import UserError, one_line
@@ -66,7 +66,9 @@ def ogbench_layout(name: str, folder: Path) -> dict[str, np.ndarray]:
         return ogbench.make_env_and_datasets(name, dataset_dir=str(folder))[1]
 
 
-def assert_same_transitions(compact: dict[str, np.ndarray], regular: dict[str, np.ndarray]):
+def assert_same_transitions(
+    compact: dict[str, np.ndarray], regular: dict[str, np.ndarray]
+):
     rows = compact["rows"]
     for key in ("observations", "rewards", "masks", "terminals"):
         np.testing.assert_array_equal(compact[key][rows], regular[key])
@@ -85,24 +87,33 @@ def test_cubes_as_ogbench_gives_them(cube_data, task):
     assert_same_transitions(data, ogbench_layout(name, cube_data))
     types = {key: (value.dtype.name, len(value)) for key, value in data.items()}
     assert types.pop("rows") == ("int32", 200)
-    assert set(types.values()) == {("float32", 204)}  # four episodes, one final state each
+    assert set(types.values()) == {
+        ("float32", 204)
+    }  # four episodes, one final state each
     assert np.max(np.abs(data["actions"])) <= 1 - 1e-5
 
 
 def test_a_maze_as_ogbench_gives_it(tmp_path):
     name = "antmaze-large-navigate-singletask-task1-v0"
-    random_data(name, tmp_path, 60, episode_steps=20)
-    assert_same_transitions(load_dataset(name, tmp_path), ogbench_layout(name, tmp_path))
+    collect_random(name, tmp_path, 60, episode_steps=20)
+    assert_same_transitions(
+        load_dataset(name, tmp_path), ogbench_layout(name, tmp_path)
+    )
 
 
 def test_a_scene_as_ogbench_gives_it_and_sparse(tmp_path):
     """The scene's reward counts what is unfinished; `sparse` makes that -1."""
     name = "scene-play-singletask-task3-v0"
-    random_data(name, tmp_path, 60, episode_steps=20)
-    dense, sparse = load_dataset(name, tmp_path), load_dataset(name, tmp_path, sparse=True)
+    collect_random(name, tmp_path, 60, episode_steps=20)
+    dense, sparse = (
+        load_dataset(name, tmp_path),
+        load_dataset(name, tmp_path, sparse=True),
+    )
     assert_same_transitions(dense, ogbench_layout(name, tmp_path))
     assert np.min(dense["rewards"]) < -1
-    np.testing.assert_array_equal(sparse["rewards"], np.where(dense["rewards"] == 0, 0, -1))
+    np.testing.assert_array_equal(
+        sparse["rewards"], np.where(dense["rewards"] == 0, 0, -1)
+    )
     np.testing.assert_array_equal(sparse["masks"], dense["masks"])
 
 
@@ -111,7 +122,9 @@ def test_successes_are_labelled(tmp_path):
     elsewhere.
     """
     rows = maze_rows((5,))
-    rows["qpos"] = np.array([[0, 0], [20, 20], [20, 20.9], [20, 21.1], [20, 20]], np.float32)
+    rows["qpos"] = np.array(
+        [[0, 0], [20, 20], [20, 20.9], [20, 21.1], [20, 20]], np.float32
+    )
     np.savez(tmp_path / FILE, **rows)
     data = load_dataset(MAZE, tmp_path)
     np.testing.assert_array_equal(data["rewards"], [-1, 0, 0, -1, 0])
@@ -146,7 +159,9 @@ def test_a_share_of_the_data(maze_data, proportion, rows, ends):
     data = load_dataset(MAZE, maze_data, proportion=proportion)
     np.testing.assert_array_equal(data["rows"], rows)
     np.testing.assert_array_equal(data["terminals"][data["rows"]], ends)
-    assert {len(value) for key, value in data.items() if key != "rows"} == {rows[-1] + 2}
+    assert {len(value) for key, value in data.items() if key != "rows"} == {
+        rows[-1] + 2
+    }
 
 
 def test_the_validation_file(cube_data):
@@ -272,12 +287,16 @@ def test_shards_on_a_read_only_place_are_converted_elsewhere(shards, tmp_path):
     )
     count, place = found.stdout.split()
     assert count == "10" and Path(place).parents[1] == arrays
-    assert closed.stderr.startswith(f"--arrays_dir: cannot write {tmp_path}/closed/arrays-")
+    assert closed.stderr.startswith(
+        f"--arrays_dir: cannot write {tmp_path}/closed/arrays-"
+    )
     assert "; give another folder, which" in closed.stderr
     assert sorted(folder.iterdir()) == before
 
 
-def test_arrays_of_several_datasets_share_a_folder_and_those_beside_shards_come_first(shards):
+def test_arrays_of_several_datasets_share_a_folder_and_those_beside_shards_come_first(
+    shards,
+):
     place = shards / "arrays"
     shutil.copytree(shards / SHARD_FOLDER, shards / "other", copy_function=shutil.copy2)
     for _ in range(2):  # the second time they are there
@@ -296,16 +315,21 @@ def test_shards_among_other_datasets(shards):
         shutil.move(path, shards / path.name)
     np.savez(shards / "scene-play-v0-000.npz", observations=np.zeros(1))
     assert (
-        find_dataset(MAZE, shards) == shards and len(load_dataset(MAZE, shards)["rows"]) == 10
+        find_dataset(MAZE, shards) == shards
+        and len(load_dataset(MAZE, shards)["rows"]) == 10
     )
 
 
 def test_too_few_shards_are_not_the_dataset(shards):
     (
-        shards / "pointmaze-medium-navigate-100m-v0" / "pointmaze-medium-navigate-v0-001.npz"
+        shards
+        / "pointmaze-medium-navigate-100m-v0"
+        / "pointmaze-medium-navigate-v0-001.npz"
     ).unlink()
     (
-        shards / "pointmaze-medium-navigate-100m-v0" / "pointmaze-medium-navigate-v0-002.npz"
+        shards
+        / "pointmaze-medium-navigate-100m-v0"
+        / "pointmaze-medium-navigate-v0-002.npz"
     ).unlink()
     with pytest.raises(UserError, match="v0-001.npz could not be downloaded"):
         load_dataset(MAZE, shards)
@@ -354,7 +378,11 @@ def test_a_dataset_that_is_not_to_be_had(name, message, tmp_path):
     with pytest.raises(UserError) as error:
         find_dataset(name, tmp_path / "none")
     text = str(error.value)
-    assert text.startswith("--ogbench_dataset_dir: ") and "\n" not in text and "refused" in text
+    assert (
+        text.startswith("--ogbench_dataset_dir: ")
+        and "\n" not in text
+        and "refused" in text
+    )
     assert message.format(folder=tmp_path / "none") in text
     assert not (tmp_path / "none").exists() or not any((tmp_path / "none").iterdir())
 
@@ -379,9 +407,15 @@ def nan(value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("actions", "qpos"), "lacks actions, qpos; it holds observations, terminals"),
+        (
+            without("actions", "qpos"),
+            "lacks actions, qpos; it holds observations, terminals",
+        ),
         (changed(actions=lambda a: a[:-1]), r"holds actions of shape \(6, 2\)"),
-        (changed(observations=lambda o: o[:, 0]), r"holds observations of shape \(7,\)"),
+        (
+            changed(observations=lambda o: o[:, 0]),
+            r"holds observations of shape \(7,\)",
+        ),
         (changed(terminals=lambda t: t[:, None]), r"holds terminals of shape \(7, 1\)"),
         (changed(observations=lambda o: o.astype(str)), "and type <U"),
         (
@@ -408,7 +442,10 @@ def nan(value):
             changed(actions=lambda a: np.tile(a, 3)),
             "another environment: its actions have 6 columns",
         ),
-        (changed(qpos=lambda q: np.tile(q, 2)), "another environment: its qpos have 4 columns"),
+        (
+            changed(qpos=lambda q: np.tile(q, 2)),
+            "another environment: its qpos have 4 columns",
+        ),
         (
             changed(qpos=lambda q: q + [8, 0]),
             "another maze: its positions lie in the walls of pointmaze-medium",
@@ -428,12 +465,17 @@ def test_wrong_contents(change, message, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", "half"], ids=["empty", "text", "truncated"])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", "half"], ids=["empty", "text", "truncated"]
+)
 def test_broken_files(content, maze_data):
     whole = (maze_data / FILE).read_bytes()
-    (maze_data / FILE).write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    (maze_data / FILE).write_bytes(
+        whole[: len(whole) // 2] if content == "half" else content
+    )
     with pytest.raises(
-        UserError, match="is truncated or no npz file .*; delete it and fetch or make it again"
+        UserError,
+        match="is truncated or no npz file .*; delete it and fetch or make it again",
     ):
         load_dataset(MAZE, maze_data)
 
@@ -443,7 +485,9 @@ def test_broken_files(content, maze_data):
 
 def member(descr="'<f4'", shape="(7, 2)", data=b"", magic=b"\x93NUMPY\x01\x00"):
     """A member of an npz file with a header of the test's choosing."""
-    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    header = (
+        f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    )
     return magic + struct.pack("<H", len(header)) + header + data
 
 
@@ -506,11 +550,15 @@ def maze_env():
 
 
 @settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     compression=st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]),
-    changes=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=5),
+    changes=st.lists(
+        st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=5
+    ),
     cut=st.integers(0, 1 << 16) | st.none(),
 )
 def test_changed_bytes_are_read_or_one_line(
@@ -543,10 +591,12 @@ def test_a_single_array_is_no_npz_file(tmp_path):
 def test_a_dataset_of_another_robot(cube_data):
     with pytest.raises(UserError, match="lacks button_states"):
         load_dataset(
-            "scene-play-singletask-task1-v0", dataset_path=cube_data / "cube-single-play-v0.npz"
+            "scene-play-singletask-task1-v0",
+            dataset_path=cube_data / "cube-single-play-v0.npz",
         )
     with pytest.raises(
-        UserError, match=r"--dataset: .* its observations have 28 columns, those of .* 37"
+        UserError,
+        match=r"--dataset: .* its observations have 28 columns, those of .* 37",
     ):
         load_dataset(
             "cube-double-play-singletask-task1-v0",
@@ -559,7 +609,10 @@ def test_a_dataset_of_another_robot(cube_data):
     [
         ({"proportion": 0.0}, "--dataset_proportion must lie in"),
         ({"proportion": 1.5}, "--dataset_proportion"),
-        ({"dataset_path": "/no/such/file.npz"}, "--dataset: /no/such/file.npz does not exist"),
+        (
+            {"dataset_path": "/no/such/file.npz"},
+            "--dataset: /no/such/file.npz does not exist",
+        ),
         (
             {"dataset_path": FILE, "dataset_layout": "flat"},
             "--dataset_layout=flat: it is for own data",

@@ -40,7 +40,9 @@ def mirror():
 def test_a_whole_file(host, tmp_path):
     host.files[f"/{NAME}"] = archive()
     path = download(NAME, tmp_path / "new" / NAME, [host.url], progress=False)
-    assert path.read_bytes() == archive() and [p.name for p in path.parent.iterdir()] == [NAME]
+    assert path.read_bytes() == archive() and [
+        p.name for p in path.parent.iterdir()
+    ] == [NAME]
     download(NAME, path, [host.url])  # it is there
     assert len(host.requests) == 1
 
@@ -50,7 +52,11 @@ def test_a_log_gets_one_line_for_each_file(host, tmp_path, capsys):
     host.break_after = [5000, 7000]
     download(NAME, tmp_path / NAME, [host.url])
     said = capsys.readouterr()
-    assert said.err == "" and said.out.startswith(f"{NAME}: ") and said.out.count("\n") == 1
+    assert (
+        said.err == ""
+        and said.out.startswith(f"{NAME}: ")
+        and said.out.count("\n") == 1
+    )
 
 
 def test_a_broken_transfer_goes_on_by_itself(host, tmp_path):
@@ -58,7 +64,11 @@ def test_a_broken_transfer_goes_on_by_itself(host, tmp_path):
     host.break_after = [5000, 7000]
     path = download(NAME, tmp_path / NAME, [host.url], progress=False)
     assert path.read_bytes() == archive()
-    assert [wanted for _, wanted in host.requests] == [None, "bytes=5000-", "bytes=12000-"]
+    assert [wanted for _, wanted in host.requests] == [
+        None,
+        "bytes=5000-",
+        "bytes=12000-",
+    ]
 
 
 def test_an_interrupted_run_is_resumed_by_the_next(host, tmp_path):
@@ -69,7 +79,10 @@ def test_an_interrupted_run_is_resumed_by_the_next(host, tmp_path):
         download(NAME, tmp_path / NAME, [host.url], progress=False)
     (part,) = tmp_path.iterdir()
     assert part.suffix == ".part" and part.stat().st_size == 5000
-    assert download(NAME, tmp_path / NAME, [host.url], progress=False).read_bytes() == archive()
+    assert (
+        download(NAME, tmp_path / NAME, [host.url], progress=False).read_bytes()
+        == archive()
+    )
     assert host.requests[-1][1] == "bytes=5000-" and len(list(tmp_path.iterdir())) == 1
 
 
@@ -80,7 +93,10 @@ def test_a_complete_part_only_gets_its_name(host, tmp_path):
         download(NAME, tmp_path / NAME, [host.url], progress=False)
     (part,) = tmp_path.iterdir()
     part.write_bytes(archive())
-    assert download(NAME, tmp_path / NAME, [host.url], progress=False).read_bytes() == archive()
+    assert (
+        download(NAME, tmp_path / NAME, [host.url], progress=False).read_bytes()
+        == archive()
+    )
 
 
 def test_a_part_longer_than_the_file_is_thrown_away(host, tmp_path):
@@ -90,13 +106,19 @@ def test_a_part_longer_than_the_file_is_thrown_away(host, tmp_path):
         download(NAME, tmp_path / NAME, [host.url], progress=False)
     (part,) = tmp_path.iterdir()
     part.write_bytes(archive() + b"more")
-    assert download(NAME, tmp_path / NAME, [host.url], progress=False).read_bytes() == archive()
+    assert (
+        download(NAME, tmp_path / NAME, [host.url], progress=False).read_bytes()
+        == archive()
+    )
 
 
 def test_a_host_that_cannot_resume_starts_over(host, tmp_path):
     host.files[f"/{NAME}"] = archive()
     host.break_after, host.resumes = [5000], False
-    assert download(NAME, tmp_path / NAME, [host.url], progress=False).read_bytes() == archive()
+    assert (
+        download(NAME, tmp_path / NAME, [host.url], progress=False).read_bytes()
+        == archive()
+    )
 
 
 def test_the_mirror_is_asked_next_and_bytes_are_never_mixed(host, mirror, tmp_path):
@@ -124,7 +146,7 @@ def test_not_found_then_the_mirror(host, mirror, tmp_path):
 )
 def test_what_is_no_whole_archive_is_not_kept(host, tmp_path, body):
     host.files[f"/{NAME}"] = body
-    with pytest.raises(UserError, match="not a whole npz file"):
+    with pytest.raises(UserError, match="not a complete npz file"):
         download(NAME, tmp_path / "new" / NAME, [host.url], progress=False)
     assert not (tmp_path / "new").exists()
 
@@ -135,7 +157,11 @@ def test_when_nobody_answers_every_reason_is_given(host, tmp_path):
     with pytest.raises(UserError) as error:
         download(NAME, tmp_path / "new" / NAME, [dead.url, host.url], progress=False)
     message = str(error.value)
-    assert "Connection refused" in message and "HTTP 404" in message and "\n" not in message
+    assert (
+        "Connection refused" in message
+        and "HTTP 404" in message
+        and "\n" not in message
+    )
     assert not (tmp_path / "new").exists()
 
 
@@ -151,8 +177,13 @@ def test_a_silent_host_is_given_up(host, tmp_path, monkeypatch):
 # ---------------------------------------------------------------- bases from the hub
 
 MODELS, MIRROR = "yonghoon96/trqam-bc-checkpoints", "datasets/yonghoon96/ogbench-mirror"
-BASE = (Path(__file__).parents[1] / "published" / "numpy2" / "params_300000.pkl").read_bytes()
-PUZZLE, TASK = "puzzle-4x4-play/params_300000.pkl", "puzzle-4x4-play-singletask-task3-v0"
+BASE = (
+    Path(__file__).parents[1] / "published" / "numpy2" / "params_300000.pkl"
+).read_bytes()
+PUZZLE, TASK = (
+    "puzzle-4x4-play/params_300000.pkl",
+    "puzzle-4x4-play-singletask-task3-v0",
+)
 
 
 def flipped(body: bytes) -> bytes:
@@ -234,10 +265,16 @@ def test_a_web_page_is_no_base(hub, tmp_path):
 
 
 @pytest.mark.parametrize("says_length", [True, False])
-def test_a_broken_transfer_resumes_where_the_hub_redirects_to(says_length, hub, tmp_path):
+def test_a_broken_transfer_resumes_where_the_hub_redirects_to(
+    says_length, hub, tmp_path
+):
     hub.storage.break_after, hub.storage.says_length = [100, 300], says_length
     assert published_base(TASK, tmp_path).read_bytes() == BASE
-    assert [wanted for _, wanted in hub.storage.requests] == [None, "bytes=100-", "bytes=400-"]
+    assert [wanted for _, wanted in hub.storage.requests] == [
+        None,
+        "bytes=100-",
+        "bytes=400-",
+    ]
 
 
 def test_the_next_process_resumes_and_compares_the_whole_file(hub, tmp_path):
@@ -263,7 +300,9 @@ def test_a_complete_part_is_compared_too(hub, tmp_path):
 def test_the_token_goes_to_the_endpoint_alone(hub, host, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret\n")
     hub.wanted_token = "hf_secret"
-    hub.moved[MODELS] = "someone/else"  # on the same host, as for a repository that was renamed
+    hub.moved[MODELS] = (
+        "someone/else"  # on the same host, as for a repository that was renamed
+    )
     hub.repositories["someone/else"] = hub.repositories.pop(MODELS)
     assert published_base(TASK, tmp_path).read_bytes() == BASE
     assert hub.storage.tokens == [None]
@@ -276,13 +315,17 @@ def test_the_token_goes_to_the_endpoint_alone(hub, host, tmp_path, monkeypatch):
 def test_a_refusal_says_what_the_token_has_to_do_with_it(hub, tmp_path, monkeypatch):
     hub.wanted_token = "hf_right"
     line = line_of(published_base, TASK, tmp_path)
-    assert "HTTP 401: private or gated; set HF_TOKEN to a token that may read it" in line
+    assert (
+        "HTTP 401: private or gated; set HF_TOKEN to a token that may read it" in line
+    )
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     line = line_of(published_base, TASK, tmp_path)
     assert "HTTP 403: the token in HF_TOKEN may not read this" in line
     assert "hf_wrong" not in line
     monkeypatch.setenv("HF_TOKEN", "hf_…")
-    assert "HF_TOKEN: a token has no such letters" in line_of(published_base, TASK, tmp_path)
+    assert "HF_TOKEN: a token has no such letters" in line_of(
+        published_base, TASK, tmp_path
+    )
 
 
 def test_a_refusal_by_another_host_is_none_of_the_token(host, tmp_path, hub):
@@ -291,7 +334,9 @@ def test_a_refusal_by_another_host_is_none_of_the_token(host, tmp_path, hub):
     assert "HTTP 403)" in line and "HF_TOKEN" not in line
 
 
-@pytest.mark.parametrize("folder", ["puzzle-4x4", "puzzle-4x4-play-v0", "b/puzzle-4x4-play_h"])
+@pytest.mark.parametrize(
+    "folder", ["puzzle-4x4", "puzzle-4x4-play-v0", "b/puzzle-4x4-play_h"]
+)
 def test_a_folder_with_another_form_of_the_name(folder, hub, tmp_path):
     files = hub.repositories[MODELS]
     files[f"{folder}/params_300000.pkl"] = files.pop(PUZZLE)
@@ -303,7 +348,9 @@ def test_a_folder_with_another_form_of_the_name(folder, hub, tmp_path):
 
 def test_a_missing_folder_is_one_line_with_those_there_are(hub, tmp_path):
     line = line_of(published_base, "cube-triple", tmp_path)
-    wanted = "has no bases of cube-triple-play (there: puzzle-4x4-play, scene-play); bring"
+    wanted = (
+        "has no bases of cube-triple-play (there: puzzle-4x4-play, scene-play); bring"
+    )
     assert f"{MODELS} {wanted}" in line
     hub.lists = False
     line = line_of(published_base, "cube-triple", tmp_path)
@@ -339,13 +386,17 @@ def test_offline_the_line_says_what_to_bring_and_where_to(tmp_path, monkeypatch)
 
 def test_a_folder_that_cannot_be_written_is_one_line(hub, tmp_path):
     (tmp_path / "bases").touch()
-    assert "--pretrained_actor_path=published: " in line_of(published_base, TASK, tmp_path)
+    assert "--pretrained_actor_path=published: " in line_of(
+        published_base, TASK, tmp_path
+    )
 
 
 @pytest.mark.parametrize("name", ["cube-single", "antmaze-large-stitch", "mine:Toy-v0"])
 def test_a_task_outside_the_ten_domains(name, tmp_path):
     line = line_of(base_domain, name)
-    assert line.startswith("--pretrained_actor_path=published: there is no published base of ")
+    assert line.startswith(
+        "--pretrained_actor_path=published: there is no published base of "
+    )
     assert "antmaze-large-navigate, " in line and "leave the flag out" in line
 
 
@@ -369,19 +420,28 @@ def hosts(hub, host, monkeypatch):
     return [host.url, *open_hosts(HOSTS[1:])]
 
 
-def test_ogbenchs_own_host_comes_first_and_needs_no_other(hosts, host, hub, tmp_path, capsys):
+def test_ogbenchs_own_host_comes_first_and_needs_no_other(
+    hosts, host, hub, tmp_path, capsys
+):
     for name in ("cube-double-play-v0.npz", "cube-double-play-v0-val.npz"):
         host.files[f"/{name}"] = archive()
     assert find_dataset("cube-double", tmp_path) == tmp_path / "cube-double-play-v0.npz"
     assert left(tmp_path) == ["cube-double-play-v0-val.npz", "cube-double-play-v0.npz"]
     assert hub.requests == []
-    assert capsys.readouterr().out.count("no sha256 there: size and CRC-32 checked") == 2
+    assert (
+        capsys.readouterr().out.count("no sha256 there: size and CRC-32 checked") == 2
+    )
 
 
 @pytest.mark.parametrize("place", ["", "data/", "ogbench/v1/"])
-def test_the_mirror_comes_last_and_its_sums_count(place, hosts, host, hub, tmp_path, capsys):
+def test_the_mirror_comes_last_and_its_sums_count(
+    place, hosts, host, hub, tmp_path, capsys
+):
     good, name = archive(), f"{place}cube-double-play-v0.npz"
-    hub.repositories[MIRROR] |= {name: good, f"{place}cube-double-play-v0-val.npz": archive(1)}
+    hub.repositories[MIRROR] |= {
+        name: good,
+        f"{place}cube-double-play-v0-val.npz": archive(1),
+    }
     assert find_dataset("cube-double", tmp_path).read_bytes() == good
     lines = capsys.readouterr().out.splitlines()
     found = f"{len(good) / 1000:.1f}kB from {hub.url[7:]}, sha256 {sha256(good):.12}"
@@ -396,7 +456,9 @@ def test_the_mirror_comes_last_and_its_sums_count(place, hosts, host, hub, tmp_p
 
 
 def lines(form: str, sums: dict[str, str], end: str = "\n") -> str:
-    return end.join(form.format(name=name, sum=checksum) for name, checksum in sums.items())
+    return end.join(
+        form.format(name=name, sum=checksum) for name, checksum in sums.items()
+    )
 
 
 def entry(name: str, checksum: str) -> dict:
@@ -406,11 +468,19 @@ def entry(name: str, checksum: str) -> dict:
 MANIFESTS = {
     "manifest.json": json.dumps,
     "meta/MANIFEST.json": lambda sums: json.dumps({"name": "a.mirror", "files": sums}),
-    "manifest1.json": lambda sums: json.dumps([{"path": n, "sha256": sums[n]} for n in sums]),
-    "manifest2.json": lambda sums: json.dumps({n: {"sha256": sums[n].upper()} for n in sums}),
-    "manifest3.json": lambda sums: json.dumps({"files": [entry(n, sums[n]) for n in sums]}),
+    "manifest1.json": lambda sums: json.dumps(
+        [{"path": n, "sha256": sums[n]} for n in sums]
+    ),
+    "manifest2.json": lambda sums: json.dumps(
+        {n: {"sha256": sums[n].upper()} for n in sums}
+    ),
+    "manifest3.json": lambda sums: json.dumps(
+        {"files": [entry(n, sums[n]) for n in sums]}
+    ),
     "data/SHA256SUMS": lambda sums: lines("{sum}  {name}", sums).replace("data/", ""),
-    "sha256sum.txt": lambda sums: "# by hand\n\n" + lines("{sum} *{name}", sums, "\r\n"),
+    "sha256sum.txt": lambda sums: (
+        "# by hand\n\n" + lines("{sum} *{name}", sums, "\r\n")
+    ),
     "sha256.bsd": lambda sums: lines("SHA256 ({name}) = {sum}", sums),
 }
 
@@ -429,7 +499,9 @@ def test_sums_of_a_manifest(manifest, hosts, hub, tmp_path, capsys):
     hub.repositories[MIRROR] |= files | {manifest: text.encode()}
     find_dataset("cube-double", tmp_path)
     printed = capsys.readouterr().out
-    assert all(f"sha256 {checksum:.12} as published" in printed for checksum in sums.values())
+    assert all(
+        f"sha256 {checksum:.12} as published" in printed for checksum in sums.values()
+    )
     (tmp_path / "cube-double-play-v0.npz").unlink()
     hub.damaged["data/cube-double-play-v0.npz"] = archive(2)
     assert "instead of the published" in line_of(find_dataset, "cube-double", tmp_path)
@@ -457,17 +529,28 @@ def test_shards(hosts, host, hub, tmp_path, capsys):
     """Ten from OGBench's host and, where it lacks them, from the mirror, in any folder."""
     names = [f"cube-triple-play-v0-{i:03d}.npz" for i in range(10)]
     contents = {name: archive(i) for i, name in enumerate(names)}
-    host.files |= {f"/cube-triple-play-100m-v0/{name}": contents[name] for name in names[:8]}
+    host.files |= {
+        f"/cube-triple-play-100m-v0/{name}": contents[name] for name in names[:8]
+    }
     files = hub.repositories[MIRROR]
     files |= {f"cube-triple-10M/{name}": content for name, content in contents.items()}
     files |= {f"cube-triple-10M/{name}.npz": archive(99) for name in names}
     folder = find_dataset("cube-triple", tmp_path)
     assert folder == tmp_path / "cube-triple-play-100m-v0" and left(folder) == names
-    assert all((folder / name).read_bytes() == content for name, content in contents.items())
-    assert [path.startswith(f"/api/{MIRROR}/") for path, _ in hub.requests].count(True) == 1
-    assert "cube-triple-play is 10 files of a million transitions" in capsys.readouterr().out
+    assert all(
+        (folder / name).read_bytes() == content for name, content in contents.items()
+    )
+    assert [path.startswith(f"/api/{MIRROR}/") for path, _ in hub.requests].count(
+        True
+    ) == 1
+    assert (
+        "cube-triple-play is 10 files of a million transitions"
+        in capsys.readouterr().out
+    )
     asked = len(host.requests)
-    assert find_dataset("cube-triple", tmp_path) == folder and len(host.requests) == asked
+    assert (
+        find_dataset("cube-triple", tmp_path) == folder and len(host.requests) == asked
+    )
 
 
 OWN = "datasets/yonghoon96/antmaze-giant-navigate-10m-v0"
@@ -477,13 +560,17 @@ OWN = "datasets/yonghoon96/antmaze-giant-navigate-10m-v0"
 def test_a_repository_of_its_own_or_its_copy_in_the_mirror(gone, hosts, hub, tmp_path):
     files = {f"part-{i}.npz": archive(i) for i in range(3)}
     place = "all/antmaze-giant-navigate-10m-v0"
-    hub.repositories[MIRROR] |= {f"{place}/{name}": body for name, body in files.items()}
+    hub.repositories[MIRROR] |= {
+        f"{place}/{name}": body for name, body in files.items()
+    }
     hub.repositories[MIRROR]["antmaze-large-navigate-v0.npz"] = archive(9)
     if not gone:
         own = {f"data/{name}": body for name, body in files.items()}
         hub.repositories[OWN] = own | {"README.md": b""}
     folder = find_dataset("antmaze-giant", tmp_path)
-    assert folder == tmp_path / "antmaze-giant-navigate-10m-v0" and left(folder) == list(files)
+    assert folder == tmp_path / "antmaze-giant-navigate-10m-v0" and left(
+        folder
+    ) == list(files)
     assert all((folder / name).read_bytes() == body for name, body in files.items())
     asked = [path for path, _ in hub.requests]
     assert (f"/{OWN}/resolve/main/data/part-1.npz" in asked) is not gone

@@ -21,7 +21,14 @@ def numpy_policy(observations, keys):
 
 
 def run(
-    policy, workers, episodes=11, seed=3, env_name="walk", make_env=make, horizon=H, **kwargs
+    policy,
+    workers,
+    episodes=11,
+    seed=3,
+    env_name="walk",
+    make_env=make,
+    horizon=H,
+    **kwargs,
 ):
     with EnvWorkers(env_name, slots=4, workers=workers, make_env=make_env) as pool:
         return evaluate(policy, pool, episodes, seed, horizon, A, **kwargs)
@@ -36,7 +43,13 @@ def play(name, episodes=5, horizon=H, **kwargs):
 
 
 def assert_same(a, b):
-    for name in ("successes", "successes_any", "returns", "lengths", "discounted_returns"):
+    for name in (
+        "successes",
+        "successes_any",
+        "returns",
+        "lengths",
+        "discounted_returns",
+    ):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
@@ -48,9 +61,9 @@ def test_a_plain_loop_gives_the_same_episodes():
         rewards, done, chunk, any_step = [], False, 0, False
         while not done:
             key = np.array([[3, episode, chunk]], np.uint32)
-            actions = numpy_policy(np.asarray(observation, np.float32)[None], key).astype(
-                np.float32
-            )
+            actions = numpy_policy(
+                np.asarray(observation, np.float32)[None], key
+            ).astype(np.float32)
             for action in np.clip(actions.reshape(H, A), -1, 1):
                 observation, reward, terminated, truncated, info = env.step(action)
                 rewards.append(reward)
@@ -64,7 +77,9 @@ def test_a_plain_loop_gives_the_same_episodes():
         assert result.successes_any[episode] == any_step
         np.testing.assert_allclose(result.returns[episode], sum(rewards), rtol=1e-12)
         discounted = sum(0.9**t * reward for t, reward in enumerate(rewards))
-        np.testing.assert_allclose(result.discounted_returns[episode], discounted, rtol=1e-12)
+        np.testing.assert_allclose(
+            result.discounted_returns[episode], discounted, rtol=1e-12
+        )
     assert 0 < result.success < 1, "the test wants both outcomes"
     assert result.env_steps == result.lengths.sum()
     assert result.row() == {
@@ -92,7 +107,11 @@ def test_success_at_the_end_and_at_any_step(name, horizon):
 def test_an_environment_that_reports_no_success_has_none():
     result = play("none", discount=0.5)
     assert result.success is None and np.isnan(result.successes).all()
-    assert result.row() == {"return": 2.0, "length": 4.0, "discounted_return": 0.5 * 1.875}
+    assert result.row() == {
+        "return": 2.0,
+        "length": 4.0,
+        "discounted_return": 0.5 * 1.875,
+    }
     assert result.describe() == "mean return 2 (no success reported)"
 
 
@@ -105,7 +124,10 @@ def test_an_endless_episode_is_truncated_and_the_others_follow():
     ("name", "message"),
     [
         ("nan reward", "the reward is nan, at step 3 of episode 7"),
-        ("wide", "the observation has the shape (3,) instead of (2,), at step 2 of episode 7"),
+        (
+            "wide",
+            "the observation has the shape (3,) instead of (2,), at step 2 of episode 7",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_named_with_its_step_and_episode(name, message):
@@ -186,7 +208,9 @@ def test_the_batch_is_always_padded_and_rows_keep_their_slot():
         assert keys.shape == (4, 3) and keys.dtype == np.uint32
     assert [key.tolist() for key in seen[1][1]] == [[3, e, 1] for e in range(4)]
     assert [key.tolist() for key in seen[3][1][:2]] == [[3, 4, 0], [3, 5, 0]]
-    np.testing.assert_array_equal(seen[4][0][2:], seen[5][0][2:])  # idle rows stand still
+    np.testing.assert_array_equal(
+        seen[4][0][2:], seen[5][0][2:]
+    )  # idle rows stand still
     assert (result.lengths == 7).all() and result.env_steps == 42
 
 
@@ -211,7 +235,9 @@ def test_reset_seeds_are_fixed_and_distinct():
 
 
 def test_actions_that_are_not_finite_are_an_error():
-    with pytest.raises(RunError, match="^the policy's actions for walk are not finite$"):
+    with pytest.raises(
+        RunError, match="^the policy's actions for walk are not finite$"
+    ):
         run(lambda observations, keys: np.full((4, H * A), np.nan), 1, episodes=1)
 
 

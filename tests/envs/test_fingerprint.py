@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from envs.fingerprint import Fingerprint, fingerprint, remembered
+from envs.fingerprint import Fingerprint, cached_fingerprint, fingerprint
 
 
 def dataset(rows=30_000):
@@ -17,7 +17,10 @@ def dataset(rows=30_000):
         "observations": rng.normal(size=(rows, 3)).astype(np.float32),
         "rewards": np.zeros(rows, np.float32),
     }
-    values |= {"actions": np.zeros((rows, 2), np.float32), "masks": np.ones(rows, np.float32)}
+    values |= {
+        "actions": np.zeros((rows, 2), np.float32),
+        "masks": np.ones(rows, np.float32),
+    }
     return values | {
         "terminals": np.zeros(rows, np.float32),
         "rows": np.arange(rows - 1, dtype=np.int32),
@@ -66,17 +69,17 @@ loads: list[int] = []
 
 def test_a_file_that_stays_as_it_is_is_read_once(file):
     loads.clear()
-    first = remembered([file], {"sparse": False}, load)
-    assert remembered([file], {"sparse": False}, load) == first == fingerprint(
+    first = cached_fingerprint([file], {"sparse": False}, load)
+    assert cached_fingerprint([file], {"sparse": False}, load) == first == fingerprint(
         load()
     ) and isinstance(first, Fingerprint)
     assert len(loads) == 2  # by the first call, and here
-    assert remembered([file], {"sparse": True}, lambda: load(1)) != first
+    assert cached_fingerprint([file], {"sparse": True}, lambda: load(1)) != first
 
 
 @pytest.mark.parametrize("change", ["size", "time", "inode"])
 def test_a_file_that_changes_is_read_again(file, change):
-    first = remembered([file], {}, load)
+    first = cached_fingerprint([file], {}, load)
     stat = file.stat()
     if change == "size":
         file.write_text("three")
@@ -88,21 +91,23 @@ def test_a_file_that_changes_is_read_again(file, change):
         other.write_text("two")
         os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         os.replace(other, file)
-    assert remembered([file], {}, lambda: load(1)) != first
+    assert cached_fingerprint([file], {}, lambda: load(1)) != first
 
 
 def test_a_file_written_just_now_is_not_remembered(file):
     """Its next change might leave size, inode and time as they are."""
     os.utime(file)
-    first = remembered([file], {}, load)
-    assert remembered([file], {}, lambda: load(1)) != first
+    first = cached_fingerprint([file], {}, load)
+    assert cached_fingerprint([file], {}, lambda: load(1)) != first
 
 
-def test_a_damaged_memory_and_a_home_that_cannot_be_written_cost_time_alone(file, monkeypatch):
-    first = remembered([file], {}, load)
+def test_a_damaged_memory_and_a_home_that_cannot_be_written_cost_time_alone(
+    file, monkeypatch
+):
+    first = cached_fingerprint([file], {}, load)
     (stored,) = file.parent.glob("cache/trqam/fingerprints/*.json")
     for content in ("", "{}", "[1]", "\x00"):
         stored.write_text(content)
-        assert remembered([file], {}, load) == first
+        assert cached_fingerprint([file], {}, load) == first
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
-    assert remembered([file], {}, load) == first
+    assert cached_fingerprint([file], {}, load) == first

@@ -27,9 +27,13 @@ KINDS = {
 POINTMAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 
 
-def episode(env: SeededEnv, seed: int, between=lambda: None) -> tuple[np.ndarray, np.ndarray]:
+def episode(
+    env: SeededEnv, seed: int, between=lambda: None
+) -> tuple[np.ndarray, np.ndarray]:
     """Observations [26, O] and rewards [25] under actions that the seed fixes."""
-    actions = np.random.default_rng(seed).uniform(-1.3, 1.3, (25, *env.action_space.shape))
+    actions = np.random.default_rng(seed).uniform(
+        -1.3, 1.3, (25, *env.action_space.shape)
+    )
     observations, rewards = [env.reset(seed=seed)[0]], []
     for action in actions:
         between()
@@ -64,7 +68,9 @@ def test_a_seed_repeats_an_episode_to_the_bit(name):
     # follow the seed.
     goals = [env.reset(seed=7)[1]["goal"], other.reset(seed=7)[1]["goal"]]
     np.testing.assert_array_equal(*goals)
-    np.testing.assert_array_equal(env.action_space.sample(), other.action_space.sample())
+    np.testing.assert_array_equal(
+        env.action_space.sample(), other.action_space.sample()
+    )
     # An episode started without a seed goes on with this environment's own streams.
     np.testing.assert_array_equal(
         env.reset(seed=2) and env.reset()[0], other.reset(seed=2) and other.reset()[0]
@@ -125,7 +131,11 @@ def test_the_users_gl_setting_survives_and_nothing_is_printed():
     )
     environ = os.environ | {"MUJOCO_GL": "egl"}
     run = subprocess.run(
-        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert run.stdout.strip() == "egl False False" and run.stderr == ""
 
@@ -142,7 +152,9 @@ def test_tasks_end_in_the_step_that_succeeds(name, monkeypatch):
     else:
         env.unwrapped.set_xy(env.unwrapped.cur_goal_xy)
     action = np.zeros(env.action_space.shape)
-    steps = [env.step(action) for _ in range(2)]  # the arm reports what was before a step
+    steps = [
+        env.step(action) for _ in range(2)
+    ]  # the arm reports what was before a step
     found = [(terminated, bool(info["success"])) for _, _, terminated, _, info in steps]
     assert (True, True) in found and set(found) <= {(True, True), (False, False)}
 
@@ -162,7 +174,10 @@ def played(*steps, limit=None):
             "the observation has the shape (3,) instead of (2,)",
         ),
         (step_of(reward=np.inf), "the reward is inf"),
-        (step_of(reward=np.zeros(2)), "the reward has the shape (2,) instead of one element"),
+        (
+            step_of(reward=np.zeros(2)),
+            "the reward has the shape (2,) instead of one element",
+        ),
     ],
 )
 def test_a_step_that_cannot_be_used(step, message):
@@ -176,7 +191,9 @@ def test_a_step_that_cannot_be_used(step, message):
 def test_a_reset_that_cannot_be_used():
     env = played(step_of())
     env.unwrapped.start = np.zeros(5)
-    with pytest.raises(EnvFault, match=r"^the observation of reset\(\) has the shape \(5,\)"):
+    with pytest.raises(
+        EnvFault, match=r"^the observation of reset\(\) has the shape \(5,\)"
+    ):
         env.reset(seed=1)
 
 
@@ -293,7 +310,8 @@ def test_a_users_environment_that_does_not_fit(users_module, env_id, message):
 
 def test_a_users_module_that_is_not_there():
     with pytest.raises(
-        UserError, match="--env_name: no_such_module:Env-v0 cannot be made .*no_such_module"
+        UserError,
+        match="--env_name: no_such_module:Env-v0 cannot be made .*no_such_module",
     ):
         make_env("no_such_module:Env-v0")
 
@@ -306,7 +324,9 @@ def test_the_table_of_names_is_what_ogbench_registers():
         if env_id.endswith("-singletask-task1-v0") and not env_id.startswith("visual-")
     }
     assert worlds == {
-        world_name(task) for world in tasks._DATASETS for task in resolve_env_name(world)
+        world_name(task)
+        for world in tasks._DATASETS
+        for task in resolve_env_name(world)
     }
 
 
@@ -315,8 +335,12 @@ def test_the_table_of_names_is_what_ogbench_registers():
 def test_every_task_is_made_and_stepped(name):
     env = make_env(name)
     observation, _ = env.reset(seed=0)
-    assert observation.shape == env.observation_space.shape and np.all(np.isfinite(observation))
+    assert observation.shape == env.observation_space.shape and np.all(
+        np.isfinite(observation)
+    )
     for _ in range(3):
-        observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        observation, reward, terminated, truncated, info = env.step(
+            env.action_space.sample()
+        )
         assert np.all(np.isfinite(observation)) and reward <= 0
         assert not (terminated or truncated) and info["success"] in (0.0, 1.0)

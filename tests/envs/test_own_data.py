@@ -33,7 +33,13 @@ class UsersEnv(gymnasium.Env):
     def step(self, action):
         self.steps += 1
         done = self.steps == 4
-        return self._observation(), float(done), done and self.episode % 2 == 0, done, {}
+        return (
+            self._observation(),
+            float(done),
+            done and self.episode % 2 == 0,
+            done,
+            {},
+        )
 
     def _observation(self):
         return np.array([self.steps, self.episode], np.float32)
@@ -55,9 +61,14 @@ def flat(episodes=2, steps=3, **changed):
     observations = np.stack(
         [np.arange(rows), np.repeat(np.arange(episodes), steps)], axis=1
     ).astype(float)
-    arrays = {"observations": observations, "actions": np.linspace(-0.9, 0.9, rows)[:, None]}
+    arrays = {
+        "observations": observations,
+        "actions": np.linspace(-0.9, 0.9, rows)[:, None],
+    }
     arrays |= {"rewards": last.astype(float), "terminals": last.astype(float)}
-    return {name: value for name, value in (arrays | changed).items() if value is not None}
+    return {
+        name: value for name, value in (arrays | changed).items() if value is not None
+    }
 
 
 def ogbench(**changed):
@@ -65,9 +76,14 @@ def ogbench(**changed):
     masks = np.array([1, 0, 1, 1, 1, 1, 1.0])
     terminals = np.array([0, 0, 1, 0, 0, 0, 1.0])
     rewards = np.array([-1, 0, 0, -1, -1, -1, 0.0])
-    arrays = {"observations": np.arange(14.0).reshape(7, 2), "actions": np.full((7, 1), -1.0)}
+    arrays = {
+        "observations": np.arange(14.0).reshape(7, 2),
+        "actions": np.full((7, 1), -1.0),
+    }
     arrays |= {"rewards": rewards, "masks": masks, "terminals": terminals}
-    return {name: value for name, value in (arrays | changed).items() if value is not None}
+    return {
+        name: value for name, value in (arrays | changed).items() if value is not None
+    }
 
 
 def load(tmp_path, arrays, **settings):
@@ -80,7 +96,9 @@ def transitions(data):
     observation.
     """
     rows = data["rows"]
-    found = {name: data[name][rows].tolist() for name in ("rewards", "masks", "terminals")}
+    found = {
+        name: data[name][rows].tolist() for name in ("rewards", "masks", "terminals")
+    }
     return found | {"next": data["observations"][rows + 1, 0].tolist()}
 
 
@@ -88,12 +106,23 @@ def transitions(data):
 
 
 @pytest.mark.parametrize("with_masks", [False, True])
-def test_a_flat_file_keeps_the_last_transition_of_each_episode(tmp_path, printed, with_masks):
+def test_a_flat_file_keeps_the_last_transition_of_each_episode(
+    tmp_path, printed, with_masks
+):
     arrays = flat()
-    data = load(tmp_path, arrays | ({"masks": 1 - arrays["terminals"]} if with_masks else {}))
+    data = load(
+        tmp_path, arrays | ({"masks": 1 - arrays["terminals"]} if with_masks else {})
+    )
     found = transitions(data)
     assert found["rewards"] == [0, 0, 1, 0, 0, 1]
-    assert found["masks"] == [1, 1, 0, 1, 1, 0] and found["terminals"] == [0, 0, 1, 0, 0, 1]
+    assert found["masks"] == [1, 1, 0, 1, 1, 0] and found["terminals"] == [
+        0,
+        0,
+        1,
+        0,
+        0,
+        1,
+    ]
     assert found["next"][:2] == [1, 2] and found["next"][3:5] == [4, 5]
     np.testing.assert_allclose(
         data["actions"][data["rows"], 0], np.linspace(-0.9, 0.9, 6), atol=1e-7
@@ -103,7 +132,9 @@ def test_a_flat_file_keeps_the_last_transition_of_each_episode(tmp_path, printed
     assert ("2 terminal rows are taken to end the task" in err) is not with_masks
 
 
-@pytest.mark.parametrize("key", ["timeouts", "truncations", "truncateds", "dones_float"])
+@pytest.mark.parametrize(
+    "key", ["timeouts", "truncations", "truncateds", "dones_float"]
+)
 def test_time_limits_end_episodes_and_say_what_they_cost(tmp_path, printed, key):
     """Without next observations the last transition of an episode that goes on cannot be used;
     its state can.
@@ -116,7 +147,10 @@ def test_time_limits_end_episodes_and_say_what_they_cost(tmp_path, printed, key)
     assert transitions(data)["terminals"] == [0, 0, 0, 1] * 4
     out, err = printed()
     assert f"layout flat (it holds {key})" in out
-    assert "4 transitions at a time limit are left out" in err and "rewards sum to 4" in err
+    assert (
+        "4 transitions at a time limit are left out" in err
+        and "rewards sum to 4" in err
+    )
 
 
 def test_next_observations_keep_every_transition(tmp_path, printed):
@@ -124,7 +158,8 @@ def test_next_observations_keep_every_transition(tmp_path, printed):
     following = arrays["observations"] + [1, 0]
     data = load(
         tmp_path,
-        arrays | {"next_observations": following, "timeouts": np.array([0, 0, 0, 0, 0, 1])},
+        arrays
+        | {"next_observations": following, "timeouts": np.array([0, 0, 0, 0, 0, 1])},
     )
     assert transitions(data)["next"] == following[:, 0].tolist()
     assert transitions(data)["masks"] == [1, 1, 0, 1, 1, 1] and transitions(data)[
@@ -138,7 +173,8 @@ def test_a_jump_that_no_flag_marks_starts_a_new_trajectory(tmp_path, printed):
     following = arrays["observations"] + [1, 0]
     following[2, 0] = 99
     data = load(
-        tmp_path, arrays | {"next_observations": following, "masks": 1 - arrays["terminals"]}
+        tmp_path,
+        arrays | {"next_observations": following, "masks": 1 - arrays["terminals"]},
     )
     assert transitions(data)["next"] == [1, 2, 99, 4, 5, 6] and transitions(data)[
         "terminals"
@@ -152,7 +188,10 @@ def test_an_unfinished_last_episode(tmp_path, printed):
     """
     arrays = {name: value[:5] for name, value in flat().items()}
     data = load(tmp_path, arrays)
-    assert transitions(data)["rewards"] == [0, 0, 1, 0] and transitions(data)["next"][-1] == 4
+    assert (
+        transitions(data)["rewards"] == [0, 0, 1, 0]
+        and transitions(data)["next"][-1] == 4
+    )
     assert "1 transitions at a time limit are left out" in printed().err
 
 
@@ -167,12 +206,17 @@ def test_a_final_row_starts_no_transition(tmp_path, printed):
         np.all(data["actions"] == np.float32(-1 + 1e-5))
         and data["observations"].dtype == np.float32
     )
-    assert "layout ogbench (masks are 0 in rows before terminal rows alone)" in printed().out
+    assert (
+        "layout ogbench (masks are 0 in rows before terminal rows alone)"
+        in printed().out
+    )
 
 
 def test_a_probes_data_is_recognised(tmp_path):
     name = "envs.probe:ProbeChain-v0"
-    data = load_dataset(name, dataset_path=write_dataset(name, tmp_path / "probe.npz", 60))
+    data = load_dataset(
+        name, dataset_path=write_dataset(name, tmp_path / "probe.npz", 60)
+    )
     assert len(data["rows"]) == 60 and (data["masks"][data["rows"]] == 0).sum() == 10
 
 
@@ -187,7 +231,12 @@ def test_a_probes_data_is_recognised(tmp_path):
             actions=np.array([[1], [1], [0], [1], [1], [0.0]]),
         ),
     ],
-    ids=["no rewards", "no mask of 0", "nothing succeeds", "final rows look like filler"],
+    ids=[
+        "no rewards",
+        "no mask of 0",
+        "nothing succeeds",
+        "final rows look like filler",
+    ],
 )
 def test_an_ambiguous_file_is_refused_and_read_as_told(tmp_path, arrays):
     with pytest.raises(
@@ -269,12 +318,16 @@ def test_shards_of_both_layouts(tmp_path, printed):
     ):
         load_dataset(NAME, dataset_path=folder)
     np.savez(folder / "c.npz", **flat(observations=np.zeros((6, 3))))
-    with pytest.raises(UserError, match="c.npz and a.npz do not hold the same observations"):
+    with pytest.raises(
+        UserError, match="c.npz and a.npz do not hold the same observations"
+    ):
         load_dataset(NAME, dataset_path=folder)
     (folder / "b.npz").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(UserError, match="b.npz is damaged"):
         load_dataset(NAME, dataset_path=folder)
-    assert len([path for path in folder.iterdir() if path.is_dir()]) == 1  # that of the two
+    assert (
+        len([path for path in folder.iterdir() if path.is_dir()]) == 1
+    )  # that of the two
 
 
 def test_hdf5_in_d4rls_layout(tmp_path):
@@ -285,7 +338,9 @@ def test_hdf5_in_d4rls_layout(tmp_path):
         file.create_dataset("infos/qpos", data=np.zeros((6, 4)))
         file.create_dataset("metadata/algorithm", data=np.bytes_("SAC"))
     data = load_dataset(NAME, dataset_path=tmp_path / "d4rl.hdf5")
-    assert transitions(data)["rewards"] == [0, 0, 1, 0, 0] and transitions(data)["masks"] == [
+    assert transitions(data)["rewards"] == [0, 0, 1, 0, 0] and transitions(data)[
+        "masks"
+    ] == [
         1,
         1,
         0,
@@ -307,7 +362,11 @@ def test_a_folder_that_minari_wrote(tmp_path, monkeypatch):
         for _ in range(4):
             collector.step(np.array([0.25], np.float32))
     collector.create_dataset(
-        "walk/test-v0", algorithm_name="none", author="-", author_email="-", code_permalink="-"
+        "walk/test-v0",
+        algorithm_name="none",
+        author="-",
+        author_email="-",
+        code_permalink="-",
     )
     data = load_dataset(NAME, dataset_path=tmp_path / "walk" / "test-v0")
     assert len(data["rows"]) == 48 and transitions(data)["rewards"] == [0, 0, 0, 1] * 12
@@ -359,16 +418,25 @@ def test_a_file_is_refused_for_what_it_is(tmp_path):
             {"episode_ends": np.zeros(6)},
             "holds episode_ends with a value for each row, which nobody reads",
         ),
-        ({"terminals": None}, "lacks terminals; it holds observations, actions, rewards"),
+        (
+            {"terminals": None},
+            "lacks terminals; it holds observations, actions, rewards",
+        ),
         (
             {"observations": np.full((6, 2), 1e39)},
             r"holds observations up to 1e\+39, more than float32 can hold",
         ),
-        ({"rewards": np.full(6, -1e300)}, r"holds rewards up to 1e\+300, more than float32"),
+        (
+            {"rewards": np.full(6, -1e300)},
+            r"holds rewards up to 1e\+300, more than float32",
+        ),
         ({"rewards": np.zeros((6, 1))}, r"holds rewards of shape \(6, 1\)"),
         ({"observations": np.zeros((6, 2), complex)}, "type complex128"),
         ({"masks": np.full(6, 2.0)}, r"holds masks outside \[0, 1\]"),
-        ({"terminals": np.array([-1, -1, 1, -1, -1, 1])}, "holds terminals other than 0 and 1"),
+        (
+            {"terminals": np.array([-1, -1, 1, -1, -1, 1])},
+            "holds terminals other than 0 and 1",
+        ),
         ({"timeouts": np.full(6, 0.5)}, "holds timeouts other than 0 and 1"),
         (
             {"rewards": np.full(6, np.inf)},
@@ -423,14 +491,19 @@ def test_sparse_turns_no_reward_into_a_cost(tmp_path):
     assert transitions(data)["rewards"] == [-1, -1, 0, -1, -1, 0]
 
 
-def test_an_environment_that_cannot_be_made_is_needed_for_evaluation_alone(tmp_path, printed):
+def test_an_environment_that_cannot_be_made_is_needed_for_evaluation_alone(
+    tmp_path, printed
+):
     np.savez(tmp_path / "mine.npz", **flat())
     with pytest.raises(UserError, match="no_such_module:Thing-v0 cannot be made"):
         load_dataset("no_such_module:Thing-v0", dataset_path=tmp_path / "mine.npz")
     data = load_dataset(
         "no_such_module:Thing-v0", dataset_path=tmp_path / "mine.npz", environment=False
     )
-    assert len(data["rows"]) == 6 and "not checked against its environment" in printed().err
+    assert (
+        len(data["rows"]) == 6
+        and "not checked against its environment" in printed().err
+    )
 
 
 def test_a_users_environment_needs_a_file():

@@ -17,7 +17,9 @@ from utils.sharding import one_seed, stack_seeds
 def train_on_probe(folder, module, probe, horizon=1, seed=0, **settings):
     """The agent of a module after 1500 updates on random actions in a probe environment."""
     name = f"envs.probe:{probe.__name__}-v0"
-    dataset = load_dataset(name, dataset_path=write_dataset(name, folder / "data.npz", 3000))
+    dataset = load_dataset(
+        name, dataset_path=write_dataset(name, folder / "data.npz", 3000)
+    )
     config = module.get_config()
     config.update(
         dict(

@@ -84,7 +84,9 @@ def test_datasets_of_shortcuts():
     assert dataset_name("scene") == "scene-play"
     assert dataset_name("cube-double-noisy") == "cube-double-noisy"
     assert world_name("antmaze-large-navigate-singletask-task1-v0") == "antmaze-large"
-    assert is_manipulation("scene-play") and not is_manipulation("antmaze-large-navigate")
+    assert is_manipulation("scene-play") and not is_manipulation(
+        "antmaze-large-navigate"
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,10 @@ def test_datasets_of_shortcuts():
     [
         ("puzle-4x4", "puzzle-4x4"),
         ("cube-doubel-play", "cube-double-play"),
-        ("cube-double-play-singletask-task6-v0", "cube-double-play-singletask-task5-v0"),
+        (
+            "cube-double-play-singletask-task6-v0",
+            "cube-double-play-singletask-task5-v0",
+        ),
         ("cube-double-play-singletask-task1", "cube-double-play-singletask-task1-v0"),
         ("all5", "all50"),
         ("", None),
@@ -111,15 +116,27 @@ def test_unknown_names_get_the_nearest_one(name, nearest):
 @pytest.mark.parametrize(
     ("name", "what", "typed"),
     [
-        ("visual-cube-single-play", "images are not covered", "type cube-single-play for"),
+        (
+            "visual-cube-single-play",
+            "images are not covered",
+            "type cube-single-play for",
+        ),
         ("visual-scene-play-v0", "images are not covered", "type scene-play for"),
         (
             "visual-puzzle-4x4-play-singletask-task2-v0",
             "images are not covered",
             "type puzzle-4x4-play-singletask-task2-v0 for",
         ),
-        ("visual-puzle-4x4-play-v0", "images are not covered", "type puzzle-4x4-play for"),
-        ("powderworld-easy-play-v0", "discrete actions, are not covered", "--env_name=all50"),
+        (
+            "visual-puzle-4x4-play-v0",
+            "images are not covered",
+            "type puzzle-4x4-play for",
+        ),
+        (
+            "powderworld-easy-play-v0",
+            "discrete actions, are not covered",
+            "--env_name=all50",
+        ),
         (
             "antmaze-large-navigate-oraclerep-v0",
             (
@@ -149,7 +166,11 @@ def test_unknown_names_get_the_nearest_one(name, nearest):
             "gymnasium:HalfCheetah-v5, and --dataset=",
         ),
         ("HalfCheetah", "environment of Gymnasium's", "gymnasium:HalfCheetah-v"),
-        ("phys2d/CartPole-v1", "environment of Gymnasium's", "gymnasium:phys2d/CartPole-v1,"),
+        (
+            "phys2d/CartPole-v1",
+            "environment of Gymnasium's",
+            "gymnasium:phys2d/CartPole-v1,",
+        ),
     ],
 )
 def test_names_that_mean_something_elsewhere_are_told_what(name, what, typed):
@@ -171,4 +192,6 @@ def test_names_need_no_simulator():
         "import sys, envs.tasks; print(sorted({'ogbench', 'mujoco', 'gymnasium', 'jax'} &"
         " set(sys.modules)))"
     )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+    assert (
+        subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+    )

@@ -74,7 +74,11 @@ def test_captions_tell_the_episode_the_step_the_value_and_the_outcome(tmp_path):
         plain = np.full((256, 300, 3), 20 * step, np.uint8)
         expected = _captioned(
             plain,
-            ["counter-task1", f"episode {episode}  step {step}  value {value:.2f}", outcome],
+            [
+                "counter-task1",
+                f"episode {episode}  step {step}  value {value:.2f}",
+                outcome,
+            ],
         )
         assert (expected != plain).any()
         np.testing.assert_allclose(frame[..., :3].astype(int), expected, atol=8)
@@ -82,7 +86,8 @@ def test_captions_tell_the_episode_the_step_the_value_and_the_outcome(tmp_path):
 
 def test_a_caption_says_nothing_of_a_success_that_is_not_reported():
     found = [
-        [_outcome(success, done) for success in (1.0, 0.0, np.nan)] for done in (True, False)
+        [_outcome(success, done) for success in (1.0, 0.0, np.nan)]
+        for done in (True, False)
     ]
     assert found == [["success", "no success", ""], ["success", "", ""]]
 
@@ -101,10 +106,18 @@ class Recorder:
 
 def test_an_mp4_with_every_frame_skipth_frame_of_each_episode(tmp_path, capfd):
     path = tmp_path / "videos" / "counter.mp4"
-    assert film("counter", policy, str(path), 2, 0, H, A, frame_skip=3, make_env=make) == path
+    assert (
+        film("counter", policy, str(path), 2, 0, H, A, frame_skip=3, make_env=make)
+        == path
+    )
     assert list(path.parent.iterdir()) == [path]
     video = frames(path)
-    assert video.shape == (8, 256, 300, 3)  # steps 0 3 6 7 of two episodes; odd sizes made even
+    assert video.shape == (
+        8,
+        256,
+        300,
+        3,
+    )  # steps 0 3 6 7 of two episodes; odd sizes made even
     levels = video.mean((1, 2, 3))
     np.testing.assert_allclose(levels, [0, 60, 120, 140] * 2, atol=4)
     out, err = capfd.readouterr()
@@ -144,13 +157,22 @@ def egl_renders() -> bool:
         ("cube-single-play-singletask-task1-v0", 5),
     ],
 )
-def test_ogbench_is_filmed_large_enough_to_see(name, action_dim, tmp_path, monkeypatch, capfd):
+def test_ogbench_is_filmed_large_enough_to_see(
+    name, action_dim, tmp_path, monkeypatch, capfd
+):
     # what a training process may have set for itself
     monkeypatch.setenv("MUJOCO_GL", "disabled")
     path = tmp_path / "ogbench.mp4"
     actions = np.ones((8, 3, action_dim))
     filmed = film(
-        name, lambda *_: actions, path, 1, 0, 3, action_dim, make_env=make_short_film_env
+        name,
+        lambda *_: actions,
+        path,
+        1,
+        0,
+        3,
+        action_dim,
+        make_env=make_short_film_env,
     )
     err = capfd.readouterr().err
     # a machine without GL has to say so, and to run these tests all the same
@@ -170,9 +192,7 @@ def without_libegl(folder, monkeypatch):
     for suffix in ("", *(f".{i}" for i in range(10))):
         (folder / f"libEGL.so{suffix}").write_bytes(b"")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
-    return (
-        "MUJOCO_GL=egl does not render here (libEGL is missing: apt-get install libegl1 libgl1)"
-    )
+    return "MUJOCO_GL=egl does not render here (libEGL is missing: apt-get install libegl1 libgl1)"
 
 
 def without_driver(folder, monkeypatch):
@@ -191,19 +211,24 @@ def with_a_wrong_choice(folder, monkeypatch):
     return "MUJOCO_GL=nonsense does not render here (unset MUJOCO_GL to use egl)"
 
 
-@pytest.mark.parametrize("breakage", [without_libegl, without_driver, with_a_wrong_choice])
+@pytest.mark.parametrize(
+    "breakage", [without_libegl, without_driver, with_a_wrong_choice]
+)
 def test_without_gl_there_is_one_line_that_says_what_to_install(
     breakage, tmp_path, monkeypatch, capfd
 ):
     advice = breakage(tmp_path / "lib", monkeypatch)
     gl = os.environ["MUJOCO_GL"]
     path = tmp_path / "videos" / "a.mp4"
-    assert film("cube-single-play-singletask-task1-v0", policy, path, 1, 0, H, A) is None
+    assert (
+        film("cube-single-play-singletask-task1-v0", policy, path, 1, 0, H, A) is None
+    )
     out, err = capfd.readouterr()
     lines = err.splitlines()
     assert out.startswith("filming") and len(lines) == 1
     assert (
-        lines[0].startswith("no video a.mp4, all else is unaffected: ") and advice in lines[0]
+        lines[0].startswith("no video a.mp4, all else is unaffected: ")
+        and advice in lines[0]
     )
     assert list(path.parent.iterdir()) == []
     assert os.environ["MUJOCO_GL"] == gl
@@ -213,7 +238,9 @@ def test_a_failing_environment_leaves_no_half_video(tmp_path, capfd):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"an earlier video")
     assert film("raises", policy, path, 1, 0, H, A, make_env=make) is None
-    assert path.read_bytes() == b"an earlier video" and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"an earlier video" and list(tmp_path.iterdir()) == [
+        path
+    ]
     assert "ValueError: the cube melted" in capfd.readouterr().err
 
 

@@ -16,7 +16,9 @@ from utils.errors import UserError
 def gone(pid: int) -> bool:
     """True for a process that ended, also if nobody has reaped it."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+        return (
+            Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+        )
     except (FileNotFoundError, ProcessLookupError):
         return True
 
@@ -38,7 +40,11 @@ def test_slots_live_in_their_process_without_jax_gl_or_threads():
     with start("counter") as workers:
         observations = workers.reset([0, 1, 2], [0, 1, 2])
         assert observations.shape == (3, 6) and observations.dtype == np.float32
-        assert list(observations[:, 2]) == [workers.pids[0], workers.pids[1], workers.pids[0]]
+        assert list(observations[:, 2]) == [
+            workers.pids[0],
+            workers.pids[1],
+            workers.pids[0],
+        ]
         assert os.getpid() not in observations[:, 2]
         np.testing.assert_array_equal(observations[:, 3:], [[0, 1, 1]] * 3)
 
@@ -55,7 +61,9 @@ def test_chunks_run_open_loop_and_stop_at_the_end_of_the_episode():
     with start("counter") as workers:
         first = workers.reset([2, 0], [5, 6])
         # seeds decide
-        np.testing.assert_array_equal(workers.reset([0, 2], [6, 5])[:, 0], first[::-1, 0])
+        np.testing.assert_array_equal(
+            workers.reset([0, 2], [6, 5])[:, 0], first[::-1, 0]
+        )
         chunks = np.arange(20, dtype=np.float32).reshape(2, 5, 2) / 20
         a, b = workers.run_chunks([2, 0], chunks)
         assert (a.length, a.done, a.success) == (5, False, 0.0)
@@ -63,7 +71,12 @@ def test_chunks_run_open_loop_and_stop_at_the_end_of_the_episode():
         np.testing.assert_array_equal(a.observations[:, 0], np.repeat(first[0, 0], 5))
         np.testing.assert_array_equal(b.rewards, chunks[1, :, 0].astype(np.float64))
         (end,) = workers.run_chunks([2], chunks[:1])
-        assert (end.length, end.truncated, end.terminated, end.done) == (2, True, False, True)
+        assert (end.length, end.truncated, end.terminated, end.done) == (
+            2,
+            True,
+            False,
+            True,
+        )
         assert end.success == float(first[0, 0] > 0)
 
 
@@ -109,7 +122,9 @@ def everywhere(name):
 def test_success_of_the_last_step_and_of_any(name, success, any_step):
     for result in everywhere(name):
         assert result.length == 4 and result.truncated and not result.fault
-        np.testing.assert_array_equal([result.success, result.success_any], [success, any_step])
+        np.testing.assert_array_equal(
+            [result.success, result.success_any], [success, any_step]
+        )
 
 
 @pytest.mark.parametrize(
@@ -152,7 +167,9 @@ def test_an_episode_that_is_cut_is_mentioned_once(printed, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["step", "reset"])
-def test_an_environment_that_breaks_in_this_process_is_one_line_too(command, monkeypatch):
+def test_an_environment_that_breaks_in_this_process_is_one_line_too(
+    command, monkeypatch
+):
     def melt(*_, **__):
         raise ValueError("the cube\nmelted")
 
@@ -165,7 +182,9 @@ def test_an_environment_that_breaks_in_this_process_is_one_line_too(command, mon
     }
     with pytest.raises(WorkerError) as caught:
         ask[command]()
-    assert caught.value.summary == "environment none (slot 4): ValueError: the cube melted"
+    assert (
+        caught.value.summary == "environment none (slot 4): ValueError: the cube melted"
+    )
 
 
 def test_an_observation_of_reset_that_cannot_be_used_is_one_line(monkeypatch):
@@ -184,7 +203,10 @@ def test_a_users_mistake_in_this_process_stays_one():
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("raises", r"environment raises \(slot 1, worker 1\): ValueError: the cube melted"),
+        (
+            "raises",
+            r"environment raises \(slot 1, worker 1\): ValueError: the cube melted",
+        ),
         ("dies", r"environment worker [01] of dies died \(killed by signal 9\)"),
         ("exits", r"environment worker [01] of exits died \(exit code 3\)"),
         ("sleeps", r"the environment workers of sleeps gave no answer in 0.5 s"),
@@ -201,7 +223,9 @@ def test_a_broken_environment_is_a_clear_error_and_nothing_stays(name, message):
             workers.run_chunks(slots, np.zeros((len(slots), 5, 2)))
         assert "\n" not in caught.value.summary
         assert ("melted" in str(caught.value)) == (name == "raises")
-        with pytest.raises(WorkerError, match=f"the environment workers of {name} are closed"):
+        with pytest.raises(
+            WorkerError, match=f"the environment workers of {name} are closed"
+        ):
             workers.reset([0], [0])
     assert wait_until_gone(pids) and time.monotonic() - begin < 30
 
@@ -275,7 +299,9 @@ def test_workers_do_not_outlive_their_parent(end):
 
 
 def test_default_workers_stay_within_cores_slots_and_episodes(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    monkeypatch.setattr(
+        os, "sched_getaffinity", lambda _: set(range(16)), raising=False
+    )
     assert default_workers() == 8
     assert default_workers(episodes=3) == 3
     assert default_workers(episodes=50, slots=20) == 16

@@ -19,7 +19,9 @@ class Host:
         self.requests: list[tuple[str, str | None]] = []  # (path, Range)
         self.tokens: list[str | None] = []  # the Authorization of each
         self.methods: list[str] = []
-        self.break_after: list[int] = []  # bytes after which the coming answers break off
+        self.break_after: list[
+            int
+        ] = []  # bytes after which the coming answers break off
         self.resumes = True
         self.says_length = True
         host = self
@@ -89,7 +91,9 @@ class Hub(Host):
         self.lists = self.lists_sums = self.links_sums = True  # what it says, and where
         self.page = 1000  # entries of a page of a list
         self.wanted_token: str | None = None
-        self.damaged: dict[str, bytes] = {}  # what is sent in place of a file that is listed
+        self.damaged: dict[
+            str, bytes
+        ] = {}  # what is sent in place of a file that is listed
 
     def answer(self, request):
         url = urllib.parse.urlsplit(request.path)
@@ -101,7 +105,11 @@ class Hub(Host):
         if self.wanted_token and token != f"Bearer {self.wanted_token}":
             return request.send_error(403 if token else 401)
         if path.startswith("/api/") and path.endswith("/tree/main"):
-            name = path.removeprefix("/api/").removeprefix("models/").removesuffix("/tree/main")
+            name = (
+                path.removeprefix("/api/")
+                .removeprefix("models/")
+                .removesuffix("/tree/main")
+            )
             return self.list(request, name, dict(urllib.parse.parse_qsl(url.query)))
         name, _, file = path.removeprefix("/").partition("/resolve/main/")
         body = self.repositories.get(name, {}).get(file)
@@ -109,16 +117,23 @@ class Hub(Host):
             return request.send_error(404)
         linked = {}
         if self.links_sums:
-            linked = {"X_Linked_Etag": f'"{sha256(body)}"', "X_Linked_Size": str(len(body))}
+            linked = {
+                "X_Linked_Etag": f'"{sha256(body)}"',
+                "X_Linked_Size": str(len(body)),
+            }
         sent = self.damaged.get(file, body)
         if self.storage is None:
             return self.send(request, sent, **linked)
         self.storage.files[f"/blobs/{sha256(body)}"] = sent
-        return self.redirect(request, 302, f"{self.storage.url}/blobs/{sha256(body)}", **linked)
+        return self.redirect(
+            request, 302, f"{self.storage.url}/blobs/{sha256(body)}", **linked
+        )
 
     def redirect(self, request, code, location, **headers):
         request.send_response(code)
-        for name, value in (headers | {"Location": location, "Content_Length": "0"}).items():
+        for name, value in (
+            headers | {"Location": location, "Content_Length": "0"}
+        ).items():
             request.send_header(name.replace("_", "-"), value)
         request.end_headers()
 
@@ -126,11 +141,17 @@ class Hub(Host):
         if not self.lists or name not in self.repositories:
             return request.send_error(404)
         assert query["recursive"] == "true"
-        entries = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": "a folder"}]
+        entries = [
+            {"type": "directory", "oid": "0" * 40, "size": 0, "path": "a folder"}
+        ]
         for path, body in sorted(self.repositories[name].items()):
             entry = {"type": "file", "oid": "0" * 40, "size": len(body), "path": path}
             if self.lists_sums and path.endswith((".npz", ".pkl")):
-                entry["lfs"] = {"oid": sha256(body), "size": len(body), "pointerSize": 134}
+                entry["lfs"] = {
+                    "oid": sha256(body),
+                    "size": len(body),
+                    "pointerSize": 134,
+                }
             entries.append(entry)
         start = int(query.get("cursor", 0))
         more = {}

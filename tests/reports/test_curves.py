@@ -43,7 +43,10 @@ def test_every_method_has_a_line_of_its_own_with_its_key_at_the_end(study):
     assert -0.01 < heights[0] and heights[-1] < 1.01
     ends = {text.get_text(): text.xy for text in axes.texts}
     for line in drawn:
-        assert ends[keys[line.get_label()]] == (line.get_xdata()[-1], line.get_ydata()[-1])
+        assert ends[keys[line.get_label()]] == (
+            line.get_xdata()[-1],
+            line.get_ydata()[-1],
+        )
 
 
 def test_path_kl_is_drawn_beside_its_budget(study):
@@ -88,7 +91,10 @@ def run(method, offline_steps, online_steps, last_step):
         offline_steps=offline_steps,
         online_steps=online_steps,
         last_step=last_step,
-        evaluations={"step": np.array([0.0, last_step]), "success": np.array([0.1, 0.5])},
+        evaluations={
+            "step": np.array([0.0, last_step]),
+            "success": np.array([0.1, 0.5]),
+        },
         kl=lambda step: {},
     )
 
@@ -100,6 +106,8 @@ def test_a_curve_without_an_offline_phase_begins_where_the_others_go_online():
     assert chart.series["QAM"][0].tolist() == [0, 1500]
     assert chart.series["RLPD"][0].tolist() == [1000, 1500]
     (axes,) = draw(chart, {"QAM": "A", "RLPD": "B"}).axes
-    assert 1000 in [line.get_xdata()[0] for line in axes.lines if line.get_color() == "grey"]
+    assert 1000 in [
+        line.get_xdata()[0] for line in axes.lines if line.get_color() == "grey"
+    ]
     (alone,) = charts(["RLPD"], "scene", [online])
     assert alone.online_at == set() and alone.series["RLPD"][0].tolist() == [0, 500]

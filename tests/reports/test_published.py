@@ -47,9 +47,9 @@ def test_an_alias_counts_as_its_task_once(tmp_path):
         },
     )
     assert found.keys() == {(own, "QAM"), (own, "FQL")}
-    assert found[own, "QAM"].success[0, 0] - found[own, "FQL"].success[0, 0] == pytest.approx(
-        0.1
-    )
+    assert found[own, "QAM"].success[0, 0] - found[own, "FQL"].success[
+        0, 0
+    ] == pytest.approx(0.1)
 
 
 # ---------------------------------------------------------------- steps
@@ -77,10 +77,15 @@ def test_rows_are_evaluations_and_the_last_one_ends_a_phase(shape, interval, tmp
     curves, (note,) = one(tmp_path, array, interval=interval)
     np.testing.assert_array_equal(curves.success, array)
     assert curves.schedule[1:] == (offline, online)
-    np.testing.assert_array_equal(curves.schedule.steps, np.arange(first, last + 1, interval))
+    np.testing.assert_array_equal(
+        curves.schedule.steps, np.arange(first, last + 1, interval)
+    )
     read_as = f"read as evaluated every {interval:,} steps, the last time at {last:,}; "
     assert f"{shape[1]} runs, {read_as}" in note
-    assert f"QAM: {shape[0]} evaluations of {shape[1]} seeds from {first:,} to {last:,}" in note
+    assert (
+        f"QAM: {shape[0]} evaluations of {shape[1]} seeds from {first:,} to {last:,}"
+        in note
+    )
 
 
 @pytest.mark.parametrize("array", [rates(1, 6)[0], rates(1, 6)])
@@ -90,7 +95,9 @@ def test_one_evaluation_is_that_after_training_offline(array, axes, tmp_path):
     curves, notes = one(tmp_path, array, axes=axes)
     np.testing.assert_array_equal(curves.success, rates(1, 6))
     assert curves.schedule == (1000 * K, 1000 * K, 0)
-    assert len(notes) == 1 and notes[0].endswith("QAM: 1 evaluation of 6 seeds at 1,000,000")
+    assert len(notes) == 1 and notes[0].endswith(
+        "QAM: 1 evaluation of 6 seeds at 1,000,000"
+    )
 
 
 def test_ten_evaluations_beside_thirty_are_online_alone(tmp_path):
@@ -135,9 +142,21 @@ def test_the_axes_are_what_the_flag_says(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "axes", "words"),
     [
-        ((8, 31), AXES[0], "the second axis is the longer one (QAM: read as 8 evaluations"),
-        ((31, 8), AXES[1], "the first axis is the longer one (QAM: read as 8 evaluations"),
-        ((10, 12), AXES[0], "the second axis is the longer one (QAM: read as 10 evaluations"),
+        (
+            (8, 31),
+            AXES[0],
+            "the second axis is the longer one (QAM: read as 8 evaluations",
+        ),
+        (
+            (31, 8),
+            AXES[1],
+            "the first axis is the longer one (QAM: read as 8 evaluations",
+        ),
+        (
+            (10, 12),
+            AXES[0],
+            "the second axis is the longer one (QAM: read as 10 evaluations",
+        ),
     ],
 )
 def test_more_seeds_than_evaluations_are_warned_of(shape, axes, words, tmp_path):
@@ -146,7 +165,9 @@ def test_more_seeds_than_evaluations_are_warned_of(shape, axes, words, tmp_path)
     assert len(notes) == 2
     assert notes[1].startswith(str(tmp_path)) and words in notes[1]
     assert f"evaluations of {max(shape)} seeds)" in notes[1]
-    assert notes[1].endswith(f"if it is that of the evaluations, give --pickle_axes={other}")
+    assert notes[1].endswith(
+        f"if it is that of the evaluations, give --pickle_axes={other}"
+    )
 
 
 def test_as_many_seeds_as_a_longer_array_has_are_no_doubt(tmp_path):
@@ -162,7 +183,9 @@ def test_as_many_seeds_as_a_longer_array_has_are_no_doubt(tmp_path):
 
 def with_means(shape=(30, 6), shuffled=True):
     """Two tasks and their means, whose seeds are in another order."""
-    data = {(task, "QAM"): rates(*shape, low=0.1 + 0.2 * i) for i, task in enumerate(TASKS)}
+    data = {
+        (task, "QAM"): rates(*shape, low=0.1 + 0.2 * i) for i, task in enumerate(TASKS)
+    }
     mean = np.mean(list(data.values()), axis=0)
     rng = np.random.default_rng(0)
     for name in ("cube-double-play", "all"):
@@ -180,13 +203,18 @@ def test_means_of_the_tasks_agree_whatever_the_order_of_their_seeds(tmp_path):
 def test_means_that_agree_the_other_way_round_name_the_flag(tmp_path):
     transposed = {key: array.T for key, array in with_means().items()}
     _, notes = read(tmp_path, transposed)
-    assert "2 of 2 entries of domains and all are not the means of their tasks" in notes[-1]
+    assert (
+        "2 of 2 entries of domains and all are not the means of their tasks"
+        in notes[-1]
+    )
     assert "(cube-double-play QAM, all QAM)" in notes[-1]
     assert notes[-1].endswith("; with --pickle_axes=seeds,evaluations all of them are")
     assert len(read(tmp_path, transposed, axes="seeds,evaluations")[1]) == 1
 
 
-@pytest.mark.parametrize("wrong", [lambda a: a + 0.002, lambda a: a[:-1], lambda a: a[::-1]])
+@pytest.mark.parametrize(
+    "wrong", [lambda a: a + 0.002, lambda a: a[:-1], lambda a: a[::-1]]
+)
 def test_means_that_are_not_are_warned_of(wrong, tmp_path):
     data = with_means()
     data["all", "QAM"] = wrong(data["all", "QAM"])
@@ -196,9 +224,14 @@ def test_means_that_are_not_are_warned_of(wrong, tmp_path):
 
 
 def test_names_that_are_neither_tasks_nor_means_of_them_are_named(tmp_path):
-    data = with_means() | {("scene-play", "QAM"): rates(30, 6), ("cube-task1", "QAM"): ["text"]}
+    data = with_means() | {
+        ("scene-play", "QAM"): rates(30, 6),
+        ("cube-task1", "QAM"): ["text"],
+    }
     _, notes = read(tmp_path, data)
-    left_out = "left out, neither tasks nor their domains nor all: scene-play, cube-task1"
+    left_out = (
+        "left out, neither tasks nor their domains nor all: scene-play, cube-task1"
+    )
     assert notes[1].endswith(left_out)
 
 
@@ -222,12 +255,27 @@ def test_absent_values_stay_absent(tmp_path):
 @pytest.mark.parametrize(
     ("array", "named"),
     [
-        (np.ones((2, 2, 2)), "arrays must be [seeds] or [evaluations, seeds] (--pickle_axes)"),
-        (np.ones((0, 3)), "arrays must be [seeds] or [evaluations, seeds] (--pickle_axes)"),
+        (
+            np.ones((2, 2, 2)),
+            "arrays must be [seeds] or [evaluations, seeds] (--pickle_axes)",
+        ),
+        (
+            np.ones((0, 3)),
+            "arrays must be [seeds] or [evaluations, seeds] (--pickle_axes)",
+        ),
         (["a", "b"], "is not made of numbers"),
-        (np.array([-3.0, 0.5]), "not success rates, which are from 0 to 1 or in percent"),
-        (np.array([130.0, 0.5]), "not success rates, which are from 0 to 1 or in percent"),
-        (np.full((30, 2), np.nan), "not success rates, which are from 0 to 1 or in percent"),
+        (
+            np.array([-3.0, 0.5]),
+            "not success rates, which are from 0 to 1 or in percent",
+        ),
+        (
+            np.array([130.0, 0.5]),
+            "not success rates, which are from 0 to 1 or in percent",
+        ),
+        (
+            np.full((30, 2), np.nan),
+            "not success rates, which are from 0 to 1 or in percent",
+        ),
     ],
 )
 def test_arrays_that_are_no_success_rates_are_refused(array, named, tmp_path):

@@ -29,13 +29,17 @@ def test_mean_and_half_by_hand():
 def test_mean_and_half_of_many_rows_is_scipys():
     scores = np.random.default_rng(0).random((3, 4, 7))
     mean, half = mean_and_half(scores)
-    low, high = stats.t.interval(0.95, 6, loc=scores.mean(-1), scale=stats.sem(scores, axis=-1))
+    low, high = stats.t.interval(
+        0.95, 6, loc=scores.mean(-1), scale=stats.sem(scores, axis=-1)
+    )
     np.testing.assert_allclose([mean - half, mean + half], [low, high], rtol=1e-12)
 
 
 def test_absent_scores_do_not_count():
     nan = np.nan
-    mean, half = mean_and_half(np.array([[1.0, nan, 3.0], [nan, 5.0, nan], [nan, nan, nan]]))
+    mean, half = mean_and_half(
+        np.array([[1.0, nan, 3.0], [nan, 5.0, nan], [nan, nan, nan]])
+    )
     np.testing.assert_array_equal(mean, [2.0, 5.0, nan])
     # 1 degree of freedom, standard error 1
     np.testing.assert_allclose(half, [12.7062, nan, nan], rtol=1e-5)
@@ -74,7 +78,9 @@ def test_prediction_interval_covers_one_more_run(spread, rate):
 
 
 def test_iqm_by_hand():
-    assert iqm(np.array([[1.0, 8.0, 3.0, 6.0], [5.0, 4.0, 7.0, 2.0]])) == 4.5  # of 3, 4, 5, 6
+    assert (
+        iqm(np.array([[1.0, 8.0, 3.0, 6.0], [5.0, 4.0, 7.0, 2.0]])) == 4.5
+    )  # of 3, 4, 5, 6
     assert iqm(np.array([[1.0, 2.0, 30.0]])) == 11.0  # a quarter of three runs is none
 
 
@@ -101,7 +107,9 @@ def test_probability_of_improvement_is_mann_whitneys_u():
         for a, b in zip(x, y, strict=True)
     ]
     assert probability_of_improvement(x, y) == pytest.approx(np.mean(parts), rel=1e-12)
-    assert probability_of_improvement(y, x) == pytest.approx(1 - np.mean(parts), rel=1e-12)
+    assert probability_of_improvement(y, x) == pytest.approx(
+        1 - np.mean(parts), rel=1e-12
+    )
 
 
 # ---------------------------------------------------------------- the bootstrap
@@ -126,7 +134,9 @@ def test_the_bootstrap_draws_each_task_and_each_method_by_itself():
     np.testing.assert_array_equal([np.unique(x[:, 0]), np.unique(x[:, 1])], one)
     columns = np.stack([x[:, 0, 0], x[:, 0, 1], x[:, 1, 0], y[:, 0, 0], y[:, 1, 0]])
     np.testing.assert_allclose(np.corrcoef(columns), np.eye(5), atol=0.06)
-    np.testing.assert_allclose(x.mean(0), one.mean(1, keepdims=True).repeat(4, 1), atol=0.1)
+    np.testing.assert_allclose(
+        x.mean(0), one.mean(1, keepdims=True).repeat(4, 1), atol=0.1
+    )
 
 
 def test_the_interval_is_that_of_the_definition():
@@ -153,13 +163,17 @@ def test_the_bootstrap_is_seeded_and_its_pieces_do_not_matter(monkeypatch):
         == whole
         != bootstrap(iqm, scores, replicates=300, seed=1)
     )
-    monkeypatch.setattr("reports.statistics.CHUNK", 24 * 7)  # seven replicates at a time
+    monkeypatch.setattr(
+        "reports.statistics.CHUNK", 24 * 7
+    )  # seven replicates at a time
     pieces = bootstrap(iqm, scores, replicates=300)
     np.testing.assert_allclose(pieces, whole, atol=0.05)
 
 
 def test_one_seed_has_no_interval():
-    np.testing.assert_allclose(bootstrap(iqm, np.array([[0.2], [0.4]])), [0.3, np.nan, np.nan])
+    np.testing.assert_allclose(
+        bootstrap(iqm, np.array([[0.2], [0.4]])), [0.3, np.nan, np.nan]
+    )
 
 
 def test_a_widened_interval_ends_where_the_statistic_does():
@@ -175,14 +189,18 @@ def test_a_widened_interval_ends_where_the_statistic_does():
 def by_task(**methods):
     """Scores [T, N] of each method, by task and method."""
     tasks = range(len(next(iter(methods.values()))))
-    return {f"task{t}": {name: scores[t] for name, scores in methods.items()} for t in tasks}
+    return {
+        f"task{t}": {name: scores[t] for name, scores in methods.items()} for t in tasks
+    }
 
 
 def test_a_replicate_is_the_probability_of_what_was_drawn():
     """Of 5 and 8 seeds with ties: the same as from the scores that the counts stand for."""
     rng = np.random.default_rng(10)
     x, y = (np.sort(rng.integers(0, 5, seeds) / 5) for seeds in (5, 8))
-    one, two = (statistics._draw(name, scores, 30) for name, scores in (("x", x), ("y", y)))
+    one, two = (
+        statistics._draw(name, scores, 30) for name, scores in (("x", x), ("y", y))
+    )
     assert (one.counts.sum(0) == 5).all() and (two.counts.sum(0) == 8).all()
     assert len(np.unique(one.counts, axis=1).T) > 20 and one.counts.max() >= 3
     for i, rate in enumerate(statistics._win_rate(one, two)):
@@ -193,12 +211,16 @@ def test_a_replicate_is_the_probability_of_what_was_drawn():
 
 def test_all_pairs_at_once_are_what_the_bootstrap_of_each_gives():
     rng = np.random.default_rng(11)
-    methods = {f"m{i}": rng.binomial(20, 0.3 + 0.1 * i, (6, 4 + i)) / 20 for i in range(3)}
+    methods = {
+        f"m{i}": rng.binomial(20, 0.3 + 0.1 * i, (6, 4 + i)) / 20 for i in range(3)
+    }
     found = improvements(by_task(**methods), replicates=20_000)
     assert list(found) == [("m0", "m1"), ("m0", "m2"), ("m1", "m2")]
     for (one, two), (tasks, interval) in found.items():
         pair, options = (methods[one], methods[two]), {"bounds": (0, 1)}
-        expected = bootstrap(probability_of_improvement, *pair, replicates=20_000, **options)
+        expected = bootstrap(
+            probability_of_improvement, *pair, replicates=20_000, **options
+        )
         assert tasks == 6 and interval.value == pytest.approx(expected.value, rel=1e-12)
         np.testing.assert_allclose(interval[1:], expected[1:], atol=0.01)
         assert interval.high - interval.low > 0.15
@@ -222,7 +244,9 @@ def test_an_interval_does_not_depend_on_what_else_is_compared():
 
 
 def test_pairs_are_compared_on_the_tasks_that_both_have():
-    scores = by_task(a=np.array([[0.1, 0.2], [0.9, 0.9]]), b=np.array([[0.5, 0.6], [0.5, 0.6]]))
+    scores = by_task(
+        a=np.array([[0.1, 0.2], [0.9, 0.9]]), b=np.array([[0.5, 0.6], [0.5, 0.6]])
+    )
     scores["task1"] = {"b": scores["task1"]["b"], "c": np.array([0.5, 0.4])}
     found = improvements(scores, replicates=50)
     assert found["a", "b"] == (1, (0.0, 0.0, 0.0)) and len(found) == 2
@@ -230,7 +254,9 @@ def test_pairs_are_compared_on_the_tasks_that_both_have():
 
 
 def test_one_seed_has_no_interval_and_widening_ends_at_the_bounds():
-    one = improvements(by_task(a=np.array([[0.5]]), b=np.array([[0.1, 0.6]])), replicates=50)
+    one = improvements(
+        by_task(a=np.array([[0.5]]), b=np.array([[0.1, 0.6]])), replicates=50
+    )
     tasks, interval = one["a", "b"]
     assert tasks == 1 and interval.value == 0.5 and np.isnan(interval[1:]).all()
     scores = by_task(a=np.array([[0.0, 0.0, 1.0]]), b=np.full((1, 3), 0.5))
@@ -257,17 +283,26 @@ def rates(tasks, seeds, simulations, replicates=500):
     for the mean over tasks.
     """
     population = np.random.default_rng(99)
-    x, y = simulate(population, tasks, 20_000), simulate(population, tasks, 1_000, shift=0.05)
+    x, y = (
+        simulate(population, tasks, 20_000),
+        simulate(population, tasks, 1_000, shift=0.05),
+    )
     truth = np.array([iqm(x), probability_of_improvement(y, x[:, :1_000]), x.mean()])
     ends = np.zeros((simulations, 2, 3))
     for i in range(simulations):
         rng = np.random.default_rng(i)
-        ours, other = simulate(rng, tasks, seeds), simulate(rng, tasks, seeds, shift=0.05)
+        ours, other = (
+            simulate(rng, tasks, seeds),
+            simulate(rng, tasks, seeds, shift=0.05),
+        )
         mean, half = mean_and_half(ours.mean(0))
         found = bootstrap(iqm, ours, replicates=replicates)
         compared = improvements(by_task(other=other, ours=ours), replicates)
         _, better = compared["other", "ours"]
-        ends[i] = [(found.low, better.low, mean - half), (found.high, better.high, mean + half)]
+        ends[i] = [
+            (found.low, better.low, mean - half),
+            (found.high, better.high, mean + half),
+        ]
     covered = ((ends[:, 0] <= truth) & (truth <= ends[:, 1])).mean(0)
     print(
         f"{tasks} tasks, {seeds} seeds: IQM {covered[0]:.1%}, improvement {covered[1]:.1%},"
@@ -286,6 +321,9 @@ def test_intervals_cover_the_truth():
 @pytest.mark.slow
 def test_intervals_cover_the_truth_at_the_nominal_rate():
     """95 %, in 1,000 simulations of 8 seeds and 600 of 3."""
-    for seeds, simulations, low, high in ((8, 1_000, 0.935, 0.965), (3, 600, 0.92, 0.98)):
+    for seeds, simulations, low, high in (
+        (8, 1_000, 0.935, 0.965),
+        (3, 600, 0.92, 0.98),
+    ):
         found = rates(tasks=50, seeds=seeds, simulations=simulations)
         assert all(low <= rate <= high for rate in found)

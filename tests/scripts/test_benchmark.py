@@ -71,10 +71,22 @@ def test_a_mistake_is_one_line(command, named, remedy, capsys):
 
 
 def test_a_setting_may_follow_its_flag(capsys):
-    words = ["update", "--agent", "agents/trqam.py", "--agent.rho", "-1.5", "--seeds", "2"]
+    words = [
+        "update",
+        "--agent",
+        "agents/trqam.py",
+        "--agent.rho",
+        "-1.5",
+        "--seeds",
+        "2",
+    ]
     options = benchmark.parse(["benchmark.py", *words])
     agent = benchmark.update.chosen_agent(options)
-    assert agent.config.rho == -1.5 and agent.file == "agents/trqam.py" and options.seeds == [2]
+    assert (
+        agent.config.rho == -1.5
+        and agent.file == "agents/trqam.py"
+        and options.seeds == [2]
+    )
 
 
 def test_chunks_are_the_default_that_a_flag_overrides():
@@ -84,7 +96,14 @@ def test_chunks_are_the_default_that_a_flag_overrides():
 
 
 def test_the_script_runs_from_any_folder(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), "update", "--seeds=0"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "benchmark.py"),
+        "update",
+        "--seeds=0",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, timeout=100
+    )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: argument --seeds: ")

@@ -39,13 +39,21 @@ def converted(tmp_path_factory):
 def test_it_looks_like_a_finished_run(converted):
     config = json.loads((converted / "config.json").read_text())
     assert Path(config["agent_file"]).name == "bc.py"
-    assert (config["observation_dim"], config["action_dim"], config["flags"]["env_name"]) == (
+    assert (
+        config["observation_dim"],
+        config["action_dim"],
+        config["flags"]["env_name"],
+    ) == (
         2,
         2,
         "pointmaze-medium-navigate",
     )
     agent = config["agent"]
-    assert (agent["actor_hidden_dims"], agent["actor_layer_norm"], agent["horizon_length"]) == (
+    assert (
+        agent["actor_hidden_dims"],
+        agent["actor_layer_norm"],
+        agent["horizon_length"],
+    ) == (
         [8, 8],
         True,
         1,
@@ -56,7 +64,12 @@ def test_it_looks_like_a_finished_run(converted):
         == "params_300000.pkl"
     )
     done = json.loads((converted / "done.json").read_text())
-    assert done == {"bc_steps": 0, "offline_steps": 300_000, "online_steps": 0, "success": None}
+    assert done == {
+        "bc_steps": 0,
+        "offline_steps": 300_000,
+        "online_steps": 0,
+        "success": None,
+    }
     assert (converted / "checkpoints" / "300000").is_dir()
 
 
@@ -167,7 +180,12 @@ def test_a_mistake_is_one_line_and_leaves_nothing(mistake, tmp_path, capsys):
     used = tmp_path / "used"
     used.mkdir()
     (used / "a").write_text("mine")
-    places = {"pkl": PKL, "new": tmp_path / "new", "used": used, "readme": ROOT / "README.md"}
+    places = {
+        "pkl": PKL,
+        "new": tmp_path / "new",
+        "used": used,
+        "readme": ROOT / "README.md",
+    }
     assert convert(*(word.format(**places) for word in words)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and named in line
@@ -179,7 +197,10 @@ def test_an_empty_folder_may_be_there(tmp_path, capsys):
     (tmp_path / "out").mkdir()
     assert (
         convert(
-            PKL.parent, tmp_path / "out", "--env_name=pointmaze-medium", "--horizon_length=2"
+            PKL.parent,
+            tmp_path / "out",
+            "--env_name=pointmaze-medium",
+            "--horizon_length=2",
         )
         == 0
     )

@@ -72,8 +72,13 @@ def test_what_is_there_already_is_compared(hub, tmp_path, capsys):
     assert run(tmp_path, "--env_name=scene") == 0 and len(hub.storage.requests) == asked
     lines = capsys.readouterr().out.splitlines()
     name = "bases/scene-play/params_300000.pkl"
-    assert lines[0] == f"{tmp_path}/{name}: there already, {SIZE}, {sum_of(BASE)}, as published"
-    assert [line.partition(": ")[0].removeprefix(f"{tmp_path}/") for line in lines[:3]] == [
+    assert (
+        lines[0]
+        == f"{tmp_path}/{name}: there already, {SIZE}, {sum_of(BASE)}, as published"
+    )
+    assert [
+        line.partition(": ")[0].removeprefix(f"{tmp_path}/") for line in lines[:3]
+    ] == [
         name,
         "scene-play-v0-val.npz",
         "scene-play-v0.npz",
@@ -90,7 +95,9 @@ def test_what_is_there_already_is_compared(hub, tmp_path, capsys):
     (tmp_path / name).write_bytes(BASE[:-1])
     assert run(tmp_path, "--env_name=scene", "--base") == 1
     error = capsys.readouterr().err
-    fault = f"{tmp_path / name} is not the published base; move it away to fetch that one"
+    fault = (
+        f"{tmp_path / name} is not the published base; move it away to fetch that one"
+    )
     assert error == f"error: {fault}\n"
 
 
@@ -111,7 +118,9 @@ def test_a_dry_run_gives_sizes_and_fetches_nothing(hub, tmp_path, capsys):
     assert lines[1].startswith(f"{tmp_path}/scene-play-v0.npz: there already, 24.3kB")
     assert lines[2].startswith(f"{tmp_path}/scene-play-v0-val.npz: missing, 24.3kB at ")
     total = (len(BASE) + len(archive())) / 1000
-    assert lines[3] == f"missing: {total:.1f}kB; without --dry_run this command fetches it"
+    assert (
+        lines[3] == f"missing: {total:.1f}kB; without --dry_run this command fetches it"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["scene-play-v0.npz"]
     assert hub.storage.requests == []
 
@@ -125,7 +134,9 @@ def test_domains_tasks_and_lists(hub, tmp_path, capsys):
     assert run(tmp_path, names, "--data") == 0
     assert {path.name for path in tmp_path.iterdir()} == set(hub.repositories[MIRROR])
     assert capsys.readouterr().out.count("as published") == 4
-    assert run(tmp_path, "--env_name=all50", "--base") == 1  # the hub has one of ten here
+    assert (
+        run(tmp_path, "--env_name=all50", "--base") == 1
+    )  # the hub has one of ten here
     said = capsys.readouterr()
     assert len(said.err.splitlines()) >= 9 and said.err.count("has no bases of") == 9
     assert {path.name for path in (tmp_path / "bases").iterdir()} == domains
@@ -138,7 +149,9 @@ def test_shards_are_reported_one_by_one(hub, tmp_path, monkeypatch, printed):
     hub.repositories[MIRROR] |= {f"{folder.name}/{name}": archive() for name in names}
     folder.mkdir()
     (folder / names[0]).write_bytes(archive())
-    (tmp_path / "cube-triple-play-v0.npz").write_bytes(archive())  # not what the paper uses
+    (tmp_path / "cube-triple-play-v0.npz").write_bytes(
+        archive()
+    )  # not what the paper uses
     assert run(tmp_path, "--env_name=cube-triple", "--data") == 0
     first, said, second, *_ = printed().out.splitlines()
     assert first.startswith(f"{folder / names[0]}: there already, 24.3kB, ")
@@ -151,7 +164,9 @@ def test_shards_are_reported_one_by_one(hub, tmp_path, monkeypatch, printed):
     asked = len(hub.storage.requests)
     assert run(tmp_path, "--env_name=cube-triple", "--data") == 0
     lines = printed().out.splitlines()
-    assert [line.partition(":")[0] for line in lines[:2]] == [str(tmp_path / n) for n in names]
+    assert [line.partition(":")[0] for line in lines[:2]] == [
+        str(tmp_path / n) for n in names
+    ]
     assert len(hub.storage.requests) == asked
 
 
@@ -160,7 +175,9 @@ def test_a_domain_without_a_published_base(hub, tmp_path, capsys):
     hub.repositories[MIRROR] |= dict.fromkeys(both, archive())
     assert run(tmp_path, "--env_name=cube-single") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "cube-single-play: there is no published base; training clones one"
+    assert (
+        lines[0] == "cube-single-play: there is no published base; training clones one"
+    )
     assert lines[-1].startswith("python main.py --env_name=cube-single ")
     assert "published" not in lines[-1]
 
@@ -171,7 +188,10 @@ def test_a_domain_without_a_published_base(hub, tmp_path, capsys):
         ([], "--env_name is missing"),
         (["--env_name=puzle-4x4"], "the nearest name is 'puzzle-4x4'"),
         (["--env_name=cube-single", "--base"], "no published base of cube-single-play"),
-        (["--env_name=mine:Toy-v0"], "mine:Toy-v0 is your own, and nothing of it is published"),
+        (
+            ["--env_name=mine:Toy-v0"],
+            "mine:Toy-v0 is your own, and nothing of it is published",
+        ),
         (["--env_name=scene", "--bases"], "bases"),
         (["--env_name=scene", "data"], "'data' is not a flag"),
     ],
@@ -231,5 +251,9 @@ def test_a_broken_transfer_resumes_in_the_next_process(hub, tmp_path):
     whole = start()
     assert whole.returncode == 0
     assert whole.stdout.splitlines()[-1].startswith("python main.py --env_name=scene ")
-    assert [wanted for _, wanted in hub.storage.requests] == [None, "bytes=900-", "bytes=900-"]
+    assert [wanted for _, wanted in hub.storage.requests] == [
+        None,
+        "bytes=900-",
+        "bytes=900-",
+    ]
     assert (tmp_path / "bases/scene-play/params_300000.pkl").read_bytes() == BASE

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import main as program
-from envs.collect import random_data
+from envs.collect import collect_random
 from scripts import export_policy
 from training.policy import load_policy
 
@@ -26,7 +26,7 @@ OBSERVATIONS = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
 def run_dir(tmp_path_factory):
     """A run with checkpoints at steps 2 and 4; its eval.csv says that the first is better."""
     root = tmp_path_factory.mktemp("export")
-    random_data(TASK, root / "data", 300)
+    collect_random(TASK, root / "data", 300)
     flags = [
         f"--agent={ROOT}/agents/trqam.py", f"--env_name={TASK}", "--seed=5",
         f"--ogbench_dataset_dir={root}/data", f"--save_dir={root}/exp",
@@ -39,10 +39,15 @@ def run_dir(tmp_path_factory):
     ]  # fmt: skip
     assert program.main(["main.py", *flags]) == 0
     (config,) = root.glob(f"exp/Debug/{TASK}/*/config.json")
-    rows = [line.split(",") for line in (config.parent / "eval.csv").read_text().splitlines()]
+    rows = [
+        line.split(",")
+        for line in (config.parent / "eval.csv").read_text().splitlines()
+    ]
     for row in rows[1:]:
         row[rows[0].index("success")] = "0.75" if row[0] == "2" else "0.25"
-    (config.parent / "eval.csv").write_text("".join(",".join(row) + "\n" for row in rows))
+    (config.parent / "eval.csv").write_text(
+        "".join(",".join(row) + "\n" for row in rows)
+    )
     return config.parent
 
 
@@ -68,7 +73,9 @@ def read(path):
         os.chdir(here)
 
 
-def test_the_exported_policy_is_the_one_of_load_policy_call_by_call(run_dir, tmp_path, capsys):
+def test_the_exported_policy_is_the_one_of_load_policy_call_by_call(
+    run_dir, tmp_path, capsys
+):
     assert run(run_dir, f"--out={tmp_path}/a/new/folder/policy.zip") == 0
     first, second, _ = capsys.readouterr().out.splitlines()
     assert first == f"trqam on {TASK}, seed 5, step 4, success 25.0%"
@@ -106,7 +113,9 @@ def test_best_and_step_choose_the_checkpoint(run_dir, tmp_path):
 
 def test_without_success_the_return_is_said_and_decides(run_dir, tmp_path, capsys):
     folder = shutil.copytree(run_dir, tmp_path / "run")
-    (folder / "eval.csv").write_text("step,episodes,return\n0,1,-9\n2,1,-2.5\n4,1,-3.5\n")
+    (folder / "eval.csv").write_text(
+        "step,episodes,return\n0,1,-9\n2,1,-2.5\n4,1,-3.5\n"
+    )
     assert run(folder, "--best", f"--out={tmp_path}/policy.zip") == 0
     line = capsys.readouterr().out.splitlines()[0]
     assert line.endswith(", seed 5, step 2, mean return -2.5 (no success reported)")
@@ -155,8 +164,14 @@ BAD = {
         [[0.0, 0.0], [0.0, np.nan]],
         "observations must be finite; entry 1 of row 1 is nan",
     ),
-    "infinity": ([-np.inf, 0.0], "observations must be finite; entry 0 of row 0 is -inf"),
-    "beyond float32": ([0.0, 1e300], "observations must be finite; entry 1 of row 0 is inf"),
+    "infinity": (
+        [-np.inf, 0.0],
+        "observations must be finite; entry 0 of row 0 is -inf",
+    ),
+    "beyond float32": (
+        [0.0, 1e300],
+        "observations must be finite; entry 1 of row 0 is inf",
+    ),
 }
 
 
@@ -226,4 +241,6 @@ def test_a_file_is_written_whole_or_not_at_all(run_dir, tmp_path, monkeypatch, c
 def test_help_names_every_flag(capsys):
     assert run("--help") == 0
     text = capsys.readouterr().out
-    assert all(f"--{name}" in text for name in ("out", "step", "[no]best", "[no]overwrite"))
+    assert all(
+        f"--{name}" in text for name in ("out", "step", "[no]best", "[no]overwrite")
+    )

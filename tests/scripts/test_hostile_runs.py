@@ -22,7 +22,7 @@ from reports.reading import read_all
 from reports.summary import report as report_of
 from reports.text import as_text
 from scripts import report, rollout, sweep
-from sweeps.engines import conclude
+from sweeps.engines import log_exit_code
 from tests.odd_runs import ODD, link, other, text, with_entry, without
 from tests.scripts.test_sweep import planned
 from tests.synthetic_runs import write_csv, write_run
@@ -45,7 +45,12 @@ def words(text):
 def good_run(place, seed=0, task=None, **changed):
     rates = {0: 0.1, 1_000_000: 0.5 + seed / 100}
     return write_run(
-        place, task or SCENE.format(1), seed, rates, kl=[(1_000_000, 1.0, 1.0)], **changed
+        place,
+        task or SCENE.format(1),
+        seed,
+        rates,
+        kl=[(1_000_000, 1.0, 1.0)],
+        **changed,
     )
 
 
@@ -110,8 +115,12 @@ def test_where_every_run_is_left_out_the_error_says_why(tmp_path, capsys):
     without("sources")(good_run(tmp_path))
     assert run(tmp_path) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: no run with an evaluation in {tmp_path} (left out: ")
-    assert "config.json is damaged (sources is missing)); train one with main.py" in line
+    assert line.startswith(
+        f"error: no run with an evaluation in {tmp_path} (left out: "
+    )
+    assert (
+        "config.json is damaged (sources is missing)); train one with main.py" in line
+    )
 
 
 def test_other_json_files_are_no_runs(tmp_path, capsys):
@@ -149,12 +158,16 @@ def test_short_relative_paths_are_places_like_others(tmp_path, monkeypatch, caps
     assert "trqam in other" in words(capsys.readouterr().out)
     monkeypatch.chdir(ours)
     assert run(".", os.path.relpath(theirs), f"--csv={tmp_path / 'r.csv'}") == 0
-    methods = {line.split(",")[4] for line in (tmp_path / "r.csv").read_text().splitlines()}
+    methods = {
+        line.split(",")[4] for line in (tmp_path / "r.csv").read_text().splitlines()
+    }
     assert {"trqam in smoke", "trqam in other"} <= methods
 
 
 @pytest.mark.parametrize("given", [".", "link", "exp/sweep/../sweep"])
-def test_a_copy_has_a_folder_of_its_own_however_the_run_was_given(given, tmp_path, monkeypatch):
+def test_a_copy_has_a_folder_of_its_own_however_the_run_was_given(
+    given, tmp_path, monkeypatch
+):
     folder = good_run(tmp_path / "exp")
     (tmp_path / "link").symlink_to(folder)
     monkeypatch.chdir(folder if given == "." else tmp_path)
@@ -179,14 +192,18 @@ def test_linked_groups_are_followed_once_and_loops_are_not(tmp_path, capsys):
     }.items():
         (tmp_path / place).symlink_to(tmp_path / target)
     results, notes = read_all([str(tmp_path / "exp")], 1)
-    found = sorted(str(result.folder.relative_to(tmp_path / "exp")) for result in results)
+    found = sorted(
+        str(result.folder.relative_to(tmp_path / "exp")) for result in results
+    )
     assert [path.split("/")[0] for path in found] == ["a", "here"] and notes == []
     assert {result.method for result in results} == {"trqam"}
     assert run(tmp_path / "exp", tmp_path / "exp" / "b") == 0
     assert " 2 seeds" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["eval.csv", "train.csv", "config.json", "concerns.json"])
+@pytest.mark.parametrize(
+    "name", ["eval.csv", "train.csv", "config.json", "concerns.json"]
+)
 def test_nothing_outside_a_run_is_copied(name, tmp_path, capsys):
     for seed in range(2):
         folder = good_run(tmp_path / "exp", seed)
@@ -214,19 +231,28 @@ NAMES = ["a\x1b[31mb", "two\nlines", "a\u202eb", "\udcff", "é"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_of_folders_and_values_never_reach_the_terminal_raw(name, tmp_path, capsys):
+def test_names_of_folders_and_values_never_reach_the_terminal_raw(
+    name, tmp_path, capsys
+):
     place = tmp_path / name
     for i, mode in enumerate((f"x{name}".replace("\udcff", ""), "y")):
         good_run(place, given={"agent.mode": "z"}, hashed=f"{i}", run_group="one")
-        with_entry("flags.tags", mode)(place / "one" / SCENE.format(1) / f"trqam_s0_{i}")
-        with_entry("agent.word", mode)(place / "one" / SCENE.format(1) / f"trqam_s0_{i}")
+        with_entry("flags.tags", mode)(
+            place / "one" / SCENE.format(1) / f"trqam_s0_{i}"
+        )
+        with_entry("agent.word", mode)(
+            place / "one" / SCENE.format(1) / f"trqam_s0_{i}"
+        )
         with_entry("sources", {"agent.word": "command line"})(
             place / "one" / SCENE.format(1) / f"trqam_s0_{i}"
         )
     good_run(place, given={"agent.mode": "z"}, run_group="two")
     without("flags")(good_run(place, 1))
     files = {kind: tmp_path / f"r.{kind}" for kind in ("csv", "latex", "html")}
-    assert run(place, "--details", *(f"--{kind}={path}" for kind, path in files.items())) == 0
+    assert (
+        run(place, "--details", *(f"--{kind}={path}" for kind, path in files.items()))
+        == 0
+    )
     printed = capsys.readouterr()
     shown = ascii(name)[1:-1] if name != "é" else "é"
     assert "left out: " in printed.out and shown in printed.out.replace("\n", "")
@@ -242,11 +268,15 @@ def test_the_report_prints_in_any_encoding(environ, tmp_path):
     good_run(tmp_path / "é", 0)
     good_run(tmp_path / "é", 1)
     environ |= {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = in_a_process(tmp_path / "é", "--details", f"--csv={tmp_path}/é.csv", **environ)
+    done = in_a_process(
+        tmp_path / "é", "--details", f"--csv={tmp_path}/é.csv", **environ
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     shown = done.stdout.decode("ascii")
     assert "50.5 +- 6.4" in shown and "lambda" in shown
-    assert "\\xe9.csv" in shown or r"\udcc3\udca9.csv" in shown  # by the encoding of names
+    assert (
+        "\\xe9.csv" in shown or r"\udcc3\udca9.csv" in shown
+    )  # by the encoding of names
 
 
 def test_latex_is_text_on_one_line():
@@ -293,23 +323,37 @@ def copy(finished, tmp_path, monkeypatch):
 
 
 def files_of(folder):
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 DAMAGE = {
-    "done.json = {}": (text("done.json", "{}"), "done.json", "offline_steps is missing"),
+    "done.json = {}": (
+        text("done.json", "{}"),
+        "done.json",
+        "offline_steps is missing",
+    ),
     "done.json with words": (
         text("done.json", '{"offline_steps": "4", "online_steps": 0}'),
         "done.json",
         "offline_steps is '4', not a whole number from 0 up",
     ),
-    "done.json is a pipe": (other("done.json", os.mkfifo), "done.json", "not a regular file"),
+    "done.json is a pipe": (
+        other("done.json", os.mkfifo),
+        "done.json",
+        "not a regular file",
+    ),
     "done.json without end": (
         other("done.json", link("/dev/zero")),
         "done.json",
         "not a regular file",
     ),
-    "config.json = {}": (text("config.json", "{}"), "config.json", "agent_file is missing"),
+    "config.json = {}": (
+        text("config.json", "{}"),
+        "config.json",
+        "agent_file is missing",
+    ),
     "config.json without a flag": (
         without("flags.utd_ratio"),
         "config.json",
@@ -336,7 +380,7 @@ DAMAGE = {
         "source.file is '../../../a.py', not the name of a file",
     ),
 }
-REMEDY = "; delete it, and the same command goes on with the run"
+REMEDY = "; delete it, and the same command resumes the run"
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
@@ -354,7 +398,10 @@ def test_main_says_which_file_is_damaged_and_leaves_everything(kind, copy, capsy
 
 OF_CSV = {
     "not UTF-8": (text("eval.csv", b"step,success\n4,\xff\n"), "eval.csv"),
-    "a long cell": (text("train.csv", "step,x\n4," + "1" * 131_073 + "\n"), "train.csv"),
+    "a long cell": (
+        text("train.csv", "step,x\n4," + "1" * 131_073 + "\n"),
+        "train.csv",
+    ),
     "a folder": (other("eval.csv", Path.mkdir), "eval.csv"),
     "a pipe": (other("train.csv", os.mkfifo), "train.csv"),
     "more cells than columns": (text("eval.csv", "step\n4,5,6\n"), "eval.csv"),
@@ -368,22 +415,38 @@ def test_a_run_does_not_go_on_with_a_damaged_log(kind, copy, capsys):
     (copy / "done.json").unlink()
     assert program.main(["main.py", *words_of(copy)]) == 1
     (line,) = errors(capsys.readouterr().err)
-    assert line.startswith(f"error: {copy / name} is damaged (") and line.endswith(REMEDY)
+    assert line.startswith(f"error: {copy / name} is damaged (") and line.endswith(
+        REMEDY
+    )
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_the_status_of_a_sweep_names_a_damaged_run_and_counts_the_others(kind, copy, capsys):
+def test_the_status_of_a_sweep_names_a_damaged_run_and_counts_the_others(
+    kind, copy, capsys
+):
     damage, name, fault = DAMAGE[kind]
     if "utd_ratio" in fault:
         pytest.skip("only a run that is trained needs it")
     damage(copy)
-    flags = [word for word in words_of(copy) if not word.startswith(("--agent=", "--env_name"))]
+    flags = [
+        word
+        for word in words_of(copy)
+        if not word.startswith(("--agent=", "--env_name"))
+    ]
     task = f"--env_name={ENV_NAME}"
-    command = ["sweep.py", f"--agents={ROOT}/agents/trqam.py", "--seeds=2", task, *flags]
+    command = [
+        "sweep.py",
+        f"--agents={ROOT}/agents/trqam.py",
+        "--seeds=2",
+        task,
+        *flags,
+    ]
     assert sweep.main([*command, "--status"]) == 0
     printed = capsys.readouterr()
     header, *_, all_runs, line, left = printed.out.splitlines()
-    assert dict(zip(header.split(), all_runs.split()[1:], strict=True)) | {"stopped": "0"} == {
+    assert dict(zip(header.split(), all_runs.split()[1:], strict=True)) | {
+        "stopped": "0"
+    } == {
         "finished": "0",
         "running": "0",
         "stopped": "0",
@@ -402,16 +465,25 @@ def test_an_error_in_a_jobs_log_is_printed_as_text(tmp_path, capsys):
     (job,) = planned(*flags, f"--agents={ROOT}/agents/trqam.py", "--dataset=data.npz")
     job.log.parent.mkdir(parents=True)
     job.log.write_text("error: \x1b[31mred\x07\n")
-    conclude(job.log, 1)
+    log_exit_code(job.log, 1)
     assert "\x1b" in job.failure()
-    command = ["sweep.py", *flags, f"--agents={ROOT}/agents/trqam.py", "--dataset=data.npz"]
+    command = [
+        "sweep.py",
+        *flags,
+        f"--agents={ROOT}/agents/trqam.py",
+        "--dataset=data.npz",
+    ]
     assert sweep.main([*command, "--status"]) == 0
     assert r"failed   exit code 1: \x1b[31mred\x07  " in capsys.readouterr().out
 
 
 POLICY = {
     **{kind: values for kind, values in DAMAGE.items() if values[1] == "config.json"},
-    "no width": (without("agent.actor_hidden_dims"), "config.json", "it makes no agent: "),
+    "no width": (
+        without("agent.actor_hidden_dims"),
+        "config.json",
+        "it makes no agent: ",
+    ),
     "a width in words": (
         with_entry("agent.actor_hidden_dims", "wide"),
         "config.json",
@@ -446,10 +518,14 @@ def test_what_is_no_file_is_no_source(copy):
 def test_a_rollout_of_a_damaged_run_is_one_line(kind, copy, capsys):
     damage, name, fault = POLICY[kind]
     damage(copy)
-    assert rollout.main(["rollout.py", str(copy), "--episodes=1", "--eval_workers=1"]) == 1
+    assert (
+        rollout.main(["rollout.py", str(copy), "--episodes=1", "--eval_workers=1"]) == 1
+    )
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
-    assert line.startswith(f"error: {copy / name} is damaged ({fault}") and line.endswith(")")
+    assert line.startswith(
+        f"error: {copy / name} is damaged ({fault}"
+    ) and line.endswith(")")
     assert "delete" not in line and printed.out == ""
 
 
@@ -458,7 +534,10 @@ def test_the_best_checkpoint_is_not_chosen_by_a_damaged_log(copy, capsys):
     words = ["rollout.py", str(copy), "--episodes=1", "--eval_workers=1", "--best"]
     assert rollout.main(words) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "eval.csv is damaged (line 2: success is '17.0', not a number from 0 to 1)" in line
+    assert (
+        "eval.csv is damaged (line 2: success is '17.0', not a number from 0 to 1)"
+        in line
+    )
 
 
 # ---------------------------------------------------------------- a folder that vanishes
@@ -471,7 +550,12 @@ def test_a_run_whose_folder_is_deleted_claims_nothing_and_writes_nothing_more(
     """Before the first checkpoint is written, and after it."""
     shutil.copy(finished / "data.npz", tmp_path)
     monkeypatch.chdir(tmp_path)
-    flags = [*words_of(tmp_path), "--offline_steps=12", "--save_interval=4", "--log_interval=2"]
+    flags = [
+        *words_of(tmp_path),
+        "--offline_steps=12",
+        "--save_interval=4",
+        "--log_interval=2",
+    ]
 
     def delete(replay):
         (folder,) = Path().glob("exp/Debug/*/trqam_*")
@@ -489,5 +573,8 @@ def test_a_run_whose_folder_is_deleted_claims_nothing_and_writes_nothing_more(
     assert not list(Path().glob("exp/Debug/*/trqam_*/*.csv"))
     assert program.main(["main.py", *flags]) == 0
     (done,) = Path().glob("exp/Debug/*/*/done.json")
-    steps = [line.split(",")[0] for line in (done.parent / "eval.csv").read_text().splitlines()]
+    steps = [
+        line.split(",")[0]
+        for line in (done.parent / "eval.csv").read_text().splitlines()
+    ]
     assert steps == ["step", "0", "12"]

@@ -64,7 +64,9 @@ def words(text):
 
 def row_of(found, name, method, phase="offline"):
     (row,) = (
-        row for row in found.rows if (row.name, row.method, row.phase) == (name, method, phase)
+        row
+        for row in found.rows
+        if (row.name, row.method, row.phase) == (name, method, phase)
     )
     return row
 
@@ -105,13 +107,16 @@ def test_repeated_runs_are_told_apart_from_others(tmp_path, capsys):
             hashed="b",
         )
     write_run(tmp_path / "again", task, 3, {1_000_000: 1.0}, **settings)
-    assert run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 0
+    assert (
+        run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 0
+    )
     interval = (
         f"40.0 ± {100 * stats.t.ppf(0.975, 2) * 0.2 * (4 / 3) ** 0.5:.1f} (95 % prediction"
         " interval of 3 seeds)"
     )
-    assert f"trqam {task[:-3]} seed 3, step 1,000,000: 100.0 % is inside {interval}" in words(
-        capsys.readouterr().out
+    assert (
+        f"trqam {task[:-3]} seed 3, step 1,000,000: 100.0 % is inside {interval}"
+        in words(capsys.readouterr().out)
     )
     write_run(
         tmp_path / "again",
@@ -121,9 +126,15 @@ def test_repeated_runs_are_told_apart_from_others(tmp_path, capsys):
         hashed="b",
         given={"agent.kl_budget": 3.0},
     )
-    assert run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 1
-    assert "seed 4, step 1,000,000: 50.0 % is OUTSIDE 95.0 ±" in words(capsys.readouterr().out)
-    assert run(tmp_path / "kept", f"--repeat_of={tmp_path}/again", "--bootstrap=10") == 1
+    assert (
+        run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 1
+    )
+    assert "seed 4, step 1,000,000: 50.0 % is OUTSIDE 95.0 ±" in words(
+        capsys.readouterr().out
+    )
+    assert (
+        run(tmp_path / "kept", f"--repeat_of={tmp_path}/again", "--bootstrap=10") == 1
+    )
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 120
     assert "fewer than two other seeds of the same settings" in words(shown)
@@ -137,20 +148,32 @@ def test_repeated_runs_have_the_settings_and_as_many_data(tmp_path, capsys):
     for seed in range(3):
         write_run(tmp_path / "kept", task, seed, {1_000_000: 0.5}, bc_steps=10_000)
     write_run(tmp_path / "short", task, 3, {1_000_000: 0.5}, bc_steps=20)
-    assert run(tmp_path / "short", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 1
-    assert "evaluated at step 1,000,000; there are others with bc_steps 10000 and 20" in words(
-        capsys.readouterr().out
+    assert (
+        run(tmp_path / "short", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 1
+    )
+    assert (
+        "evaluated at step 1,000,000; there are others with bc_steps 10000 and 20"
+        in words(capsys.readouterr().out)
     )
     again = write_run(
-        tmp_path / "again", task, 3, {1_000_000: 0.5}, bc_steps=10_000, offline_steps=2_000_000
+        tmp_path / "again",
+        task,
+        3,
+        {1_000_000: 0.5},
+        bc_steps=10_000,
+        offline_steps=2_000_000,
     )
     change_dataset(again, crc=8)
-    assert run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 0
+    assert (
+        run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 0
+    )
     assert "(95 % prediction interval of 3 seeds); the data were not the same" in words(
         capsys.readouterr().out
     )
     change_dataset(again, transitions=60_000)
-    assert run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 1
+    assert (
+        run(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10") == 1
+    )
     assert "there are others with transitions 1000000 and 60000" in words(
         capsys.readouterr().out
     )
@@ -180,7 +203,9 @@ def test_success_is_what_was_written(table, scope):
         scores = 100 * final[list(LEVELS).index(row.method), inside]
         of_seeds = scores.mean(0)
         assert row.mean == pytest.approx(scores.mean())
-        assert row.half == pytest.approx(stats.t.ppf(0.975, 7) * of_seeds.std(ddof=1) / 8**0.5)
+        assert row.half == pytest.approx(
+            stats.t.ppf(0.975, 7) * of_seeds.std(ddof=1) / 8**0.5
+        )
         assert row.iqm.value == pytest.approx(stats.trim_mean(scores, 0.25, axis=None))
         assert row.iqm.low <= row.iqm.value <= row.iqm.high
         assert (row.step, row.tasks, row.episodes, row.start) == (
@@ -199,7 +224,8 @@ def test_path_kl_and_lambda_are_what_was_written(table):
     assert row.path_kl == pytest.approx(np.mean(last), rel=1e-6)
     settled = [1.0 + 0.05 * (-1) ** k + 2.0 / (k + 1) for k in range(20, 40)]
     assert (
-        row.within == pytest.approx(100 * np.mean([abs(kl - 1) <= 0.1 for kl in settled]))
+        row.within
+        == pytest.approx(100 * np.mean([abs(kl - 1) <= 0.1 for kl in settled]))
         and 0 < row.within < 100
     )
     assert (row.kl_budget, row.lam) == (1.0, pytest.approx(3.0 * (1 + 39 / 40)))
@@ -214,7 +240,8 @@ def test_when_the_path_kl_settled_and_how_high_it_was(tmp_path):
     spent = [3.0, 1.0, 0.5, 0.5, *[0.95] * 12, 1.2, *[1.05] * 3]
     for task, last in ((1, 1.0), (2, 1.5)):
         kl = [
-            (step * (i + 1), 2.0 * share, 1.0) for i, share in enumerate([*spent, last, last])
+            (step * (i + 1), 2.0 * share, 1.0)
+            for i, share in enumerate([*spent, last, last])
         ]
         write_run(
             tmp_path,
@@ -228,16 +255,25 @@ def test_when_the_path_kl_settled_and_how_high_it_was(tmp_path):
     settled, strayed = (row for row in made(tmp_path).rows if row.scope == "task")
     assert (settled.settled, settled.highest) == (5 * step, 3.0)
     assert settled.within > 90 > strayed.within and np.isnan(strayed.settled)
-    assert (CELLS["settled"][1](settled), CELLS["settled"][1](strayed)) == ("250,000", "-")
+    assert (CELLS["settled"][1](settled), CELLS["settled"][1](strayed)) == (
+        "250,000",
+        "-",
+    )
     assert CELLS["highest"][1](settled) == "3.00"
 
 
 def test_path_kl_without_a_budget_is_shown_alone(tmp_path):
     """QAM logs it and has no budget to be off."""
     write_run(
-        tmp_path, SCENE.format(1), 0, {0: 0.1, 1_000_000: 0.7}, kl=[(1_000_000, 1.05, 0.5)]
+        tmp_path,
+        SCENE.format(1),
+        0,
+        {0: 0.1, 1_000_000: 0.7},
+        kl=[(1_000_000, 1.05, 0.5)],
     )
-    folder = write_run(tmp_path, SCENE.format(1), 0, {0: 0.1, 1_000_000: 0.0}, agent="qam")
+    folder = write_run(
+        tmp_path, SCENE.format(1), 0, {0: 0.1, 1_000_000: 0.0}, agent="qam"
+    )
     write_csv(
         folder / "train.csv",
         ("step", "phase", "dual/path_kl"),
@@ -246,20 +282,29 @@ def test_path_kl_without_a_budget_is_shown_alone(tmp_path):
     found = made(tmp_path)
     row = row_of(found, SCENE.format(1), "qam")
     assert row.path_kl == 6.4 and np.isnan([row.kl_budget, row.within, row.lam]).all()
-    assert [CELLS[name][1](row) for name in ("path_kl", "within", "lam")] == ["6.400", "", ""]
+    assert [CELLS[name][1](row) for name in ("path_kl", "within", "lam")] == [
+        "6.400",
+        "",
+        "",
+    ]
     assert not any("path KL" in note for note in found.notes)
     assert "6.400" in page(found) and ">nan" not in page(found)
 
 
 def test_probability_of_improvement_is_what_was_written(table):
     _, final, found = table
-    of = {(entry.name, entry.method, entry.other): entry for entry in found.improvements}
+    of = {
+        (entry.name, entry.method, entry.other): entry for entry in found.improvements
+    }
     x, y = np.round(final[[2, 1]], 9)
     expected = np.mean(
         [[(a > b) + 0.5 * (a == b) for a in x[t] for b in y[t]] for t in range(50)]
     )
     entry = of["all tasks", "trqam", "qam"]
-    assert entry.probability.value == pytest.approx(100 * expected) and 60 < 100 * expected < 90
+    assert (
+        entry.probability.value == pytest.approx(100 * expected)
+        and 60 < 100 * expected < 90
+    )
     assert entry.probability.low < 100 * expected < entry.probability.high
     assert of["scene-play", "qam", "bc"].probability == (100.0, 100.0, 100.0)
     assert len(found.improvements) == 3 * 61
@@ -267,15 +312,21 @@ def test_probability_of_improvement_is_what_was_written(table):
 
 def test_curves_are_what_was_written(table):
     _, final, found = table
-    results = [r for r in found.results if r.method == "trqam" and r.domain == "scene-play"]
+    results = [
+        r for r in found.results if r.method == "trqam" and r.domain == "scene-play"
+    ]
     steps, mean, half = curve(results)
     np.testing.assert_array_equal(steps, 250_000 * np.arange(5))
-    inside = [i for i, task in enumerate(ALL_TASKS) if dataset_name(task) == "scene-play"]
+    inside = [
+        i for i, task in enumerate(ALL_TASKS) if dataset_name(task) == "scene-play"
+    ]
     np.testing.assert_allclose(mean, 100 * final[2, inside].mean() * np.arange(5) / 4)
     assert half[0] == 0.0 and half[-1] == pytest.approx(
         row_of(found, "scene-play", "trqam").half
     )
-    steps, mean, half = kl_curve(results, "path_kl", points=10)  # four logs in each window
+    steps, mean, half = kl_curve(
+        results, "path_kl", points=10
+    )  # four logs in each window
     kl = np.array([1.0 + 0.05 * (-1) ** k + 2.0 / (k + 1) for k in range(40)])
     np.testing.assert_allclose(mean, kl.reshape(10, 4).mean(1), rtol=1e-6)
     np.testing.assert_allclose([steps[-1], *half], [1_000_000, *[0.0] * 10], atol=1e-9)
@@ -284,7 +335,8 @@ def test_curves_are_what_was_written(table):
 def test_rows_stand_beside_the_published_figures(table):
     _, _, found = table
     entries = {
-        (e.row.name, e.published.method, e.published.source[:5]): e for e in found.comparisons
+        (e.row.name, e.published.method, e.published.source[:5]): e
+        for e in found.comparisons
     }
     entry = entries["all tasks", "TRQAM", "TRQAM"]
     assert (entry.published.success, entry.published.seeds, entry.row.mean) == (
@@ -317,7 +369,9 @@ def test_rows_stand_beside_the_published_figures(table):
 
 def test_settings_that_were_given_are_told_beside_a_published_figure(tmp_path):
     given = {"agent.actor_hidden_dims": [128, 128], "agent.inv_temp": 10.0}
-    folder = write_run(tmp_path, SCENE.format(1), 0, {1_000_000: 0.5}, agent="qam", given=given)
+    folder = write_run(
+        tmp_path, SCENE.format(1), 0, {1_000_000: 0.5}, agent="qam", given=given
+    )
     config = json.loads((folder / "config.json").read_text())
     config["sources"]["agent.num_qs"] = "preset study"
     (folder / "config.json").write_text(json.dumps(config))
@@ -331,7 +385,11 @@ def test_settings_that_were_given_are_told_beside_a_published_figure(tmp_path):
 
 SETTINGS = [
     *(("cgql", {"mode": mode}) for mode in ("simple", "mse", "linex")),
-    *(("qam", {key: value}) for key in ("edit_scale", "fql_alpha") for value in (0.0, 0.1)),
+    *(
+        ("qam", {key: value})
+        for key in ("edit_scale", "fql_alpha")
+        for value in (0.0, 0.1)
+    ),
     *(("qam_edit", {"edit_scale": value}) for value in (0.0, 0.1)),
     *(("qam_fql", {"fql_alpha": value}) for value in (0.0, 30.0)),
 ]
@@ -342,12 +400,17 @@ def test_every_published_agent_of_this_project_finds_its_figures(tmp_path):
     other settings.
     """
     ours = {
-        path.stem for path in (ROOT / "agents").glob("*.py") if "\nAGENT = " in path.read_text()
+        path.stem
+        for path in (ROOT / "agents").glob("*.py")
+        if "\nAGENT = " in path.read_text()
     }
     unpublished = {"bc", "sqam", *(name for name in ours if name.startswith("trqam_"))}
     settings = [
         *SETTINGS,
-        *((agent, {}) for agent in ours - unpublished - {agent for agent, _ in SETTINGS}),
+        *(
+            (agent, {})
+            for agent in ours - unpublished - {agent for agent, _ in SETTINGS}
+        ),
     ]
     for i, (agent, values) in enumerate(settings):
         given = {f"agent.{key}": value for key, value in values.items()}
@@ -362,7 +425,9 @@ def test_every_published_agent_of_this_project_finds_its_figures(tmp_path):
         )
     results, _ = read_all([str(tmp_path)], 1)
     names = {result.published_name for result in results}
-    assert len(results) == len(settings) and {"QAM-E", "QAM-F", "CGQL-M", "TRQAM"} <= names
+    assert (
+        len(results) == len(settings) and {"QAM-E", "QAM-F", "CGQL-M", "TRQAM"} <= names
+    )
     assert names <= {figure.method for figure in read_published()}
     assert {r.published_name for r in results if r.agent == "qam_edit"} == {"QAM-E"}
     assert {r.published_name for r in results if r.agent == "qam_fql"} == {"QAM-F"}
@@ -378,11 +443,15 @@ STEPS = {
 
 def test_the_published_figures_have_their_sources():
     figures = read_published()
-    assert len(figures) == 16 * 61 * 2 + 61 + 10 + 30 and len(set(figures)) == len(figures)
+    assert len(figures) == 16 * 61 * 2 + 61 + 10 + 30 and len(set(figures)) == len(
+        figures
+    )
     known = {*ALL_TASKS, *map(dataset_name, ALL_TASKS), "all"}
     for figure in figures:
         assert (
-            figure.name in known and 0 <= figure.success <= 100 and figure.seeds in (4, 8, 12)
+            figure.name in known
+            and 0 <= figure.success <= 100
+            and figure.seeds in (4, 8, 12)
         )
         assert re.search(r"arXiv \d{4}\.\d{5}|rerun", figure.source)
         paper = figure.source.split()[0].replace("independent", "TRQAM")
@@ -394,7 +463,9 @@ def test_the_published_figures_have_their_sources():
 
 def test_the_published_figures_of_domains_are_means_of_their_tasks():
     """Of the QAM paper, whose figures were rounded to a tenth of a percent each."""
-    figures = [f for f in read_published() if f.source == "QAM paper (arXiv 2601.14234)"]
+    figures = [
+        f for f in read_published() if f.source == "QAM paper (arXiv 2601.14234)"
+    ]
     of = {(f.method, f.phase, f.name): f.success for f in figures}
     assert len(of) == 16 * 61 * 2 + 61
     for method, phase in {(f.method, f.phase) for f in figures}:
@@ -411,16 +482,24 @@ def test_the_published_figures_of_domains_are_means_of_their_tasks():
 
 
 def test_second_hand_figures_say_so_and_leave_blank_what_is_unknown():
-    figures = {(f.method, f.name): f for f in read_published() if f.source.startswith("RQL")}
+    figures = {
+        (f.method, f.name): f for f in read_published() if f.source.startswith("RQL")
+    }
     assert {method for method, _ in figures} == {"RQL", "BDPO", "TFQL"}
     assert all("second hand" in f.source for f in figures.values())
     assert {(f.seeds, f.std) for f in figures.values()} == {(4, None)}
     assert figures["RQL", "cube-quadruple-play"].success == 51
     assert figures["TFQL", "scene-play"].success == 61
     assert figures["BDPO", "antmaze-large-navigate"].success == 83
-    rql = {name: figure for (method, name), figure in figures.items() if method == "RQL"}
+    rql = {
+        name: figure for (method, name), figure in figures.items() if method == "RQL"
+    }
     sizes = {name: f.transitions / 1e6 for name, f in rql.items() if f.transitions}
-    assert sizes == {"puzzle-4x4-play": 100, "cube-triple-play": 1, "cube-quadruple-play": 100}
+    assert sizes == {
+        "puzzle-4x4-play": 100,
+        "cube-triple-play": 1,
+        "cube-quadruple-play": 100,
+    }
     others = [figure for (method, _), figure in figures.items() if method != "RQL"]
     assert {(f.reward, f.discount) for f in others} == {(None, None)}
     assert (rql["scene-play"].reward, rql["scene-play"].discount) == ("sparse", 0.99)
@@ -454,7 +533,9 @@ class Page(html.parser.HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(table, tmp_path, capsys):
+def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(
+    table, tmp_path, capsys
+):
     folder, _, found = table
     files = [tmp_path / name for name in ("r.html", "r.csv", "r.tex")]
     assert (
@@ -474,9 +555,13 @@ def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(table, tmp_pat
         f"{overall.lam:.3g}",
         iqm,
     )
-    assert "offline, all tasks: 0.0 % at step 0, 50 tasks, 8 seeds, step 1,000,000\n" in shown
+    assert (
+        "offline, all tasks: 0.0 % at step 0, 50 tasks, 8 seeds, step 1,000,000\n"
+        in shown
+    )
     assert re.search(
-        "\nC trqam +" + " +".join(map(re.escape, cells)) + r" +best +68\.0 \[\d\]\n", shown
+        "\nC trqam +" + " +".join(map(re.escape, cells)) + r" +best +68\.0 \[\d\]\n",
+        shown,
     )
 
     text = files[0].read_text()
@@ -486,16 +571,20 @@ def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(table, tmp_pat
         and "http" not in text.lower()
         and not re.search(r"url\(|@import|@font-face", text)
     )
-    links = {a for a in page.addresses if not a.startswith("data:image/svg+xml;base64,")}
+    links = {
+        a for a in page.addresses if not a.startswith("data:image/svg+xml;base64,")
+    }
     assert links and {address[0] for address in links} == {"#"}
-    assert {address[1:] for address in links} <= set(page.ids) and len(set(page.ids)) == len(
-        page.ids
-    )
+    assert {address[1:] for address in links} <= set(page.ids) and len(
+        set(page.ids)
+    ) == len(page.ids)
     assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
     images = re.findall(
         '<img class="chart" alt="[^"]*" src="data:image/svg[+]xml;base64,', text
     )
-    assert len(images) == page.tags.count("img") == 3 * 61  # success, path KL and λ of each
+    assert (
+        len(images) == page.tags.count("img") == 3 * 61
+    )  # success, path KL and λ of each
     assert all(cell in text for cell in cells) and not re.search(
         r"\bnan\b", text, re.IGNORECASE
     )
@@ -519,7 +608,11 @@ def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(table, tmp_pat
         [overall.mean, overall.iqm.low, overall.path_kl], rel=1e-5
     )
     latex = files[2].read_text()
-    assert latex.count(r"\\") == 61 + 1 and latex.count(r"\textbf{") == 61 and "±" not in latex
+    assert (
+        latex.count(r"\\") == 61 + 1
+        and latex.count(r"\textbf{") == 61
+        and "±" not in latex
+    )
     assert rf"\textit{{all tasks}} & 20.0 $\pm$ {overall.half:.1f} & 68.0" in latex
 
 
@@ -555,7 +648,11 @@ class Shown:
     def chance(self, phase, name, x, y):
         """P(X > Y) and the ends of its interval, from the CSV; None without a common task."""
         for line in self.lines:
-            if (line["kind"], line["phase"], line["name"]) != ("improvement", phase, name):
+            if (line["kind"], line["phase"], line["name"]) != (
+                "improvement",
+                phase,
+                name,
+            ):
                 continue
             values = [float(line[key]) for key in ("probability", "low", "high")]
             if (line["method"], line["versus"]) == (x, y):
@@ -576,7 +673,10 @@ def crowd(tmp_path_factory):
     folder = tmp_path_factory.mktemp("crowd")
     rng = np.random.default_rng(0)
     for i in range(17):
-        given = {"agent.mode": f"{'a_long_word_' * 12}{i}", "agent.kl_budget": 0.1 * 2.0**i}
+        given = {
+            "agent.mode": f"{'a_long_word_' * 12}{i}",
+            "agent.kl_budget": 0.1 * 2.0**i,
+        }
         kl = [(100_000 * k, 0.1 * 2.0**i * (1 + 1 / k), 1.0 + i) for k in range(1, 16)]
         for task in (CUBE.format(1), CUBE.format(2), SCENE.format(1)):
             for seed in range(2):
@@ -591,9 +691,18 @@ def test_the_study_fits_a_screen(study):
     lines = study.text.splitlines()
     assert len(lines) <= 60 and max(map(len, lines)) <= 120
     assert max(map(len, study.details.splitlines())) <= 120
-    assert [f"{key}  {name}" for name, key in study.keys.items()] == lines[: len(study.keys)]
+    assert [f"{key}  {name}" for name, key in study.keys.items()] == lines[
+        : len(study.keys)
+    ]
     (header,) = (line for line in lines if line.startswith("method "))
-    columns = ["method", "success (%)", "path KL / budget", "λ", "IQM [95 %]", "P(G > it) %"]
+    columns = [
+        "method",
+        "success (%)",
+        "path KL / budget",
+        "λ",
+        "IQM [95 %]",
+        "P(G > it) %",
+    ]
     assert re.split(" {2,}", header) == [*columns, "at step 0", "step"]
     for row in study.found.rows:
         cells = [CELLS[name][1](row) for name in ("success", "path_kl", "lam", "iqm")]
@@ -612,7 +721,9 @@ def test_many_methods_with_long_settings_fit(crowd, details):
         assert f"{key}{method}".replace(" ", "") in joined  # wrapped, and whole
     tables = re.findall(r"^(\w+, .*): .*2 seeds, step [\d,]+$", text, re.M)
     names = ("all tasks", "scene-play-task1", "cube-double-play")
-    assert tables == [f"{phase}, {name}" for phase in ("offline", "online") for name in names]
+    assert tables == [
+        f"{phase}, {name}" for phase in ("offline", "online") for name in names
+    ]
     assert ("offline, tasks: success" in text) == (details == "details")
 
 
@@ -712,7 +823,9 @@ def test_the_page_begins_with_curves_and_folds_the_details(which, request):
     text = shown.page
     sections = ("curves", "tables", "improvement", "details")
     places = [text.index(f'<section id="{key}">') for key in sections]
-    assert places == sorted(places) and text.index('<img class="chart') < text.index("<table")
+    assert places == sorted(places) and text.index('<img class="chart') < text.index(
+        "<table"
+    )
     row = text[text.index('<div class="row">') : text.index('<ul class="legend"')]
     name = "cube-single-play-task1" if which == "study" else "all tasks"
     drawn = re.findall('alt="(.*?)"', row)
@@ -730,9 +843,15 @@ def test_the_page_begins_with_curves_and_folds_the_details(which, request):
     wanted = ("Notes (", "Methods: ", "Tasks, offline", "Pairs of methods")
     assert all(any(title.startswith(word) for title in titles) for word in wanted)
     assert all(html.escape(note) in folded for note in shown.found.notes)
-    assert text.count('<div class="box"><table>') == text.count("<table>")  # which scrolls
-    folded_pairs = folded[folded.index('id="offline-pairs"') :].partition("</details>")[0]
-    main = {short(name) for phase, name in main_names(shown.found) if phase == "offline"}
+    assert text.count('<div class="box"><table>') == text.count(
+        "<table>"
+    )  # which scrolls
+    folded_pairs = folded[folded.index('id="offline-pairs"') :].partition("</details>")[
+        0
+    ]
+    main = {
+        short(name) for phase, name in main_names(shown.found) if phase == "offline"
+    }
     assert set(re.findall("<h3>(.*?)</h3>", folded_pairs)) == main
     count = len(shown.keys) * (len(shown.keys) - 1) // 2
     assert folded_pairs.count("<tr><td>") == count * len(main)
@@ -742,7 +861,9 @@ def test_the_page_begins_with_curves_and_folds_the_details(which, request):
 def test_the_legend_names_every_line(which, request):
     shown = request.getfixturevalue(which)
     legend = shown.page[shown.page.index('<ul class="legend"') :].partition("</ul>")[0]
-    found = re.findall(r"border-top: 2px (\w+) (#\w+)\"></i><b>(\w)</b><span>(.*?)<", legend)
+    found = re.findall(
+        r"border-top: 2px (\w+) (#\w+)\"></i><b>(\w)</b><span>(.*?)<", legend
+    )
     assert [(key, html.unescape(name)) for _, _, key, name in found] == [
         (key, name) for name, key in shown.keys.items()
     ]
@@ -758,7 +879,11 @@ def test_tasks_are_shown_first_where_a_method_has_no_row_over_them(tmp_path):
     found = made(tmp_path)
     assert {(row.name, row.method) for row in main_rows(found)} == {
         ("cube-double-play", "trqam"),
-        *((CUBE.format(task), method) for task in (1, 2) for method in ("qam", "trqam")),
+        *(
+            (CUBE.format(task), method)
+            for task in (1, 2)
+            for method in ("qam", "trqam")
+        ),
     }
 
 
@@ -766,12 +891,16 @@ def test_published_figures_stand_beside_the_rows_with_their_sources(table):
     text, details = (as_text(table[2], shown) for shown in (False, True))
     rows = text[text.index("offline, antmaze-giant-navigate") :].partition("\n\n")[0]
     (trqam,) = re.findall(r"41\.0 \[(\d)\] ≠\n?", rows)  # of 10M transitions
-    (qam,) = re.findall(r"18\.1 ± 7\.3 \[(\d)\]$", rows, re.M)  # whose data size is not stated
+    (qam,) = re.findall(
+        r"18\.1 ± 7\.3 \[(\d)\]$", rows, re.M
+    )  # whose data size is not stated
     assert f"\n[{qam}] QAM paper (arXiv 2601.14234)\n" in text
     assert f"\n[{trqam}] TRQAM paper (arXiv 2605.27079)" in text
     line = r"antmaze-giant-navigate +C trqam +70\.0 .* 41\.0 .*DATA 1M, published 10M\n"
     assert re.search(line, details)
-    assert "independent rerun" in details and "independent rerun" not in text  # of single tasks
+    assert (
+        "independent rerun" in details and "independent rerun" not in text
+    )  # of single tasks
     assert max(map(len, details.splitlines())) <= 120
 
 
@@ -881,7 +1010,8 @@ def test_different_numbers_of_seeds_and_tasks_are_told(tmp_path):
         " tasks are not comparable" in notes
     )
     assert (
-        f"the number of seeds differs, from 1 (qam on {CUBE.format(1)}, offline) to 3" in notes
+        f"the number of seeds differs, from 1 (qam on {CUBE.format(1)}, offline) to 3"
+        in notes
     )
     narrow = "2 seeds: bootstrap intervals over few tasks are too narrow (one task: about 80 %)"
     assert narrow in notes
@@ -910,7 +1040,10 @@ def test_rows_over_different_tasks_say_so_and_are_not_ranked(tmp_path, capsys):
             online_steps=100_000 * (task == 1),
         )
     assert (
-        run(tmp_path / "exp", *(f"--{kind}={tmp_path / kind}" for kind in ("html", "latex")))
+        run(
+            tmp_path / "exp",
+            *(f"--{kind}={tmp_path / kind}" for kind in ("html", "latex")),
+        )
         == 0
     )
     shown = capsys.readouterr().out
@@ -918,7 +1051,9 @@ def test_rows_over_different_tasks_say_so_and_are_not_ranked(tmp_path, capsys):
         "note: online: methods were run on different tasks (qam 1, trqam 2): " in shown
         and "offline: methods" not in shown
     )
-    offline, _, online = shown.partition("online, cube-double-play: 10.0 % at step 0, 1 seed, ")
+    offline, _, online = shown.partition(
+        "online, cube-double-play: 10.0 % at step 0, 1 seed, "
+    )
     assert (
         "cube-double-play: 10.0 % at step 0, 2 tasks, 1 seed, " in offline
         and "P(A > it) %" in offline
@@ -929,7 +1064,9 @@ def test_rows_over_different_tasks_say_so_and_are_not_ranked(tmp_path, capsys):
     )
     text = (tmp_path / "html").read_text()
     tables = text[text.index('id="offline-means"') : text.index('id="offline-tasks"')]
-    rows = re.findall(r"<th><b>[AB]</b> (qam|trqam)</th><td>(\d)</td><td>1</td>", tables)
+    rows = re.findall(
+        r"<th><b>[AB]</b> (qam|trqam)</th><td>(\d)</td><td>1</td>", tables
+    )
     assert rows == [("qam", "2"), ("trqam", "2"), ("qam", "1"), ("trqam", "2")]
     lines = [
         line
@@ -950,7 +1087,9 @@ def test_tasks_without_a_common_seed_have_no_row_together(tmp_path):
     )
 
 
-def test_runs_that_are_being_written_or_damaged_are_read_as_far_as_they_go(tmp_path, capsys):
+def test_runs_that_are_being_written_or_damaged_are_read_as_far_as_they_go(
+    tmp_path, capsys
+):
     whole = write_run(
         tmp_path,
         CUBE.format(1),
@@ -981,7 +1120,9 @@ def test_runs_that_are_being_written_or_damaged_are_read_as_far_as_they_go(tmp_p
         "note: 2 runs have no evaluation yet and are left out: trqam"
         " cube-double-play-singletask-task1 seed 1, " in shown
     )
-    assert re.search(r"note: left out: .*trqam_s3_44136fa3/config.json is damaged", shown)
+    assert re.search(
+        r"note: left out: .*trqam_s3_44136fa3/config.json is damaged", shown
+    )
     assert base.name not in shown and "bc" not in shown
 
 
@@ -990,7 +1131,9 @@ def write_returns(folder, name, seed, returns, success=None, **changed):
     place = write_run(folder, name, seed, {}, **changed)
     if success:
         header = ("step", "episodes", "return", "success")
-        rows = [(step, 50, value, success.get(step, "")) for step, value in returns.items()]
+        rows = [
+            (step, 50, value, success.get(step, "")) for step, value in returns.items()
+        ]
     else:
         header = ("step", "episodes", "return")
         rows = [(step, 50, value) for step, value in returns.items()]
@@ -1005,17 +1148,23 @@ def test_runs_without_success_are_named_and_their_returns_shown(tmp_path, capsys
         write_run(tmp_path / "exp", task, seed, {0: 0.0, 1_000_000: 0.5})
     write_returns(tmp_path / "exp", task, 2, {1_000_000: -3.5})
     files = {kind: tmp_path / kind for kind in ("csv", "html", "latex")}
-    assert run(tmp_path / "exp", *(f"--{kind}={path}" for kind, path in files.items())) == 0
+    assert (
+        run(tmp_path / "exp", *(f"--{kind}={path}" for kind, path in files.items()))
+        == 0
+    )
     shown = capsys.readouterr().out
     half = stats.t.ppf(0.975, 1) * 2
-    assert re.search(rf"mine:Walker +A trqam +2 +-12.0 ± {half:.1f} +1,000,000\n", shown)
+    assert re.search(
+        rf"mine:Walker +A trqam +2 +-12.0 ± {half:.1f} +1,000,000\n", shown
+    )
     assert re.search(r"cube-double-play-task1 +A trqam +1 +-3.5 +1,000,000\n", shown)
     assert re.search(
         r"cube-double-play-task1: 0.0 % at step 0, 2 seeds, .*\n.*\n.*\nA trqam +50.0 ± 0.0 ",
         shown,
     )
-    assert "note: 3 runs report no success: their returns have a table of their own" in words(
-        shown
+    assert (
+        "note: 3 runs report no success: their returns have a table of their own"
+        in words(shown)
     )
     assert "Return of runs that report no success, offline" in files["html"].read_text()
     assert "Walker" not in files["latex"].read_text()
@@ -1068,7 +1217,10 @@ def test_a_cloned_policy_that_was_evaluated_is_a_method(tmp_path):
 
 
 def test_the_agents_warnings_at_the_end_and_mixed_data_are_told(tmp_path):
-    done, bound = {1_000_000: 0.5}, {"lambda_max": "lambda is at its upper bound: raise it"}
+    done, bound = (
+        {1_000_000: 0.5},
+        {"lambda_max": "lambda is at its upper bound: raise it"},
+    )
     folders = [write_run(tmp_path, CUBE.format(1), seed, done) for seed in range(4)]
     for folder, concerns in zip(folders, (bound, bound, {}), strict=False):
         (folder / "concerns.json").write_text(json.dumps(concerns))
@@ -1083,7 +1235,9 @@ def test_the_agents_warnings_at_the_end_and_mixed_data_are_told(tmp_path):
 def test_warnings_at_the_end_of_a_run_say_nothing_of_its_offline_phase(tmp_path):
     success = {1_000_000: 0.5, 1_500_000: 0.6}
     folder = write_run(tmp_path, CUBE.format(1), 0, success, online_steps=500_000)
-    (folder / "concerns.json").write_text('{"path_kl": "the path KL stays off its budget"}')
+    (folder / "concerns.json").write_text(
+        '{"path_kl": "the path KL stays off its budget"}'
+    )
     assert not any("path KL stays" in note for note in made(tmp_path, "1000000").notes)
     assert any("path KL stays" in note for note in made(tmp_path).notes)
 
@@ -1172,12 +1326,19 @@ def test_steps_intervals_and_places_make_no_other_method(tmp_path):
     assert methods_of(tmp_path) == ["trqam"]
 
 
-def test_the_same_run_in_two_places_is_two_methods_and_one_folder_given_twice_is_one(tmp_path):
+def test_the_same_run_in_two_places_is_two_methods_and_one_folder_given_twice_is_one(
+    tmp_path,
+):
     for group in ("first", "second"):
         write_run(tmp_path, CUBE.format(1), 0, {1_000_000: 0.5}, run_group=group)
-    assert methods_of(tmp_path, tmp_path / "first") == ["trqam in first", "trqam in second"]
+    assert methods_of(tmp_path, tmp_path / "first") == [
+        "trqam in first",
+        "trqam in second",
+    ]
     assert methods_of(tmp_path / "first", tmp_path / "first" / ".") == ["trqam"]
-    write_run(tmp_path / "again", CUBE.format(1), 0, {1_000_000: 0.5}, run_group="first")
+    write_run(
+        tmp_path / "again", CUBE.format(1), 0, {1_000_000: 0.5}, run_group="first"
+    )
     assert methods_of(tmp_path / "first", tmp_path / "again") == [
         f"trqam in {tmp_path}/again/first",
         f"trqam in {tmp_path}/first",
@@ -1214,7 +1375,9 @@ def test_runs_of_one_group_from_other_bases_or_data_are_other_methods(tmp_path):
 def test_bases_of_one_name_are_told_apart_by_the_hash_and_copies_are_noted(tmp_path):
     given = [{"pretrained_actor_path": f"{place}/params.pkl"} for place in "ab"]
     folders = [
-        write_run(tmp_path, CUBE.format(1), 0, {1_000_000: 0.5}, given=given[i], hashed=f"{i}")
+        write_run(
+            tmp_path, CUBE.format(1), 0, {1_000_000: 0.5}, given=given[i], hashed=f"{i}"
+        )
         for i in range(2)
     ]
     assert methods_of(tmp_path) == ["trqam hash=0", "trqam hash=1"]
@@ -1223,7 +1386,8 @@ def test_bases_of_one_name_are_told_apart_by_the_hash_and_copies_are_noted(tmp_p
     assert sorted(row.method for row in found.rows) == ["trqam hash=0", "trqam hash=1"]
     (note,) = (note for note in found.notes if "left out" in note)
     assert re.fullmatch(
-        "1 runs have the method, task and seed of another and are left out: .*/trqam_s0_0", note
+        "1 runs have the method, task and seed of another and are left out: .*/trqam_s0_0",
+        note,
     )
 
 
@@ -1245,11 +1409,21 @@ def published(domains=("cube-double-play", "scene-play")):
     """A file like the QAM paper's: 30 evaluations of 12 seeds, 10 of RLPD, means over tasks."""
     data = {}
     tasks = [task for task in ALL_TASKS if dataset_name(task) in domains]
-    ends_of = {"QAM-E": (0.11, 0.69, 30), "QAM": (0.01, 0.59, 30), "RLPD": (0.05, 0.5, 10)}
+    ends_of = {
+        "QAM-E": (0.11, 0.69, 30),
+        "QAM": (0.01, 0.59, 30),
+        "RLPD": (0.05, 0.5, 10),
+    }
     for method, ends in ends_of.items():
-        data |= {(task, method): curves_of(*ends) + 0.01 * i for i, task in enumerate(tasks)}
+        data |= {
+            (task, method): curves_of(*ends) + 0.01 * i for i, task in enumerate(tasks)
+        }
         for name in ("all", *domains):
-            own = [data[task, method] for task in tasks if name in ("all", dataset_name(task))]
+            own = [
+                data[task, method]
+                for task in tasks
+                if name in ("all", dataset_name(task))
+            ]
             data[name, method] = np.mean(own, axis=0)[:, ::-1]  # seeds in another order
     return data
 
@@ -1277,19 +1451,25 @@ def test_published_pickles_are_evaluations_by_seeds(tmp_path, capsys):
         line = lines[phase, method, "all tasks"]
         assert float(line["success"]) == pytest.approx(rate)
         assert (line["step"], line["seeds"]) == (step, "12")
-    assert not any(method == "RLPD" and phase == "offline" for phase, method, _ in lines)
+    assert not any(
+        method == "RLPD" and phase == "offline" for phase, method, _ in lines
+    )
     shown = capsys.readouterr().out
     offline, _, online = shown.partition("online, all tasks: 10 tasks, 12 seeds\n")
     assert "RLPD" not in offline and re.search(r"RLPD +54\.5 ± .*500,000", online)
     when = "evaluated every 50,000 steps, the last time at 1,500,000"
     assert len(re.findall("^note: ", shown, re.MULTILINE)) == 1
-    assert f"360 runs, read as {when}; QAM-E, QAM: 30 evaluations of 12 seeds" in words(shown)
+    assert f"360 runs, read as {when}; QAM-E, QAM: 30 evaluations of 12 seeds" in words(
+        shown
+    )
 
 
 def test_the_axes_of_a_pickle_are_given_by_a_flag(tmp_path, capsys):
     data = {key: array.T for key, array in published().items()}
     path = dump(tmp_path / "exp_data.pkl", data)
-    line = numbers(path, "--pickle_axes=seeds,evaluations")["online", "QAM-E", "all tasks"]
+    line = numbers(path, "--pickle_axes=seeds,evaluations")[
+        "online", "QAM-E", "all tasks"
+    ]
     assert float(line["success"]) == pytest.approx(73.5) and line["seeds"] == "12"
     assert "axis" not in capsys.readouterr().out
     assert ("offline", "QAM-E", "all tasks") in numbers(path)
@@ -1310,7 +1490,9 @@ def test_published_pickles_are_read_beside_runs(tmp_path, capsys):
     path = dump(tmp_path / "exp_data.pkl", data)
     results, notes = read_all([str(tmp_path / "exp"), str(path)], 50_000)
     found = report(results, "final", [], notes)
-    means = {(row.method, row.phase): (row.mean, row.step, row.seeds) for row in found.rows}
+    means = {
+        (row.method, row.phase): (row.mean, row.step, row.seeds) for row in found.rows
+    }
     assert means["QAM", "offline"] == (pytest.approx(70.0 * 20 / 30), "1,000,000", 2)
     assert means["QAM", "online"] == (pytest.approx(70.0), "1,500,000", 2)
     assert means["FQL", "offline"] == (pytest.approx(20.0), "1,000,000", 2)
@@ -1318,7 +1500,8 @@ def test_published_pickles_are_read_beside_runs(tmp_path, capsys):
     starts = {row.start for row in found.rows if row.method == "QAM"}
     assert starts == {0.0}
     assert any(
-        "4 runs, read as evaluated every 50,000 steps, the last time at 1,500,000" in note
+        "4 runs, read as evaluated every 50,000 steps, the last time at 1,500,000"
+        in note
         for note in found.notes
     )
     assert run(path, f"--html={tmp_path / 'r.html'}") == 0  # a pickle alone
@@ -1338,12 +1521,19 @@ def test_online_steps_are_counted_from_the_end_of_the_offline_phase(tmp_path):
     """500K steps online are as many after 1M offline as after none; 250K are not."""
     success = {250_000: 0.4, 500_000: 0.5, 1_000_000: 0.5, 1_500_000: 0.6}
     write_run(tmp_path, CUBE.format(1), 0, success, online_steps=500_000)
-    alone = {"root": tmp_path, "env_name": CUBE.format(1), "seed": 0, "offline_steps": 0}
+    alone = {
+        "root": tmp_path,
+        "env_name": CUBE.format(1),
+        "seed": 0,
+        "offline_steps": 0,
+    }
     write_run(**alone, success=success, agent="qam", online_steps=500_000)
     assert not any("different steps" in note for note in made(tmp_path).notes)
     write_run(**alone, success=success, agent="fql", online_steps=250_000)
     (note,) = (note for note in made(tmp_path).notes if "different steps" in note)
-    assert note.startswith("online: runs stand at different steps of it, 250,000 to 500,000; ")
+    assert note.startswith(
+        "online: runs stand at different steps of it, 250,000 to 500,000; "
+    )
 
 
 class Evil:
@@ -1365,9 +1555,18 @@ PICKLES = {
         "no name in it is a single task; it has all",
     ),
     "text": (lambda: {(CUBE.format(1), "QAM"): ["a", "b"]}, "is not made of numbers"),
-    "a cube": (lambda: {(CUBE.format(1), "QAM"): np.ones((2, 2, 2))}, "arrays must be [seeds]"),
-    "nothing": (lambda: {(CUBE.format(1), "QAM"): np.ones((0, 3))}, "arrays must be [seeds]"),
-    "returns": (lambda: {(CUBE.format(1), "QAM"): np.array([-9.0])}, "not success rates"),
+    "a cube": (
+        lambda: {(CUBE.format(1), "QAM"): np.ones((2, 2, 2))},
+        "arrays must be [seeds]",
+    ),
+    "nothing": (
+        lambda: {(CUBE.format(1), "QAM"): np.ones((0, 3))},
+        "arrays must be [seeds]",
+    ),
+    "returns": (
+        lambda: {(CUBE.format(1), "QAM"): np.array([-9.0])},
+        "not success rates",
+    ),
 }
 
 
@@ -1415,11 +1614,15 @@ def test_exported_runs_make_the_same_report(table, tmp_path):
 
 def test_a_study_keeps_warnings_and_is_checked_like_runs(tmp_path, capsys):
     folder = write_run(tmp_path / "exp", CUBE.format(1), 0, {0: 0.1, 1_000_000: 0.5})
-    (folder / "concerns.json").write_text('{"lambda_max": "lambda is at its upper bound"}')
+    (folder / "concerns.json").write_text(
+        '{"lambda_max": "lambda is at its upper bound"}'
+    )
     write_run(tmp_path / "exp", CUBE.format(1), 1, {0: 0.1, 1_000_000: 0.5})
     kept = tmp_path / "kept"
     assert run(tmp_path / "exp", f"--export={kept}") == 0
-    assert any("1 runs: lambda is at its upper bound" in note for note in made(kept).notes)
+    assert any(
+        "1 runs: lambda is at its upper bound" in note for note in made(kept).notes
+    )
     curves, runs = ((kept / name).read_text() for name in ("curves.csv", "runs.json"))
     faults = {
         "curves.csv is damaged (line 3: success is '17.0', not a number from 0 to 1)": (
@@ -1430,7 +1633,10 @@ def test_a_study_keeps_warnings_and_is_checked_like_runs(tmp_path, capsys):
             curves + "other,0,0.1,50,,,,\n",
             runs,
         ),
-        "runs.json is damaged (agent is missing)": (curves, runs.replace('"agent"', '"a"')),
+        "runs.json is damaged (agent is missing)": (
+            curves,
+            runs.replace('"agent"', '"a"'),
+        ),
         "concerns are 3, not an object of texts": (
             curves,
             runs.replace('"concerns": {', '"concerns": 3, "x": {'),
@@ -1491,7 +1697,9 @@ def test_the_kept_command_plans_the_same_run(tmp_path):
 
 
 def test_a_kept_run_names_its_base_without_its_place(tmp_path):
-    for i, base in enumerate(("/home/me/a/params_300000.pkl", "/home/me/b/params_500000.pkl")):
+    for i, base in enumerate(
+        ("/home/me/a/params_300000.pkl", "/home/me/b/params_500000.pkl")
+    ):
         write_run(
             tmp_path / "exp",
             CUBE.format(1),
@@ -1508,7 +1716,9 @@ def test_a_kept_run_names_its_base_without_its_place(tmp_path):
     runs = (tmp_path / "kept" / "runs.json").read_text()
     assert "/home/me" not in runs
     kept = json.loads(runs)[f"{CUBE.format(1)}/trqam_s0_0"]["config"]
-    assert kept["command"].endswith(" --seed=0 --pretrained_actor_path=params_300000.pkl")
+    assert kept["command"].endswith(
+        " --seed=0 --pretrained_actor_path=params_300000.pkl"
+    )
 
 
 # ---------------------------------------------------------------- the command
@@ -1531,7 +1741,10 @@ MISTAKES = {
         "argument --bootstrap: give a whole number of at least 1, not 0",
     ),
     "other axes": (["{empty}", "--pickle_axes=tasks"], "--pickle_axes: invalid choice"),
-    "an unknown flag": (["{empty}", "--htm=x"], "unrecognized arguments: --htm=x (see --help)"),
+    "an unknown flag": (
+        ["{empty}", "--htm=x"],
+        "unrecognized arguments: --htm=x (see --help)",
+    ),
     "nowhere to write": (
         ["{empty}", "--html={empty}/none/r.html"],
         "r.html: there is no folder {empty}/none",

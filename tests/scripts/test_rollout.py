@@ -7,7 +7,7 @@ import imageio.v2 as imageio
 import pytest
 
 import main as program
-from envs.collect import random_data
+from envs.collect import collect_random
 from envs.evaluation import evaluate
 from envs.workers import EnvWorkers
 from scripts import rollout
@@ -27,7 +27,7 @@ def run_dir(tmp_path_factory):
 
 def finished_run(root, agent):
     """The folder of a run of agents/<agent>.py that was cloned alone."""
-    random_data(TASK, root / "data", 300)
+    collect_random(TASK, root / "data", 300)
     flags = [
         f"--env_name={TASK}", f"--ogbench_dataset_dir={root}/data", f"--save_dir={root}/exp", "--bc_steps=4",
         "--offline_steps=0", "--online_steps=0", "--eval_episodes=3", "--eval_workers=1", "--seed=5", "--horizon_length=5",
@@ -46,7 +46,9 @@ def run(*flags):
 def test_the_episodes_are_those_of_the_runs_evaluation(run_dir, capsys):
     assert run(run_dir, "--episodes=3", "--eval_workers=2") == 0
     said, table_of, rest = capsys.readouterr().out.partition("episode  ")
-    assert " ".join(said.split()) == f"trqam after 0 updates on {TASK}, seed 5: 3 episodes"
+    assert (
+        " ".join(said.split()) == f"trqam after 0 updates on {TASK}, seed 5: 3 episodes"
+    )
     out = ["", *(table_of + rest).splitlines()]
     table = [dict(zip(out[1].split(), line.split(), strict=True)) for line in out[2:5]]
     assert [row["episode"] for row in table] == ["0", "1", "2"] and all(
@@ -60,8 +62,12 @@ def test_the_episodes_are_those_of_the_runs_evaluation(run_dir, capsys):
     assert means["steps"] == pytest.approx(evaluation["length"]) and means[
         "return"
     ] == pytest.approx(evaluation["return"])
-    assert means["discounted"] == pytest.approx(evaluation["discounted_return"], abs=0.01)
-    assert sum(row["success"] == "yes" for row in table) == round(3 * evaluation["success"])
+    assert means["discounted"] == pytest.approx(
+        evaluation["discounted_return"], abs=0.01
+    )
+    assert sum(row["success"] == "yes" for row in table) == round(
+        3 * evaluation["success"]
+    )
     assert out[5] == f"success {evaluation['success']:.1%} of 3 episodes"
     # Other episodes with another seed; and what a row says depends on nothing but the seed and
     # its number.
@@ -102,7 +108,10 @@ def test_a_strangers_run_is_executed_with_trust_alone(run_dir, tmp_path, capsys)
     assert run(folder, "--episodes=1") == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and not made.exists()
-    assert err.startswith(f"error: this would execute {source} (") and "give --trust" in err
+    assert (
+        err.startswith(f"error: this would execute {source} (")
+        and "give --trust" in err
+    )
     assert run(folder, "--episodes=1", "--trust") == 0 and made.exists()
 
 
@@ -135,9 +144,9 @@ def test_the_film_shows_task_success_and_value(run_dir, tmp_path, monkeypatch, c
         return
     assert run(run_dir, *flags) == 0
     out = capsys.readouterr().out
-    assert f"filming {path}, episodes: 1" in out.replace("\n  ", " ") and out.splitlines()[
-        -1
-    ] == str(path)
+    assert f"filming {path}, episodes: 1" in out.replace(
+        "\n  ", " "
+    ) and out.splitlines()[-1] == str(path)
     frames = imageio.mimread(path)
     # steps 0, 400, 800 and the last
     assert len(frames) == 4 and frames[0].shape[:2] == (320, 320)

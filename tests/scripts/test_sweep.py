@@ -18,17 +18,17 @@ from pathlib import Path
 import pytest
 
 from configs.flags import parse_flags
-from envs.collect import random_data
+from envs.collect import collect_random
 from envs.tasks import ALL_TASKS
 from scripts import sweep
 from sweeps import engines
 from sweeps.engines import Local
 from sweeps.jobs import Job
 from sweeps.run import run_jobs
-from sweeps.status import clock
+from sweeps.status import hours_text
 from training.plan import plan
 from utils.errors import RunError
-from utils.files import alone, is_locked, lock_of, write_json
+from utils.files import exclusive_folder, is_locked, lock_of, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -57,11 +57,15 @@ def planned(*flags, pack=1):
 # ---------------------------------------------------------------- what it plans
 
 
-def test_the_table_is_every_agent_task_and_seed_once_and_main_takes_every_command(capsys):
+def test_the_table_is_every_agent_task_and_seed_once_and_main_takes_every_command(
+    capsys,
+):
     lines = printed(capsys, "--agents=trqam,qam", "--env_name=all50", "--seeds=8")
     assert all(words[0] == "main.py" for words in lines) and len(lines) == 100
     runs = [run for words in lines for run in plan(parse_flags(words))]
-    found = collections.Counter((run.agent_name, run.env_name, run.seed) for run in runs)
+    found = collections.Counter(
+        (run.agent_name, run.env_name, run.seed) for run in runs
+    )
     assert found == {
         (agent, task, seed): 1
         for agent in ("trqam", "qam")
@@ -100,9 +104,7 @@ def test_jobs_that_train_different_bases_come_first(capsys):
 
 
 def test_a_task_that_two_names_stand_for_is_one_job():
-    names = (
-        "--env_name=scene-play-singletask-task2-v0,scene,cube-single-play-singletask-task1-v0"
-    )
+    names = "--env_name=scene-play-singletask-task2-v0,scene,cube-single-play-singletask-task1-v0"
     jobs = planned(names)
     tasks = [f"scene-play-singletask-task{i}-v0" for i in (2, 1, 3, 4, 5)]
     assert {job.runs[0].env_name for job in jobs} == {
@@ -120,7 +122,10 @@ def test_seeds_are_packed_and_a_grid_is_every_combination(capsys):
         "--pack=3",
         "--run_group=mine",
     ]
-    grid = ["--grid=agent.kl_budget=0.5,1", "--grid=agent.actor_hidden_dims=(8,8),(16,)"]
+    grid = [
+        "--grid=agent.kl_budget=0.5,1",
+        "--grid=agent.actor_hidden_dims=(8,8),(16,)",
+    ]
     lines = printed(capsys, *flags, *grid)
     seeds = [
         (words[3], *(word for word in words if word.startswith("--num_seeds")))
@@ -137,7 +142,9 @@ def test_seeds_are_packed_and_a_grid_is_every_combination(capsys):
         for dims in ("(8,8)", "(16,)")
     }
     assert all("--run_group=mine" in words for words in lines)
-    assert len({run.folder for words in lines for run in plan(parse_flags(words))}) == 32
+    assert (
+        len({run.folder for words in lines for run in plan(parse_flags(words))}) == 32
+    )
 
 
 def test_elsewhere_the_commands_name_the_project_in_full(tmp_path, monkeypatch, capsys):
@@ -167,11 +174,15 @@ def test_finished_runs_are_skipped(tmp_path, capsys):
             )
     tasks = [words[2] for words in printed(capsys, *flags)]
     assert tasks == [f"--env_name=scene-play-singletask-task{i}-v0" for i in (2, 4, 5)]
-    assert len(printed(capsys, *flags, "--online_steps=6001")) == 5  # larger steps extend a run
+    assert (
+        len(printed(capsys, *flags, "--online_steps=6001")) == 5
+    )  # larger steps extend a run
 
 
 def test_the_alias_of_a_task_is_that_task():
-    alias, task = (f"--env_name=scene-play-singletask-{name}v0" for name in ("", "task2-"))
+    alias, task = (
+        f"--env_name=scene-play-singletask-{name}v0" for name in ("", "task2-")
+    )
     (by_alias,), (by_task,) = (planned(name)[0].runs for name in (alias, task))
     assert by_alias.folder == by_task.folder
     assert len(planned(f"{alias},{task.partition('=')[2]}")) == 1
@@ -180,7 +191,9 @@ def test_the_alias_of_a_task_is_that_task():
 def test_an_agent_file_may_be_named_from_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.py").write_text((ROOT / "agents" / "fql.py").read_text())
-    ((run,),) = (job.runs for job in planned("--agents=~/mine.py", f"--env_name={TASK}"))
+    ((run,),) = (
+        job.runs for job in planned("--agents=~/mine.py", f"--env_name={TASK}")
+    )
     assert run.agent_name == "mine" and run.source.file == tmp_path / "mine.py"
 
 
@@ -228,7 +241,9 @@ def test_a_mistake_is_one_line(mistake, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_ray_or_a_cluster_one_line_says_what_to_do(tmp_path, monkeypatch, capsys):
+def test_without_ray_or_a_cluster_one_line_says_what_to_do(
+    tmp_path, monkeypatch, capsys
+):
     flags = [f"--env_name={TASK}", "--engine=ray", f"--save_dir={tmp_path}"]
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with monkeypatch.context() as patch:
@@ -237,9 +252,9 @@ def test_without_ray_or_a_cluster_one_line_says_what_to_do(tmp_path, monkeypatch
     assert "pip install '.[ray]'" in capsys.readouterr().err
     assert run(*flags, "--ray_address=nowhere") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: --ray_address=nowhere: no cluster (") and line.endswith(
-        "start one: ray start --head"
-    )
+    assert line.startswith(
+        "error: --ray_address=nowhere: no cluster ("
+    ) and line.endswith("start one: ray start --head")
 
 
 def test_help_names_every_flag(capsys):
@@ -293,19 +308,26 @@ def test_the_slurm_script_runs_each_command_once(tmp_path, monkeypatch, capsys):
             "SLURM_ARRAY_TASK_ID": str(number),
             "RECORD": str(tmp_path / "record"),
         }
-        assert subprocess.run(["bash", script], env=environ, cwd=tmp_path).returncode == 0
+        assert (
+            subprocess.run(["bash", script], env=environ, cwd=tmp_path).returncode == 0
+        )
         where, *words = (tmp_path / "record").read_text().splitlines()
         assert where == str(ROOT)
         ran.append(words)
     assert ran == lines and len(lines) == 10
     assert (
-        "Tasks 0-0 train the bases" in text and "--array=1-9 --dependency=afterany:ID" in text
+        "Tasks 0-0 train the bases" in text
+        and "--array=1-9 --dependency=afterany:ID" in text
     )
-    alone = subprocess.run(["bash", script], capture_output=True, text=True, cwd=tmp_path)
+    alone = subprocess.run(
+        ["bash", script], capture_output=True, text=True, cwd=tmp_path
+    )
     assert alone.returncode != 0 and "submit this file with sbatch" in alone.stderr
 
 
-def test_the_hint_can_be_pasted_and_no_value_leaves_its_line(tmp_path, monkeypatch, capsys):
+def test_the_hint_can_be_pasted_and_no_value_leaves_its_line(
+    tmp_path, monkeypatch, capsys
+):
     """A value may be any shell text: the hint, the comment and the commands stay what they are."""
     (tmp_path / "made").mkdir()
     monkeypatch.chdir(tmp_path / "made")
@@ -313,7 +335,9 @@ def test_the_hint_can_be_pasted_and_no_value_leaves_its_line(tmp_path, monkeypat
     assert run(f"--env_name={TASK}", f"--tags={evil}", "--slurm=-a b;touch x") == 0
     hint = capsys.readouterr().out.splitlines()[-1]
     stub = f'sbatch() {{ cat "$1"; }}; python() {{ printf \'%s\\n\' "$@"; }}; {hint}'
-    shown = subprocess.run(["bash", "-c", stub], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        ["bash", "-c", stub], capture_output=True, text=True, check=True
+    )
     script = (tmp_path / "made" / "-a b;touch x").read_text()
     assert shown.stdout == script
     (job,) = re.findall(r"^mapfile -t jobs <<'JOBS'\n(.*)\nJOBS$", script, re.MULTILINE)
@@ -352,7 +376,9 @@ def test_there_is_no_slurm_script_where_everything_has_finished(tmp_path, capsys
         f"error: --slurm={tmp_path}/x.sbatch: nothing is left to submit, all 1 jobs have"
         " finished; not written\n"
     )
-    assert (printed.out, printed.err) == ("", named) and not (tmp_path / "x.sbatch").exists()
+    assert (printed.out, printed.err) == ("", named) and not (
+        tmp_path / "x.sbatch"
+    ).exists()
 
 
 # ---------------------------------------------------------------- how it stands
@@ -389,11 +415,13 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
         write_json(one.folder / "config.json", one.config())
     for one in running.runs:
         # a row being written
-        (one.folder / "timing.csv").write_text("step,updates_per_s\n500,0.5\n1000,0.5\n1050")
+        (one.folder / "timing.csv").write_text(
+            "step,updates_per_s\n500,0.5\n1000,0.5\n1050"
+        )
     for job, error in ((failed, "the disk is full"), (early, "no data")):
         job.log.parent.mkdir(parents=True, exist_ok=True)
         job.log.write_text(f"== 2026-01-01 00:00:00 $ python main.py\nerror: {error}\n")
-        engines.conclude(job.log, 1)
+        engines.log_exit_code(job.log, 1)
     with contextlib.ExitStack() as stack:
         for one in running.runs:
             stack.enter_context(one.locked())
@@ -411,19 +439,19 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
     # one that Ctrl-C stopped, of a process that wrote no log
     assert (
         lines[6]
-        == f"stopped  at step 0 of 1,100, the same command goes on  {stopped.runs[0].folder}"
+        == f"stopped  at step 0 of 1,100, the same command resumes it  {stopped.runs[0].folder}"
     )
     # three jobs of 1000 x 2 s and 100 x 3 s, and 300 s of the running one
     assert (
         lines[7]
-        == "time left (h:mm:ss): 2:00:00 of one job after the other; 2:00:00 for 1 at a time,"
+        == "time left (h:mm:ss): 2:00:00 for one job after the other; 2:00:00 for 1 at a time,"
         " as now"
     )
     assert len(lines) == 8
 
 
 def test_time_left_is_never_nothing_while_jobs_are_missing():
-    assert [clock(seconds) for seconds in (0.2, 59.5, 61, 111_900, None)] == [
+    assert [hours_text(seconds) for seconds in (0.2, 59.5, 61, 111_900, None)] == [
         "0:00:01",
         "0:01:00",
         "0:01:01",
@@ -438,7 +466,10 @@ def test_looking_at_a_lock_never_keeps_a_process_from_taking_it(tmp_path):
     assert not is_locked(one.folder)
     with one.locked():
         assert is_locked(one.folder)
-        with pytest.raises(RunError, match="is being written by another process"), one.locked():
+        with (
+            pytest.raises(RunError, match="is being written by another process"),
+            one.locked(),
+        ):
             pass
     with lock_of(one.folder).open() as file:
         fcntl.flock(file, fcntl.LOCK_SH)
@@ -484,7 +515,10 @@ def test_a_failing_job_is_told_and_the_others_go_on(tmp_path, capsys):
     assert run_jobs(jobs, Local(dict(os.environ), 1)) == 2
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"[1/4] finished: {jobs[0].name}"
-    assert lines[1] == f"[2/4] FAILED (exit code 3: no luck): {jobs[1].name}; log {jobs[1].log}"
+    assert (
+        lines[1]
+        == f"[2/4] FAILED (exit code 3: no luck): {jobs[1].name}; log {jobs[1].log}"
+    )
     assert lines[2].startswith("[3/4] FAILED (exit code -9: ")
     assert lines[3] == f"[4/4] finished: {jobs[3].name}"
     assert [output(jobs[0]), output(jobs[3])] == ["one", "four"]
@@ -501,7 +535,9 @@ def test_jobs_that_share_a_machine_have_their_own_cores(tmp_path, monkeypatch):
     assert json.loads(output(jobs[0])) == cores
     assert run_jobs(jobs[1:], Local(dict(os.environ), 2)) == 0
     first, second = (json.loads(output(job)) for job in jobs[1:])
-    assert first == second == cores if len(cores) == 1 else sorted(first + second) == cores
+    assert (
+        first == second == cores if len(cores) == 1 else sorted(first + second) == cores
+    )
     assert engines.shares_of_cores(10 * len(cores)) == [""] * 10 * len(cores)
 
 
@@ -518,7 +554,9 @@ def test_jobs_are_spread_over_the_gpus_and_share_their_memory(tmp_path, monkeypa
     }
     assert engines.gpus(environ) == ["0", "1"]
     assert engines.gpus(environ | {"CUDA_VISIBLE_DEVICES": "3"}) == ["3"]
-    assert [engines.gpus(environ | {"CUDA_VISIBLE_DEVICES": none}) for none in ("", "-1")] == [
+    assert [
+        engines.gpus(environ | {"CUDA_VISIBLE_DEVICES": none}) for none in ("", "-1")
+    ] == [
         [],
         [],
     ]
@@ -560,7 +598,9 @@ def test_a_job_does_not_wait_in_a_slot_for_the_base_that_another_one_trains(tmp_
 def gone(pid):
     """Whether a process has ended; a zombie that nobody waits for counts."""
     try:
-        return "Z" == Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return (
+            "Z" == Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        )
     except OSError:
         return True
 
@@ -576,7 +616,9 @@ def wait_for(condition, seconds=60.0):
 def plain_environ():
     """What a user has, without the strictness that tests add; compiled programs are kept."""
     return {
-        name: value for name, value in os.environ.items() if name != "JAX_NUMPY_RANK_PROMOTION"
+        name: value
+        for name, value in os.environ.items()
+        if name != "JAX_NUMPY_RANK_PROMOTION"
     }
 
 
@@ -639,8 +681,12 @@ except Preempted as signal:
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_when_a_sweep_is_stopped_or_dies_its_jobs_save_and_leave(tmp_path, signum):
     code, told, log, pid = stop_a_sweep(tmp_path, "Local(dict(os.environ), 1)", signum)
-    assert told == "" and code == (-signum if signum == signal.SIGKILL else 128 + signum)
-    assert signum == signal.SIGKILL or gone(pid)  # a sweep that is stopped waits for them
+    assert told == "" and code == (
+        -signum if signum == signal.SIGKILL else 128 + signum
+    )
+    assert signum == signal.SIGKILL or gone(
+        pid
+    )  # a sweep that is stopped waits for them
     wait_for(lambda: gone(pid))
     assert "saved" in log.read_text()
 
@@ -676,9 +722,9 @@ def local(tmp_path_factory):
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "sweep"
     folder.mkdir(exist_ok=True)
-    with alone(folder):
+    with exclusive_folder(folder):
         if not (folder / "printed").exists():
-            random_data(TASK, folder / "data", 300)
+            collect_random(TASK, folder / "data", 300)
             flags = [
                 *flags_in(folder / "exp", folder / "data"),
                 "--engine=local",
@@ -704,7 +750,8 @@ def test_the_local_engine_finishes_twelve_runs(local, capsys):
         and "FAILED" not in told
     )
     assert not re.search(
-        "waiting for", "".join(path.read_text() for path in local.glob("exp/smoke/sweep/*.log"))
+        "waiting for",
+        "".join(path.read_text() for path in local.glob("exp/smoke/sweep/*.log")),
     )
     flags = flags_in(local / "exp", local / "data")
     assert printed(capsys, *flags) == []
@@ -726,7 +773,10 @@ def test_main_takes_printed_commands_from_a_shell(capsys):
     lines = capsys.readouterr().out.splitlines()
     for line in (lines[0], lines[-1]):
         done = subprocess.run(
-            ["bash", "-c", f"{line} --dry_run"], capture_output=True, text=True, cwd=ROOT
+            ["bash", "-c", f"{line} --dry_run"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
         )
         assert done.returncode == 0, done.stderr
         assert [
@@ -774,9 +824,15 @@ def cluster():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_ray_engine_gives_the_same_runs_though_a_node_is_killed(local, cluster, tmp_path):
+def test_the_ray_engine_gives_the_same_runs_though_a_node_is_killed(
+    local, cluster, tmp_path
+):
     address, doomed, kill = cluster
-    flags = [*flags_in(tmp_path, local / "data"), "--engine=ray", f"--ray_address={address}"]
+    flags = [
+        *flags_in(tmp_path, local / "data"),
+        "--engine=ray",
+        f"--ray_address={address}",
+    ]
     jobs = planned(*flags, pack=2)
     with process(sys.executable, "scripts/sweep.py", *flags) as sweeping:
 
@@ -789,7 +845,9 @@ def test_the_ray_engine_gives_the_same_runs_though_a_node_is_killed(local, clust
                 if job.log.is_file() and f"node {doomed} " in job.log.read_text()
             ]
             saved = [
-                job for job in here if all(run.newest_checkpoint() >= 0 for run in job.runs)
+                job
+                for job in here
+                if all(run.newest_checkpoint() >= 0 for run in job.runs)
             ]
             return next((job for job in saved if not job.is_done()), None)
 
@@ -806,7 +864,9 @@ def test_the_ray_engine_gives_the_same_runs_though_a_node_is_killed(local, clust
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_when_a_sweep_on_ray_is_stopped_its_jobs_save_and_leave(cluster, tmp_path, signum):
+def test_when_a_sweep_on_ray_is_stopped_its_jobs_save_and_leave(
+    cluster, tmp_path, signum
+):
     engine = f"Ray(dict(os.environ), 1, {cluster[0]!r}, 3)"
     code, told, log, pid = stop_a_sweep(tmp_path, engine, signum)
     assert "Traceback" not in told and code == 128 + signum

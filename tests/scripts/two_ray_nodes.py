@@ -11,7 +11,9 @@ from ray.cluster_utils import Cluster
 NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 1024 * 1024}
 
 if __name__ == "__main__":
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={**NODE, "include_dashboard": False}
+    )
     try:
         doomed = cluster.add_node(**NODE)
         print(cluster.address, doomed.node_id, flush=True)

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from agents import bc
-from training.checkpoints import CheckpointError, Checkpoints, agent_from, agent_tree, best_step
+from training.checkpoints import (
+    CheckpointError,
+    Checkpoints,
+    agent_from,
+    agent_tree,
+    best_step,
+)
 from utils.errors import RunError, UserError
 
 TREE = {
@@ -34,7 +40,9 @@ def test_what_is_read_is_what_was_saved_whatever_becomes_of_the_arrays(tmp_path)
         lambda tree: jax.tree.map(lambda leaf: leaf * 0 - 1, tree), donate_argnums=0
     )
     with kept(tmp_path, 2) as checkpoints:
-        checkpoints.save(5, tree, {"phase": "offline", "rows": {"train": 3}, "sum": 0.1})
+        checkpoints.save(
+            5, tree, {"phase": "offline", "rows": {"train": 3}, "sum": 0.1}
+        )
         overwrite(tree)
     read, record = Checkpoints(tmp_path / "checkpoints").read(5)
     jax.tree.map(np.testing.assert_array_equal, read, expected)
@@ -80,7 +88,10 @@ def test_without_success_the_highest_return_is_the_best():
     assert best_step(evaluations, [0, 4, 8]) == 4
     assert best_step(evaluations, [*returns]) == 12  # the latest of equals
     assert best_step([row | {"success": 0.0} for row in evaluations], [0, 4, 16]) == 4
-    evaluations[1]["success"], evaluations[4]["success"] = 0.5, 0.75  # reported where reached
+    evaluations[1]["success"], evaluations[4]["success"] = (
+        0.5,
+        0.75,
+    )  # reported where reached
     assert best_step(evaluations, [*returns]) == 16
 
 
@@ -135,17 +146,21 @@ def test_the_values_themselves_are_checked(tmp_path, monkeypatch):
     def wrong(*args, **kwargs):
         content = real(*args, **kwargs)
         if "state" in content:
-            content.state["agent"]["params"]["kernel"] = content.state["agent"]["params"][
-                "kernel"
-            ] + np.float32(1e-6)
+            content.state["agent"]["params"]["kernel"] = content.state["agent"][
+                "params"
+            ]["kernel"] + np.float32(1e-6)
         return content
 
     monkeypatch.setattr(reader._manager, "restore", wrong)
-    with pytest.raises(CheckpointError, match="agent/params/kernel is not what was written"):
+    with pytest.raises(
+        CheckpointError, match="agent/params/kernel is not what was written"
+    ):
         reader.read(3)
 
 
-def test_the_newest_readable_one_counts_and_damaged_ones_are_set_aside(tmp_path, printed):
+def test_the_newest_readable_one_counts_and_damaged_ones_are_set_aside(
+    tmp_path, printed
+):
     with kept(tmp_path, 3) as checkpoints:
         for step in (1, 2, 3):
             checkpoints.save(step, TREE, {"step": step})
@@ -161,7 +176,9 @@ def test_the_newest_readable_one_counts_and_damaged_ones_are_set_aside(tmp_path,
             checkpoints.save(3, TREE, {"step": 3})
             checkpoints.wait()
         assert checkpoints.holds(3)
-    assert sorted(path.name for path in (tmp_path / "checkpoints.unreadable").iterdir()) == [
+    assert sorted(
+        path.name for path in (tmp_path / "checkpoints.unreadable").iterdir()
+    ) == [
         "3",
         "3_1",
     ]
@@ -172,7 +189,9 @@ def test_a_reader_disturbs_no_writer(tmp_path):
         checkpoints.save(1, TREE, {})
     unfinished = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
     (unfinished / "state").mkdir(parents=True)
-    assert [step for step, *_ in Checkpoints(tmp_path / "checkpoints").readable()] == [1]
+    assert [step for step, *_ in Checkpoints(tmp_path / "checkpoints").readable()] == [
+        1
+    ]
     assert unfinished.exists()
     # the next writer takes away what a killed one left, before it saves itself
     with kept(tmp_path, 1) as checkpoints:

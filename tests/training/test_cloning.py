@@ -100,7 +100,15 @@ def identity(folder, files=FILES, **settings):
 
 
 @pytest.mark.parametrize(
-    "name", ["trqam", "qam", "sqam", "fql", "trqam_fixed_lambda", "trqam_distributional_critic"]
+    "name",
+    [
+        "trqam",
+        "qam",
+        "sqam",
+        "fql",
+        "trqam_fixed_lambda",
+        "trqam_distributional_critic",
+    ],
 )
 def test_agents_of_the_shared_flow_share_the_base_of_bc(name):
     source = load_source(AGENTS / f"{name}.py")
@@ -111,11 +119,16 @@ def test_one_network_in_two_files_is_one(tmp_path):
     first = identity(tmp_path / "a")
     assert set(first) == {"cloning"}
     other = AGENT.replace("return 1.0", "return 2.0").replace("Mine", "Yours")
-    moved = {**FILES, "mine.py": other.replace("AGENT = Yours", "AGENT = Yours\nSPARE = 3")}
+    moved = {
+        **FILES,
+        "mine.py": other.replace("AGENT = Yours", "AGENT = Yours\nSPARE = 3"),
+    }
     assert identity(tmp_path / "b", moved, kl_budget=0.3) == first
     documented = NETWORK.replace("A field of one's own.", "Another sentence.")
     assert identity(tmp_path / "c", {**FILES, "network.py": documented}) == first
-    unused = HELPER.replace("def unused(x):\n    return x", "def unused(x):\n    return -x")
+    unused = HELPER.replace(
+        "def unused(x):\n    return x", "def unused(x):\n    return -x"
+    )
     assert identity(tmp_path / "d", {**FILES, "helper.py": unused}) == first
 
 
@@ -147,12 +160,16 @@ def test_a_flow_loss_of_ones_own_counts_with_the_settings_that_it_reads(tmp_path
 
 
 def test_a_base_of_another_network_is_refused_with_what_differs():
-    ours, theirs = (tiny(module).params["base"] for module in (trqam_custom_network, trqam))
+    ours, theirs = (
+        tiny(module).params["base"] for module in (trqam_custom_network, trqam)
+    )
     check_base(ours, jax.tree.map(np.zeros_like, ours), "here")
     with pytest.raises(UserError) as caught:
         check_base(theirs, ours, "--pretrained_actor_path=x")
     text = str(caught.value)
-    assert text.startswith("--pretrained_actor_path=x: it is a base of another network: ")
+    assert text.startswith(
+        "--pretrained_actor_path=x: it is a base of another network: "
+    )
     assert "Dense_0/bias is (16,) there and (16,) here" not in text
     assert "missing" in text and len(text) < 300
     with pytest.raises(UserError, match="not a plain multilayer perceptron"):

@@ -24,7 +24,9 @@ def test_workers_that_open_while_it_closes_are_closed_too(monkeypatch):
             self.closed = True
 
     monkeypatch.setattr(evaluator, "EnvWorkers", SlowWorkers)
-    monkeypatch.setattr(evaluator, "evaluate", lambda policy, workers, *_, **__: workers.closed)
+    monkeypatch.setattr(
+        evaluator, "evaluate", lambda policy, workers, *_, **__: workers.closed
+    )
     config = bc.get_config()
     config.update(actor_hidden_dims=(4,), batch_size=2)
     with evaluator.Evaluator("walk", FLAGS, 1, 1) as evaluations:
@@ -35,6 +37,8 @@ def test_workers_that_open_while_it_closes_are_closed_too(monkeypatch):
             "shutdown",
             lambda **how: (how or closing.set(), shutdown(**how)),
         )
-        begun = evaluations.start(0, bc.AGENT.create(jax.random.key(0), 3, 1, config), seed=0)
+        begun = evaluations.start(
+            0, bc.AGENT.create(jax.random.key(0), 3, 1, config), seed=0
+        )
         assert opening.wait(30)
     assert begun.future.result() is True

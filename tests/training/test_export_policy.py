@@ -17,7 +17,9 @@ from training.policy import chunks_from_seed
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "agents").glob("*.py"))
-SETTINGS = {path.stem: (path.stem, {}) for path in FILES if "\nAGENT = " in path.read_text()}
+SETTINGS = {
+    path.stem: (path.stem, {}) for path in FILES if "\nAGENT = " in path.read_text()
+}
 SETTINGS |= {
     "trqam, best of 3": ("trqam", {"best_of_n": 3}),
     "bc, no chunks": ("bc", {"action_chunking": False}),
@@ -91,17 +93,23 @@ def test_every_agent_acts_elsewhere_as_it_does_here(tmp_path, names):
         with zipfile.ZipFile(tmp_path / name / "policy.zip") as archive:
             archive.extract("reader.py", tmp_path / name)
     command = [sys.executable, "-I", "-c", ELSEWHERE, *names]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     found, errors = json.loads(done.stdout.splitlines()[-1]), {}
     assert found["loaded"] == found["importable"] == []
     shapes = [(B, WIDTH - 1), (WIDTH,), (B, WIDTH), (B, WIDTH)]
-    expected = [f"observations {shape} must be [B, {WIDTH}] and finite" for shape in shapes]
+    expected = [
+        f"observations {shape} must be [B, {WIDTH}] and finite" for shape in shapes
+    ]
     assert found["messages"] == expected
     for name in names:
         agent, chunks = agent_of(name), np.load(tmp_path / name / "chunks.npy")
         assert chunks.shape == (B, 3 if agent.config.action_chunking else 1, A)
-        assert chunks.dtype == np.float32 and np.abs(chunks).max() <= 1.0 < np.ptp(chunks)
+        assert chunks.dtype == np.float32 and np.abs(chunks).max() <= 1.0 < np.ptp(
+            chunks
+        )
         errors[name] = np.abs(chunks - act(agent)).max()
     assert {name: error for name, error in errors.items() if not error <= 1e-6} == {}
 
@@ -119,7 +127,9 @@ def test_without_a_check_an_observation_that_is_not_finite_gives_nan():
     observations = OBSERVATIONS.copy()
     observations[1, 2], observations[3, 0] = np.nan, np.inf
     assert (act(agent, observations)[3] == 1.0).all()
-    chunks, clean = (np.asarray(call(x, *NUMBERS)) for x in (observations, OBSERVATIONS))
+    chunks, clean = (
+        np.asarray(call(x, *NUMBERS)) for x in (observations, OBSERVATIONS)
+    )
     assert np.isnan(chunks[[1, 3]]).all()
     np.testing.assert_array_equal(chunks[[0, 2, 4]], clean[[0, 2, 4]])
 
@@ -127,7 +137,9 @@ def test_without_a_check_an_observation_that_is_not_finite_gives_nan():
 def test_other_seeds_and_calls_are_other_noise():
     call = jax.jit(export(agent_of("bc")).call)
     numbers = np.array([(0, 0), (0, 1), (1, 0)], np.uint32)
-    chunks = np.concatenate([call(OBSERVATIONS, *pair) for pair in numbers]).reshape(3 * B, -1)
+    chunks = np.concatenate([call(OBSERVATIONS, *pair) for pair in numbers]).reshape(
+        3 * B, -1
+    )
     assert np.unique(chunks, axis=0).shape == chunks.shape
 
 

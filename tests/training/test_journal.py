@@ -24,7 +24,9 @@ class Agent:
 def journal(tmp_path):
     flags = {"tags": "", "run_group": "Debug", "logger": "csv", "keep_checkpoints": 1}
     settings = SimpleNamespace(flags=flags)
-    run = SimpleNamespace(folder=tmp_path, name="task/run", settings=settings, config=dict)
+    run = SimpleNamespace(
+        folder=tmp_path, name="task/run", settings=settings, config=dict
+    )
     with contextlib.ExitStack() as stack:
         yield Journal(run, stack, 3, 2)
 

@@ -31,7 +31,8 @@ def test_lql_trains_offline_and_online_and_resumes(data, tmp_path, agent):  # no
     flags += [*TINY, *CHUNKS, *LQL, "--eval_episodes=1"]
     for steps in ((10, 0), (20, 30), (20, 40)):
         phases = [
-            f"--{name}_steps={n}" for name, n in zip(("offline", "online"), steps, strict=True)
+            f"--{name}_steps={n}"
+            for name, n in zip(("offline", "online"), steps, strict=True)
         ]
         assert run(*flags, *phases, "--run_group=parts") == 0
     assert run(*flags, "--run_group=whole", "--device_data_gb=0") == 0
@@ -51,7 +52,9 @@ def test_lql_trains_offline_and_online_and_resumes(data, tmp_path, agent):  # no
     hinges = [row["critic/lower_loss"] + row["critic/upper_loss"] for row in rows]
     assert max(hinges) > 0
     for row, hinge in zip(rows, hinges, strict=True):
-        assert row["critic/loss"] == pytest.approx(row["critic/td_loss"] + hinge, rel=1e-4)
+        assert row["critic/loss"] == pytest.approx(
+            row["critic/td_loss"] + hinge, rel=1e-4
+        )
     config = json.loads((whole.parent / "config.json").read_text())["agent"]
     assert (config["lql_points"], config["hinge_weight"]) == (4, 1.0)
 
@@ -64,11 +67,16 @@ def planned(*flags):
 
 def test_a_base_is_shared_with_runs_without_lql():
     """Cloning has no critic and reads no runs."""
-    with_it, without = (planned("--agent=agents/qgf.py", *more)[0] for more in (LQL, []))
+    with_it, without = (
+        planned("--agent=agents/qgf.py", *more)[0] for more in (LQL, [])
+    )
     assert with_it.folder != without.folder
     bases = [run.of_base("data") for run in (with_it, without)]
     assert bases[0].folder == bases[1].folder
-    assert bases[0].settings.agent.lql_points == 1 and with_it.settings.agent.lql_points == 4
+    assert (
+        bases[0].settings.agent.lql_points == 1
+        and with_it.settings.agent.lql_points == 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,7 +86,10 @@ def test_a_base_is_shared_with_runs_without_lql():
             ["--online_steps=8", "--start_training=2"],
             "end before its first update .*lql_points=4",
         ),
-        (["--agent.lql_points=3"], "--agent.lql_points=3: runs of 3 chunks do not fill"),
+        (
+            ["--agent.lql_points=3"],
+            "--agent.lql_points=3: runs of 3 chunks do not fill",
+        ),
         (["--agent=agents/rql.py"], "lql_points"),
     ],
 )
@@ -101,4 +112,7 @@ def test_data_shorter_than_one_run_is_refused(data, tmp_path, capsys):  # noqa: 
     flags = [*CHUNKS, f"--agent.lql_points={points}", f"--agent.batch_size={points}"]
     assert run(*place, "--online_steps=0", "--eval_episodes=0", *flags) == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert f"--agent.lql_points={points}, runs of {2 * points} transitions with" in error
+    wanted = (
+        f"--horizon_length=2 and --agent.lql_points={points}: runs of {2 * points}: "
+    )
+    assert f"{wanted}the dataset has only" in error

@@ -30,7 +30,9 @@ def write(file, replay, steps, ends):
     for step in range(steps):
         first = observation is None
         observation = rng.normal(size=3).astype(np.float32) if first else observation
-        transition = online_transition(rng, observation, step in ends, success=step % 2 == 0)
+        transition = online_transition(
+            rng, observation, step in ends, success=step % 2 == 0
+        )
         file.append(transition)
         replay = append(replay, transition, jnp.array(first))
         observation = None if step in ends else transition["next_observations"]
@@ -69,7 +71,9 @@ def test_a_trajectory_that_is_given_up_ends_where_it_was(replay_file):
     write(file, Replay.create(make_dataset([4]), 5), 5, (1,))
     position = file.position()
     file.end_trajectory([7.0, 8.0, 9.0])
-    assert file.read(position)["terminals"][-1] == 0  # what a checkpoint knows is not rewritten
+    assert (
+        file.read(position)["terminals"][-1] == 0
+    )  # what a checkpoint knows is not rewritten
     dataset = as_dataset(file.read(file.position()), None)
     assert list(dataset["terminals"]) == [0, 1, 0, 0, 0, 1, 0]
     assert list(dataset["rows"]) == [0, 1, 3, 4, 5]
@@ -104,7 +108,8 @@ def test_the_file_goes_on_behind_a_position_and_notices_damage(tmp_path, replay_
     # damage behind a position does not touch it
     assert len(whole.read(position)) == position["rows"]
     with pytest.raises(
-        CheckpointError, match="the first 11 rows of .*replay.bin are not what was written"
+        CheckpointError,
+        match="the first 11 rows of .*replay.bin are not what was written",
     ):
         whole.read(end)
     path.write_bytes(content[:10])
@@ -124,10 +129,10 @@ def episodes_of(envs, action_dim, sparse=False, at_random_until=0):
 
 def step_of(episodes, step, ask):
     """One environment step, with the actions of `ask` where they are wanted."""
-    observation = episodes.wants(step)
+    observation = episodes.policy_observation(step)
     action = episodes.action(step, None if observation is None else ask(observation))
     (result,) = episodes.envs.run_chunks([0], action[None, None])
-    return episodes.took(action, result)
+    return episodes.add_result(action, result)
 
 
 class Episodes:
@@ -167,7 +172,9 @@ def test_chunks_run_open_loop_and_end_with_their_episode(sparse):
         return np.full((3, 2), len(asked), np.float32)
 
     episodes = episodes_of(Episodes(), 2, sparse)
-    transitions, first = zip(*(step_of(episodes, step, ask) for step in range(10)), strict=True)
+    transitions, first = zip(
+        *(step_of(episodes, step, ask) for step in range(10)), strict=True
+    )
     # what was left of the second chunk at the end is not run
     assert asked == [[0, 0], [0, 3], [1, 0], [1, 3]]
     assert [t["actions"][0] for t in transitions] == [1, 1, 1, 2, 2, 3, 3, 3, 4, 4]
@@ -215,7 +222,9 @@ def test_actions_are_random_at_first_and_the_policy_is_not_asked():
     ("env_name", "action_dim"),
     [
         ("pointmaze-teleport-navigate-singletask-task1-v0", 2),
-        pytest.param("antmaze-large-navigate-singletask-task2-v0", 8, marks=pytest.mark.slow),
+        pytest.param(
+            "antmaze-large-navigate-singletask-task2-v0", 8, marks=pytest.mark.slow
+        ),
         pytest.param("cube-double-play-singletask-task2-v0", 5, marks=pytest.mark.slow),
         pytest.param("puzzle-4x4-play-singletask-task3-v0", 5, marks=pytest.mark.slow),
     ],
@@ -232,14 +241,18 @@ def test_a_running_episode_is_repeated_to_the_bit(env_name, action_dim):
     record = whole.record()
     assert (record["length"], len(record["queue"])) == (30, 2)
     cut = episodes_of(LocalEnvs(env_name), action_dim)
-    assert cut.resume(record, np.stack([transition["actions"] for transition in before]))
+    assert cut.resume(
+        record, np.stack([transition["actions"] for transition in before])
+    )
     for step in range(30, 60):
         ours, theirs = step_of(whole, step, ask), step_of(cut, step, ask)
         assert ours[1] == theirs[1]
         jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
     wrong = record | {"observation": [value + 1e-6 for value in record["observation"]]}
     again = episodes_of(LocalEnvs(env_name), action_dim)
-    assert not again.resume(wrong, np.stack([transition["actions"] for transition in before]))
+    assert not again.resume(
+        wrong, np.stack([transition["actions"] for transition in before])
+    )
     assert step_of(again, 30, ask)[1]  # a new episode
     assert again.episode == whole.episode + 1
 
@@ -309,17 +322,21 @@ def test_a_seed_that_breaks_online_leaves_the_others_alone(monkeypatch, printed)
     assert first.tolist() == [True, True, True]
 
     transitions, first = interaction.advance(1)
-    assert interaction.envs.chunks[1].tolist() == [[[1, 1]], [[0, 0]], [[3, 1]]]  # it idles
+    assert interaction.envs.chunks[1].tolist() == [
+        [[1, 1]],
+        [[0, 0]],
+        [[3, 1]],
+    ]  # it idles
     assert first.tolist() == [False, False, False]
     reason = "an action of the policy is not finite after step 101 of run1"
-    line = f"warning: {reason}; there is no checkpoint yet; the other seeds go on\n"
+    line = f"warning: {reason}; there is no checkpoint yet; the other seeds continue\n"
     assert printed().err == line
 
     interaction.envs.faults = {(0, 3): "reward nan", (1, 3): "reward nan"}
     interaction.advance(2)
     reason = "environment some:Env-v0: reward nan in the step after step 102 of run0"
     assert reason in printed().err
-    assert [seed for seed, _ in seeds.going] == [2]
+    assert [seed for seed, _ in seeds.active] == [2]
     stored = [len(journal.replay_file.stored) for journal in seeds.journals]
     assert stored == [2, 1, 3]  # nothing of a seed from the step on in which it broke
 

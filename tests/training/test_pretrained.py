@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import main as program
-from envs.collect import random_data
+from envs.collect import collect_random
 from tests.envs.web import Hub, sha256
-from training.bases import GivenBase
+from training.bases import PretrainedBase
 from utils.errors import UserError
 from utils.logging import CsvLog
 
@@ -26,7 +26,7 @@ TASK = "pointmaze-medium-navigate-singletask-task1-v0"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    random_data(TASK, folder, 300)
+    collect_random(TASK, folder, 300)
     return folder
 
 
@@ -46,7 +46,9 @@ def train(data, exp, path, *flags, widths="(8,8)"):
 
 
 @pytest.mark.parametrize("path", ["numpy1/params_300000.pkl", "numpy2", "jax"])
-def test_a_run_starts_from_a_published_file_or_its_folder(path, data, tmp_path, monkeypatch):
+def test_a_run_starts_from_a_published_file_or_its_folder(
+    path, data, tmp_path, monkeypatch
+):
     from agents.base import Agent
     from training.pretrained import load_published
 
@@ -84,7 +86,9 @@ MISMATCHES = {
 
 
 @pytest.mark.parametrize("mismatch", MISMATCHES)
-def test_a_mismatch_names_both_sides_and_leaves_nothing(mismatch, data, tmp_path, capsys):
+def test_a_mismatch_names_both_sides_and_leaves_nothing(
+    mismatch, data, tmp_path, capsys
+):
     flags, words = MISMATCHES[mismatch]
     widths = "(8,16)" if mismatch == "width" else "(8,8)"
     assert train(data, tmp_path, SHIPPED / "jax", *flags, widths=widths) == 2
@@ -117,7 +121,8 @@ def test_a_malicious_file_makes_nothing(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"PK\x03\x04", (SHIPPED / "jax" / "params_300000.pkl").read_bytes()[:-9]]
+    "content",
+    [b"", b"PK\x03\x04", (SHIPPED / "jax" / "params_300000.pkl").read_bytes()[:-9]],
 )
 def test_a_damaged_file_is_one_line(content, data, tmp_path, capsys):
     path = tmp_path / "params_300000.pkl"
@@ -136,9 +141,14 @@ MODELS, ANT = "yonghoon96/trqam-bc-checkpoints", "antmaze-large-navigate"
 ANT_TASK = f"{ANT}-singletask-task1-v0"
 
 
-def base_file(seed=0, observations=29, actions=8, hidden=(8, 8), layer_norm=True) -> bytes:
+def base_file(
+    seed=0, observations=29, actions=8, hidden=(8, 8), layer_norm=True
+) -> bytes:
     """A checkpoint as published, of a tiny base for antmaze-large, whose H is 1."""
-    rng, widths = np.random.default_rng(seed), (observations + actions + 1, *hidden, actions)
+    rng, widths = (
+        np.random.default_rng(seed),
+        (observations + actions + 1, *hidden, actions),
+    )
     tree = {
         f"Dense_{i}": {
             "kernel": rng.normal(size=(n, m)).astype(np.float32) / 8,
@@ -166,7 +176,7 @@ def hub(monkeypatch):
 @pytest.fixture(scope="module")
 def ant_rows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ant")
-    random_data(ANT_TASK, folder, 60, episode_steps=20)
+    collect_random(ANT_TASK, folder, 60, episode_steps=20)
     return folder
 
 
@@ -187,7 +197,12 @@ def ant_data(ant_rows, tmp_path, monkeypatch):
 
 
 def train_ant(exp, *flags):
-    flags = ("--save_interval=4", "--compilation_cache_dir=", f"--env_name={ANT_TASK}", *flags)
+    flags = (
+        "--save_interval=4",
+        "--compilation_cache_dir=",
+        f"--env_name={ANT_TASK}",
+        *flags,
+    )
     return program.main(arguments(exp, "published", *flags))
 
 
@@ -196,7 +211,9 @@ def config_of(exp) -> dict:
     return json.loads(path.read_text())
 
 
-def test_a_run_starts_from_the_published_base(hub, ant_data, tmp_path, capsys, monkeypatch):
+def test_a_run_starts_from_the_published_base(
+    hub, ant_data, tmp_path, capsys, monkeypatch
+):
     from agents.base import Agent
     from training.pretrained import load_published
 
@@ -214,12 +231,17 @@ def test_a_run_starts_from_the_published_base(hub, ant_data, tmp_path, capsys, m
     assert cache.read_bytes() == base_file() and not (tmp_path / "exp" / "bc").exists()
     assert jax.tree.all(jax.tree.map(np.array_equal, starts[0], load_published(cache)))
     config = config_of(tmp_path / "exp")
-    assert config["base"] == {"source": f"{MODELS}/{ANT}", "sha256": sha256(base_file())}
+    assert config["base"] == {
+        "source": f"{MODELS}/{ANT}",
+        "sha256": sha256(base_file()),
+    }
     assert config["flags"]["pretrained_actor_path"] == "published"
     assert config["sources"]["pretrained_actor_path"] == "command line"
 
 
-def test_one_run_wherever_the_cache_lies_but_of_one_base(hub, ant_data, tmp_path, capsys):
+def test_one_run_wherever_the_cache_lies_but_of_one_base(
+    hub, ant_data, tmp_path, capsys
+):
     ant_data("me")
     assert train_ant(tmp_path / "exp") == 0
     moved = ant_data("you")  # as on another machine, where another base is fetched
@@ -239,14 +261,14 @@ def test_one_run_wherever_the_cache_lies_but_of_one_base(hub, ant_data, tmp_path
 
 
 def test_only_a_run_with_checkpoints_has_begun_with_a_base(tmp_path):
-    given = GivenBase({}, {"source": "a.pkl", "sha256": "1" * 64}, "")
+    pretrained = PretrainedBase({}, {"source": "a.pkl", "sha256": "1" * 64}, "")
     stored = {"base": {"source": "a.pkl", "sha256": "2" * 64}}
-    given.check_begun(tmp_path, stored)
+    pretrained.check_begun(tmp_path, stored)
     (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     with pytest.raises(UserError, match="a.pkl is not the base that"):
-        given.check_begun(tmp_path, stored)
-    for config in (None, {}, {"base": given.record}):
-        given.check_begun(tmp_path, config)
+        pretrained.check_begun(tmp_path, stored)
+    for config in (None, {}, {"base": pretrained.record}):
+        pretrained.check_begun(tmp_path, config)
 
 
 def test_a_run_folder_that_was_trained_further_is_noticed(data, tmp_path, capsys):
@@ -255,9 +277,15 @@ def test_a_run_folder_that_was_trained_further_is_noticed(data, tmp_path, capsys
     (folder,) = (tmp_path / "bc").glob("Debug/*/*/")
     assert train(data, tmp_path / "exp", folder, "--save_interval=4") == 0
     assert config_of(tmp_path / "exp")["base"]["source"] == folder.name
-    assert train(data, tmp_path / "exp", folder, "--save_interval=4", "--offline_steps=8") == 0
+    assert (
+        train(data, tmp_path / "exp", folder, "--save_interval=4", "--offline_steps=8")
+        == 0
+    )
     assert train(data, *cloning, "--offline_steps=8") == 0
-    assert train(data, tmp_path / "exp", folder, "--save_interval=4", "--offline_steps=12") == 2
+    assert (
+        train(data, tmp_path / "exp", folder, "--save_interval=4", "--offline_steps=12")
+        == 2
+    )
     assert f"{folder.name} is not the base that" in capsys.readouterr().err
 
 
@@ -268,7 +296,10 @@ def test_another_file_of_the_same_name_is_noticed(data, tmp_path, capsys):
     record = {"source": path.name, "sha256": sha256(path.read_bytes())}
     assert config_of(tmp_path / "exp")["base"] == record
     path.write_bytes(base_file(observations=2, actions=2))
-    assert train(data, tmp_path / "exp", path, "--save_interval=4", "--offline_steps=8") == 2
+    assert (
+        train(data, tmp_path / "exp", path, "--save_interval=4", "--offline_steps=8")
+        == 2
+    )
     said = capsys.readouterr().err
     assert "error: --pretrained_actor_path: params_300000.pkl is not the base" in said
 
@@ -281,21 +312,27 @@ def test_the_published_base_has_to_fit(hub, ant_data, tmp_path, capsys):
     *_, line = capsys.readouterr().err.splitlines()
     widths = "actor_hidden_dims (8, 16) there and (8, 8) here"
     assert line.startswith(f"error: --pretrained_actor_path=published: {widths}")
-    assert "layer norm off there and on here" in line and not (tmp_path / "exp").exists()
+    assert (
+        "layer norm off there and on here" in line and not (tmp_path / "exp").exists()
+    )
 
 
 def test_a_domain_without_a_published_base_is_found_out_first(hub, capsys):
     words = ["--env_name=cube-single", "--pretrained_actor_path=published", "--dry_run"]
     assert program.main(["main.py", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "there is no published base of cube-single-play" in line and hub.requests == []
+    assert (
+        "there is no published base of cube-single-play" in line and hub.requests == []
+    )
 
 
 def test_an_agent_without_a_base_fetches_none(hub, ant_data, tmp_path, capsys):
     ant_data("me")
     assert train_ant(tmp_path / "exp", "--bc_only") == 0
     said = capsys.readouterr().err
-    assert "warning: --pretrained_actor_path has no effect: bc starts from no base" in said
+    assert (
+        "warning: --pretrained_actor_path has no effect: bc starts from no base" in said
+    )
     assert hub.requests == [] and "base" not in config_of(tmp_path / "exp")
 
 

@@ -92,7 +92,10 @@ def test_a_fork_is_known_by_its_code_wherever_it_lies(dataset, tmp_path):
         return planned(dataset, tmp_path / "exp", path, *flags).folder
 
     first = folder(fork(tmp_path / "a"))
-    assert folder(fork(tmp_path / "b", doc="Moved, and described in other words.")) == first
+    assert (
+        folder(fork(tmp_path / "b", doc="Moved, and described in other words."))
+        == first
+    )
     assert folder(fork(tmp_path / "c", gain=0.5)) != first
     assert folder(fork(tmp_path / "a", gain=0.5)) == folder(tmp_path / "c" / "mine.py")
     copy = tmp_path / "d" / "fql.py"
@@ -127,7 +130,9 @@ def test_an_agent_of_the_checkout_is_kept_too(dataset, tmp_path):
     assert "agents/base.py" in config["source"]["checkout"]
 
 
-def test_a_run_of_the_same_name_and_other_code_is_mentioned_once(begun, tmp_path, printed):
+def test_a_run_of_the_same_name_and_other_code_is_mentioned_once(
+    begun, tmp_path, printed
+):
     (dataset, exp, _), folder = begun
     other = fork(tmp_path / "other", gain=0.5)
     scaled = folder.with_name("mine_scaled_s0_0") / "config.json"  # of another name
@@ -141,12 +146,16 @@ def test_a_run_of_the_same_name_and_other_code_is_mentioned_once(begun, tmp_path
     shutil.rmtree(folder)
     warn_once.cache_clear()
     (folder.with_name("mine_s7_0") / "config.json").parent.mkdir()
-    (folder.with_name("mine_s7_0") / "config.json").write_text("{")  # damaged, of another run
+    (folder.with_name("mine_s7_0") / "config.json").write_text(
+        "{"
+    )  # damaged, of another run
     assert program.main(words(dataset, exp, other, "--seed=2")) == 0
     assert "other code" not in printed().err
 
 
-def test_an_edit_while_the_base_is_trained_is_not_of_this_run(dataset, tmp_path, monkeypatch):
+def test_an_edit_while_the_base_is_trained_is_not_of_this_run(
+    dataset, tmp_path, monkeypatch
+):
     arguments = dataset, tmp_path / "exp", fork(tmp_path / "code")
     run = planned(*arguments)
     prepare_data = data_module.prepare_data
@@ -173,7 +182,9 @@ def test_a_moved_file_goes_on_where_it_was(begun, tmp_path, printed):
     assert program.main(words(dataset, exp, moved, "--offline_steps=4")) == 0
     assert f"resumed at step 2: {folder}" in printed().out
     assert read_json(folder / "config.json")["agent_file"] == str(moved)
-    assert "A fork." in (folder / "source" / "mine.py").read_text()  # what it began with
+    assert (
+        "A fork." in (folder / "source" / "mine.py").read_text()
+    )  # what it began with
 
 
 def test_the_projects_own_agent_may_be_a_newer_versions_which_is_mentioned(
@@ -206,10 +217,14 @@ def test_a_fork_that_differs_from_what_a_run_began_with_is_refused(begun, printe
         f"error: --agent: the code differs from what {folder} began with (mine.py; its own is"
         " in source/); " in error
     )
-    assert error.endswith("give another --run_group, or --overwrite to delete the run\n")
+    assert error.endswith(
+        "give another --run_group, or --overwrite to delete the run\n"
+    )
 
 
-def test_changes_of_the_checkout_since_a_run_began_are_mentioned_and_remembered(begun, printed):
+def test_changes_of_the_checkout_since_a_run_began_are_mentioned_and_remembered(
+    begun, printed
+):
     arguments, folder = begun
     config = read_json(folder / "config.json")
     config["source"]["checkout"]["agents/base.py"] = "0"
@@ -229,8 +244,12 @@ def as_older(folder, path):
     del older["source"]
     write_json(folder / "config.json", older)
     shutil.rmtree(folder / "source")
-    values = older["flags"] | {f"agent.{key}": value for key, value in older["agent"].items()}
-    given = {name for name, source in older["sources"].items() if source == "command line"}
+    values = older["flags"] | {
+        f"agent.{key}": value for key, value in older["agent"].items()
+    }
+    given = {
+        name for name, source in older["sources"].items() if source == "command line"
+    }
     identity = {"agent_file": str(path)}
     identity |= {name: values[name] for name in given - UNHASHED}
     return folder.rename(folder.with_name(f"mine_s0_{digest(identity)}"))
@@ -292,7 +311,11 @@ def test_a_stored_setting_that_is_unknown_now_is_refused_where_it_was_set(
 
 
 def test_a_run_under_the_alias_of_its_task_is_mentioned(tmp_path, printed):
-    flags = ["main.py", "--env_name=scene-play-singletask-task2-v0", f"--save_dir={tmp_path}"]
+    flags = [
+        "main.py",
+        "--env_name=scene-play-singletask-task2-v0",
+        f"--save_dir={tmp_path}",
+    ]
     run = plan(parse_flags(flags))[0]
     older = tmp_path / "Debug" / "scene-play-singletask-v0" / run.folder.name
     check_folder(run)
@@ -301,7 +324,9 @@ def test_a_run_under_the_alias_of_its_task_is_mentioned(tmp_path, printed):
     write_json(older / "config.json", {})
     check_folder(run)
     advice = f"to continue it, move it to {run.folder}"
-    expected = f"warning: {older} is this run under another name of its task; {advice}\n"
+    expected = (
+        f"warning: {older} is this run under another name of its task; {advice}\n"
+    )
     assert printed().err == expected
 
 
@@ -325,12 +350,19 @@ def test_a_report_tells_agents_of_one_name_apart_by_their_code(tmp_path):
     for seed, (place, gain) in enumerate((("a", 1.0), ("b", 1.0), ("agents", 0.5))):
         path = fork(tmp_path / place, gain)
         write_reported(
-            tmp_path / "exp", task, seed, str(path), load_source(path).record()["source"]
+            tmp_path / "exp",
+            task,
+            seed,
+            str(path),
+            load_source(path).record()["source"],
         )
     codes = [
-        load_source(tmp_path / place / "mine.py").digest[:8] for place in ("a", "b", "agents")
+        load_source(tmp_path / place / "mine.py").digest[:8]
+        for place in ("a", "b", "agents")
     ]
-    assert methods(tmp_path / "exp", 3) == [f"mine agent_source={code}" for code in codes]
+    assert methods(tmp_path / "exp", 3) == [
+        f"mine agent_source={code}" for code in codes
+    ]
     assert codes[0] == codes[1] != codes[2]
     # Of the checkout's agents, and of runs of an older version, the place decides.
     ours = load_source(ROOT / "agents" / "fql.py").record()["source"]
@@ -340,12 +372,16 @@ def test_a_report_tells_agents_of_one_name_apart_by_their_code(tmp_path):
     write_reported(tmp_path / "ours", task, 2, "agents/mine.py", None)
     assert methods(tmp_path / "ours", 3) == ["mine"] * 3
     write_reported(tmp_path / "ours", task, 3, "/my/mine.py", None)
-    assert methods(tmp_path / "ours", 4) == ["mine"] * 3 + ["mine agent_file=/my/mine.py"]
+    assert methods(tmp_path / "ours", 4) == ["mine"] * 3 + [
+        "mine agent_file=/my/mine.py"
+    ]
 
 
 def test_a_report_counts_the_alias_of_a_task_as_that_task(tmp_path):
     for name in ("task1-", "task2-", ""):
-        write_run(tmp_path, f"scene-play-singletask-{name}v0", int(not name), {1_000_000: 0.5})
+        write_run(
+            tmp_path, f"scene-play-singletask-{name}v0", int(not name), {1_000_000: 0.5}
+        )
     found, _ = reading.read_all([str(tmp_path)], 1)
     names = [f"scene-play-singletask-task{i}-v0" for i in (1, 2, 2)]
     assert sorted(result.env_name for result in found) == names
@@ -354,7 +390,9 @@ def test_a_report_counts_the_alias_of_a_task_as_that_task(tmp_path):
 # ---------------------------------------------------------------- which code
 
 
-def test_a_run_is_loaded_with_its_own_code_from_anywhere(begun, tmp_path, monkeypatch, printed):
+def test_a_run_is_loaded_with_its_own_code_from_anywhere(
+    begun, tmp_path, monkeypatch, printed
+):
     (_, _, agent), folder = begun
     expected = actions(folder)
     monkeypatch.chdir(tmp_path)
@@ -366,12 +404,18 @@ def test_a_run_is_loaded_with_its_own_code_from_anywhere(begun, tmp_path, monkey
     shutil.rmtree(agent.parent)
     moved = folder.rename(tmp_path / "moved")
     np.testing.assert_array_equal(actions(moved), expected)
-    (moved / "source" / "gain.py").write_text("GAIN = 0.25")  # it is this code that runs
-    with pytest.raises(UserError, match=r"this would execute \S+/source/gain\.py \(1 lines\)"):
+    (moved / "source" / "gain.py").write_text(
+        "GAIN = 0.25"
+    )  # it is this code that runs
+    with pytest.raises(
+        UserError, match=r"this would execute \S+/source/gain\.py \(1 lines\)"
+    ):
         actions(moved)
     np.testing.assert_allclose(actions(moved, trust=True), 0.25 * expected, rtol=1e-6)
     (moved / "source" / "gain.py").unlink()
-    with pytest.raises(UserError, match=r"source/mine\.py: .* run \(ModuleNotFoundError"):
+    with pytest.raises(
+        UserError, match=r"source/mine\.py: .* run \(ModuleNotFoundError"
+    ):
         load_policy(moved, trust=True)
 
 
@@ -406,8 +450,10 @@ def test_an_agent_knows_the_updates_of_its_run_and_such_a_run_is_not_extended(
     budgets = [row["dual/kl_budget"] for row in read_rows(folder / "train.csv")]
     np.testing.assert_allclose(budgets, 0.1 + 0.9 * np.arange(1, 9) / 8, rtol=1e-5)
     capsys.readouterr()
-    assert program.main(words(*arguments, "--offline_steps=16", "--log_interval=1")) == 2
-    assert "updates of the whole run: stored 8, now 16" in capsys.readouterr().err
+    assert (
+        program.main(words(*arguments, "--offline_steps=16", "--log_interval=1")) == 2
+    )
+    assert "updates of the run: stored 8, now 16" in capsys.readouterr().err
 
 
 def test_an_agent_that_asks_without_saying_so_is_told(tmp_path):

@@ -37,7 +37,9 @@ def tiny_agents():
         )
     )
     config.action_chunking = True
-    return [trqam.TRQAM.create(jax.random.key(seed), 3, 2, config) for seed in range(SEEDS)]
+    return [
+        trqam.TRQAM.create(jax.random.key(seed), 3, 2, config) for seed in range(SEEDS)
+    ]
 
 
 def train(agents, keys, replay, calls):
@@ -45,7 +47,9 @@ def train(agents, keys, replay, calls):
     names = jax.eval_shape(one_update, agents[0], replay, jax.random.key(0))[1]
     stacked, metrics = stack_seeds(agents, None), []
     for _ in range(calls):
-        windows = stack_seeds([Window.create(dict.fromkeys(names, 0.0)) for _ in agents], None)
+        windows = stack_seeds(
+            [Window.create(dict.fromkeys(names, 0.0)) for _ in agents], None
+        )
         stacked, windows, _ = train_block(stacked, windows, replay, keys, updates=1)
         metrics.append(jax.device_get(windows.sums))
     count = range(len(agents))
@@ -90,7 +94,9 @@ def difference(one, other):
     """The largest one between the parameters of two agents."""
     return max(
         jax.tree.leaves(
-            jax.tree.map(lambda a, b: float(np.abs(a - b).max()), one.params, other.params)
+            jax.tree.map(
+                lambda a, b: float(np.abs(a - b).max()), one.params, other.params
+            )
         )
     )
 

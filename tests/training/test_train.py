@@ -41,14 +41,22 @@ def test_calls_have_one_length_that_crosses_no_interval():
     [
         ("3.3.7", None, []),
         ("3.1.6", "3.2.4", []),
-        ("3.3.7", "3.4.0", ["pointmaze-medium-navigate-v0.npz was made with mujoco 3.4.0"]),
+        (
+            "3.3.7",
+            "3.4.0",
+            ["pointmaze-medium-navigate-v0.npz was made with mujoco 3.4.0"],
+        ),
         ("3.5.1", None, ["mujoco is installed as 3.5.1"]),
         ("3.1.5", None, ["mujoco is installed as 3.1.5"]),
         ("3.10.0", None, ["mujoco is installed as 3.10.0"]),
     ],
 )
-def test_other_physics_is_told_once(installed, made, warnings, tmp_path, monkeypatch, printed):
-    settings = {} if made is None else {"collection": np.array(json.dumps({"mujoco": made}))}
+def test_other_physics_is_told_once(
+    installed, made, warnings, tmp_path, monkeypatch, printed
+):
+    settings = (
+        {} if made is None else {"collection": np.array(json.dumps({"mujoco": made}))}
+    )
     np.savez(tmp_path / "pointmaze-medium-navigate-v0.npz", **settings)
     monkeypatch.setattr(data.importlib.metadata, "version", lambda name: installed)
     flags = {"ogbench_dataset_dir": str(tmp_path), "dataset": None}

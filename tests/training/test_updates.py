@@ -16,7 +16,9 @@ from utils.replay import Replay
 @pytest.fixture
 def replay():
     dataset = make_dataset([30, 20])
-    return Replay.create({name: np.nan_to_num(value) for name, value in dataset.items()})
+    return Replay.create(
+        {name: np.nan_to_num(value) for name, value in dataset.items()}
+    )
 
 
 def new_states(seeds):
@@ -54,7 +56,9 @@ def test_a_metric_that_is_not_finite_is_named_with_its_seed_and_first_update(rep
     for _ in range(2):
         updates.run(replay, 1)
     found = updates.not_finite()
-    broken = [name for name, mean in updates.means()[1].items() if not np.isfinite(mean)]
+    broken = [
+        name for name, mean in updates.means()[1].items() if not np.isfinite(mean)
+    ]
     assert found == {1: f"{min(broken)} is not finite since update 1"}
 
 

@@ -36,7 +36,8 @@ def test_numbers_round_trip_with_their_type(rows, tmp_path_factory):
     for read in (log.rows(), CsvLog(log.path).rows()):
         assert read == rows
         assert [[type(v) for v in row.values()] for row in read] == [
-            [type(row[key]) for key in seen] for row, seen in zip(rows, read, strict=True)
+            [type(row[key]) for key in seen]
+            for row, seen in zip(rows, read, strict=True)
         ]
 
 
@@ -146,8 +147,15 @@ def test_a_run_has_three_files_and_wall_times_in_one(tmp_path, capsys):
         logger.train(10, {"loss": 0.5})
         logger.eval(10, {"success": 0.25})
         logger.timing(10, {"updates_per_second": 123.0})
-        assert sorted(os.listdir(tmp_path / "run")) == ["eval.csv", "timing.csv", "train.csv"]
-        assert logger["train"].rows() == [{"step": 5, "loss": 1.0}, {"step": 10, "loss": 0.5}]
+        assert sorted(os.listdir(tmp_path / "run")) == [
+            "eval.csv",
+            "timing.csv",
+            "train.csv",
+        ]
+        assert logger["train"].rows() == [
+            {"step": 5, "loss": 1.0},
+            {"step": 10, "loss": 0.5},
+        ]
         logger.cut(5, position)
     with RunLogger(tmp_path / "run") as logger:
         assert logger["train"].rows() == [{"step": 5, "loss": 1.0}]
@@ -164,7 +172,9 @@ def fake_module(monkeypatch, name, **attributes):
     monkeypatch.setitem(sys.modules, name, module)
 
 
-def test_tensorboard_gets_the_numbers_and_forgets_what_a_resume_cuts(tmp_path, monkeypatch):
+def test_tensorboard_gets_the_numbers_and_forgets_what_a_resume_cuts(
+    tmp_path, monkeypatch
+):
     calls = []
 
     class SummaryWriter:
@@ -183,7 +193,12 @@ def test_tensorboard_gets_the_numbers_and_forgets_what_a_resume_cuts(tmp_path, m
         logger.train(6, {"loss": np.float32(0.5), "kl": None, "phase": "offline"})
         logger.eval(6, {"success": 1})
     folder = str(tmp_path / "tensorboard")
-    assert calls == [(folder, 6), ("train/loss", 0.5, 6), ("eval/success", 1.0, 6), "closed"]
+    assert calls == [
+        (folder, 6),
+        ("train/loss", 0.5, 6),
+        ("eval/success", 1.0, 6),
+        "closed",
+    ]
 
 
 @pytest.fixture
@@ -192,7 +207,9 @@ def wandb_calls(monkeypatch):
     calls = []
 
     def init(**arguments):
-        assert (Path(arguments["dir"]) / "wandb_id").read_text() == f"{arguments['id']}\n"
+        assert (
+            Path(arguments["dir"]) / "wandb_id"
+        ).read_text() == f"{arguments['id']}\n"
         calls.append(arguments)
         return types.SimpleNamespace(
             log=lambda numbers: calls.append((numbers,)),
@@ -218,7 +235,11 @@ def test_wandb_continues_the_run_of_the_folder(tmp_path, wandb_calls):
     assert first == second and first["resume"] == "allow"
     assert (first["group"], first["project"], first["name"]) == ("g", "p", "a")
     # WANDB_MODE rules
-    assert third["project"] == "trqam" and third["id"] != first["id"] and "mode" not in first
+    assert (
+        third["project"] == "trqam"
+        and third["id"] != first["id"]
+        and "mode" not in first
+    )
     assert calls[1:4] == [("*", "step"), ({"step": 1, "train/loss": 0.5},), "finished"]
 
 
@@ -236,7 +257,9 @@ def test_a_folder_that_starts_again_is_another_run_of_wandb(tmp_path, wandb_call
     assert all(re.fullmatch("[0-9a-f]{16}", found) for found in ids)
 
 
-def test_a_run_that_an_older_version_logged_to_wandb_is_continued(tmp_path, wandb_calls):
+def test_a_run_that_an_older_version_logged_to_wandb_is_continued(
+    tmp_path, wandb_calls
+):
     runs = ("run-20250102_000000-0123abcd", "offline-run-20250203_000000-4567cdef")
     for name in (*runs, "latest-run"):
         (tmp_path / "wandb" / name).mkdir(parents=True)
@@ -266,12 +289,17 @@ def test_backends_are_imported_only_when_asked_for(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "text, reason",
     [
-        ("import not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'"),
+        (
+            "import not_there_at_all",
+            "ModuleNotFoundError: No module named 'not_there_at_all'",
+        ),
         ("raise AttributeError('np.float_')", "AttributeError: np.float_"),
         ("raise ImportError('a\\nb')", "ImportError: a"),
     ],
 )
-def test_a_backend_that_is_installed_and_broken_says_how(text, reason, tmp_path, monkeypatch):
+def test_a_backend_that_is_installed_and_broken_says_how(
+    text, reason, tmp_path, monkeypatch
+):
     (tmp_path / "wandb.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
@@ -295,9 +323,7 @@ def test_an_unknown_backend_names_the_nearest(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-LONG = (
-    "a message that is longer than a line of a hundred columns, and whose words are all short"
-)
+LONG = "a message that is longer than a line of a hundred columns, and whose words are all short"
 
 
 def test_messages_keep_to_a_hundred_columns(capsys):
@@ -316,7 +342,9 @@ def test_a_long_path_has_a_line_of_its_own_and_stays_whole(capsys):
     assert capsys.readouterr().out == f"finished:\n  {path}\n"
 
 
-def test_a_path_below_the_current_folder_is_shown_as_seen_from_there(tmp_path, monkeypatch):
+def test_a_path_below_the_current_folder_is_shown_as_seen_from_there(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert shown(tmp_path / "exp" / "run") == "exp/run"
     assert shown(Path("exp/run")) == "exp/run"
@@ -329,7 +357,9 @@ def test_a_message_is_in_the_file_at_once(tmp_path):
         "from utils.logging import say; say('now');"
         f" print(open({str(tmp_path / 'log')!r}).read())"
     )
-    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    environ = {
+        name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"
+    }
     with open(tmp_path / "log", "w") as log:
         subprocess.run(
             [sys.executable, "-c", code], stdout=log, cwd=ROOT, env=environ, check=True

@@ -15,7 +15,9 @@ def random(tree, seed=0):
     """A tree of the same shapes with every number apart."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
-    drawn = [jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    drawn = [
+        jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)
+    ]
     return jax.tree.unflatten(structure, drawn)
 
 
@@ -26,19 +28,27 @@ def test_a_split_layer_is_the_dense_layer_on_the_concatenation():
     x = jax.random.normal(jax.random.key(2), (7, 5, 2))
     both = np.concatenate([np.broadcast_to(s, (7, 5, 3)), x], axis=-1)
     expected = both @ params["kernel"] + params["bias"][None, None]
-    np.testing.assert_allclose(layer.apply({"params": params}, s, x), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        layer.apply({"params": params}, s, x), expected, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_a_velocity_field_is_the_published_network(layer_norm):
     module = VelocityField((8, 8), layer_norm)
     params = module.init(jax.random.key(0), S, X, T)["params"]
-    published = MLP((8, 8, 2), layer_norm).init(jax.random.key(0), np.zeros((1, 6)))["params"]
+    published = MLP((8, 8, 2), layer_norm).init(jax.random.key(0), np.zeros((1, 6)))[
+        "params"
+    ]
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, published)
     params = random(params)
-    s, x, t = (jax.random.normal(jax.random.key(i), v.shape) for i, v in enumerate((S, X, T)))
+    s, x, t = (
+        jax.random.normal(jax.random.key(i), v.shape) for i, v in enumerate((S, X, T))
+    )
     expected = network(params, s, x, t)
-    np.testing.assert_allclose(module.apply({"params": params}, s, x, t), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        module.apply({"params": params}, s, x, t), expected, atol=1e-5
+    )
 
 
 def test_an_ensemble_is_its_members():

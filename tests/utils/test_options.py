@@ -11,8 +11,18 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("option", "fine", "wrong", "advice"),
     [
-        (Option(1.0, "", above=0), [0.1, 7], [0, -1.0, NAN, INF], "give a positive number"),
-        (Option(1.0, "", at_least=0), [0, 0.5], [-0.1, NAN], "give 0 or a positive number"),
+        (
+            Option(1.0, "", above=0),
+            [0.1, 7],
+            [0, -1.0, NAN, INF],
+            "give a positive number",
+        ),
+        (
+            Option(1.0, "", at_least=0),
+            [0, 0.5],
+            [-0.1, NAN],
+            "give 0 or a positive number",
+        ),
         (
             Option(0.9, "", above=0, at_most=1),
             [0.5, 1.0],
@@ -45,6 +55,9 @@ def test_the_first_fault_is_an_error_that_names_the_flag():
 
 
 def test_descriptions():
-    assert Option(1, "weight", above=0, at_most=1).describe() == "weight (above 0, at most 1)"
+    assert (
+        Option(1, "weight", above=0, at_most=1).describe()
+        == "weight (above 0, at most 1)"
+    )
     assert Option("a", "way", choices=("a", "b")).describe() == "way (one of a, b)"
     assert Option(1, "weight").describe() == "weight"

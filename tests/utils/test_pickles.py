@@ -65,7 +65,11 @@ def base(inputs=5, hidden=(8, 8), out=2, layer_norm=True):
 
 def checkpoint(**actors):
     return {
-        "agent": {"network": {"params": {name: {"mlp": tree} for name, tree in actors.items()}}}
+        "agent": {
+            "network": {
+                "params": {name: {"mlp": tree} for name, tree in actors.items()}
+            }
+        }
     }
 
 
@@ -103,7 +107,9 @@ def test_shipped_files(kind):
     assert whole["rng"].dtype == np.uint32 and whole["rng"].tolist() == [0, 7]
     assert whole["network"]["step"] == 300001 and whole["norm"] == 0.5
     assert whole["network"]["opt_state"] == {"0": {"count": 300000}, "1": {}}
-    assert whole["network"]["params"]["modules_critic"]["mlp"]["Dense_0"]["kernel"].shape == (
+    assert whole["network"]["params"]["modules_critic"]["mlp"]["Dense_0"][
+        "kernel"
+    ].shape == (
         2,
         4,
         4,
@@ -113,7 +119,9 @@ def test_shipped_files(kind):
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_every_protocol(protocol, tmp_path):
     same(
-        load_published(write(tmp_path / "a.pkl", checkpoint(modules_actor=base()), protocol)),
+        load_published(
+            write(tmp_path / "a.pkl", checkpoint(modules_actor=base()), protocol)
+        ),
         base(),
     )
     as_jax = {
@@ -121,7 +129,9 @@ def test_every_protocol(protocol, tmp_path):
         for layer, leaves in base().items()
     }
     same(
-        load_published(write(tmp_path / "b.pkl", checkpoint(modules_actor=as_jax), protocol)),
+        load_published(
+            write(tmp_path / "b.pkl", checkpoint(modules_actor=as_jax), protocol)
+        ),
         base(),
     )
 
@@ -150,7 +160,9 @@ def test_the_first_actor_present_counts(present, tmp_path):
     }
     path = write(
         tmp_path / "a.pkl",
-        checkpoint(modules_critic=base(hidden=(3,)), **wrong, **{ACTORS[-present]: base()}),
+        checkpoint(
+            modules_critic=base(hidden=(3,)), **wrong, **{ACTORS[-present]: base()}
+        ),
     )
     same(load_published(path), base())
 
@@ -185,12 +197,16 @@ def test_builtin_containers(protocol, tmp_path):
     assert safe_unpickle(write(tmp_path / "a.pkl", tree, protocol)) == tree
     dicts = [collections.OrderedDict(a=1), FrozenDict(a={"b": 2})]
     read = safe_unpickle(write(tmp_path / "b.pkl", dicts, protocol))
-    assert read == [{"a": 1}, {"a": {"b": 2}}] and [type(one) for one in read] == [dict, dict]
+    assert read == [{"a": 1}, {"a": {"b": 2}}] and [type(one) for one in read] == [
+        dict,
+        dict,
+    ]
 
 
 def test_a_folder_means_its_newest_file(tmp_path):
     assert (
-        published_file(tmp_path) is None and published_file(tmp_path / "params_1.pkl") is None
+        published_file(tmp_path) is None
+        and published_file(tmp_path / "params_1.pkl") is None
     )
     for step in (9, 100, 20):
         (tmp_path / f"params_{step}.pkl").touch()
@@ -213,7 +229,9 @@ class Call:
 
 
 def jax_array(function, *args):
-    return Call(_reconstruct_array, function, args, (1, (), np.dtype("f4"), False, b"1234"), {})
+    return Call(
+        _reconstruct_array, function, args, (1, (), np.dtype("f4"), False, b"1234"), {}
+    )
 
 
 # Each makes the file {made}, if it gets its way.
@@ -225,7 +243,9 @@ LIVE = {
     "system through INST": lambda made: f"(S'touch {made}'\nios\nsystem\n.".encode(),
     "system through OBJ": lambda made: f"(cos\nsystem\nS'touch {made}'\no.".encode(),
     "eval": lambda made: pickle.dumps(Call(builtins.eval, f"open({str(made)!r}, 'w')")),
-    "exec": lambda made: pickle.dumps(Call(builtins.exec, f"open({str(made)!r}, 'w')"), 0),
+    "exec": lambda made: pickle.dumps(
+        Call(builtins.exec, f"open({str(made)!r}, 'w')"), 0
+    ),
     "open": lambda made: pickle.dumps(Call(open, str(made), "w")),
     "a method by its dotted name": lambda made: pickle.dumps(Call(Path.touch, made)),
     "NumPy's memory map": lambda made: pickle.dumps(
@@ -242,13 +262,17 @@ LIVE = {
     ),
     "inside an array of objects in JAX's": lambda made: pickle.dumps(
         Call(
-            _reconstruct_array, *np.array([Call(open, str(made), "w")], object).__reduce__(), {}
+            _reconstruct_array,
+            *np.array([Call(open, str(made), "w")], object).__reduce__(),
+            {},
         )
     ),
 }
 
 
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # what the deed leaves
+@pytest.mark.filterwarnings(
+    "ignore:unclosed file:ResourceWarning"
+)  # what the deed leaves
 @pytest.mark.parametrize("attack", LIVE)
 def test_a_malicious_file_makes_nothing(attack, tmp_path):
     made, path = tmp_path / "made", tmp_path / "params_1.pkl"
@@ -262,7 +286,9 @@ def test_a_malicious_file_makes_nothing(attack, tmp_path):
     with pytest.raises(UserError) as caught:
         load_published(path, f"--pretrained_actor_path={path}")
     message = str(caught.value)
-    assert message.startswith(f"--pretrained_actor_path={path}: refused, because the file ")
+    assert message.startswith(
+        f"--pretrained_actor_path={path}: refused, because the file "
+    )
     assert message.endswith(
         "only containers and arrays of numbers are read, and nothing in it was executed"
     )
@@ -337,7 +363,10 @@ def test_what_is_refused_in_one_line(what, tmp_path, one_process):
             == f"{path}: not a pickle file, or a damaged one; nothing in it was executed"
         )
     else:
-        assert message.startswith(f"{path}: refused, because the file ") and reason in message
+        assert (
+            message.startswith(f"{path}: refused, because the file ")
+            and reason in message
+        )
         assert message.isprintable()
 
 
@@ -358,7 +387,8 @@ def test_other_kinds_of_numbers_and_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="asks for 'functools.partial'"):
         safe_unpickle(write(tmp_path / "c.pkl", functools.partial(print)))
     with pytest.raises(
-        UserError, match=r"missing.pkl: the file cannot be read \(No such file or directory\)"
+        UserError,
+        match=r"missing.pkl: the file cannot be read \(No such file or directory\)",
     ):
         safe_unpickle(tmp_path / "missing.pkl")
 
@@ -427,9 +457,13 @@ def test_a_signal_ends_the_reading_at_once(signum, code, tmp_path):
         f"    with preemption.handled(): pickles.safe_unpickle({str(path)!r})\n"
         "except preemption.Preempted as signal: sys.exit(signal.exit_code)"
     )
-    with subprocess.Popen([sys.executable, "-c", program], cwd=SHIPPED.parents[1]) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=SHIPPED.parents[1]
+    ) as process:
         until = time.monotonic() + 60
-        while not (pid := (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
+        while not (
+            pid := (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()
+        ):
             assert time.monotonic() < until and process.poll() is None
             time.sleep(0.01)
         sent = time.monotonic()
@@ -467,7 +501,10 @@ def test_any_bytes_are_read_or_refused(content):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_cut_file_is_one_clear_line(kind, tmp_path, one_process):
-    content, path = (SHIPPED / kind / "params_300000.pkl").read_bytes(), tmp_path / "cut.pkl"
+    content, path = (
+        (SHIPPED / kind / "params_300000.pkl").read_bytes(),
+        tmp_path / "cut.pkl",
+    )
     for length in {*range(0, len(content), 7), len(content) - 1}:
         path.write_bytes(content[:length])
         with pytest.raises(UserError, match="not a pickle file, or a damaged one"):
@@ -542,15 +579,21 @@ def test_what_is_no_base_is_named(what, tmp_path, one_process):
 
 def test_the_shape_of_a_base():
     assert base_shape(base(), "") == BaseShape(2, (8, 8), True, 2)
-    assert base_shape(base(29, (7,), 5, layer_norm=False), "") == BaseShape(23, (7,), False, 5)
-    assert base_shape(base(4, (), 1, layer_norm=False), "") == BaseShape(2, (), False, 1)
+    assert base_shape(base(29, (7,), 5, layer_norm=False), "") == BaseShape(
+        23, (7,), False, 5
+    )
+    assert base_shape(base(4, (), 1, layer_norm=False), "") == BaseShape(
+        2, (), False, 1
+    )
 
 
 def test_a_mismatch_names_both_sides():
     here = base(2 + 5 + 1, (16,), 5, layer_norm=False)
     check_base(here, base(8, (16,), 5, layer_norm=False), "--x")
     differences = {
-        "layer norm on there and off here (--agent.actor_layer_norm)": base(8, (16,), 5),
+        "layer norm on there and off here (--agent.actor_layer_norm)": base(
+            8, (16,), 5
+        ),
         "actor_hidden_dims (8, 8) there and (16,) here (--agent.actor_hidden_dims)": base(
             8, (8, 8), 5, layer_norm=False
         ),

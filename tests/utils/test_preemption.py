@@ -17,7 +17,9 @@ def send(signum):
     time.sleep(0.01)  # the handler runs between two instructions
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
 def test_a_signal_raises_and_afterwards_everything_is_as_before(signum, code):
     before = signal.getsignal(signum)
     with pytest.raises(Preempted) as caught, preemption.handled():
@@ -38,7 +40,10 @@ def test_a_signal_waits_in_a_training_loop_and_not_in_an_evaluation():
         with preemption.at_once():
             reached.append("evaluation")
     assert reached == ["loop"]
-    with preemption.handled(), preemption.deferred():  # and the next time nothing is left of it
+    with (
+        preemption.handled(),
+        preemption.deferred(),
+    ):  # and the next time nothing is left of it
         preemption.leave_if_asked()
         with pytest.raises(Preempted), preemption.at_once():
             send(signal.SIGTERM)
@@ -53,7 +58,9 @@ def test_a_second_signal_does_not_wait():
         raise AssertionError("not reached")
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
 def test_a_process_that_cannot_answer_is_gone_all_the_same(signum, code):
     """A long call in C, such as a compilation, keeps Python's handlers from running."""
     program = (

@@ -40,7 +40,10 @@ def online_part(seed, room=9):
     """Seven online transitions of three episodes."""
     rng = np.random.default_rng(seed)
     empty = {name: value[:0] for name, value in make_dataset([1]).items()}
-    part, observation = Transitions.create(empty, room), rng.normal(size=3).astype(np.float32)
+    part, observation = (
+        Transitions.create(empty, room),
+        rng.normal(size=3).astype(np.float32),
+    )
     for step in range(7):
         transition = online_transition(rng, observation, done=step in (2, 3))
         part = part.append(transition, jnp.array(step in (0, 3, 4)))
@@ -49,7 +52,9 @@ def online_part(seed, room=9):
 
 
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+    return [
+        thread for thread in threading.enumerate() if thread.name.startswith("prefetch")
+    ]
 
 
 # ---------------------------------------------------------------- the same rows
@@ -136,7 +141,8 @@ def test_training_on_the_host_is_training_on_the_device(seeds, mode, tmp_path):
             [Window.create({"flow/loss": 0.0, "grad_norm": 0.0})] * seeds, mesh
         )
         numbers = [
-            Block(5 + i * updates, updates, 0 if online is None else 7) for i in range(blocks)
+            Block(5 + i * updates, updates, 0 if online is None else 7)
+            for i in range(blocks)
         ]
         with data.feed(replay, keys, agent.config, numbers) as feed:
             for rows in feed:
@@ -156,7 +162,9 @@ def test_starts_are_uniform_over_all_shards(tmp_path):
     deviations.
     """
     dataset = mapped(make_dataset([50] * 20), tmp_path)
-    dataset["observations"] = np.repeat(np.arange(1020, dtype=np.float32)[:, None], 3, axis=1)
+    dataset["observations"] = np.repeat(
+        np.arange(1020, dtype=np.float32)[:, None], 3, axis=1
+    )
     data, keys = (
         OnHost(dataset, None),
         jax.random.key_data(jax.random.split(jax.random.key(0), 1)),
@@ -169,7 +177,10 @@ def test_starts_are_uniform_over_all_shards(tmp_path):
             [np.asarray(block.observations)[..., 0, 0].ravel() for block in feed]
         )
     shares = np.bincount((rows // 102).astype(int), minlength=10)
-    assert len(rows) == 30_000 and abs(shares[:9] / (30_000 * 100 / 998) - 1).max() < 5 * 0.018
+    assert (
+        len(rows) == 30_000
+        and abs(shares[:9] / (30_000 * 100 / 998) - 1).max() < 5 * 0.018
+    )
     assert len(np.unique(rows)) == 998  # every start there is
 
 
@@ -194,7 +205,9 @@ def test_the_budget_is_half_of_what_is_free():
             types.SimpleNamespace(platform=platform, memory_stats=lambda: stats)
         )
 
-    assert budget("gpu", {"bytes_limit": 60e9, "bytes_in_use": 20e9, "other": 1}) == 20e9
+    assert (
+        budget("gpu", {"bytes_limit": 60e9, "bytes_in_use": 20e9, "other": 1}) == 20e9
+    )
     # one that does not tell: the host's memory
     assert budget("gpu", None) == budget("gpu", {"bytes_in_use": 20e9}) == 0
     assert 1e7 < budget("cpu", None) < 1e13
@@ -252,12 +265,17 @@ def test_memory_stays_bounded(tmp_path):
 
 def endless(data):
     keys = jax.random.key_data(jax.random.split(jax.random.key(0), 1))
-    return data.feed(Replay(data.stored), keys, CONFIG, (Block(i * 4, 4) for i in range(10**9)))
+    return data.feed(
+        Replay(data.stored), keys, CONFIG, (Block(i * 4, 4) for i in range(10**9))
+    )
 
 
 def test_no_thread_is_left_behind():
     assert threads() == []
-    with pytest.raises(KeyboardInterrupt), endless(OnHost(make_dataset([9]), None)) as feed:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        endless(OnHost(make_dataset([9]), None)) as feed,
+    ):
         next(feed)
         assert threads() != []
         raise KeyboardInterrupt
@@ -267,7 +285,10 @@ def test_no_thread_is_left_behind():
 def test_reading_ahead_ends_with_the_training(tmp_path, monkeypatch):
     dataset = mapped(make_dataset([9]), tmp_path)
     data, stop = OnHost(dataset, None), threading.Event()
-    assert sorted(path.name for path in data.files) == ["actions.npy", "observations.npy"]
+    assert sorted(path.name for path in data.files) == [
+        "actions.npy",
+        "observations.npy",
+    ]
     data.read_ahead(stop)
     data.files = [Path("/dev/zero")]  # has no end
     with endless(data) as feed:
@@ -299,10 +320,10 @@ def test_an_error_of_the_storage_is_one_line():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    from envs.collect import random_data
+    from envs.collect import collect_random
 
     root = tmp_path_factory.mktemp("data")
-    random_data(TASK, root / "good", 300)
+    collect_random(TASK, root / "good", 300)
     return root
 
 
@@ -338,7 +359,9 @@ def test_a_run_on_the_host_writes_the_same_rows_even_cut_short(
     assert threads() == []
     assert train(data, tmp_path / "host", *flags, "--device_data_gb=0") == 0
     assert "resumed at step" in capsys.readouterr().out
-    assert rows_of(only_run(tmp_path / "host")) == rows_of(only_run(tmp_path / "device"))
+    assert rows_of(only_run(tmp_path / "host")) == rows_of(
+        only_run(tmp_path / "device")
+    )
     assert threads() == []
 
 
@@ -347,7 +370,10 @@ def test_a_run_whose_data_is_gone_ends_in_one_line(data, tmp_path, monkeypatch, 
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(OnHost, "look_up", gone)
-    assert train(data, tmp_path, "--bc_only", "--eval_episodes=0", "--device_data_gb=0") == 1
+    assert (
+        train(data, tmp_path, "--bc_only", "--eval_episodes=0", "--device_data_gb=0")
+        == 1
+    )
     assert (
         capsys.readouterr().err.splitlines()[-1]
         == "error: the dataset cannot be read any more (OSError: [Errno 5] Input/output error)"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.terminal import lines_on, terminal, written
-from utils.progress import Counter, ProgressBar, clock, exact, fitted, run_name
+from utils.progress import Counter, ProgressBar, clock, fit_line, run_name, short_count
 
 NAME = "trqam humanoidmaze-medium-navigate-task2 s10001-10008"
 FIGURES = {"success": 0.5, "path_kl": 0.3141, "kl_budget": 0.5, "lam": 1.0234}
@@ -62,7 +62,9 @@ def test_what_is_printed_beside_a_bar_has_lines_of_its_own(monkeypatch):
     """Messages, loggers, other bars; and two prints that make one line."""
     with on_terminal(100, monkeypatch) as text:
         logger = logging.getLogger("someone's")
-        handler = logging.StreamHandler()  # made before the bar, as an imported library's
+        handler = (
+            logging.StreamHandler()
+        )  # made before the bar, as an imported library's
         logger.addHandler(handler)
         before = sys.stdout
         with ProgressBar(10, NAME) as bar:
@@ -102,7 +104,10 @@ def test_bars_may_end_in_any_order(monkeypatch):
         second.__exit__(None, None, None)
         assert sys.stdout is before
         print("finished: two")
-        assert [line for line in lines_on(text()) if line] == ["finished: one", "finished: two"]
+        assert [line for line in lines_on(text()) if line] == [
+            "finished: one",
+            "finished: two",
+        ]
 
 
 def test_a_file_gets_one_line_for_each_status():
@@ -143,7 +148,9 @@ def test_no_budget_is_shown_where_there_is_none():
     with ProgressBar(2, "trqam x s0", file=file) as bar:
         bar.status(1.0, path_kl=0.25, kl_budget=float("nan"))
         bar.status(1.0, path_kl=0.25)
-    assert [line.split("  ")[-1] for line in file.getvalue().splitlines()] == ["KL 0.25"] * 2
+    assert [line.split("  ")[-1] for line in file.getvalue().splitlines()] == [
+        "KL 0.25"
+    ] * 2
 
 
 def test_a_file_that_is_not_unicode_gets_plain_letters():
@@ -168,7 +175,7 @@ def test_a_file_that_is_not_unicode_gets_plain_letters():
     ],
 )
 def test_counts_are_exact(count, text):
-    assert exact(count) == text
+    assert short_count(count) == text
 
 
 @pytest.mark.parametrize(
@@ -188,7 +195,11 @@ def test_durations(seconds, text):
 @pytest.mark.parametrize(
     ("env_name", "seeds", "name"),
     [
-        ("cube-double-play-singletask-task2-v0", [0], "trqam cube-double-play-task2 s0"),
+        (
+            "cube-double-play-singletask-task2-v0",
+            [0],
+            "trqam cube-double-play-task2 s0",
+        ),
         ("scene-play", [3, 4, 5], "trqam scene-play s3-5"),
         ("my_module:MyEnv-v0", [0, 2], "trqam my_module:MyEnv s0,2"),
     ],
@@ -202,7 +213,7 @@ words = st.text("abc ", max_size=30)
 
 @given(st.text(min_size=1, max_size=80), words, words, words, st.integers(20, 120))
 def test_a_line_is_never_too_long(name, step, left, kl, width):
-    shown, rest = fitted(name, {"step": step, "kl": kl, "left": left}, width)
+    shown, rest = fit_line(name, {"step": step, "kl": kl, "left": left}, width)
     assert len(shown) + 2 + len(rest) <= width
     assert kl in rest or len(kl) > width - 10
 
@@ -211,7 +222,9 @@ def test_a_line_is_never_too_long(name, step, left, kl, width):
 
 
 def test_a_counter_in_a_file_is_one_line(capsys):
-    with Counter("scene-play", 2200, unit=" transitions", unit_scale=True, initial=200) as bar:
+    with Counter(
+        "scene-play", 2200, unit=" transitions", unit_scale=True, initial=200
+    ) as bar:
         bar.update(1000)
         bar.update(1000)
     error = capsys.readouterr().err

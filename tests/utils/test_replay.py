@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.replay import Replay, Transitions, gather, sample
+from utils.replay import Replay, Transitions, gather_chunks, sample
 
 GAMMA = 0.9
 
@@ -43,7 +43,14 @@ def naive_chunk(dataset, start, horizon):
     rows = dataset["rows"][start : start + horizon]
     chunk = {
         name: []
-        for name in ("actions", "rewards", "masks", "terminals", "valid", "next_observations")
+        for name in (
+            "actions",
+            "rewards",
+            "masks",
+            "terminals",
+            "valid",
+            "next_observations",
+        )
     }
     valid, total, mask, following = 1.0, 0.0, 1.0, None
     for j, row in enumerate(rows):
@@ -74,19 +81,28 @@ def assert_chunks(batch, dataset, starts, horizon):
         assert set(batch) == set(expected)
         for name, value in expected.items():
             np.testing.assert_allclose(
-                batch[name][i], value, rtol=1e-5, atol=1e-6, err_msg=f"{name} at {start}"
+                batch[name][i],
+                value,
+                rtol=1e-5,
+                atol=1e-6,
+                err_msg=f"{name} at {start}",
             )
 
 
 @settings(max_examples=4, deadline=None)
-@given(lengths=st.lists(st.integers(1, 7), min_size=2, max_size=6), horizon=st.integers(1, 5))
+@given(
+    lengths=st.lists(st.integers(1, 7), min_size=2, max_size=6),
+    horizon=st.integers(1, 5),
+)
 def test_every_chunk_is_the_naive_one(lengths, horizon):
     if sum(lengths) < horizon:
         return
     dataset = make_dataset(lengths)
     starts = np.arange(sum(lengths) - horizon + 1)
     assert_chunks(
-        gather((Transitions.create(dataset),), jnp.array(starts), horizon, GAMMA),
+        gather_chunks(
+            (Transitions.create(dataset),), jnp.array(starts), horizon, GAMMA
+        ),
         dataset,
         starts,
         horizon,
@@ -100,7 +116,9 @@ def test_starts_are_uniform_over_the_transitions():
         int(np.flatnonzero((dataset["observations"] == row).all(axis=1))[0])
         for row in np.unique(batch["observations"], axis=0)
     ]
-    assert sorted(starts) == list(dataset["rows"][:9])  # 0 .. N - H, never a final state
+    assert sorted(starts) == list(
+        dataset["rows"][:9]
+    )  # 0 .. N - H, never a final state
     counts = np.unique(np.asarray(batch["observations"])[:, 0], return_counts=True)[1]
     assert abs(counts / 10_000 - 1).max() < 0.05  # 5 standard deviations
 
@@ -127,16 +145,19 @@ def test_online_transitions_are_stored_in_time_order():
     rows, first, observation = len(kept["actions"]), True, np.ones(3, np.float32)
     append, chunks_at = (
         jax.jit(Replay.append),
-        jax.jit(lambda parts, starts: gather(parts, starts, 3, GAMMA)),
+        jax.jit(lambda parts, starts: gather_chunks(parts, starts, 3, GAMMA)),
     )
     draw = jax.jit(lambda replay, key: replay.sample(key, 500, 3, GAMMA))
     for step in range(9):
         done = step in (2, 3)
         transition = online_transition(rng, observation, done, success=step == 3)
         replay = append(replay, transition, jnp.array(first))
-        if not first:  # the row of the previous next observation becomes this transition's own
+        if (
+            not first
+        ):  # the row of the previous next observation becomes this transition's own
             kept = {
-                name: value if name == "rows" else value[:-1] for name, value in kept.items()
+                name: value if name == "rows" else value[:-1]
+                for name, value in kept.items()
             }
             rows -= 1
         for name in ("observations", "actions", "rewards", "masks", "terminals"):
@@ -145,20 +166,28 @@ def test_online_transitions_are_stored_in_time_order():
                 if name == "observations"
                 else np.zeros_like(transition[name])
             )
-            kept[name] = np.concatenate([kept[name], np.stack([transition[name], final])])
+            kept[name] = np.concatenate(
+                [kept[name], np.stack([transition[name], final])]
+            )
         kept["rows"] = np.append(kept["rows"], rows)
         rows += 2
         first, observation = (
             done,
-            rng.normal(size=3).astype(np.float32) if done else transition["next_observations"],
+            rng.normal(size=3).astype(np.float32)
+            if done
+            else transition["next_observations"],
         )
         count = int(replay.stored.size + replay.online.size)
         assert count == len(kept["rows"])
         starts = np.arange(16) % (count - 2)  # of one shape, compiled once
-        assert_chunks(chunks_at((replay.stored, replay.online), starts), kept, starts, 3)
+        assert_chunks(
+            chunks_at((replay.stored, replay.online), starts), kept, starts, 3
+        )
         seen = draw(replay, jax.random.key(step))
         assert np.isfinite(seen["next_observations"]).all()
-        assert len(np.unique(seen["observations"], axis=0)) == count - 2  # uniform over both
+        assert (
+            len(np.unique(seen["observations"], axis=0)) == count - 2
+        )  # uniform over both
 
 
 def test_balanced_batches_are_half_online():
@@ -186,7 +215,9 @@ def naive_run_chunk(dataset, start, horizon):
     return {
         "observations": dataset["observations"][rows[0]],
         "actions": dataset["actions"][rows],
-        "rewards": np.cumsum(GAMMA ** np.arange(horizon) * dataset["rewards"][rows] * valid),
+        "rewards": np.cumsum(
+            GAMMA ** np.arange(horizon) * dataset["rewards"][rows] * valid
+        ),
         "row_rewards": dataset["rewards"][rows],
         "terminals": dataset["terminals"][rows],
         "ends": ends,
@@ -197,12 +228,18 @@ def naive_run_chunk(dataset, start, horizon):
 
 def test_runs_are_raw_rows_across_ends():
     dataset = make_dataset([4, 2, 1, 5, 6])
-    dataset["masks"][dataset["rows"][15]] = 0.0  # a success after which the trajectory goes on
+    dataset["masks"][dataset["rows"][15]] = (
+        0.0  # a success after which the trajectory goes on
+    )
     starts = np.arange(16)
-    batch = gather((Transitions.create(dataset),), jnp.array(starts), 3, GAMMA, points=2)
+    batch = gather_chunks(
+        (Transitions.create(dataset),), jnp.array(starts), 3, GAMMA, points=2
+    )
     for i, start in enumerate(starts):
         for name, value in naive_run_chunk(dataset, start, 3).items():
-            np.testing.assert_allclose(batch[name][i], value, rtol=1e-5, err_msg=f"{name} {i}")
+            np.testing.assert_allclose(
+                batch[name][i], value, rtol=1e-5, err_msg=f"{name} {i}"
+            )
         if batch["valid"][i, -1]:
             assert batch["masks"][i, -1] == dataset["masks"][dataset["rows"][start + 2]]
     assert set(batch["valid"][:, -1].tolist()) == {0.0, 1.0}
@@ -212,10 +249,14 @@ def test_runs_follow_each_other_from_uniform_starts():
     dataset = make_dataset([4, 2, 5])
     replay = Replay.create(dataset)
     batch = replay.sample(jax.random.key(0), 60_000, 2, GAMMA, points=3)
-    rows = {tuple(row): i for i, row in enumerate(dataset["observations"][dataset["rows"]])}
+    rows = {
+        tuple(row): i for i, row in enumerate(dataset["observations"][dataset["rows"]])
+    }
     starts = [rows[tuple(row)] for row in np.asarray(batch["observations"])]
     starts = np.reshape(starts, (20_000, 3))
-    np.testing.assert_array_equal(starts - starts[:, :1], np.tile([0, 2, 4], (20_000, 1)))
+    np.testing.assert_array_equal(
+        starts - starts[:, :1], np.tile([0, 2, 4], (20_000, 1))
+    )
     counts = np.bincount(starts[:, 0])
     assert len(counts) == 6  # 0 .. N - n H
     assert abs(counts / (20_000 / 6) - 1).max() < 0.1
@@ -235,7 +276,7 @@ def test_a_run_goes_on_into_what_is_online():
     replay = Replay.create(dataset, room=9, online=online)
     starts = jnp.array(rng.permutation(14 - 3 + 1))
     found, expected = (
-        gather(parts, starts, 3, GAMMA, points=2)
+        gather_chunks(parts, starts, 3, GAMMA, points=2)
         for parts in ((replay.stored, replay.online), (Transitions.create(both),))
     )
     jax.tree.map(np.testing.assert_array_equal, found, expected)

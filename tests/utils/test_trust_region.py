@@ -6,7 +6,10 @@ from utils.trust_region import concerns
 
 
 def rows(lam, ratios):
-    return [{"dual/lam": lam, "dual/path_kl": 0.2 * r, "dual/kl_budget": 0.2} for r in ratios]
+    return [
+        {"dual/lam": lam, "dual/path_kl": 0.2 * r, "dual/kl_budget": 0.2}
+        for r in ratios
+    ]
 
 
 @pytest.mark.parametrize(
