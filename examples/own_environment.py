@@ -30,9 +30,7 @@ class Reach(gymnasium.Env):
         return self.position.copy(), {}
 
     def step(self, action):
-        self.position = np.clip(
-            self.position + 0.1 * np.asarray(action, np.float32), -1, 1
-        )
+        self.position = np.clip(self.position + 0.1 * np.asarray(action, np.float32), -1, 1)
         success = bool(np.linalg.norm(self.position) < 0.1)
         return (
             self.position.copy(),

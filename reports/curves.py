@@ -97,10 +97,12 @@ def lines(
     found = {}
     for method, runs in by_method.items():
         steps, mean, half = line_of(runs)
+        known = np.isfinite(mean)
+        if not known.any():
+            continue
         if not any(run.offline_steps for run in runs):
             steps = steps + max(online_at, default=0)
-        if len(steps):
-            found[method] = (steps, mean, half)
+        found[method] = (steps[known], mean[known], half[known])
     return found
 
 
@@ -155,8 +157,9 @@ def value_range(shown: list[Line]) -> tuple[float, float]:
 
 def write_keys(axes: Axes, chart: Chart, keys: dict[str, str]) -> None:
     """The key of each method to the right of the axes, joined with the end of its line."""
+    low, top = axes.get_ylim()
     ends = {
-        method: (steps[-1], mean[-1])
+        method: (steps[-1], np.clip(mean[-1], low, top))  # 0 has no place on a log axis
         for method, (steps, mean, _) in chart.series.items()
     }
     to_share = (axes.transData + axes.transAxes.inverted()).transform

@@ -72,9 +72,8 @@ def no_key_twice():
 # ------------------------------------------------------------------------------------- memory
 
 RELEASE_GB = 0.7  # what a process may hold after a test
-PEAK_GB = (
-    3.0  # what it may ever hold; one training of --preset=smoke takes 1 GB by itself
-)
+# What it may ever hold: one training of --preset=smoke takes 1 GB by itself.
+PEAK_GB = 3.0
 PEAKS = pytest.StashKey[dict[str, float]]()
 
 

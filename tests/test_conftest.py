@@ -33,6 +33,7 @@ def test_a_session_with_a_process_beyond_the_limit_fails(
     tmp_path, workers, limit, code
 ):
     text = Path(conftest.__file__).read_text()
+    assert "\nPEAK_GB = 3.0\n" in text
     (tmp_path / "conftest.py").write_text(
         text.replace("PEAK_GB = 3.0", f"PEAK_GB = {limit}")
     )

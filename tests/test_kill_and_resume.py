@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -237,6 +238,10 @@ def test_a_process_that_misbehaves_is_noticed_and_ended(
         kill_at_once(process, which)
     assert message in str(failure.value)
     process.process.wait(10)
+    for _ in range(100):  # a killed process is listed until it is reaped
+        if not script.group(process.process.pid):
+            break
+        time.sleep(0.1)
     assert script.group(process.process.pid) == []
 
 

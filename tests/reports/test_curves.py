@@ -83,7 +83,7 @@ def test_an_axis_is_logarithmic_where_the_ends_are_far_apart():
         )
 
 
-def run(method, offline_steps, online_steps, last_step):
+def run(method, offline_steps, online_steps, last_step, kl=None):
     return SimpleNamespace(
         method=method,
         env_name="task",
@@ -95,7 +95,7 @@ def run(method, offline_steps, online_steps, last_step):
             "step": np.array([0.0, last_step]),
             "success": np.array([0.1, 0.5]),
         },
-        kl=lambda step: {},
+        kl=lambda step: kl or {},
     )
 
 
@@ -111,3 +111,26 @@ def test_a_curve_without_an_offline_phase_begins_where_the_others_go_online():
     ]
     (alone,) = charts(["RLPD"], "scene", [online])
     assert alone.online_at == set() and alone.series["RLPD"][0].tolist() == [0, 500]
+
+
+@pytest.mark.parametrize(
+    ("path_kl", "drawn"),
+    [
+        ([np.nan, np.nan], None),
+        ([0.5, np.nan], [0.5]),
+        ([0.5, 0.0], [0.5, 0.0]),
+    ],
+)
+def test_what_is_not_finite_is_not_drawn_and_zero_is_on_a_logarithmic_axis(
+    path_kl, drawn
+):
+    steps = np.array([0.0, 1000.0])
+    kl = {"step": steps, "path_kl": np.array(path_kl), "kl_budget": np.full(2, np.nan)}
+    wide = {"step": steps, "path_kl": np.array([1.0, 100.0])}
+    runs = [run("a", 1000, 0, 1000, kl), run("b", 1000, 0, 1000, wide)]
+    runs.append(run("c", 1000, 0, 1000, wide | {"path_kl": np.array([1.0, 0.01])}))
+    keys = {"a": "A", "b": "B", "c": "C"}
+    _, chart = charts(keys, "scene", runs)
+    assert image(chart, draw(chart, keys)).startswith("<img")
+    line = chart.series.get("a")
+    assert (line and line[1].tolist()) == drawn
