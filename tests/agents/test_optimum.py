@@ -73,7 +73,8 @@ AGENTS |= {
 AGENTS |= {
     "rql": (rql, {"alpha": 0.03, "policy_ema": 0.95}),
     "qgf": (qgf, {"guidance_weight": 2.0}),
-    "qpilots": (qpilots, {"alpha": 1.0}),
+    # Only the direction of the gradient counts, and v where it points elsewhere.
+    "qpilots": (qpilots, {"alpha": 8.0, "flow_steps": 10}),
 }
 # Adjoint matching is biased at few flow steps, hence ten. 2 nats allow a spread of some 0.05
 # about a = s.
@@ -116,7 +117,7 @@ MOST |= {
     "rebrac": 0.05,
     "rlpd": 0.19,
 }
-MOST |= {"rql": 0.2, "qgf": 0.2, "qpilots": 0.2}
+MOST |= {"rql": 0.19, "qgf": 0.1, "qpilots": 0.35}
 
 
 def distance_from_optimum(agent):
