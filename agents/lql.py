@@ -18,6 +18,7 @@ pushes it down. g is 1 in every published run, and in ours.
     python main.py --env_name=cube-triple --agent=agents/trqam.py --agent.lql_points=4
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from utils.errors import UserError
-from utils.replay import Batch
+from utils.replay import Batch, run_points
 
 
 class Bootstrap(NamedTuple):
@@ -135,6 +136,28 @@ def critic_loss_of_runs(
         "critic/q_mean": q.mean(),
         "critic/target_mean": target.y.mean(),
     }
+
+
+def traced_metrics(trace: Callable[[], dict], config: Any) -> dict:
+    """The metrics of one update, which `trace` returns without running it.
+
+    Raises UserError if the agent has losses of its own that cannot read runs of chunks.
+    """
+    points = run_points(config)
+    try:
+        metrics = trace()
+    except (TypeError, ValueError, AttributeError) as error:
+        if points == 1:
+            raise
+        fault, cause = f"{type(error).__name__}: {error}".splitlines()[0], error
+    else:
+        if points == 1 or "critic/lower_loss" in metrics:
+            return metrics
+        fault, cause = "no critic/lower_loss among the metrics", None
+    raise UserError(
+        f"--agent.lql_points={points}: the losses of this agent file cannot read runs of chunks"
+        f" ({fault:.100}); leave the flag out, or let critic_loss call super().critic_loss"
+    ) from cause
 
 
 def between(first: np.ndarray, last: np.ndarray, length: int) -> np.ndarray:

@@ -205,8 +205,7 @@ def tuning_note(dataset: str, settings: Mapping[str, Setting]) -> str:
         dataset: such as 'puzzle-4x4-play'.
         settings: the settings of the run by name, those of the agent as agent.KEY.
     """
-    sources = [setting.source for setting in settings.values()]
-    if ":" in dataset or not any(QAM in text or RQL in text for text in sources):
+    if ":" in dataset or not has_tuned_settings(settings):
         return ""
     tuned = qam_common_settings(dataset)
     there = []
@@ -222,6 +221,12 @@ def tuning_note(dataset: str, settings: Mapping[str, Setting]) -> str:
     if not there:
         return ""
     return f"tuned for {', '.join(there)} (here {', '.join(here)}; --preset=qam_paper)"
+
+
+def has_tuned_settings(settings: Mapping[str, Setting]) -> bool:
+    """Return whether a setting was tuned by the QAM paper or for RQL."""
+    sources = [setting.source for setting in settings.values()]
+    return any(QAM in source or RQL in source for source in sources)
 
 
 def shared_settings(dataset: str) -> dict[str, Setting]:

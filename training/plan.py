@@ -22,6 +22,7 @@ def plan(fv: FlagValues) -> list[Run]:
     check_some_steps(first)
     for resolved in settings.values():
         check_online_steps(resolved)
+        check_balanced(resolved)
     start = first.flags["seed"]
     count = first.flags["num_seeds"]
     return [
@@ -78,4 +79,16 @@ def check_online_steps(settings: Settings) -> None:
             f" (--start_training={flags['start_training']}, --horizon_length={horizon}"
             f"{runs}); give"
             " more steps, a smaller --start_training, or --online_steps=0"
+        )
+
+
+def check_balanced(settings: Settings) -> None:
+    """Raise UserError if the online half of a batch would be empty."""
+    points = run_points(settings.agent)
+    size = settings.agent.batch_size
+    if settings.flags["balanced_sampling"] and size < 2 * points:
+        runs = f" in runs of --agent.lql_points={points}" if points > 1 else ""
+        raise UserError(
+            f"--balanced_sampling: --agent.batch_size={size}{runs} has no two halves; give"
+            f" {2 * points} or more"
         )

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from agents.base import Agent
+from agents.lql import traced_metrics
 from utils.errors import UserError
 from utils.files import expanded
 from utils.logging import warn
@@ -381,6 +382,8 @@ def metric_names(
 ) -> list[str]:
     """Return the names of an update's metrics, in order, without running an update.
 
+    Raises UserError as `traced_metrics` does.
+
     Args:
         agents: as in `train_block`.
         replay: as in `train_block`.
@@ -391,9 +394,12 @@ def metric_names(
     one = replay.replace(online=online).feed(
         jax.tree.map(lambda leaf: leaf[0, 0], rows)
     )
-    return list(
-        jax.eval_shape(one_update, agent, one, jax.random.wrap_key_data(key))[1]
-    )
+    update_key = jax.random.wrap_key_data(key)
+
+    def trace() -> dict[str, Any]:
+        return jax.eval_shape(one_update, agent, one, update_key)[1]
+
+    return list(traced_metrics(trace, agent.config))
 
 
 def stack_windows(sums: Iterable[dict[str, Any]], mesh: Mesh | None) -> Window:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from agents import fql, qgf, trqam, trqam_distributional_critic
-from agents.lql import Bootstrap, hinged_loss
+from agents.lql import Bootstrap, hinged_loss, traced_metrics
 from agents.options import RUNS, without
 from tests.agents.straightforward_beyond import run_losses
 from tests.agents.test_straightforward import diverse
@@ -53,7 +53,7 @@ def random_runs(seed, runs, points, horizon, gap, ends=0.1):
 def test_equals_the_loops(points, horizon, gap, ends):
     q, target, valid, rewards, ended = random_runs(0, 5, points, horizon, gap, ends)
     found = hinged_loss(q, target, valid, rewards, ended, horizon, 0.9)
-    losses, counts = run_losses(q, *target, rewards, ended, horizon, 0.9)
+    losses, counts = run_losses(q, target.y, target.v, rewards, ended, horizon, 0.9)
     for name, part in found._asdict().items():
         assert part.terms == counts[name], name
         np.testing.assert_allclose(
@@ -251,3 +251,58 @@ def test_a_target_without_the_values_of_the_next_state_is_refused():
         agent.update(batch, jax.random.key(0))
     tiny(module).update(random_batch(), jax.random.key(0))
     assert D == A * H
+
+
+def own_loss(error):
+    """FQL with a critic loss of its own, which knows no runs."""
+
+    class Own(fql.FQL):
+        def critic_loss(self, critic, batch, td_target):
+            q = self.values(critic, batch["observations"])(self.flat_actions(batch))
+            return jnp.abs(error(q, td_target)).mean(), {}
+
+    return Own
+
+
+class Robust(fql.FQL):
+    """Its critic loss is a function of its parent's."""
+
+    def critic_loss(self, critic, batch, td_target):
+        loss, metrics = super().critic_loss(critic, batch, td_target)
+        return jnp.sqrt(1.0 + loss) - 1.0, metrics
+
+
+def traced(kind, points):
+    """The metrics that an update of this class would have."""
+    module = type("module", (), {"AGENT": kind, "get_config": kind.get_config})
+    agent = tiny(module, lql_points=points, batch_size=6)
+    batch = batch_of_runs() if points > 1 else random_batch()
+    update = lambda: jax.eval_shape(agent.update, batch, jax.random.key(0))[1]  # noqa: E731
+    return traced_metrics(update, agent.config)
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (lambda q, y: q - y[None], "TypeError: tuple indices"),
+        (lambda q, y: q - jnp.clip(y, -200.0, 0.0)[None], "TypeError: "),
+        (lambda q, y: q - jnp.stack([*y, *y, *y]).reshape(-1, 6), "[VT]\\w+Error: "),
+        (lambda q, y: q - y.reshape(1, -1), "AttributeError: "),
+        (lambda q, y: q, "no critic/lower_loss among the metrics"),
+    ],
+)
+def test_a_critic_loss_that_knows_no_runs_is_refused(error, fault):
+    start = f"--agent.lql_points=3: the losses of this agent file .*{fault}"
+    with pytest.raises(UserError, match=start):
+        traced(own_loss(error), 3)
+
+
+def test_a_critic_loss_that_calls_its_parent_has_the_hinges():
+    assert {"critic/lower_loss", "critic/upper_loss"} <= traced(Robust, 3).keys()
+    assert "critic/loss" in traced(Robust, 1)
+    assert "flow/loss" in traced(own_loss(lambda q, y: q - y[None]), 1)
+
+
+def test_other_errors_of_a_critic_loss_stay_what_they_are():
+    with pytest.raises(TypeError, match="NoneType"):
+        traced(own_loss(lambda q, y: q - None), 1)

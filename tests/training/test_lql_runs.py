@@ -92,6 +92,15 @@ def test_a_base_is_shared_with_runs_without_lql():
             "--agent.lql_points=3: runs of 3 chunks do not fill",
         ),
         (["--agent=agents/rql.py"], "lql_points"),
+        (
+            ["--balanced_sampling", "--agent.lql_points=32"],
+            "--balanced_sampling: --agent.batch_size=32 in runs of --agent.lql_points=32 "
+            "has no two halves; give 64 or more",
+        ),
+        (
+            ["--balanced_sampling", "--agent.batch_size=1", "--agent.lql_points=1"],
+            "--balanced_sampling: --agent.batch_size=1 has no two halves; give 2 or more",
+        ),
     ],
 )
 def test_runs_that_cannot_be(flags, message):
