@@ -63,8 +63,8 @@ def test_kills_of_runs_with_lql(tmp_path, agent):
     work = QUICK._replace(log=4, more=tuple(flags))
     report = script.check(tmp_path, kills=3, which="mixed", work=work)
     assert report.differences == [] and report.signals.total() == 3
-    # of the base, of the run whose first online update is at step 20, evaluations
-    assert report.rows == 6 + 12 + 46 + 3
+    # of the base, offline, online from the first whole run of 20 steps on, evaluations
+    assert report.rows == 6 + 12 + 45 + 3
 
 
 # ------------------------------------------------------------ what it notices when it compares

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from envs.probe import write_dataset
 from tests import chain_table
 from tests.test_main import FILE, TASK, TINY, data, no_network, run  # noqa: F401
 from training.plan import plan
@@ -58,6 +59,36 @@ def test_lql_trains_offline_and_online_and_resumes(data, tmp_path, agent):  # no
         )
     config = json.loads((whole.parent / "config.json").read_text())["agent"]
     assert (config["lql_points"], config["hinge_weight"]) == (4, 1.0)
+
+
+@pytest.mark.slow
+def test_two_seeds_train_on_own_data_in_balanced_halves(tmp_path):
+    """With chunks; from the device and the host, stacked and alone, all rows are the same."""
+    env_name = "envs.probe:ProbeChain-v0"
+    write_dataset(env_name, tmp_path / "mine.npz", 60)
+    flags = [f"--env_name={env_name}", f"--dataset={tmp_path}/mine.npz"]
+    flags += ["--preset=smoke", f"--save_dir={tmp_path}", "--agent=agents/fql.py"]
+    flags += [*TINY, *CHUNKS, *LQL, "--eval_episodes=0", "--balanced_sampling"]
+    for group, more in {
+        "device": ["--num_seeds=2"],
+        "host": ["--num_seeds=2", "--device_data_gb=0"],
+        "alone": ["--seed=1"],
+    }.items():
+        assert run(*flags, *more, f"--run_group={group}") == 0
+    logs = {
+        (path.parents[2].name, path.parent.name.split("_")[1]): path
+        for path in tmp_path.glob("*/*/fql_s*/train.csv")
+    }
+    assert len(logs) == 5
+    text = {place: path.read_text() for place, path in logs.items()}
+    for seed in ("s0", "s1"):
+        assert text["device", seed] == text["host", seed]
+    assert text["device", "s0"] != text["device", "s1"]
+    rows = [CsvLog(logs[group, "s1"]).rows() for group in ("device", "alone")]
+    for together, alone in zip(*rows, strict=True):
+        assert together["critic/upper_loss"] > 0
+        for name in ("critic/loss", "critic/upper_loss", "actor/distill_loss"):
+            assert together[name] == pytest.approx(alone[name], rel=1e-3)
 
 
 def planned(*flags):
