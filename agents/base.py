@@ -16,6 +16,7 @@ import optax
 from flax import linen as nn
 
 from agents.losses import Loss, Losses, Networks, draw
+from agents.optimising import clip_norm, gradient_norm
 from agents.options import COMMON, CRITIC, check_runs
 from utils.errors import UserError
 from utils.networks import Critic, VelocityField, ensemble
@@ -158,7 +159,7 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
         adam = optax.adam(config.lr)
         if cloning or not config.get("clip_grad", False):
             return adam
-        return optax.chain(optax.clip_by_global_norm(1.0), adam)
+        return optax.chain(clip_norm(), adam)
 
     def with_base(self, base: dict) -> Self:
         """The agent with every velocity field started from a behaviour-cloned base; the
@@ -245,5 +246,5 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
             opt_state=opt_state,
             step=self.step + 1,
         )
-        metrics |= {"grad_norm": optax.tree.norm(grads)}
+        metrics |= {"grad_norm": gradient_norm(grads)}
         return *((agent, metrics) if self.cloning else agent.after_step(metrics)), fixed

@@ -149,15 +149,15 @@ def traced_metrics(trace: Callable[[], dict], config: Any) -> dict:
     except (TypeError, ValueError, AttributeError) as error:
         if points == 1:
             raise
-        fault, cause = f"{type(error).__name__}: {error}".splitlines()[0], error
+        fault = f"{type(error).__name__}: {error}".splitlines()[0]
     else:
         if points == 1 or "critic/lower_loss" in metrics:
             return metrics
-        fault, cause = "no critic/lower_loss among the metrics", None
+        fault = "no critic/lower_loss among the metrics"
     raise UserError(
         f"--agent.lql_points={points}: the losses of this agent file cannot read runs of chunks"
         f" ({fault:.100}); leave the flag out, or let critic_loss call super().critic_loss"
-    ) from cause
+    )
 
 
 def between(first: np.ndarray, last: np.ndarray, length: int) -> np.ndarray:

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from agents.base import Agent, Loss
-from agents.flow import Velocity, on_grid, unrolled
+from agents.flow import Velocity, loop, on_grid
 from agents.ifql import expectile_loss
 from agents.options import RUNS, without
 from agents.timed_critic import TimedCritic
@@ -43,7 +43,7 @@ def reverse(velocity: Velocity, actions: jax.Array, d: jax.Array, flow_steps: in
         return x - d / flow_steps * velocity(x, 1.0 - k * d / flow_steps), None
 
     ks = jnp.arange(flow_steps, dtype=jnp.float32)
-    return jax.lax.scan(step, actions, ks, unroll=unrolled(flow_steps))[0]
+    return loop(step, actions, ks)[0]
 
 
 class RQL(TimedCritic, Agent):

@@ -34,11 +34,12 @@ from benchmarks.common import (
 )
 from benchmarks.stages import stage_seconds
 from benchmarks.trace import profile
+from training.compile_options import CANDIDATES
 from training.updates import (
     Window,
     configure_jax,
     one_update,
-    train_block,
+    train_block_on,
     updates_per_call,
 )
 from utils.command_line import at_least, each_at_least
@@ -74,6 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stages", action="store_true", help="time the stages of an update one by one"
     )
+    doc = "time each of the compile options of training/compile_options.py, in turns"
+    parser.add_argument("--candidates", action="store_true", help=doc)
     doc = "time evaluations of puzzle-4x4 with 1, 2, 4, ... workers"
     parser.add_argument("--evaluate", action="store_true", help=doc)
     doc = "episodes of a timed evaluation (8)"
@@ -126,12 +129,23 @@ class Training:
         agents: the agent of each seed.
         replay: what batches are sampled from.
         updates: updates in a call.
+        candidate: which compile options it has besides training's.
     """
 
-    def __init__(self, agents: list[Any], replay: Replay, updates: int):
-        self.seeds = len(agents)
-        self.updates = updates
-        self.mesh = mesh_for(len(agents))
+    def __init__(
+        self,
+        agents: list[Any],
+        replay: Replay,
+        updates: int,
+        candidate: str = "training",
+    ):
+        self.candidate = candidate
+        self.train_block = train_block_on(jax.default_backend(), candidate)
+        self.seeds, self.updates, self.mesh = (
+            len(agents),
+            updates,
+            mesh_for(len(agents)),
+        )
         names = jax.eval_shape(one_update, agents[0], replay, jax.random.key(0))[1]
         windows = [Window.create(dict.fromkeys(names, 0.0)) for _ in agents]
         keys = [jax.random.key_data(jax.random.key(i)) for i in range(len(agents))]
@@ -143,7 +157,7 @@ class Training:
 
     def block(self) -> Any:
         """Run one call; return an array to wait for."""
-        self.agents, self.windows, done = train_block(
+        self.agents, self.windows, done = self.train_block(
             self.agents,
             self.windows,
             self.replay,
@@ -167,6 +181,7 @@ class Training:
         work = self.seeds * updates_per_s
         return {
             "seeds": self.seeds,
+            "compiled_as": self.candidate,
             "updates_per_s": updates_per_s,
             "seed_updates_per_s": work,
             "fraction_of_peak": gflop and work * gflop / (devices * peak),
@@ -238,7 +253,7 @@ def describe(speed: dict[str, Any]) -> str:
     return (
         f"{speed['seeds']:3d} seeds: {speed['updates_per_s']:9.2f} updates/s,"
         f" {speed['seed_updates_per_s']:9.2f} seed-updates/s{of_peak},"
-        f" first call {speed['compile_seconds']:.1f} s"
+        f" first call {speed['compile_seconds']:.1f} s ({speed['compiled_as']})"
     )
 
 
@@ -276,8 +291,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     updates = options.updates or updates_per_call(0)
     gflop = gflop_per_update(agent.create(0))
     trainings = [
-        Training([agent.create(seed) for seed in range(count)], replay, updates)
+        Training(
+            [agent.create(seed) for seed in range(count)], replay, updates, candidate
+        )
         for count in options.seeds
+        for candidate in (CANDIDATES if options.candidates else ["training"])
     ]
     result: dict[str, Any] = {"agent": agent.file, "matmul_precision": precision}
     result |= measure_speeds(trainings, options.blocks, gflop)

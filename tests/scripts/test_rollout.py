@@ -107,7 +107,7 @@ def test_the_value_of_a_distributional_critic_is_the_agents_own(tmp_path, capsys
 
 
 STEERED = {
-    "qgf": ("--agent.guidance_weight=20", "--agent.best_of_n=3"),
+    "qgf": ("--agent.guidance_weight=5", "--agent.best_of_n=3"),
     "qpilots": ("--agent.alpha=0.5", "--agent.best_of_n=3"),
 }
 
@@ -127,7 +127,7 @@ def test_a_loaded_policy_is_steered_as_the_equations_say(tmp_path, name, capsys)
     x0 = jax.random.normal(key, (3, 6, agent.flat_action_dim))
     expected = getattr(straightforward_beyond, f"{name}_act")(agent, s, x0)
     found = load_policy(folder, seed=3)(s).reshape(6, -1)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=3e-5)
     plain = jnp.clip(agent.flow_sample(agent.params["base"], s, x0), -1.0, 1.0)
     assert np.abs(np.asarray(plain) - found).max(axis=2).min() > 1e-3
     capsys.readouterr()
