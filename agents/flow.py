@@ -20,6 +20,13 @@ def time_grid(flow_steps: int) -> jax.Array:
     return jnp.arange(flow_steps, dtype=jnp.float32) / flow_steps
 
 
+def on_grid(u: jax.Array, flow_steps: int) -> jax.Array:
+    """u in [0, 1), uniform, as uniform on the K + 1 times 0, 1/K, .., 1; the times of the grid
+    themselves stay.
+    """
+    return jnp.minimum(jnp.floor(u * (flow_steps + 1)), flow_steps) / flow_steps
+
+
 def loop(
     step: Callable[[Any, Any], tuple[Any, Any]], state: Any, inputs: Any, reverse: bool = False
 ) -> tuple[Any, Any]:

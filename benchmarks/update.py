@@ -96,9 +96,8 @@ def gflop_per_update(agent: Any) -> float | None:
     """
     batch = agent.config.batch_size
     horizon = agent.config.horizon_length
-    shapes = dict.fromkeys(
-        ("rewards", "masks", "terminals", "valid"), (batch, horizon)
-    ) | {
+    columns = ("rewards", "masks", "terminals", "valid", "row_rewards", "ends")
+    shapes = dict.fromkeys(columns, (batch, horizon)) | {
         "observations": (batch, OBSERVATION_DIM),
         "actions": (batch, horizon, ACTION_DIM),
         "next_observations": (batch, horizon, OBSERVATION_DIM),

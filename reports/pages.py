@@ -140,6 +140,15 @@ def probe(results: Path) -> list[str]:
     return markdown(header, rows)
 
 
+def chain(results: Path) -> list[str]:
+    """Updates that a critic needs on the long chain, for every length of runs and seed."""
+    with (results / "chain.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    means = [f"{np.mean([int(count) for count in row[2:]]):,.0f}" for row in rows]
+    rows = [[*row, mean] for row, mean in zip(rows, means, strict=True)]
+    return markdown([*header, "mean"], rows)
+
+
 TABLES: dict[str, Callable[[Path], list[str]]] = {
     "quickstart": quickstart,
     "study": study,
@@ -148,4 +157,5 @@ TABLES: dict[str, Callable[[Path], list[str]]] = {
     "host_data": host_data,
     "oracle_speed": oracle_speed,
     "probe": probe,
+    "chain": chain,
 }

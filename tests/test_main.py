@@ -545,6 +545,8 @@ SCALAR = [
         (["--agent=agents/fbrac.py"], "actor/loss"),
         (["--agent=agents/bam.py"], "actor/bc_loss"),
         (["--agent=agents/fawac.py"], "value/loss"),
+        (["--agent=agents/qgf.py"], "value/loss"),
+        (["--agent=agents/qpilots.py"], "flow/loss"),
         (EXTERNAL, "adjoint/penalty"),
         (SCALAR, "dual/lam"),
     ],
@@ -570,6 +572,7 @@ def test_every_other_agent_trains_offline_and_online(data, tmp_path, flags, quan
         ("dac", "actor/denoising_loss"),
         ("rebrac", "actor/bc_loss"),
         ("rlpd", "entropy/alpha"),
+        ("rql", "actor/loss"),
     ],
 )
 @pytest.mark.usefixtures("no_key_twice")

@@ -17,12 +17,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from agents.base import Agent
+from agents.lql import traced_metrics
 from training.compile_options import compile_options
 from utils.errors import UserError
 from utils.files import expanded
 from utils.logging import warn
 from utils.packing import Packed, Packing
-from utils.replay import HostFed, Replay, Rows, Transitions, update_keys
+from utils.replay import HostFed, Replay, Rows, Transitions, run_points, update_keys
 from utils.sharding import for_each_seed, mesh_for, one_seed, stack_seeds
 
 UPDATES_PER_CALL_ON_CPU = 4  # at most
@@ -75,9 +76,8 @@ def one_update(
     """
     config = agent.config
     key_batch, key_update = update_keys(key, agent.step)
-    batch = replay.sample(
-        key_batch, config.batch_size, config.horizon_length, config.discount
-    )
+    sizes = config.batch_size, config.horizon_length, config.discount
+    batch = replay.sample(key_batch, *sizes, run_points(config))
     return agent.update(batch, key_update)
 
 
@@ -400,6 +400,8 @@ def metric_names(
 ) -> list[str]:
     """Return the names of an update's metrics, in order, without running an update.
 
+    Raises UserError as `traced_metrics` does.
+
     Args:
         agents: as in `train_block`.
         replay: as in `train_block`.
@@ -410,9 +412,12 @@ def metric_names(
     one = replay.replace(online=online).feed(
         jax.tree.map(lambda leaf: leaf[0, 0], rows)
     )
-    return list(
-        jax.eval_shape(one_update, agent, one, jax.random.wrap_key_data(key))[1]
-    )
+    update_key = jax.random.wrap_key_data(key)
+
+    def trace() -> dict[str, Any]:
+        return jax.eval_shape(one_update, agent, one, update_key)[1]
+
+    return list(traced_metrics(trace, agent.config))
 
 
 def stack_windows(sums: Iterable[dict[str, Any]], mesh: Mesh | None) -> Window:
