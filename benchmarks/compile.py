@@ -1,4 +1,4 @@
-"""What training would run on a GPU: the compiled update, counted without a GPU.
+"""The compiled update as a GPU would run it, counted without one.
 
     python scripts/benchmark.py compile --agent=agents/trqam.py --seeds=1,8
     python scripts/benchmark.py compile --products=triton --option=KEY=VALUE --keep=DIR

@@ -1,4 +1,4 @@
-"""What a GPU is measured by first, in 8 minutes: compile options, seeds, evaluation, hours.
+"""The first measurements of a GPU, in 8 minutes.
 
     python scripts/benchmark.py gpu                  # results/speed_<device>.json
     python scripts/benchmark.py gpu --tiny --out=tiny.json
@@ -7,7 +7,7 @@ Each measurement is a process of another benchmark: the candidates of
 training/compile_options.py in turns; 1, 2, 4, 8 and 16 seeds; networks of width 1024, one
 update at a time and cloning, for the hours of the table; an evaluation of 50 episodes. The file
 keeps what was measured: a run that was cut short resumes, and a measurement for which no time
-is left is named and waits for the next run. It runs on a CPU too, much longer.
+is left is named and waits for the next run. It runs on a CPU too, but takes longer.
 """
 
 import argparse

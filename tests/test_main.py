@@ -175,7 +175,8 @@ def test_the_cpu_preset_trains_every_agent_for_as_long_and_makes_no_data(agent):
         settings.agent.get("num_qs", 2) == 2
         and settings.agent.get("flow_steps", 5) == 5
     )
-    assert settings.agent.discount == 0.995  # the domain's
+    without = resolved("--env_name=scene", f"--agent={agent}").agent
+    assert settings.agent.discount == without.discount
     assert settings.transitions is None and not settings.random_data
 
 
