@@ -1,4 +1,4 @@
-"""The compiled update as a GPU would run it, counted without one.
+"""The compiled update, counted for a GPU but without one.
 
     python scripts/benchmark.py compile --agent=agents/trqam.py --seeds=1,8
     python scripts/benchmark.py compile --products=triton --option=KEY=VALUE --keep=DIR
