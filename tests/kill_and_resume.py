@@ -636,7 +636,11 @@ def compare_checkpoints(one: Path, two: Path, report: Report) -> list[str]:
     (tree, record), (other_tree, other_record) = (
         Checkpoints(folder / "checkpoints").read(steps[0]) for folder in (one, two)
     )
-    ours, theirs = flatten_dict(tree, sep="/"), flatten_dict(other_tree, sep="/")
+    # None stands for what an agent lacks, such as a network that is switched off
+    ours, theirs = (
+        {name: x for name, x in flatten_dict(t, sep="/").items() if x is not None}
+        for t in (tree, other_tree)
+    )
     report.arrays += len(ours)
     found = [
         f"checkpoint: {key} of its record" for key in differing(record, other_record)
