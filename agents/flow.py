@@ -57,8 +57,8 @@ def simulate(
     Args:
         step: (x, inputs) -> (next x, (x, velocity)).
         x0: [B, D].
-        inputs: of each step [K, ...], the times first.
-        velocity: v(x, t).
+        inputs: what each step reads [K, ...], the times [K] first.
+        velocity: v(x, t) at given observations.
         constant: whether the states have no gradient.
     """
 

@@ -1,5 +1,5 @@
-"""LQL (arXiv 2605.05812): two squared hinges between the values along a run of n chunks, beside
-the TD loss of any agent. No network and no forward pass more. Shapes as in `trqam.py`.
+"""LQL (arXiv 2605.05812) adds two squared hinges between the values along a run of n chunks to
+the TD loss of an agent. It needs no further network or forward pass. Shapes as in `trqam.py`.
 
     run      L = n H g raw rows from a start on; chunk k = 0..n-1 starts at o_k = k H g
     Q_k, y_k, v_k    Q_e(s_k, a_k), its target, and the value of s'_k in that target
@@ -9,11 +9,12 @@ the TD loss of any agent. No network and no forward pass more. Shapes as in `trq
     upper    max(0, G(o_j + H, o_k) + gamma^(o_k-o_j-H) Q_k - v_j)^2          for j < k
     descend  mean_k (Q_k - y_k)^2 + hinge_weight (mean lower + mean upper)
 
-What was done later bounds Q_j from below, and no later Q_k may beat acting greedily after chunk
-j. The means are over the chunks and pairs that count: chunk k does if no end is in its first
-H - 1 steps, and a pair if besides none is between: from o_j to o_k in `lower`, from the last
-step of chunk j to o_k in `upper`. y and v are constant, so that `lower` pushes Q up and `upper`
-pushes it down. g is 1 in every published run, and in ours.
+The rewards that followed bound Q_j from below; v_j, the value of acting greedily after chunk j,
+must be at least what followed it. The means are over the chunks and pairs that count. Chunk k
+counts if no end is in its first H - 1 steps. A pair counts if chunk k does and no end is
+between: from o_j to o_k in `lower`, from the last step of chunk j to o_k in `upper`. y and v
+are constant, so that `lower` pushes Q up and `upper` pushes it down. g is 1 in every published
+run, and in ours.
 
     python main.py --env_name=cube-triple --agent=agents/trqam.py --agent.lql_points=4
 """
@@ -161,8 +162,8 @@ def traced_metrics(trace: Callable[[], dict], config: Any) -> dict:
 
 
 def between(first: np.ndarray, last: np.ndarray, length: int) -> np.ndarray:
-    """How far each row is behind first_j, for those from there to before last_k, and else -1;
-    [n, n, L].
+    """The distance [n, n, L] of each row from first_j, if it lies in first_j..last_k - 1; else
+    -1.
     """
     row = np.arange(length)
     inside = (first[:, None, None] <= row) & (row < last[:, None])

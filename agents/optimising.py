@@ -8,7 +8,7 @@ import optax
 
 
 def gradient_norm(gradient: Any) -> jax.Array:
-    """The Euclidean norm of a tree of arrays, as `optax.tree.norm` has it.
+    """The Euclidean norm [] of a tree of arrays, equal to `optax.tree.norm`.
 
     On an accelerator all arrays are summed by one kernel, not by one or two for each.
     """
@@ -25,7 +25,7 @@ def gradient_norm(gradient: Any) -> jax.Array:
 
 
 def clip_norm() -> optax.GradientTransformation:
-    """The norm of the joint gradient clipped to 1, as by `optax.clip_by_global_norm`."""
+    """Clip the norm of the joint gradient to 1; equals `optax.clip_by_global_norm(1.0)`."""
 
     def clip(gradient: Any, _: Any) -> Any:
         norm = jnp.maximum(gradient_norm(gradient), 1.0)

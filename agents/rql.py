@@ -1,5 +1,5 @@
-"""Reversal Q-learning (RQL, arXiv 2606.17551): the critic values half-made actions, so that the
-flow climbs it one step at a time.
+"""Reversal Q-learning (RQL, arXiv 2606.17551): the critic also values a flow's unfinished
+actions, so that the flow climbs it one step at a time.
 
     Q_e(s, x, t)     t = 1: a finished action, t = 0: noise
     y = R + gamma^H m (mean_e Q'_e(s', z, 0) - rho std_e Q'_e(s', z, 0)),  z ~ N(0, I)

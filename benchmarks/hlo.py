@@ -143,7 +143,7 @@ def is_product(module: Module, instruction: Instruction) -> bool:
 
 
 def source(computation: Computation, name: str) -> str:
-    """The value that a name stands for, behind bitcasts and tuples; an element of the loop's
+    """The value that a name stands for, through bitcasts and tuples; an element of the loop's
     state is its own source.
     """
     while (instruction := computation[name]).op in VIEWS:

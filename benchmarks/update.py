@@ -141,11 +141,9 @@ class Training:
     ):
         self.candidate = candidate
         self.train_block = train_block_on(jax.default_backend(), candidate)
-        self.seeds, self.updates, self.mesh = (
-            len(agents),
-            updates,
-            mesh_for(len(agents)),
-        )
+        self.seeds = len(agents)
+        self.updates = updates
+        self.mesh = mesh_for(len(agents))
         names = jax.eval_shape(one_update, agents[0], replay, jax.random.key(0))[1]
         windows = [Window.create(dict.fromkeys(names, 0.0)) for _ in agents]
         keys = [jax.random.key_data(jax.random.key(i)) for i in range(len(agents))]

@@ -70,8 +70,7 @@ PRESETS = {
         },
         transitions=100_000,
     ),
-    # The paper's protocol scaled down for two CPU cores; 1,000,000 transitions are a user's own
-    # (scripts/make_data.py). Cost and results: docs/study.md.
+    # The paper's protocol scaled down for two CPU cores; docs/reproduce.md has the cost.
     "cpu": Preset(
         flags={
             "run_group": "cpu",

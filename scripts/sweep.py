@@ -388,7 +388,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     except (UserError, RunError, OSError) as error:
         return report_error(error)
     except Preempted as signal:
-        print(f"stopped by {signal}; the same command goes on", file=sys.stderr)
+        print(f"stopped by {signal}; the same command resumes", file=sys.stderr)
         return signal.exit_code
     except KeyboardInterrupt:
         return 130

@@ -2,11 +2,12 @@
 LQL's hinges along runs of n rows.
 
     python tests/chain_table.py --csv=results/chain.csv
+    python tests/chain_table.py --tau=0.01 --updates=8000 --csv=results/chain_slow_targets.csv
 
 A chain of 64 states (one-hot), of which every action leads to the next; the last step gives 1
 and succeeds, all others 0. So the value of the start is 0.99^63 = 0.53 whatever the policy. The
 figure is the number of updates after which mean_e Q_e of the start stays within 10 % of that
-until update 3,000, with a look every 50: FQL on tiny networks, 128 rows in every batch.
+to the end (update 3,000), with a look every 50: FQL on tiny networks, 128 rows in every batch.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from utils.sharding import stack_seeds
 
 STATES, DISCOUNT = 64, 0.99
 VALUE = DISCOUNT ** (STATES - 1)
-EVERY, UPDATES = 50, 3000
+EVERY, UPDATES, TAU = 50, 3000, 0.05
 POINTS = (1, 2, 4, 8, 16)
 SETTINGS = {
     "actor_hidden_dims": (16,),
@@ -37,7 +38,6 @@ SETTINGS = {
     "num_qs": 2,
     "flow_steps": 1,
     "batch_size": 128,
-    "tau": 0.05,
     "discount": DISCOUNT,
     "rho": 0.0,
     "lr": 1e-3,
@@ -62,10 +62,19 @@ def chain_dataset(trajectories: int = 40) -> dict[str, np.ndarray]:
     }
 
 
-def start_values(points: int, seeds: int) -> np.ndarray:
-    """mean_e Q_e of the start [looks, seeds], the mean over nine actions."""
+def start_values(
+    points: int, seeds: int, tau: float = TAU, updates: int = UPDATES
+) -> np.ndarray:
+    """mean_e Q_e of the start [looks, seeds], the mean over nine actions.
+
+    Args:
+        points: chunks in a run; 1 for TD.
+        seeds: how many.
+        tau: step of the moving averages.
+        updates: to train for.
+    """
     config = fql.get_config()
-    config.update(SETTINGS | {"lql_points": points})
+    config.update(SETTINGS | {"lql_points": points, "tau": tau})
     agents = [
         fql.AGENT.create(jax.random.key(seed), STATES, 1, config)
         for seed in range(seeds)
@@ -80,7 +89,7 @@ def start_values(points: int, seeds: int) -> np.ndarray:
         jax.vmap(lambda agent: agent.expected_return(start, actions).mean())
     )
     found = []
-    for _ in range(UPDATES // EVERY):
+    for _ in range(updates // EVERY):
         stacked, windows, _ = train_block(stacked, windows, replay, keys, updates=EVERY)
         found.append(np.asarray(value(stacked)))
     return np.array(found)
@@ -101,12 +110,15 @@ def main(arguments: list[str]) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tau", type=float, default=TAU)
+    parser.add_argument("--updates", type=int, default=UPDATES)
     parser.add_argument("--csv", help="file for the table")
     given = parser.parse_args(arguments)
     header = ["critic", "lql_points", *(f"seed {seed}" for seed in range(given.seeds))]
     rows = []
     for points in POINTS:
-        counts = updates_needed(start_values(points, given.seeds))
+        values = start_values(points, given.seeds, given.tau, given.updates)
+        counts = updates_needed(values)
         name = "LQL" if points > 1 else "TD"
         rows.append([name, points, *counts])
         print(*rows[-1], sep="  ", flush=True)

@@ -27,7 +27,7 @@ class Packing(NamedTuple):
 
     @classmethod
     def of(cls, tree: Any) -> Self:
-        """The packing of trees of this structure and these shapes."""
+        """Choose the arrays to pack in trees of this structure and these shapes."""
         leaves, structure = jax.tree.flatten_with_path(tree)
         shapes = [
             leaf.shape
@@ -38,14 +38,14 @@ class Packing(NamedTuple):
         return cls(structure, shapes)
 
     def pack(self, tree: Any) -> Packed:
-        """The tree in its packed form."""
+        """Return the tree in its packed form."""
         pairs = list(zip(self.structure.flatten_up_to(tree), self.shapes, strict=True))
         small = [leaf.reshape(-1) for leaf, shape in pairs if shape is not None]
         vector = jnp.concatenate(small) if small else jnp.zeros(0)
         return Packed(vector, [leaf for leaf, shape in pairs if shape is None])
 
     def unpack(self, packed: Packed) -> Any:
-        """The tree again."""
+        """Return the tree of a packed form."""
         others, start, leaves = iter(packed.others), 0, []
         for shape in self.shapes:
             if shape is None:
