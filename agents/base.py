@@ -16,7 +16,8 @@ import optax
 from flax import linen as nn
 
 from agents.losses import Loss, Losses, Networks, draw
-from agents.options import COMMON, CRITIC
+from agents.optimising import clip_norm, gradient_norm
+from agents.options import COMMON, CRITIC, check_runs
 from utils.errors import UserError
 from utils.networks import Critic, VelocityField, ensemble
 from utils.options import Options, check, defaults
@@ -100,6 +101,7 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
     def check(cls, config: Any) -> None:
         """Hook: raise UserError for settings that the agent cannot start with."""
         check(cls.OPTIONS, config)
+        check_runs(config)
 
     @classmethod
     def init_state(cls, config: Any) -> dict[str, Any]:
@@ -157,7 +159,7 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
         adam = optax.adam(config.lr)
         if cloning or not config.get("clip_grad", False):
             return adam
-        return optax.chain(optax.clip_by_global_norm(1.0), adam)
+        return optax.chain(clip_norm(), adam)
 
     def with_base(self, base: dict) -> Self:
         """The agent with every velocity field started from a behaviour-cloned base; the
@@ -207,8 +209,8 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
     def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:
         """Hook: the sum that one optimiser step descends, and the metrics on the way."""
 
-    def averaging_step(self) -> jax.Array | float:
-        """Hook: the step of the moving averages in this update; with 0 they stay."""
+    def averaging_step(self, name: str) -> jax.Array | float:
+        """Hook: the step of this network's moving average in this update; with 0 it stays."""
         return self.config.get("tau", 0.0)
 
     def after_step(self, metrics: dict[str, jax.Array]) -> tuple[Self, dict[str, jax.Array]]:
@@ -237,13 +239,12 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
         agent = self.replace(
             params=optax.apply_updates(self.params, updates),
             # The averages move towards the parameters from before the Adam step, as published.
-            target_params=optax.incremental_update(
-                {name: self.params[name] for name in self.target_params},
-                self.target_params,
-                self.averaging_step(),
-            ),
+            target_params={
+                net: optax.incremental_update(self.params[net], old, self.averaging_step(net))
+                for net, old in self.target_params.items()
+            },
             opt_state=opt_state,
             step=self.step + 1,
         )
-        metrics |= {"grad_norm": optax.tree.norm(grads)}
+        metrics |= {"grad_norm": gradient_norm(grads)}
         return *((agent, metrics) if self.cloning else agent.after_step(metrics)), fixed

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 
 from agents.base import Agent, Loss
 from agents.flow import Velocity, euler_sample
-from agents.losses import Values
+from agents.timed_critic import TimedCritic
 from utils.options import Option
 from utils.replay import Batch
 
@@ -68,7 +68,7 @@ NOISY_LOSSES = {
 }
 
 
-class CGQL(Agent):
+class CGQL(TimedCritic, Agent):
     """Critic and base under one Adam; the guided base acts."""
 
     OPTIONS = Agent.OPTIONS | {
@@ -81,17 +81,7 @@ class CGQL(Agent):
         "isd_clip": Option(5.0, "where linex goes on as a line", above=0),
     }
 
-    INPUTS = Agent.INPUTS | {"critic": "sat"}
-
-    def values(self, params: dict, observations: jax.Array) -> Values:
-        """Actions are clean: t = 1."""
-        return lambda actions: self.values_at(params, observations, actions, 1.0)
-
-    def values_at(
-        self, params: dict, observations: jax.Array, x: jax.Array, t: jax.Array | float
-    ) -> jax.Array:
-        """Q_e(s, x, t) [E, ..., B] at s [B, O], x [..., B, D] and t, a number or [..., 1]."""
-        return self.apply("critic", params, observations, x, jnp.atleast_1d(t))
+    INPUTS = Agent.INPUTS | TimedCritic.INPUTS
 
     def sample(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
         """Guided samples [n, B, D] from x0 [n, B, D], not clipped."""

@@ -25,7 +25,7 @@ import numpy as np
 from flax import linen as nn
 
 from agents.base import Agent, Loss
-from agents.flow import unrolled
+from agents.flow import loop
 from agents.options import CLIP_GRAD, without
 from utils.errors import UserError
 from utils.networks import mlp
@@ -154,7 +154,7 @@ class Denoising(Agent):
 
         steps = config.diffusion_steps
         inputs = (jnp.arange(steps, 0, -1), x0[1:])
-        return jax.lax.scan(step, x0[0], inputs, unroll=unrolled(steps))[0][None]
+        return loop(step, x0[0], inputs)[0][None]
 
     def noise_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
         """next_action [1, B, D] and next_noise [T, B, D] of the backup, and of the loss ddpm_t

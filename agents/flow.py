@@ -3,6 +3,7 @@ the memoryless process. Shapes as in `trqam.py`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +12,66 @@ Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 """(x [..., B, D], t: a number or [..., 1]) -> velocity [..., B, D], at given observations."""
 
 
+MOST_UNROLLED = 20  # flow steps
+
+
 def time_grid(flow_steps: int) -> jax.Array:
     """t_k = k / K for k = 0..K-1, shape [K]."""
     return jnp.arange(flow_steps, dtype=jnp.float32) / flow_steps
 
 
-def unrolled(flow_steps: int) -> bool:
-    """Whether a loop over the flow steps is unrolled: XLA fuses across steps; long grids
-    compile faster as loops.
+def on_grid(u: jax.Array, flow_steps: int) -> jax.Array:
+    """u in [0, 1), uniform, as uniform on the K + 1 times 0, 1/K, .., 1; the times of the grid
+    themselves stay.
     """
-    return flow_steps <= 20
+    return jnp.minimum(jnp.floor(u * (flow_steps + 1)), flow_steps) / flow_steps
+
+
+def loop(
+    step: Callable[[Any, Any], tuple[Any, Any]], state: Any, inputs: Any, reverse: bool = False
+) -> tuple[Any, Any]:
+    """`jax.lax.scan` along the flow steps, unrolled because XLA fuses across steps; long grids
+    compile faster as loops.
+
+    Unrolled in Python, the batch axis of several seeds stays the first one. A scan makes the
+    steps the first axis, and on a GPU transposes every layer of the network for it.
+    """
+    length = len(jax.tree.leaves(inputs)[0])
+    if length > MOST_UNROLLED:
+        return jax.lax.scan(step, state, inputs, reverse=reverse)
+    step, results = jax.jit(step), [None] * length
+    for k in reversed(range(length)) if reverse else range(length):
+        state, results[k] = step(state, jax.tree.map(lambda leaf, k=k: leaf[k], inputs))
+    return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+
+def simulate(
+    step: Callable, x0: jax.Array, inputs: tuple, velocity: Velocity, constant: bool
+) -> tuple[jax.Array, jax.Array]:
+    """States xs [K, B, D] and the velocities there, which have a gradient.
+
+    An accelerator is limited by its number of kernels, not by arithmetic. There the velocities
+    at constant states are computed once more, at all states at once, and so are their
+    derivatives.
+
+    Args:
+        step: (x, inputs) -> (next x, (x, velocity)).
+        x0: [B, D].
+        inputs: what each step reads [K, ...], the times [K] first.
+        velocity: v(x, t) at given observations.
+        constant: whether the states have no gradient.
+    """
+
+    def one_by_one() -> tuple[jax.Array, jax.Array]:
+        return loop(step, x0, inputs)[1]
+
+    def at_once() -> tuple[jax.Array, jax.Array]:
+        xs = jax.lax.stop_gradient(one_by_one()[0])
+        return xs, velocity(xs, inputs[0][:, None, None])
+
+    if not constant:
+        return one_by_one()
+    return jax.lax.platform_dependent(cpu=one_by_one, default=at_once)
 
 
 def flow_matching_loss(
@@ -55,8 +106,7 @@ def euler_sample(velocity: Velocity, x0: jax.Array, flow_steps: int) -> jax.Arra
     def step(x: jax.Array, t: jax.Array) -> tuple[jax.Array, None]:
         return euler_step(x, velocity(x, t), flow_steps), None
 
-    x, _ = jax.lax.scan(step, x0, time_grid(flow_steps), unroll=unrolled(flow_steps))
-    return x
+    return loop(step, x0, time_grid(flow_steps))[0]
 
 
 def memoryless_noise(t: jax.Array, h: float) -> jax.Array:

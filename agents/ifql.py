@@ -24,13 +24,13 @@ from utils.options import Option
 from utils.replay import Batch
 
 
-def expectile_loss(error: jax.Array, kappa: float) -> jax.Array:
-    """mean w error^2 with w = kappa where error >= 0 and 1 - kappa elsewhere; error = q - V of
-    any shape.
+def expectile_loss(error: jax.Array, kappa: float, valid: jax.Array | float = 1.0) -> jax.Array:
+    """mean w error^2 valid with w = kappa where error >= 0 and 1 - kappa elsewhere; error = q -
+    V of any shape, `valid` broadcasts to it.
 
     Minimised in V by the kappa-expectile of q. Source: IQL (arXiv 2110.06169), eq. 5.
     """
-    return jnp.mean(jnp.where(error >= 0.0, kappa, 1.0 - kappa) * error**2)
+    return jnp.mean(jnp.where(error >= 0.0, kappa, 1.0 - kappa) * error**2 * valid)
 
 
 class IFQL(Agent):
@@ -64,14 +64,17 @@ class IFQL(Agent):
         q = self.pessimistic_q(batch["observations"], self.flat_actions(batch))
         return {"td_target": self.backup(batch, next_values), "q": q}
 
+    def value_weights(self, batch: Batch) -> jax.Array | float:
+        """Hook: the weight of each row [B] in value_loss; none, as published."""
+        return 1.0
+
     def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:
-        """value_loss + critic_loss + flow_loss; the first is not weighted by `valid`, as
-        published.
-        """
+        """value_loss + critic_loss + flow_loss."""
         critic_loss, metrics = self.critic_loss(params["critic"], batch, fixed["td_target"])
         flow_loss = self.flow_loss(params["base"], batch, noise)
         values = self.apply("value", params["value"], batch["observations"])
-        value_loss = expectile_loss(fixed["q"] - values, self.config.kappa)
+        error, weights = fixed["q"] - values, self.value_weights(batch)
+        value_loss = expectile_loss(error, self.config.kappa, weights)
         return value_loss + critic_loss + flow_loss, metrics | {
             "flow/loss": flow_loss,
             "value/loss": value_loss,

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from agents.flow import Velocity, euler_sample, flow_matching_loss
-from utils.replay import Batch
+from agents.lql import Bootstrap, critic_loss_of_runs
+from utils.replay import Batch, run_points
 
 Networks = dict[str, nn.Module]
 """By name."""
@@ -18,6 +19,9 @@ Loss = tuple[jax.Array, dict[str, jax.Array]]
 """A loss and the metrics on the way, scalars by name."""
 Values = Callable[[jax.Array], jax.Array]
 """a [..., B, D] -> Q_e(s, a) [E, ..., B], at given observations."""
+
+Target = Any
+"""The critic target: y [B], and for runs of chunks a `Bootstrap` of y and v."""
 
 
 class Losses:
@@ -65,6 +69,12 @@ class Losses:
         """mean_e Q_e(s, a) [...] of the online critic at s [B, O] and a [..., B, D]."""
         return self.values(self.params["critic"], observations)(actions).mean(axis=0)
 
+    def preference(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
+        """Hook: what `best_of_n` compares, [...] at s [B, O] and a [..., B, D]; the mean of the
+        online critic.
+        """
+        return self.expected_return(observations, actions)
+
     def flow_sample(self, params: dict, observations: jax.Array, x0: jax.Array) -> jax.Array:
         """The end [..., B, D] of the flow at observations [B, O] from x0 [..., B, D]."""
         return euler_sample(self.velocity(params, observations), x0, self.config.flow_steps)
@@ -81,7 +91,7 @@ class Losses:
 
     def act(self, observations: jax.Array, x0: jax.Array) -> jax.Array:
         """Actions [B, D] in [-1, 1] at observations [B, O] from Gaussian noise x0 [draws, B,
-        D]: of n samples the best by the online critic, which for n = 1 is not called.
+        D]: of n samples the best by `preference`, which for n = 1 is not called.
         """
         if self.cloning:
             samples = self.flow_sample(self.params["base"], observations, x0)
@@ -97,13 +107,13 @@ class Losses:
         return self.flow_sample(self.params[actor], observations, x0)
 
     def best_of_n(self, observations: jax.Array, samples: jax.Array) -> jax.Array:
-        """Of samples [n, B, D] at observations [B, O], clipped, the best by the mean of the
-        online critic; [B, D].
+        """Of samples [n, B, D] at observations [B, O], clipped, the best by `preference`; [B,
+        D].
         """
         actions = jnp.clip(samples, -1.0, 1.0)
         if len(actions) == 1:
             return actions[0]
-        best = jnp.argmax(self.expected_return(observations, actions), axis=0)
+        best = jnp.argmax(self.preference(observations, actions), axis=0)
         return jnp.take_along_axis(actions, best[None, :, None], axis=0)[0]
 
     def progress(self) -> jax.Array:
@@ -127,7 +137,7 @@ class Losses:
         next_actions = self.act(batch["next_observations"][:, -1], noise["next_action"])
         return {"next_actions": next_actions, "td_target": self.td_target(batch, next_actions)}
 
-    def td_target(self, batch: Batch, next_actions: jax.Array) -> jax.Array:
+    def td_target(self, batch: Batch, next_actions: jax.Array) -> Target:
         """Hook: y = R + gamma^H m (mean_e Q'_e(s', a') - rho std_e Q'_e(s', a')) [B], Q' the
         moving average of the critic.
         """
@@ -149,10 +159,13 @@ class Losses:
         deviation = jnp.where(differ, jnp.sqrt(jnp.where(differ, variance, 1.0)), 0.0)
         return q.mean(axis=0) - self.config.rho * deviation
 
-    def backup(self, batch: Batch, next_values: jax.Array) -> jax.Array:
-        """R + gamma^H m V(s') of shape [B], from the values of the next observations [B]."""
+    def backup(self, batch: Batch, next_values: jax.Array) -> Target:
+        """y = R + gamma^H m V(s') [B], from the values of the next observations [B]; for runs
+        of chunks with these values.
+        """
         discount = self.config.discount**self.config.horizon_length
-        return batch["rewards"][:, -1] + discount * batch["masks"][:, -1] * next_values
+        y = batch["rewards"][:, -1] + discount * batch["masks"][:, -1] * next_values
+        return y if run_points(self.config) == 1 else Bootstrap(y, next_values)
 
     def flow_loss(self, base: dict, batch: Batch, noise: dict) -> jax.Array:
         """Hook: the flow-matching loss of the base; it reads flow_x0 [B, D], flow_t [B, 1]."""
@@ -160,9 +173,13 @@ class Losses:
         valid = batch["valid"][:, -1]
         return flow_matching_loss(velocity, actions, noise["flow_x0"], noise["flow_t"], valid)
 
-    def critic_loss(self, critic: dict, batch: Batch, td_target: jax.Array) -> Loss:
-        """Hook: mean_{E,B} (Q_e(s, a) - y)^2 valid, and its metrics; y is td_target [B]."""
+    def critic_loss(self, critic: dict, batch: Batch, td_target: Target) -> Loss:
+        """Hook: mean_{E,B} (Q_e(s, a) - y)^2 valid, and its metrics; y is td_target [B]. For
+        runs of chunks LQL's: `lql.py`.
+        """
         q = self.values(critic, batch["observations"])(self.flat_actions(batch))
+        if run_points(self.config) > 1:
+            return critic_loss_of_runs(q, batch, td_target, self.config)
         loss = jnp.mean((q - td_target[None]) ** 2 * batch["valid"][None, :, -1])
         return loss, {
             "critic/loss": loss,

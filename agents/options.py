@@ -1,6 +1,10 @@
 """The settings that agents share, with the published defaults."""
 
+from typing import Any
+
+from utils.errors import UserError
 from utils.options import Option, Options
+from utils.replay import run_points
 
 COMMON: Options = {
     "lr": Option(3e-4, "learning rate of Adam, for all networks", above=0),
@@ -21,8 +25,13 @@ CRITIC: Options = {
     "rho": Option(0.5, "pessimism of the critic target, in deviations over the ensemble"),
     "tau": Option(0.005, "step of the exponential moving averages", above=0, at_most=1),
     "best_of_n": Option(1, "actions drawn for each one taken, the best by the critic", above=0),
+    "lql_points": Option(1, "n, chunks in a run of LQL's hinges; 1: no runs", above=0),
+    "hinge_weight": Option(1.0, "weight of LQL's hinges, with lql_points above 1", at_least=0),
 }
 """What an agent with a critic reads besides."""
+
+RUNS = ("lql_points", "hinge_weight")
+"""Those of LQL, for agents whose critic loss is a squared TD error."""
 
 CLIP_GRAD = Option(True, "clip the norm of the joint gradient of all networks to 1")
 """As `clip_grad`: of the agents that were published with it."""
@@ -31,3 +40,13 @@ CLIP_GRAD = Option(True, "clip the norm of the joint gradient of all networks to
 def without(options: Options, *names: str) -> Options:
     """The options but for these, which an agent does not read."""
     return {name: option for name, option in options.items() if name not in names}
+
+
+def check_runs(config: Any) -> None:
+    """Raise UserError where runs of chunks do not fill a batch."""
+    points, chunks = run_points(config), config.batch_size
+    if chunks % points:
+        raise UserError(
+            f"--agent.lql_points={points}: runs of {points} chunks do not fill"
+            f" --agent.batch_size={chunks}; give a divisor of it"
+        )

@@ -76,7 +76,7 @@ class ReBRAC(Agent):
         own = {"actor/loss": actor_loss, "actor/bc_loss": bc_loss}
         return critic_loss + actor_loss + bc_loss, metrics | own
 
-    def averaging_step(self) -> jax.Array:
+    def averaging_step(self, name: str) -> jax.Array:
         """tau in every actor_freq-th update, counted from 1, and else 0."""
         moves = (self.step + 1) % self.config.actor_freq == 0
         return jnp.where(moves, self.config.tau, 0.0)

@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from agents.base import Agent, Loss, Networks
-from agents.flow import Velocity, memoryless_noise, step_and_noise, time_grid, unrolled
+from agents.flow import Velocity, loop, memoryless_noise, simulate, step_and_noise, time_grid
 from agents.options import CLIP_GRAD
 from utils.errors import UserError
 from utils.options import Option
@@ -75,7 +75,7 @@ def memoryless_rollout(
         x_next = x + h * drift + jnp.sqrt(h) * memoryless_noise(t, h) * eps
         return x_next, (x, velocity)
 
-    _, (xs, velocities) = jax.lax.scan(step, x0, (ts, noise), unroll=unrolled(flow_steps))
+    xs, velocities = simulate(step, x0, (ts, noise), policy, constant)
     of_base = base(xs, ts[:, None, None])
     return Rollout(xs, xs[-1] + h * of_base[-1], velocities, of_base)
 
@@ -108,8 +108,7 @@ def lean_adjoint(base: Velocity, xs: jax.Array, adjoint: jax.Array) -> jax.Array
         adjoint = adjoint + h * transpose(adjoint)[0]
         return adjoint, adjoint
 
-    unroll = unrolled(flow_steps)
-    return jax.lax.scan(step, adjoint, transposes, reverse=True, unroll=unroll)[1]
+    return loop(step, adjoint, transposes, reverse=True)[1]
 
 
 def adjoint_matching_loss(

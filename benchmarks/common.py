@@ -85,7 +85,8 @@ def matrix_product(rows: int, width: int) -> Callable[[], float]:
     def products(a: jax.Array, b: jax.Array) -> jax.Array:
         if repeats == 1:
             return a @ b
-        return jax.lax.fori_loop(0, repeats, lambda _, x: x @ b, a)
+        # unrolled: one CUDA graph and no copy of the result, which would halve the speed
+        return jax.lax.fori_loop(0, repeats, lambda _, x: x @ b, a, unroll=8)
 
     call = jax.jit(products)
     call(a, b).block_until_ready()

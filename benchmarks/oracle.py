@@ -31,7 +31,7 @@ from benchmarks.common import (
     synthetic,
 )
 from configs.agent_source import ROOT
-from training.updates import WITHOUT_COPIES
+from training.compile_options import compile_options
 from utils.command_line import at_least
 from utils.replay import Replay
 
@@ -83,9 +83,9 @@ class Blocks:
         counted = jax.jit(lambda agent, noise: update(agent, batch, noise)[:2])
         analysis: Any = counted.lower(agent, noise).compile().cost_analysis()
         self.gflop = analysis["flops"] / 1e9
-        self.agent = agent
-        self.updates = updates
-        self.block = jax.jit(block, donate_argnums=0, compiler_options=WITHOUT_COPIES)
+        self.agent, self.updates = agent, updates
+        compiled_as = compile_options(jax.default_backend())
+        self.block = jax.jit(block, donate_argnums=0, compiler_options=compiled_as)
         self.seconds()  # compiles
 
     def seconds(self) -> float:

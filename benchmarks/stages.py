@@ -9,6 +9,7 @@ import jax
 
 from agents.trqam import lean_adjoint, memoryless_rollout
 from benchmarks.common import seconds
+from utils.replay import run_points
 
 
 class Stages:
@@ -53,9 +54,8 @@ def stage_seconds(agent: Any, replay: Any, repeats: int = 6) -> dict[str, float]
 
     def draw(replay: Any, seed: int) -> Any:
         key = jax.random.key(seed)
-        return replay.sample(
-            key, config.batch_size, config.horizon_length, config.discount
-        )
+        sizes = config.batch_size, config.horizon_length, config.discount
+        return replay.sample(key, *sizes, run_points(config))
 
     def draw_noise(agent: Any, seed: int) -> Any:
         return kind.draw_noise(agent, jax.random.key(seed), config.batch_size)

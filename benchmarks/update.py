@@ -34,11 +34,12 @@ from benchmarks.common import (
 )
 from benchmarks.stages import stage_seconds
 from benchmarks.trace import profile
+from training.compile_options import CANDIDATES
 from training.updates import (
     Window,
     configure_jax,
     one_update,
-    train_block,
+    train_block_on,
     updates_per_call,
 )
 from utils.command_line import at_least, each_at_least
@@ -74,6 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stages", action="store_true", help="time the stages of an update one by one"
     )
+    doc = "time each of the compile options of training/compile_options.py, in turns"
+    parser.add_argument("--candidates", action="store_true", help=doc)
     doc = "time evaluations of puzzle-4x4 with 1, 2, 4, ... workers"
     parser.add_argument("--evaluate", action="store_true", help=doc)
     doc = "episodes of a timed evaluation (8)"
@@ -93,9 +96,8 @@ def gflop_per_update(agent: Any) -> float | None:
     """
     batch = agent.config.batch_size
     horizon = agent.config.horizon_length
-    shapes = dict.fromkeys(
-        ("rewards", "masks", "terminals", "valid"), (batch, horizon)
-    ) | {
+    columns = ("rewards", "masks", "terminals", "valid", "row_rewards", "ends")
+    shapes = dict.fromkeys(columns, (batch, horizon)) | {
         "observations": (batch, OBSERVATION_DIM),
         "actions": (batch, horizon, ACTION_DIM),
         "next_observations": (batch, horizon, OBSERVATION_DIM),
@@ -127,9 +129,18 @@ class Training:
         agents: the agent of each seed.
         replay: what batches are sampled from.
         updates: updates in a call.
+        candidate: which compile options it has besides training's.
     """
 
-    def __init__(self, agents: list[Any], replay: Replay, updates: int):
+    def __init__(
+        self,
+        agents: list[Any],
+        replay: Replay,
+        updates: int,
+        candidate: str = "training",
+    ):
+        self.candidate = candidate
+        self.train_block = train_block_on(jax.default_backend(), candidate)
         self.seeds = len(agents)
         self.updates = updates
         self.mesh = mesh_for(len(agents))
@@ -144,7 +155,7 @@ class Training:
 
     def block(self) -> Any:
         """Run one call; return an array to wait for."""
-        self.agents, self.windows, done = train_block(
+        self.agents, self.windows, done = self.train_block(
             self.agents,
             self.windows,
             self.replay,
@@ -168,6 +179,7 @@ class Training:
         work = self.seeds * updates_per_s
         return {
             "seeds": self.seeds,
+            "compiled_as": self.candidate,
             "updates_per_s": updates_per_s,
             "seed_updates_per_s": work,
             "fraction_of_peak": gflop and work * gflop / (devices * peak),
@@ -239,7 +251,7 @@ def describe(speed: dict[str, Any]) -> str:
     return (
         f"{speed['seeds']:3d} seeds: {speed['updates_per_s']:9.2f} updates/s,"
         f" {speed['seed_updates_per_s']:9.2f} seed-updates/s{of_peak},"
-        f" first call {speed['compile_seconds']:.1f} s"
+        f" first call {speed['compile_seconds']:.1f} s ({speed['compiled_as']})"
     )
 
 
@@ -277,8 +289,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     updates = options.updates or updates_per_call(0)
     gflop = gflop_per_update(agent.create(0))
     trainings = [
-        Training([agent.create(seed) for seed in range(count)], replay, updates)
+        Training(
+            [agent.create(seed) for seed in range(count)], replay, updates, candidate
+        )
         for count in options.seeds
+        for candidate in (CANDIDATES if options.candidates else ["training"])
     ]
     result: dict[str, Any] = {"agent": agent.file, "matmul_precision": precision}
     result |= measure_speeds(trainings, options.blocks, gflop)

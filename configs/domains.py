@@ -12,6 +12,7 @@ DEMONSTRATIONS = "TRQAM paper (arXiv 2605.27079), its runs on Robomimic, second 
 FIGURE = "TRQAM paper (arXiv 2605.27079), Fig. 5, second hand"
 RERUN = "an independent rerun of the published TRQAM code (configs/published.csv)"
 QAM = "QAM paper (arXiv 2601.14234), its datasets and discount"
+RQL = "RQL's published commands (arXiv 2606.17551"
 QAM_COMMON = "QAM paper (arXiv 2601.14234), settings shared by all methods"
 AS_RUN = "_as_run"  # suffix of a key of the QAM table whose value was used in the actual runs
 COMMON_TYPES = {
@@ -99,6 +100,21 @@ def read_qam_table() -> dict[tuple[str, str], list[dict[str, str]]]:
 
 QAM_TABLE = read_qam_table()
 
+
+def read_beyond_table() -> dict[tuple[str, str], list[dict[str, str]]]:
+    """Read the settings of the methods that no paper's table has: lines by domain and agent.
+
+    The domain "all" comes before the others. A key may be a flag, which is only compared.
+    """
+    found = defaultdict(list)
+    with open(Path(__file__).with_name("beyond_table.csv"), newline="") as file:
+        for line in csv.DictReader(file):
+            found[line["domain"], line["agent"]].append(line)
+    return dict(found)
+
+
+BEYOND_TABLE = read_beyond_table()
+
 # The first matching prefix counts; every dataset of robomimic and OGBench matches one.
 NEAREST = {
     **{name.partition("-")[0]: name for name in ROBOMIMIC},
@@ -151,6 +167,13 @@ def own_settings(
                 rewards = ", sparse rewards" if line["sparse"] == "1" else ""
                 value = parse_value(as_run.get(key, line["value"]), agent[key])
                 found[key] = Setting(value, f"{QAM}{rewards}: {method}")
+    for place in ("all", domain):
+        for line in BEYOND_TABLE.get((place, name), ()):
+            key = line["key"]
+            if key in agent:
+                found[key] = Setting(
+                    parse_value(line["value"], agent[key]), line["source"]
+                )
     return from_domain(dataset, found)
 
 
@@ -192,17 +215,16 @@ def qam_common_settings(dataset: str) -> dict[str, Setting]:
 
 
 def tuning_note(dataset: str, settings: Mapping[str, Setting]) -> str:
-    """Say which settings the QAM paper tuned coefficients for, if a run has others.
+    """Say which settings a run's coefficients were tuned for, if it has others.
 
-    Returns "" if the settings agree, and for a run without such coefficients.
+    The QAM paper and RQL tuned theirs for the same ones. Returns "" if the settings agree,
+    and for a run without such coefficients.
 
     Args:
         dataset: such as 'puzzle-4x4-play'.
         settings: the settings of the run by name, those of the agent as agent.KEY.
     """
-    if ":" in dataset or not any(
-        QAM in setting.source for setting in settings.values()
-    ):
+    if ":" in dataset or not has_tuned_settings(settings):
         return ""
     tuned = qam_common_settings(dataset)
     there = []
@@ -218,6 +240,12 @@ def tuning_note(dataset: str, settings: Mapping[str, Setting]) -> str:
     if not there:
         return ""
     return f"tuned for {', '.join(there)} (here {', '.join(here)}; --preset=qam_paper)"
+
+
+def has_tuned_settings(settings: Mapping[str, Setting]) -> bool:
+    """Return whether a setting was tuned by the QAM paper or for RQL."""
+    sources = [setting.source for setting in settings.values()]
+    return any(QAM in source or RQL in source for source in sources)
 
 
 def shared_settings(dataset: str) -> dict[str, Setting]:

@@ -1,4 +1,4 @@
-"""The methods of the results table: their names, agent files and settings."""
+"""The methods with published figures: their names, agent files and settings."""
 
 import csv
 from collections.abc import Mapping
@@ -12,6 +12,8 @@ class Method(NamedTuple):
     name: str
     agent: str
     settings: dict[str, str]
+    table: str
+    """paper: one of the results table; beyond: published since."""
 
 
 def read_methods() -> tuple[Method, ...]:
@@ -20,16 +22,19 @@ def read_methods() -> tuple[Method, ...]:
     with open(Path(__file__).with_name("methods.csv"), newline="") as file:
         for line in csv.DictReader(file):
             settings = dict(word.split("=", 1) for word in line["settings"].split())
-            methods.append(Method(line["method"], line["agent"], settings))
+            names = line["method"], line["agent"]
+            methods.append(Method(*names, settings, line["table"]))
     return tuple(methods)
 
 
-METHODS = read_methods()
+KNOWN = read_methods()
+METHODS = tuple(method for method in KNOWN if method.table == "paper")
+"""Those of the results table."""
 
 
 def row_name(agent: str, settings: Mapping[str, Any]) -> str | None:
     """Return the published name of an agent file with these settings; None if it has none."""
-    for method in METHODS:
+    for method in KNOWN:
         same = all(
             str(settings.get(key)) == value for key, value in method.settings.items()
         )

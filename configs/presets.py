@@ -70,6 +70,25 @@ PRESETS = {
         },
         transitions=100_000,
     ),
+    # The paper's protocol scaled down for two CPU cores; docs/reproduce.md has the cost.
+    "cpu": Preset(
+        flags={
+            "run_group": "cpu",
+            "bc_steps": 20_000,
+            "offline_steps": 50_000,
+            "online_steps": 0,
+            "log_interval": 500,
+            "eval_interval": 10_000,
+            "save_interval": 10_000,
+        },
+        agent={
+            "actor_hidden_dims": (256,) * 4,
+            "value_hidden_dims": (256,) * 4,
+            "num_qs": 2,
+            "flow_steps": 5,
+        },
+        transitions=None,
+    ),
     # Runs everything once, on tiny networks: main.py --env_name=puzzle-4x4 --preset=smoke
     "smoke": Preset(
         flags={

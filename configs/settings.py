@@ -171,18 +171,21 @@ def default_layer(fv: flags.FlagValues, source: Source) -> Layers:
     )
 
 
-def preset_layer(name: str, fv: flags.FlagValues, group: str, dataset: str) -> Layers:
-    """Return the settings of a preset; the data that it collects is stored with its runs.
+def preset_layer(
+    fv: flags.FlagValues, layers: Layers, source: Source, dataset: str
+) -> Layers:
+    """Return the settings of the preset; the data that it collects is stored with its runs.
 
     Args:
-        name: the name of the preset.
-        fv: the command line, which may set the folder of the runs.
-        group: --run_group if the preset does not set it.
+        fv: the command line, which names the preset and may set the folder of the runs.
+        layers: the settings without the preset.
+        source: the source of the agent file.
         dataset: such as 'puzzle-4x4-play'.
     """
-    preset = PRESETS[name]
-    source = f"preset {name}"
-    own = dict(preset.flags)
+    preset = PRESETS[fv.preset]
+    origin = f"preset {fv.preset}"
+    own = preset_flags(preset.flags, source, layers.config())
+    group = layers.flags["run_group"].value
     if preset.transitions:
         place = Path(fv.save_dir) / preset.flags.get("run_group", group) / "data"
         own[folder_flag(dataset)] = str(place)
@@ -191,11 +194,24 @@ def preset_layer(name: str, fv: flags.FlagValues, group: str, dataset: str) -> L
     ):  # a shorter phase than the preset's
         own["start_training"] = fv.online_steps // 2
     layer = Layers(
-        {name: Setting(value, source) for name, value in own.items()},
-        {key: Setting(value, source) for key, value in preset.agent.items()},
+        {name: Setting(value, origin) for name, value in own.items()},
+        {key: Setting(value, origin) for key, value in preset.agent.items()},
     )
     common = qam_common_settings(dataset) if preset.qam_common else {}
     return Layers(common | layer.flags, common | layer.agent)
+
+
+def preset_flags(
+    flags: dict[str, Any], source: Source, config: ml_collections.ConfigDict
+) -> dict[str, Any]:
+    """Return the flags of a preset; an agent that trains online alone makes the steps of an
+    offline preset online.
+    """
+    own = dict(flags)
+    phases = tuple(source.module.AGENT.phases(config))
+    if phases == ("online",) and own.get("online_steps") == 0:
+        own["online_steps"] = own["offline_steps"]
+    return own
 
 
 def command_line_layer(fv: flags.FlagValues) -> Layers:
@@ -252,8 +268,7 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
     published = layers.by_name()
     preset = PRESETS[fv.preset] if fv.preset else None
     if preset:
-        group = layers.flags["run_group"].value
-        layers.override(*preset_layer(fv.preset, fv, group, dataset))
+        layers.override(*preset_layer(fv, layers, source, dataset))
     layers.override(*command_line_layer(fv))
     without_missing_phases(layers, source)
     config = layers.config()

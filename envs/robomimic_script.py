@@ -1,9 +1,9 @@
 """Demonstrations of robomimic's lift by a script, and of any task by random actions.
 
 The script reaches, grasps and raises the cube. Like the people of robomimic's multi-human data
-it acts with unequal skill (`SKILLS`), and the least skilled often miss the cube. A demonstration
-holds the cube for some steps, as theirs do, and its last row has `dones` 1; without a success
-it ends at the job's limit of steps, with `dones` 0.
+it acts with unequal skill (`SKILLS`), and the least skilled often miss the cube. After a success
+a demonstration holds the cube for some steps, as theirs do, and its last row has `dones` 1.
+Without a success it ends at the job's limit of steps, with `dones` 0.
 """
 
 import random
@@ -17,9 +17,7 @@ from envs.robomimic import import_robosuite, observed
 from envs.robomimic_data import observation_keys
 from envs.tasks import robomimic_task
 
-_BESIDE = (
-    0.08  # metres from the cube to where the hand closes in an episode that misses it
-)
+_BESIDE = 0.08  # metres from the cube to where the hand closes in an episode that misses
 _CLOSING = 4  # steps until the fingers hold
 _RAISING = 0.25  # the largest action upwards with the cube
 _HOLDING = 10  # steps after the first success

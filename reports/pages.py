@@ -133,11 +133,20 @@ def oracle_speed(results: Path) -> list[str]:
     return markdown(header, [row])
 
 
-def probe(results: Path) -> list[str]:
-    """Distance from the best action, for every agent and seed."""
-    with (results / "probe.csv").open(newline="") as file:
+def csv_table(path: Path) -> list[str]:
+    """A CSV file as it is."""
+    with path.open(newline="") as file:
         header, *rows = csv.reader(file)
     return markdown(header, rows)
+
+
+def chain(results: Path) -> list[str]:
+    """Updates that a critic needs on the long chain, for every length of runs and seed."""
+    with (results / "chain.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    means = [f"{np.mean([int(count) for count in row[2:]]):,.0f}" for row in rows]
+    rows = [[*row, mean] for row, mean in zip(rows, means, strict=True)]
+    return markdown([*header, "mean"], rows)
 
 
 TABLES: dict[str, Callable[[Path], list[str]]] = {
@@ -147,5 +156,7 @@ TABLES: dict[str, Callable[[Path], list[str]]] = {
     "agents": lambda results: speed(results / "agents_cpu.json"),
     "host_data": host_data,
     "oracle_speed": oracle_speed,
-    "probe": probe,
+    "probe": lambda results: csv_table(results / "probe.csv"),
+    "chain": chain,
+    "chain_slow_targets": lambda results: csv_table(results / "chain_slow_targets.csv"),
 }

@@ -16,7 +16,15 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import checkpoint, data, oracle, table, update  # noqa: E402
+from benchmarks import (  # noqa: E402
+    checkpoint,
+    compile,
+    data,
+    gpu,
+    oracle,
+    table,
+    update,
+)
 from benchmarks.common import publish  # noqa: E402
 from utils.command_line import Parser, report_error  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
@@ -27,6 +35,8 @@ COMMANDS = {
     "table": table,
     "oracle": oracle,
     "checkpoint": checkpoint,
+    "compile": compile,
+    "gpu": gpu,
 }
 
 

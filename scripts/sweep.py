@@ -8,9 +8,9 @@
     python scripts/sweep.py --agents=table --env_name=all50 --seeds=12    # every method
 
 Every other flag is main.py's, for all runs (--run_group=table --offline_steps=500_000).
-Finished runs are skipped and unfinished ones go on, whichever engine began them; what a job
+Finished runs are skipped and unfinished ones resume, whichever engine began them; what a job
 prints is in <save_dir>/<run_group>/sweep/. The jobs that train the base of a domain come first,
-those that start from it behind them. The printed lines choose no device; on four GPUs:
+those that start from it after them. The printed lines choose no device; on four GPUs:
 
     parallel -j4 'export CUDA_VISIBLE_DEVICES=$(({%} - 1)); eval {}' < jobs.txt
 """
@@ -388,7 +388,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     except (UserError, RunError, OSError) as error:
         return report_error(error)
     except Preempted as signal:
-        print(f"stopped by {signal}; the same command goes on", file=sys.stderr)
+        print(f"stopped by {signal}; the same command resumes", file=sys.stderr)
         return signal.exit_code
     except KeyboardInterrupt:
         return 130

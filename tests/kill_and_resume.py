@@ -2,6 +2,7 @@
 
     python tests/kill_and_resume.py --kills=20
     python tests/kill_and_resume.py --kills=6 --signal=term --num_seeds=2 --seed=1 --keep
+    python tests/kill_and_resume.py --kills=6 -- --agent=agents/ifql.py --agent.lql_points=4
 
 Behaviour cloning, offline and online training of TRQAM with tiny networks on a real OGBench
 environment, in processes of their own on CPU. The moments are random, spread over the run's
@@ -69,6 +70,7 @@ class Work(NamedTuple):
     episodes: int = 2  # of an evaluation
     num_seeds: int = 1
     eval_async: bool = False
+    more: tuple[str, ...] = ()  # flags that replace those of TINY
 
     def flags(self) -> list[str]:
         """For main.py."""
@@ -634,7 +636,11 @@ def compare_checkpoints(one: Path, two: Path, report: Report) -> list[str]:
     (tree, record), (other_tree, other_record) = (
         Checkpoints(folder / "checkpoints").read(steps[0]) for folder in (one, two)
     )
-    ours, theirs = flatten_dict(tree, sep="/"), flatten_dict(other_tree, sep="/")
+    # None stands for what an agent lacks, such as a network that is switched off
+    ours, theirs = (
+        {name: x for name, x in flatten_dict(t, sep="/").items() if x is not None}
+        for t in (tree, other_tree)
+    )
     report.arrays += len(ours)
     found = [
         f"checkpoint: {key} of its record" for key in differing(record, other_record)
@@ -680,6 +686,7 @@ def check(
         f"--{folder_flag(env_name)}={folder / 'data'}",
         *work.flags(),
         *TINY,
+        *work.more,
     ]
 
     def life_in(name: str) -> Life:
@@ -713,10 +720,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--keep", action="store_true", help="keep the folder with both runs"
     )
+    parser.add_argument("more", nargs="*", help="flags for main.py, after --")
     given = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="kill_and_resume_"))
     try:
-        work = Work(num_seeds=given.num_seeds, eval_async=given.eval_async)
+        lengths = Work(num_seeds=given.num_seeds, eval_async=given.eval_async)
+        work = lengths._replace(more=tuple(given.more))
         report = check(
             folder, given.kills, given.signal, given.seed, work, given.env_name
         )

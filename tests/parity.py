@@ -6,7 +6,8 @@
 Each file holds parameters, batches, every random draw and the results of a few consecutive updates of the published
 code. One line is printed per quantity with its largest error over the updates; the exit code is 1 beyond a tolerance,
 when a quantity in the file is unknown here, and when parameters of ours are missing there or a quantity that it holds for
-another update. What the file holds for no update is named and not compared.
+another update. What the file holds for no update is named and not compared. tests/parity_own.py has what
+only the files of some agents hold.
 
 Error is max|a - b| / max(max|b|, 0.1) per array: a mean of values of order 1 may be near 0 and
 still carries their rounding. It may be 1e-5, for states of a process 5e-5; for parameters the
@@ -28,6 +29,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+
+from tests import parity_own
 
 TOLERANCE = 1e-5
 STATE_TOLERANCE = 5e-5
@@ -65,8 +68,14 @@ OWN_METRICS = {  # what the same name means in the files of one agent
     "ifql": {"q_mean": "critic/target_mean", "actor_loss": "flow/loss"},
     "dsrl": {"distill_loss": "latent/loss"},
     "bam": {"bam_loss": "actor/loss"},
+    "rql": {"q_flow_mean": "actor/q_mean"},
+    "lql": {
+        **{f"{part}_loss": f"critic/{part}_loss" for part in ("td", "lower", "upper")},
+        "critic_loss": "critic/loss",
+    },
 }
 FIXED = {
+    "reversed": "reversed",
     "xs": "xs",
     "adjoints": "adjoints",
     "next_actions": "next_actions",
@@ -87,6 +96,7 @@ ALIASES = {
     "source",
     "lam",
     "kl_ema",
+    *parity_own.META,
 }
 
 
@@ -106,6 +116,11 @@ class Golden:
             if k.startswith(prefix + "/")
         }
         return unflatten_dict({k: jnp.asarray(v) for k, v in found.items()}, sep="/")
+
+    @property
+    def trains(self) -> bool:
+        """Whether the file holds what comes of its updates; else only what acts."""
+        return any("/params_after/" in name for name in self.arrays)
 
     @property
     def outputs(self) -> set[str]:
@@ -143,7 +158,8 @@ class Golden:
 def build(golden: Golden):
     """An agent with the file's settings, at parameters of its own."""
     meta = golden.meta
-    module = importlib.import_module(f"agents.{meta['agent']}")
+    name = parity_own.MODULES.get(meta["agent"], f"agents.{meta['agent']}")
+    module = importlib.import_module(name)
     config = module.get_config()
     config.update(
         {
@@ -154,6 +170,7 @@ def build(golden: Golden):
                 key: setting(meta[key])
                 for key in (meta.keys() & config.keys()) - ALIASES
             },
+            **parity_own.settings_of(meta),
         }
     )
     if "grad_clip" in meta and "clip_grad" in config:
@@ -188,7 +205,10 @@ def shapes(networks: dict) -> dict[str, str]:
 
 def differing_networks(agent, golden: Golden) -> list[str]:
     """One line for each parameter that only one side has, or that differs in shape."""
-    ours, theirs = shapes(networks(agent)), shapes(golden.tree("params"))
+    own, held = networks(agent), golden.tree("params")
+    if not golden.trains:
+        own = {name: own[name] for name in own.keys() & held.keys()}
+    ours, theirs = shapes(own), shapes(held)
     names = sorted({name for name, _ in ours.items() ^ theirs.items()})
     pairs = {name: (ours.get(name, "none"), theirs.get(name, "none")) for name in names}
     return [
@@ -198,7 +218,7 @@ def differing_networks(agent, golden: Golden) -> list[str]:
 
 def started(agent, golden: Golden):
     """The agent at the parameters and the dual state that the file starts from."""
-    params, meta = golden.tree("params"), golden.meta
+    params, meta = networks(agent) | golden.tree("params"), golden.meta
     agent = agent.replace(
         params={name: params[name] for name in agent.params},
         target_params={name: params[f"target_{name}"] for name in agent.target_params},
@@ -241,11 +261,18 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
     if problems := differing_networks(agent, golden):
         return {}, problems
     agent, problems, worst = started(agent, golden), golden.strays(), defaultdict(float)
-    update = jax.jit(update_and_states)
+    update, own = (
+        jax.jit(update_and_states),
+        jax.jit(parity_own.outputs_of(golden.meta)),
+    )
     for u in range(golden.meta["n_updates"]):
-        noise = golden.noise(u, agent.samples)
-        agent, metrics, fixed = update(agent, golden.tree(f"update{u}/batch"), noise)
-        ours, theirs = outputs(agent, metrics, fixed, golden.meta), golden.results(u)
+        noise, batch = golden.noise(u, agent.samples), golden.tree(f"update{u}/batch")
+        batch = parity_own.batch_of(golden.meta, batch)
+        ours, theirs = own(agent, batch, noise), golden.results(u)
+        if golden.trains:
+            agent, metrics, fixed = update(agent, batch, noise)
+            ours |= outputs(agent, metrics, fixed, golden.meta)
+        ours = {name: np.asarray(value) for name, value in ours.items()}
         problems += [
             f"update {u}: {name}" for name in unmatched(ours, theirs, golden.outputs)
         ]

@@ -51,6 +51,22 @@ def test_two_seeds(tmp_path):
     assert report.rows == 2 * (2 + 14 + 3) and report.where.total() == 4
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["trqam", "qam", "fql", "ifql"])
+def test_kills_of_runs_with_lql(tmp_path, agent):
+    """Every byte is the same, from the first phase to balanced batches of runs of chunks."""
+    flags = [
+        f"--agent=agents/{agent}.py",
+        "--agent.lql_points=4",
+        "--balanced_sampling",
+    ]
+    work = QUICK._replace(log=4, more=tuple(flags))
+    report = script.check(tmp_path, kills=3, which="mixed", work=work)
+    assert report.differences == [] and report.signals.total() == 3
+    # of the base, offline, online from the first whole run of 20 steps on, evaluations
+    assert report.rows == 6 + 12 + 45 + 3
+
+
 # ------------------------------------------------------------ what it notices when it compares
 
 RUN = "Debug/task/trqam_s0_12345678"

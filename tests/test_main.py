@@ -161,6 +161,25 @@ def test_the_smoke_preset_fits_every_agent(agent):
     assert settings.actor_hidden_dims == (32, 32) and settings.batch_size == 32
 
 
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_cpu_preset_trains_every_agent_for_as_long_and_makes_no_data(agent):
+    settings = resolved("--env_name=scene", f"--agent={agent}", "--preset=cpu")
+    flags = settings.flags
+    cloned = flags["bc_steps"], flags["offline_steps"], flags["online_steps"]
+    online = Path(agent).stem == "rlpd"  # its only phase
+    assert cloned[1:] == ((0, 50_000) if online else (50_000, 0))
+    assert cloned[0] in (0, 20_000)
+    widths = [settings.agent[k] for k in settings.agent if k.endswith("hidden_dims")]
+    assert set(widths) == {(256,) * 4}
+    assert (
+        settings.agent.get("num_qs", 2) == 2
+        and settings.agent.get("flow_steps", 5) == 5
+    )
+    without = resolved("--env_name=scene", f"--agent={agent}").agent
+    assert settings.agent.discount == without.discount
+    assert settings.transitions is None and not settings.random_data
+
+
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_domain_table(domain):
     settings = resolved(f"--env_name={domain}", "--agent=agents/qam.py")
@@ -527,6 +546,8 @@ SCALAR = [
         (["--agent=agents/fbrac.py"], "actor/loss"),
         (["--agent=agents/bam.py"], "actor/bc_loss"),
         (["--agent=agents/fawac.py"], "value/loss"),
+        (["--agent=agents/qgf.py"], "value/loss"),
+        (["--agent=agents/qpilots.py"], "flow/loss"),
         (EXTERNAL, "adjoint/penalty"),
         (SCALAR, "dual/lam"),
     ],
@@ -552,6 +573,7 @@ def test_every_other_agent_trains_offline_and_online(data, tmp_path, flags, quan
         ("dac", "actor/denoising_loss"),
         ("rebrac", "actor/bc_loss"),
         ("rlpd", "entropy/alpha"),
+        ("rql", "actor/loss"),
     ],
 )
 @pytest.mark.usefixtures("no_key_twice")

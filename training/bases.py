@@ -21,6 +21,7 @@ from training.trainer import train_runs
 from utils.errors import UserError
 from utils.files import sha256_of
 from utils.logging import say, warn
+from utils.replay import run_length, run_points
 
 
 def new_agent(run: Run, data: TaskData) -> Agent:
@@ -28,14 +29,14 @@ def new_agent(run: Run, data: TaskData) -> Agent:
 
     Raises UserError if the dataset is shorter than one chunk.
     """
-    horizon = run.settings.agent.horizon_length
-    transitions = data.transitions
-    if transitions < horizon:
-        raise UserError(
-            f"--horizon_length={horizon}: the dataset has only {transitions} transitions"
-        )
     key = keys_of(run).parameters
     config = run.settings.agent
+    needed = run_length(config)
+    if data.transitions < needed:
+        flag = f"--horizon_length={config.horizon_length}"
+        if run_points(config) > 1:
+            flag += f" and --agent.lql_points={config.lql_points}: runs of {needed}"
+        raise UserError(f"{flag}: the dataset has only {data.transitions} transitions")
     return run.agent.create(key, *data.dims, config, run.total_updates, run.cloning)
 
 

@@ -7,6 +7,7 @@ from envs.bases import check_published
 from envs.tasks import dataset_name, resolve_env_names
 from training.run import Run, bc_only, first_learning_step, starts_from_base
 from utils.errors import UserError
+from utils.replay import run_points
 
 
 def plan(fv: FlagValues) -> list[Run]:
@@ -21,6 +22,7 @@ def plan(fv: FlagValues) -> list[Run]:
     check_some_steps(first)
     for resolved in settings.values():
         check_online_steps(resolved)
+        check_balanced(resolved)
     start = first.flags["seed"]
     count = first.flags["num_seeds"]
     return [
@@ -68,10 +70,25 @@ def check_online_steps(settings: Settings) -> None:
     """Raise UserError if the online phase ends before its first update."""
     flags = settings.flags
     horizon = settings.agent.horizon_length
+    points = run_points(settings.agent)
+    runs = f", --agent.lql_points={points}" if points > 1 else ""
     steps = flags["online_steps"]
-    if 0 < steps <= first_learning_step(flags, horizon):
+    if 0 < steps <= first_learning_step(flags, points * horizon):
         raise UserError(
             f"--online_steps={steps}: the online phase would end before its first update"
-            f" (--start_training={flags['start_training']}, --horizon_length={horizon}); give"
+            f" (--start_training={flags['start_training']}, --horizon_length={horizon}"
+            f"{runs}); give"
             " more steps, a smaller --start_training, or --online_steps=0"
+        )
+
+
+def check_balanced(settings: Settings) -> None:
+    """Raise UserError if the online half of a batch would be empty."""
+    points = run_points(settings.agent)
+    size = settings.agent.batch_size
+    if settings.flags["balanced_sampling"] and size < 2 * points:
+        runs = f" in runs of --agent.lql_points={points}" if points > 1 else ""
+        raise UserError(
+            f"--balanced_sampling: --agent.batch_size={size}{runs} has no two halves; give"
+            f" {2 * points} or more"
         )

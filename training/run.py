@@ -21,6 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import ml_collections
+
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS, Source, kept_source
 from configs.flags import STEPS, UNHASHED
@@ -31,6 +33,7 @@ from training.cloning import clones_as_bc, cloning_identity
 from utils.errors import DamagedFile, RunError, UserError
 from utils.files import digest, expanded, lock_of, try_lock
 from utils.logging import say, shown
+from utils.replay import run_length
 
 BC_FILE = AGENTS / "bc.py"
 BASE_SETTINGS = (
@@ -146,7 +149,7 @@ class Run:
     @property
     def total_updates(self) -> int:
         """The number of all updates, offline and online."""
-        return total_updates(self.settings.flags, self.settings.agent.horizon_length)
+        return total_updates(self.settings.flags, run_length(self.settings.agent))
 
     @property
     def cloning(self) -> bool:
@@ -262,18 +265,22 @@ def starts_from_base(settings: Settings) -> bool:
     return "cloning" in settings.source.module.AGENT.phases(settings.agent)
 
 
-def total_updates(flags: dict[str, Any], horizon_length: int) -> int:
+def total_updates(flags: dict[str, Any], needed: int) -> int:
     """Return the number of all updates of a run, offline and online.
 
     Online, each environment step from the first learning step on has `utd_ratio` updates.
+    needed: how many consecutive transitions a batch needs, `utils.replay.run_length`.
     """
-    learning = flags["online_steps"] - first_learning_step(flags, horizon_length)
+    learning = flags["online_steps"] - first_learning_step(flags, needed)
     return flags["offline_steps"] + max(0, learning) * flags["utd_ratio"]
 
 
-def first_learning_step(flags: dict[str, Any], horizon_length: int) -> int:
-    """Return how many online environment steps come before the first online update."""
-    return max(flags["start_training"], horizon_length)
+def first_learning_step(flags: dict[str, Any], needed: int) -> int:
+    """Return how many online environment steps come before the first online update.
+
+    needed: how many consecutive transitions a batch needs.
+    """
+    return max(flags["start_training"], needed)
 
 
 def base_identity(settings: Settings) -> dict[str, Any]:
@@ -293,7 +300,11 @@ def bc_only(settings: Settings) -> Settings:
         raise UserError(f"--bc_only: {name} has no base to clone; leave it out")
     flags = settings.flags | {"bc_steps": 0, "online_steps": 0}
     if not clones_as_bc(settings.source.module.AGENT, settings.agent):
-        return dataclasses.replace(settings, flags=flags | {"bc_only": True})
+        agent = ml_collections.ConfigDict(settings.agent)
+        if "lql_points" in agent:
+            agent.lql_points = 1  # cloning has no critic and needs no runs
+        flags |= {"bc_only": True}
+        return dataclasses.replace(settings, flags=flags, agent=agent)
     source = load_source(BC_FILE)
     config = source.module.get_config()
     config.update({key: settings.agent[key] for key in config})

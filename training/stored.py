@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from configs.agent_source import ROOT, Source, differing_files, kept_source
@@ -17,6 +18,7 @@ from training.run import Run, total_updates
 from utils.errors import DamagedFile, UserError, join_first
 from utils.files import write_json
 from utils.logging import warn, warn_once
+from utils.replay import run_length
 
 
 def check_folder(run: Run) -> None:
@@ -73,7 +75,9 @@ def differences(run: Run, stored: dict[str, Any]) -> list[str]:
 
 def stored_total(stored: dict[str, Any]) -> int:
     """Return the number of all updates of the run that a config.json describes."""
-    return total_updates(stored["flags"], stored["agent"]["horizon_length"])
+    return total_updates(
+        stored["flags"], run_length(SimpleNamespace(**stored["agent"]))
+    )
 
 
 def differs(stored: dict[str, Any], ours: dict[str, Any], part: str, name: str) -> bool:

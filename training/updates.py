@@ -1,6 +1,7 @@
 """The compiled calls (many updates of all seeds, one online step) and their state."""
 
 import contextlib
+import functools
 import math
 import operator
 import os
@@ -16,10 +17,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from agents.base import Agent
+from agents.lql import traced_metrics
+from training.compile_options import compile_options
 from utils.errors import UserError
 from utils.files import expanded
 from utils.logging import warn
-from utils.replay import HostFed, Replay, Rows, Transitions, update_keys
+from utils.packing import Packed, Packing
+from utils.replay import HostFed, Replay, Rows, Transitions, run_points, update_keys
 from utils.sharding import for_each_seed, mesh_for, one_seed, stack_seeds
 
 UPDATES_PER_CALL_ON_CPU = 4  # at most
@@ -29,27 +33,33 @@ UPDATES_PER_CALL_ON_ACCELERATOR = 100  # at most
 class Window(flax.struct.PyTreeNode):
     """The metrics since the last log.
 
-    sums: the sum of each metric; broken: the first update at which it was not finite, or -1.
+    sums [M]: the sum of each metric; broken [M]: the first update at which it was not finite,
+    or -1; names: of the metrics. They are vectors because on an accelerator each number of its
+    own would take two kernels.
     """
 
-    sums: dict[str, jax.Array]
-    broken: dict[str, jax.Array]
+    sums: jax.Array
+    broken: jax.Array
+    names: tuple[str, ...] = flax.struct.field(pytree_node=False)
 
     @classmethod
     def create(cls, sums: dict[str, Any]) -> Self:
         """Create a window with these sums, all finite."""
-        arrays = {name: jnp.array(value, jnp.float32) for name, value in sums.items()}
-        return cls(arrays, {name: jnp.array(-1, jnp.int32) for name in sums})
+        values = jnp.array(list(sums.values()), jnp.float32)
+        return cls(values, jnp.full(values.shape, -1, jnp.int32), tuple(sums))
 
     def add(self, metrics: dict[str, jax.Array], update: jax.Array) -> Self:
         """Add the metrics of one update, whose number is `update`."""
-        sums = jax.tree.map(jnp.add, self.sums, metrics)
+        values = jnp.stack([metrics[name] for name in self.names])
+        first = (self.broken < 0) & ~jnp.isfinite(values)
+        return self.replace(
+            sums=self.sums + values, broken=jnp.where(first, update, self.broken)
+        )
 
-        def first_broken(broken: jax.Array, metric: jax.Array) -> jax.Array:
-            return jnp.where((broken < 0) & ~jnp.isfinite(metric), update, broken)
-
-        broken = jax.tree.map(first_broken, self.broken, metrics)
-        return self.replace(sums=sums, broken=broken)
+    def by_name(self, values: jax.Array) -> list[dict[str, Any]]:
+        """Return each seed's `sums` or `broken` [S, M] as a dict from the metrics' names."""
+        host = jax.device_get(values).tolist()
+        return [dict(zip(self.names, row, strict=True)) for row in host]
 
 
 def one_update(
@@ -66,23 +76,12 @@ def one_update(
     """
     config = agent.config
     key_batch, key_update = update_keys(key, agent.step)
-    batch = replay.sample(
-        key_batch, config.batch_size, config.horizon_length, config.discount
-    )
+    sizes = config.batch_size, config.horizon_length, config.discount
+    batch = replay.sample(key_batch, *sizes, run_points(config))
     return agent.update(batch, key_update)
 
 
-# Without this, XLA copies parameters and targets in every update on a CPU.
-WITHOUT_COPIES = {"xla_cpu_copy_insertion_use_region_analysis": True}
-
-
-@partial(
-    jax.jit,
-    static_argnames=("updates", "mesh"),
-    donate_argnames=("agents", "windows"),
-    compiler_options=WITHOUT_COPIES,
-)
-def train_block(
+def _train_block(
     agents: Agent,
     windows: Window,
     replay: Replay,
@@ -115,20 +114,43 @@ def train_block(
         stored: Transitions | HostFed,
     ) -> tuple[Agent, Window, jax.Array]:
         seeds_replay = replay.replace(stored=stored, online=online)
-        update_key = jax.random.wrap_key_data(key)
+        packing = Packing.of(agent)
 
         def one(
-            carry: tuple[Agent, Window], rows: Rows | None
-        ) -> tuple[tuple[Agent, Window], None]:
-            agent, window = carry
-            agent, metrics = one_update(agent, seeds_replay.feed(rows), update_key)
-            return (agent, window.add(metrics, agent.step)), None
+            carry: tuple[Packed, Window], rows: Rows | None
+        ) -> tuple[tuple[Packed, Window], None]:
+            agent, metrics = one_update(
+                packing.unpack(carry[0]),
+                seeds_replay.feed(rows),
+                jax.random.wrap_key_data(key),
+            )
+            return (packing.pack(agent), carry[1].add(metrics, agent.step)), None
 
-        (agent, window), _ = jax.lax.scan(one, (agent, window), rows, length=updates)
+        carry = packing.pack(agent), window
+        (packed, window), _ = jax.lax.scan(one, carry, rows, length=updates)
+        agent = packing.unpack(packed)
         return agent, window, agent.step + 0
 
     mapped = for_each_seed(block, (0, 0, 0, 0, 0, None), mesh)
     return mapped(agents, windows, keys, replay.online, rows, replay.stored)
+
+
+@functools.cache
+def train_block_on(platform: str, candidate: str = "training") -> Any:
+    """`train_block` as a jitted function that is compiled as training is on a platform, or with
+    the options of a candidate besides.
+    """
+    return jax.jit(
+        _train_block,
+        static_argnames=("updates", "mesh"),
+        donate_argnames=("agents", "windows"),
+        compiler_options=compile_options(platform, candidate),
+    )
+
+
+def train_block(*arguments: Any, **named: Any) -> tuple[Agent, Window, jax.Array]:
+    """`_train_block`, compiled for JAX's default device."""
+    return train_block_on(jax.default_backend())(*arguments, **named)
 
 
 @partial(jax.jit, static_argnames="mesh", donate_argnames="online")
@@ -328,12 +350,11 @@ class Updates:
         """
         if self.windows is None:
             return {}
-        broken = jax.device_get(self.windows.broken)
+        broken = self.windows.by_name(self.windows.broken)
         self.clock.seen_busy()
         found = {}
-        for seed in range(self.num_seeds):
-            since = {name: int(update[seed]) for name, update in broken.items()}
-            since = {name: update for name, update in since.items() if update >= 0}
+        for seed, updates in enumerate(broken):
+            since = {name: update for name, update in updates.items() if update >= 0}
             if since:
                 first = min(since, key=lambda name: (since[name], name))
                 found[seed] = f"{first} is not finite since update {since[first]}"
@@ -343,14 +364,11 @@ class Updates:
         """Return each seed's mean metrics since the last log; [] if there was no update."""
         if self.windows is None:
             return []
-        sums = jax.device_get(self.windows.sums)
+        sums = self.windows.by_name(self.windows.sums)
         self.clock.seen_busy()
         return [
-            {
-                name: float(total[seed]) / self.window_updates
-                for name, total in sums.items()
-            }
-            for seed in range(self.num_seeds)
+            {name: total / self.window_updates for name, total in row.items()}
+            for row in sums
         ]
 
     def speed(self, seconds: float) -> dict[str, float]:
@@ -367,12 +385,12 @@ class Updates:
     def states(self) -> list[SeedState]:
         """Copy the state of each seed to the host, for its checkpoint."""
         host = jax.device_get({"agent": self.agents, "keys": self.keys})
-        sums = jax.device_get(self.windows.sums) if self.windows else {}
+        empty: list[dict[str, Any]] = [{}] * self.num_seeds
+        sums = self.windows.by_name(self.windows.sums) if self.windows else empty
         states = []
         for seed in range(self.num_seeds):
             tree = jax.tree.map(operator.itemgetter(seed), host)
-            own_sums = {name: float(total[seed]) for name, total in sums.items()}
-            window = {"updates": self.window_updates, "sums": own_sums}
+            window = {"updates": self.window_updates, "sums": sums[seed]}
             states.append(SeedState(tree["agent"], tree["keys"], window))
         return states
 
@@ -381,6 +399,8 @@ def metric_names(
     agents: Agent, replay: Replay, key: jax.Array, rows: Rows | None
 ) -> list[str]:
     """Return the names of an update's metrics, in order, without running an update.
+
+    Raises UserError as `traced_metrics` does.
 
     Args:
         agents: as in `train_block`.
@@ -392,9 +412,12 @@ def metric_names(
     one = replay.replace(online=online).feed(
         jax.tree.map(lambda leaf: leaf[0, 0], rows)
     )
-    return list(
-        jax.eval_shape(one_update, agent, one, jax.random.wrap_key_data(key))[1]
-    )
+    update_key = jax.random.wrap_key_data(key)
+
+    def trace() -> dict[str, Any]:
+        return jax.eval_shape(one_update, agent, one, update_key)[1]
+
+    return list(traced_metrics(trace, agent.config))
 
 
 def stack_windows(sums: Iterable[dict[str, Any]], mesh: Mesh | None) -> Window:

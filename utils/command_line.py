@@ -126,6 +126,14 @@ def existing_folder(text: str) -> Path:
     return path
 
 
+def existing_file(text: str) -> Path:
+    """The type of a file that exists."""
+    path = expanded(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return path
+
+
 def output_file(text: str) -> Path:
     """Argparse type: a file to write, in a folder that exists."""
     path = expanded(text)

@@ -5,34 +5,12 @@ of the same network on the concatenated inputs: Dense_i has a kernel and a bias,
 scale and a bias.
 """
 
-import functools
-import itertools
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-xavier = nn.initializers.xavier_uniform()
-
-
-class SplitDense(nn.Module):
-    """A dense layer on the concatenation of its inputs, computed as one product per input: a
-    flow multiplies the observation once for all of its steps.
-    """
-
-    features: int
-    kernel_init: nn.initializers.Initializer = xavier
-
-    @nn.compact
-    def __call__(self, *inputs: jax.Array) -> jax.Array:
-        ends = list(itertools.accumulate(x.shape[-1] for x in inputs))
-        kernel = self.param("kernel", self.kernel_init, (ends[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        shape = (*jnp.broadcast_shapes(*(x.shape[:-1] for x in inputs)), self.features)
-        products = map(jnp.matmul, inputs, jnp.split(kernel, ends[:-1]))
-        terms = (jnp.broadcast_to(term, shape) for term in (*products, bias))
-        return functools.reduce(jnp.add, terms)
+from utils.dense import LayerNorm, SplitDense, xavier
 
 
 def mlp(
@@ -55,7 +33,8 @@ def mlp(
     """
     for i, width in enumerate(hidden_dims):
         x = activation(SplitDense(width, name=f"Dense_{i}")(*inputs))
-        inputs = (nn.LayerNorm(name=f"LayerNorm_{i}")(x) if layer_norm else x,)
+        norm = LayerNorm(name=f"LayerNorm_{i}")
+        inputs = (norm(x) if layer_norm else x,)
     return SplitDense(out_dim, out_init, name=f"Dense_{len(hidden_dims)}")(*inputs)
 
 

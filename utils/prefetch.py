@@ -32,7 +32,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from utils.errors import RunError
-from utils.replay import FIELDS, HostFed, Replay, Rows, Transitions, update_keys
+from utils.replay import (
+    FIELDS,
+    HostFed,
+    Replay,
+    Rows,
+    Transitions,
+    run_points,
+    update_keys,
+)
 from utils.sharding import host_device, replicate, shard
 
 READERS = 16  # threads; most of them wait for the disk (4 suffice for data in memory)
@@ -152,13 +160,13 @@ class OnHost:
         starts: [B] the numbers of the transitions at which the chunks start.
         """
         numbers = self.dataset["rows"]
-        steps = np.arange(rows.rewards.shape[1] + 1)
+        steps = np.arange(rows.rewards.shape[1])
         # A larger index is an online transition, whose rows the device fills in.
         last = len(numbers) - 1
-        index = numbers[np.minimum(starts[:, None] + steps[:-1], last)]
-        window = numbers[np.minimum(starts, last)][:, None] + steps
+        index = numbers[np.minimum(starts[:, None] + steps, last)]
+        states = np.concatenate([index[:, :1], index + 1], axis=1)
         for name in FIELDS:
-            where = window if name == "observations" else index
+            where = states if name == "observations" else index
             # "clip" writes into `out` directly, and `take` releases the interpreter lock.
             np.take(
                 self.dataset[name], where, axis=0, out=getattr(rows, name), mode="clip"
@@ -242,10 +250,10 @@ class Prefetch:
         """Read the rows [S, U, B, ...] of a block with all reader threads."""
         numbers = np.arange(block.first, block.first + block.updates, dtype=np.int32)
         sizes = (len(self.data.dataset["rows"]), block.online or None)
-        batch_size = self.config.batch_size
         horizon = self.config.horizon_length
+        batch = self.config.batch_size, horizon, run_points(self.config)
         starts = np.asarray(
-            starts_of(self.keys, numbers, *sizes, self.balanced, batch_size, horizon)
+            starts_of(self.keys, numbers, *sizes, self.balanced, *batch)
         )
         rows = self.data.empty(starts.size, horizon)
         cuts = np.linspace(0, starts.size, self.pieces + 1).astype(int)
@@ -264,7 +272,7 @@ class Prefetch:
         return shard(rows, self.data.mesh)
 
 
-@partial(jax.jit, static_argnames=("balanced", "batch_size", "horizon"))
+@partial(jax.jit, static_argnames=("balanced", "batch_size", "horizon", "points"))
 def starts_of(
     keys: jax.Array,
     updates: jax.Array,
@@ -273,6 +281,7 @@ def starts_of(
     balanced: bool,
     batch_size: int,
     horizon: int,
+    points: int,
 ) -> jax.Array:
     """Draw the starts [S, U, B] of the chunks that the updates sample from the dataset.
 
@@ -286,13 +295,14 @@ def starts_of(
         balanced: whether half of each batch is online.
         batch_size: chunks in a batch.
         horizon: H.
+        points: chunks in a run.
     """
     later = None if online is None else HostFed(jnp.asarray(online, jnp.int32))
     replay = Replay(HostFed(jnp.asarray(stored, jnp.int32)), later, balanced)
 
     def one(key: jax.Array, update: jax.Array) -> jax.Array:
         key_batch, _ = update_keys(jax.random.wrap_key_data(key), update)
-        return replay.stored_starts(key_batch, batch_size, horizon)
+        return replay.stored_starts(key_batch, batch_size, horizon, points)
 
     return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(keys, updates)
 

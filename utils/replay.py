@@ -5,7 +5,7 @@ observation in row r + 1. A trajectory's final observation has a row in which no
 starts; `rows` lists all other rows, in time order.
 """
 
-from typing import Self
+from typing import Any, Self
 
 import flax.struct
 import jax
@@ -23,8 +23,9 @@ FIELDS = ("observations", "actions", "rewards", "masks", "terminals")
 class Rows(flax.struct.PyTreeNode):
     """The raw rows of a batch of chunks: H transitions and H + 1 observations from each start.
 
-    observations [..., H + 1, O]; actions [..., H, A]; rewards, masks, terminals [..., H]. The
-    rows may continue past the end of a trajectory; `chunks` masks what follows it.
+    observations [..., H + 1, O]: the first, and the one after each transition; actions [...,
+    H, A]; rewards, masks, terminals [..., H]. The rows may continue past the end of a
+    trajectory; `chunks` masks what follows it.
     """
 
     observations: jax.Array
@@ -95,11 +96,10 @@ class Transitions(flax.struct.PyTreeNode):
 
         Entries of `starts` outside 0..N - 1 return arbitrary rows.
         """
-        steps = jnp.arange(horizon + 1)[None]
-        rows = self.rows[jnp.maximum(starts[:, None] + steps[:, :-1], 0)]
-        window = self.rows[jnp.maximum(starts, 0)][:, None] + steps
+        rows = self.rows[jnp.maximum(starts[:, None] + jnp.arange(horizon)[None], 0)]
+        states = jnp.concatenate([rows[:, :1], rows + 1], axis=1)
         return Rows(
-            observations=self.observations[window],
+            observations=self.observations[states],
             actions=self.actions[rows],
             rewards=self.rewards[rows],
             masks=self.masks[rows],
@@ -135,9 +135,8 @@ def look_up(parts: Parts, starts: jax.Array, horizon: int) -> Rows:
     size = parts[0].size
     for part in parts[1:]:
         inside = starts[:, None] + jnp.arange(horizon)[None] >= size
-        # A chunk needs no observation past the end of its trajectory, and hence none of the
-        # next part: all its observations come from the part in which it starts.
-        choice = Rows(inside[:, :1, None], inside[:, :, None], inside, inside, inside)
+        states = jnp.concatenate([inside[:, :1], inside], axis=1)
+        choice = Rows(states[:, :, None], inside[:, :, None], inside, inside, inside)
         later = part.look_up(starts - size, horizon)
         found = jax.tree.map(jnp.where, choice, later, found)
         size += part.size
@@ -174,8 +173,24 @@ def chunks(rows: Rows, discount: float) -> Batch:
     }
 
 
+def run_chunks(rows: Rows, discount: float) -> Batch:
+    """Turn raw rows into the chunks [B, H, ...] of runs, for LQL (agents/lql.py).
+
+    A success ends a chunk too, even if the trajectory continues. Next observations are those
+    after each raw row. The batch also has row_rewards and ends [B, H]: the reward of each row,
+    and 1 where it is an end.
+    """
+    ends = jnp.maximum(rows.terminals, 1.0 - rows.masks)
+    return chunks(rows.replace(terminals=ends), discount) | {
+        "next_observations": rows.observations[:, 1:],
+        "terminals": rows.terminals,
+        "row_rewards": rows.rewards,
+        "ends": ends,
+    }
+
+
 def gather_chunks(
-    parts: Parts, starts: jax.Array, horizon: int, discount: float
+    parts: Parts, starts: jax.Array, horizon: int, discount: float, points: int = 1
 ) -> Batch:
     """Return the chunks [B, H, ...] that start at the transitions `starts` [B].
 
@@ -184,31 +199,55 @@ def gather_chunks(
         starts: numbers of transitions, counted through all parts.
         horizon: H.
         discount: of the reward sums.
+        points: n, if the chunks are those of runs.
     """
-    return chunks(look_up(parts, starts, horizon), discount)
+    rows = look_up(parts, starts, horizon)
+    return chunks(rows, discount) if points == 1 else run_chunks(rows, discount)
 
 
 def draw_starts(
-    parts: Parts, key: jax.Array, batch_size: int, horizon: int
+    parts: Parts, key: jax.Array, batch_size: int, horizon: int, points: int = 1
 ) -> jax.Array:
     """Draw the starts [B] of a batch, uniform on 0..N-H for N transitions in all parts.
+
+    With runs of n chunks, which follow each other, only the B / n first ones are drawn, from
+    0..N-nH.
 
     Args:
         parts: the transitions.
         key: the random key.
         batch_size: B.
         horizon: H.
+        points: n.
     """
-    size = sum(part.size for part in parts)
-    return jax.random.randint(key, (batch_size,), 0, size - horizon + 1)
+    last = sum(part.size for part in parts) - points * horizon
+    first = jax.random.randint(key, (batch_size // points,), 0, last + 1)
+    if points == 1:
+        return first
+    return (first[:, None] + horizon * jnp.arange(points)[None]).ravel()
 
 
 def sample(
-    parts: Parts, key: jax.Array, batch_size: int, horizon: int, discount: float
+    parts: Parts,
+    key: jax.Array,
+    batch_size: int,
+    horizon: int,
+    discount: float,
+    points: int = 1,
 ) -> Batch:
     """Sample a batch of chunks [B, H, ...]; the arguments are those of `draw_starts`."""
-    starts = draw_starts(parts, key, batch_size, horizon)
-    return gather_chunks(parts, starts, horizon, discount)
+    starts = draw_starts(parts, key, batch_size, horizon, points)
+    return gather_chunks(parts, starts, horizon, discount, points)
+
+
+def run_points(config: Any) -> int:
+    """Return n, how many chunks of a batch follow each other; 1 for agents without runs."""
+    return getattr(config, "lql_points", 1)
+
+
+def run_length(config: Any) -> int:
+    """Return n H, how many consecutive transitions a batch needs."""
+    return run_points(config) * config.horizon_length
 
 
 def update_keys(key: jax.Array, update: jax.Array) -> jax.Array:
@@ -268,30 +307,40 @@ class Replay(flax.struct.PyTreeNode):
         )
 
     def draws(
-        self, key: jax.Array, batch_size: int
+        self, key: jax.Array, batch_size: int, points: int = 1
     ) -> list[tuple[Parts, jax.Array, int]]:
-        """Return the draws of a batch: (parts, key, number of chunks), the dataset first."""
+        """Return the draws of a batch: (parts, key, number of chunks), the dataset first.
+
+        The arguments are those of `sample`.
+        """
         if self.online is None:
             return [((self.stored,), key, batch_size)]
         if not self.balanced:
             return [((self.stored, self.online), key, batch_size)]
         key_stored, key_online = jax.random.split(key)
-        half = batch_size // 2
+        half = batch_size // points // 2 * points  # of whole runs
         from_stored = (self.stored,), key_stored, batch_size - half
         from_online = (self.online,), key_online, half
         return [from_stored, from_online]
 
-    def stored_starts(self, key: jax.Array, batch_size: int, horizon: int) -> jax.Array:
+    def stored_starts(
+        self, key: jax.Array, batch_size: int, horizon: int, points: int = 1
+    ) -> jax.Array:
         """Return the starts [B'] of the first of `draws`, those of the dataset.
 
         Starts beyond the dataset's size are online transitions. The arguments are those of
         `sample`.
         """
-        parts, key, count = self.draws(key, batch_size)[0]
-        return draw_starts(parts, key, count, horizon)
+        parts, key, count = self.draws(key, batch_size, points)[0]
+        return draw_starts(parts, key, count, horizon, points)
 
     def sample(
-        self, key: jax.Array, batch_size: int, horizon: int, discount: float
+        self,
+        key: jax.Array,
+        batch_size: int,
+        horizon: int,
+        discount: float,
+        points: int = 1,
     ) -> Batch:
         """Sample a batch of chunks [B, H, ...].
 
@@ -300,10 +349,11 @@ class Replay(flax.struct.PyTreeNode):
             batch_size: B.
             horizon: H.
             discount: of the reward sums.
+            points: n, how many chunks follow each other.
         """
         batches = [
-            sample(parts, key, count, horizon, discount)
-            for parts, key, count in self.draws(key, batch_size)
+            sample(parts, key, count, horizon, discount, points)
+            for parts, key, count in self.draws(key, batch_size, points)
         ]
         if len(batches) == 1:
             return batches[0]

@@ -20,9 +20,12 @@ from agents import (
     fql,
     ifql,
     qam,
+    qgf,
+    qpilots,
     qsm,
     rebrac,
     rlpd,
+    rql,
     sqam,
     trqam,
     trqam_scalar_adjoint,
@@ -67,6 +70,12 @@ AGENTS |= {
     # Its target entropy, too, is a spread: 0.12.
     "rlpd": (rlpd, {"lr": 5e-3}),
 }
+AGENTS |= {
+    "rql": (rql, {"alpha": 0.03, "policy_ema": 0.95}),
+    "qgf": (qgf, {"guidance_weight": 2.0}),
+    # Only the direction of the gradient counts, and v where it points elsewhere.
+    "qpilots": (qpilots, {"alpha": 8.0, "flow_steps": 10}),
+}
 # Adjoint matching is biased at few flow steps, hence ten. 2 nats allow a spread of some 0.05
 # about a = s.
 TRUST_REGION = {"kl_budget": 2.0, "dual_mode": "closed_form", "flow_steps": 10}
@@ -108,6 +117,7 @@ MOST |= {
     "rebrac": 0.05,
     "rlpd": 0.19,
 }
+MOST |= {"rql": 0.19, "qgf": 0.1, "qpilots": 0.35}
 
 
 def distance_from_optimum(agent):
@@ -182,9 +192,9 @@ def test_each_network_learns_from_its_own_loss(name):
     fixed = agent.fixed_quantities(batch, noise)
     grads = jax.grad(agent.loss, has_aux=True)(agent.params, batch, noise, fixed)[0]
     alone = {}
-    if "base" in agent.params and name not in ("fbrac", "fawac"):
+    if "base" in agent.params and name not in ("fbrac", "fawac", "rql"):
         alone["base"] = jax.grad(agent.flow_loss)(agent.params["base"], batch, noise)
-    if name not in ("cgql_mse", "cgql_linex"):
+    if name not in ("cgql_mse", "cgql_linex", "rql"):
         alone["critic"] = jax.grad(agent.critic_loss, has_aux=True)(
             agent.params["critic"], batch, fixed["td_target"]
         )[0]

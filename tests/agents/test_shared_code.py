@@ -26,9 +26,10 @@ def repeated_share(folder):
 
 
 def test_at_most_four_percent_of_the_agents_lines_are_repeated(tmp_path):
-    assert repeated_share(AGENTS) <= 0.04
+    share = repeated_share(AGENTS)
+    assert share <= 0.04
     shutil.copytree(
         AGENTS, tmp_path / "agents", ignore=shutil.ignore_patterns("__pycache__")
     )
     shutil.copy(AGENTS / "fql.py", tmp_path / "agents" / "copied.py")
-    assert repeated_share(tmp_path / "agents") > 0.08
+    assert repeated_share(tmp_path / "agents") > 2 * share

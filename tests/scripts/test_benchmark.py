@@ -9,7 +9,7 @@ import pytest
 from scripts import benchmark
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ["update", "data", "table", "oracle", "checkpoint"]
+NAMES = ["update", "data", "table", "oracle", "checkpoint", "compile", "gpu"]
 
 
 def test_help_has_one_line_for_each_benchmark(capsys, monkeypatch):

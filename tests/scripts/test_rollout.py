@@ -4,6 +4,9 @@ import shutil
 from pathlib import Path
 
 import imageio.v2 as imageio
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import main as program
@@ -11,8 +14,10 @@ from envs.collect import collect_random
 from envs.evaluation import evaluate
 from envs.workers import EnvWorkers
 from scripts import rollout
+from tests.agents import straightforward_beyond
 from tests.envs.test_video import egl_renders
-from training.policy import evaluation_policy, load_run
+from training.keys import stream
+from training.policy import evaluation_policy, load_policy, load_run
 from utils.logging import CsvLog
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +30,7 @@ def run_dir(tmp_path_factory):
     return finished_run(tmp_path_factory.mktemp("rollout"), "trqam")
 
 
-def finished_run(root, agent):
+def finished_run(root, agent, *more):
     """The folder of a run of agents/<agent>.py that was cloned alone."""
     collect_random(TASK, root / "data", 300)
     flags = [
@@ -33,6 +38,7 @@ def finished_run(root, agent):
         "--offline_steps=0", "--online_steps=0", "--eval_episodes=3", "--eval_workers=1", "--seed=5", "--horizon_length=5",
         "--agent.action_chunking=True", "--agent.actor_hidden_dims=(8,8)", "--agent.value_hidden_dims=(8,8)",
         "--agent.num_qs=2", "--agent.flow_steps=2", "--agent.batch_size=8", f"--agent={ROOT}/agents/{agent}.py",
+        *more,
     ]  # fmt: skip
     assert program.main(["main.py", *flags]) == 0
     (config,) = root.glob(f"exp/Debug/{TASK}/*/config.json")
@@ -98,6 +104,38 @@ def test_the_value_of_a_distributional_critic_is_the_agents_own(tmp_path, capsys
     (value,) = agent.expected_return(observations, chunks.reshape(1, -1))
     assert printed_value == pytest.approx(float(value), rel=1e-2)
     assert -150 < value < -50
+
+
+STEERED = {
+    "qgf": ("--agent.guidance_weight=5", "--agent.best_of_n=3"),
+    "qpilots": ("--agent.alpha=0.5", "--agent.best_of_n=3"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STEERED)
+def test_a_loaded_policy_is_steered_as_the_equations_say(tmp_path, name, capsys):
+    """And so are the episodes of a rollout, which are those of the run's evaluation."""
+    folder = finished_run(tmp_path, name, *STEERED[name])
+    agent, stored = load_run(folder)
+    s = (
+        np.random.default_rng(0)
+        .normal(size=(6, stored["observation_dim"]))
+        .astype(np.float32)
+    )
+    key = jax.random.fold_in(stream(jax.random.key(3), "policy"), 0)
+    x0 = jax.random.normal(key, (3, 6, agent.flat_action_dim))
+    expected = getattr(straightforward_beyond, f"{name}_act")(agent, s, x0)
+    found = load_policy(folder, seed=3)(s).reshape(6, -1)
+    np.testing.assert_allclose(found, expected, atol=3e-5)
+    plain = jnp.clip(agent.flow_sample(agent.params["base"], s, x0), -1.0, 1.0)
+    assert np.abs(np.asarray(plain) - found).max(axis=2).min() > 1e-3
+    capsys.readouterr()
+    assert run(folder, "--episodes=3", "--eval_workers=1") == 0
+    lines = capsys.readouterr().out.splitlines()[-4:-1]
+    evaluation = CsvLog(folder / "eval.csv").rows()[-1]
+    steps = np.mean([float(line.split()[2]) for line in lines])
+    assert steps == pytest.approx(evaluation["length"])
 
 
 def test_a_strangers_run_is_executed_with_trust_alone(run_dir, tmp_path, capsys):

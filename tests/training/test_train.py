@@ -26,8 +26,11 @@ def test_a_window_sums_and_remembers_the_first_update_that_broke_each_metric():
             {name: jnp.array(value[step]) for name, value in values.items()},
             jnp.array(11 + step),
         )
-    assert float(window.sums["a"]) == 10.5
-    assert jax.tree.map(int, window.broken) == {"a": -1, "b": 12, "c": 13}
+    assert (
+        window.sums.shape == window.broken.shape == (3,)
+    )  # one kernel for all metrics
+    assert window.by_name(window.sums[None])[0]["a"] == 10.5
+    assert window.by_name(window.broken[None]) == [{"a": -1, "b": 12, "c": 13}]
 
 
 def test_calls_have_one_length_that_crosses_no_interval():

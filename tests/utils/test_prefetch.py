@@ -72,19 +72,21 @@ def test_rows_looked_up_on_the_host_are_those_of_the_device(tmp_path):
     )
 
 
+@pytest.mark.parametrize("points", [1, 2])
 @pytest.mark.parametrize("mode", ["offline", "union", "balanced"])
-def test_batches_from_the_host_are_those_of_the_device(mode, tmp_path):
+def test_batches_from_the_host_are_those_of_the_device(mode, points, tmp_path):
     """To the bit, across trajectory ends and from the dataset into what is online."""
     dataset = mapped(make_dataset([4, 1, 3, 2]), tmp_path)
     online = None if mode == "offline" else online_part(0)
-    sample = jax.jit(Replay.sample, static_argnums=(2, 3, 4))
+    sample = jax.jit(Replay.sample, static_argnums=(2, 3, 4, 5))
+    config = types.SimpleNamespace(**vars(CONFIG), lql_points=points)
     device, host = (
         Replay(data.stored, online, mode == "balanced")
         for data in (OnDevice(dataset, None), OnHost(dataset, None))
     )
     keys = jax.random.key_data(jax.random.split(jax.random.key(1), 1))
     with OnHost(dataset, None).feed(
-        host, keys, CONFIG, [Block(7, 20, 7 * (online is not None))]
+        host, keys, config, [Block(7, 20, 7 * (online is not None))]
     ) as feed:
         rows = next(feed)
     for update in range(20):
@@ -93,9 +95,7 @@ def test_batches_from_the_host_are_those_of_the_device(mode, tmp_path):
             sample(
                 replay,
                 update_keys(jax.random.wrap_key_data(keys[0]), 7 + update)[0],
-                8,
-                3,
-                0.9,
+                *(8, 3, 0.9, points),
             )
             for replay in (fed, device)
         )

@@ -202,3 +202,99 @@ def test_balanced_batches_are_half_online():
         )
     batch = replay.sample(jax.random.key(0), 32, 2, GAMMA)
     assert (np.asarray(batch["observations"])[:, 0] >= 100.0).sum() == 16
+
+
+# ---------------------------------------------------------------------------------------- runs
+
+
+def naive_run_chunk(dataset, start, horizon):
+    """One chunk of a run: raw rows whatever their trajectory, where a success is an end too."""
+    rows = dataset["rows"][start : start + horizon]
+    ends = np.maximum(dataset["terminals"][rows], 1 - dataset["masks"][rows])
+    valid = np.array([float(not ends[:j].any()) for j in range(horizon)])
+    return {
+        "observations": dataset["observations"][rows[0]],
+        "actions": dataset["actions"][rows],
+        "rewards": np.cumsum(
+            GAMMA ** np.arange(horizon) * dataset["rewards"][rows] * valid
+        ),
+        "row_rewards": dataset["rewards"][rows],
+        "terminals": dataset["terminals"][rows],
+        "ends": ends,
+        "valid": valid,
+        "next_observations": dataset["observations"][rows + 1],
+    }
+
+
+def test_runs_are_raw_rows_across_ends():
+    dataset = make_dataset([4, 2, 1, 5, 6])
+    dataset["masks"][dataset["rows"][15]] = (
+        0.0  # a success after which the trajectory goes on
+    )
+    starts = np.arange(16)
+    batch = gather_chunks(
+        (Transitions.create(dataset),), jnp.array(starts), 3, GAMMA, points=2
+    )
+    for i, start in enumerate(starts):
+        for name, value in naive_run_chunk(dataset, start, 3).items():
+            np.testing.assert_allclose(
+                batch[name][i], value, rtol=1e-5, err_msg=f"{name} {i}"
+            )
+        if batch["valid"][i, -1]:
+            assert batch["masks"][i, -1] == dataset["masks"][dataset["rows"][start + 2]]
+    assert set(batch["valid"][:, -1].tolist()) == {0.0, 1.0}
+
+
+def test_runs_follow_each_other_from_uniform_starts():
+    dataset = make_dataset([4, 2, 5])
+    replay = Replay.create(dataset)
+    batch = replay.sample(jax.random.key(0), 60_000, 2, GAMMA, points=3)
+    rows = {
+        tuple(row): i for i, row in enumerate(dataset["observations"][dataset["rows"]])
+    }
+    starts = [rows[tuple(row)] for row in np.asarray(batch["observations"])]
+    starts = np.reshape(starts, (20_000, 3))
+    np.testing.assert_array_equal(
+        starts - starts[:, :1], np.tile([0, 2, 4], (20_000, 1))
+    )
+    counts = np.bincount(starts[:, 0])
+    assert len(counts) == 6  # 0 .. N - n H
+    assert abs(counts / (20_000 / 6) - 1).max() < 0.1
+
+
+def test_a_run_goes_on_into_what_is_online():
+    """As in one dataset of both, in balanced halves never."""
+    dataset, rng = make_dataset([4, 3]), np.random.default_rng(0)
+    online = make_dataset([5, 2], seed=1)
+    both = {
+        name: np.concatenate([dataset[name], online[name]])
+        for name in dataset
+        if name != "rows"
+    }
+    shift = len(dataset["observations"])
+    both["rows"] = np.concatenate([dataset["rows"], online["rows"] + shift])
+    replay = Replay.create(dataset, room=9, online=online)
+    starts = jnp.array(rng.permutation(14 - 3 + 1))
+    found, expected = (
+        gather_chunks(parts, starts, 3, GAMMA, points=2)
+        for parts in ((replay.stored, replay.online), (Transitions.create(both),))
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    balanced = Replay.create(dataset, room=9, online=online, balanced=True)
+    batch = balanced.sample(jax.random.key(0), 18, 1, GAMMA, points=3)
+    stored = {tuple(row) for row in dataset["observations"]}
+    where = [tuple(row) in stored for row in np.asarray(batch["observations"])]
+    assert where == [True] * 9 + [False] * 9
+
+
+def test_runs_take_no_gather_more():
+    """One of each field, as chunks do, and one of the rows' numbers."""
+    replay = Replay.create(make_dataset([30]))
+    gathers = {}
+    for points in (1, 4):
+        sample = jax.jit(
+            lambda replay, n=points: replay.sample(jax.random.key(0), 8, 2, 0.9, n)
+        )
+        gathers[points] = sample.lower(replay).as_text().count('"stablehlo.gather"')
+    # chunks choose the last valid next observation besides, which runs do not
+    assert 0 < gathers[4] < gathers[1]
