@@ -1,9 +1,9 @@
 """Demonstrations of robomimic's lift by a script, and of any task by random actions.
 
 The script reaches, grasps and raises the cube. Like the people of robomimic's multi-human data
-it acts with unequal skill (`SKILLS`), and the least skilled often miss the cube. After a success
-a demonstration holds the cube for some steps, as theirs do, and its last row has `dones` 1.
-Without a success it ends at the job's limit of steps, with `dones` 0.
+it acts with unequal skill (`SKILLS`), and the least skilled often miss the cube. After a
+success a demonstration holds the cube for some steps, and its last row has `dones` 1.
+Without one it ends at the job's limit of steps, with `dones` 0.
 """
 
 import random
