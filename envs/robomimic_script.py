@@ -1,9 +1,9 @@
 """Demonstrations of robomimic's lift by a script, and of any task by random actions.
 
 The script reaches, grasps and raises the cube. Like the people of robomimic's multi-human data
-it acts with unequal skill (`SKILLS`), and the least skilled often miss the cube. After a
-success a demonstration holds the cube for some steps, and its last row has `dones` 1.
-Without one it ends at the job's limit of steps, with `dones` 0.
+it acts with unequal skill (`SKILLS`), and the least skilled often close the hand too early and
+stay there. After a success a demonstration holds the cube for some steps, and its last row has
+`dones` 1. Without one it ends at the job's limit of steps, with `dones` 0.
 """
 
 import random
@@ -17,7 +17,6 @@ from envs.robomimic import import_robosuite, observed
 from envs.robomimic_data import observation_keys
 from envs.tasks import robomimic_task
 
-_BESIDE = 0.08  # metres from the cube to where the hand closes in an episode that misses
 _CLOSING = 4  # steps until the fingers hold
 _RAISING = 0.25  # the largest action upwards with the cube
 _HOLDING = 10  # steps after the first success
@@ -31,13 +30,13 @@ class Skill(NamedTuple):
     """The largest action towards the next position."""
     noise: float
     """The standard deviation of the noise on actions."""
-    misses: float
-    """The share of episodes in which the hand closes beside the cube and stays there."""
+    early: float
+    """The share of episodes in which the hand closes above the cube instead of around it."""
 
 
 SKILLS = {
-    "better": Skill(1.0, 0.1, 0.0),
-    "okay": Skill(0.8, 0.2, 0.5),
+    "better": Skill(1.0, 0.1, 0.3),
+    "okay": Skill(0.8, 0.2, 0.8),
     "worse": Skill(0.6, 0.3, 0.9),
 }
 _PEOPLE = {"mh": ("better", "okay", "worse"), "ph": ("better",)}
@@ -54,19 +53,14 @@ class Lift:
     def __init__(self, skill: Skill, rng: np.random.Generator):
         self.skill = skill
         self.rng = rng
-        self.error = np.zeros(3)
-        if rng.random() < skill.misses:
-            self.error[1] = rng.choice([-_BESIDE, _BESIDE])
+        self.early = rng.random() < skill.early
         self.phase = 0
         self.closed_for = 0
-        self.target: np.ndarray | None = None
 
     def act(self, raw: dict[str, np.ndarray]) -> np.ndarray:
         """Return an action [7]: a step of the hand, a rotation, and the fingers (1: close)."""
         hand = raw["robot0_eef_pos"]
-        if self.target is None or not self.error.any():
-            self.target = raw["cube_pos"] + self.error
-        goal = self.target + [0, 0, (0.08, 0.0, 0.0, 0.1)[self.phase]]
+        goal = raw["cube_pos"] + [0, 0, (0.08, 0.0, 0.0, 0.1)[self.phase]]
         away = goal - hand
         self._advance(away)
         action = np.zeros(7)
@@ -80,7 +74,7 @@ class Lift:
     def _advance(self, away: np.ndarray) -> None:
         """Begin the next phase if the hand is there: above, at the cube, closed, raised."""
         if self.phase == 0 and np.linalg.norm(away[:2]) < 0.015 and abs(away[2]) < 0.03:
-            self.phase = 1
+            self.phase = 2 if self.early else 1
         elif self.phase == 1 and np.linalg.norm(away) < 0.015:
             self.phase = 2
         elif self.phase == 2:
