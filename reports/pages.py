@@ -71,9 +71,9 @@ def quickstart(results: Path) -> list[str]:
     return markdown(header, rows)
 
 
-def study(results: Path) -> list[str]:
-    """The methods of results/study, as report.py compares them on their task."""
-    found = report(read_all([str(results / "study")], 1)[0], "final", [])
+def study(folder: Path) -> list[str]:
+    """The methods of an exported study of one task, as report.py compares them."""
+    found = report(read_all([str(folder)], 1)[0], "final", [])
     rows = [row for row in found.rows if (row.scope, row.phase) == ("task", "offline")]
     return as_markdown(rows, list(STUDY_COLUMNS))
 
@@ -151,7 +151,8 @@ def chain(results: Path) -> list[str]:
 
 TABLES: dict[str, Callable[[Path], list[str]]] = {
     "quickstart": quickstart,
-    "study": study,
+    "study": lambda results: study(results / "study"),
+    "lift": lambda results: study(results / "lift"),
     "speed": lambda results: speed(results / "speed_cpu.json"),
     "agents": lambda results: speed(results / "agents_cpu.json"),
     "host_data": host_data,
