@@ -57,9 +57,11 @@ class Recipe(NamedTuple):
 
     def scale(self, observations: Scaled) -> Scaled:
         """Scale observations [..., O] to [-1, 1], where the file's lie."""
-        low = np.asarray(self.low, observations.dtype)
-        span = np.asarray(self.high, observations.dtype) - low + _MARGIN
-        return 2 * ((observations - low) / span - 0.5)
+        low, high = np.array([self.low, self.high], observations.dtype)
+        row = (None,) * (
+            observations.ndim - 1
+        )  # JAX is told not to broadcast by itself
+        return 2 * ((observations - low[row]) / (high - low + _MARGIN)[row] - 0.5)
 
 
 class Demonstrations(NamedTuple):
