@@ -287,30 +287,18 @@ def load_dataset(
     Raises:
         UserError: if the data is missing or does not fit the task.
     """
-    flag = "--dataset" if dataset_path is not None else f"--{folder_flag(env_name)}"
     if not 0 < proportion <= 1:
         raise UserError(f"--dataset_proportion must lie in (0, 1], it is {proportion}")
-    named = None if dataset_path is None else expanded(dataset_path)
-    source = named or find_dataset(env_name, dataset_dir)
-    place = ArraysPlace(
-        flag, expanded(arrays_dir, "--arrays_dir") if arrays_dir else None
+    source = _source(env_name, dataset_dir, dataset_path)
+    converted = expanded(arrays_dir, "--arrays_dir") if arrays_dir else None
+    place = ArraysPlace(source.flag, converted)
+    raw, path, recipe = _read_any(
+        source, env_name, split, dataset_layout, action_scale, place
     )
-    if not is_user_env(env_name):
-        _refuse_own_settings(env_name, dataset_layout, action_scale)
-    recipe = raw = None
-    if is_robomimic(env_name):
-        raw, recipe = _read_robomimic(source, env_name, flag)
+    where = f"{source.flag}: {path}"
     with contextlib.ExitStack() as stack:
-        env = _environment(env_name, environment, recipe)
-        if env:
+        if env := _environment(env_name, environment, recipe):
             stack.callback(env.close)
-        path = source
-        if is_user_env(env_name):
-            raw = _read_own(source, dataset_layout, action_scale, place)
-        elif raw is None:
-            raw, path = _read(source, env_name, split, place, named=named is not None)
-        where = f"{flag}: {path}"
-        if env:
             _check_belongs(raw, env, env_name, where)
             _label(raw, env, env_name)
     if sparse:
@@ -329,10 +317,27 @@ def load_recipe(
     """
     if not is_robomimic(env_name):
         return None
-    flag = "--dataset" if dataset_path is not None else f"--{folder_flag(env_name)}"
-    named = None if dataset_path is None else expanded(dataset_path)
-    source = named or find_dataset(env_name, dataset_dir)
-    return read_demonstrations(source, env_name, flag).recipe
+    source = _source(env_name, dataset_dir, dataset_path)
+    return read_demonstrations(source.path, env_name, source.flag).recipe
+
+
+class _Source(NamedTuple):
+    """Where the data of a task is."""
+
+    path: Path
+    flag: str
+    """The flag that says so."""
+    named: bool
+    """Whether the user named the file or folder itself, not the folder of all datasets."""
+
+
+def _source(
+    env_name: str, dataset_dir: Path | str | None, dataset_path: Path | str | None
+) -> _Source:
+    if dataset_path is not None:
+        return _Source(expanded(dataset_path), "--dataset", named=True)
+    path = find_dataset(env_name, dataset_dir)
+    return _Source(path, f"--{folder_flag(env_name)}", named=False)
 
 
 def _environment(
@@ -386,6 +391,29 @@ def _sparse(rewards: np.ndarray, where: str) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- reading
+
+
+def _read_any(
+    source: _Source,
+    env_name: str,
+    split: str,
+    layout: str,
+    action_scale: float,
+    place: "ArraysPlace",
+) -> tuple[Arrays, Path, Recipe | None]:
+    """Return arrays in the ogbench layout, the path for messages, and the recipe of robomimic.
+
+    The arguments are those of `load_dataset`; `place` is where shards are converted to.
+    """
+    if is_user_env(env_name):
+        raw = _read_own(source.path, layout, action_scale, place)
+        return raw, source.path, None
+    _refuse_own_settings(env_name, layout, action_scale)
+    if is_robomimic(env_name):
+        raw, recipe = _read_robomimic(source.path, env_name, source.flag)
+        return raw, source.path, recipe
+    raw, path = _read(source.path, env_name, split, place, named=source.named)
+    return raw, path, None
 
 
 def _read(

@@ -221,18 +221,7 @@ def _order(data: Any, where: str) -> list[str]:
 
 def _demonstration(demo: Any, keys: Sequence[str], where: str) -> Arrays:
     """Read one demonstration as arrays of T rows; raise UserError if it is incomplete."""
-    names = ["actions", "rewards", "dones"]
-    names += [f"{group}/{key}" for group in ("obs", "next_obs") for key in keys]
-    missing = [name for name in names if name not in demo]
-    if missing:
-        raise UserError(
-            f"{where} lacks {', '.join(missing)} in {demo.name}; give robomimic's file of type"
-            " low_dim"
-        )
-    found = {name: demo[name][()] for name in names}
-    lengths = {len(value) if value.ndim else 0 for value in found.values()}
-    if len(lengths) > 1 or 0 in lengths:
-        raise UserError(f"{where}: the arrays of {demo.name} do not have as many rows")
+    found = _complete(demo, keys, where)
     ends = np.asarray(found["dones"], np.float64)
     terminals = ends.copy()
     terminals[-1] = 1
@@ -249,6 +238,23 @@ def _demonstration(demo: Any, keys: Sequence[str], where: str) -> Arrays:
         "masks": 1 - ends,
         "terminals": terminals,
     }
+
+
+def _complete(demo: Any, keys: Sequence[str], where: str) -> Arrays:
+    """Read the stored arrays of a demonstration, all with as many rows; raise UserError."""
+    names = ["actions", "rewards", "dones"]
+    names += [f"{group}/{key}" for group in ("obs", "next_obs") for key in keys]
+    missing = [name for name in names if name not in demo]
+    if missing:
+        raise UserError(
+            f"{where} lacks {', '.join(missing)} in {demo.name}; give robomimic's file of type"
+            " low_dim"
+        )
+    found = {name: demo[name][()] for name in names}
+    lengths = {value.shape[:1] for value in found.values()}
+    if len(lengths) > 1 or lengths & {(), (0,)}:
+        raise UserError(f"{where}: the arrays of {demo.name} do not have as many rows")
+    return found
 
 
 # ---------------------------------------------------------------- writing
