@@ -564,7 +564,7 @@ def maze_env():
 def test_changed_bytes_are_read_or_one_line(
     compression, changes, cut, tmp_path, maze_env, monkeypatch
 ):
-    monkeypatch.setattr(datasets, "make_env", lambda _: maze_env)
+    monkeypatch.setattr(datasets, "make_env", lambda *_, **__: maze_env)
     monkeypatch.setattr(maze_env, "close", lambda: None)
     members = {key: array_member(array) for key, array in maze_rows().items()}
     content = bytearray(archive(members, compression))
