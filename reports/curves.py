@@ -107,22 +107,25 @@ def lines(
 
 
 def draw(chart: Chart, keys: dict[str, str]) -> Figure:
-    """The figure of a chart; keys: of all the report's methods, in the order of colours."""
+    """Return the figure of a chart; keys as in `draw_on`."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.3, 1.9))
-        axes = figure.add_axes((0.12, 0.13, 0.79, 0.75), title=chart.title)
-        low, top = value_range([*chart.series.values(), *chart.budgets.values()])
-        axes.set_yscale("log" if low > 0 and not chart.top else "linear")
-        axes.set_ylim((0.0, chart.top) if chart.top else (low, top))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.spines[["top", "right"]].set_visible(False)
-        draw_lines(
-            axes, chart, {method: line_style(i) for i, method in enumerate(keys)}
-        )
-        for step in chart.online_at:
-            axes.axvline(step, color="grey", linestyle="dotted", linewidth=0.8)
-        write_keys(axes, chart, keys)
+        draw_on(figure.add_axes((0.12, 0.13, 0.79, 0.75)), chart, keys)
     return figure
+
+
+def draw_on(axes: Axes, chart: Chart, keys: dict[str, str]) -> None:
+    """Draw a chart on axes; keys: of all the report's methods, in the order of colours."""
+    axes.set_title(chart.title)
+    low, top = value_range([*chart.series.values(), *chart.budgets.values()])
+    axes.set_yscale("log" if low > 0 and not chart.top else "linear")
+    axes.set_ylim((0.0, chart.top) if chart.top else (low, top))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.spines[["top", "right"]].set_visible(False)
+    draw_lines(axes, chart, {method: line_style(i) for i, method in enumerate(keys)})
+    for step in chart.online_at:
+        axes.axvline(step, color="grey", linestyle="dotted", linewidth=0.8)
+    write_keys(axes, chart, keys)
 
 
 def draw_lines(axes: Axes, chart: Chart, styles: dict[str, dict[str, Any]]) -> None:

@@ -54,6 +54,14 @@ class Result:
             return self.env_name
 
     @property
+    def cloning_steps(self) -> int:
+        """The updates of the base that the run trained for itself before its first step."""
+        flags = self.config.get("flags", {})
+        if "cloning" not in self.config or flags.get("pretrained_actor_path"):
+            return 0
+        return 0 if flags.get("bc_only") else flags["bc_steps"]
+
+    @property
     def name(self) -> str:
         """What messages call it."""
         return f"{self.method} {self.env_name.removesuffix('-v0')} seed {self.seed}"

@@ -5,6 +5,7 @@ figures beside.
     python scripts/report.py exp/ --details                              # and each task
     python scripts/report.py exp/ --html=report.html --csv=report.csv --latex=report.tex
     python scripts/report.py exp/ --step=200_000  # at one step (last: the last shared)
+    python scripts/report.py exp/ --picture=curves.png  # success, path KL, lambda by task
     python scripts/report.py exp/Debug/ exp_data.pkl    # published exp_data pickles beside them
     python scripts/report.py other.pkl --pickle_axes=seeds,evaluations   # where arrays are so
     python scripts/report.py exp/Debug/ --export=results/NAME  # keep what it reads
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from reports.summary import Report
 
 ROOT = Path(__file__).resolve().parents[1]
+PICTURES = (".png", ".pdf", ".svg")
 
 
 def step(text: str) -> str:
@@ -76,6 +78,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="write one page with tables and curves",
     )
     parser.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help="draw success, path KL and lambda of each task (.png, .pdf, .svg)",
+    )
+    doc = "CSV of published success to draw in --picture (reports/picture.py: COLUMNS)"
+    parser.add_argument("--published_curves", type=Path, metavar="FILE", help=doc)
+    parser.add_argument(
         "--export",
         type=Path,
         metavar="DIR",
@@ -95,7 +105,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     doc = "what the axes of a pickle's arrays are"
     parser.add_argument("--pickle_axes", default=AXES[0], choices=AXES, help=doc)
     flags = parser.parse_args(argv)
-    for path in (flags.csv, flags.latex, flags.html):
+    if flags.picture and flags.picture.suffix not in PICTURES:
+        name = printable(flags.picture)
+        raise UserError(f"--picture={name}: end it in {', '.join(PICTURES)}")
+    for path in (flags.csv, flags.latex, flags.html, flags.picture):
         if path and not expanded(path).parent.is_dir():
             where = printable(path.parent)
             raise UserError(f"{printable(path)}: there is no folder {where}")
@@ -123,6 +136,8 @@ def run(argv: list[str]) -> int:
     found = report(results, flags.step, read_published(), notes, flags.bootstrap)
     outputs = [(flags.csv, as_csv), (flags.latex, as_latex), (flags.html, as_html)]
     written = write([(expanded(path), made(found)) for path, made in outputs if path])
+    if flags.picture:
+        written.append(draw_picture(found, flags))
     if flags.export:
         exported = export(results, expanded(flags.export))
         written.append(f"{exported} runs below {printable(flags.export)}")
@@ -139,6 +154,19 @@ def as_html(found: "Report") -> str:
     from reports.html import page
 
     return page(found)
+
+
+def draw_picture(found: "Report", flags: argparse.Namespace) -> str:
+    """Draw --picture; return its name."""
+    from reports.picture import picture, read_published_curves
+    from reports.text import keys_of
+
+    path = expanded(flags.picture)
+    curves = flags.published_curves
+    published = read_published_curves(expanded(curves)) if curves else []
+    figure = picture(keys_of(found.methods), found.results, published)
+    figure.savefig(path, dpi=160)
+    return printable(path)
 
 
 def repeated(found: "Report", flags: argparse.Namespace) -> int:

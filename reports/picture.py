@@ -1,0 +1,149 @@
+"""One picture of a study: success, path KL and λ of each task over all updates.
+
+The steps of a run that cloned its own base begin after the updates of the base. Published
+curves are drawn in grey.
+"""
+
+import csv
+import itertools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from reports.curves import STYLE, Chart, Line, charts, draw_on, line_style
+from reports.results import Result
+from reports.text import short
+from utils.errors import UserError, printable
+
+COLUMNS = ("task", "method", "step", "mean", "low", "high", "seeds", "source")
+"""Of a file of published curves: success in percent, with a 95 % interval over seeds."""
+PANEL = (3.3, 2.0)  # inches
+LEGEND_LINE = 0.16  # inches
+NAMES_BESIDE = 2  # in the legend
+DASHES: Any = ("dashed", "dotted")  # of published curves
+
+
+class PublishedCurve(NamedTuple):
+    """The published success of one method on one task, in percent, at E steps."""
+
+    task: str
+    method: str
+    steps: np.ndarray
+    """[E], updates; without a base that was cloned before."""
+    mean: np.ndarray
+    """[E]"""
+    low: np.ndarray
+    """[E], of the 95 % interval of the mean."""
+    high: np.ndarray
+    """[E]"""
+
+
+def read_published_curves(path: Path) -> list[PublishedCurve]:
+    """Read a CSV file with `COLUMNS`; raise UserError if it is none."""
+    try:
+        with path.open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        groups = itertools.groupby(lines, lambda line: (line["task"], line["method"]))
+        return [_curve(task, method, list(inside)) for (task, method), inside in groups]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"--published_curves: {printable(path)} is no CSV file with the columns"
+            f" {', '.join(COLUMNS)} ({type(error).__name__})"
+        ) from error
+
+
+def _curve(task: str, method: str, lines: list[dict[str, str]]) -> PublishedCurve:
+    names = ("step", "mean", "low", "high")
+    columns = [np.array([float(line[name]) for line in lines]) for name in names]
+    return PublishedCurve(task, method, *columns)
+
+
+def picture(
+    keys: dict[str, str], results: list[Result], published: list[PublishedCurve]
+) -> Figure:
+    """Return the picture: a row for each task, and a legend.
+
+    Args:
+        keys: the key of each of the report's methods, in the order of their colours.
+        results: the runs.
+        published: drawn where their task is among those of the runs.
+    """
+    tasks = sorted({result.env_name for result in results})
+    rows = [
+        _charts(keys, task, [r for r in results if r.env_name == task])
+        for task in tasks
+    ]
+    height = PANEL[1] * len(rows) + LEGEND_LINE * (len(keys) // NAMES_BESIDE + 3)
+    width = PANEL[0] * max(map(len, rows))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        grid = figure.subplots(len(rows), max(map(len, rows)), squeeze=False)
+        for task, row, line in zip(tasks, rows, grid, strict=True):
+            of_task = [curve for curve in published if curve.task == task]
+            for axes, chart in itertools.zip_longest(line, row):
+                _fill(axes, chart, keys, of_task)
+        _write_legend(figure, keys, published)
+    return figure
+
+
+def _charts(keys: dict[str, str], task: str, results: list[Result]) -> list[Chart]:
+    """Return the charts of a task, whose steps begin after the updates of the base."""
+    cloning = {result.method: result.cloning_steps for result in results}
+
+    def moved(lines: dict[str, Line]) -> dict[str, Line]:
+        return {m: (x + cloning[m], y, half) for m, (x, y, half) in lines.items()}
+
+    later = max(cloning.values())
+    return [
+        chart._replace(
+            series=moved(chart.series),
+            budgets=moved(chart.budgets),
+            online_at={step + later for step in chart.online_at},
+        )
+        for chart in charts(keys, short(task), results)
+    ]
+
+
+def _fill(
+    axes: Axes,
+    chart: Chart | None,
+    keys: dict[str, str],
+    published: list[PublishedCurve],
+) -> None:
+    """Draw a chart, or nothing, on axes; success with the published curves of the task."""
+    if chart is None:
+        axes.set_axis_off()
+        return
+    draw_on(axes, chart, keys)
+    axes.set_xlabel("updates, those of the base included")
+    if chart.top:
+        left, right = axes.get_xlim()
+        for curve, dashes in zip(published, itertools.cycle(DASHES), strict=False):
+            axes.plot(curve.steps, curve.mean, color="grey", linestyle=dashes)
+            axes.fill_between(
+                curve.steps, curve.low, curve.high, color="grey", alpha=0.2, linewidth=0
+            )
+        axes.set_xlim(left, right)
+
+
+def _write_legend(
+    figure: Figure, keys: dict[str, str], published: list[PublishedCurve]
+) -> None:
+    """Write the key and the name of every method below the charts."""
+    lines = [
+        (Line2D([], [], **line_style(i)), f"{key}  {method}")
+        for i, (method, key) in enumerate(keys.items())
+    ]
+    names = dict.fromkeys(curve.method for curve in published)
+    for name, dashes in zip(names, itertools.cycle(DASHES), strict=False):
+        handle = Line2D([], [], color="grey", linestyle=dashes)
+        lines.append((handle, f"published: {name}"))
+    handles, labels = zip(*lines, strict=True)
+    figure.legend(
+        handles, labels, loc="outside lower left", ncols=NAMES_BESIDE, frameon=False
+    )

@@ -1,0 +1,91 @@
+"""The picture of a study, asked of matplotlib's own objects."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reports.picture import COLUMNS, picture, read_published_curves
+from reports.reading import read_all
+from scripts.report import main
+from utils.errors import UserError, one_line
+
+STUDY = Path(__file__).resolve().parents[2] / "results" / "study"
+TASK = "cube-single-play-singletask-task1-v0"
+LINES = [
+    f"{TASK},QAM,50000,18,10,26,12,a paper",
+    f"{TASK},QAM,100000,44,30,58,12,a paper",
+    "scene-play-singletask-task1-v0,QAM,50000,90,85,95,12,a paper",
+]
+
+
+@pytest.fixture(scope="module")
+def results():
+    """Runs of the study, those of TRQAM with a base that they cloned."""
+    found = []
+    for result in read_all([str(STUDY)], 1)[0]:
+        cloning = {"cloning": {}} if result.agent == "trqam" else {}
+        found.append(dataclasses.replace(result, config=result.config | cloning))
+    return found
+
+
+def write_csv(path, lines=LINES, columns=COLUMNS):
+    path.write_text("\n".join([",".join(columns), *lines]) + "\n")
+    return path
+
+
+def drawn(axes):
+    return {line.get_label(): line for line in axes.lines}
+
+
+def test_updates_of_the_base_count(results):
+    methods = dict.fromkeys(result.method for result in results)
+    figure = picture({method: method for method in methods}, results, [])
+    success, kl, _ = figure.axes
+    first = {label: line.get_xdata()[0] for label, line in drawn(success).items()}
+    assert {first[method] for method in methods if "trqam" in method} == {10_000}
+    assert first["bc"] == 0
+    budgets = [line for line in kl.lines if line.get_linewidth() == 0.5]
+    assert budgets and all(
+        line.get_xdata()[0] > 10_000 for line in budgets if line.get_ydata()[0] != 0.5
+    )
+    labels = [text.get_text() for text in figure.legends[0].texts]
+    assert labels == [f"{method}  {method}" for method in methods]
+
+
+def test_published_curves_are_drawn_in_grey_for_their_task_alone(results, tmp_path):
+    published = read_published_curves(write_csv(tmp_path / "published.csv"))
+    assert [len(curve.steps) for curve in published] == [2, 1]
+    success, *others = picture({"bc": "A"}, results, published).axes
+    (grey,) = [line for line in success.lines if line.get_color() == "grey"]
+    np.testing.assert_array_equal(grey.get_ydata(), [18, 44])
+    assert success.get_xlim()[1] < 50_000  # the runs decide what is shown
+    assert not any(line.get_color() == "grey" for axes in others for line in axes.lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "columns", "reason"),
+    [
+        (["a,b"], ("task", "method"), "KeyError"),
+        ([f"{TASK},QAM,many,1,1,1,1,"], COLUMNS, "ValueError"),
+        ([f"{TASK},QAM,1"], COLUMNS, "TypeError"),
+    ],
+)
+def test_other_files_are_refused_in_one_line(lines, columns, reason, tmp_path):
+    path = write_csv(tmp_path / "published.csv", lines, columns)
+    with pytest.raises(UserError) as error:
+        read_published_curves(path)
+    message = one_line(error.value)
+    assert message.startswith(f"--published_curves: {path} is no CSV file with the ")
+    assert message.endswith(f"({reason})")
+
+
+def test_the_command_writes_a_picture(tmp_path, capsys):
+    curves = f"--published_curves={write_csv(tmp_path / 'published.csv')}"
+    path = tmp_path / "curves.png"
+    assert main(["report.py", str(STUDY), f"--picture={path}", curves]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert f"written: {path}" in capsys.readouterr().out
+    assert main(["report.py", str(STUDY), f"--picture={tmp_path}/a.gif"]) == 2
+    assert "end it in .png, .pdf, .svg" in capsys.readouterr().err
