@@ -260,7 +260,7 @@ def test_a_running_episode_is_repeated_to_the_bit(env_name, action_dim):
 class SideBySide:
     """Environments that observe [slot, t] and never end; `faults` by slot and step."""
 
-    def __init__(self, env_name, slots):
+    def __init__(self, env_name, slots, make_env):
         self.steps, self.chunks, self.faults = 0, [], {}
 
     def reset(self, slots, seeds):
