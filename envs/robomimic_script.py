@@ -1,9 +1,9 @@
 """Demonstrations of robomimic's lift by a script, and of any task by random actions.
 
 The script reaches, grasps and raises the cube. Like the people of robomimic's multi-human data
-it acts with unequal skill (`SKILLS`), and the least skilled often close the hand too early and
-stay there. After a success a demonstration holds the cube for some steps, and its last row has
-`dones` 1. Without one it ends at the job's limit of steps, with `dones` 0.
+it acts with unequal skill (`SKILLS`): the less skilled often close the hand beside the cube and
+give up. After a success a demonstration holds the cube for some steps, and its last row has
+`dones` 1. Without one it ends when the person gives up, with `dones` 0.
 """
 
 import random
@@ -20,6 +20,7 @@ from envs.tasks import robomimic_task
 _CLOSING = 4  # steps until the fingers hold
 _RAISING = 0.25  # the largest action upwards with the cube
 _HOLDING = 10  # steps after the first success
+_WAITING = 25  # steps with a closed and empty hand before a person gives up
 _STEP = 0.05  # metres that the controller moves for an action of 1
 
 
@@ -30,14 +31,14 @@ class Skill(NamedTuple):
     """The largest action towards the next position."""
     noise: float
     """The standard deviation of the noise on actions."""
-    early: float
-    """The share of episodes in which the hand closes above the cube instead of around it."""
+    error: float
+    """The standard deviation of where the hand closes, in metres along x and y."""
 
 
 SKILLS = {
-    "better": Skill(1.0, 0.1, 0.3),
-    "okay": Skill(0.8, 0.2, 0.8),
-    "worse": Skill(0.6, 0.3, 0.9),
+    "better": Skill(1.0, 0.1, 0.008),
+    "okay": Skill(0.8, 0.2, 0.025),
+    "worse": Skill(0.6, 0.3, 0.04),
 }
 _PEOPLE = {"mh": ("better", "okay", "worse"), "ph": ("better",)}
 
@@ -53,31 +54,42 @@ class Lift:
     def __init__(self, skill: Skill, rng: np.random.Generator):
         self.skill = skill
         self.rng = rng
-        self.early = rng.random() < skill.early
+        self.error = np.append(rng.normal(0, skill.error, 2), 0)
+        self.target: np.ndarray | None = None
+        self.turn = np.zeros(3)
         self.phase = 0
         self.closed_for = 0
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether the person has waited long enough for a success."""
+        return self.closed_for >= _WAITING
 
     def act(self, raw: dict[str, np.ndarray]) -> np.ndarray:
         """Return an action [7]: a step of the hand, a rotation, and the fingers (1: close)."""
         hand = raw["robot0_eef_pos"]
-        goal = raw["cube_pos"] + [0, 0, (0.08, 0.0, 0.0, 0.1)[self.phase]]
+        if self.target is None:
+            self.target = raw["cube_pos"] + self.error
+        goal = self.target + [0, 0, (0.08, 0.0, 0.0, 0.1)[self.phase]]
         away = goal - hand
         self._advance(away)
         action = np.zeros(7)
         speed = _RAISING if self.phase == 3 else self.skill.speed
         action[:3] = np.clip(away / _STEP, -speed, speed)
         action[:3] += self.rng.normal(0, self.skill.noise, 3)
-        action[3:6] = self.rng.normal(0, 0.02, 3)  # more would turn the hand for good
+        turn = self.rng.normal(0, self.skill.noise, 3)
+        action[3:6] = turn - self.turn  # each turn is taken back at once
+        self.turn = turn
         action[6] = 1 if self.phase >= 2 else -1
         return np.clip(action, -1, 1)
 
     def _advance(self, away: np.ndarray) -> None:
         """Begin the next phase if the hand is there: above, at the cube, closed, raised."""
         if self.phase == 0 and np.linalg.norm(away[:2]) < 0.015 and abs(away[2]) < 0.03:
-            self.phase = 2 if self.early else 1
+            self.phase = 1
         elif self.phase == 1 and np.linalg.norm(away) < 0.015:
             self.phase = 2
-        elif self.phase == 2:
+        elif self.phase >= 2:
             self.closed_for += 1
             if self.closed_for >= _CLOSING:
                 self.phase = 3
@@ -85,6 +97,8 @@ class Lift:
 
 class Randomly:
     """Uniform random actions [A]."""
+
+    gave_up = False
 
     def __init__(self, action_dim: int, rng: np.random.Generator):
         self.action_dim = action_dim
@@ -129,7 +143,7 @@ class Demonstrator:
         rows: dict[str, list] = {"actions": [], "rewards": [], "states": []}
         seen = [observed(raw, self.keys)]
         left = steps
-        while left:
+        while left and not person.gave_up:
             action = np.clip(person.act(raw), -1, 1)
             rows["states"].append(self.world.sim.get_state().flatten())
             raw, reward, _, _ = self.world.step(action)
