@@ -152,6 +152,7 @@ def chain(results: Path) -> list[str]:
 TABLES: dict[str, Callable[[Path], list[str]]] = {
     "quickstart": quickstart,
     "study": lambda results: study(results / "study"),
+    "lift": lambda results: study(results / "lift"),
     "speed": lambda results: speed(results / "speed_cpu.json"),
     "agents": lambda results: speed(results / "agents_cpu.json"),
     "host_data": host_data,
