@@ -4,6 +4,7 @@ The observation after a transition is that of the next row (utils/replay.py).
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -292,13 +293,16 @@ def load_dataset(
     source = _source(env_name, dataset_dir, dataset_path)
     converted = expanded(arrays_dir, "--arrays_dir") if arrays_dir else None
     place = ArraysPlace(source.flag, converted)
-    raw, path, recipe = _read_any(
-        source, env_name, split, dataset_layout, action_scale, place
-    )
-    where = f"{source.flag}: {path}"
     with contextlib.ExitStack() as stack:
-        if env := _environment(env_name, environment, recipe):
-            stack.callback(env.close)
+        make = functools.partial(_environment, stack, env_name, environment)
+        env = None if is_robomimic(env_name) else make(None)
+        raw, path, recipe = _read_any(
+            source, env_name, split, dataset_layout, action_scale, place
+        )
+        where = f"{source.flag}: {path}"
+        if recipe:  # the file says how to make the environment
+            env = make(recipe)
+        if env:
             _check_belongs(raw, env, env_name, where)
             _label(raw, env, env_name)
     if sparse:
@@ -341,20 +345,21 @@ def _source(
 
 
 def _environment(
-    env_name: str, required: bool, recipe: Recipe | None
+    stack: contextlib.ExitStack, env_name: str, required: bool, recipe: Recipe | None
 ) -> SeededEnv | None:
-    """Make the environment that the data is checked against.
+    """Make the environment that the data is checked against; the stack closes it.
 
     Returns None, with a warning, if the environment of a user or of robomimic cannot be made
     and is not required.
 
     Args:
+        stack: closes the environment.
         env_name: the task.
         required: whether that is an error instead.
         recipe: of a task of robomimic.
     """
     try:
-        return make_env(env_name, recipe=recipe)
+        env = make_env(env_name, recipe=recipe)
     except UserError as error:
         if required or is_ogbench(env_name):
             raise
@@ -363,6 +368,8 @@ def _environment(
             f" ({error})"
         )
         return None
+    stack.callback(env.close)
+    return env
 
 
 def _refuse_own_settings(

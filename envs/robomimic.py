@@ -6,6 +6,7 @@ robosuite is imported only when such an environment is made.
 import importlib.metadata
 import sys
 import types
+import warnings
 from typing import Any
 
 import gymnasium
@@ -145,7 +146,8 @@ def import_robosuite() -> None:
     settings = types.ModuleType(_SETTINGS)
     settings.__dict__.update(MUJOCO_GPU_RENDERING=False, CONSOLE_LOGGING_LEVEL="ERROR")
     sys.modules.setdefault(_SETTINGS, settings)
-    import robosuite  # noqa: F401
+    with warnings.catch_warnings(action="ignore"):  # of its invalid escape sequences
+        import robosuite  # noqa: F401
 
 
 def warn_of_version(recipe: Recipe) -> None:
