@@ -86,34 +86,26 @@ OWN_ENVIRONMENT = {
 }
 
 
-def read_qam_table() -> dict[tuple[str, str], list[dict[str, str]]]:
-    """Read the settings of the QAM paper's published commands: lines by (domain, method).
+def read_table(name: str, method: str) -> dict[tuple[str, str], list[dict[str, str]]]:
+    """Read the lines of a CSV file of this folder by domain and method.
 
-    A method is an agent file or one of its modes: cgql_simple, cgql_mse, cgql_linex.
+    Args:
+        name: the file.
+        method: the column of the method.
     """
     found = defaultdict(list)
-    with open(Path(__file__).with_name("qam_table.csv"), newline="") as file:
+    with open(Path(__file__).with_name(name), newline="") as file:
         for line in csv.DictReader(file):
-            found[line["domain"], line["method"]].append(line)
+            found[line["domain"], line[method]].append(line)
     return dict(found)
 
 
-QAM_TABLE = read_qam_table()
-
-
-def read_beyond_table() -> dict[tuple[str, str], list[dict[str, str]]]:
-    """Read the settings of the methods that no paper's table has: lines by domain and agent.
-
-    The domain "all" comes before the others. A key may be a flag, which is only compared.
-    """
-    found = defaultdict(list)
-    with open(Path(__file__).with_name("beyond_table.csv"), newline="") as file:
-        for line in csv.DictReader(file):
-            found[line["domain"], line["agent"]].append(line)
-    return dict(found)
-
-
-BEYOND_TABLE = read_beyond_table()
+QAM_TABLE = read_table("qam_table.csv", "method")
+"""The QAM paper's published commands. A method is an agent file or one of its modes:
+cgql_simple, cgql_mse, cgql_linex."""
+BEYOND_TABLE = read_table("beyond_table.csv", "agent")
+"""Settings of the methods that no paper's table has. The domain "all" comes before the others.
+A key may be a flag, which is only compared."""
 
 # The first matching prefix counts; every dataset of robomimic and OGBench matches one.
 NEAREST = {

@@ -3,7 +3,7 @@
 The script reaches, grasps and raises the cube. Like the people of robomimic's multi-human data
 it acts with unequal skill (`SKILLS`): the less skilled often close the hand beside the cube and
 give up. After a success a demonstration holds the cube for some steps, and its last row has
-`dones` 1. Without one it ends when the person gives up, with `dones` 0.
+`dones` 1. Without one it ends when the person gives up or the steps run out, with `dones` 0.
 """
 
 import random

@@ -58,6 +58,7 @@ def read_published_curves(path: Path) -> list[PublishedCurve]:
 
 
 def _curve(task: str, method: str, lines: list[dict[str, str]]) -> PublishedCurve:
+    """Return the curve in the CSV lines of one method on one task."""
     names = ("step", "mean", "low", "high")
     columns = [np.array([float(line[name]) for line in lines]) for name in names]
     return PublishedCurve(task, method, *columns)
