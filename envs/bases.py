@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from envs.datasets import published_transitions
+from envs.dataset_files import published_transitions
 from envs.download import download
 from envs.hub import Repository
 from envs.tasks import DOMAINS, dataset_name

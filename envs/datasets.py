@@ -5,32 +5,33 @@ The observation after a transition is that of the next row (utils/replay.py).
 
 import contextlib
 import functools
-import hashlib
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from envs import own_data, robomimic_data
+from envs import own_data
 from envs.arrays import (
     ACTION_LIMIT,
-    ArrayFile,
     Arrays,
     check_action_range,
     check_arrays,
     read_npz,
 )
-from envs.download import HOSTS, REPOSITORIES, Host, download, open_hosts
-from envs.hub import Repository, endpoint
+from envs.dataset_files import (
+    SHARDS,
+    find_dataset,
+    own_shards,
+    shard_pattern,
+    shards_in,
+)
+from envs.mapped_shards import ArraysPlace, arrays_folder, mapped, write_shards
 from envs.ogbench import SeededEnv, make_env
 from envs.robomimic_data import Recipe, read_demonstrations
 from envs.tasks import (
     dataset_name,
     folder_flag,
-    has_oracle,
     is_manipulation,
     is_ogbench,
     is_robomimic,
@@ -38,214 +39,10 @@ from envs.tasks import (
     world_name,
 )
 from utils.errors import UserError
-from utils.files import exclusive_folder, expanded
-from utils.logging import say, warn
-
-DATASET_DIR = "~/.ogbench/data"
-DATASET_DIRS = {
-    "ogbench_dataset_dir": DATASET_DIR,
-    "robomimic_dataset_dir": robomimic_data.DATASET_DIR,
-}
-"""The default of each flag for a folder of data."""
-
-# How many files of a '<dataset>-100m-v0' release are used, one million transitions each.
-SHARDS = {"puzzle-4x4-play": 10, "cube-triple-play": 10, "cube-quadruple-play": 100}
-
-INCOMPLETE = ".incomplete"  # marks a folder whose shards are not all downloaded yet
+from utils.files import expanded
+from utils.logging import warn
 
 _BLOCK = 1_000_000  # rows whose rewards are computed at a time
-
-
-def find_dataset(env_name: str, dataset_dir: Path | str | None = None) -> Path:
-    """Return the file or the folder of shards of a task's dataset; download it if missing.
-
-    Shards ('cube-triple-play-v0-000.npz', ...) lie in '<dataset>-100m-v0' or in `dataset_dir`
-    itself. Raises UserError, with the remedy, if the dataset is missing and cannot be
-    downloaded, as that of a task of robomimic.
-
-    Args:
-        env_name: the task.
-        dataset_dir: the folder of the data; None for the default.
-    """
-    if is_user_env(env_name):
-        raise UserError(f"--dataset: {env_name} needs its data as --dataset=FILE.npz")
-    name = dataset_name(env_name)
-    flag = folder_flag(name)
-    folder = expanded(dataset_dir or DATASET_DIRS[flag], f"--{flag}")
-    if folder.is_file():
-        raise UserError(
-            f"--{flag}: {folder} is a file; give its folder, or --dataset={folder}"
-        )
-    stored = stored_dataset(name, folder)
-    if stored is None and is_robomimic(name):
-        raise robomimic_data.missing_file(name, folder)
-    return stored or fetch_dataset(name, folder)
-
-
-def stored_dataset(name: str, folder: Path) -> Path | None:
-    """Return the dataset's file or folder of shards below `folder`; None if it is missing."""
-    if is_robomimic(name):
-        file = robomimic_data.file_of(name, folder)
-        return file if file.exists() else None
-    for candidate in (folder / f"{name}-100m-v0", folder / f"{name}-10m-v0", folder):
-        if (candidate / INCOMPLETE).exists():
-            continue
-        if len(_shards(candidate, _pattern(name, candidate))) >= SHARDS.get(name, 1):
-            return candidate
-    single = folder / f"{name}-v0.npz"
-    return single if single.exists() else None
-
-
-def dataset_files(
-    env_name: str, dataset_dir: Path | str, dataset_path: Path | str | None
-) -> list[Path]:
-    """Return the files that `load_dataset` would read, [] if they are missing.
-
-    Nothing is downloaded. The arguments are those of `load_dataset`.
-    """
-    source: Path | None
-    if dataset_path is not None:
-        source = expanded(dataset_path)
-    elif is_user_env(env_name):
-        return []
-    else:
-        source = stored_dataset(dataset_name(env_name), expanded(dataset_dir))
-    if source is None or not source.exists():
-        return []
-    if not source.is_dir():
-        return [source]
-    minari = own_data.minari_file(source)
-    return [minari] if minari else _own_shards(source)
-
-
-def _own_shards(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix in own_data.SUFFIXES)
-
-
-def published_transitions(env_name: str) -> int:
-    """Return how many transitions of a task's dataset the published results use."""
-    name = dataset_name(env_name)
-    return 1_000_000 * SHARDS.get(name, 10 if name in REPOSITORIES else 1)
-
-
-def _pattern(name: str, folder: Path) -> str:
-    """Return the glob pattern of a dataset's shards in a folder.
-
-    In a folder named after the dataset every npz file is a shard; in any other folder only
-    files with the dataset's name and a number are.
-    """
-    return (
-        "*.npz"
-        if folder.name.startswith(f"{name}-")
-        else f"{name}-*[0-9][0-9][0-9].npz"
-    )
-
-
-def _shards(folder: Path, pattern: str, limit: int | None = None) -> list[Path]:
-    """Return the first `limit` training shards in a folder, in order; None for all of them."""
-    shards = [
-        path for path in folder.glob(pattern) if not path.name.endswith("-val.npz")
-    ]
-    return sorted(shards)[:limit]
-
-
-def _how_to_get(name: str, folder: Path) -> str:
-    missing = f"the data of {name} is neither in {folder} nor to be downloaded"
-    place = f"--ogbench_dataset_dir={folder}"
-    fetch = f"python scripts/download.py --env_name={name} --data {place}"
-    if has_oracle(name):
-        many = f" --transitions={published_transitions(name)}" if name in SHARDS else ""
-        command = f"python scripts/make_data.py --env_name={name} {place}{many}"
-        return f"{missing}; make it: {command}, or fetch it where there is a network: {fetch}"
-    if name in REPOSITORIES:
-        source = f"{endpoint()}/{REPOSITORIES[name]} to {folder}/{name}-10m-v0"
-    else:
-        source = f"{HOSTS[0]}/{name}-v0.npz to {folder}"
-    return (
-        f"{missing}, and scripts/make_data.py cannot make it (that takes OGBench's expert"
-        f" policies); fetch it where there is a network: {fetch}, or bring {source}"
-    )
-
-
-class Published(NamedTuple):
-    """A file of a published dataset: its name on each of the hosts, and its local path."""
-
-    name: str
-    path: Path
-    hosts: list[Host]
-
-
-def stored_shards(name: str, folder: Path) -> list[Published]:
-    """Return the files of a dataset of shards that exists locally; [] if it does not."""
-    stored = stored_dataset(name, folder)
-    hosts = _hosts_of(name)
-    if stored is None or not stored.is_dir():
-        return []
-    shards = _shards(stored, _pattern(name, stored))
-    return [Published(f"{_place_of(name)}/{path.name}", path, hosts) for path in shards]
-
-
-def published_files(name: str, folder: Path) -> list[Published]:
-    """Return the files of a dataset, with their paths below `folder` once they are downloaded.
-
-    Raises UserError if the files have to be listed by a repository and that request fails.
-    """
-    hosts = _hosts_of(name)
-    place = _place_of(name)
-    if name in SHARDS:
-        names = [f"{place}/{name}-v0-{index:03d}.npz" for index in range(SHARDS[name])]
-    elif name in REPOSITORIES:
-        repositories = [host for host in hosts if isinstance(host, Repository)]
-        names = next(filter(None, (host.names(place) for host in repositories)), [])
-        if not names:
-            failures = "; ".join(f"{host}: {host.fault()}" for host in repositories)
-            raise _unavailable(name, folder, failures)
-    else:
-        names = [f"{name}-v0-val.npz", f"{name}-v0.npz"]
-    return [Published(file, folder / place / Path(file).name, hosts) for file in names]
-
-
-def _place_of(name: str) -> str:
-    """Return the folder of a dataset's shards, locally and on hosts; "." for a single file."""
-    if name in SHARDS:
-        return f"{name}-100m-v0"
-    return f"{name}-10m-v0" if name in REPOSITORIES else "."
-
-
-def _hosts_of(name: str) -> list[Host]:
-    hosts = open_hosts(HOSTS)
-    if name not in REPOSITORIES:
-        return hosts
-    own = Repository(REPOSITORIES[name], folder=_place_of(name))
-    return [own, *(host for host in hosts if isinstance(host, Repository))]
-
-
-def fetch_dataset(name: str, folder: Path) -> Path:
-    """Download the missing files of a dataset; return its path, as `find_dataset` does.
-
-    Raises UserError, with the remedy, if a download fails.
-    """
-    files = published_files(name, folder)
-    place = files[0].path.parent
-    if name in SHARDS:
-        many = f"{SHARDS[name]} files of a million transitions"
-        say(f"{name} is {many}, fetched to {place} where they are missing")
-    try:
-        # Without a network, only this mark shows that files of a repository are missing.
-        mark = place / INCOMPLETE
-        if name in REPOSITORIES and not all(file.path.exists() for file in files):
-            place.mkdir(parents=True, exist_ok=True)
-            mark.touch()
-        for file in files:
-            download(*file)
-        mark.unlink(missing_ok=True)
-    except (UserError, OSError) as error:
-        raise _unavailable(name, folder, error) from error
-    return files[-1].path if place == folder else place
-
-
-def _unavailable(name: str, folder: Path, why: object) -> UserError:
-    return UserError(f"--ogbench_dataset_dir: {_how_to_get(name, folder)} [{why}]")
 
 
 def load_dataset(
@@ -406,7 +203,7 @@ def _read_any(
     split: str,
     layout: str,
     action_scale: float,
-    place: "ArraysPlace",
+    place: ArraysPlace,
 ) -> tuple[Arrays, Path, Recipe | None]:
     """Return arrays in the ogbench layout, the path for messages, and the recipe of robomimic.
 
@@ -424,7 +221,7 @@ def _read_any(
 
 
 def _read(
-    source: Path, env_name: str, split: str, place: "ArraysPlace", named: bool
+    source: Path, env_name: str, split: str, place: ArraysPlace, named: bool
 ) -> tuple[Arrays, Path]:
     """Read OGBench's file or folder of shards; return its arrays and the path for messages.
 
@@ -446,9 +243,9 @@ def _read(
         )
         return _read_file(path, needed, flag), path
     name = dataset_name(env_name)
-    pattern = _pattern(name, source)
+    pattern = shard_pattern(name, source)
     limit = SHARDS.get(name)
-    shards = _shards(source, "*.npz") if named else _shards(source, pattern, limit)
+    shards = shards_in(source, "*.npz") if named else shards_in(source, pattern, limit)
     if not shards:
         raise UserError(f"{flag}: {source} holds no npz files of {env_name}")
     if split != "train":
@@ -462,9 +259,9 @@ def _read(
             yield raw
 
     def write(folder: Path) -> None:
-        _write_shards(shards, rows(), folder, flag)
+        write_shards(shards, rows(), folder, flag)
 
-    return _mapped(_arrays_folder(shards, write, place)), source
+    return mapped(arrays_folder(shards, write, place)), source
 
 
 def _read_file(path: Path, needed: list[str], flag: str) -> Arrays:
@@ -516,7 +313,7 @@ def _check_names(names: list[str], needed: list[str], where: str) -> None:
 
 
 def _read_own(
-    source: Path, layout: str, action_scale: float, place: "ArraysPlace"
+    source: Path, layout: str, action_scale: float, place: ArraysPlace
 ) -> Arrays:
     """Read a user's own file or folder of shards in the ogbench layout, and print how.
 
@@ -551,11 +348,11 @@ def _read_robomimic(source: Path, env_name: str, flag: str) -> tuple[Arrays, Rec
 
 
 def _map_own_shards(
-    source: Path, layout: str, action_scale: float, place: "ArraysPlace"
+    source: Path, layout: str, action_scale: float, place: ArraysPlace
 ) -> Arrays:
     """Read a folder of own files, all of one layout, as memory maps."""
     flag = place.flag
-    files = _own_shards(source)
+    files = own_shards(source)
     if not files:
         raise UserError(
             f"{flag}: {source} holds no npz or HDF5 files, and is no Minari dataset"
@@ -575,127 +372,12 @@ def _map_own_shards(
                 readings.append(reading)
                 yield shard
 
-        _write_shards(files, rows(), folder, flag)
+        write_shards(files, rows(), folder, flag)
         own_data.sum_readings(readings).write(folder / "reading.json")
 
-    folder = _arrays_folder(files, write, place, (layout, action_scale))
+    folder = arrays_folder(files, write, place, (layout, action_scale))
     own_data.Reading.read(folder / "reading.json").announce(source)
-    return _mapped(folder)
-
-
-# ---------------------------------------------------------------- shards as memory maps
-
-
-class ArraysPlace(NamedTuple):
-    """Where the arrays of shards are written."""
-
-    flag: str
-    """The flag that named the shards."""
-    folder: Path | None
-    """None: beside the shards."""
-
-    def of(self, shards: list[Path], key: tuple) -> Path:
-        """Return the folder for the arrays of these shards.
-
-        key: what else the arrays depend on.
-        """
-        beside = shards[0].parent
-        identity = [(path.name, *_size_and_time(path)) for path in shards]
-        if self.folder and self.folder != beside:  # shared with shards of other folders
-            key = (*key, str(beside.resolve()))
-        digest = hashlib.sha256(repr([*identity, *key]).encode()).hexdigest()[:8]
-        return (self.folder or beside) / f"arrays-{digest}"
-
-    def fault(self, folder: Path, error: OSError) -> UserError:
-        """Return the error for a folder of arrays that cannot be written."""
-        remedy = (
-            "another folder" if self.folder else "--arrays_dir=FOLDER for the arrays"
-        )
-        return UserError(
-            f"{'--arrays_dir' if self.folder else self.flag}: cannot write {folder}"
-            f" ({error.strerror or error}); give {remedy}, which take as much room as the data"
-        )
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    """Return the size and the time of change by which a shard is recognised."""
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _arrays_folder(
-    shards: list[Path],
-    write: Callable[[Path], None],
-    place: ArraysPlace,
-    key: tuple = (),
-) -> Path:
-    """Return the folder of plain arrays of shards; create it the first time.
-
-    Raises UserError if the folder cannot be written.
-
-    Args:
-        shards: the files.
-        write: writes the arrays into the folder passed to it.
-        place: where to create the folder; an existing one beside the shards is preferred.
-        key: what the arrays depend on besides the shards.
-    """
-    beside = place._replace(folder=None).of(shards, key)
-    folder = beside if beside.exists() else place.of(shards, key)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with exclusive_folder(folder.parent):
-            if not folder.exists():
-                write_folder(folder, write)
-    except OSError as error:
-        raise place.fault(folder, error) from error
-    return folder
-
-
-def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Create a folder with the content that `write` puts into it, atomically."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
-    try:
-        temporary.mkdir()
-        write(temporary)
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_shards(
-    shards: list[Path], rows: Iterator[Arrays], folder: Path, flag: str
-) -> None:
-    """Concatenate shards into one .npy file per array, with one shard in memory at a time.
-
-    Raises UserError if the shards do not hold the same arrays.
-
-    Args:
-        shards: the files, for messages.
-        rows: the arrays of each shard.
-        folder: where to write.
-        flag: the flag that named the shards.
-    """
-    with contextlib.ExitStack() as stack:
-        files: dict[str, ArrayFile] = {}
-        for path, arrays in zip(shards, rows, strict=True):
-            if not files:
-                for key, array in arrays.items():
-                    files[key] = stack.enter_context(
-                        ArrayFile(folder / f"{key}.npy", array)
-                    )
-            ours = {key: file.columns for key, file in files.items()}
-            theirs = {key: array.shape[1:] for key, array in arrays.items()}
-            for key, _ in ours.items() ^ theirs.items():
-                raise UserError(
-                    f"{flag}: {path} and {shards[0].name} do not hold the same {key}"
-                )
-            for key, array in arrays.items():
-                files[key].append(array)
-
-
-def _mapped(folder: Path) -> Arrays:
-    return {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
+    return mapped(folder)
 
 
 # ---------------------------------------------------------------- belonging to the task

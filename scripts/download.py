@@ -29,7 +29,7 @@ from envs.bases import (  # noqa: E402
     check_published,
     published_base,
 )
-from envs.datasets import (  # noqa: E402
+from envs.dataset_files import (  # noqa: E402
     DATASET_DIR,
     Published,
     fetch_dataset,

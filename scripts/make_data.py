@@ -15,7 +15,7 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from envs.collect import collect  # noqa: E402
-from envs.datasets import DATASET_DIRS  # noqa: E402
+from envs.dataset_files import DATASET_DIRS  # noqa: E402
 from envs.tasks import folder_flag  # noqa: E402
 from utils.command_line import user_errors_of_flags  # noqa: E402
 from utils.errors import UserError  # noqa: E402

@@ -51,7 +51,7 @@ TINY = [
 def no_network(monkeypatch):
     """Downloads meet a closed port of this machine at once."""
     monkeypatch.setattr(download, "HOSTS", ("http://127.0.0.1:9",))
-    monkeypatch.setattr("envs.datasets.HOSTS", ("http://127.0.0.1:9",))
+    monkeypatch.setattr("envs.dataset_files.HOSTS", ("http://127.0.0.1:9",))
     monkeypatch.chdir(ROOT)
 
 

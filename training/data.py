@@ -8,13 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from envs.collect import collect, collect_random, collection_settings
-from envs.datasets import (
-    dataset_files,
-    load_dataset,
-    load_recipe,
-    published_transitions,
-    stored_dataset,
-)
+from envs.dataset_files import dataset_files, published_transitions, stored_dataset
+from envs.datasets import load_dataset, load_recipe
 from envs.fingerprint import Fingerprint, cached_fingerprint
 from envs.robomimic_data import Recipe
 from envs.tasks import (

@@ -12,16 +12,14 @@ import pytest
 
 from envs import collect as module
 from envs.collect import (
-    _ArmOracle,
     _Job,
     _make_world,
-    _PointOracle,
-    _run_episode,
     collect,
     collect_random,
     collection_settings,
 )
 from envs.ogbench import make_raw
+from envs.oracles import ArmOracle, PointOracle, run_episode
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +72,7 @@ def test_the_workers_change_nothing(tmp_path):
 def test_an_episode_depends_on_its_seed_alone(dataset):
     """Not on the episodes before it in the same process; and the oracle gets something done."""
     env, oracle = _make_world(_Job(dataset, dataset.rpartition("-")[2], 80, 0))
-    first, other, again = (_run_episode(env, oracle, seed, 80) for seed in (1, 2, 1))
+    first, other, again = (run_episode(env, oracle, seed, 80) for seed in (1, 2, 1))
     for key, value in first.items():
         np.testing.assert_array_equal(value, again[key])
         assert (
@@ -147,7 +145,7 @@ def test_the_oracle_lifts_the_cube(cube_data):
 
 def test_the_point_reaches_goals_and_gets_new_ones():
     env = make_raw("pointmaze-medium-v0", terminate_at_goal=False)
-    oracle = _PointOracle(env, "pointmaze-medium-navigate")
+    oracle = PointOracle(env, "pointmaze-medium-navigate")
     maze = env.unwrapped.maze_map
     corridors = [
         (i, j)
@@ -171,7 +169,7 @@ def test_the_point_reaches_goals_and_gets_new_ones():
 
 
 def test_scene_rejects_episodes_with_the_cube_out_of_view():
-    oracle = object.__new__(_ArmOracle)
+    oracle = object.__new__(ArmOracle)
     oracle.world = "scene"
 
     def accepts(y, z):
@@ -202,7 +200,7 @@ def test_what_is_drawn_for_each_episode(dataset, low, high):
     """The probability of stacking, and the noise of the Markov oracle: U(0, 0.1) times (1, 1,
     1, 3, 10).
     """
-    oracle = object.__new__(_ArmOracle)
+    oracle = object.__new__(ArmOracle)
     oracle.world, _, kind = dataset.rpartition("-")
     oracle.noisy = kind == "noisy"
     oracle._pursue = lambda observation, info: None

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envs import datasets, download
+from envs import dataset_files, datasets, download
 from envs.collect import collect, collect_random, collection_settings
-from envs.datasets import find_dataset, load_dataset
+from envs.dataset_files import find_dataset
+from envs.datasets import load_dataset
 from envs.ogbench import make_env
 from utils.errors import UserError, one_line
 
@@ -32,7 +33,7 @@ FILE = "pointmaze-medium-navigate-v0.npz"
 def no_network(monkeypatch):
     """Every host refuses; the tests of downloading run their own."""
     monkeypatch.setattr(download, "HOSTS", ("http://127.0.0.1:9",))
-    monkeypatch.setattr(datasets, "HOSTS", ("http://127.0.0.1:9",))
+    monkeypatch.setattr(dataset_files, "HOSTS", ("http://127.0.0.1:9",))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
 
 
@@ -183,7 +184,7 @@ def shards(tmp_path, monkeypatch) -> Path:
     """Three shards of seven rows, of which two are used; the first one's last trajectory is
     cut.
     """
-    monkeypatch.setitem(datasets.SHARDS, "pointmaze-medium-navigate", 2)
+    monkeypatch.setitem(dataset_files.SHARDS, "pointmaze-medium-navigate", 2)
     folder = tmp_path / "pointmaze-medium-navigate-100m-v0"
     folder.mkdir()
     for index in range(3):
@@ -264,8 +265,9 @@ def as_nobody(*command):
 def test_shards_on_a_read_only_place_are_converted_elsewhere(shards, tmp_path):
     folder, arrays = shards / SHARD_FOLDER, tmp_path / "new" / "arrays"
     load = (
-        "import sys; from envs import datasets; from utils.errors import UserError\n"
-        "datasets.SHARDS['pointmaze-medium-navigate'] = 2\n"
+        "import sys; from utils.errors import UserError\n"
+        "from envs import dataset_files, datasets\n"
+        "dataset_files.SHARDS['pointmaze-medium-navigate'] = 2\n"
         f"try: data = datasets.load_dataset({MAZE!r}, {str(shards)!r}, arrays_dir=sys.argv[1])\n"
         "except UserError as error: sys.exit(str(error))\n"
         "print(len(data['rows']), data['observations'].filename)"

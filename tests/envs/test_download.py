@@ -8,7 +8,7 @@ import pytest
 
 from envs import hub as hub_module
 from envs.bases import base_domain, base_path, published_base
-from envs.datasets import find_dataset
+from envs.dataset_files import find_dataset
 from envs.download import HOSTS, download, measure, open_hosts
 from envs.hub import Repository, read_manifest, sum_of
 from tests.envs.web import Host, Hub, sha256
@@ -415,7 +415,7 @@ def hosts(hub, host, monkeypatch):
     """OGBench's host and two mirrors on the hub, all of them empty, in the order of HOSTS."""
     assert HOSTS[0].startswith("https://rail.eecs.berkeley.edu/")
     assert HOSTS[2] == f"hf://{MIRROR}"
-    monkeypatch.setattr("envs.datasets.HOSTS", (host.url, *HOSTS[1:]))
+    monkeypatch.setattr("envs.dataset_files.HOSTS", (host.url, *HOSTS[1:]))
     hub.repositories[MIRROR] = {}
     return [host.url, *open_hosts(HOSTS[1:])]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from envs.bases import published_base
-from envs.datasets import SHARDS, find_dataset
+from envs.dataset_files import SHARDS, find_dataset
 from scripts.download import main
 from tests.envs.web import Host, Hub, sha256
 
@@ -39,7 +39,9 @@ def hub(monkeypatch):
     data = {"scene-play-v0.npz": archive(), "scene-play-v0-val.npz": archive(1)}
     hub.repositories[MIRROR] = data
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    monkeypatch.setattr("envs.datasets.HOSTS", ("http://127.0.0.1:9", f"hf://{MIRROR}"))
+    monkeypatch.setattr(
+        "envs.dataset_files.HOSTS", ("http://127.0.0.1:9", f"hf://{MIRROR}")
+    )
     yield hub
     hub.stop()
     hub.storage.stop()

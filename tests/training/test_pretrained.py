@@ -168,7 +168,7 @@ def hub(monkeypatch):
     hub = Hub()
     hub.repositories[MODELS] = {f"{ANT}/params_300000.pkl": base_file()}
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    monkeypatch.setattr("envs.datasets.HOSTS", ("http://127.0.0.1:9",))
+    monkeypatch.setattr("envs.dataset_files.HOSTS", ("http://127.0.0.1:9",))
     yield hub
     hub.stop()
 
