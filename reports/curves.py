@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from reports.results import Result
-from reports.summary import curve, kl_curve
+from reports.statistics import mean_and_half
 
 COLOURS = [
     matplotlib.colors.to_hex(colour) for colour in matplotlib.color_sequences["tab10"]
@@ -104,6 +104,53 @@ def lines(
             steps = steps + max(online_at, default=0)
         found[method] = (steps[known], mean[known], half[known])
     return found
+
+
+def curve(results: list[Result]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, mean success in percent and half of its 95 % interval, of one method on some
+    tasks.
+
+    At each step over the seeds that were evaluated there on all of the tasks.
+    """
+    tasks, seeds = (
+        sorted({r.env_name for r in results}),
+        sorted({r.seed for r in results}),
+    )
+    steps = np.unique(np.concatenate([r.evaluations["step"] for r in results]))
+    scores = np.full((len(tasks), len(steps), len(seeds)), np.nan)
+    for r in results:
+        scores[
+            tasks.index(r.env_name),
+            np.searchsorted(steps, r.evaluations["step"]),
+            seeds.index(r.seed),
+        ] = r.evaluations["success"]
+    mean, half = mean_and_half(100 * scores.mean(0))
+    known = np.isfinite(mean)
+    return steps[known], mean[known], half[known]
+
+
+def kl_curve(
+    results: list[Result], name: str, points: int = 80
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, mean over runs and half of its 95 % interval of path_kl, kl_budget or lam, in at
+    most `points` windows.
+    """
+    columns = [r.kl(r.offline_steps + r.online_steps) for r in results]
+    columns = [kl for kl in columns if np.isfinite(kl.get(name, np.nan)).any()]
+    if not columns:
+        return np.zeros(0), np.zeros(0), np.zeros(0)
+    steps = np.unique(np.concatenate([kl["step"] for kl in columns]))
+    values = np.full((len(steps), len(columns)), np.nan)
+    for i, kl in enumerate(columns):
+        values[np.searchsorted(steps, kl["step"]), i] = kl[name]
+    width = -(-len(steps) // points)
+    starts = np.arange(0, len(steps), width)
+    known = np.isfinite(values)
+    counts = np.add.reduceat(known, starts, axis=0)
+    sums = np.add.reduceat(np.where(known, values, 0.0), starts, axis=0)
+    windows = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    mean, half = mean_and_half(windows)
+    return steps[np.minimum(starts + width, len(steps)) - 1], mean, half
 
 
 def draw(chart: Chart, keys: dict[str, str]) -> Figure:

@@ -8,15 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from reports.summary import (
-    OVERALL,
-    Comparison,
-    Improvement,
-    Report,
-    Return,
-    Row,
-    by_phase,
-)
+from reports.compare import Comparison, Improvement
+from reports.points import OVERALL, by_phase
+from reports.rows import Return, Row
+from reports.summary import Report
 from reports.text import CELLS, plus_minus, short
 
 COLUMNS = (

@@ -4,18 +4,13 @@ import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from reports.compare import Comparison, Improvement
 from reports.curves import escape, figures, sample
+from reports.points import OVERALL, by_phase, groups
 from reports.results import Result
+from reports.rows import Row
 from reports.statistics import Interval
-from reports.summary import (
-    OVERALL,
-    Comparison,
-    Improvement,
-    Report,
-    Row,
-    by_phase,
-    groups,
-)
+from reports.summary import Report
 from reports.text import (
     CELLS,
     COMPARISON,

@@ -67,6 +67,11 @@ class Result:
         return f"{self.method} {self.env_name.removesuffix('-v0')} seed {self.seed}"
 
     @property
+    def fingerprint(self) -> tuple:
+        """What identifies its data; empty where config.json does not record it."""
+        return tuple(sorted(self.config.get("dataset", {}).items()))
+
+    @property
     def last_step(self) -> int:
         """The step of its last evaluation; -1 where there is none."""
         steps = self.evaluations["step"]

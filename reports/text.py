@@ -8,8 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reports.compare import Comparison, size
+from reports.points import by_phase
+from reports.rows import Return, Row
 from reports.statistics import Interval
-from reports.summary import Comparison, Report, Return, Row, by_phase, size
+from reports.summary import Report
 
 WIDTH = 120
 GAP = 2

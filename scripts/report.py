@@ -172,7 +172,7 @@ def draw_picture(found: "Report", flags: argparse.Namespace) -> str:
 def repeated(found: "Report", flags: argparse.Namespace) -> int:
     """Compare runs with those of --repeat_of; returns the exit code, 1 where one is outside."""
     from reports.reading import read_all
-    from reports.summary import repeats
+    from reports.repeat import repeats
     from reports.text import wrapped
 
     others, _ = read_all(

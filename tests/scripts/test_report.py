@@ -22,12 +22,13 @@ import pytest
 from scipy import stats
 
 from envs.tasks import ALL_TASKS, dataset_name
+from reports.curves import curve, kl_curve
 from reports.export import command
 from reports.files import as_csv
 from reports.html import page
 from reports.published import read_published
 from reports.reading import read_all
-from reports.summary import curve, kl_curve, report
+from reports.summary import report
 from reports.text import (
     CELLS,
     Lookup,
@@ -1533,7 +1534,7 @@ def test_online_steps_are_counted_from_the_end_of_the_offline_phase(tmp_path):
     write_run(**alone, success=success, agent="fql", online_steps=250_000)
     (note,) = (note for note in made(tmp_path).notes if "different steps" in note)
     assert note.startswith(
-        "online: runs stand at different steps of it, 250,000 to 500,000; "
+        "online: runs are at different steps of it, 250,000 to 500,000; "
     )
 
 

@@ -1,0 +1,143 @@
+"""Methods compared with each other and with published figures."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+from reports.published import Published
+from reports.rows import Row, Table
+from reports.statistics import Interval, improvements
+from utils.errors import join_first
+
+DATA_TOLERANCE = 0.05
+UNSURE = ("published data", "data ")  # how differences begin that there may not be
+
+
+@dataclasses.dataclass(frozen=True)
+class Improvement:
+    """Probability (in percent) that a run of `method` does better than one of `other` on a task
+    of `name`.
+    """
+
+    phase: str
+    name: str
+    method: str
+    other: str
+    tasks: int
+    probability: Interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A result of ours, a published figure of the same method, and what differs."""
+
+    row: Row
+    published: Published
+    differences: list[str]
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything is known to differ."""
+        return not all(difference.startswith(UNSURE) for difference in self.differences)
+
+
+def compare(
+    tables: list[Table],
+    ranked: list[str],
+    replicates: int,
+) -> list[Improvement]:
+    """Each method against each that is ranked lower, on the tasks that both have.
+
+    Args:
+        tables: of one phase and name, one for each method.
+        ranked: the methods, the best first.
+        replicates: of the bootstrap.
+    """
+    scores: dict[str, dict[str, np.ndarray]] = {}
+    tables = sorted(
+        (t for t in tables if t.seeds), key=lambda t: ranked.index(t.method)
+    )
+    for table in tables:
+        for task, rates in zip(table.tasks, table.scores, strict=True):
+            scores.setdefault(task, {})[table.method] = rates
+    found = improvements(scores, replicates)
+    compared = []
+    for one, other in itertools.combinations(tables, 2):
+        tasks, interval = found.get((one.method, other.method), (0, None))
+        if interval:
+            percent = Interval(*(100 * value for value in interval))
+            entry = Improvement(
+                one.phase, one.name, one.method, other.method, tasks, percent
+            )
+            compared.append(entry)
+    return compared
+
+
+def compare_published(rows: list[Row], published: list[Published]) -> list[Comparison]:
+    """Each row with the published figures of its method; a domain's and all tasks' only where
+    all of their tasks are there.
+    """
+    by_key: dict[tuple[str, str, str], list[Published]] = {}
+    for figure in published:
+        by_key.setdefault((figure.method, figure.name, figure.phase), []).append(figure)
+    found = []
+    for row in rows:
+        if row.tasks != {"task": 1, "domain": 5, "overall": 50}[row.scope]:
+            continue
+        name = "all" if row.scope == "overall" else row.name
+        figures = by_key.get((row.results[0].published_name, name, row.phase), [])
+        same = [figure for figure in figures if f"{figure.step:,}" == row.step]
+        found += [
+            Comparison(row, figure, differences(row, figure))
+            for figure in same or figures
+        ]
+    return found
+
+
+def note_other_data(comparisons: list[Comparison], notes: list[str]) -> None:
+    """Name the published figures that are from another amount of data than ours."""
+    others = [
+        entry
+        for entry in comparisons
+        if any(d.startswith("DATA") for d in entry.differences)
+    ]
+    if others:
+        names = join_first(f"{entry.row.method} {entry.row.name}" for entry in others)
+        kind = "published figures are from another amount of data than ours (DATA)"
+        notes.append(f"{len(others)} {kind}: {names}")
+
+
+def differences(row: Row, figure: Published) -> list[str]:
+    """List known and possible differences between our experiment and the published one."""
+    found = []
+    if f"{figure.step:,}" != row.step:
+        found.append(f"step {row.step}, published {figure.step:,}")
+    ours = row.common_value(lambda r: r.transitions)
+    if figure.transitions is None:
+        found.append("published data size not stated")
+    elif ours is None:
+        found.append(f"data {size(ours)}, published {size(figure.transitions)}")
+    elif abs(ours / figure.transitions - 1) > DATA_TOLERANCE:
+        found.append(f"DATA {size(ours)}, published {size(figure.transitions)}")
+    for what, mine, theirs in (
+        ("reward", row.common_value(lambda r: r.reward), figure.reward),
+        ("discount", row.common_value(lambda r: r.discount), figure.discount),
+    ):
+        if mine != theirs and mine is not None and theirs is not None:
+            found.append(f"{what} {mine}, published {theirs}")
+    if given := row.results[
+        0
+    ].given:  # that of all its runs, or they would be another method's
+        found.append(f"settings {given}")
+    return found
+
+
+def size(transitions: int | None) -> str:
+    """1M, 60K; "various" where it is not one number."""
+    if transitions is None:
+        return "various"
+    for unit, letter in ((1_000_000, "M"), (1_000, "K")):
+        if transitions >= unit:
+            return f"{transitions / unit:.3g}{letter}"
+    return str(transitions)

@@ -1,0 +1,235 @@
+"""The evaluations that a report counts: each a run at one step, with its trust region."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import numpy as np
+
+from envs.tasks import DOMAINS
+from reports.results import Result
+from utils.errors import UserError, join_first
+
+OVERALL = "all tasks"
+SETTLED = 0.5  # the part of a phase's logs in which lambda counts as settled
+NEAR = 0.1  # of the budget
+MOST = 0.9  # of the logs
+
+Item = TypeVar("Item")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrustRegion:
+    """How a run, or the mean of several, kept to its KL budget; NaN where there is none."""
+
+    path_kl: float
+    """Mean over the last tenth of the logs."""
+    kl_budget: float
+    within: float
+    """Percent of the logs in the second half of training whose path KL is within a tenth of the
+    budget.
+    """
+    settled: float
+    """Step of the first log within a tenth of the budget from which on 90 % are; NaN where
+    `within` is below 90.
+    """
+    highest: float
+    """The highest path KL of a log, as a multiple of the budget."""
+    lam: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A result at one step of one phase."""
+
+    result: Result
+    phase: str
+    step: int
+    success: float
+
+    @property
+    def phase_step(self) -> int:
+        """The step, counted from the beginning of its phase."""
+        return self.step - (self.result.offline_steps if self.phase == "online" else 0)
+
+    @functools.cached_property
+    def trust_region(self) -> TrustRegion | None:
+        """The run's trust region up to the point; see dual_of."""
+        return dual_of(self)
+
+
+def by_phase(
+    entries: Iterable[Item],
+    phase_of: Callable[[Item], str],
+) -> list[tuple[str, list[Item]]]:
+    """The entries of each phase that has any."""
+    found: dict[str, list[Item]] = {"offline": [], "online": []}
+    for entry in entries:
+        found[phase_of(entry)].append(entry)
+    return [(phase, inside) for phase, inside in found.items() if inside]
+
+
+def choose_points(results: list[Result], at: str, notes: list[str]) -> list[Point]:
+    """The evaluations that count, in the order of tasks, methods and seeds. `notes` names the
+    runs that are left out.
+    """
+    ordered = sorted(results, key=lambda r: (r.domain, r.env_name, r.method, r.seed))
+    if at == "final":
+        points = final_points(ordered, notes)
+        if points:
+            return points
+        notes.append(
+            "no run has reached the end of a phase: every task at the last step that all of its"
+            " runs share (--step=last)"
+        )
+        at = "last"
+    return (
+        last_points(ordered, notes)
+        if at == "last"
+        else points_at(ordered, int(at), notes)
+    )
+
+
+def points_at(results: list[Result], step: int, notes: list[str]) -> list[Point]:
+    """Every run that was evaluated at a step; UserError where none was."""
+    found = [(result, result.success(step)) for result in results]
+    absent = [result.name for result, success in found if success is None]
+    if len(absent) == len(found):
+        last = max(result.last_step for result in results)
+        nowhere = f"--step={step}: no run has an evaluation there"
+        raise UserError(f"{nowhere}; the last ones are at step {last:,}")
+    if absent:
+        absence = (
+            f"{len(absent)} of {len(found)} runs have no evaluation at step {step:,}"
+        )
+        notes.append(f"{absence} and are left out: {join_first(absent)}")
+    return [
+        Point(result, result.phase(step), step, success)
+        for result, success in found
+        if success is not None
+    ]
+
+
+def final_points(results: list[Result], notes: list[str]) -> list[Point]:
+    """Every run at the end of each of its phases."""
+    points: list[Point] = []
+    unfinished: dict[str, str] = {}
+    for result in results:
+        for phase, end in result.ends().items():
+            success = result.success(end)
+            if success is not None:
+                points.append(Point(result, phase, end, success))
+            else:
+                unfinished.setdefault(
+                    result.name,
+                    f"{result.name} ({phase}, step {result.last_step:,} of {end:,})",
+                )
+    if unfinished:
+        absence = f"{len(unfinished)} runs have not reached the end of a phase"
+        notes.append(
+            f"{absence} and are left out there: {join_first(unfinished.values())}"
+        )
+    return points
+
+
+def last_points(results: list[Result], notes: list[str]) -> list[Point]:
+    """Every run of a task at the last step that all runs of the task were evaluated at;
+    UserError where no task has one.
+    """
+    points = []
+    members: dict[tuple[str, bool], list[Result]] = {}
+    for (
+        result
+    ) in results:  # steps of a run without an offline phase are no steps of the others
+        members.setdefault((result.env_name, result.offline_steps > 0), []).append(
+            result
+        )
+    for (env_name, _), runs in members.items():
+        step = last_shared_step(env_name, runs, notes)
+        if step is not None:
+            points += points_at(runs, step, notes)
+    if not points:
+        raise UserError(
+            "--step=last: no task has a step that all of its runs were evaluated at; give"
+            " --step=N"
+        )
+    return points
+
+
+def last_shared_step(env_name: str, runs: list[Result], notes: list[str]) -> int | None:
+    """The last step that all runs of a task were evaluated at; None, and a note, if none."""
+    steps = [set(run.evaluations["step"].astype(int).tolist()) for run in runs]
+    shared = set.intersection(*steps)
+    if not shared:
+        notes.append(
+            f"{env_name}: its runs have no evaluated step in common and are left out"
+        )
+        return None
+    step, furthest = max(shared), max(runs, key=lambda r: r.last_step)
+    if furthest.last_step > step:
+        slowest = min(runs, key=lambda r: r.last_step)
+        reached = f"at step {step:,} of {furthest.last_step:,}"
+        notes.append(f"{env_name}: {reached}, held back by {slowest.name}")
+    return step
+
+
+def groups(
+    items: list[Item], result_of: Callable[[Item], Result]
+) -> list[tuple[str, str, list[Item]]]:
+    """(scope, name, items): all tasks where there are several domains, domains where they have
+    several tasks, each task.
+    """
+    domains: dict[str, dict[str, list[Item]]] = {}
+    for item in items:
+        result = result_of(item)
+        domains.setdefault(result.domain, {}).setdefault(result.env_name, []).append(
+            item
+        )
+    found = [("overall", OVERALL, items)] if len(domains) > 1 else []
+    order = {domain: i for i, domain in enumerate(DOMAINS)}
+    for domain, tasks in sorted(
+        domains.items(), key=lambda entry: (order.get(entry[0], len(order)), entry[0])
+    ):
+        if len(tasks) > 1:
+            found.append(
+                (
+                    "domain",
+                    domain,
+                    [item for inside in tasks.values() for item in inside],
+                )
+            )
+        found += [("task", task, inside) for task, inside in sorted(tasks.items())]
+    return found
+
+
+def episodes_of(point: Point) -> float:
+    """The number of episodes of the evaluation at a point."""
+    evaluations = point.result.evaluations
+    return float(evaluations["episodes"][evaluations["step"] == point.step][-1])
+
+
+def dual_of(point: Point) -> TrustRegion | None:
+    """A run's trust region up to a point; without a budget only path KL and λ, and None without
+    a KL.
+    """
+    kl = point.result.kl(point.step)
+    if not kl:
+        return None
+    steps, spent, budget = kl["step"], kl["path_kl"], kl["kl_budget"][-1]
+    last, second = (steps > part * point.step for part in (0.9, SETTLED))
+    if not last.any():
+        return None
+    near = np.abs(spent / kl["kl_budget"] - 1) <= NEAR
+    within = np.nan if np.isnan(budget) else 100 * near[second].mean()
+    # of the logs from each one on
+    share = np.cumsum(near[::-1])[::-1] / np.arange(len(near), 0, -1)
+    settled = steps[near & (share >= MOST)][0] if within >= 100 * MOST else np.nan
+    return TrustRegion(
+        spent[last].mean(),
+        budget,
+        within,
+        settled,
+        (spent / kl["kl_budget"]).max(),
+        kl["lam"][-1],
+    )
