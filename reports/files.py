@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from reports.cells import CELLS, plus_minus, short
 from reports.compare import Comparison, Improvement
 from reports.points import OVERALL, by_phase
 from reports.rows import Return, Row
 from reports.summary import Report
-from reports.text import CELLS, plus_minus, short
 
 COLUMNS = (
     "kind phase scope name method versus step tasks seeds episodes start success ci95_half std"

@@ -4,14 +4,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from reports.compare import Comparison, Improvement
-from reports.curves import escape, figures, sample
-from reports.points import OVERALL, by_phase, groups
-from reports.results import Result
-from reports.rows import Row
-from reports.statistics import Interval
-from reports.summary import Report
-from reports.text import (
+from reports.cells import (
     CELLS,
     COMPARISON,
     EXPLAINED,
@@ -29,6 +22,13 @@ from reports.text import (
     short,
     shown,
 )
+from reports.compare import Comparison, Improvement
+from reports.curves import escape, figures, sample
+from reports.points import OVERALL, by_phase, groups
+from reports.results import Result
+from reports.rows import Row
+from reports.statistics import Interval
+from reports.summary import Report
 
 SHADE = 0.45  # of a cell with a probability of 100 %
 COLUMNS = ["tasks", "seeds", "start", "success", "iqm", "path_kl", "within", "settled"]

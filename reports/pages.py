@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from reports.cells import bracket, plus_minus
 from reports.files import as_markdown, markdown
 from reports.reading import read_all
 from reports.statistics import Interval, mean_and_half
 from reports.summary import report
-from reports.text import bracket, plus_minus
 from utils.errors import UserError
 from utils.logging import read_rows
 

@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from reports.cells import short
 from reports.curves import STYLE, Chart, Line, charts, draw_on, line_style
 from reports.results import Result
-from reports.text import short
 from utils.errors import UserError, printable
 
 COLUMNS = ("task", "method", "step", "mean", "low", "high", "seeds", "source")

@@ -158,8 +158,8 @@ def as_html(found: "Report") -> str:
 
 def draw_picture(found: "Report", flags: argparse.Namespace) -> str:
     """Draw --picture; return its name."""
+    from reports.cells import keys_of
     from reports.picture import picture, read_published_curves
-    from reports.text import keys_of
 
     path = expanded(flags.picture)
     curves = flags.published_curves

@@ -22,18 +22,9 @@ import pytest
 from scipy import stats
 
 from envs.tasks import ALL_TASKS, dataset_name
-from reports.curves import curve, kl_curve
-from reports.export import command
-from reports.files import as_csv
-from reports.html import page
-from reports.published import read_published
-from reports.reading import read_all
-from reports.summary import report
-from reports.text import (
+from reports.cells import (
     CELLS,
     Lookup,
-    aligned,
-    as_text,
     blocks,
     keys_of,
     main_names,
@@ -41,6 +32,14 @@ from reports.text import (
     short,
     shown,
 )
+from reports.curves import curve, kl_curve
+from reports.export import command
+from reports.files import as_csv
+from reports.html import page
+from reports.published import read_published
+from reports.reading import read_all
+from reports.summary import report
+from reports.text import aligned, as_text
 from scripts import report as script
 from tests.synthetic_runs import write_csv, write_run, write_table
 
