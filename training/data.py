@@ -152,6 +152,7 @@ def warn_of_data(run: Run, data: TaskData) -> None:
     warn_of_little_data(run, data.transitions)
     warn_of_other_physics(run)
     warn_of_a_script(run)
+    warn_of_narrow_actions(data.arrays["actions"])
 
 
 def warn_of_little_data(run: Run, transitions: int) -> None:
@@ -204,3 +205,20 @@ def warn_of_a_script(run: Run) -> None:
                 f"the demonstrations in {path} are those of a script (scripts/make_data.py):"
                 " results do not compare with those on robomimic's data"
             )
+
+
+NARROW = 0.05
+"""Standard deviation of an action entry; the gripper's in puzzle-3x3-play is 0.09."""
+
+
+def warn_of_narrow_actions(actions: np.ndarray) -> None:
+    """Warn if entries of the actions [R, A] hardly vary; 10,000 rows are looked at."""
+    sample = actions[:: max(1, len(actions) // 10_000)]
+    narrow = np.flatnonzero(sample.std(axis=0) < NARROW)
+    if len(narrow):
+        entries = ", ".join(map(str, narrow))
+        warn(
+            f"entries {entries} of the actions hardly vary in the data (standard deviation"
+            f" below {NARROW}), so a policy may leave the data there at a small path KL; vary"
+            " them more, or leave them out (docs/data.md)"
+        )

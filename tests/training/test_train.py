@@ -76,3 +76,18 @@ def test_other_physics_is_told_once(
     run.env_name = "envs.probe:ProbeChain-v0"
     data.warn_of_other_physics(run)
     assert not printed().err
+
+
+@pytest.mark.parametrize(
+    ("deviations", "named"),
+    [
+        ([0.06, 0.5], None),
+        ([0.5, 0.04, 0.5], "entries 1 of"),
+        ([0.5, 0.0, 0.02], "entries 1, 2 of"),
+    ],
+)
+def test_action_entries_that_hardly_vary_are_named(deviations, named, printed):
+    actions = np.random.default_rng(0).normal(0, deviations, (30_000, len(deviations)))
+    data.warn_of_narrow_actions(actions.astype(np.float32))
+    said = printed().err
+    assert f"warning: {named} the actions hardly vary" in said if named else not said
