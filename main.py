@@ -115,15 +115,7 @@ def train_task(runs: "list[Run]", fv: "FlagValues") -> int:
 
 
 if __name__ == "__main__":
-    from utils.command_line import print_any_text
+    from utils.command_line import run_program
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    print_any_text()
-    try:
-        code = main(sys.argv)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # `| head` has ended; the rest of the output is discarded
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141  # a shell's exit code after SIGPIPE
-    sys.exit(code)
+    run_program(lambda: main(sys.argv))

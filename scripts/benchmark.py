@@ -26,7 +26,7 @@ from benchmarks import (  # noqa: E402
     update,
 )
 from benchmarks.common import publish  # noqa: E402
-from utils.command_line import Parser, report_error  # noqa: E402
+from utils.command_line import Parser, report_error, run_program  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
 
 COMMANDS = {
@@ -107,4 +107,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    run_program(lambda: main(sys.argv))

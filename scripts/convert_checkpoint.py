@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.command_line import report_error  # noqa: E402
+from utils.command_line import report_error, run_program  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
 from utils.files import expanded  # noqa: E402
 
@@ -138,4 +138,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    run_program(lambda: main(sys.argv))

@@ -45,7 +45,7 @@ from envs.tasks import (  # noqa: E402
     is_user_env,
     resolve_env_name,
 )
-from utils.command_line import user_errors_of_flags  # noqa: E402
+from utils.command_line import run_program, user_errors_of_flags  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 from utils.files import expanded, sha256_of  # noqa: E402
 
@@ -228,4 +228,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    run_program(lambda: main(sys.argv))

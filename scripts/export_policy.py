@@ -16,7 +16,7 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.command_line import report_error, user_errors_of_flags  # noqa: E402
+from utils.command_line import report_error, run_program, user_errors_of_flags  # noqa: E402
 from utils.errors import RunError, UserError  # noqa: E402
 from utils.files import expanded  # noqa: E402
 
@@ -93,4 +93,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.exit(main(sys.argv))
+    run_program(lambda: main(sys.argv))

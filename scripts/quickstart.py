@@ -181,4 +181,6 @@ def present(run, shown_again: bool, command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    from utils.command_line import run_program
+
+    run_program(lambda: main(sys.argv))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reports.published import AXES  # noqa: E402
-from utils.command_line import Parser, at_least, print_any_text, report_error  # noqa: E402
+from utils.command_line import Parser, at_least, report_error, run_program  # noqa: E402
 from utils.errors import RunError, UserError, printable  # noqa: E402
 from utils.files import expanded  # noqa: E402
 
@@ -185,7 +185,6 @@ def repeated(found: "Report", flags: argparse.Namespace) -> int:
 
 def main(argv: list[str]) -> int:
     """Report, and return the exit code."""
-    print_any_text()
     try:
         return run(argv[1:])
     except (UserError, RunError, OSError) as error:
@@ -193,4 +192,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    run_program(lambda: main(sys.argv))

@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reports.pages import PAGES, renewed  # noqa: E402
+from utils.command_line import run_program  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,4 +30,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

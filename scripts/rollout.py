@@ -26,9 +26,9 @@ if __name__ == "__main__":  # before the other imports, which take a second in a
 from absl import flags  # noqa: E402
 
 from utils.command_line import (  # noqa: E402
-    print_any_text,
     refuse_control_characters,
     report_error,
+    run_program,
     user_errors_of_flags,
 )
 from utils.errors import RunError, UserError  # noqa: E402
@@ -263,5 +263,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    print_any_text()
-    sys.exit(main(sys.argv))
+    run_program(lambda: main(sys.argv))

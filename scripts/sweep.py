@@ -41,9 +41,9 @@ from training.plan import plan  # noqa: E402
 from utils.command_line import (  # noqa: E402
     Parser,
     at_least,
-    print_any_text,
     refuse_control_characters,
     report_error,
+    run_program,
 )
 from utils.errors import RunError, UserError  # noqa: E402
 from utils.files import expanded  # noqa: E402
@@ -398,7 +398,5 @@ if __name__ == "__main__":
     users = dict(os.environ)
     # resolving settings takes no memory on a device that the jobs need
     os.environ["JAX_PLATFORMS"] = "cpu"
-    print_any_text(
-        sys.getfilesystemencoding()
-    )  # commands in the bytes that a shell takes
-    sys.exit(main(sys.argv, users))
+    # commands in the bytes that a shell takes
+    run_program(lambda: main(sys.argv, users), sys.getfilesystemencoding())

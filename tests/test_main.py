@@ -410,17 +410,20 @@ def test_a_mistake_from_the_shell(tmp_path):
     assert "Traceback" in debug.stderr
 
 
-def test_a_reader_that_leaves_ends_it_quietly(tmp_path):
+@pytest.mark.parametrize(
+    "command",
+    [
+        "main.py --env_name=all50 --dry_run --save_dir={}",
+        "scripts/sweep.py --engine=print --env_name=all50 --agents=trqam --save_dir={}",
+        "scripts/report.py results/study",
+        "scripts/results.py",
+    ],
+)
+def test_a_reader_that_leaves_ends_it_quietly(command, tmp_path):
     """As `--dry_run | head` does: no traceback, and the exit code of a closed pipe."""
-    command = [
-        sys.executable,
-        "main.py",
-        "--env_name=all50",
-        "--dry_run",
-        f"--save_dir={tmp_path}",
-    ]
+    words = [sys.executable, *command.format(tmp_path).split()]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, text=True, cwd=ROOT) as process:
+    with subprocess.Popen(words, **pipes, text=True, cwd=ROOT) as process:
         process.stdout.close()
         assert (process.stderr.read(), process.wait()) == ("", 128 + signal.SIGPIPE)
 

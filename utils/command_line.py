@@ -4,6 +4,7 @@ import argparse
 import codecs
 import contextlib
 import math
+import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -69,8 +70,31 @@ def print_any_text(encoding: str | None = None) -> None:
         )
 
 
+def run_program(main: Callable[[], int], encoding: str | None = None) -> NoReturn:
+    """Run a program and exit with its code, or with 141 if its output was closed.
+
+    Args:
+        main: the program, which returns its exit code.
+        encoding: of stdout; None keeps the present one.
+    """
+    print_any_text(encoding)
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `| head` has ended; the rest of the output is discarded
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141  # a shell's exit code after SIGPIPE
+    sys.exit(code)
+
+
 def report_error(error: Exception) -> int:
-    """Print an error as one line on stderr; return the exit code: 2 for a UserError, else 1."""
+    """Print an error as one line on stderr; return the exit code: 2 for a UserError, else 1.
+
+    Raises a BrokenPipeError again, for `run_program`.
+    """
+    if isinstance(error, BrokenPipeError):
+        raise error
     print("error:", one_line(error), file=sys.stderr)
     return 2 if isinstance(error, UserError) else 1
 
