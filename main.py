@@ -1,7 +1,7 @@
-"""Train agents on OGBench tasks.
+"""Train agents on OGBench, robomimic or an environment of your own.
 
     python main.py --env_name=puzzle-4x4 --agent=agents/trqam.py    # the five tasks of a domain
-    python main.py --env_name=all50 --agent=agents/qam.py --num_seeds=8  # the table
+    python main.py --env_name=all50 --agent=agents/qam.py --num_seeds=8  # the 50 tasks
     python main.py --env_name=scene,cube-double --num_seeds=2            # two domains
     python main.py --env_name=puzzle-4x4 --preset=smoke      # everything once, on tiny networks
     python main.py --env_name=scene-play-singletask-task1-v0 --dry_run  # only show the settings
@@ -12,9 +12,8 @@ Settings: the agent's defaults < the domain's (configs/domains.py) < what a fork
 runs and skips finished ones.
 """
 
-if (
-    __name__ == "__main__"
-):  # first, so that signals are handled during the other imports
+# first, so that signals are handled during the other imports
+if __name__ == "__main__":
     from utils.first import end_at_signals
 
     end_at_signals()

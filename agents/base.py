@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from agents.losses import Loss, Losses, Networks, draw
 from agents.optimising import clip_norm, gradient_norm
-from agents.options import COMMON, CRITIC, check_runs
+from agents.options import COMMON, CRITIC, check_sequences
 from utils.errors import UserError
 from utils.networks import Critic, VelocityField, ensemble
 from utils.options import Options, check, defaults
@@ -101,7 +101,7 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
     def check(cls, config: Any) -> None:
         """Hook: raise UserError for settings that the agent cannot start with."""
         check(cls.OPTIONS, config)
-        check_runs(config)
+        check_sequences(config)
 
     @classmethod
     def init_state(cls, config: Any) -> dict[str, Any]:

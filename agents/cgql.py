@@ -78,7 +78,7 @@ class CGQL(TimedCritic, Agent):
         "inv_temp": Option(10.0, "inverse temperature of the guidance; 0: none", at_least=0),
         "guidance_coef": Option(0.1, "weight of the guidance", at_least=0),
         "noisy_coef": Option(0.1, "weight of the loss at noisy actions", at_least=0),
-        "isd_clip": Option(5.0, "where linex goes on as a line", above=0),
+        "isd_clip": Option(5.0, "exponent above which linex is linear", above=0),
     }
 
     INPUTS = Agent.INPUTS | TimedCritic.INPUTS

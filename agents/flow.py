@@ -12,7 +12,7 @@ Velocity = Callable[[jax.Array, jax.Array], jax.Array]
 """(x [..., B, D], t: a number or [..., 1]) -> velocity [..., B, D], at given observations."""
 
 
-MOST_UNROLLED = 20  # flow steps
+MAX_UNROLLED = 20  # flow steps
 
 
 def time_grid(flow_steps: int) -> jax.Array:
@@ -37,7 +37,7 @@ def loop(
     steps the first axis, and on a GPU transposes every layer of the network for it.
     """
     length = len(jax.tree.leaves(inputs)[0])
-    if length > MOST_UNROLLED:
+    if length > MAX_UNROLLED:
         return jax.lax.scan(step, state, inputs, reverse=reverse)
     step, results = jax.jit(step), [None] * length
     for k in reversed(range(length)) if reverse else range(length):

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from agents.flow import Velocity, euler_sample, flow_matching_loss
-from agents.lql import Bootstrap, critic_loss_of_runs
-from utils.replay import Batch, run_points
+from agents.lql import Bootstrap, critic_loss_of_sequences
+from utils.replay import Batch, chunks_per_sequence
 
 Networks = dict[str, nn.Module]
 """By name."""
@@ -21,7 +21,7 @@ Values = Callable[[jax.Array], jax.Array]
 """a [..., B, D] -> Q_e(s, a) [E, ..., B], at given observations."""
 
 Target = Any
-"""The critic target: y [B], and for runs of chunks a `Bootstrap` of y and v."""
+"""The critic target: y [B], and for sequences of chunks a `Bootstrap` of y and v."""
 
 
 class Losses:
@@ -160,12 +160,12 @@ class Losses:
         return q.mean(axis=0) - self.config.rho * deviation
 
     def backup(self, batch: Batch, next_values: jax.Array) -> Target:
-        """y = R + gamma^H m V(s') [B], from the values of the next observations [B]; for runs
-        of chunks with these values.
+        """y = R + gamma^H m V(s') [B], from the values of the next observations [B]; for
+        sequences of chunks with these values.
         """
         discount = self.config.discount**self.config.horizon_length
         y = batch["rewards"][:, -1] + discount * batch["masks"][:, -1] * next_values
-        return y if run_points(self.config) == 1 else Bootstrap(y, next_values)
+        return y if chunks_per_sequence(self.config) == 1 else Bootstrap(y, next_values)
 
     def flow_loss(self, base: dict, batch: Batch, noise: dict) -> jax.Array:
         """Hook: the flow-matching loss of the base; it reads flow_x0 [B, D], flow_t [B, 1]."""
@@ -175,11 +175,11 @@ class Losses:
 
     def critic_loss(self, critic: dict, batch: Batch, td_target: Target) -> Loss:
         """Hook: mean_{E,B} (Q_e(s, a) - y)^2 valid, and its metrics; y is td_target [B]. For
-        runs of chunks LQL's: `lql.py`.
+        sequences of chunks LQL's: `lql.py`.
         """
         q = self.values(critic, batch["observations"])(self.flat_actions(batch))
-        if run_points(self.config) > 1:
-            return critic_loss_of_runs(q, batch, td_target, self.config)
+        if chunks_per_sequence(self.config) > 1:
+            return critic_loss_of_sequences(q, batch, td_target, self.config)
         loss = jnp.mean((q - td_target[None]) ** 2 * batch["valid"][None, :, -1])
         return loss, {
             "critic/loss": loss,

@@ -1,7 +1,7 @@
-"""LQL (arXiv 2605.05812) adds two squared hinges between the values along a run of n chunks to
+"""LQL (arXiv 2605.05812) adds two squared hinges between the values along n chunks to
 the TD loss of an agent. It needs no further network or forward pass. Shapes as in `trqam.py`.
 
-    run      L = n H g raw rows from a start on; chunk k = 0..n-1 starts at o_k = k H g
+    sequence L = n H g raw rows from a start on; chunk k = 0..n-1 starts at o_k = k H g
     Q_k, y_k, v_k    Q_e(s_k, a_k), its target, and the value of s'_k in that target
     G(i, j)          sum_{l=i}^{j-1} gamma^(l-i) r_l
     end_l            1 at the last step of a trajectory, and where the task succeeded
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from utils.errors import UserError
-from utils.replay import Batch, run_points
+from utils.replay import Batch, chunks_per_sequence
 
 
 class Bootstrap(NamedTuple):
@@ -61,16 +61,16 @@ def hinged_loss(
     horizon: int,
     discount: float,
 ) -> HingedLoss:
-    """The three parts for runs of n chunks.
+    """The three parts for sequences of n chunks.
 
     Source: the published code of arXiv 2605.05812; sums of rewards are direct here, where it
-    subtracts sums to the end of the run.
+    subtracts sums to the end of the sequence.
 
     Args:
         q: Q_k [E, B, n].
         target: y_k and v_k [B, n].
         valid: 1 where no end is in the first H - 1 steps of chunk k [B, n].
-        rewards, ends: of all rows of the runs [B, L].
+        rewards, ends: of all rows of the sequences [B, L].
         horizon: H.
         discount: gamma.
     """
@@ -98,11 +98,11 @@ def hinged_loss(
 
 
 def hinged_loss_of(q: jax.Array, batch: Batch, target: Bootstrap, config: Any) -> HingedLoss:
-    """The three parts for a batch of runs.
+    """The three parts for a batch of sequences.
 
     Args:
-        q: Q_e(s, a) [E, B n] of all chunks, those of a run in a row.
-        batch: as `utils.replay.run_chunks` makes it.
+        q: Q_e(s, a) [E, B n] of all chunks, those of a sequence together.
+        batch: as `utils.replay.sequence_chunks` makes it.
         target: y and v [B n].
         config: the agent's.
 
@@ -114,18 +114,18 @@ def hinged_loss_of(q: jax.Array, batch: Batch, target: Bootstrap, config: Any) -
             f"--agent.lql_points={points}: this agent's td_target gives no value of s'; leave"
             " the flag out, or return self.backup(batch, values)"
         )
-    runs = [batch["valid"][:, -1], *target]
-    valid, y, v = (each.reshape(-1, points) for each in runs)
+    flat = [batch["valid"][:, -1], *target]
+    valid, y, v = (each.reshape(-1, points) for each in flat)
     rewards, ends = (batch[name].reshape(len(valid), -1) for name in ("row_rewards", "ends"))
     each_q, target = q.reshape(len(q), -1, points), Bootstrap(y, v)
     steps = config.horizon_length
     return hinged_loss(each_q, target, valid, rewards, ends, steps, config.discount)
 
 
-def critic_loss_of_runs(
+def critic_loss_of_sequences(
     q: jax.Array, batch: Batch, target: Bootstrap, config: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The critic loss of a batch of runs, and its metrics; arguments as above."""
+    """The critic loss of a batch of sequences, and its metrics; arguments as above."""
     parts = hinged_loss_of(q, batch, target, config)
     hinges = parts.lower.loss + parts.upper.loss
     loss = parts.td.loss + config.hinge_weight * hinges
@@ -142,9 +142,9 @@ def critic_loss_of_runs(
 def traced_metrics(trace: Callable[[], dict], config: Any) -> dict:
     """The metrics of one update, which `trace` returns without running it.
 
-    Raises UserError if the agent has losses of its own that cannot read runs of chunks.
+    Raises UserError if the agent has losses of its own that cannot read sequences of chunks.
     """
-    points = run_points(config)
+    points = chunks_per_sequence(config)
     try:
         metrics = trace()
     except (TypeError, ValueError, AttributeError) as error:
@@ -156,8 +156,9 @@ def traced_metrics(trace: Callable[[], dict], config: Any) -> dict:
             return metrics
         fault = "no critic/lower_loss among the metrics"
     raise UserError(
-        f"--agent.lql_points={points}: the losses of this agent file cannot read runs of chunks"
-        f" ({fault:.100}); leave the flag out, or let critic_loss call super().critic_loss"
+        f"--agent.lql_points={points}: the losses of this agent file cannot read sequences of"
+        f" chunks ({fault:.100}); leave the flag out, or let critic_loss call"
+        " super().critic_loss"
     )
 
 

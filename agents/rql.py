@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from agents.base import Agent, Loss
 from agents.flow import Velocity, loop, on_grid
 from agents.ifql import expectile_loss
-from agents.options import RUNS, without
+from agents.options import LQL_OPTIONS, without
 from agents.timed_critic import TimedCritic
 from utils.options import Option
 from utils.replay import Batch
@@ -49,7 +49,7 @@ def reverse(velocity: Velocity, actions: jax.Array, d: jax.Array, flow_steps: in
 class RQL(TimedCritic, Agent):
     """Critic and flow, "base", under one Adam; both have moving averages."""
 
-    OPTIONS = without(Agent.OPTIONS, "best_of_n", *RUNS) | {
+    OPTIONS = without(Agent.OPTIONS, "best_of_n", *LQL_OPTIONS) | {
         "alpha": Option(1.0, "weight of imitation against the critic", at_least=0),
         "expectile": Option(0.5, "expectile of the critic", above=0, at_most=1),
         "policy_ema": Option(0.999, "what stays of the flow's average", at_least=0, at_most=1),

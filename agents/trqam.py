@@ -4,7 +4,8 @@ Notation
     s, a, x          observation [B, O], action (chunk) [B, D], point of the flow [B, D]
     K, h, t_k        flow steps, step size 1/K, time grid k/K for k = 0..K-1
     v_th(s, x, t)    policy velocity, trained
-    v_b(s, x, t)     base velocity: the moving average of the cloned one, constant
+    v_b(s, x, t)     base velocity, no gradient: the moving average of the cloned one, whose
+                     cloning continues on every batch, online transitions included
     Q_e(s, a), Q'_e  critic ensemble of E members, its moving average
     g_k, D_k         noise of the memoryless process; v_th - v_b at (x_k, t_k)
     lambda           trust-region parameter, lam_scale * lam; lam is the adapted state
@@ -19,7 +20,7 @@ One update
     descend  critic loss + flow-matching loss of the base
              + mean_B sum_k || 2 D_k / sigma_k + sigma_k adj_k ||^2       adjoint_matching_loss
              sigma_k = g_k / sqrt(lambda)
-    KL = (1/H) mean_B sum_k (2h / g_k^2) ||D_k||^2                           path_kl
+    KL = (1/H) mean_B sum_k (2h / g_k^2) ||D_k||^2                       path_kl, / H
     lam <- clip(lam + eta (ema(min(KL, c epsilon)) - epsilon))               descend_dual
 
 The policy so trained samples from  p(a|s) ~ base(a|s) exp(mean_e Q(s, a) / lambda)  while KL
@@ -61,9 +62,9 @@ def memoryless_rollout(
     x_{k+1} = x_k + h (2 v_th(x_k, t_k) - x_k / (t_k + h)) + sqrt(h) g_k eps_k,   k = 0..K-2
     x_K     = x_{K-1} + h v_b(x_{K-1}, t_{K-1})      no noise, and the base, as published
 
-    x0 [B, D]; noise eps [K, B, D], whose last row is unused. The paper writes the diffusion as
-    sqrt(lambda) sigma with sigma = g / sqrt(lambda): the same process, so lambda is not here
-    but in the loss.
+    x0 [B, D]; noise eps [K, B, D], whose last entry is unused. The paper writes the diffusion
+    as sqrt(lambda) sigma with sigma = g / sqrt(lambda): the same process, so lambda is not
+    here but in the loss.
     """
     flow_steps = noise.shape[0]
     h, ts = 1.0 / flow_steps, time_grid(flow_steps)
@@ -149,12 +150,12 @@ class Dual(flax.struct.PyTreeNode):
     kl_ema: jax.Array
     kl_budget: jax.Array
 
-    def average(self, kl: jax.Array, config: Any) -> jax.Array:
+    def next_kl_ema(self, kl: jax.Array, config: Any) -> jax.Array:
         """kl_ema <- (1 - kappa) kl_ema + kappa min(KL, c epsilon)."""
         clipped = jnp.minimum(kl, config.kl_clip_coef * self.kl_budget)
         return (1.0 - config.kl_ema_coef) * self.kl_ema + config.kl_ema_coef * clipped
 
-    def moved(self, lam: jax.Array, kl_ema: jax.Array, config: Any) -> Self:
+    def with_lam(self, lam: jax.Array, kl_ema: jax.Array, config: Any) -> Self:
         """The state with another lam, clipped to its bounds, and another average."""
         lam = jnp.clip(lam, config.lambda_min, config.lambda_max)
         return self.replace(lam=lam, kl_ema=kl_ema)
@@ -162,8 +163,9 @@ class Dual(flax.struct.PyTreeNode):
 
 def descend_dual(dual: Dual, kl: jax.Array, config: Any) -> Dual:
     """The paper's dual descent: lam <- clip(lam + eta (kl_ema - epsilon))."""
-    kl_ema = dual.average(kl, config)
-    return dual.moved(dual.lam + config.eta_lambda * (kl_ema - dual.kl_budget), kl_ema, config)
+    kl_ema = dual.next_kl_ema(kl, config)
+    lam = dual.lam + config.eta_lambda * (kl_ema - dual.kl_budget)
+    return dual.with_lam(lam, kl_ema, config)
 
 
 def rescale_dual(dual: Dual, kl: jax.Array, config: Any) -> Dual:
@@ -171,9 +173,9 @@ def rescale_dual(dual: Dual, kl: jax.Array, config: Any) -> Dual:
     [1/c, c], because KL ~ lam^-2 for given adjoints. It needs no eta of lambda's size; the gain
     is small because the adjoints move with lambda and the policy lags behind it.
     """
-    kl_ema, most = dual.average(kl, config), config.kl_clip_coef
-    ratio = jnp.clip(kl_ema / dual.kl_budget, 1.0 / most, most)
-    return dual.moved(dual.lam * ratio ** (0.5 * config.dual_gain), kl_ema, config)
+    kl_ema, limit = dual.next_kl_ema(kl, config), config.kl_clip_coef
+    ratio = jnp.clip(kl_ema / dual.kl_budget, 1.0 / limit, limit)
+    return dual.with_lam(dual.lam * ratio ** (0.5 * config.dual_gain), kl_ema, config)
 
 
 DUAL_STEPS = {"descent": descend_dual, "closed_form": rescale_dual}

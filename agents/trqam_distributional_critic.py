@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from agents import trqam
 from agents.losses import Loss, Values
-from agents.options import RUNS, without
+from agents.options import LQL_OPTIONS, without
 from utils.networks import Critic, ensemble
 from utils.options import Option
 from utils.replay import Batch
@@ -21,7 +21,7 @@ from utils.replay import Batch
 class DistributionalTRQAM(trqam.TRQAM):
     """TRQAM with critics that return logits; `values` says what they mean to all the rest."""
 
-    OPTIONS = without(trqam.TRQAM.OPTIONS, *RUNS) | {
+    OPTIONS = without(trqam.TRQAM.OPTIONS, *LQL_OPTIONS) | {
         "bins": Option(101, "bins of the critic between q_min and q_max", above=1),
         "q_min": Option(-200.0, "least value, of a reward of -1 for ever"),
         "q_max": Option(0.0, "largest value, that of success"),

@@ -12,15 +12,18 @@ import jax
 import jax.numpy as jnp
 
 from agents import trqam
+from agents.options import without
 from utils.options import Option
 
 
 class FixedLambdaTRQAM(trqam.TRQAM):
     """lambda = lam_scale * lam for the whole run; the path KL is averaged and logged, never
-    acted on.
+    acted on; kl_budget only clips the average.
     """
 
-    OPTIONS = trqam.TRQAM.OPTIONS | {
+    OPTIONS = without(
+        trqam.TRQAM.OPTIONS, "eta_lambda", "dual_gain", "lambda_min", "lambda_max"
+    ) | {
         "lam": Option(1.0, "lam for the whole run; lambda = lam_scale lam", above=0),
     }
 
@@ -36,7 +39,7 @@ class FixedLambdaTRQAM(trqam.TRQAM):
 
     def dual_step(self, kl: jax.Array) -> trqam.Dual:
         """The hook: lam stays, only the average of the path KL moves."""
-        return self.dual.replace(kl_ema=self.dual.average(kl, self.config))
+        return self.dual.replace(kl_ema=self.dual.next_kl_ema(kl, self.config))
 
 
 get_config = FixedLambdaTRQAM.get_config

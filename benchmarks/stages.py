@@ -9,7 +9,7 @@ import jax
 
 from agents.trqam import lean_adjoint, memoryless_rollout
 from benchmarks.common import seconds
-from utils.replay import run_points
+from utils.replay import chunks_per_sequence
 
 
 class Stages:
@@ -55,7 +55,7 @@ def stage_seconds(agent: Any, replay: Any, repeats: int = 6) -> dict[str, float]
     def draw(replay: Any, seed: int) -> Any:
         key = jax.random.key(seed)
         sizes = config.batch_size, config.horizon_length, config.discount
-        return replay.sample(key, *sizes, run_points(config))
+        return replay.sample(key, *sizes, chunks_per_sequence(config))
 
     def draw_noise(agent: Any, seed: int) -> Any:
         return kind.draw_noise(agent, jax.random.key(seed), config.batch_size)

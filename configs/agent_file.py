@@ -162,9 +162,8 @@ class _Importer(MetaPathFinder, Loader):
         content = self.kept[file.relative_to(self.file.parent).as_posix()] = read(file)
         if self.admit:
             self.admit({file: content})
-        if not module.__name__.startswith(
-            self.name
-        ):  # classes are looked up by this name
+        # classes are looked up by this name
+        if not module.__name__.startswith(self.name):
             module.__name__ = f"{self.name}.{module.__name__}"
             sys.modules[module.__name__] = module
         exec(compile(content, file, "exec", dont_inherit=True), vars(module))

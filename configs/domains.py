@@ -131,7 +131,7 @@ def nearest_domain(dataset: str) -> str:
     return next(name for prefix, name in NEAREST.items() if dataset.startswith(prefix))
 
 
-def folder_flag(dataset: str) -> str:
+def folder_flag_of_dataset(dataset: str) -> str:
     """Return the name of the flag for the folder that holds a dataset."""
     of_robomimic = ":" not in dataset and nearest_domain(dataset) in ROBOMIMIC
     return "robomimic_dataset_dir" if of_robomimic else "ogbench_dataset_dir"

@@ -44,7 +44,7 @@ PLACE = (
     "num_seeds",
 )
 LAST_SEED = 2**31 - 1
-MOST_SEEDS = 1000
+MAX_SEEDS = 1000
 UNHASHED = {*STEPS, *LOGGING, *PLACE}
 DATA_FOLDERS = ("ogbench_dataset_dir", "robomimic_dataset_dir")
 MAY_CHANGE = {"offline_steps", "online_steps", *DATA_FOLDERS, *LOGGING, *PLACE}
@@ -112,12 +112,13 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "preset",
         None,
         list(PRESETS),
-        "settings for a purpose; all but qam_paper make their own data",
+        "settings for a purpose (configs/presets.py); quickstart, study and smoke make their"
+        " own data",
         flag_values=fv,
     )
     count("seed", 0, "random seed", high=LAST_SEED)
     count(
-        "num_seeds", 1, "run seeds seed .. seed + num_seeds - 1", low=1, high=MOST_SEEDS
+        "num_seeds", 1, "run seeds seed .. seed + num_seeds - 1", low=1, high=MAX_SEEDS
     )
 
     count(
@@ -127,12 +128,15 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     )
     count("offline_steps", 1_000_000, "offline updates")
     count("online_steps", 500_000, "online environment steps")
-    switch("bc_only", "train only the base, for offline_steps")
+    switch(
+        "bc_only",
+        "train only the base, for offline_steps (for fine-tuning it takes bc_steps)",
+    )
     text(
         "pretrained_actor_path",
         None,
         "start from this base instead of training one: 'published' (the paper's own of the "
-        "domain, fetched once to <ogbench_dataset_dir>/bases), a run folder of agents/bc.py, "
+        "domain, fetched once to <ogbench_dataset_dir>/bases), a run folder, "
         "or a published params_*.pkl or its folder",
     )
     count(
@@ -149,9 +153,8 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_float(
         "kl_budget_online",
         None,
-        "the KL budget from the first online step on",
+        "the KL budget from the first online step on, above 0",
         flag_values=fv,
-        lower_bound=0.0,
     )
 
     count(
@@ -188,7 +191,8 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     text(
         "dataset",
         None,
-        "your own data, for --env_name=module:EnvId: an npz, HDF5 or Minari file, or a folder",
+        "data instead of the task's own: an npz, HDF5 or Minari file, or a folder of them;"
+        " --env_name=module:EnvId needs it",
     )
     doc = (
         "of your own data: flat (every row is a transition) or ogbench (final states have"

@@ -49,7 +49,7 @@ PRESETS = {
         },
         transitions=60_000,
     ),
-    # The study in results/study: all its methods in an hour and a half on two CPU cores.
+    # The study in results/study.
     "study": Preset(
         flags={
             "env_name": "cube-single-play-singletask-task1-v0",

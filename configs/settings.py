@@ -17,7 +17,7 @@ from configs.agent_file import load_source
 from configs.agent_source import AGENTS, Source
 from configs.domains import (
     Setting,
-    folder_flag,
+    folder_flag_of_dataset,
     own_settings,
     qam_common_settings,
     shared_settings,
@@ -188,10 +188,9 @@ def preset_layer(
     group = layers.flags["run_group"].value
     if preset.transitions:
         place = Path(fv.save_dir) / preset.flags.get("run_group", group) / "data"
-        own[folder_flag(dataset)] = str(place)
-    if (
-        0 < fv.online_steps <= own.get("start_training", 0)
-    ):  # a shorter phase than the preset's
+        own[folder_flag_of_dataset(dataset)] = str(place)
+    # a shorter phase than the preset's
+    if 0 < fv.online_steps <= own.get("start_training", 0):
         own["start_training"] = fv.online_steps // 2
     layer = Layers(
         {name: Setting(value, origin) for name, value in own.items()},

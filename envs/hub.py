@@ -23,16 +23,12 @@ TIMEOUT = 8.0  # seconds without an answer before a request fails
 FAILURES = (urllib.error.URLError, http.client.HTTPException, OSError)
 
 _SHA256 = re.compile(r"(?:sha256:)?([0-9a-fA-F]{64})")
-_SHA256SUM_LINE = re.compile(
-    r"([0-9a-fA-F]{64})[ \t]+\*?(\S.*)"
-)  # as sha256sum writes it
-_BSD_LINE = re.compile(
-    r"SHA256 \((.+)\) = ([0-9a-fA-F]{64})"
-)  # as `sha256sum --tag` does
+# as sha256sum writes it, and as `sha256sum --tag` does
+_SHA256SUM_LINE = re.compile(r"([0-9a-fA-F]{64})[ \t]+\*?(\S.*)")
+_BSD_LINE = re.compile(r"SHA256 \((.+)\) = ([0-9a-fA-F]{64})")
 _PATH = re.compile("[./]")  # a key that matches is a path
-_OTHER_SUM = re.compile(
-    "xet|blake", re.IGNORECASE
-)  # other checksums as long as a sha256
+# other checksums as long as a sha256
+_OTHER_SUM = re.compile("xet|blake", re.IGNORECASE)
 _PATH_KEYS = ("path", "file", "filename", "rfilename", "name")
 
 

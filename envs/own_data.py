@@ -27,7 +27,6 @@ from envs.arrays import (
 from utils.errors import UserError
 from utils.logging import say, shown, warn
 
-LAYOUTS = ("auto", "ogbench", "flat")
 ENDS = ("timeouts", "truncations", "truncateds", "dones_float")
 """Flags that end a trajectory but not the task, by the names of common file formats."""
 NEEDED = ("observations", "actions", "rewards", "terminals")

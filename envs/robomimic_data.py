@@ -58,9 +58,8 @@ class Recipe(NamedTuple):
     def scale(self, observations: Scaled) -> Scaled:
         """Scale observations [..., O] to [-1, 1], where the file's lie."""
         low, high = np.array([self.low, self.high], observations.dtype)
-        row = (None,) * (
-            observations.ndim - 1
-        )  # JAX is told not to broadcast by itself
+        # JAX is told not to broadcast by itself
+        row = (None,) * (observations.ndim - 1)
         return 2 * ((observations - low[row]) / (high - low + _MARGIN)[row] - 0.5)
 
 

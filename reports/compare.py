@@ -126,9 +126,8 @@ def differences(row: Row, figure: Published) -> list[str]:
     ):
         if mine != theirs and mine is not None and theirs is not None:
             found.append(f"{what} {mine}, published {theirs}")
-    if given := row.results[
-        0
-    ].given:  # that of all its runs, or they would be another method's
+    # that of all its runs, or they would be another method's
+    if given := row.results[0].given:
         found.append(f"settings {given}")
     return found
 

@@ -14,7 +14,7 @@ from utils.errors import UserError, join_first
 OVERALL = "all tasks"
 SETTLED = 0.5  # the part of a phase's logs in which lambda counts as settled
 NEAR = 0.1  # of the budget
-MOST = 0.9  # of the logs
+SETTLED_SHARE = 0.9  # of the logs
 
 Item = TypeVar("Item")
 
@@ -139,9 +139,8 @@ def last_points(results: list[Result], notes: list[str]) -> list[Point]:
     """
     points = []
     members: dict[tuple[str, bool], list[Result]] = {}
-    for (
-        result
-    ) in results:  # steps of a run without an offline phase are no steps of the others
+    for result in results:
+        # steps of a run without an offline phase are no steps of the others
         members.setdefault((result.env_name, result.offline_steps > 0), []).append(
             result
         )
@@ -224,7 +223,11 @@ def dual_of(point: Point) -> TrustRegion | None:
     within = np.nan if np.isnan(budget) else 100 * near[second].mean()
     # of the logs from each one on
     share = np.cumsum(near[::-1])[::-1] / np.arange(len(near), 0, -1)
-    settled = steps[near & (share >= MOST)][0] if within >= 100 * MOST else np.nan
+    settled = (
+        steps[near & (share >= SETTLED_SHARE)][0]
+        if within >= 100 * SETTLED_SHARE
+        else np.nan
+    )
     return TrustRegion(
         spent[last].mean(),
         budget,

@@ -53,9 +53,8 @@ def run_folders(
             raise UserError(f"{printable(folder)}: there is no such folder")
     found: list[Path] = []
     seen: set[str] = set()
-    for (
-        folder
-    ) in left:  # which grows: links come last, so that runs go by their own path
+    # `left` grows: links come last, so that runs go by their own path
+    for folder in left:
         runs, links = search(folder, seen, notes)
         found += runs
         left += links

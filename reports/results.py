@@ -189,7 +189,8 @@ class Result:
         """path KL, its budget and λ (with lam_scale) at the logs up to a step: NaN where there
         is none, empty without a KL.
 
-        An agent that is given its `lam` steers towards no budget, whatever its log says.
+        With a fixed `lam` there is no budget to compare with: kl_budget is NaN even if it was
+        logged.
         """
         kept = self.training["step"] <= step
         columns = {

@@ -33,12 +33,12 @@ def mean_and_half(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     one score); NaNs are absent.
     """
     count = np.isfinite(scores).sum(-1)
-    some = np.maximum(count, 1)
+    at_least_one = np.maximum(count, 1)
     total = np.where(np.isfinite(scores), scores, 0.0).sum(-1)
-    mean = np.where(count > 0, total / some, np.nan)
+    mean = np.where(count > 0, total / at_least_one, np.nan)
     squares = np.where(np.isfinite(scores), scores - mean[..., None], 0.0) ** 2
     degrees = np.maximum(count - 1, 1)
-    error = np.sqrt(squares.sum(-1) / degrees / some)
+    error = np.sqrt(squares.sum(-1) / degrees / at_least_one)
     return mean, np.where(count > 1, stdtrit(degrees, (1 + LEVEL) / 2) * error, np.nan)
 
 
@@ -88,8 +88,8 @@ def bootstrap(
     """statistic(*scores) with its stratified bootstrap interval; several arrays are drawn
     independently of each other.
 
-    The interval is rliable's, wider by √(N/(N-1)), which the bootstrap of N seeds is short of,
-    as far as the bounds of the statistic. One seed has none.
+    The interval is rliable's, widened by √(N/(N-1)), which the bootstrap of N seeds lacks, and
+    clipped to the bounds of the statistic. It is NaN for one seed.
     """
     value, seeds = float(statistic(*scores)), min(array.shape[-1] for array in scores)
     if seeds < 2:

@@ -191,7 +191,10 @@ def fetch(fv: flags.FlagValues, datasets: list[str]) -> int:
             print(f"error: {error}", file=sys.stderr)
             code = 1
     if fv.dry_run:
-        print(f"missing: {size_of(total)}; without --dry_run this command fetches it")
+        more = ", and what the errors above are about" if code else ""
+        print(
+            f"missing: {size_of(total)}{more}; without --dry_run this command fetches it"
+        )
     elif not code:
         print(f"to train, with or without a network:\n{training(fv, datasets)}")
     return code

@@ -126,6 +126,9 @@ def show(run, summary: dict) -> None:
 
 def main(argv: list[str]) -> int:
     """Train, then summarise every run; return the exit code."""
+    if {"--help", "-help", "-h"} & set(argv):
+        print(f"{__doc__}\nFlags: python main.py --help. Defaults: configs/presets.py.")
+        return 0
     from configs.flags import parse_flags
     from training.plan import plan
     from utils.errors import UserError

@@ -57,7 +57,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--step",
         type=step,
         default="final",
-        help="final (the end of each phase), last (as far as all are), or N",
+        help="final (the end of each phase), last (that all runs of a task share), or N",
     )
     parser.add_argument(
         "--bootstrap",
@@ -102,8 +102,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         default=50_000,
         help="steps between the evaluations in a pickle",
     )
-    doc = "what the axes of a pickle's arrays are"
-    parser.add_argument("--pickle_axes", default=AXES[0], choices=AXES, help=doc)
+    doc = f"axes of a pickle's arrays: {' or '.join(AXES)}"
+    parser.add_argument(
+        "--pickle_axes", default=AXES[0], choices=AXES, metavar="AXES", help=doc
+    )
     flags = parser.parse_args(argv)
     if flags.picture and flags.picture.suffix not in PICTURES:
         name = printable(flags.picture)
@@ -123,7 +125,7 @@ def write(files: list[tuple[Path, str]]) -> list[str]:
 
 
 def run(argv: list[str]) -> int:
-    """What `main` does, but for errors."""
+    """Body of `main`, which adds error handling."""
     flags = parse(argv)
     from reports.export import export
     from reports.files import as_csv, as_latex

@@ -153,7 +153,12 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     from envs.robomimic_data import Recipe
     from envs.video import film, film_maker
     from envs.workers import EnvWorkers, default_workers, maker
-    from training.policy import evaluation_policy, evaluation_values, load_run
+    from training.policy import (
+        chunk_length,
+        evaluation_policy,
+        evaluation_values,
+        load_run,
+    )
     from utils.logging import say
 
     agent, stored = load_run(run_dir, fv.best, fv.trust)
@@ -161,7 +166,6 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     seed = fv.seed
     config = agent.config
     seed = stored["flags"]["seed"] if seed is None else seed
-    chunk_length = config.horizon_length if config.get("action_chunking") else 1
     policy = evaluation_policy(agent)
     values = evaluation_values(agent)
     expected = np.full(fv.episodes, np.nan)
@@ -192,7 +196,7 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
             workers,
             fv.episodes,
             seed,
-            chunk_length,
+            chunk_length(config),
             stored["action_dim"],
             discount=config.discount,
         )
@@ -201,7 +205,7 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
         return 0
     episodes = min(fv.episodes, fv.video_episodes)
     path = expanded(fv.video)
-    shape = (seed, chunk_length, stored["action_dim"], fv.video_frame_skip)
+    shape = (seed, chunk_length(config), stored["action_dim"], fv.video_frame_skip)
     caption = task.removesuffix("-v0")
     make_film = film_maker(recipe)
     with handled():

@@ -5,7 +5,7 @@
     python scripts/sweep.py --agents=trqam --env_name=scene --grid=agent.kl_budget=0.5,1
     python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 --engine=ray
     python scripts/sweep.py --agents=trqam,qam --env_name=all50 --seeds=8 --status
-    python scripts/sweep.py --agents=table --env_name=all50 --seeds=12    # every method
+    python scripts/sweep.py --agents=table --env_name=all50 --seeds=12    # all methods
 
 Every other flag is main.py's, for all runs (--run_group=table --offline_steps=500_000).
 Finished runs are skipped and unfinished ones resume, whichever engine began them; what a job
@@ -102,7 +102,8 @@ def parser() -> Parser:
         "--agents",
         default="trqam",
         metavar="A,B",
-        help="names in agents/, paths of agent files, or table: all of configs/methods.csv",
+        help="names in agents/, paths of agent files, or table: the 19 methods marked"
+        " paper in configs/methods.csv",
     )
     result.add_argument(
         "--env_name", default="", metavar="A,B", help="tasks and domains, or all50"
@@ -146,7 +147,7 @@ def parser() -> Parser:
     result.add_argument(
         "--status",
         action="store_true",
-        help="show how the runs stand and how long they will take",
+        help="count finished, running, stopped and missing runs; estimate the time left",
     )
     return result
 
@@ -205,7 +206,7 @@ def jobs_of_agent(
 
 def listed_agents(names: str) -> list[tuple[str, list[str]]]:
     """The file of each agent given by name or path, and the settings that it is run with; with
-    'table', of every row of configs/methods.csv.
+    'table', of every method that configs/methods.csv marks as the papers'.
     """
     given = [name for name in names.split(",") if name]
     if not given:

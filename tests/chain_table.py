@@ -1,5 +1,5 @@
 """How many updates a critic needs on a long chain with one reward at its end, by TD and with
-LQL's hinges along runs of n rows.
+LQL's hinges along sequences of n chunks.
 
     python tests/chain_table.py --csv=results/chain.csv
     python tests/chain_table.py --tau=0.01 --updates=8000 --csv=results/chain_slow_targets.csv
@@ -7,7 +7,7 @@ LQL's hinges along runs of n rows.
 A chain of 64 states (one-hot), of which every action leads to the next; the last step gives 1
 and succeeds, all others 0. So the value of the start is 0.99^63 = 0.53 whatever the policy. The
 figure is the number of updates after which mean_e Q_e of the start stays within 10 % of that
-to the end (update 3,000), with a look every 50: FQL on tiny networks, 128 rows in every batch.
+to the end (update 3,000), with a look every 50: FQL on tiny networks, 128 chunks in every batch.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def start_values(
     """mean_e Q_e of the start [looks, seeds], the mean over nine actions.
 
     Args:
-        points: chunks in a run; 1 for TD.
+        points: chunks in a sequence; 1 for TD.
         seeds: how many.
         tau: step of the moving averages.
         updates: to train for.

@@ -336,9 +336,13 @@ def main(arguments: list[str]) -> int:
     paths = [word for word in arguments if not word.startswith(option)]
     for word in set(arguments) - set(paths):
         jax.config.update("jax_default_matmul_precision", word.removeprefix(option))
-    if not paths:
+    if not paths or {"--help", "-h"} & set(paths):
         print(__doc__)
-        return 2
+        return 0 if paths else 2
+    for path in paths:
+        if not Path(path).is_file():
+            print(f"error: {path}: there is no such file", file=sys.stderr)
+            return 2
     failed = False
     for path in paths:
         worst, problems = compare(path)

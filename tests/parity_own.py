@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from agents.lql import hinged_loss_of
-from utils.replay import FIELDS, Rows, run_chunks
+from utils.replay import FIELDS, Rows, sequence_chunks
 
 MODULES = {"qpilots_u": "agents.qpilots", "lql": "tests.lql_critic"}
 """The module of an agent that is not called as in its files."""
@@ -45,7 +45,7 @@ def batch_of(meta: dict, batch: dict) -> dict:
     )
     rows = Rows(states, *(chunks(name) for name in FIELDS[1:]))
     ends = jnp.maximum(batch["terminals"], 1.0 - batch["masks"])
-    return run_chunks(rows, meta["discount"]) | {
+    return sequence_chunks(rows, meta["discount"]) | {
         "row_rewards": batch["rewards"],
         "ends": ends,
     }

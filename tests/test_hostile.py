@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import main as program
-from configs.flags import LAST_SEED, MOST_SEEDS, parse_flags
+from configs.flags import LAST_SEED, MAX_SEEDS, parse_flags
 from envs.probe import write_dataset
 from envs.workers import EnvWorkers
 from training.plan import plan
@@ -56,7 +56,7 @@ LINES = {
     "seeds beyond the largest": (
         [f"--seed={LAST_SEED}", "--num_seeds=2"], f"--num_seeds=2: the last of the seeds from --seed={LAST_SEED} on would be 2147483648",
     ),
-    "a million seeds": (["--num_seeds=1000000"], f"--num_seeds=1000000: 1000000 is not an integer in the range [1, {MOST_SEEDS}]"),
+    "a million seeds": (["--num_seeds=1000000"], f"--num_seeds=1000000: 1000000 is not an integer in the range [1, {MAX_SEEDS}]"),
     "no online update": (
         ["--start_training=7", "--online_steps=7"],
         "--online_steps=7: the online phase would end before its first update (--start_training=7, --horizon_length=5)",
@@ -84,7 +84,7 @@ def test_a_command_line_that_cannot_be_meant_is_one_line(what, capsys, monkeypat
 
 def test_the_largest_seed_and_the_shortest_online_phase_are_taken():
     assert dry_run("--start_training=7", "--online_steps=8") == 0
-    for first, count in ((LAST_SEED - 1, 2), (0, MOST_SEEDS)):
+    for first, count in ((LAST_SEED - 1, 2), (0, MAX_SEEDS)):
         words = [f"--env_name={TASK}", f"--seed={first}", f"--num_seeds={count}"]
         seeds = [run.seed for run in plan(parse_flags(["main.py", *words]))]
         assert seeds == list(range(first, first + count))

@@ -21,7 +21,7 @@ from training.trainer import train_runs
 from utils.errors import UserError
 from utils.files import sha256_of
 from utils.logging import say, warn
-from utils.replay import run_length, run_points
+from utils.replay import chunks_per_sequence, transitions_per_sequence
 
 
 def new_agent(run: Run, data: TaskData) -> Agent:
@@ -31,11 +31,13 @@ def new_agent(run: Run, data: TaskData) -> Agent:
     """
     key = keys_of(run).parameters
     config = run.settings.agent
-    needed = run_length(config)
+    needed = transitions_per_sequence(config)
     if data.transitions < needed:
         flag = f"--horizon_length={config.horizon_length}"
-        if run_points(config) > 1:
-            flag += f" and --agent.lql_points={config.lql_points}: runs of {needed}"
+        if chunks_per_sequence(config) > 1:
+            flag += (
+                f" and --agent.lql_points={config.lql_points}: sequences of {needed}"
+            )
         raise UserError(f"{flag}: the dataset has only {data.transitions} transitions")
     return run.agent.create(key, *data.dims, config, run.total_updates, run.cloning)
 
@@ -191,9 +193,8 @@ def trained_bases(runs: Sequence[Run], data: TaskData) -> dict[int, dict]:
     """Return the base of each run by its seed, training those that are missing."""
     pretraining = [run.of_base(data.fingerprint.behaviour) for run in runs]
     with contextlib.ExitStack() as stack:
-        for (
-            run
-        ) in pretraining:  # another task of the domain may train the same base now
+        # another task of the domain may train the same base now
+        for run in pretraining:
             stack.enter_context(run.locked(wait=True))
         missing = [run for run in pretraining if not is_trained(run)]
         if missing:

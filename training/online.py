@@ -18,9 +18,8 @@ from utils.logging import warn
 from utils.replay import Transitions
 from utils.sharding import stack_seeds
 
-ONLINE_SEEDS = (
-    1 << 20
-)  # offset, so that online episodes differ from those of evaluations
+ONLINE_SEEDS = 1 << 20
+"""Offset, so that online episodes differ from those of evaluations."""
 
 
 class OnlineEpisodes:
@@ -202,9 +201,8 @@ class Interaction:
             room: how many online transitions to make room for.
         """
         slots = range(len(self.episodes))
-        self.envs.reset(
-            slots, [0 for _ in slots]
-        )  # creates the environments in parallel
+        # creates the environments in parallel
+        self.envs.reset(slots, [0 for _ in slots])
         stored = []
         for journal, episodes, record in zip(
             self.seeds.journals, self.episodes, records, strict=True

@@ -7,7 +7,7 @@ from envs.bases import check_published
 from envs.tasks import dataset_name, resolve_env_names
 from training.run import Run, bc_only, first_learning_step, starts_from_base
 from utils.errors import UserError
-from utils.replay import run_points
+from utils.replay import chunks_per_sequence
 
 
 def plan(fv: FlagValues) -> list[Run]:
@@ -70,25 +70,27 @@ def check_online_steps(settings: Settings) -> None:
     """Raise UserError if the online phase ends before its first update."""
     flags = settings.flags
     horizon = settings.agent.horizon_length
-    points = run_points(settings.agent)
-    runs = f", --agent.lql_points={points}" if points > 1 else ""
+    points = chunks_per_sequence(settings.agent)
+    sequences = f", --agent.lql_points={points}" if points > 1 else ""
     steps = flags["online_steps"]
     if 0 < steps <= first_learning_step(flags, points * horizon):
         raise UserError(
             f"--online_steps={steps}: the online phase would end before its first update"
             f" (--start_training={flags['start_training']}, --horizon_length={horizon}"
-            f"{runs}); give"
+            f"{sequences}); give"
             " more steps, a smaller --start_training, or --online_steps=0"
         )
 
 
 def check_balanced(settings: Settings) -> None:
     """Raise UserError if the online half of a batch would be empty."""
-    points = run_points(settings.agent)
+    points = chunks_per_sequence(settings.agent)
     size = settings.agent.batch_size
     if settings.flags["balanced_sampling"] and size < 2 * points:
-        runs = f" in runs of --agent.lql_points={points}" if points > 1 else ""
+        sequences = (
+            f" in sequences of --agent.lql_points={points}" if points > 1 else ""
+        )
         raise UserError(
-            f"--balanced_sampling: --agent.batch_size={size}{runs} has no two halves; give"
+            f"--balanced_sampling: --agent.batch_size={size}{sequences} has no two halves; give"
             f" {2 * points} or more"
         )

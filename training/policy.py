@@ -25,7 +25,7 @@ from training.stored import mention_changes
 from utils.errors import DamagedFile, RunError, UserError
 from utils.files import expanded
 from utils.logging import warn
-from utils.replay import run_length
+from utils.replay import transitions_per_sequence
 
 
 @jax.jit
@@ -140,7 +140,7 @@ def create_untrained(folder: Path, stored: dict[str, Any], kind: type[Agent]) ->
         settings[name] = tuple(value) if isinstance(value, list) else value
     try:
         config = ml_collections.ConfigDict(settings)
-        total = total_updates(stored["flags"], run_length(config))
+        total = total_updates(stored["flags"], transitions_per_sequence(config))
         return kind.create(jax.random.key(0), *dims, config, total, cloning)
     except Exception as error:  # stored settings may be anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())

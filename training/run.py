@@ -4,8 +4,9 @@
         config.json  train.csv  eval.csv  timing.csv  concerns.json  done.json
         checkpoints/  source/  videos/
 
-The hash covers what the command line sets, except steps, intervals, logging and folders, and
-the source of an agent file outside agents/. All else is compared with config.json (stored.py).
+The hash covers what the command line sets, except steps, intervals, logging and the folders of
+runs and caches, and the source of an agent file outside agents/. All else is compared with
+config.json (stored.py).
 """
 
 import contextlib
@@ -33,7 +34,7 @@ from training.cloning import clones_as_bc, cloning_identity
 from utils.errors import DamagedFile, RunError, UserError
 from utils.files import digest, expanded, lock_of, try_lock
 from utils.logging import say, shown
-from utils.replay import run_length
+from utils.replay import transitions_per_sequence
 
 BC_FILE = AGENTS / "bc.py"
 BASE_SETTINGS = (
@@ -149,7 +150,9 @@ class Run:
     @property
     def total_updates(self) -> int:
         """The number of all updates, offline and online."""
-        return total_updates(self.settings.flags, run_length(self.settings.agent))
+        return total_updates(
+            self.settings.flags, transitions_per_sequence(self.settings.agent)
+        )
 
     @property
     def cloning(self) -> bool:
@@ -269,7 +272,7 @@ def total_updates(flags: dict[str, Any], needed: int) -> int:
     """Return the number of all updates of a run, offline and online.
 
     Online, each environment step from the first learning step on has `utd_ratio` updates.
-    needed: how many consecutive transitions a batch needs, `utils.replay.run_length`.
+    needed: `utils.replay.transitions_per_sequence`.
     """
     learning = flags["online_steps"] - first_learning_step(flags, needed)
     return flags["offline_steps"] + max(0, learning) * flags["utd_ratio"]

@@ -18,7 +18,7 @@ from training.run import Run, total_updates
 from utils.errors import DamagedFile, UserError, join_first
 from utils.files import write_json
 from utils.logging import warn, warn_once
-from utils.replay import run_length
+from utils.replay import transitions_per_sequence
 
 
 def check_folder(run: Run) -> None:
@@ -76,7 +76,7 @@ def differences(run: Run, stored: dict[str, Any]) -> list[str]:
 def stored_total(stored: dict[str, Any]) -> int:
     """Return the number of all updates of the run that a config.json describes."""
     return total_updates(
-        stored["flags"], run_length(SimpleNamespace(**stored["agent"]))
+        stored["flags"], transitions_per_sequence(SimpleNamespace(**stored["agent"]))
     )
 
 
@@ -118,9 +118,8 @@ def check_source(run: Run, stored: dict[str, Any]) -> None:
             f"({join_first(differing)}; its own is in source/); "
             "give another --run_group, or --overwrite to delete the run"
         )
-    if (
-        not run.is_done()
-    ):  # for finished runs a newer version of the project does not matter
+    # for finished runs a newer version of the project does not matter
+    if not run.is_done():
         if differing:
             warn(f"{stored['agent_file']} has changed since {run.folder} began")
         mention_changes(kept, run.folder)

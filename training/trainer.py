@@ -28,7 +28,7 @@ from utils.errors import RunError
 from utils.logging import say, shown
 from utils.prefetch import Block, place_dataset
 from utils.progress import ProgressBar
-from utils.replay import FIELDS, Replay, Transitions, run_length
+from utils.replay import FIELDS, Replay, Transitions, transitions_per_sequence
 
 
 def train_runs(
@@ -229,7 +229,9 @@ class Trainer:
         if flags["kl_budget_online"] is not None:
             self.updates.set_kl_budget(flags["kl_budget_online"])
         balanced = flags["balanced_sampling"]
-        start = first_learning_step(flags, run_length(self.updates.config))
+        start = first_learning_step(
+            flags, transitions_per_sequence(self.updates.config)
+        )
         data = place_dataset(dataset, flags["device_data_gb"], self.updates.mesh)
         online = self.start_interaction(dataset, start if balanced else 0)
         replay = Replay(data.stored, online, balanced)

@@ -23,7 +23,14 @@ from utils.errors import UserError
 from utils.files import expanded
 from utils.logging import warn
 from utils.packing import Packed, Packing
-from utils.replay import HostFed, Replay, Rows, Transitions, run_points, update_keys
+from utils.replay import (
+    HostFed,
+    Replay,
+    Rows,
+    Transitions,
+    chunks_per_sequence,
+    update_keys,
+)
 from utils.sharding import for_each_seed, mesh_for, one_seed, stack_seeds
 
 UPDATES_PER_CALL_ON_CPU = 4  # at most
@@ -77,7 +84,7 @@ def one_update(
     config = agent.config
     key_batch, key_update = update_keys(key, agent.step)
     sizes = config.batch_size, config.horizon_length, config.discount
-    batch = replay.sample(key_batch, *sizes, run_points(config))
+    batch = replay.sample(key_batch, *sizes, chunks_per_sequence(config))
     return agent.update(batch, key_update)
 
 
@@ -271,12 +278,10 @@ class Updates:
                 [state.window["sums"] for state in states], self.mesh
             )
         self.clock = WindowClock()
-        self._metrics: list[
-            str
-        ] = []  # names of the metrics, known with the first update
-        self._newest: jax.Array | None = (
-            None  # the counts that the newest call returned
-        )
+        # names of the metrics, known with the first update
+        self._metrics: list[str] = []
+        # the counts that the newest call returned
+        self._newest: jax.Array | None = None
 
     @property
     def config(self) -> Any:

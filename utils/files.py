@@ -131,9 +131,8 @@ def check_object(value: Any) -> None:
         raise ValueError("no object")
     if is_deeper(value, JSON_LEVELS):
         raise ValueError("nested too deeply")
-    json.dumps(
-        value, ensure_ascii=False
-    ).encode()  # half of a surrogate pair has no encoding
+    # half of a surrogate pair has no encoding
+    json.dumps(value, ensure_ascii=False).encode()
 
 
 def is_deeper(value: Any, levels: int) -> bool:

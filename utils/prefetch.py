@@ -38,7 +38,7 @@ from utils.replay import (
     Replay,
     Rows,
     Transitions,
-    run_points,
+    chunks_per_sequence,
     update_keys,
 )
 from utils.sharding import host_device, replicate, shard
@@ -251,7 +251,7 @@ class Prefetch:
         numbers = np.arange(block.first, block.first + block.updates, dtype=np.int32)
         sizes = (len(self.data.dataset["rows"]), block.online or None)
         horizon = self.config.horizon_length
-        batch = self.config.batch_size, horizon, run_points(self.config)
+        batch = self.config.batch_size, horizon, chunks_per_sequence(self.config)
         starts = np.asarray(
             starts_of(self.keys, numbers, *sizes, self.balanced, *batch)
         )
@@ -295,7 +295,7 @@ def starts_of(
         balanced: whether half of each batch is online.
         batch_size: chunks in a batch.
         horizon: H.
-        points: chunks in a run.
+        points: chunks in a sequence.
     """
     later = None if online is None else HostFed(jnp.asarray(online, jnp.int32))
     replay = Replay(HostFed(jnp.asarray(stored, jnp.int32)), later, balanced)

@@ -173,8 +173,8 @@ def chunks(rows: Rows, discount: float) -> Batch:
     }
 
 
-def run_chunks(rows: Rows, discount: float) -> Batch:
-    """Turn raw rows into the chunks [B, H, ...] of runs, for LQL (agents/lql.py).
+def sequence_chunks(rows: Rows, discount: float) -> Batch:
+    """Turn raw rows into the chunks [B, H, ...] of sequences, for LQL (agents/lql.py).
 
     A success ends a chunk too, even if the trajectory continues. Next observations are those
     after each raw row. The batch also has row_rewards and ends [B, H]: the reward of each row,
@@ -199,10 +199,10 @@ def gather_chunks(
         starts: numbers of transitions, counted through all parts.
         horizon: H.
         discount: of the reward sums.
-        points: n, if the chunks are those of runs.
+        points: n, chunks in a sequence; 1 for none.
     """
     rows = look_up(parts, starts, horizon)
-    return chunks(rows, discount) if points == 1 else run_chunks(rows, discount)
+    return chunks(rows, discount) if points == 1 else sequence_chunks(rows, discount)
 
 
 def draw_starts(
@@ -210,8 +210,8 @@ def draw_starts(
 ) -> jax.Array:
     """Draw the starts [B] of a batch, uniform on 0..N-H for N transitions in all parts.
 
-    With runs of n chunks, which follow each other, only the B / n first ones are drawn, from
-    0..N-nH.
+    With sequences of n chunks, which follow each other, only the B / n first ones are drawn,
+    from 0..N-nH.
 
     Args:
         parts: the transitions.
@@ -240,14 +240,14 @@ def sample(
     return gather_chunks(parts, starts, horizon, discount, points)
 
 
-def run_points(config: Any) -> int:
-    """Return n, how many chunks of a batch follow each other; 1 for agents without runs."""
+def chunks_per_sequence(config: Any) -> int:
+    """Return n, how many chunks of a batch follow each other; 1 for agents without LQL."""
     return getattr(config, "lql_points", 1)
 
 
-def run_length(config: Any) -> int:
+def transitions_per_sequence(config: Any) -> int:
     """Return n H, how many consecutive transitions a batch needs."""
-    return run_points(config) * config.horizon_length
+    return chunks_per_sequence(config) * config.horizon_length
 
 
 def update_keys(key: jax.Array, update: jax.Array) -> jax.Array:
@@ -318,7 +318,7 @@ class Replay(flax.struct.PyTreeNode):
         if not self.balanced:
             return [((self.stored, self.online), key, batch_size)]
         key_stored, key_online = jax.random.split(key)
-        half = batch_size // points // 2 * points  # of whole runs
+        half = batch_size // points // 2 * points  # of whole sequences
         from_stored = (self.stored,), key_stored, batch_size - half
         from_online = (self.online,), key_online, half
         return [from_stored, from_online]

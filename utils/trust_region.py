@@ -14,8 +14,8 @@ def concerns(
 
     Args:
         rows: the newest lines of train.csv, with the columns of the dual state.
-        lambda_min: the lower bound of lambda.
-        lambda_max: the upper bound.
+        lambda_min: the lower bound of lam.
+        lambda_max: the upper bound of lam.
         settled: whether there are enough lines for lambda to have settled.
     """
     lam = rows[-1]["dual/lam"]

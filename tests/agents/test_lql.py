@@ -9,14 +9,14 @@ import pytest
 
 from agents import fql, qgf, trqam, trqam_distributional_critic
 from agents.lql import Bootstrap, hinged_loss, traced_metrics
-from agents.options import RUNS, without
+from agents.options import LQL_OPTIONS, without
 from tests.agents.straightforward_beyond import run_losses
 from tests.agents.test_straightforward import diverse
 from tests.agents.test_trqam import OBS, A, B, D, H, random_batch, tiny
 from tests.utils.test_replay import make_dataset
 from training.updates import one_update
 from utils.errors import UserError
-from utils.replay import Replay, Rows, run_chunks
+from utils.replay import Replay, Rows, sequence_chunks
 
 
 def random_runs(seed, runs, points, horizon, gap, ends=0.1):
@@ -103,7 +103,7 @@ def test_a_discount_that_vanishes_leaves_no_nan():
 
 
 def batch_of_runs(seed=0):
-    """Two runs of three chunks that follow each other, with an end in the first."""
+    """Two sequences of three chunks that follow each other, with an end in the first."""
     rng = np.random.default_rng(seed)
     rows = Rows(
         rng.normal(size=(B, H + 1, OBS)),
@@ -114,7 +114,9 @@ def batch_of_runs(seed=0):
     )
     rows.terminals[1, 1] = 1.0
     rows.masks[3, 0] = 0.0
-    return run_chunks(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), rows), 0.995)
+    return sequence_chunks(
+        jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), rows), 0.995
+    )
 
 
 AGENTS = {
@@ -192,7 +194,7 @@ def test_other_losses_see_the_rows_as_a_batch():
 class NoOption(trqam.TRQAM):
     """TRQAM as if LQL had never been written."""
 
-    OPTIONS = without(trqam.TRQAM.OPTIONS, *RUNS)
+    OPTIONS = without(trqam.TRQAM.OPTIONS, *LQL_OPTIONS)
 
 
 def lowered(kind, **settings):
@@ -233,8 +235,10 @@ def test_runs_fill_a_batch():
 
 def test_agents_without_a_squared_td_loss_have_no_such_option():
     for name in ("rql", "bc", "trqam_distributional_critic"):
-        assert not {*RUNS} & {*importlib.import_module(f"agents.{name}").AGENT.OPTIONS}
-    assert {*RUNS} <= {*qgf.AGENT.OPTIONS}
+        assert not {*LQL_OPTIONS} & {
+            *importlib.import_module(f"agents.{name}").AGENT.OPTIONS
+        }
+    assert {*LQL_OPTIONS} <= {*qgf.AGENT.OPTIONS}
     assert trqam_distributional_critic.AGENT.OPTIONS["bins"]
 
 

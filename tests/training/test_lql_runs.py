@@ -120,12 +120,12 @@ def test_a_base_is_shared_with_runs_without_lql():
         ),
         (
             ["--agent.lql_points=3"],
-            "--agent.lql_points=3: runs of 3 chunks do not fill",
+            "--agent.lql_points=3: sequences of 3 chunks do not fill",
         ),
         (["--agent=agents/rql.py"], "lql_points"),
         (
             ["--balanced_sampling", "--agent.lql_points=32"],
-            "--balanced_sampling: --agent.batch_size=32 in runs of --agent.lql_points=32 "
+            "--balanced_sampling: --agent.batch_size=32 in sequences of --agent.lql_points=32 "
             "has no two halves; give 64 or more",
         ),
         (
@@ -153,9 +153,7 @@ def test_data_shorter_than_one_run_is_refused(data, tmp_path, capsys):  # noqa: 
     flags = [*CHUNKS, f"--agent.lql_points={points}", f"--agent.batch_size={points}"]
     assert run(*place, "--online_steps=0", "--eval_episodes=0", *flags) == 2
     error = " ".join(capsys.readouterr().err.split())
-    wanted = (
-        f"--horizon_length=2 and --agent.lql_points={points}: runs of {2 * points}: "
-    )
+    wanted = f"--horizon_length=2 and --agent.lql_points={points}: sequences of {2 * points}: "
     assert f"{wanted}the dataset has only" in error
 
 
