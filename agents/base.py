@@ -58,7 +58,7 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
     POLICY_FROM_BASE = True  # whether a policy that is not cloned starts as the base does
     CLONES_ALONE = False  # whether all its updates are those of cloning
     SCHEDULED = False  # whether it reads `progress`, so that its runs cannot be extended
-    PATIENCE = 10  # rows of train.csv that `concerns` looks at
+    PATIENCE = 10  # lines of train.csv that `concerns` looks at
 
     # ---------------------------------------------------------------- construction
 
@@ -217,8 +217,8 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
         """Hook: update of the agent's own state from this update's metrics."""
         return self, metrics
 
-    def concerns(self, rows: list[dict[str, Any]]) -> dict[str, str]:
-        """Hook: what a user should know about the newest PATIENCE rows of train.csv, by kind;
+    def concerns(self, lines: list[dict[str, Any]]) -> dict[str, str]:
+        """Hook: what a user should know about the newest PATIENCE lines of train.csv, by kind;
         each kind is reported once.
         """
         return {}

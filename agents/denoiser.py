@@ -181,9 +181,9 @@ class Denoising(Agent):
         x_t = x_t + jnp.sqrt(1.0 - kept) * noise["ddpm_noise"]
         q = self.values(self.target_params["critic"], batch["observations"])
         slope = jax.grad(lambda x: q(x).mean(axis=0).sum())(x_t)
-        rows = jnp.concatenate([noise["next_action"], noise["next_noise"]])
+        draws = jnp.concatenate([noise["next_action"], noise["next_noise"]])
         fixed = {"x_t": x_t, "slope": slope, "deviation": jnp.sqrt(1.0 - kept)}
-        return self.acting_target(batch, noise | {"next_action": rows}) | fixed
+        return self.acting_target(batch, noise | {"next_action": draws}) | fixed
 
     def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:
         """critic_loss + alpha times the denoising loss + actor_loss, the mean of q."""

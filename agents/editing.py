@@ -38,7 +38,7 @@ class Editing(Losses):
 
     @property
     def draws(self) -> int:
-        """Two rows of noise for each sample with an editor: the flow's, then the editor's."""
+        """Two draws of noise for each sample with an editor: the flow's, then the editor's."""
         edits = self.config.edit_scale and not self.cloning
         return 2 * self.samples if edits else self.samples
 
@@ -58,9 +58,9 @@ class Editing(Losses):
         return {"z": shape, "edit": (self.samples + 1, *shape)}
 
     def with_edits(self, noise: dict) -> dict:
-        """The noise whose next_action has all the rows that `act` takes."""
-        rows = jnp.concatenate([noise["next_action"], noise["edit"][:-1]])
-        return noise | {"next_action": rows}
+        """The noise whose next_action has all the draws that `act` takes."""
+        draws = jnp.concatenate([noise["next_action"], noise["edit"][:-1]])
+        return noise | {"next_action": draws}
 
     def editor_loss(self, params: dict, s: jax.Array, flow: jax.Array, noise: dict) -> Loss:
         """The sum above at s [B, O] for the flow's samples [B, D], and its metrics."""

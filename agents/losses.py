@@ -86,7 +86,7 @@ class Losses:
 
     @property
     def draws(self) -> int:
-        """Hook: rows of noise [draws, B, D] that `act` takes; n where a sample needs one."""
+        """Hook: noise [draws, B, D] that `act` takes; n where a sample needs one."""
         return self.samples
 
     def act(self, observations: jax.Array, x0: jax.Array) -> jax.Array:

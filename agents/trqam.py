@@ -280,10 +280,10 @@ class TRQAM(Agent):
         """Hook: factor of the terminal adjoint."""
         return 1.0
 
-    def concerns(self, rows: list[dict[str, Any]]) -> dict[str, str]:
+    def concerns(self, lines: list[dict[str, Any]]) -> dict[str, str]:
         """lambda on a bound, and a path KL that stays off its budget."""
-        config, full = self.config, len(rows) >= self.PATIENCE
-        return concerns(rows, config.lambda_min, config.lambda_max, full) if self.dual else {}
+        config, full = self.config, len(lines) >= self.PATIENCE
+        return concerns(lines, config.lambda_min, config.lambda_max, full) if self.dual else {}
 
     def dual_step(self, kl: jax.Array) -> Dual:
         """Hook: the next dual state from this update's path KL."""

@@ -33,7 +33,7 @@ class FixedLambdaTRQAM(trqam.TRQAM):
         dual = super().init_state(config)["dual"]
         return {"dual": dual.replace(lam=jnp.array(config.lam, jnp.float32))}
 
-    def concerns(self, rows: list[dict[str, Any]]) -> dict[str, str]:
+    def concerns(self, lines: list[dict[str, Any]]) -> dict[str, str]:
         """None: nothing here steers the path KL."""
         return {}
 

@@ -197,8 +197,8 @@ def measure(
     return hlo.count(text) | hlo.graphs(thunks.read_text()) | {"temp_mb": memory}
 
 
-def shown(row: dict[str, Any]) -> str:
-    """A row of the table."""
+def format_line(row: dict[str, Any]) -> str:
+    """A line of the table."""
     return f"{row['seeds']:5d} " + " ".join(
         f"{row[name]:>{max(len(name), 8)}.{2 if isinstance(row[name], float) else 0}f}"
         for name in COLUMNS
@@ -228,7 +228,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 old.unlink()
             shapes = block_shapes(chosen, options, seeds)
             rows.append({"seeds": seeds} | measure(shapes, device, options, folder))
-        print(shown(rows[-1]), flush=True)
+        print(format_line(rows[-1]), flush=True)
     return {
         "agent": chosen.file,
         "compiled_for": device.device_kind,

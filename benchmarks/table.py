@@ -178,7 +178,7 @@ DATA_COLUMNS = (
 )
 
 
-def shown(value: float | None, form: str) -> str:
+def format_figure(value: float | None, form: str) -> str:
     """Format a figure, or return a dash for None."""
     return "-" if value is None else format(value, form)
 
@@ -192,10 +192,10 @@ def rows_of(found: dict[str, Any]) -> list[tuple[str, ...]]:
                 name,
                 str(speed["seeds"]),
                 str(result["updates_per_block"]),
-                shown(result["gflop_per_update"], ".1f"),
+                format_figure(result["gflop_per_update"], ".1f"),
                 f"{speed['updates_per_s']:.4g}",
                 f"{speed['seed_updates_per_s']:.4g}",
-                shown(speed["fraction_of_peak"], ".2f"),
+                format_figure(speed["fraction_of_peak"], ".2f"),
                 "" if i else f"{result['peak_memory_bytes'] / 1e9:.1f}",
             )
             lines.append(cells)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from configs.settings import DEFAULT, Settings
-from utils.logging import WIDTH, shown, wrapped
+from utils.logging import WIDTH, short_path, wrapped
 
 SHOWN_ABOVE = {"env_name", "seed", "num_seeds", "save_dir", "run_group"}
 TWICE = "agent.horizon_length"  # equal to the flag of the same name
@@ -87,15 +87,15 @@ def task_lines(runs: Sequence[Listed], everything: bool) -> list[str]:
     for run in runs:
         tasks.setdefault(run.env_name, []).append(run)
     if len(runs) == 1:
-        place = f"1 run in {shown(runs[0].folder)}"
+        place = f"1 run in {short_path(runs[0].folder)}"
     else:
-        patterns = dict.fromkeys(shown(pattern(run)) for run in runs)
+        patterns = dict.fromkeys(short_path(pattern(run)) for run in runs)
         place = f"{len(runs)} runs in {', '.join(patterns)}"
     lines = wrapped(f"{runs[0].agent_name}: {place}")
     width = max(map(len, tasks))
     for task, members in tasks.items():
         lines.append(f"{task:{width}}  {seeds_text([run.seed for run in members])}")
-        lines += [f"  {shown(run.folder)}" for run in members if everything]
+        lines += [f"  {short_path(run.folder)}" for run in members if everything]
     return lines
 
 

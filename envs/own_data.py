@@ -25,7 +25,7 @@ from envs.arrays import (
     read_npz,
 )
 from utils.errors import UserError
-from utils.logging import say, shown, warn
+from utils.logging import say, short_path, warn
 
 ENDS = ("timeouts", "truncations", "truncateds", "dones_float")
 """Flags that end a trajectory but not the task, by the names of common file formats."""
@@ -66,7 +66,7 @@ class Reading:
     def announce(self, source: Path) -> None:
         """Print how a file or folder was read, and warn of what is not used."""
         size = f"{self.transitions:,} transitions in {self.trajectories:,} trajectories"
-        place = shown(source)
+        place = short_path(source)
         say(f"{place}: {size}, layout {self.layout} ({self.why})")
         for line in self.losses():
             warn(f"{place}: {line}")

@@ -19,7 +19,7 @@ from envs.evaluation import Policy, Values, evaluate
 from envs.robomimic_data import Recipe
 from envs.tasks import dataset_name, is_robomimic, is_user_env, world_name
 from envs.workers import SLOTS, EnvWorkers, MakeEnv, WorkerError
-from utils.logging import say, shown
+from utils.logging import say, short_path
 from utils.progress import Counter
 
 _SIZE = 320
@@ -115,7 +115,7 @@ def film(
             value.value = values(observations, actions)[episode % slots]
         return actions
 
-    say(f"filming {shown(path)}, episodes: {episodes}")
+    say(f"filming {short_path(path)}, episodes: {episodes}")
     environ = {"MUJOCO_GL": gl}
     try:
         with (

@@ -254,7 +254,7 @@ EXPLAINED = (
 )
 
 
-class Shown(NamedTuple):
+class VisibleTable(NamedTuple):
     """A block as it is shown: what its rows have in common, and its columns but the method."""
 
     facts: list[str]
@@ -262,7 +262,7 @@ class Shown(NamedTuple):
     lines: list[list[str]]
 
 
-def shown(block: Block, lookup: Lookup) -> Shown:
+def visible_table(block: Block, lookup: Lookup) -> VisibleTable:
     """The table of a block; columns that are empty are left out."""
     columns = cells_of(block, MAIN)
     columns |= lookup.improvement(block)
@@ -277,7 +277,7 @@ def shown(block: Block, lookup: Lookup) -> Shown:
             facts.append(fact(name, cells[0]))
     columns = {header: cells for header, cells in columns.items() if any(cells)}
     lines = [list(line) for line in zip(*columns.values(), strict=True)]
-    return Shown(facts, list(columns), lines)
+    return VisibleTable(facts, list(columns), lines)
 
 
 def cells_of(block: Block, names: list[str]) -> dict[str, list[str]]:

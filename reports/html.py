@@ -20,7 +20,7 @@ from reports.cells import (
     main_rows,
     matrices,
     short,
-    shown,
+    visible_table,
 )
 from reports.compare import Comparison, Improvement
 from reports.curves import escape, figures, sample
@@ -130,7 +130,7 @@ def main_tables(found: Report, lookup: Lookup) -> str:
 
 def block_table(block: Block, lookup: Lookup) -> str:
     """One table with its heading."""
-    facts, header, lines = shown(block, lookup)
+    facts, header, lines = visible_table(block, lookup)
     methods = [row.method for row in block.rows]
     body = methods_table(header, zip(methods, lines, strict=True), lookup)
     about = " · ".join([block.phase, *facts])

@@ -17,7 +17,7 @@ from reports.cells import (
     matrices,
     plus_minus,
     short,
-    shown,
+    visible_table,
 )
 from reports.compare import Comparison
 from reports.points import by_phase
@@ -113,7 +113,7 @@ def key_lines(lookup: Lookup) -> list[str]:
 
 def block_text(block: Block, lookup: Lookup) -> str:
     """One table with its title."""
-    facts, header, lines = shown(block, lookup)
+    facts, header, lines = visible_table(block, lookup)
     labels = [lookup.label(row.method) for row in block.rows]
     table = aligned(
         ["method", *header], [[a, *b] for a, b in zip(labels, lines, strict=True)]

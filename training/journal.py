@@ -14,7 +14,7 @@ from training.replay_file import ReplayFile
 from training.run import Run
 from utils.errors import RunError
 from utils.files import write_json
-from utils.logging import RunLogger, say, shown, warn
+from utils.logging import RunLogger, say, short_path, warn
 
 
 class Journal:
@@ -116,7 +116,7 @@ class Journal:
         self.evaluated_at = record["evaluated_at"]
         self.warned = record["warned"]
         self.recent.extend(self.logger["train"].rows()[-Agent.PATIENCE :])
-        say(f"resumed at step {step}: {shown(self.run.folder)}")
+        say(f"resumed at step {step}: {short_path(self.run.folder)}")
         return tree, record
 
     # ---------------------------------------------------------------- writing
@@ -206,4 +206,4 @@ class Journal:
         self.checkpoints.wait()
         done = {name: self.run.settings.flags[name] for name in STEPS} | self.outcome
         write_json(self.run.folder / "done.json", done)
-        say(f"finished: {shown(self.run.folder)}")
+        say(f"finished: {short_path(self.run.folder)}")

@@ -33,7 +33,7 @@ from envs.tasks import dataset_name, folder_flag, is_robomimic
 from training.cloning import clones_as_bc, cloning_identity
 from utils.errors import DamagedFile, RunError, UserError
 from utils.files import digest, expanded, lock_of, try_lock
-from utils.logging import say, shown
+from utils.logging import say, short_path
 from utils.replay import transitions_per_sequence
 
 BC_FILE = AGENTS / "bc.py"
@@ -227,7 +227,9 @@ class Run:
                     f"{self.folder} is being written by another process; wait for it to end"
                 )
             if not free:
-                say(f"waiting for the process that is training {shown(self.folder)}")
+                say(
+                    f"waiting for the process that is training {short_path(self.folder)}"
+                )
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

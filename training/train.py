@@ -15,7 +15,7 @@ from training.data import data_fingerprint, task_data, warn_of_data
 from training.run import Run
 from training.stored import check_data, check_folder
 from training.trainer import train_runs
-from utils.logging import check_backends, say, shown
+from utils.logging import check_backends, say, short_path
 from utils.spawned import check_program
 
 
@@ -75,4 +75,4 @@ def report_finished(runs: Sequence[Run], data: Fingerprint | None) -> None:
         if data:
             check_data(run, data.transitions, data.task)
         compared = "" if data else " (its data is not here and was not compared)"
-        say(f"finished already: {shown(run.folder)}{compared}")
+        say(f"finished already: {short_path(run.folder)}{compared}")

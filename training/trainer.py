@@ -25,7 +25,7 @@ from training.stored import prepare_folder
 from training.updates import EMPTY_WINDOW, SeedState, Updates, store, updates_per_call
 from utils import preemption
 from utils.errors import RunError
-from utils.logging import say, shown
+from utils.logging import say, short_path
 from utils.prefetch import Block, place_dataset
 from utils.progress import ProgressBar
 from utils.replay import FIELDS, Replay, Transitions, transitions_per_sequence
@@ -323,7 +323,10 @@ class Trainer:
         self.save()
         for _, journal in self.seeds.active:
             journal.checkpoints.wait()
-            say(f"saved at step {self.step}: {shown(journal.run.folder)}", sys.stderr)
+            say(
+                f"saved at step {self.step}: {short_path(journal.run.folder)}",
+                sys.stderr,
+            )
         preemption.leave_if_asked()
 
     def means(self) -> list[dict[str, float]]:

@@ -254,7 +254,7 @@ class RunLogger:
             count = position.get(name, 0)
             if file.count < count:
                 lost = f"has lost {count - file.count} rows since the checkpoint of step {step}"
-                say(f"{shown(file.path)} {lost}")
+                say(f"{short_path(file.path)} {lost}")
             file.cut(count)
 
     def close(self) -> None:
@@ -333,7 +333,7 @@ def warn_once(text: str) -> None:
     warn(text)
 
 
-def shown(path: Path) -> str:
+def short_path(path: Path) -> str:
     """Return a path for a message: relative to the current folder where it lies below it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

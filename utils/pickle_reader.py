@@ -58,7 +58,7 @@ class DType:
 
     def __init__(self, name: Any):
         if not (type(name) is str and re.fullmatch("b1|[iu][1248]|f[248]", name)):
-            raise Refused(f"holds an array of dtype {shown(name)}")
+            raise Refused(f"holds an array of dtype {abridged(name)}")
         self.kind = name
         self.order = "="
 
@@ -142,7 +142,7 @@ def frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
 def encode(text: Any, encoding: Any) -> bytes:
     """Stand-in for _codecs.encode, by which protocols before 3 write bytes."""
     if type(text) is not str or encoding != "latin1":
-        raise Refused(f"asks for the encoding {shown(encoding)}")
+        raise Refused(f"asks for the encoding {abridged(encoding)}")
     return text.encode("latin1")
 
 
@@ -172,7 +172,7 @@ for _core in ("numpy.core", "numpy._core"):
     ADMITTED[f"{_core}.numeric", "_frombuffer"] = StandIn(frombuffer)
 
 
-def shown(value: Any) -> str:
+def abridged(value: Any) -> str:
     """Return a text abridged, and only the type of any other value, whose repr may be huge."""
     return f"{value[:60]!r:.40}" if type(value) is str else type(value).__name__
 

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def concerns(
-    rows: Sequence[dict[str, Any]], lambda_min: float, lambda_max: float, settled: bool
+    lines: Sequence[dict[str, Any]], lambda_min: float, lambda_max: float, settled: bool
 ) -> dict[str, str]:
     """Return warnings by kind: lambda at a bound, or a path KL that misses its budget.
 
@@ -13,13 +13,13 @@ def concerns(
     every line. The texts hold no numbers, so that equal warnings of several runs are counted.
 
     Args:
-        rows: the newest lines of train.csv, with the columns of the dual state.
+        lines: the newest lines of train.csv, with the columns of the dual state.
         lambda_min: the lower bound of lam.
         lambda_max: the upper bound of lam.
         settled: whether there are enough lines for lambda to have settled.
     """
-    lam = rows[-1]["dual/lam"]
-    ratios = [row["dual/path_kl"] / row["dual/kl_budget"] for row in rows]
+    lam = lines[-1]["dual/lam"]
+    ratios = [line["dual/path_kl"] / line["dual/kl_budget"] for line in lines]
     found = {}
     if lam >= 0.999 * lambda_max:
         found["lambda_max"] = (

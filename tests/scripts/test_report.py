@@ -30,7 +30,7 @@ from reports.cells import (
     main_names,
     main_rows,
     short,
-    shown,
+    visible_table,
 )
 from reports.curves import curve, kl_curve
 from reports.export import command
@@ -636,7 +636,7 @@ def test_methods_are_text_wherever_they_are_shown(tmp_path, capsys):
 # ---------------------------------------------------------------- what is shown first
 
 
-class Shown:
+class VisibleTable:
     """A report as it is shown: in the terminal, with details, as a page and as CSV lines."""
 
     def __init__(self, found):
@@ -665,7 +665,7 @@ class Shown:
 
 @pytest.fixture(scope="module")
 def study():
-    return Shown(made(ROOT / "results" / "study"))
+    return VisibleTable(made(ROOT / "results" / "study"))
 
 
 @pytest.fixture(scope="module")
@@ -685,7 +685,7 @@ def crowd(tmp_path_factory):
                 success = dict(zip(range(0, 1_600_000, 100_000), rates, strict=True))
                 settings = {"given": given, "hashed": f"{i}", "online_steps": 500_000}
                 write_run(folder, task, seed, success, kl=kl, **settings)
-    return Shown(made(folder))
+    return VisibleTable(made(folder))
 
 
 def test_the_study_fits_a_screen(study):
@@ -732,7 +732,7 @@ def test_more_methods_than_letters_fit(tmp_path):
     for i in range(40):
         settings = {"given": {"agent.lr": float(i)}, "hashed": f"{i}"}
         write_run(tmp_path, CUBE.format(1), 0, {1_000_000: i / 40}, **settings)
-    shown = Shown(made(tmp_path))
+    shown = VisibleTable(made(tmp_path))
     assert max(map(len, shown.details.splitlines())) <= 120
     assert len(set(shown.keys.values())) == 40 and shown.keys["trqam lr=9.0"] == "AN"
     cells = text_matrices(shown.details)["offline", "cube-double-play-task1"]
@@ -778,7 +778,7 @@ def page_matrices(text):
 @pytest.mark.parametrize("which", ["study", "table", "crowd"])
 def test_the_matrices_are_the_pairs_of_the_csv(which, request):
     report_of = request.getfixturevalue(which)
-    shown = Shown(report_of[2]) if which == "table" else report_of
+    shown = VisibleTable(report_of[2]) if which == "table" else report_of
     in_text, in_page = text_matrices(shown.details), page_matrices(shown.page)
     assert in_text.keys() == in_page.keys()
     assert len(in_text) == {"study": 1, "table": 11, "crowd": 6}[which]
@@ -807,7 +807,7 @@ def test_the_matrices_are_the_pairs_of_the_csv(which, request):
 def test_the_best_method_is_compared_with_each(study):
     (block,) = blocks(main_rows(study.found))
     best = max(block.rows, key=lambda row: row.mean)
-    _, header, lines = shown(block, Lookup(study.found))
+    _, header, lines = visible_table(block, Lookup(study.found))
     column = header.index(f"P({study.keys[best.method]} > it) %")
     for row, line in zip(block.rows, lines, strict=True):
         if row is best:

@@ -16,8 +16,8 @@ class Agent:
 
     cloning = False
 
-    def concerns(self, rows):
-        return {"lambda_max": AT_BOUND} if rows[-1]["dual/lam"] == 5.0 else {}
+    def concerns(self, lines):
+        return {"lambda_max": AT_BOUND} if lines[-1]["dual/lam"] == 5.0 else {}
 
 
 @pytest.fixture

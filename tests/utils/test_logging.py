@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.errors import UserError
-from utils.logging import WIDTH, CsvLog, RunLogger, check_backends, say, shown, warn
+from utils.logging import (
+    WIDTH,
+    CsvLog,
+    RunLogger,
+    check_backends,
+    say,
+    short_path,
+    warn,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -346,9 +354,9 @@ def test_a_path_below_the_current_folder_is_shown_as_seen_from_there(
     tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    assert shown(tmp_path / "exp" / "run") == "exp/run"
-    assert shown(Path("exp/run")) == "exp/run"
-    assert shown(tmp_path.parent / "run") == f"{tmp_path.parent}/run"
+    assert short_path(tmp_path / "exp" / "run") == "exp/run"
+    assert short_path(Path("exp/run")) == "exp/run"
+    assert short_path(tmp_path.parent / "run") == f"{tmp_path.parent}/run"
 
 
 def test_a_message_is_in_the_file_at_once(tmp_path):
