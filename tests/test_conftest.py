@@ -27,6 +27,7 @@ def test_compiled_programs_are_given_back():
     assert compiled - memory_maps() >= 3 * 20  # code, constants and data of each
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(("limit", "code"), [("2.0", 0), ("0.01", 1)])
 def test_a_session_with_a_process_beyond_the_limit_fails(

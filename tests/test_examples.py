@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from utils.logging import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,6 +20,7 @@ def python(*words: str) -> str:
     return " ".join((done.stdout + done.stderr).split())
 
 
+@pytest.mark.ci
 def test_an_environment_and_data_of_ones_own(tmp_path):
     python("examples/own_environment.py", str(tmp_path / "reach.npz"))
     told = python(

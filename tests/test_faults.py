@@ -265,6 +265,7 @@ def test_any_damaged_file_of_a_checkpoint_is_noticed_or_changes_nothing(
     assert noticed == set(DAMAGE)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("phase, how", list(zip(itertools.cycle(CUTS), DAMAGE)))
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
     phase, how, stand, assert_undisturbed
@@ -291,6 +292,7 @@ def assert_falls_back(step, assert_undisturbed):
     assert {path.name: path.read_bytes() for path in files_below(aside)} == damaged
 
 
+@pytest.mark.ci
 def test_a_checkpoint_without_its_arrays_is_one_that_cannot_be_read(
     stand, assert_undisturbed
 ):
@@ -299,6 +301,7 @@ def test_a_checkpoint_without_its_arrays_is_one_that_cannot_be_read(
     assert_falls_back(20, assert_undisturbed)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("how", ["truncated", "flipped", "missing"])
 def test_damaged_replay_falls_back_to_where_it_is_whole(how, stand, assert_undisturbed):
     """Eight rows stood there at the last checkpoint, four at the one before, and none after the
@@ -319,6 +322,7 @@ def test_damaged_replay_falls_back_to_where_it_is_whole(how, stand, assert_undis
     assert lines[-1].startswith("resumed at step ")
 
 
+@pytest.mark.ci
 def test_where_nothing_can_be_read_nothing_is_deleted(
     stand, assert_stops, assert_undisturbed
 ):
@@ -440,6 +444,7 @@ def full(disk, call, size):
     disk.free()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("phase", CUTS)
 def test_a_checkpoint_that_does_not_fit(
     phase, disk, stand, assert_stops, assert_undisturbed
@@ -467,6 +472,7 @@ def test_a_checkpoint_that_does_not_fit(
     assert_undisturbed()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name, call", {"train.csv": 8, "replay.bin": 10}.items())
 def test_a_log_that_cannot_be_written(
     name, call, stand, assert_stops, assert_undisturbed
@@ -488,6 +494,7 @@ def test_a_log_that_cannot_be_written(
     assert_undisturbed()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("from_the_start", [True, False])
 def test_a_read_only_folder(from_the_start, stand, assert_undisturbed):
     """Seen before anything is done, and noticed where it becomes one while the run goes on."""
@@ -570,6 +577,7 @@ def in_a_process(call):
 # ---------------------------------------------------------------- 5, 7: other processes
 
 
+@pytest.mark.ci
 def test_a_killed_worker(stand, assert_stops, assert_undisturbed, monkeypatch):
     """In the evaluation at the end of the offline phase: six steps are three chunks, and so was
     the evaluation at step 0.
@@ -594,6 +602,7 @@ def test_a_killed_worker(stand, assert_stops, assert_undisturbed, monkeypatch):
     )
 
 
+@pytest.mark.ci
 def test_an_evaluation_beside_the_training_is_done_again_with_the_agent_that_it_had(
     stand, assert_undisturbed, monkeypatch
 ):
@@ -626,6 +635,7 @@ def test_an_evaluation_beside_the_training_is_done_again_with_the_agent_that_it_
     assert_undisturbed()
 
 
+@pytest.mark.ci
 def test_a_run_with_evaluations_beside_the_training_is_the_same(stand, runs):
     stand()
     assert train("--eval_async") == 0
@@ -638,6 +648,7 @@ def test_a_run_with_evaluations_beside_the_training_is_the_same(stand, runs):
     } <= of_evaluations
 
 
+@pytest.mark.ci
 def test_a_second_writer_leaves_the_first_alone(
     stand, assert_stops, assert_undisturbed
 ):
@@ -684,6 +695,7 @@ def test_another_config_is_refused_with_the_difference(
     assert_undisturbed()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name, name_of_run", {"config.json": "online", "done.json": "whole"}.items()
 )
@@ -743,6 +755,7 @@ DATASETS = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("how", DATASETS)
 def test_other_data_is_refused_and_brought_back_it_goes_on(
     how, stand, assert_stops, assert_undisturbed
@@ -771,6 +784,7 @@ def test_a_finished_run_looks_at_its_data(how, stand, assert_stops, printed):
     )
 
 
+@pytest.mark.ci
 def test_the_base_follows_the_content_of_the_data(stand):
     """Not its path: other actions in the same file make another base, the same content
     elsewhere shares one.
@@ -832,6 +846,7 @@ def test_a_malicious_pickle_does_nothing(stand, assert_stops):
 # ---------------------------------------------------------------- 11: numbers that are none
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "phase, call, update, at, good",
     [("offline", 6, 11, 12, 8), ("online", 11, 17, 22, 20)],
@@ -871,6 +886,7 @@ FAULTS = {
 }  # and the place in a step
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("fault", FAULTS)
 def test_an_environment_that_gives_no_numbers(
     fault, stand, assert_stops, assert_undisturbed, monkeypatch

@@ -193,6 +193,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.ci
 def test_main_may_be_called_in_a_thread(place, capsys):
     codes = []
     before = signal.getsignal(signal.SIGINT)

@@ -19,7 +19,6 @@ from training.checkpoints import Checkpoints
 # ---------------------------------------------------------------- runs
 
 
-@pytest.mark.slow
 @pytest.mark.ci
 def test_three_kills(tmp_path):
     # rows come more often than saves, or SIGTERM would have nothing left to save

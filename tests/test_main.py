@@ -374,6 +374,7 @@ MISTAKES = {
 }  # fmt: skip
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_leaves_nothing(mistake, data, tmp_path, capsys):
     flags, named, hint = MISTAKES[mistake]
@@ -445,6 +446,7 @@ def only_run(exp):
     return config.parent
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("no_key_twice")
 def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, capsys):
     chunked = ["--horizon_length=2", "--agent.action_chunking=True"]
@@ -604,6 +606,7 @@ def test_an_agent_without_a_flow_trains_and_clones_nothing(
         assert (first["balanced_sampling"], first["offline_steps"]) == (True, 0)
 
 
+@pytest.mark.ci
 def test_the_readmes_fork_command_trains_a_copied_agent(
     data, tmp_path, monkeypatch, capsys
 ):
@@ -629,6 +632,7 @@ def test_the_readmes_fork_command_trains_a_copied_agent(
     assert {row["dual/lam"] for row in rows} == {np.float32(value)}
 
 
+@pytest.mark.ci
 def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):
     assert train(data, tmp_path, "--online_steps=0") == 0
     folder = only_run(tmp_path)
@@ -641,6 +645,7 @@ def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):
     assert train(data, tmp_path, "--online_steps=0", "--overwrite") == 0
 
 
+@pytest.mark.ci
 def test_steps_may_grow_and_only_grow_where_that_means_something(
     data, tmp_path, capsys
 ):
@@ -871,6 +876,7 @@ def test_a_seed_on_one_of_four_devices_is_the_seed_alone(data, tmp_path):
     assert (four / "checkpoints" / "24").is_dir()
 
 
+@pytest.mark.ci
 def test_seeds_step_side_by_side_and_a_killed_environment_loses_nothing(
     data, tmp_path, monkeypatch, capsys
 ):
@@ -922,6 +928,7 @@ def test_two_processes_never_write_one_run(data, tmp_path, capsys):
     assert not planned.folder.exists()
 
 
+@pytest.mark.ci
 def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(
     data, tmp_path, capsys
 ):
@@ -959,6 +966,7 @@ def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(
     )
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("no_key_twice")
 def test_balanced_sampling_acts_at_random_first(data, tmp_path):
     assert train(data, tmp_path, "--balanced_sampling") == 0
@@ -985,6 +993,7 @@ def test_the_device_is_idle_while_the_host_is_busy(data, tmp_path, monkeypatch):
     assert 0.5 < last["device_idle"] <= 1.0
 
 
+@pytest.mark.ci
 def test_the_device_is_not_idle_while_the_host_waits_for_actions(
     data, tmp_path, monkeypatch
 ):
@@ -1003,6 +1012,7 @@ def test_the_device_is_not_idle_while_the_host_waits_for_actions(
     assert last["device_idle"] < 0.5
 
 
+@pytest.mark.ci
 def test_precision_and_compiled_programs_are_where_the_flags_say(data, tmp_path):
     """From the shell: both are set once for a process."""
     words = [
@@ -1060,6 +1070,7 @@ def test_nan_stops_the_run_with_its_name_and_the_last_checkpoint(
     )
 
 
+@pytest.mark.ci
 def test_load_policy_gives_chunks_of_the_trained_agent(data, tmp_path):
     from training.policy import load_policy
 
@@ -1074,6 +1085,7 @@ def test_load_policy_gives_chunks_of_the_trained_agent(data, tmp_path):
         load_policy(tmp_path)
 
 
+@pytest.mark.ci
 def test_an_environment_and_an_agent_file_of_ones_own(tmp_path, capsys):
     """--env_name=module:EnvId with --dataset=FILE, trained by an agent file outside agents/."""
     from envs.probe import write_dataset
@@ -1146,7 +1158,6 @@ def test_a_run_in_a_terminal_of_100_columns(tmp_path):
     assert re.fullmatch(folder, finished[1]) and len(finished) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.ci
 @pytest.mark.parametrize(
     ("agent", "world"),

@@ -49,6 +49,7 @@ def only_run(name):
     return config.parent
 
 
+@pytest.mark.ci
 def test_without_success_the_return_is_reported_and_decides(
     monkeypatch, capsys, printed
 ):
@@ -101,6 +102,7 @@ def test_without_success_the_return_is_reported_and_decides(
     ]
 
 
+@pytest.mark.ci
 def test_the_best_of_a_run_without_evaluations_is_said_to_be_the_newest(printed):
     assert train("Silent", "--eval_episodes=0") == 0
     printed()
@@ -113,6 +115,7 @@ def test_the_best_of_a_run_without_evaluations_is_said_to_be_the_newest(printed)
     assert "was evaluated: the newest is taken for the best" in found.err
 
 
+@pytest.mark.ci
 def test_episodes_that_do_not_end_are_truncated_online_and_in_evaluations(
     monkeypatch, printed
 ):
@@ -135,6 +138,7 @@ def test_episodes_that_do_not_end_are_truncated_online_and_in_evaluations(
     )  # running out of time is no end of the task
 
 
+@pytest.mark.ci
 def test_a_fault_of_one_seeds_environment_leaves_the_others_alone(printed):
     assert ONLINE_SEEDS == 1 << 20  # as the stand-in has it
     assert (

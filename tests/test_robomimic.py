@@ -76,7 +76,7 @@ def test_other_datasets_take_the_nearest_and_say_so():
 def test_configs_and_envs_agree_on_the_folder():
     others = ("my:Env", "lift:Env", "cube-single-play", "tool_hang-ph-low_dim")
     for name in (*ALL_TASKS, *ROBOMIMIC_DOMAIN, *others):
-        assert domains.folder_flag(name) == folder_flag(name)
+        assert domains.folder_flag_of_dataset(name) == folder_flag(name)
 
 
 def test_a_policy_takes_raw_observations_and_scales_them_as_the_data(root, tmp_path):

@@ -11,6 +11,7 @@ from tests.agents.straightforward import field, q_values
 from tests.agents.test_trqam import OBS, A, B, D, H, random_batch, tiny
 
 
+@pytest.mark.ci
 def test_td_target_by_hand():
     agent = tiny(trqam, rho=0.5, discount=0.9)
     batch = random_batch()
@@ -34,6 +35,7 @@ def test_td_target_by_hand():
     )
 
 
+@pytest.mark.ci
 def test_rows_behind_a_trajectorys_end_do_not_count():
     agent, batch = tiny(trqam), random_batch()
     batch["valid"] = batch["valid"].at[0, -1].set(0.0)
@@ -46,6 +48,7 @@ def test_rows_behind_a_trajectorys_end_do_not_count():
         assert values[0] == values[1]
 
 
+@pytest.mark.ci
 def test_averages_move_towards_the_parameters_from_before_the_step():
     agent = tiny(trqam, tau=0.25)
     # now parameters and averages differ
@@ -70,6 +73,7 @@ def test_optimiser_holds_no_target_and_bc_no_critic():
     assert set(tiny(bc).opt_state[0].mu) == {"base"}
 
 
+@pytest.mark.ci
 def test_one_global_clip_over_all_networks():
     """With a huge reward the clipped gradient has norm 1 over all networks together."""
     agent, batch = tiny(trqam), random_batch()
@@ -163,6 +167,7 @@ def test_without_chunking_the_first_action_counts():
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("module", [rebrac, rlpd, bam])
 def test_a_single_critic_differs_from_nothing_and_breaks_no_gradient(module):
     """The deviation of equal numbers has a gradient of 0, where sqrt alone would have none."""
@@ -172,6 +177,7 @@ def test_a_single_critic_differs_from_nothing_and_breaks_no_gradient(module):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
 
 
+@pytest.mark.ci
 def test_rebrac_holds_its_targets_back_and_not_its_actor():
     agent = tiny(rebrac, actor_freq=3)
     agent, _ = agent.update(

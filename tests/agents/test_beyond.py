@@ -38,6 +38,7 @@ def ended_batch(seed):
     return batch
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_straightforward_update(name):
     file, settings = CASES[name]
@@ -65,6 +66,7 @@ def test_equals_the_straightforward_update(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), *pairs)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("path", ["approx", "jacobian", "straight_through", "noisy"])
 @pytest.mark.parametrize("q_agg", ["min", "mean"])
 def test_qgf_acts_by_the_equations(path, q_agg):
@@ -89,6 +91,7 @@ def test_qgf_acts_by_the_equations(path, q_agg):
 # ------------------------------------------------------------------------------------- golden
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "quantities"),
     [
@@ -207,6 +210,7 @@ def test_half_of_the_reversals_are_on_the_grid():
     assert abs(d[:half].mean() - 0.5) < 0.03
 
 
+@pytest.mark.ci
 def test_times_of_the_grid_stay():
     for steps in range(1, 40):
         times = jnp.arange(steps + 1, dtype=jnp.float32) / steps
@@ -249,6 +253,7 @@ def test_the_first_step_of_qpilots_is_not_steered():
     np.testing.assert_array_equal(*acted)
 
 
+@pytest.mark.ci
 def test_a_flow_that_ends_outside_gets_no_exact_gradient():
     """And a straight one: the clip is all that differs."""
     s, x0 = random_batch()["observations"], 9.0 * jnp.ones((1, B, D))
@@ -261,6 +266,7 @@ def test_a_flow_that_ends_outside_gets_no_exact_gradient():
     assert acted["exact"] == 0.0 and acted["straight_through"] > 0.1
 
 
+@pytest.mark.ci
 def test_qpilots_trains_as_fql_without_its_actor():
     """Its losses are those of critic and clone; the backup's action is steered."""
     agent, batch = diverse(tiny(qpilots)), random_batch()

@@ -34,6 +34,7 @@ def test_the_first_step_is_not_guided():
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("mode", ["simple", "mse", "linex"])
 def test_two_steps_by_hand(mode):
     """K = 2: x1 = x0 + v(x0, 0) / 2; x2 = x1 + (v(x1, 1/2) + 2 c (x1 + inv_temp grad mean_e
@@ -89,6 +90,7 @@ def test_linex_is_least_at_the_log_mean_exponential():
     np.testing.assert_allclose(slope, 0.0, atol=1e-6)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("mode", ["mse", "linex"])
 def test_noisy_loss_by_hand(mode):
     """At x_t, against the target critic at the clean action, by row weighted with `valid`."""
@@ -122,6 +124,7 @@ def test_noisy_loss_by_hand(mode):
     np.testing.assert_allclose(total, expected, rtol=1e-5)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("mode", ["simple", "mse", "linex"])
 def test_without_inv_temp_the_base_acts_alone(mode):
     """Not even the x / t part of the guidance is left."""
@@ -138,6 +141,7 @@ def test_without_inv_temp_the_base_acts_alone(mode):
     np.testing.assert_allclose(agent.sample(s, x0), expected, atol=1e-6)
 
 
+@pytest.mark.ci
 def test_simple_mode_trains_the_critic_at_clean_actions_alone():
     agent = tiny(cgql, mode="simple")
     assert set(agent.draw_noise(jax.random.key(0), B)) == {

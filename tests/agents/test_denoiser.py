@@ -36,6 +36,7 @@ def test_times_are_uniform_on_the_steps():
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("module", [qsm, dac])
 def test_an_invalid_row_adds_one_to_each_mean_and_no_gradient(module):
     agent, batch = tiny(module), random_batch()

@@ -5,6 +5,7 @@ what acts.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from agents import dsrl
 from agents.flow import euler_sample
@@ -30,6 +31,7 @@ def test_latent_distillation_is_member_by_member():
     np.testing.assert_allclose(dsrl.latent_loss(q, q + offsets), 1.75, rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_the_latent_critic_learns_the_online_critic_at_what_the_latent_action_becomes():
     agent, batch, noise, fixed = trained()
     s = batch["observations"]
@@ -48,6 +50,7 @@ def test_the_latent_critic_learns_the_online_critic_at_what_the_latent_action_be
     assert losses[0] == losses[1] > 0.0
 
 
+@pytest.mark.ci
 def test_noise_actor_and_temperature_by_hand():
     """-mean Qz(s, scale w) + alpha mean log p(w) in the actor; alpha's own slope is alpha (H +
     D / 2).
@@ -84,6 +87,7 @@ def test_noise_actor_and_temperature_by_hand():
     )
 
 
+@pytest.mark.ci
 def test_temperature_starts_at_one_and_acts_by_the_average_of_the_base():
     agent, batch, _, _ = trained()
     assert tiny(dsrl).params["temperature"]["log_alpha"] == 0.0

@@ -12,6 +12,7 @@ from tests.agents.test_trqam import B, D, random_batch, tiny
 FORKS = [trqam_custom_network, trqam_distributional_critic]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("module", FORKS)
 def test_a_fork_has_its_own_parameters_and_learns(module):
     fork, ours = tiny(module, lr=1e-2), tiny(trqam)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from agents import fql
 from agents.flow import euler_sample
@@ -10,6 +11,7 @@ from tests.agents.straightforward import field, network, q_values
 from tests.agents.test_trqam import B, D, K, random_batch, tiny
 
 
+@pytest.mark.ci
 def test_loss_by_hand():
     """alpha weighs the distance to the flow's own samples from the same noise; the critic sees
     clipped actions.

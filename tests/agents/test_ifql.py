@@ -37,6 +37,7 @@ def test_expectile_loss_by_hand():
     )
 
 
+@pytest.mark.ci
 def test_value_and_critic_targets_by_hand():
     """V follows the pessimistic target critic at the data's actions, Q the value of the next
     observation.

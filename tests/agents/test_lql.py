@@ -134,6 +134,7 @@ AGENTS = {
 QUICK = ("trqam", "fql", "ifql", "qgf")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name",
     [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in AGENTS],
@@ -172,6 +173,7 @@ def test_every_agent_descends_td_and_hinges(name):
         )
 
 
+@pytest.mark.ci
 def test_other_losses_see_the_rows_as_a_batch():
     """With `valid` of the runs: a success is an end."""
     agent, batch = diverse(tiny(trqam, lql_points=3)), batch_of_runs()
@@ -208,6 +210,7 @@ def lowered(kind, **settings):
     return jax.jit(one_update).lower(agent, replay, jax.random.key(0)).as_text()
 
 
+@pytest.mark.ci
 def test_off_by_default_at_no_cost():
     """The program is that of an agent without the option, whatever its weight."""
     without_it = lowered(NoOption)
@@ -242,6 +245,7 @@ def test_agents_without_a_squared_td_loss_have_no_such_option():
     assert trqam_distributional_critic.AGENT.OPTIONS["bins"]
 
 
+@pytest.mark.ci
 def test_a_target_without_the_values_of_the_next_state_is_refused():
     class Own(fql.FQL):
         def td_target(self, batch, next_actions):

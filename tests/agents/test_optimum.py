@@ -181,6 +181,7 @@ def test_cgql_learns_the_known_q_of_noisy_actions(tmp_path, mode, inv_temp, nois
     assert np.corrcoef(q, known)[0, 1] > 0.98
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", AGENTS)
 def test_each_network_learns_from_its_own_loss(name):
     """The base from flow matching, but where it is an actor of its own too, and the critic from
@@ -210,6 +211,7 @@ def test_each_network_learns_from_its_own_loss(name):
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", AGENTS)
 def test_one_adam_of_the_whole_gradient(name):
     """Its first moment after one update is (1 - b1) times the gradient of all networks, however

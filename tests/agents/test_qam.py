@@ -153,6 +153,7 @@ def test_the_head_gets_the_flows_own_sample(head):
     np.testing.assert_allclose(fixed["flow_actions"], expected, atol=1e-5)
 
 
+@pytest.mark.ci
 def test_one_step_losses_by_hand():
     agent, batch, noise, fixed = prepared(fql_alpha=10.0)
     s = batch["observations"]
@@ -167,6 +168,7 @@ def test_one_step_losses_by_hand():
     )
 
 
+@pytest.mark.ci
 def test_edit_losses_by_hand():
     """-Q(s, a) + mean log p + (H + D/2) at alpha = 1; at another alpha both terms scale."""
     for log_alpha in (0.0, 0.7):
@@ -196,6 +198,7 @@ def test_edit_losses_by_hand():
         np.testing.assert_allclose(slope, alpha * (entropy + D / 2), rtol=1e-4)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("head", HEADS)
 def test_gradient_of_the_head_by_finite_differences(head):
     """In float64 along a random direction; and the head reaches neither critic, nor policy, nor
@@ -249,6 +252,7 @@ def test_gradient_of_the_head_by_finite_differences(head):
         ), name
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("head", HEADS)
 def test_head_learns_the_critics_action(head):
     """Q = -8 |a - c|^2 of a critic that does not learn: the acting policy moves to c, as far as

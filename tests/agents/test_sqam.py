@@ -16,6 +16,7 @@ from tests.agents.test_trqam import OBS, B, D, H, K, random_batch, tiny
 N = 7  # bridge times, unlike K
 
 
+@pytest.mark.ci
 def test_without_a_spatial_jacobian_the_lean_adjoint_is_the_scalar_one():
     """A base whose first layer does not read x, though it reads s and t: 1 - h / (t_k + h)
     telescopes to t_k.
@@ -121,6 +122,7 @@ def test_what_the_loss_treats_as_constant():
         )
 
 
+@pytest.mark.ci
 def test_value_penalty_is_differentiated_through_both_of_its_terms():
     """Along a random direction in the critic's parameters, in float64: the slope of c mean(Q(s,
     clip a_hat) - Q(s, a)).
@@ -179,6 +181,7 @@ def test_value_penalty_is_differentiated_through_both_of_its_terms():
         )
 
 
+@pytest.mark.ci
 def test_value_penalty_lowers_what_the_critic_makes_of_the_policy():
     """Descended alone (rows that do not count leave the critic nothing else), it opens the gap
     in the data's favour.
@@ -193,6 +196,7 @@ def test_value_penalty_lowers_what_the_critic_makes_of_the_policy():
     assert gaps[-1] < gaps[0] - 0.5
 
 
+@pytest.mark.ci
 def test_budget_penalty_and_bridge_are_settings():
     config = sqam.get_config()
     assert (config.kl_budget, config.n_bridge, config.gap_reg_coef) == (0.5, 10, 0.3)

@@ -13,6 +13,7 @@ from tests.agents.test_trqam import B, random_batch, tiny
 from tests.parity import update_and_states
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("module", "settings"),
     [

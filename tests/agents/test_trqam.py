@@ -219,6 +219,7 @@ def test_kl_average_starts_where_the_mode_needs_it():
         tiny(trqam, dual_mode="ascent")
 
 
+@pytest.mark.ci
 def test_budget_changes_without_a_recompile():
     # of its own: functions share what jit has compiled
     update = jax.jit(lambda *arguments: trqam.TRQAM.update(*arguments))
@@ -239,6 +240,7 @@ def test_only_a_trust_region_has_a_budget():
             tiny(module).with_kl_budget(0.5)
 
 
+@pytest.mark.ci
 def test_fork_freezes_lambda_and_nothing_else():
     fork, ours = tiny(trqam_fixed_lambda, lam=1.0), tiny(trqam)
     for u in range(3):
@@ -251,6 +253,7 @@ def test_fork_freezes_lambda_and_nothing_else():
     assert fork.dual.kl_ema > 0.0
 
 
+@pytest.mark.ci
 def test_external_penalty_adds_lambda_times_the_path_kl_and_nothing_inside():
     """The sum is QAM's at inverse temperature 1, and lam_scale lam KL on top, with a gradient
     to the policy alone.
@@ -306,6 +309,7 @@ def test_external_penalty_acts_as_an_internal_lambda_above_one(lam):
     np.testing.assert_allclose(jax.grad(loss)(delta), 0.0, atol=2e-5)
 
 
+@pytest.mark.ci
 def test_external_penalty_takes_trqams_dual_step():
     agent, metrics = (
         tiny(trqam_external_kl, kl_budget=0.5)
@@ -346,6 +350,7 @@ def test_budget_may_change_in_every_mode(module, mode):
     assert lams[1] > 1.001
 
 
+@pytest.mark.ci
 def test_first_update_has_zero_path_kl_and_moves_the_policy():
     agent, metrics = tiny(trqam).update(random_batch(), jax.random.key(0))
     # not 0: the two fields are computed in batches of different sizes

@@ -123,6 +123,7 @@ def start(lam, budget, kl_ema=0.0):
     return Dual(*(jnp.array(value, jnp.float32) for value in (lam, kl_ema, budget)))
 
 
+@pytest.mark.ci
 def test_adjoint_matching_finds_the_tilted_gaussian():
     lam = 1.0
     mean, std, kl = tilted(lam)
@@ -238,6 +239,7 @@ def test_closed_form_settles_sooner_where_lambda_has_far_to_go(monkeypatch):
         assert 3 * settled["closed_form", factor] < settled["descent", factor]
 
 
+@pytest.mark.ci
 def test_exact_tilted_velocity_measures_the_known_path_kl():
     """Path KL of the tilted Gaussian's own velocity for growing K: the gap to 0.145 is
     discretisation.

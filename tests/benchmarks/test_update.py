@@ -16,6 +16,7 @@ TINY = [
 ]  # fmt: skip
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("agent", [pytest.param("trqam", marks=pytest.mark.slow), "bc"])
 def test_the_last_line_is_one_json_object_with_every_figure(agent, capsys, monkeypatch):
     monkeypatch.setattr(common, "PEAK_ROWS", 64)
@@ -62,6 +63,7 @@ def test_the_last_line_is_one_json_object_with_every_figure(agent, capsys, monke
     )
 
 
+@pytest.mark.ci
 def test_work_in_a_loop_is_not_counted(capsys):
     """XLA would count 21 flow steps as one."""
     flags = ["--agent=agents/fql.py", *TINY, "--agent.flow_steps=21", "--json"]

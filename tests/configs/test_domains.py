@@ -8,10 +8,9 @@ import pytest
 
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS
-from configs.domains import DOMAINS, QAM_TABLE, folder_flag_of_dataset, own_settings
+from configs.domains import DOMAINS, QAM_TABLE, own_settings
 from configs.flags import parse_flags
 from configs.methods import METHODS, row_name
-from envs.tasks import ROBOMIMIC_DOMAIN, folder_flag
 from tests.test_main import resolved
 from training.plan import plan
 from utils.errors import UserError
@@ -464,9 +463,3 @@ def test_the_table_has_the_published_methods():
         assert set(method.settings) <= set(config)
         assert row_name(method.agent, config.to_dict() | method.settings) == method.name
     assert row_name("bc", {}) is None
-
-
-def test_settings_and_data_agree_on_the_folders_flag():
-    for dataset in (*DOMAINS, *ROBOMIMIC_DOMAIN, "own.module:Reach-v0"):
-        assert folder_flag_of_dataset(dataset) == folder_flag(dataset)
-    assert folder_flag("lift-mh-low_dim") != folder_flag("scene-play")

@@ -160,6 +160,7 @@ fuzz = settings(
 )
 
 
+@pytest.mark.ci
 @fuzz
 @given(
     changes=st.dictionaries(st.sampled_from(NAMES), json_values, min_size=1, max_size=3)

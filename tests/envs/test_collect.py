@@ -34,6 +34,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.ci
 def test_the_workers_change_nothing(tmp_path):
     """Two workers and one give the same bytes; the file has OGBench's keys, shapes and types."""
     kwargs = {"transitions": 90, "episode_steps": 40, "seed": 3, "progress": False}
@@ -386,6 +387,7 @@ def finish(folder: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.ci
 def test_killed_and_started_again(tmp_path, started):
     """Whatever is killed, the next run goes on with the episodes that are there, and the file
     is the same.

@@ -102,6 +102,7 @@ def test_a_maze_as_ogbench_gives_it(tmp_path):
     )
 
 
+@pytest.mark.ci
 def test_a_scene_as_ogbench_gives_it_and_sparse(tmp_path):
     """The scene's reward counts what is unfinished; `sparse` makes that -1."""
     name = "scene-play-singletask-task3-v0"

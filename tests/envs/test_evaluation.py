@@ -144,6 +144,7 @@ def test_numpy_policy_is_bit_identical_for_any_number_of_workers():
     assert not np.array_equal(other.returns, results[0].returns)
 
 
+@pytest.mark.ci
 def test_a_jax_policy_on_pointmaze_is_bit_identical_for_any_number_of_workers():
     keys = jax.random.split(jax.random.key(0), 3)
     weights = [

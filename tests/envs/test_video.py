@@ -150,6 +150,7 @@ def egl_renders() -> bool:
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name, action_dim",
     [

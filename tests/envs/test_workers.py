@@ -200,6 +200,7 @@ def test_a_users_mistake_in_this_process_stays_one():
         LocalEnvs("no-such-env", make).reset([0], [0])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name, message",
     [

@@ -543,6 +543,7 @@ def test_the_best_checkpoint_is_not_chosen_by_a_damaged_log(copy, capsys):
 # ---------------------------------------------------------------- a folder that vanishes
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("call", [1, 3])
 def test_a_run_whose_folder_is_deleted_claims_nothing_and_writes_nothing_more(
     call, finished, tmp_path, monkeypatch, capsys

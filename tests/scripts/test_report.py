@@ -534,6 +534,7 @@ class Page(html.parser.HTMLParser):
             assert self.open.pop() == tag
 
 
+@pytest.mark.ci
 def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(
     table, tmp_path, capsys
 ):
@@ -775,6 +776,7 @@ def page_matrices(text):
     return found
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("which", ["study", "table", "crowd"])
 def test_the_matrices_are_the_pairs_of_the_csv(which, request):
     report_of = request.getfixturevalue(which)

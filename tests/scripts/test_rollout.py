@@ -49,6 +49,7 @@ def run(*flags):
     return rollout.main(["scripts/rollout.py", *map(str, flags)])
 
 
+@pytest.mark.ci
 def test_the_episodes_are_those_of_the_runs_evaluation(run_dir, capsys):
     assert run(run_dir, "--episodes=3", "--eval_workers=2") == 0
     said, table_of, rest = capsys.readouterr().out.partition("episode  ")
@@ -84,6 +85,7 @@ def test_the_episodes_are_those_of_the_runs_evaluation(run_dir, capsys):
     assert other == again and other[-1] != table[0]["value"]
 
 
+@pytest.mark.ci
 def test_the_value_of_a_distributional_critic_is_the_agents_own(tmp_path, capsys):
     """Not the mean of its logits: its bins lie between -200 and 0."""
     folder = finished_run(tmp_path, "trqam_distributional_critic")

@@ -570,6 +570,7 @@ def test_jobs_are_spread_over_the_gpus_and_share_their_memory(tmp_path, monkeypa
     assert sorted(map(output, jobs)) == ["0 0.450", "0 0.450", "1 0.450", "1 0.450"]
 
 
+@pytest.mark.ci
 def test_a_job_does_not_wait_in_a_slot_for_the_base_that_another_one_trains(tmp_path):
     names = ["scene-play-singletask-task1-v0", "scene-play-singletask-task2-v0", TASK]
     jobs = {

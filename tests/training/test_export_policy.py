@@ -84,6 +84,7 @@ def export(agent):
     return export_agent(agent, WIDTH, A)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("names", [SOME, pytest.param(OTHERS, marks=pytest.mark.slow)])
 def test_every_agent_acts_elsewhere_as_it_does_here(tmp_path, names):
     """One process for all of them, since it takes seconds to import JAX."""

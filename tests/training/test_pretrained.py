@@ -45,6 +45,7 @@ def train(data, exp, path, *flags, widths="(8,8)"):
     return program.main(arguments(exp, path, *flags, widths=widths))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("path", ["numpy1/params_300000.pkl", "numpy2", "jax"])
 def test_a_run_starts_from_a_published_file_or_its_folder(
     path, data, tmp_path, monkeypatch
@@ -211,6 +212,7 @@ def config_of(exp) -> dict:
     return json.loads(path.read_text())
 
 
+@pytest.mark.ci
 def test_a_run_starts_from_the_published_base(
     hub, ant_data, tmp_path, capsys, monkeypatch
 ):
@@ -239,6 +241,7 @@ def test_a_run_starts_from_the_published_base(
     assert config["sources"]["pretrained_actor_path"] == "command line"
 
 
+@pytest.mark.ci
 def test_one_run_wherever_the_cache_lies_but_of_one_base(
     hub, ant_data, tmp_path, capsys
 ):
@@ -271,6 +274,7 @@ def test_only_a_run_with_checkpoints_has_begun_with_a_base(tmp_path):
         pretrained.check_begun(tmp_path, config)
 
 
+@pytest.mark.ci
 def test_a_run_folder_that_was_trained_further_is_noticed(data, tmp_path, capsys):
     cloning = (tmp_path / "bc", "", "--bc_only", "--save_interval=4")
     assert train(data, *cloning) == 0
@@ -289,6 +293,7 @@ def test_a_run_folder_that_was_trained_further_is_noticed(data, tmp_path, capsys
     assert f"{folder.name} is not the base that" in capsys.readouterr().err
 
 
+@pytest.mark.ci
 def test_another_file_of_the_same_name_is_noticed(data, tmp_path, capsys):
     path = tmp_path / "params_300000.pkl"
     path.write_bytes((SHIPPED / "jax" / "params_300000.pkl").read_bytes())
@@ -336,6 +341,7 @@ def test_an_agent_without_a_base_fetches_none(hub, ant_data, tmp_path, capsys):
     assert hub.requests == [] and "base" not in config_of(tmp_path / "exp")
 
 
+@pytest.mark.ci
 def test_the_report_names_the_published_base(hub, ant_data, tmp_path):
     from reports.export import command
     from reports.reading import read_run

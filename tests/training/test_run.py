@@ -120,6 +120,7 @@ def test_the_folder_keeps_the_source_and_config_json_describes_it(begun, tmp_pat
     assert str(tmp_path) not in json.dumps(config["source"])
 
 
+@pytest.mark.ci
 def test_an_agent_of_the_checkout_is_kept_too(dataset, tmp_path):
     arguments = dataset, tmp_path / "exp", "agents/fql.py", "--agent.lr=0.001"
     assert program.main(words(*arguments)) == 0
@@ -130,6 +131,7 @@ def test_an_agent_of_the_checkout_is_kept_too(dataset, tmp_path):
     assert "agents/base.py" in config["source"]["checkout"]
 
 
+@pytest.mark.ci
 def test_a_run_of_the_same_name_and_other_code_is_mentioned_once(
     begun, tmp_path, printed
 ):
@@ -187,6 +189,7 @@ def test_a_moved_file_goes_on_where_it_was(begun, tmp_path, printed):
     )  # what it began with
 
 
+@pytest.mark.ci
 def test_the_projects_own_agent_may_be_a_newer_versions_which_is_mentioned(
     dataset, tmp_path, printed
 ):
@@ -438,6 +441,7 @@ AGENT = Mine
 """
 
 
+@pytest.mark.ci
 def test_an_agent_knows_the_updates_of_its_run_and_such_a_run_is_not_extended(
     dataset, tmp_path, capsys
 ):
@@ -456,6 +460,7 @@ def test_an_agent_knows_the_updates_of_its_run_and_such_a_run_is_not_extended(
     assert "updates of the run: stored 8, now 16" in capsys.readouterr().err
 
 
+@pytest.mark.ci
 def test_an_agent_that_asks_without_saying_so_is_told(tmp_path):
     code = tmp_path / "mine.py"
     code.write_text(SCHEDULED.format(scheduled=False))

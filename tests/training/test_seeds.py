@@ -58,6 +58,7 @@ def train(agents, keys, replay, calls):
     ]
 
 
+@pytest.mark.ci
 def test_seeds_together_are_the_seeds_alone():
     """Parameters to 1e-5 after one update, every metric of every one of a hundred updates
     within 1 %.
@@ -157,6 +158,7 @@ def test_seeds_spread_over_four_devices_are_the_same():
     assert result["difference"] < 1e-5
 
 
+@pytest.mark.ci
 def test_a_block_copies_no_parameters_from_one_update_to_the_next():
     """The loop's state is updated where it lies; XLA would else copy every kernel of 16 x 16 in
     each update.

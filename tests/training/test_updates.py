@@ -29,6 +29,7 @@ def new_states(seeds):
     ]
 
 
+@pytest.mark.ci
 def test_updates_continue_from_their_states_to_the_bit(replay):
     """As after a checkpoint in the middle of a window: agents, keys and sums are all there."""
     whole, cut = Updates(new_states(2)), Updates(new_states(2))
@@ -48,6 +49,7 @@ def test_updates_continue_from_their_states_to_the_bit(replay):
     assert whole.states()[0].window == EMPTY_WINDOW
 
 
+@pytest.mark.ci
 def test_a_metric_that_is_not_finite_is_named_with_its_seed_and_first_update(replay):
     states = new_states(2)
     params = jax.tree.map(lambda leaf: leaf * np.nan, states[1].agent.params)

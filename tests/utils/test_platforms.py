@@ -52,6 +52,7 @@ def updated():
     return jax.jit(trqam.AGENT.update)(agent, batch, jax.random.key(2))
 
 
+@pytest.mark.ci
 def test_an_update_is_the_same_on_an_accelerator(monkeypatch):
     agent, metrics = updated()
     on_accelerator(monkeypatch)

@@ -102,6 +102,7 @@ def test_batches_from_the_host_are_those_of_the_device(mode, points, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("seeds", "mode"),
     [

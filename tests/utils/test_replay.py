@@ -5,6 +5,7 @@ and online storage.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,6 +90,7 @@ def assert_chunks(batch, dataset, starts, horizon):
             )
 
 
+@pytest.mark.ci
 @settings(max_examples=4, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 7), min_size=2, max_size=6),
