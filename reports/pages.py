@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from reports.cells import bracket, plus_minus
+from reports.cells import bracket, plus_minus, short
 from reports.files import as_markdown, markdown
+from reports.points import Point
 from reports.reading import read_all
 from reports.statistics import Interval, mean_and_half
 from reports.summary import report
@@ -76,6 +77,54 @@ def study(folder: Path) -> list[str]:
     found = report(read_all([str(folder)], 1)[0], "final", [])
     rows = [row for row in found.rows if (row.scope, row.phase) == ("task", "offline")]
     return as_markdown(rows, list(STUDY_COLUMNS))
+
+
+def differences(folder: Path, method: str) -> list[str]:
+    """Success of a method minus that of each other agent's, in points with Student's 95 %
+    interval over the seeds that both have: seeds share their base, so they are compared one by
+    one.
+    """
+    results = read_all([str(folder)], 1)[0]
+    (agent,) = {r.agent for r in results if r.method == method}
+    rates: dict[
+        tuple[str, str], dict[int, float]
+    ] = {}  # by task and method, then by seed
+    for result in sorted(results, key=lambda r: (r.env_name, r.method)):
+        if result.method == method or result.agent != agent:
+            by_seed = rates.setdefault((result.env_name, result.method), {})
+            by_seed[result.seed] = 100 * result.evaluations["success"][-1]
+    lines = []
+    for (task, other), theirs in rates.items():
+        if other != method:
+            ours = rates.get((task, method), {})
+            both = sorted(ours.keys() & theirs.keys())
+            found = np.array([ours[seed] - theirs[seed] for seed in both])
+            mean, half = map(float, mean_and_half(found))
+            lines.append([short(task), other, str(len(both)), plus_minus(mean, half)])
+    return markdown(["task", f"{method} minus", "seeds", "points"], lines)
+
+
+def returns(folder: Path) -> list[str]:
+    """The mean return of each run of an exported study at every evaluation, and its success and
+    path KL at the end.
+    """
+    results = sorted(read_all([str(folder)], 1)[0], key=lambda r: (r.method, r.seed))
+    steps = sorted({int(step) for r in results for step in r.evaluations["step"]})
+    lines = []
+    for result in results:
+        success = result.evaluations["success"][-1]
+        region = Point(result, "offline", result.last_step, success).trust_region
+        at_steps = [result.mean_return(step) for step in steps]
+        lines.append(
+            [
+                result.method,
+                *("" if value is None else f"{value:,.0f}" for value in at_steps),
+                f"{100 * success:.0f}",
+                f"{region.path_kl:.3g}" if region else "",
+            ]
+        )
+    header = ["method", *(f"return at {step:,}" for step in steps)]
+    return markdown([*header, "success (%)", "path KL"], lines)
 
 
 def measurements(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
@@ -152,6 +201,9 @@ def chain(results: Path) -> list[str]:
 TABLES: dict[str, Callable[[Path], list[str]]] = {
     "quickstart": quickstart,
     "study": lambda results: study(results / "study"),
+    "study_differences": lambda results: differences(
+        results / "study", "trqam dual_mode=closed_form kl_budget=0.3"
+    ),
     "lift": lambda results: study(results / "lift"),
     "speed": lambda results: speed(results / "speed_cpu.json"),
     "agents": lambda results: speed(results / "agents_cpu.json"),

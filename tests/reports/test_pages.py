@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from reports.pages import PAGES, TABLES, renewed
@@ -45,3 +46,14 @@ def test_a_changed_measurement_changes_its_table(tmp_path):
 def test_a_table_that_nothing_makes_is_a_mistake(tmp_path):
     with pytest.raises(UserError, match="made: speeds -->: there is quickstart, study"):
         renewed("<!-- made: speeds -->\n<!-- end -->\n", tmp_path)
+
+
+def test_differences_are_those_of_the_same_seeds():
+    """Student's t with two degrees of freedom is 4.3027."""
+    lines = TABLES["study_differences"](ROOT / "results")
+    expected = {"bc": [28 - 10, 26 - 2, 30 - 8], "qam inv_temp=1.0": [18, 12, -8]}
+    for other, points in expected.items():
+        half = 4.3027 * np.std(points, ddof=1) / np.sqrt(3)
+        cells = f"{other} | 3 | {np.mean(points):.1f} ± {half:.1f} |"
+        assert f"| cube-single-play-task1 | {cells}" in lines
+    assert not any("| trqam" in line for line in lines[1:])  # other agents alone
