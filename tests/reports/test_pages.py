@@ -1,5 +1,6 @@
 """The tables of the README and docs/ follow results/."""
 
+import csv
 import re
 import shutil
 from pathlib import Path
@@ -57,3 +58,14 @@ def test_differences_are_those_of_the_same_seeds():
         cells = f"{other} | 3 | {np.mean(points):.1f} ± {half:.1f} |"
         assert f"| cube-single-play-task1 | {cells}" in lines
     assert not any("| trqam" in line for line in lines[1:])  # other agents alone
+
+
+def test_returns_are_the_evaluations_of_each_run():
+    with (ROOT / "results" / "scene_tuning" / "curves.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("return")]
+    name = {row["run"] for row in rows if row["return"] == "-2044.22"}
+    assert len(name) == 1
+    cells = [f"{float(row['return']):,.0f}" for row in rows if row["run"] in name]
+    line = f"| trqam kl_budget=0.5 | {' | '.join(cells)} | 0 | 0.499 |"
+    assert len(cells) == 4
+    assert line in TABLES["scene_tuning"](ROOT / "results")
