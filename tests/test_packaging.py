@@ -20,7 +20,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 RUNTIME = ["requirements.txt", "requirements-cuda12.txt"]
 PINNED = [*RUNTIME, "requirements-dev.txt"]
@@ -264,7 +265,10 @@ def test_ci_checks_style_and_types_and_runs_more_than_the_fast_tests(tmp_path):
     programs = [words for words in programs if "pip install" not in words]
     assert programs[:3] == ["ruff check .", "ruff format --check .", "mypy"]
     (tests,) = programs[3:]  # last, so that the output ends with their number
-    assert tests.startswith('python -m pytest -m "not slow or ci" ')
+    assert tests.startswith('python -m pytest -m "not slow" ')
+    fast = make("-n", "test", f"VENV={tmp_path}/venv", path=str(tmp_path)).stdout
+    (options,) = PYPROJECT["tool"]["pytest"]["ini_options"]["addopts"][-1:]
+    assert "pytest -m" not in fast and options == "not slow and not ci"
 
 
 def test_the_workflow_runs_the_same_script_on_every_supported_python():
