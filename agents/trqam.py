@@ -20,7 +20,7 @@ One update
     descend  critic loss + flow-matching loss of the base
              + mean_B sum_k || 2 D_k / sigma_k + sigma_k adj_k ||^2       adjoint_matching_loss
              sigma_k = g_k / sqrt(lambda)
-    KL = (1/H) mean_B sum_k (2h / g_k^2) ||D_k||^2                       path_kl, / H
+    KL = (1/H) mean_B sum_k (2h / g_k^2) ||D_k||^2                       path_kl / H
     lam <- clip(lam + eta (ema(min(KL, c epsilon)) - epsilon))               descend_dual
 
 The policy so trained samples from  p(a|s) ~ base(a|s) exp(mean_e Q(s, a) / lambda)  while KL

@@ -9,8 +9,8 @@ lambda = lam_scale * lam takes TRQAM's dual step on the same path KL. For given 
 is least where D_k = -g_k^2 E[adj_k | x_k] / (2 mu), mu = 1 + h lambda / (2 H): the penalty acts
 as TRQAM's lambda would at mu. So it can hold the policy back but never let it go further than
 lambda = 1 does, and to act like TRQAM at mu it needs lambda = 2 H K (mu - 1), which is
-100 (mu - 1) at H = 5 and K = 10. lambda is at most lam_scale * lambda_max, 300 by default and
-mu = 4: raise lambda_max for more.
+100 (mu - 1) at H = 5 and K = 10. lambda is at most lam_scale * lambda_max, 300 by default. So
+mu is at most 4 there: raise lambda_max for more.
 
     python main.py --env_name=cube-double --agent=agents/trqam_external_kl.py
 """

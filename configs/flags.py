@@ -130,7 +130,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     count("online_steps", 500_000, "online environment steps")
     switch(
         "bc_only",
-        "train only the base, for offline_steps (for fine-tuning it takes bc_steps)",
+        "train only the base, for offline_steps; a base for fine-tuning has bc_steps",
     )
     text(
         "pretrained_actor_path",

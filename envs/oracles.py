@@ -21,7 +21,7 @@ ROW_TYPES: dict[str, type] = {
     "qvel": np.float32,
     "button_states": np.int64,
 }
-"""Of the rows of a dataset; the last three where the environment has them."""
+"""The type of each array of a dataset; the last three exist where the environment has them."""
 
 
 class RandomActions:
@@ -38,6 +38,7 @@ class RandomActions:
         """Prepare for an episode; called once after `reset`."""
 
     def act(self, observation: np.ndarray, info: dict) -> np.ndarray:
+        """Return the action [A], not yet clipped to [-1, 1], for an observation [O]."""
         return np.random.uniform(-1, 1, self.env.action_space.shape)
 
     def after(self, info: dict) -> None:

@@ -86,9 +86,8 @@ def differences(folder: Path, method: str) -> list[str]:
     """
     results = read_all([str(folder)], 1)[0]
     (agent,) = {r.agent for r in results if r.method == method}
-    rates: dict[
-        tuple[str, str], dict[int, float]
-    ] = {}  # by task and method, then by seed
+    # success in percent by task and method, then by seed
+    rates: dict[tuple[str, str], dict[int, float]] = {}
     for result in sorted(results, key=lambda r: (r.env_name, r.method)):
         if result.method == method or result.agent != agent:
             by_seed = rates.setdefault((result.env_name, result.method), {})

@@ -191,7 +191,7 @@ def fetch(fv: flags.FlagValues, datasets: list[str]) -> int:
             print(f"error: {error}", file=sys.stderr)
             code = 1
     if fv.dry_run:
-        more = ", and what the errors above are about" if code else ""
+        more = ", besides what could not be looked up (errors above)" if code else ""
         print(
             f"missing: {size_of(total)}{more}; without --dry_run this command fetches it"
         )

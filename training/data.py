@@ -207,18 +207,18 @@ def warn_of_a_script(run: Run) -> None:
             )
 
 
-NARROW = 0.05
-"""Standard deviation of an action entry; the gripper's in puzzle-3x3-play is 0.09."""
+MIN_ACTION_STD = 0.05
+"""Below it an entry of the actions hardly varies; the gripper's in puzzle-3x3-play has 0.09."""
 
 
 def warn_of_narrow_actions(actions: np.ndarray) -> None:
     """Warn if entries of the actions [R, A] hardly vary; 10,000 rows are looked at."""
     sample = actions[:: max(1, len(actions) // 10_000)]
-    narrow = np.flatnonzero(sample.std(axis=0) < NARROW)
+    narrow = np.flatnonzero(sample.std(axis=0) < MIN_ACTION_STD)
     if len(narrow):
         entries = ", ".join(map(str, narrow))
         warn(
             f"entries {entries} of the actions hardly vary in the data (standard deviation"
-            f" below {NARROW}), so a policy may leave the data there at a small path KL; vary"
-            " them more, or leave them out (docs/data.md)"
+            f" below {MIN_ACTION_STD}), so a policy may leave the data there at little path KL;"
+            " vary them more, or leave them out (docs/data.md)"
         )
