@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from reports.curves import Chart, charts, draw, image, value_range
+from envs.tasks import ALL_TASKS, dataset_name
+from reports.curves import Chart, charts, curve, draw, image, kl_curve, value_range
 from reports.reading import read_all
+from tests.reports.helpers import row_of
 
 STUDY = Path(__file__).resolve().parents[2] / "results" / "study"
 STEPS, NO_BAND = np.arange(3.0), np.full(3, np.nan)
@@ -134,3 +136,25 @@ def test_what_is_not_finite_is_not_drawn_and_zero_is_on_a_logarithmic_axis(
     assert image(chart, draw(chart, keys)).startswith("<img")
     line = chart.series.get("a")
     assert (line and line[1].tolist()) == drawn
+
+
+def test_curves_are_what_was_written(table):
+    _, final, found = table
+    results = [
+        r for r in found.results if r.method == "trqam" and r.domain == "scene-play"
+    ]
+    steps, mean, half = curve(results)
+    np.testing.assert_array_equal(steps, 250_000 * np.arange(5))
+    inside = [
+        i for i, task in enumerate(ALL_TASKS) if dataset_name(task) == "scene-play"
+    ]
+    np.testing.assert_allclose(mean, 100 * final[2, inside].mean() * np.arange(5) / 4)
+    assert half[0] == 0.0 and half[-1] == pytest.approx(
+        row_of(found, "scene-play", "trqam").half
+    )
+    steps, mean, half = kl_curve(
+        results, "path_kl", points=10
+    )  # four logs in each window
+    kl = np.array([1.0 + 0.05 * (-1) ** k + 2.0 / (k + 1) for k in range(40)])
+    np.testing.assert_allclose(mean, kl.reshape(10, 4).mean(1), rtol=1e-6)
+    np.testing.assert_allclose([steps[-1], *half], [1_000_000, *[0.0] * 10], atol=1e-9)

@@ -1,0 +1,83 @@
+"""The notes of a report: what makes its runs hard to compare."""
+
+import json
+
+from tests.reports.helpers import CUBE, change_dataset, make_report, row_of
+from tests.synthetic_runs import write_run
+
+
+def test_different_numbers_of_seeds_and_tasks_are_told(tmp_path):
+    done = {0: 0.0, 1_000_000: 0.5}
+    for task, seeds in ((1, 3), (2, 2)):
+        for seed in range(seeds):
+            write_run(tmp_path, CUBE.format(task), seed, done)
+    write_run(tmp_path, CUBE.format(1), 0, done, agent="qam")
+    found = make_report(tmp_path)
+    row = row_of(found, "cube-double-play", "trqam")
+    assert (row.tasks, row.seeds) == (2, 2) and row_of(
+        found, CUBE.format(1), "trqam"
+    ).seeds == 3
+    notes = "\n".join(found.notes)
+    assert (
+        "trqam: rows over several tasks count the seeds that each of the tasks has:"
+        " cube-double-play 2" in notes
+    )
+    assert (
+        "offline: methods were run on different tasks (qam 1, trqam 2): their rows over several"
+        " tasks are not comparable" in notes
+    )
+    assert (
+        f"the number of seeds differs, from 1 (qam on {CUBE.format(1)}, offline) to 3"
+        in notes
+    )
+    narrow = "2 seeds: bootstrap intervals over few tasks are too narrow (one task: about 80 %)"
+    assert narrow in notes
+
+
+def test_the_agents_warnings_at_the_end_and_mixed_data_are_told(tmp_path):
+    done, bound = (
+        {1_000_000: 0.5},
+        {"lambda_max": "lambda is at its upper bound: raise it"},
+    )
+    folders = [write_run(tmp_path, CUBE.format(1), seed, done) for seed in range(4)]
+    for folder, concerns in zip(folders, (bound, bound, {}), strict=False):
+        (folder / "concerns.json").write_text(json.dumps(concerns))
+    change_dataset(folders[2], transitions=60_000)
+    notes = make_report(tmp_path).notes
+    name = "trqam cube-double-play-singletask-task1 seed"
+    assert f"2 runs: {bound['lambda_max']}: {name} 0, {name} 1" in notes
+    text = f"the runs of a task were not all trained on the same data: {CUBE.format(1)}"
+    assert text in notes
+
+
+def test_warnings_at_the_end_of_a_run_say_nothing_of_its_offline_phase(tmp_path):
+    success = {1_000_000: 0.5, 1_500_000: 0.6}
+    folder = write_run(tmp_path, CUBE.format(1), 0, success, online_steps=500_000)
+    (folder / "concerns.json").write_text(
+        '{"path_kl": "the path KL stays off its budget"}'
+    )
+    assert not any(
+        "path KL stays" in note for note in make_report(tmp_path, "1000000").notes
+    )
+    assert any("path KL stays" in note for note in make_report(tmp_path).notes)
+
+
+def test_seeds_that_were_trained_with_other_settings_are_told(tmp_path):
+    """What no folder's hash covers and no method's name says; steps that are still to come are
+    none of it.
+    """
+    for seed, steps in enumerate((10_000, 20, 10_000)):
+        write_run(
+            tmp_path,
+            CUBE.format(1),
+            seed,
+            {1_000_000: 0.5},
+            bc_steps=steps,
+            log_interval=seed,
+            online_steps=seed,
+        )
+    (note,) = (note for note in make_report(tmp_path).notes if "trained with" in note)
+    assert (
+        note == "seeds of one method were trained with bc_steps 10000 and 20: trqam"
+        f" {CUBE.format(1)}"
+    )

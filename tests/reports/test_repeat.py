@@ -1,0 +1,101 @@
+"""report.py --repeat_of: a run that is repeated is compared with the others."""
+
+from scipy import stats
+
+from tests.reports.helpers import SCENE, change_dataset, run_report, unwrapped
+from tests.synthetic_runs import write_run
+
+
+def test_repeated_runs_are_told_apart_from_others(tmp_path, capsys):
+    """Only the same settings count, a run is not compared with itself, and one outside makes
+    the exit code 1.
+    """
+    task, settings = SCENE.format(1), {"given": {"agent.kl_budget": 0.3}}
+    for seed, rate in enumerate((0.2, 0.4, 0.6)):
+        write_run(tmp_path / "kept", task, seed, {1_000_000: rate}, **settings)
+        write_run(
+            tmp_path / "kept",
+            task,
+            seed,
+            {1_000_000: 0.95},
+            given={"agent.kl_budget": 3.0},
+            hashed="b",
+        )
+    write_run(tmp_path / "again", task, 3, {1_000_000: 1.0}, **settings)
+    assert (
+        run_report(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10")
+        == 0
+    )
+    interval = (
+        f"40.0 ± {100 * stats.t.ppf(0.975, 2) * 0.2 * (4 / 3) ** 0.5:.1f} (95 % prediction"
+        " interval of 3 seeds)"
+    )
+    assert (
+        f"trqam {task[:-3]} seed 3, step 1,000,000: 100.0 % is inside {interval}"
+        in unwrapped(capsys.readouterr().out)
+    )
+    write_run(
+        tmp_path / "again",
+        task,
+        4,
+        {1_000_000: 0.5},
+        hashed="b",
+        given={"agent.kl_budget": 3.0},
+    )
+    assert (
+        run_report(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10")
+        == 1
+    )
+    assert "seed 4, step 1,000,000: 50.0 % is OUTSIDE 95.0 ±" in unwrapped(
+        capsys.readouterr().out
+    )
+    assert (
+        run_report(tmp_path / "kept", f"--repeat_of={tmp_path}/again", "--bootstrap=10")
+        == 1
+    )
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 120
+    assert "fewer than two other seeds of the same settings" in unwrapped(shown)
+
+
+def test_repeated_runs_have_the_settings_and_as_many_data(tmp_path, capsys):
+    """bc_steps are in no folder's hash; data that were made anew are told, and fewer or more of
+    them are other settings.
+    """
+    task = SCENE.format(1)
+    for seed in range(3):
+        write_run(tmp_path / "kept", task, seed, {1_000_000: 0.5}, bc_steps=10_000)
+    write_run(tmp_path / "short", task, 3, {1_000_000: 0.5}, bc_steps=20)
+    assert (
+        run_report(tmp_path / "short", f"--repeat_of={tmp_path}/kept", "--bootstrap=10")
+        == 1
+    )
+    assert (
+        "evaluated at step 1,000,000; there are others with bc_steps 10000 and 20"
+        in unwrapped(capsys.readouterr().out)
+    )
+    again = write_run(
+        tmp_path / "again",
+        task,
+        3,
+        {1_000_000: 0.5},
+        bc_steps=10_000,
+        offline_steps=2_000_000,
+    )
+    change_dataset(again, crc=8)
+    assert (
+        run_report(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10")
+        == 0
+    )
+    assert (
+        "(95 % prediction interval of 3 seeds); the data were not the same"
+        in unwrapped(capsys.readouterr().out)
+    )
+    change_dataset(again, transitions=60_000)
+    assert (
+        run_report(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10")
+        == 1
+    )
+    assert "there are others with transitions 1000000 and 60000" in unwrapped(
+        capsys.readouterr().out
+    )
