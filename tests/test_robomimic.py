@@ -13,7 +13,7 @@ from configs.settings import Setting
 from envs.datasets import load_dataset
 from envs.tasks import ALL_TASKS, ROBOMIMIC_DOMAIN, folder_flag
 from tests.envs.test_robomimic_data import LIFT, demonstration, write_file
-from tests.test_main import resolved
+from tests.tiny_runs import resolved
 from training.export_policy import export_policy
 from training.policy import act_with_keys, load_policy, load_run
 

@@ -15,7 +15,7 @@ from configs.domains import (
 )
 from configs.methods import KNOWN, METHODS, row_name
 from reports.published import read_published
-from tests.test_main import resolved
+from tests.tiny_runs import resolved
 
 RQL = {  # alpha, expectile, rho, H, discount, sparse
     "scene-play": (3.0, 0.7, 0.5, 5, 0.99, True),

@@ -11,7 +11,7 @@ from configs.agent_source import AGENTS
 from configs.domains import DOMAINS, QAM_TABLE, own_settings
 from configs.flags import parse_flags
 from configs.methods import METHODS, row_name
-from tests.test_main import resolved
+from tests.tiny_runs import resolved
 from training.plan import plan
 from utils.errors import UserError
 

@@ -23,10 +23,10 @@ from reports.summary import report as report_of
 from reports.text import as_text
 from scripts import report, rollout, sweep
 from sweeps.engines import log_exit_code
+from tests.chain_runs import ENV_NAME, FLAGS, before_updates, errors
 from tests.odd_runs import ODD, link, other, text, with_entry, without
-from tests.scripts.test_sweep import planned
+from tests.sweeps.stub_jobs import planned
 from tests.synthetic_runs import write_csv, write_run
-from tests.test_faults import ENV_NAME, FLAGS, before_updates, errors
 from utils.errors import printable
 
 ROOT = Path(__file__).resolve().parents[2]

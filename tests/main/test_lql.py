@@ -8,7 +8,7 @@ import pytest
 
 from envs.probe import write_dataset
 from tests import chain_table
-from tests.test_main import FILE, TASK, TINY, data, no_network, run  # noqa: F401
+from tests.tiny_runs import FILE, TASK, TINY, run
 from training.plan import plan
 from utils.errors import UserError
 from utils.logging import CsvLog
@@ -20,7 +20,7 @@ LQL = ["--agent.lql_points=4", "--agent.hinge_weight=1"]
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["trqam", "qam", "fql", "ifql"])
 @pytest.mark.usefixtures("no_key_twice")
-def test_lql_trains_offline_and_online_and_resumes(data, tmp_path, agent):  # noqa: F811
+def test_lql_trains_offline_and_online_and_resumes(data, tmp_path, agent):
     """With --preset=smoke. Stopped in both phases, its rows are those of a run in one go; the
     latter has its data on the host.
     """
@@ -139,7 +139,7 @@ def test_runs_that_cannot_be(flags, message):
         planned(*CHUNKS, *LQL, *flags)
 
 
-def test_data_shorter_than_one_run_is_refused(data, tmp_path, capsys):  # noqa: F811
+def test_data_shorter_than_one_run_is_refused(data, tmp_path, capsys):
     (tmp_path / "data").mkdir()
     shutil.copy(data / "good" / FILE, tmp_path / "data" / FILE)
     with np.load(tmp_path / "data" / FILE) as file:

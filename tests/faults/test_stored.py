@@ -1,0 +1,179 @@
+"""What is stored is damaged: checkpoints and replay files."""
+
+import itertools
+import os
+import re
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests.chain_runs import (
+    CUTS,
+    NEWEST,
+    files_below,
+    folder_of,
+    newest,
+    train,
+    truncate,
+)
+from training.checkpoints import Checkpoints
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 16
+    path.write_bytes(content)
+
+
+def same_trees(one, other):
+    """Whether two checkpoints as `Checkpoints.readable` gives them are the same."""
+    same = jax.tree.map(
+        lambda a, b: a.dtype == b.dtype and np.array_equal(a, b), one[1], other[1]
+    )
+    return (
+        jax.tree.structure(one[1]) == jax.tree.structure(other[1])
+        and jax.tree.all(same)
+        and one[2] == other[2]
+    )
+
+
+DAMAGE = {
+    "truncated": truncate,
+    "emptied": lambda path: os.truncate(path, 0),
+    "flipped": lambda path: flip(path, path.stat().st_size // 2),
+    "missing": Path.unlink,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", CUTS)
+def test_any_damaged_file_of_a_checkpoint_is_noticed_or_changes_nothing(
+    phase, stand, printed
+):
+    """What a run does first, for every file of the newest checkpoint."""
+    stand(phase)
+    folder = folder_of() / "checkpoints"
+    with Checkpoints(folder, keep=2) as checkpoints:
+        good = {step: (step, *checkpoints.read(step)) for step in checkpoints.steps()}
+    shutil.copytree(folder, "kept")
+    names = [path.relative_to(newest()) for path in files_below(newest())]
+    noticed = set()
+    for name, how in itertools.product(names, DAMAGE):
+        DAMAGE[how](newest() / name)
+        with Checkpoints(folder, keep=2) as checkpoints:
+            found = next(checkpoints.readable())
+        assert same_trees(found, good[found[0]])
+        lines = printed().out.splitlines()
+        if found[0] == NEWEST[phase]:
+            assert lines == []
+        else:
+            noticed.add(how)
+            assert found[0] == NEWEST[phase] - 4
+            (line,) = lines
+            assert re.fullmatch(
+                rf"checkpoint \S+/{NEWEST[phase]} cannot be read \(.+\); falling back to the"
+                r" one before",
+                line,
+            )
+        shutil.rmtree(folder)
+        shutil.copytree("kept", folder)
+    assert noticed == set(DAMAGE)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("phase, how", list(zip(itertools.cycle(CUTS), DAMAGE)))
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
+    phase, how, stand, assert_undisturbed
+):
+    stand(phase)
+    (arrays,) = files_below(newest() / "state" / "d")
+    DAMAGE[how](arrays if phase == "offline" else newest() / "record" / "metadata")
+    assert_falls_back(NEWEST[phase], assert_undisturbed)
+
+
+def assert_falls_back(step, assert_undisturbed):
+    damaged = {path.name: path.read_bytes() for path in files_below(newest())}
+    line, resumed = [
+        line
+        for line in assert_undisturbed()
+        if "falling back" in line or "resumed" in line
+    ]
+    assert re.fullmatch(
+        rf"checkpoint \S+/{step} cannot be read \(.+\); falling back to the one before",
+        line,
+    )
+    assert resumed.startswith(f"resumed at step {step - 4}: ")
+    aside = folder_of() / "checkpoints.unreadable" / str(step)
+    assert {path.name: path.read_bytes() for path in files_below(aside)} == damaged
+
+
+@pytest.mark.ci
+def test_a_checkpoint_without_its_arrays_is_one_that_cannot_be_read(
+    stand, assert_undisturbed
+):
+    stand("online")
+    shutil.rmtree(newest() / "state")
+    assert_falls_back(20, assert_undisturbed)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("how", ["truncated", "flipped", "missing"])
+def test_damaged_replay_falls_back_to_where_it_is_whole(how, stand, assert_undisturbed):
+    """Eight rows stood there at the last checkpoint, four at the one before, and none after the
+    offline phase.
+    """
+    stand("online")
+    DAMAGE[how](folder_of() / "replay.bin")
+    lines = [
+        line
+        for line in assert_undisturbed()
+        if "falling back" in line or "resumed" in line
+    ]
+    assert re.match(
+        r"(the first \d rows of )?\S+/replay.bin (are not what was written|is missing); falling"
+        r" back",
+        lines[0],
+    )
+    assert lines[-1].startswith("resumed at step ")
+
+
+@pytest.mark.ci
+def test_where_nothing_can_be_read_nothing_is_deleted(
+    stand, assert_stops, assert_undisturbed
+):
+    stand("online")
+    folder = folder_of()
+    for path in (folder / "checkpoints").glob("*/record/metadata"):
+        truncate(path)
+    before = {path: path.read_bytes() for path in files_below(folder)}
+    for _ in range(2):
+        line = assert_stops(1)
+        assert line.startswith(
+            f"error: no checkpoint of {folder} can be read; --overwrite deletes the run"
+        )
+        assert {path: path.read_bytes() for path in files_below(folder)} == before
+    assert train("--overwrite") == 0
+    (folder / "done.json").unlink()
+    assert_undisturbed()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_random_damage_changes_no_result(seed, stand, assert_undisturbed):
+    """Flips and cuts anywhere in the newest checkpoint and in the replay, resumed to the end."""
+    rng = np.random.default_rng(seed)
+    stand(list(CUTS)[seed % 2])
+    files = [
+        path
+        for path in [*files_below(newest()), folder_of() / "replay.bin"]
+        if path.is_file() and path.stat().st_size
+    ]
+    for path in rng.choice(files, rng.integers(1, 4), replace=False):
+        for place in rng.integers(path.stat().st_size, size=rng.integers(1, 4)):
+            flip(path, place)
+        if rng.random() < 0.3:
+            os.truncate(path, rng.integers(path.stat().st_size))
+    assert_undisturbed()

@@ -1,0 +1,102 @@
+"""Values that are no numbers, a malicious pickle, a clock that goes backwards."""
+
+import itertools
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from envs.probe import ProbeChain
+from tests.chain_runs import ENV_NAME, before_updates, folder_of
+from training.checkpoints import Checkpoints
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    "phase, call, update, at, good",
+    [("offline", 6, 11, 12, 8), ("online", 11, 17, 22, 20)],
+)
+def test_rewards_that_are_no_numbers(
+    phase, call, update, at, good, stand, assert_stops, assert_undisturbed
+):
+    """From one update on: the next row or save, or the next action in the environment, comes to
+    see it.
+    """
+    stand()
+
+    def poisoned(replay):
+        return replay.replace(
+            stored=replay.stored.replace(rewards=replay.stored.rewards * np.nan)
+        )
+
+    with before_updates(call, poisoned):
+        line = assert_stops(1)
+    assert (
+        line
+        == f"error: critic/loss is not finite since update {update}, seen at step {at} of"
+        f" {folder_of()}; the last good checkpoint is that of step {good}"
+    )
+    assert_good(good, assert_undisturbed)
+
+
+def assert_good(step, assert_undisturbed):
+    tree, _ = Checkpoints(folder_of() / "checkpoints").read(step)
+    assert jax.tree.all(jax.tree.map(lambda leaf: np.isfinite(leaf).all(), tree))
+    assert f"resumed at step {step}: {folder_of()}" in assert_undisturbed()
+
+
+FAULTS = {
+    "reward is nan": 1,
+    "observation has nan at index 0": 0,
+}  # and the place in a step
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_environment_that_gives_no_numbers(
+    fault, stand, assert_stops, assert_undisturbed, monkeypatch
+):
+    """Before they reach the replay, in which they would outlast the checkpoint that is named."""
+    stand()
+    place = FAULTS[fault]
+    real, steps = ProbeChain.step, itertools.count(1)
+
+    def step(env, action):
+        given = list(real(env, action))
+        if next(steps) == 8:  # the steps of evaluations are taken in another process
+            given[place] = given[place] * np.nan
+        return tuple(given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProbeChain, "step", step)
+        line = assert_stops(1)
+    assert (
+        line
+        == f"error: environment {ENV_NAME}: the {fault} in the step after step 19 of "
+        f"{folder_of()}; the last good checkpoint is that of step 16"
+    )
+    assert_good(16, assert_undisturbed)
+
+
+def test_a_malicious_pickle_does_nothing(stand, assert_stops):
+    stand()
+    # builtins.open("made", "w")
+    Path("evil.pkl").write_bytes(b"cbuiltins\nopen\n(Vmade\nVw\ntR.")
+    line = assert_stops(2, "--pretrained_actor_path=evil.pkl")
+    assert line.startswith(
+        "error: --pretrained_actor_path=evil.pkl: refused, because the file asks for"
+        " 'builtins.open'"
+    )
+    assert {path.name for path in Path().iterdir()} == {"data.npz", "evil.pkl"}
+
+
+def test_a_clock_that_goes_backwards(stand, assert_undisturbed, monkeypatch):
+    """An hour back and backwards from there on: wall times go wrong, and nothing else."""
+    stand("online")
+    for name in ("time", "perf_counter", "monotonic"):
+        real = getattr(time, name)
+        turn = 2 * real() - 3600
+        monkeypatch.setattr(time, name, lambda real=real, turn=turn: turn - real())
+    assert_undisturbed()

@@ -1,0 +1,178 @@
+"""Command lines that are refused."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.tiny_runs import FILE, ROOT, TASK, only_run, run, train
+
+MISTAKES = {
+    "unknown environment": (["--env_name=puzle-4x4"], "--env_name", "puzzle-4x4"),
+    "unknown environment in a list": (["--env_name=scene,puzle-4x4"], "--env_name", "puzzle-4x4"),
+    "no environment in a list": (["--env_name=,"], "--env_name is missing", "all50"),
+    "unknown task": (["--env_name=cube-double-play-singletask-task6-v0"], "--env_name", "cube-double-play-singletask-task"),
+    "no environment": ([], "--env_name is missing", "all50"),
+    "no such user environment": (["--env_name=nowhere:Env-v0", "--dataset={data}/good/x.npz"], "--env_name", "nowhere"),
+    "unknown agent": (["--env_name=scene", "--agent=agents/trqm.py"], "--agent=agents/trqm.py", "agents/trqam.py"),
+    "file that is no agent": (["--env_name=scene", "--agent=agents/flow.py"], "--agent=agents/flow.py", "no AGENT"),
+    "file that does not run": (["--env_name=scene", "--agent=README.md"], "--agent=README.md", "does not run"),
+    "unknown dual mode": (["--env_name=scene", "--agent.dual_mode=ascent"], "--agent.dual_mode=ascent", "closed_form"),
+    "two heads": (
+        ["--env_name=scene", "--agent=agents/qam.py", "--agent.edit_scale=0.1", "--agent.fql_alpha=3"],
+        "--agent.edit_scale=0.1 and --agent.fql_alpha=3.0", "set one to 0",
+    ),
+    "negative edit": (
+        ["--env_name=scene", "--agent=agents/qam.py", "--agent.edit_scale=-0.1"], "--agent.edit_scale=-0.1", "0 or a positive",
+    ),
+    "impossible budget": (["--env_name=scene", "--kl_budget_online=nan"], "--kl_budget_online=nan", "positive"),
+    "unknown setting": (["--env_name=scene", "--agent.kl_bugdet=1"], "--agent.kl_bugdet", "--agent.kl_budget"),
+    "setting of another type": (["--env_name=scene", "--agent.kl_budget=much"], "--agent.kl_budget=much", "float"),
+    "impossible setting": (["--env_name=scene", "--agent.discount=1.5"], "--agent.discount=1.5", "at most 1"),
+    "negative setting": (["--env_name=scene", "--agent.kl_budget=-1"], "--agent.kl_budget=-1.0", "positive"),
+    "no layers": (["--env_name=scene", "--agent.actor_hidden_dims=()"], "--agent.actor_hidden_dims", "widths"),
+    "two horizons": (["--env_name=scene", "--agent.horizon_length=3"], "--agent.horizon_length", "--horizon_length"),
+    "unknown flag": (["--env_name=scene", "--offline_step=1"], "--offline_step:", "--offline_steps"),
+    "like nothing": (["--env_name=scene", "--xyzzy=1"], "--xyzzy: no such flag, nor a setting of", "--help"),
+    "a setting as a flag": (["--env_name=scene", "--kl_budget=0.5"], "--kl_budget:", "written --agent.kl_budget=0.5"),
+    "and another": (["--env_name=scene", "--batch_size", "8"], "--batch_size:", "written --agent.batch_size"),
+    "of another agent file": (
+        ["--env_name=scene", "--agent=agents/qam.py", "--inv_temp=3"], "--inv_temp:", "written --agent.inv_temp=3",
+    ),
+    "what others call it": (["--env_name=scene", "--gamma=0.99"], "--gamma:", "written --agent.discount=0.99"),
+    "two that others call so": (
+        ["--env_name=scene", "--hidden_dims=(8,8)"],
+        "--hidden_dims:", "--agent.actor_hidden_dims=(8,8) or --agent.value_hidden_dims=(8,8)",
+    ),
+    "a flag that others call so": (["--env_name=scene", "--chunk_size=5"], "--chunk_size:", "--horizon_length=5"),
+    "a setting that others call so": (["--env_name=scene", "--agent.gamma=0.9"], "--agent.gamma:", "is --agent.discount"),
+    "a mistyped setting": (["--env_name=scene", "--kl_bugdet=1"], "--kl_bugdet:", "nearest is --agent.kl_budget"),
+    "not a flag": (["--env_name=scene", "seed=1"], "seed=1", "--name=value"),
+    "negative number": (["--env_name=scene", "--offline_steps=-1"], "--offline_steps=-1", "non-negative"),
+    "not a number": (["--env_name=scene", "--seed=one"], "--seed=one", "int"),
+    "number too large": (["--env_name=scene", "--seed=4294967296"], "--seed=4294967296", "2147483647"),
+    "no seeds": (["--env_name=scene", "--num_seeds=0"], "--num_seeds=0", "range [1, 1000]"),
+    "impossible share": (["--env_name=scene", "--dataset_proportion=0"], "--dataset_proportion=0.0", "share"),
+    "unknown preset": (["--env_name=scene", "--preset=quick"], "--preset", "quickstart"),
+    "nothing to do": (
+        ["--env_name=scene", "--bc_steps=0", "--offline_steps=0", "--online_steps=0"], "nothing to do", "--offline_steps",
+    ),
+    "unknown logger": ([f"--env_name={TASK}", "--logger=csv,wand"], "--logger=wand", "wandb"),
+    "missing dataset": ([f"--env_name={TASK}", "--ogbench_dataset_dir={data}/empty"], "pointmaze", "scripts/make_data.py"),
+    "truncated dataset": ([f"--env_name={TASK}", "--ogbench_dataset_dir={data}/truncated"], FILE, ""),
+    "dataset of wrong shapes": ([f"--env_name={TASK}", "--ogbench_dataset_dir={data}/shapes"], FILE, ""),
+    "dataset of another environment": (
+        [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/other"], FILE, "observations",
+    ),
+    "chunk longer than the data": (
+        [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/good", "--horizon_length=301"], "--horizon_length=301", "300",
+    ),
+    "unwritable folder": (
+        [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/good", "--save_dir={data}/good/" + FILE],
+        "--save_dir", "cannot write",
+    ),
+    "budget for an agent without one": (
+        [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/good", "--agent=agents/qam.py", "--kl_budget_online=1"],
+        "--kl_budget_online=1.0", "no KL budget",
+    ),
+    "no pretrained actor": (
+        [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/good", "--pretrained_actor_path={data}/empty"],
+        "--pretrained_actor_path", "no run folder",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing(mistake, data, tmp_path, capsys):
+    flags, named, hint = MISTAKES[mistake]
+    flags = [flag.format(data=data) for flag in flags]
+    place = (
+        []
+        if any(flag.startswith("--save_dir") for flag in flags)
+        else [f"--save_dir={tmp_path}/exp"]
+    )
+    assert run(*flags, *place) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert named in lines[0]
+    assert hint in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistake_from_the_shell(tmp_path):
+    """The same through a process: exit code 2, one line, and the traceback only with --debug."""
+    command = [
+        sys.executable,
+        "main.py",
+        "--env_name=puzle-4x4",
+        f"--save_dir={tmp_path}",
+    ]
+    plain = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (plain.returncode, plain.stdout) == (2, "")
+    assert plain.stderr.count("\n") == 1
+    debug = subprocess.run(
+        [*command, "--debug"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert debug.returncode != 0
+    assert "Traceback" in debug.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "main.py --env_name=all50 --dry_run --save_dir={}",
+        "scripts/sweep.py --engine=print --env_name=all50 --agents=trqam --save_dir={}",
+        "scripts/report.py results/study",
+        "scripts/results.py",
+    ],
+)
+def test_a_reader_that_leaves_ends_it_quietly(command, tmp_path):
+    """As `--dry_run | head` does: no traceback, and the exit code of a closed pipe."""
+    words = [sys.executable, *command.format(tmp_path).split()]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(words, **pipes, text=True, cwd=ROOT) as process:
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 128 + signal.SIGPIPE)
+
+
+@pytest.mark.ci
+def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):
+    assert train(data, tmp_path, "--online_steps=0") == 0
+    folder = only_run(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["agent"]["lr"] = 0.5
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "done.json").unlink()
+    assert train(data, tmp_path, "--online_steps=0") == 2
+    assert "--agent.lr: stored 0.5, now 0.0003" in capsys.readouterr().err
+    assert train(data, tmp_path, "--online_steps=0", "--overwrite") == 0
+
+
+def test_only_the_smoke_preset_acts_at_random_where_there_is_no_oracle(
+    tmp_path, capsys
+):
+    flags = [
+        "--preset=study",
+        "--env_name=antmaze-large-navigate-singletask-task1-v0",
+        f"--save_dir={tmp_path}",
+    ]
+    assert run(*flags) == 2
+    assert "scripts/make_data.py cannot make it" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_presets_make_no_data_in_a_folder_of_the_users(tmp_path, capsys):
+    folder = tmp_path / "mine"
+    flags = [
+        "--preset=smoke",
+        f"--env_name={TASK}",
+        f"--save_dir={tmp_path}/exp",
+        f"--ogbench_dataset_dir={folder}",
+    ]
+    assert run(*flags) == 2
+    assert "scripts/make_data.py" in capsys.readouterr().err
+    assert not list(folder.glob("*.npz"))

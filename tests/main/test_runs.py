@@ -1,0 +1,281 @@
+"""Runs from the command to their last file."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tiny_runs import ROOT, TASK, TINY, only_run, run, train, unwrapped
+from training.checkpoints import Checkpoints
+from training.plan import plan
+from utils.errors import RunError, UserError
+from utils.logging import CsvLog
+
+
+@pytest.mark.ci
+@pytest.mark.usefixtures("no_key_twice")
+def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, capsys):
+    chunked = ["--horizon_length=2", "--agent.action_chunking=True"]
+    flags = [*chunked, "--kl_budget_online=0.125", "--utd_ratio=2", "--eval_episodes=1"]
+    assert train(data, tmp_path, *flags) == 0
+    folder = only_run(tmp_path)
+    rows = CsvLog(folder / "train.csv").rows()
+    assert [(row["step"], row["phase"]) for row in rows] == [
+        (4, "offline"), (8, "offline"), (16, "online"), (20, "online"),
+    ]  # fmt: skip
+    assert [row["dual/kl_budget"] for row in rows] == [1.0, 1.0, 0.125, 0.125]
+    assert {
+        "critic/loss",
+        "flow/loss",
+        "adjoint/loss",
+        "dual/path_kl",
+        "dual/lam",
+        "dual/kl_bound",
+    } <= set(rows[-1])
+    evaluations = CsvLog(folder / "eval.csv").rows()
+    assert [row["step"] for row in evaluations] == [0, 8, 16, 20]
+    assert json.loads((folder / "done.json").read_text())["online_steps"] == 12
+    config = json.loads((folder / "config.json").read_text())
+    assert config["sources"]["agent.num_qs"] == "command line"
+    assert {"jax", "mujoco", "ogbench", "numpy"} == set(config["versions"])
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        tree, _ = checkpoints.read(20)
+    # --utd_ratio updates a step, from --start_training on
+    assert tree["agent"]["step"] == 8 + 2 * (12 - 4)
+    (base,) = tmp_path.glob("bc/pointmaze-medium-navigate/*/done.json")
+    assert not (base.parent / "eval.csv").exists()
+    check_progress(capsys.readouterr().err.splitlines(), rows, evaluations)
+    # Started again it is skipped; another agent of the same shape finds the base in place.
+    assert train(data, tmp_path, *flags) == 0
+    assert f"finished already: {folder}" in unwrapped(capsys.readouterr().out)
+    assert (
+        train(data, tmp_path, "--agent=agents/qam.py", "--online_steps=0", *chunked)
+        == 0
+    )
+    assert list(tmp_path.glob("bc/pointmaze-medium-navigate/*/done.json")) == [base]
+    assert len(list(tmp_path.glob(f"Debug/{TASK}/qam_s0_*/done.json"))) == 1
+
+
+def check_progress(lines, rows, evaluations):
+    """One line for each log interval, with the figures of the CSV files."""
+    steps = [
+        "4/4 offline",
+        "4/8 offline",
+        "8/8 offline",
+        "4/12 online",
+        "8/12 online",
+        "12/12 online",
+    ]
+    lines = [line for line in lines if "  step " in line]
+    assert [re.search(r"  step (.*?)  ", line)[1] for line in lines] == steps
+    assert [" updates/s" in line for line in lines] == [True] * 3 + [False] * 3
+    assert all(" steps/s" in line for line in lines[3:]) and max(map(len, lines)) <= 100
+    assert lines[0].startswith("bc pointmaze-medium-navigate s0  ")
+    logged = [None, *rows[:2], None, *rows[2:]]  # the base; steps before online updates
+    success = {row["step"]: row["success"] for row in evaluations}
+    for line, row, evaluated in zip(
+        lines[1:], logged[1:], (0, 8, 8, 16, 20), strict=True
+    ):
+        assert f"  success {success[evaluated]:.0%}" in line
+        kl, budget = (
+            row and f"{row['dual/path_kl']:.3g}",
+            row and f"{row['dual/kl_budget']:.3g}",
+        )
+        shown = (
+            row and f"  KL {kl}/{budget}  λ {3.0 * row['dual/lam']:.3g}"
+        )  # lam_scale is 3
+        assert shown in line if row else "KL" not in line and "λ" not in line
+
+
+@pytest.mark.ci
+def test_the_readmes_fork_command_trains_a_copied_agent(
+    data, tmp_path, monkeypatch, capsys
+):
+    readme = (ROOT / "README.md").read_text()
+    (line,) = re.findall(
+        r"^python main\.py (.* --agent=my_agents/.*)$", readme, re.MULTILINE
+    )
+    place, agent, setting = line.split()
+    monkeypatch.chdir(tmp_path)
+    fork = Path(agent.removeprefix("--agent="))
+    fork.parent.mkdir()
+    text = (ROOT / "agents" / "trqam_fixed_lambda.py").read_text()
+    fork.write_text(text.replace("FixedLambdaTRQAM", "YourClass"))
+    assert run(place, agent, setting, "--dry_run") == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{fork.stem}: 5 runs in ") and said.count("  seed 0\n") == 5
+    assert train(data, "exp", agent, setting, "--online_steps=0") == 0
+    config = json.loads((only_run(tmp_path / "exp") / "config.json").read_text())
+    key, value = setting.removeprefix("--agent.").split("=")
+    assert config["agent"][key] == float(value)
+    rows = CsvLog(only_run(tmp_path / "exp") / "train.csv").rows()
+    # the overridden hook is the one that ran
+    assert {row["dual/lam"] for row in rows} == {np.float32(value)}
+
+
+@pytest.mark.ci
+def test_steps_may_grow_and_only_grow_where_that_means_something(
+    data, tmp_path, capsys
+):
+    """Online steps extend a finished run; offline steps, once it is past them, are an error
+    that says so.
+    """
+    assert train(data, tmp_path / "short") == 0
+    assert train(data, tmp_path / "short", "--online_steps=16") == 0
+    assert train(data, tmp_path / "long", "--online_steps=16") == 0
+    short, long = (
+        (only_run(tmp_path / which) / "train.csv").read_text()
+        for which in ("short", "long")
+    )
+    assert short == long
+    capsys.readouterr()
+    assert (
+        train(data, tmp_path / "short", "--online_steps=16", "--offline_steps=12") == 2
+    )
+    assert "--offline_steps: stored 8, now 12" in capsys.readouterr().err
+
+
+def test_one_task_that_cannot_go_on_leaves_the_others_their_turn(
+    monkeypatch, tmp_path, capsys
+):
+    from training import train as train_module
+
+    trained = []
+
+    def failing(runs, overwrite):
+        if "task1" in runs[0].env_name:
+            raise RunError("task 1 cannot go on\nwith details")
+        trained.append((runs[0].env_name, [run.seed for run in runs]))
+
+    monkeypatch.setattr(train_module, "train", failing)
+    assert run("--env_name=scene", "--num_seeds=2", f"--save_dir={tmp_path}") == 1
+    assert "error: task 1 cannot go on\n" in capsys.readouterr().err
+    assert trained == [
+        (f"scene-play-singletask-task{i}-v0", [0, 1]) for i in range(2, 6)
+    ]
+
+
+def test_two_processes_never_write_one_run(data, tmp_path, capsys):
+    from configs.flags import parse_flags
+
+    flags = [
+        f"--env_name={TASK}",
+        f"--ogbench_dataset_dir={data}/good",
+        f"--save_dir={tmp_path}",
+        "--bc_steps=0",
+    ]
+    (planned,) = plan(parse_flags(["main.py", *flags, *TINY]))
+    with planned.locked():
+        assert run(*flags, *TINY) == 1
+    assert (
+        f"{planned.folder} is being written by another process"
+        in capsys.readouterr().err
+    )
+    assert not planned.folder.exists()
+
+
+@pytest.mark.ci
+def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(
+    data, tmp_path, capsys
+):
+    assert train(data, tmp_path, "--bc_only", "--eval_episodes=1") == 0
+    folder = only_run(tmp_path)
+    assert folder.name.startswith("bc_s0_")
+    assert [row["step"] for row in CsvLog(folder / "eval.csv").rows()] == [0, 8]
+    said = unwrapped(capsys.readouterr().err)
+    assert "gives 300 transitions; the published results are with 1,000,000" in said
+    assert (
+        train(
+            data,
+            tmp_path / "tuned",
+            f"--pretrained_actor_path={folder}",
+            "--online_steps=6",
+        )
+        == 0
+    )
+    assert not (tmp_path / "tuned" / "bc").exists()
+    capsys.readouterr()
+    other = ["--agent.actor_layer_norm=True"]
+    assert (
+        train(
+            data,
+            tmp_path / "wider",
+            f"--pretrained_actor_path={folder}",
+            "--online_steps=0",
+            *other,
+        )
+        == 2
+    )
+    assert (
+        "layer norm off there and on here (--agent.actor_layer_norm)"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.ci
+@pytest.mark.usefixtures("no_key_twice")
+def test_balanced_sampling_acts_at_random_first(data, tmp_path):
+    assert train(data, tmp_path, "--balanced_sampling") == 0
+    assert CsvLog(only_run(tmp_path) / "train.csv").rows()[-1]["step"] == 20
+
+
+def test_nan_stops_the_run_with_its_name_and_the_last_checkpoint(
+    data, tmp_path, monkeypatch, capsys
+):
+    from training import data as data_module
+
+    real = data_module.load_dataset
+
+    def poisoned(*args, **kwargs):
+        dataset = real(*args, **kwargs)
+        return dataset | {
+            "rewards": np.where(dataset["rewards"] < 0, np.nan, dataset["rewards"])
+        }
+
+    monkeypatch.setattr(data_module, "load_dataset", poisoned)
+    assert train(data, tmp_path) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(
+        r"error: [\w/]+ is not finite since update 1, seen at step 4 of \S+; there is no"
+        r" checkpoint yet",
+        error,
+    )
+
+
+@pytest.mark.ci
+def test_load_policy_gives_chunks_of_the_trained_agent(data, tmp_path):
+    from training.policy import load_policy
+
+    flags = ["--horizon_length=3", "--agent.action_chunking=True", "--online_steps=0"]
+    assert train(data, tmp_path, *flags) == 0
+    policy = load_policy(only_run(tmp_path))
+    one, many = policy(np.zeros(2, np.float32)), policy(np.zeros((5, 2), np.float32))
+    assert (one.shape, many.shape) == ((3, 2), (5, 3, 2))
+    assert np.abs(many).max() <= 1.0
+    assert np.unique(many, axis=0).shape == many.shape  # fresh noise in every row
+    with pytest.raises(UserError, match="is not the folder of a run"):
+        load_policy(tmp_path)
+
+
+@pytest.mark.ci
+def test_an_environment_and_an_agent_file_of_ones_own(tmp_path, capsys):
+    """--env_name=module:EnvId with --dataset=FILE, trained by an agent file outside agents/."""
+    from envs.probe import write_dataset
+
+    dataset = write_dataset("envs.probe:ProbeReward-v0", tmp_path / "mine.npz", 200)
+    agent = tmp_path / "my_agent.py"
+    shutil.copy(ROOT / "agents" / "trqam_fixed_lambda.py", agent)
+    flags = [
+        "--env_name=envs.probe:ProbeReward-v0", f"--dataset={dataset}", f"--agent={agent}", "--agent.lam=0.5",
+        f"--save_dir={tmp_path}/exp", "--bc_steps=4", "--offline_steps=4", "--online_steps=6", "--start_training=3",
+        "--eval_episodes=2", "--eval_workers=1", *TINY,
+    ]  # fmt: skip
+    assert run(*flags) == 0
+    assert "own environment" in capsys.readouterr().out
+    (log,) = (tmp_path / "exp").glob(
+        "Debug/envs.probe_ProbeReward-v0/my_agent_s0_*/train.csv"
+    )
+    assert [row["dual/lam"] for row in CsvLog(log).rows()] == [0.5, 0.5]

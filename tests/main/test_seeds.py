@@ -1,0 +1,190 @@
+"""Several seeds in one program."""
+
+import itertools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from envs.workers import EnvWorkers
+from tests.tiny_runs import ROOT, TASK, lenient, train, unwrapped
+from utils.logging import CsvLog
+
+
+@pytest.mark.slow
+def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(
+    data, tmp_path, monkeypatch, capsys
+):
+    """Seed 0 of two has a base that is not finite: the other one is what it is alone, and the
+    end says which one broke.
+    """
+    from training import train as train_module
+
+    real, flags = train_module.new_agent, ["--bc_steps=0", "--num_seeds=2"]
+
+    def poisoned(*args):
+        run, agent = args[0], real(*args)
+        return (
+            agent
+            if run.seed
+            else agent.replace(
+                params=jax.tree.map(lambda leaf: leaf * jnp.nan, agent.params)
+            )
+        )
+
+    monkeypatch.setattr(train_module, "new_agent", poisoned)
+    assert train(data, tmp_path / "both", *flags) == 1
+    error = unwrapped(capsys.readouterr().err)
+    assert re.search(
+        r"warning: [\w/]+ is not finite since update 1, .*_s0_\w+; there is no checkpoint yet;"
+        r" the other seeds continue",
+        error,
+    )
+    assert re.search(
+        r"error: [\w/]+ is not finite since update 1, seen at step 4 of \S+_s0_",
+        error.splitlines()[-1],
+    )
+    assert train(data, tmp_path / "alone", "--bc_steps=0", "--seed=1") == 0
+    ours, alone = (
+        next((tmp_path / which).glob(f"Debug/{TASK}/trqam_s1_*"))
+        for which in ("both", "alone")
+    )
+    assert (ours / "done.json").exists() and not list(
+        ours.parent.glob("*_s0_*/done.json")
+    )
+    for one, other in zip(
+        CsvLog(ours / "train.csv").rows(),
+        CsvLog(alone / "train.csv").rows(),
+        strict=True,
+    ):
+        assert one.pop("phase") == other.pop("phase")
+        assert one == pytest.approx(other, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_seeds_together_have_folders_of_their_own_and_go_on_together(
+    data, tmp_path, monkeypatch, capsys
+):
+    """Two of three seeds are a checkpoint ahead, as after a kill between two saves: all go back
+    to where they all were.
+    """
+    from training.updates import Updates
+
+    flags = ["--num_seeds=3", "--eval_episodes=1"]
+    assert train(data, tmp_path / "whole", *flags) == 0
+    real = Updates.run
+    for calls, newest, shared in ((7, 16, 12), (1, 4, None)):
+        left, place = iter(range(calls)), tmp_path / f"cut{calls}"
+
+        def failing(updates, *args, left=left):
+            if (
+                updates.config.get("num_qs") and next(left, None) is None
+            ):  # not the base
+                raise KeyboardInterrupt
+            real(updates, *args)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Updates, "run", failing)
+            train(data, place, *flags)
+        folders = sorted(place.glob(f"Debug/{TASK}/trqam_s*"))
+        assert [path.name[:8] for path in folders] == [
+            "trqam_s0",
+            "trqam_s1",
+            "trqam_s2",
+        ]
+        assert newest == max(
+            int(path.name) for path in (folders[1] / "checkpoints").iterdir()
+        )
+        shutil.rmtree(folders[1] / "checkpoints" / str(newest))
+        capsys.readouterr()
+        assert train(data, place, *flags) == 0
+        resumed = re.findall(
+            r"resumed at step (\d+): .*/trqam_s\d_", unwrapped(capsys.readouterr().out)
+        )
+        assert resumed == ([] if shared is None else [str(shared)] * 3)
+        for folder in folders:
+            for name in ("train.csv", "eval.csv", "replay.bin"):
+                whole = next(
+                    (tmp_path / "whole").glob(f"Debug/{TASK}/{folder.name}/{name}")
+                )
+                assert (folder / name).read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_seed_on_one_of_four_devices_is_the_seed_alone(data, tmp_path):
+    """The whole program, offline and online: logs, evaluations, checkpoints, and going on from
+    one, first with the data on the devices and then on the host.
+    """
+    flags = ["--agent.kl_budget=0.5", "--eval_episodes=2"]
+    environ = lenient() | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    for steps, place in (
+        (12, 1),
+        (16, 0),
+    ):  # the second goes on from the first's checkpoint
+        words = [
+            str(data),
+            str(tmp_path / "four"),
+            "--num_seeds=4",
+            f"--online_steps={steps}",
+            f"--device_data_gb={place}",
+            *flags,
+        ]
+        code = f"from tests.tiny_runs import train; raise SystemExit(train(*{words}))"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=environ,
+        )
+        assert done.returncode == 0, done.stderr
+    assert train(data, tmp_path / "alone", "--seed=2", "--online_steps=16", *flags) == 0
+    (four,), (alone,) = (
+        (tmp_path / name).glob(f"Debug/{TASK}/trqam_s2_*") for name in ("four", "alone")
+    )
+    # where the first ended, it was evaluated
+    for log, ends in (("train.csv", ()), ("eval.csv", (20,))):
+        ours = [row for row in CsvLog(four / log).rows() if row["step"] not in ends]
+        for one, other in zip(ours, CsvLog(alone / log).rows(), strict=True):
+            assert one.pop("phase", None) == other.pop("phase", None)
+            assert one == pytest.approx(other, rel=0.01, abs=1e-4)
+    assert (four / "checkpoints" / "24").is_dir()
+
+
+@pytest.mark.ci
+def test_seeds_step_side_by_side_and_a_killed_environment_loses_nothing(
+    data, tmp_path, monkeypatch, capsys
+):
+    flags = ["--num_seeds=2", "--bc_steps=0", "--offline_steps=0", "--save_interval=8"]
+    assert train(data, tmp_path / "whole", *flags) == 0
+    real, calls = EnvWorkers.run_chunks, itertools.count(1)
+
+    def run_chunks(workers, *args):
+        if next(calls) == 6:
+            os.kill(workers.pids[-1], signal.SIGKILL)
+        return real(workers, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EnvWorkers, "run_chunks", run_chunks)
+        assert train(data, tmp_path / "cut", *flags) == 1
+    assert "died (killed by signal 9)" in capsys.readouterr().err
+    assert train(data, tmp_path / "cut", *flags) == 0
+    assert unwrapped(capsys.readouterr().out).count("resumed at step 5: ") == 2
+    cut, whole = (
+        sorted((tmp_path / which).glob(f"Debug/{TASK}/trqam_s*/*.*"))
+        for which in ("cut", "whole")
+    )
+    compared = [
+        (a, b)
+        for a, b in zip(cut, whole, strict=True)
+        if a.name in ("train.csv", "replay.bin")
+    ]
+    assert len(compared) == 4 and all(
+        a.read_bytes() == b.read_bytes() for a, b in compared
+    )

@@ -1,0 +1,247 @@
+"""What a command line resolves to."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from configs.domains import DOMAINS
+from envs.tasks import ALL_TASKS
+from tests.tiny_runs import AGENTS, ROOT, resolved, run
+from training.plan import plan
+
+
+def test_all50_dry_run_lists_fifty_runs_and_trains_nothing(tmp_path, capsys):
+    assert run("--env_name=all50", "--dry_run", f"--save_dir={tmp_path}/exp") == 0
+    lines = capsys.readouterr().out.splitlines()
+    folders = [
+        Path(line).relative_to(f"  {tmp_path}/exp/Debug")
+        for line in lines
+        if line.startswith("  /")
+    ]
+    assert [line.split() for line in lines if "  seed 0" in line] == [
+        [task, "seed", "0"] for task in ALL_TASKS
+    ]
+    assert [folder.parent.name for folder in folders[1:]] == list(ALL_TASKS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_domain_with_seeds(tmp_path, capsys):
+    flags = [
+        "--env_name=puzzle-4x4",
+        "--num_seeds=2",
+        "--seed=3",
+        "--dry_run",
+        f"--save_dir={tmp_path}",
+    ]
+    assert run(*flags) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = [f"puzzle-4x4-play-singletask-task{i}-v0" for i in range(1, 6)]
+    assert [line for line in lines if "  seeds " in line] == [
+        f"{name}  seeds 3-4" for name in names
+    ]
+    folders = {
+        line.strip()
+        for line in lines
+        if line.startswith(f"  {tmp_path}") and "TASK" not in line
+    }
+    assert len(folders) == 10
+
+
+def test_several_names_are_the_tasks_of_each_once():
+    """As sweep.py takes them: tasks and domains in one list, whatever is in two of them."""
+    from configs.flags import parse_flags
+
+    task = "scene-play-singletask-task3-v0"
+    names = f"--env_name={task}, cube-double,scene,{task},"
+    runs = plan(parse_flags(["main.py", names, "--num_seeds=2"]))
+    scene = [f"scene-play-singletask-task{i}-v0" for i in (3, 1, 2, 4, 5)]
+    cube = [f"cube-double-play-singletask-task{i}-v0" for i in range(1, 6)]
+    tasks = [scene[0], *cube, *scene[1:]]
+    assert [(run.env_name, run.seed) for run in runs] == [
+        (name, seed) for name in tasks for seed in (0, 1)
+    ]
+    assert runs[0].settings is runs[-1].settings is not runs[2].settings
+    assert runs[0].folder != runs[2].folder
+
+
+def test_precedence_and_provenance():
+    """Agent default < domain < preset < command line, each with its source."""
+    plain = resolved("--env_name=cube-triple", "--agent=agents/trqam.py")
+    assert plain.agent.actor_hidden_dims == (1024,) * 4
+    assert plain.agent.kl_budget == 0.5
+    assert plain.sources["agent.kl_budget"].startswith("the published TRQAM commands")
+    assert plain.sources["agent.actor_hidden_dims"].startswith(
+        "TRQAM paper (arXiv 2605.27079)"
+    )
+    assert (plain.agent.lr, plain.sources["agent.lr"]) == (3e-4, "default")
+    smoke = resolved(
+        "--env_name=cube-triple", "--agent=agents/trqam.py", "--preset=smoke"
+    )
+    assert smoke.agent.actor_hidden_dims == (32, 32)
+    assert smoke.sources["agent.actor_hidden_dims"] == "preset smoke"
+    given = resolved(
+        "--env_name=cube-triple", "--agent=agents/trqam.py", "--preset=smoke", "--agent.actor_hidden_dims=(7,)",
+        "--offline_steps=9",
+    )  # fmt: skip
+    assert given.agent.actor_hidden_dims == (7,)
+    assert (
+        given.sources["agent.actor_hidden_dims"]
+        == given.sources["offline_steps"]
+        == "command line"
+    )
+    assert given.flags["offline_steps"] == 9
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_smoke_preset_fits_every_agent(agent):
+    settings = resolved("--env_name=scene", f"--agent={agent}", "--preset=smoke").agent
+    assert settings.actor_hidden_dims == (32, 32) and settings.batch_size == 32
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_cpu_preset_trains_every_agent_for_as_long_and_makes_no_data(agent):
+    settings = resolved("--env_name=scene", f"--agent={agent}", "--preset=cpu")
+    flags = settings.flags
+    cloned = flags["bc_steps"], flags["offline_steps"], flags["online_steps"]
+    online = Path(agent).stem == "rlpd"  # its only phase
+    assert cloned[1:] == ((0, 50_000) if online else (50_000, 0))
+    assert cloned[0] in (0, 20_000)
+    widths = [settings.agent[k] for k in settings.agent if k.endswith("hidden_dims")]
+    assert set(widths) == {(256,) * 4}
+    assert (
+        settings.agent.get("num_qs", 2) == 2
+        and settings.agent.get("flow_steps", 5) == 5
+    )
+    without = resolved("--env_name=scene", f"--agent={agent}").agent
+    assert settings.agent.discount == without.discount
+    assert settings.transitions is None and not settings.random_data
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_domain_table(domain):
+    settings = resolved(f"--env_name={domain}", "--agent=agents/qam.py")
+    chunked = domain.startswith(("scene", "puzzle", "cube"))
+    big = domain in (
+        "antmaze-giant-navigate",
+        "puzzle-4x4-play",
+        "cube-triple-play",
+        "cube-quadruple-play",
+    )
+    humanoid = domain.startswith("humanoid")
+    agent = settings.agent
+    assert (agent.horizon_length, agent.action_chunking) == (
+        (5, True) if chunked else (1, False)
+    )
+    assert settings.flags["horizon_length"] == agent.horizon_length
+    assert (
+        agent.actor_hidden_dims
+        == agent.value_hidden_dims
+        == ((1024,) * 4 if big else (512,) * 4)
+    )
+    assert agent.actor_layer_norm == big
+    assert (agent.discount, agent.rho) == ((0.999, 0.0) if humanoid else (0.995, 0.5))
+    assert settings.sources["agent.inv_temp"].startswith("QAM paper")
+
+
+def test_the_horizon_flag_sets_the_agents_horizon():
+    settings = resolved(
+        "--env_name=cube-double", "--agent=agents/trqam.py", "--horizon_length=3"
+    )
+    assert settings.agent.horizon_length == settings.flags["horizon_length"] == 3
+    assert settings.sources["agent.horizon_length"] == "command line"
+
+
+def test_an_environment_of_ones_own_takes_chunks_and_else_the_agents_defaults():
+    settings = resolved("--env_name=some.module:Thing-v0", "--agent=agents/trqam.py")
+    assert (settings.agent.horizon_length, settings.agent.action_chunking) == (5, True)
+    sources = {
+        name.removeprefix("agent."): source
+        for name, source in settings.sources.items()
+        if "agent." in name
+    }
+    chunks = {"horizon_length": "own environment", "action_chunking": "own environment"}
+    assert sources == dict.fromkeys(sources, "default") | chunks
+
+
+def test_an_environment_outside_the_table_says_whose_settings_it_takes():
+    settings = resolved("--env_name=cube-single", "--agent=agents/trqam.py")
+    assert settings.sources["agent.discount"].startswith(
+        "nearest domain cube-double-play: "
+    )
+    # as large as large
+    settings = resolved("--env_name=antmaze-teleport", "--agent=agents/trqam.py")
+    assert settings.sources["agent.discount"].startswith(
+        "nearest domain antmaze-large-navigate: "
+    )
+
+
+def test_published_command_line_runs_unchanged(tmp_path, capsys):
+    """A published command, flag by flag, with the flags that have no effect here."""
+    assert run(
+        "--run_group=reproduce", "--agent=agents/trqam.py", "--agent.action_chunking=True", "--agent.kl_budget=0.5",
+        "--tags=TRQAM", "--seed=10001", "--env_name=cube-triple-play-singletask-task2-v0", "--sparse=False",
+        "--horizon_length=5", "--agent.actor_hidden_dims=(1024,1024,1024,1024)", "--agent.actor_layer_norm=True",
+        "--dataset_replace_interval=1000", "--buffer_size=3000000", "--save_replay_buffer=False",
+        "--save_all_online_states", "--offline_steps=1000000",
+        "--dataset_proportion=1.0", "--utd_ratio=1", "--start_training=5000", "--balanced_sampling=0", "--dry_run",
+        f"--save_dir={tmp_path}",
+    ) == 0  # fmt: skip
+    output = capsys.readouterr()
+    assert "reproduce/cube-triple-play-singletask-task2-v0/trqam_s10001_" in output.out
+    assert (
+        "--dataset_replace_interval is accepted for compatibility and has no effect here"
+        in output.err
+    )
+
+
+def test_the_folder_depends_on_settings_and_not_on_steps_or_places():
+    def name(*flags):
+        from configs.flags import parse_flags
+
+        return plan(
+            parse_flags(
+                ["main.py", "--env_name=scene", "--agent=agents/trqam.py", *flags]
+            )
+        )[0].folder.name
+
+    assert (
+        name()
+        == name("--offline_steps=7")
+        == name("--log_interval=3")
+        == name("--save_dir=/elsewhere")
+    )
+    assert name() != name("--agent.kl_budget=0.7") != name("--sparse")
+
+
+def test_a_fork_of_the_same_name_and_other_data_have_folders_of_their_own(tmp_path):
+    def folder(*flags):
+        from configs.flags import parse_flags
+
+        return plan(parse_flags(["main.py", "--env_name=scene", *flags]))[0].folder
+
+    copy = tmp_path / "trqam.py"
+    shutil.copy(ROOT / "agents" / "trqam.py", copy)
+    plain = folder("--agent=agents/trqam.py")
+    assert plain == folder()
+    assert (
+        len(
+            {
+                plain,
+                folder(f"--agent={copy}"),
+                folder("--ogbench_dataset_dir=/a"),
+                folder("--ogbench_dataset_dir=/b"),
+            }
+        )
+        == 4
+    )
+
+
+def test_help_names_every_flag(capsys):
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    assert "python main.py --env_name=puzzle-4x4" in text
+    assert all(
+        f"--{name}" in text
+        for name in ("env_name", "agent", "kl_budget_online", "[no]dry_run")
+    )

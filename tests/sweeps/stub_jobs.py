@@ -1,0 +1,138 @@
+"""Sweeps of small programs instead of main.py, and what the command prints."""
+
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from scripts import sweep
+from sweeps.jobs import Job
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+TASK = "pointmaze-medium-navigate-singletask-task1-v0"
+
+
+def run(*flags, environ=os.environ):
+    return sweep.main(["scripts/sweep.py", *map(str, flags)], environ)
+
+
+def printed(capsys, *flags):
+    """The command lines of a sweep, as words behind the interpreter."""
+    assert run(*flags) == 0
+    return [shlex.split(line)[1:] for line in capsys.readouterr().out.splitlines()]
+
+
+def planned(*flags, pack=1):
+    options, rest = sweep.parser().parse_known_args(map(str, flags))
+    return sweep.plan_jobs(options, rest, pack)
+
+
+def stubs(tmp_path, *programs, flags=("--bc_steps=0",)):
+    """Jobs of the scene tasks that run small Python programs instead of main.py."""
+    jobs = planned("--env_name=scene", f"--save_dir={tmp_path}", *flags)
+    return [
+        with_program(job, tmp_path, program)
+        for job, program in zip(jobs, programs, strict=False)
+    ]
+
+
+def with_program(job, tmp_path, program):
+    """The job with another program."""
+    path = tmp_path / f"{job.name}.py"
+    path.write_text(program)
+    return Job((str(path),), job.runs)
+
+
+def output(job):
+    """What the job printed, without the lines of the engine."""
+    return "\n".join(
+        line for line in job.log.read_text().splitlines() if not line.startswith("== ")
+    )
+
+
+def gone(pid):
+    """Whether a process has ended; a zombie that nobody waits for counts."""
+    try:
+        return (
+            "Z" == Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        )
+    except OSError:
+        return True
+
+
+def wait_for(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.05)
+    return value
+
+
+def plain_environ():
+    """What a user has, without the strictness that tests add; compiled programs are kept."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name != "JAX_NUMPY_RANK_PROMOTION"
+    }
+
+
+@contextlib.contextmanager
+def process(*command):
+    """A process that gets SIGTERM at the end, if it has not ended."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, env=plain_environ(), **streams
+    ) as started:
+        try:
+            yield started
+        finally:
+            if started.poll() is None:
+                started.terminate()
+
+
+# A job whose answer to SIGTERM takes a moment.
+SAVES = """
+import os, signal, sys, time
+def leave(*_):
+    time.sleep(0.5)
+    print("saved", flush=True)
+    sys.exit(143)
+print(os.getpid(), flush=True)
+signal.signal(signal.SIGTERM, leave)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def stop_a_sweep(tmp_path, engine, signum):
+    """Send a signal to a process that runs two such jobs -> its exit code, what it printed, the
+    log, the first job's id.
+    """
+    code = f"""
+import os, sys
+from pathlib import Path
+from sweeps.engines import Local, Ray
+from sweeps.run import run_jobs
+from tests.sweeps.stub_jobs import SAVES, stubs
+from utils.preemption import Preempted
+
+jobs = stubs(Path({str(tmp_path)!r}), SAVES, SAVES)
+print(jobs[0].log, flush=True)
+try:
+    run_jobs(jobs, {engine})
+except Preempted as signal:
+    sys.exit(signal.exit_code)
+"""
+    with process(sys.executable, "-c", code) as sweeping:
+        log = Path(sweeping.stdout.readline().strip())
+        wait_for(lambda: log.is_file() and "ready" in log.read_text())
+        pid = int(log.read_text().splitlines()[1])
+        sweeping.send_signal(signum)
+        told, _ = sweeping.communicate(timeout=60)
+    return sweeping.returncode, told, log, pid

@@ -1,0 +1,125 @@
+"""The local engine, with programs that take no time."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from sweeps import engines
+from sweeps.engines import Local
+from sweeps.run import run_jobs
+from tests.sweeps.stub_jobs import (
+    TASK,
+    gone,
+    output,
+    planned,
+    stop_a_sweep,
+    stubs,
+    wait_for,
+    with_program,
+)
+
+
+def test_a_failing_job_is_told_and_the_others_go_on(tmp_path, capsys):
+    programs = [
+        "print('one')",
+        "import sys; print('error: no luck'); sys.exit(3)",
+        "import os; os.kill(os.getpid(), 9)",
+    ]
+    jobs = stubs(tmp_path, *programs, "print('four')")
+    assert run_jobs(jobs, Local(dict(os.environ), 1)) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"[1/4] finished: {jobs[0].name}"
+    assert (
+        lines[1]
+        == f"[2/4] FAILED (exit code 3: no luck): {jobs[1].name}; log {jobs[1].log}"
+    )
+    assert lines[2].startswith("[3/4] FAILED (exit code -9: ")
+    assert lines[3] == f"[4/4] finished: {jobs[3].name}"
+    assert [output(jobs[0]), output(jobs[3])] == ["one", "four"]
+    assert [bool(job.failure()) for job in jobs] == [False, True, True, False]
+
+
+def test_jobs_that_share_a_machine_have_their_own_cores(tmp_path, monkeypatch):
+    cores = sorted(os.sched_getaffinity(0))
+    jobs = stubs(
+        tmp_path,
+        *["import os, time; print(sorted(os.sched_getaffinity(0))); time.sleep(1)"] * 3,
+    )
+    assert run_jobs(jobs[:1], Local(dict(os.environ), 1)) == 0
+    assert json.loads(output(jobs[0])) == cores
+    assert run_jobs(jobs[1:], Local(dict(os.environ), 2)) == 0
+    first, second = (json.loads(output(job)) for job in jobs[1:])
+    assert (
+        first == second == cores if len(cores) == 1 else sorted(first + second) == cores
+    )
+    assert engines.shares_of_cores(10 * len(cores)) == [""] * 10 * len(cores)
+
+
+def test_jobs_are_spread_over_the_gpus_and_share_their_memory(tmp_path, monkeypatch):
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\necho 0\necho 1\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{smi.parent}:{os.environ['PATH']}")
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")
+    }
+    assert engines.gpus(environ) == ["0", "1"]
+    assert engines.gpus(environ | {"CUDA_VISIBLE_DEVICES": "3"}) == ["3"]
+    assert [
+        engines.gpus(environ | {"CUDA_VISIBLE_DEVICES": none}) for none in ("", "-1")
+    ] == [
+        [],
+        [],
+    ]
+    assert engines.gpus(environ | {"JAX_PLATFORMS": "cpu"}) == []
+    show = (
+        "print(os.environ['CUDA_VISIBLE_DEVICES'],"
+        " os.environ['XLA_PYTHON_CLIENT_MEM_FRACTION'])"
+    )
+    jobs = stubs(tmp_path, *[f"import os, time\n{show}\ntime.sleep(1)"] * 4)
+    assert run_jobs(jobs, Local(environ, 2)) == 0
+    assert sorted(map(output, jobs)) == ["0 0.450", "0 0.450", "1 0.450", "1 0.450"]
+
+
+@pytest.mark.ci
+def test_a_job_does_not_wait_in_a_slot_for_the_base_that_another_one_trains(tmp_path):
+    names = ["scene-play-singletask-task1-v0", "scene-play-singletask-task2-v0", TASK]
+    jobs = {
+        job.runs[0].env_name: job
+        for job in planned(f"--env_name={','.join(names)}", f"--save_dir={tmp_path}")
+    }
+    (base,) = jobs[names[0]].bases
+    done = {"bc_steps": 0, "offline_steps": 10**9, "online_steps": 0}
+    now = "import json, pathlib, time\nprint(time.time())\n"
+    train = (
+        f"{now}time.sleep(2)\nfolder ="
+        f" pathlib.Path({str(base.folder)!r})\nfolder.mkdir(parents=True)\n"
+        "(folder /"
+        f" 'done.json').write_text(json.dumps({done!r}))\nprint(time.time())\ntime.sleep(2)\nprint(time.time())\n"
+    )
+    first, second, other = (
+        with_program(jobs[name], tmp_path, text)
+        for name, text in zip(names, (train, now, now), strict=True)
+    )
+    assert run_jobs([first, second, other], Local(dict(os.environ), 2)) == 0
+    begun, trained, ended = map(float, output(first).split())
+    assert float(output(other)) < trained  # took the slot meanwhile
+    assert begun < trained < float(output(second)) < ended
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_when_a_sweep_is_stopped_or_dies_its_jobs_save_and_leave(tmp_path, signum):
+    code, told, log, pid = stop_a_sweep(tmp_path, "Local(dict(os.environ), 1)", signum)
+    assert told == "" and code == (
+        -signum if signum == signal.SIGKILL else 128 + signum
+    )
+    assert signum == signal.SIGKILL or gone(
+        pid
+    )  # a sweep that is stopped waits for them
+    wait_for(lambda: gone(pid))
+    assert "saved" in log.read_text()

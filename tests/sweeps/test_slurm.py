@@ -1,0 +1,114 @@
+"""The script for Slurm, and the commands that a sweep prints for a shell."""
+
+import os
+import re
+import shlex
+import stat
+import subprocess
+import sys
+
+from tests.sweeps.stub_jobs import ROOT, TASK, planned, printed, run
+from utils.files import write_json
+
+
+def test_the_slurm_script_runs_each_command_once(tmp_path, monkeypatch, capsys):
+    """A stub of the scheduler gives each task its number; a stub of Python writes down what it
+    is asked to run.
+    """
+    stub = tmp_path / "a python"
+    stub.write_text('#!/bin/sh\nprintf "%s\\n" "$PWD" "$@" > "$RECORD"\n')
+    stub.chmod(stub.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "executable", str(stub))
+    script = tmp_path / "table.sbatch"
+    flags = [
+        "--agents=trqam,qam",
+        "--env_name=scene",
+        "--seeds=2",
+        "--agent.actor_hidden_dims=(8, 8)",
+    ]
+    lines = printed(capsys, *flags)
+    assert run(*flags, f"--slurm={script}") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "10 jobs of 10, 20 runs",
+        f"sbatch {script}",
+    ]
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    text = script.read_text()
+    (last,) = re.findall(r"^#SBATCH --array=0-(\d+)$", text, re.MULTILINE)
+    ran = []
+    for number in range(int(last) + 1):
+        environ = os.environ | {
+            "SLURM_ARRAY_TASK_ID": str(number),
+            "RECORD": str(tmp_path / "record"),
+        }
+        assert (
+            subprocess.run(["bash", script], env=environ, cwd=tmp_path).returncode == 0
+        )
+        where, *words = (tmp_path / "record").read_text().splitlines()
+        assert where == str(ROOT)
+        ran.append(words)
+    assert ran == lines and len(lines) == 10
+    assert (
+        "Tasks 0-0 train the bases" in text
+        and "--array=1-9 --dependency=afterany:ID" in text
+    )
+    alone = subprocess.run(
+        ["bash", script], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert alone.returncode != 0 and "submit this file with sbatch" in alone.stderr
+
+
+def test_the_hint_can_be_pasted_and_no_value_leaves_its_line(
+    tmp_path, monkeypatch, capsys
+):
+    """A value may be any shell text: the hint, the comment and the commands stay what they are."""
+    (tmp_path / "made").mkdir()
+    monkeypatch.chdir(tmp_path / "made")
+    evil = "$(touch x); `touch x`; # 'é \" JOBS"
+    assert run(f"--env_name={TASK}", f"--tags={evil}", "--slurm=-a b;touch x") == 0
+    hint = capsys.readouterr().out.splitlines()[-1]
+    stub = f'sbatch() {{ cat "$1"; }}; python() {{ printf \'%s\\n\' "$@"; }}; {hint}'
+    shown = subprocess.run(
+        ["bash", "-c", stub], capture_output=True, text=True, check=True
+    )
+    script = (tmp_path / "made" / "-a b;touch x").read_text()
+    assert shown.stdout == script
+    (job,) = re.findall(r"^mapfile -t jobs <<'JOBS'\n(.*)\nJOBS$", script, re.MULTILINE)
+    assert f"--tags={evil}" in shlex.split(job)
+    (comment,) = (line for line in script.splitlines() if line.startswith("# python"))
+    assert f"--tags={evil}" in shlex.split(comment[2:])
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {"-a b;touch x"}
+
+
+def test_a_path_of_two_lines_is_refused_where_it_would_be_printed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "executable", "/a\nb/python")
+    assert run(f"--env_name={TASK}") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "'/a\\nb/python' has a control character" in err
+
+
+def test_there_is_no_slurm_script_where_everything_has_finished(tmp_path, capsys):
+    """Not even with exit code 0, after which `&& sbatch` would submit what an earlier call
+    wrote.
+    """
+    flags = [
+        f"--env_name={TASK}",
+        f"--save_dir={tmp_path}",
+        "--offline_steps=10",
+        "--online_steps=6000",
+    ]
+    ((run_of_job,),) = (job.runs for job in planned(*flags, pack=1))
+    run_of_job.folder.mkdir(parents=True)
+    write_json(
+        run_of_job.folder / "done.json",
+        {"bc_steps": 1, "offline_steps": 10, "online_steps": 6000},
+    )
+    assert run(*flags, f"--slurm={tmp_path}/x.sbatch") == 1
+    printed = capsys.readouterr()
+    named = (
+        f"error: --slurm={tmp_path}/x.sbatch: nothing is left to submit, all 1 jobs have"
+        " finished; not written\n"
+    )
+    assert (printed.out, printed.err) == ("", named) and not (
+        tmp_path / "x.sbatch"
+    ).exists()

@@ -1,0 +1,108 @@
+"""sweep.py --status."""
+
+import contextlib
+import fcntl
+import threading
+
+import pytest
+
+from sweeps import engines
+from sweeps.status import hours_text
+from tests.sweeps.stub_jobs import TASK, planned, run
+from utils.errors import RunError
+from utils.files import is_locked, lock_of, write_json
+
+
+def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
+    flags = [
+        "--env_name=scene", "--seeds=2", f"--save_dir={tmp_path}", "--offline_steps=1000", "--online_steps=100", "--start_training=10",
+        "--utd_ratio=2", "--bc_steps=0",
+    ]  # fmt: skip
+    assert run(*flags, "--status") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        lines[-2].split() == ["all", "0", "0", "0", "0", "10"]
+        and "not known before" in lines[-1]
+    )
+    assert list(tmp_path.iterdir()) == []
+
+    finished, running, failed, early, stopped = planned(*flags, pack=2)
+    for one in finished.runs:
+        one.folder.mkdir(parents=True)
+        write_json(
+            one.folder / "done.json",
+            {"bc_steps": 0, "offline_steps": 1000, "online_steps": 100},
+        )
+        # 2 s per offline step (with 100 s of evaluations and saves), 3 s per online step (two
+        # updates of a second each)
+        (one.folder / "timing.csv").write_text(
+            "step,updates_per_s,save_seconds,eval_seconds\n500,0.5263157894736842,20.0,\n"
+            "1000,0.5263157894736842,20.0,\n1000,,,60.0\n1100,1.0,100.0,\n"
+        )
+    for one in (*running.runs, *failed.runs, *stopped.runs):
+        one.folder.mkdir(parents=True)
+        write_json(one.folder / "config.json", one.config())
+    for one in running.runs:
+        # a row being written
+        (one.folder / "timing.csv").write_text(
+            "step,updates_per_s\n500,0.5\n1000,0.5\n1050"
+        )
+    for job, error in ((failed, "the disk is full"), (early, "no data")):
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        job.log.write_text(f"== 2026-01-01 00:00:00 $ python main.py\nerror: {error}\n")
+        engines.log_exit_code(job.log, 1)
+    with contextlib.ExitStack() as stack:
+        for one in running.runs:
+            stack.enter_context(one.locked())
+        assert run(*flags, "--status") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["finished", "running", "stopped", "failed", "missing"]
+    assert lines[1].split() == ["trqam", "scene-play", "2", "2", "2", "4", "0"]
+    assert lines[2].split() == ["all", "2", "2", "2", "4", "0"]
+    assert lines[3].split() == ["running", "91%", "0:05:00", "left", running.name]
+    assert (
+        lines[4] == f"failed   exit code 1: the disk is full  {failed.log}"
+        and failed.log.exists()
+    )
+    assert lines[5] == f"failed   exit code 1: no data  {early.log}"
+    # one that Ctrl-C stopped, of a process that wrote no log
+    assert (
+        lines[6]
+        == f"stopped  at step 0 of 1,100, the same command resumes it  {stopped.runs[0].folder}"
+    )
+    # three jobs of 1000 x 2 s and 100 x 3 s, and 300 s of the running one
+    assert (
+        lines[7]
+        == "time left (h:mm:ss): 2:00:00 for one job after the other; 2:00:00 for 1 at a time,"
+        " as now"
+    )
+    assert len(lines) == 8
+
+
+def test_time_left_is_never_nothing_while_jobs_are_missing():
+    assert [hours_text(seconds) for seconds in (0.2, 59.5, 61, 111_900, None)] == [
+        "0:00:01",
+        "0:01:00",
+        "0:01:01",
+        "31:05:00",
+        "?",
+    ]
+
+
+def test_looking_at_a_lock_never_keeps_a_process_from_taking_it(tmp_path):
+    (job,) = planned(f"--env_name={TASK}", f"--save_dir={tmp_path}")
+    (one,) = job.runs
+    assert not is_locked(one.folder)
+    with one.locked():
+        assert is_locked(one.folder)
+        with (
+            pytest.raises(RunError, match="is being written by another process"),
+            one.locked(),
+        ):
+            pass
+    with lock_of(one.folder).open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert not is_locked(one.folder)
+        threading.Timer(0.1, fcntl.flock, (file, fcntl.LOCK_UN)).start()
+        with one.locked():
+            assert is_locked(one.folder)
