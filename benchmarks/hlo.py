@@ -143,8 +143,8 @@ def is_product(module: Module, instruction: Instruction) -> bool:
 
 
 def source(computation: Computation, name: str) -> str:
-    """The value that a name stands for, through bitcasts and tuples; an element of the loop's
-    state is its own source.
+    """Follow bitcasts and tuples back to the value of a name; an element of the loop's state is
+    its own source.
     """
     while (instruction := computation[name]).op in VIEWS:
         of = instruction.operands[0]

@@ -58,7 +58,7 @@ class Recipe(NamedTuple):
     def scale(self, observations: Scaled) -> Scaled:
         """Scale observations [..., O] to [-1, 1], where the file's lie."""
         low, high = np.array([self.low, self.high], observations.dtype)
-        # JAX is told not to broadcast by itself
+        # tests run JAX without implicit broadcasting
         row = (None,) * (observations.ndim - 1)
         return 2 * ((observations - low[row]) / (high - low + _MARGIN)[row] - 0.5)
 

@@ -73,10 +73,11 @@ def quickstart(results: Path) -> list[str]:
 
 
 def study(folder: Path) -> list[str]:
-    """The methods of an exported study of one task, as report.py compares them."""
+    """The methods of an exported study on each of its tasks, as report.py compares them."""
     found = report(read_all([str(folder)], 1)[0], "final", [])
     rows = [row for row in found.rows if (row.scope, row.phase) == ("task", "offline")]
-    return as_markdown(rows, list(STUDY_COLUMNS))
+    several = len({row.name for row in rows}) > 1
+    return as_markdown(rows, [*(["name"] if several else []), *STUDY_COLUMNS])
 
 
 def differences(folder: Path, method: str) -> list[str]:
@@ -189,7 +190,7 @@ def csv_table(path: Path) -> list[str]:
 
 
 def chain(results: Path) -> list[str]:
-    """Updates that a critic needs on the long chain, for every length of runs and seed."""
+    """Updates that a critic needs on the long chain, for every length of sequences and seed."""
     with (results / "chain.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     means = [f"{np.mean([int(count) for count in row[2:]]):,.0f}" for row in rows]

@@ -200,8 +200,9 @@ def is_run(folder: Path, config: dict[str, Any]) -> bool:
 
 
 def overrides_of(config: dict[str, Any]) -> dict[str, Any]:
-    """What the command line set besides steps, intervals and places, by name; the preset; and
-    what tells an agent file outside the checkout from others of its name.
+    """Return what the command line set, by name, except steps, intervals and places.
+
+    Includes the preset, and the digest of an agent file outside the checkout.
     """
     values = config["flags"] | {
         f"agent.{key}": value for key, value in config["agent"].items()

@@ -63,5 +63,5 @@ def same_settings(result: Result, others: list[Result], step: int) -> list[Resul
 
 
 def differing_data(result: Result, others: list[Result]) -> bool:
-    """Whether runs were trained on different data, as far as they record it."""
+    """Whether runs record different data. A run without a record matches any."""
     return len({r.fingerprint for r in (result, *others)} - {()}) > 1

@@ -133,7 +133,7 @@ class Result:
         }
 
     def settings(self, step: int) -> dict[str, Any]:
-        """What it was trained with until a step, by name, as far as its config.json says: no
+        """Return the settings in config.json that affect training until a step, by name: no
         logging, no place, no seed.
         """
         found = self.config.get("flags", {}) | self.config.get("agent", {})
@@ -221,7 +221,7 @@ def differing_settings(settings: list[dict[str, Any]]) -> list[str]:
 
 
 PLACE_OF_RUN = "in"
-"""The setting that tells runs of one method apart by their group's folder."""
+"""The setting that distinguishes runs of one method by their group's folder."""
 
 
 def name_methods(results: list[Result]) -> list[Result]:
@@ -242,12 +242,11 @@ def name_methods(results: list[Result]) -> list[Result]:
 
 
 def distinct_settings(results: list[Result]) -> list[dict[str, Any]]:
-    """The overrides of each result, and what else tells runs of one method, task and seed
-    apart.
+    """Return the overrides of each result, and more where runs share method, task and seed.
 
-    That is the place: its name, or where that is not enough its path; for runs of one place the
-    names of the base and of the data that they were given, or else the hash in the folder's
-    name.
+    Runs in different places get the place's name, or its path if names do not differ. Runs in
+    one place get the names of the base and the data that they were given, or else the hash in
+    the folder's name.
     """
     settings = [dict(result.overrides) for result in results]
     tell_apart(results, settings, lambda result: {PLACE_OF_RUN: place_of(result).name})

@@ -19,7 +19,7 @@ from training.checkpoints import Checkpoints
 ROOT = Path(__file__).resolve().parents[1]
 
 
-# episodes of six steps: step 20 is in the middle of the second one
+# Episodes have six steps, so step 20 is in the middle of the second online one.
 ENV_NAME = "envs.probe:ProbeChain-v0"
 
 
@@ -35,15 +35,16 @@ FLAGS = [
 ]  # fmt: skip
 
 
-# before which call of updates: after steps 10 and 21, checkpoints at 8 and 20
+# The call of updates before which a run is cut: after step 10 or 21.
 CUTS = {"offline": 6, "online": 12}
 
 
+# The newest checkpoint at that point.
 NEWEST = {"offline": 8, "online": 20}
 
 
 class Cut(BaseException):
-    """Ends a run as a kill would, in this process."""
+    """Ends a run in this process as a kill would."""
 
 
 def cut(replay=None):
@@ -51,14 +52,15 @@ def cut(replay=None):
 
 
 def train(*flags):
-    """The run below the working directory, from wherever it stands; returns the exit code."""
+    """Start or resume the run in the working directory; return the exit code."""
     return program.main(["main.py", *FLAGS, *flags])
 
 
 @contextlib.contextmanager
 def before_updates(call, do):
-    """Do something before a call of updates, the first of which has number 1; what it returns
-    is the replay from then on.
+    """Call `do` with the replay before the given call of updates, counted from 1.
+
+    From then on the run uses the replay that `do` returns.
     """
     calls, real = itertools.count(1), updates.train_block
 
@@ -74,7 +76,7 @@ def before_updates(call, do):
 
 
 def at_update(call, do):
-    """Train, and do something before a call of updates."""
+    """Train, calling `do` before the given call of updates; return the exit code."""
 
     def wrapped(replay):
         do()
@@ -102,7 +104,7 @@ def newest(place=Path()):
 
 
 def result(place=Path()):
-    """All that a run leaves, wall times apart, by name."""
+    """Everything that a run stores except wall times, by name."""
     folder = folder_of(place)
     tree, record = Checkpoints(folder / "checkpoints").read(LAST)
     arrays = {
@@ -117,17 +119,16 @@ def result(place=Path()):
 
 
 def errors(stderr):
-    """The messages besides the lines of progress; an error is one of them and names what is to
-    be done.
-    """
+    """The messages without the lines of progress, each on one line."""
     progress = r"  step \w+/\w+ (offline|online)(  |$)|\S+/\S+ transitions in "
     lines = stderr.replace("\n  ", " ").splitlines()  # a wrapped message on one line
     return [line for line in lines if not re.search(progress, line)]
 
 
 def start_process(call):
-    """Evaluate a call of this module's in a process that, as an ordinary user's, may not write
-    where nobody may.
+    """Start a process that evaluates a call of this module.
+
+    Like the process of an ordinary user, it cannot write to read-only folders.
     """
     drop = (
         ["setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override"]
@@ -147,9 +148,7 @@ def start_process(call):
 
 
 def in_a_process(call):
-    """The same to its end: exit code and the lines of `errors`; it ends without waiting for
-    anything.
-    """
+    """Wait for the end of such a process; return its exit code and the lines of `errors`."""
     with start_process(call) as process:
         try:
             _, stderr = process.communicate(timeout=200)

@@ -1,13 +1,15 @@
-"""How many updates a critic needs on a long chain with one reward at its end, by TD and with
-LQL's hinges along sequences of n chunks.
+"""How many updates a critic needs on a long chain with one reward at its end.
+
+TD is compared with LQL, whose hinges lie along sequences of n chunks.
 
     python tests/chain_table.py --csv=results/chain.csv
     python tests/chain_table.py --tau=0.01 --updates=8000 --csv=results/chain_slow_targets.csv
 
-A chain of 64 states (one-hot), of which every action leads to the next; the last step gives 1
-and succeeds, all others 0. So the value of the start is 0.99^63 = 0.53 whatever the policy. The
-figure is the number of updates after which mean_e Q_e of the start stays within 10 % of that
-to the end (update 3,000), with a look every 50: FQL on tiny networks, 128 chunks in every batch.
+The chain has 64 states (one-hot), and every action leads to the next state. The last step
+gives 1 and succeeds, all others give 0, so the value of the start is 0.99^63 = 0.53 for every
+policy. The figure is the number of updates after which mean_e Q_e of the start stays within
+10 % of that value until the end (update 3,000); it is measured every 50 updates. The agent is
+FQL with tiny networks and 128 chunks in every batch.
 """
 
 import argparse
@@ -47,7 +49,7 @@ SETTINGS = {
 
 def chain_dataset(trajectories: int = 40) -> dict[str, np.ndarray]:
     """Walks along the chain with uniform actions, in the compact layout."""
-    rows = STATES + 1  # a final state has a row of its own
+    rows = STATES + 1  # a final state has its own row
     size = trajectories * rows
     last = (np.arange(size) % rows == STATES - 1).astype(np.float32)
     states = np.eye(rows, STATES, dtype=np.float32)
@@ -65,13 +67,13 @@ def chain_dataset(trajectories: int = 40) -> dict[str, np.ndarray]:
 def start_values(
     points: int, seeds: int, tau: float = TAU, updates: int = UPDATES
 ) -> np.ndarray:
-    """mean_e Q_e of the start [looks, seeds], the mean over nine actions.
+    """Train, and return mean_e Q_e of the start [measurements, seeds], a mean over nine actions.
 
     Args:
         points: chunks in a sequence; 1 for TD.
-        seeds: how many.
+        seeds: number of seeds.
         tau: step of the moving averages.
-        updates: to train for.
+        updates: number of updates to train for.
     """
     config = fql.get_config()
     config.update(SETTINGS | {"lql_points": points, "tau": tau})
@@ -96,12 +98,13 @@ def start_values(
 
 
 def updates_needed(values: np.ndarray) -> list[int]:
-    """For each seed the updates after which its value stays near; of one that does not, one
-    look more than there were.
+    """For each seed, the number of updates after which its value stays near the true one.
+
+    If it does not, the result is one measurement beyond the last.
     """
     outside = np.abs(values / VALUE - 1) >= 0.1
-    looks = np.arange(1, len(values) + 1)[:, None]
-    return [int(last + 1) * EVERY for last in (outside * looks).max(axis=0)]
+    measurements = np.arange(1, len(values) + 1)[:, None]
+    return [int(last + 1) * EVERY for last in (outside * measurements).max(axis=0)]
 
 
 def main(arguments: list[str]) -> None:
@@ -113,18 +116,22 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--tau", type=float, default=TAU)
     parser.add_argument("--updates", type=int, default=UPDATES)
     parser.add_argument("--csv", help="file for the table")
-    given = parser.parse_args(arguments)
-    header = ["critic", "lql_points", *(f"seed {seed}" for seed in range(given.seeds))]
-    rows = []
+    options = parser.parse_args(arguments)
+    header = [
+        "critic",
+        "lql_points",
+        *(f"seed {seed}" for seed in range(options.seeds)),
+    ]
+    lines = []
     for points in POINTS:
-        values = start_values(points, given.seeds, given.tau, given.updates)
+        values = start_values(points, options.seeds, options.tau, options.updates)
         counts = updates_needed(values)
         name = "LQL" if points > 1 else "TD"
-        rows.append([name, points, *counts])
-        print(*rows[-1], sep="  ", flush=True)
-    if given.csv:
-        with Path(given.csv).open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *rows])
+        lines.append([name, points, *counts])
+        print(*lines[-1], sep="  ", flush=True)
+    if options.csv:
+        with Path(options.csv).open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *lines])
 
 
 if __name__ == "__main__":

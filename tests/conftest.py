@@ -1,8 +1,8 @@
-"""Makes every test, and every process a test starts, strict and free of a GPU and of OpenGL.
+"""Settings of every test and of every process that a test starts: strict, no GPU, no OpenGL.
 
-Environment variables rather than `jax.config`: programs under test inherit them, and jax stays
-unloaded here. The processes that run the tests are kept small, and a session fails if one of
-them was not.
+Environment variables are used instead of `jax.config`: programs under test inherit them, and
+jax is not imported here. The processes that run the tests are kept small, and a session fails
+if one of them grew too large.
 """
 
 import ctypes
@@ -20,8 +20,8 @@ from utils.logging import warn_once
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["MUJOCO_GL"] = "disabled"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-# Most of the time of these tests is XLA compiling the same small programs, in every worker and
-# at every start.
+# These tests spend most of their time in XLA, which compiles the same small programs in every
+# worker and at every start.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "jax"),
@@ -32,7 +32,8 @@ os.environ["XDG_CACHE_HOME"] = str(
 os.environ["XDG_DATA_HOME"] = str(
     Path(__file__).resolve().parents[1] / ".pytest_cache" / "data"
 )
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # a third less
+# this saves a third of the time
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
@@ -45,22 +46,24 @@ class Printed(NamedTuple):
 
 @pytest.fixture
 def printed(capsys):
-    """A function that returns what was printed since its last call, each wrapped message on one
-    line.
+    """A function that returns what was printed since its last call.
+
+    Each wrapped message is on one line.
     """
     return lambda: Printed(*(text.replace("\n  ", " ") for text in capsys.readouterr()))
 
 
 @pytest.fixture(autouse=True)
-def nothing_said_yet():
-    """Every test may see a warning that the program prints once in a process."""
+def no_warnings_yet():
+    """Forget past warnings: the program prints certain ones only once in a process."""
     warn_once.cache_clear()
 
 
 @pytest.fixture
 def no_key_twice():
-    """JAX refuses a random key that is used twice. Not for every test: it costs a seventh of
-    the time.
+    """Let JAX refuse a random key that is used twice.
+
+    This is not done for every test, because it costs a seventh of the time.
     """
     import jax
 
@@ -71,18 +74,19 @@ def no_key_twice():
 
 # ------------------------------------------------------------------------------------- memory
 
-RELEASE_GB = 0.7  # what a process may hold after a test
-# What it may ever hold: one training of --preset=smoke takes 1 GB by itself.
+# What a process may hold after a test.
+RELEASE_GB = 0.7
+# What a process may hold at most; a run of --preset=smoke alone takes 1 GB.
 PEAK_GB = 3.0
 PEAKS = pytest.StashKey[dict[str, float]]()
 
 
 @pytest.fixture(autouse=True)
 def bounded_memory():
-    """After a test, a process that has grown large gives back what it can.
+    """After a test, release the memory of a process that has grown large.
 
-    JAX keeps every program that it compiled, each in memory maps of its own, and Linux allows a
-    process 65,530 of them: at the limit the compiler crashes.
+    JAX keeps every program that it compiled, each in its own memory maps. Linux allows a
+    process 65,530 of them, and the compiler crashes at the limit.
     """
     yield
     if "jax" in sys.modules and memory_gb("VmRSS") > RELEASE_GB:
@@ -98,9 +102,9 @@ def release_memory() -> None:
 
 
 def memory_gb(name: str) -> float:
-    """What this process holds now (VmRSS) or has held at most (VmHWM); 0 without a /proc.
+    """The memory of this process: now (VmRSS) or at its peak (VmHWM). It is 0 without /proc.
 
-    Not `resource.getrusage`: its peak is also that of the process that started this one.
+    `resource.getrusage` is not used: its peak includes that of the parent process.
     """
     try:
         status = Path("/proc/self/status").read_text()
@@ -115,17 +119,16 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node):
-    """In the process that distributes the tests: note the peak of a worker that has ended."""
-    peak = getattr(node, "workeroutput", {}).get(
-        "peak_gb"
-    )  # a worker that died has none
+    """Store the peak of a worker that has ended, in the process that distributes the tests."""
+    # a worker that died reports none
+    peak = getattr(node, "workeroutput", {}).get("peak_gb")
     if peak is not None:
         node.config.stash[PEAKS][node.gateway.id] = peak
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session):
-    """A session fails if one of its processes grew beyond the limit."""
+    """Let the session fail if one of its processes grew beyond the limit."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["peak_gb"] = memory_gb("VmHWM")
         return

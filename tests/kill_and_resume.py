@@ -1,16 +1,20 @@
-"""Kill a run again and again, resume it each time, and compare it with one that was left alone.
+"""Kill a run repeatedly, resume it each time, and compare it with an uninterrupted run.
 
     python tests/kill_and_resume.py --kills=20
     python tests/kill_and_resume.py --kills=6 --signal=term --num_seeds=2 --seed=1 --keep
     python tests/kill_and_resume.py --kills=6 -- --agent=agents/ifql.py --agent.lql_points=4
 
-Behaviour cloning, offline and online training of TRQAM with tiny networks on a real OGBench
-environment, in processes of their own on CPU. The moments are random, spread over the run's
-whole life, a quarter of them while a checkpoint is being written. Every row of train.csv and
-eval.csv, every array of the last checkpoint and every byte of the online replay has to be the
-same; a killed process may lose two save intervals at most (a save and the one still being
-written before it) and leave no process behind; SIGTERM has to save and end with 143. The exit
-code is 0 if all of that holds.
+A run does behaviour cloning, offline and online training of TRQAM with tiny networks on a real
+OGBench environment, in its own processes on CPU. The kills come at random moments, spread over
+the life of the run; a quarter of them come while a checkpoint is being written. The exit code
+is 0 if all of this holds:
+
+- Every line of train.csv and eval.csv, every array of the last checkpoint and every byte of the
+  online replay are the same in both runs.
+- A killed process loses at most two save intervals: that of the next save, and that of a save
+  that was still being written.
+- A killed process leaves no other process running.
+- SIGTERM saves a checkpoint and ends the process with 143.
 """
 
 import argparse
@@ -38,7 +42,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # The real environment that starts quickest; an episode takes 1000 steps.
 ENV_NAME = "antmaze-large-navigate-singletask-task1-v0"
 LIFE_TIMEOUT, TERM_TIMEOUT, ORPHAN_TIMEOUT = 600.0, 30.0, 10.0  # seconds
-LAST_KILL = 0.9  # of the run's life, so that there is something left to kill
+# Share of the run's life before which kills come: later it might have ended.
+LAST_KILL = 0.9
 MOMENTS = (
     "save",
     "training",
@@ -49,31 +54,32 @@ MOMENTS = (
     "training",
     "training",
 )
-# seconds after the moment has come, at most
+# Largest delay of a kill after its moment, in seconds.
 DELAYS = {"save": 0.02, "training": 0.1, "evaluation": 1.0, "start-up": 6.0}
-PLACE = ("flags/save_dir",)  # where the settings of the two runs differ
+# Settings that differ between the two runs.
+PLACE = ("flags/save_dir",)
 
 
 class Work(NamedTuple):
-    """Length of the phases, what happens how often, and for how many seeds.
+    """Lengths of the phases, intervals, and number of seeds.
 
-    Saves fall into log windows and into chunks that are being executed: the intervals have few
-    divisors in common.
+    The intervals have few common divisors, so that saves fall into log windows and into chunks
+    that are being executed.
     """
 
     bc: int = 92
     offline: int = 240
-    online: int = 1240  # more than an episode
+    online: int = 1240  # longer than an episode
     log: int = 20
     eval: int = 160
     save: int = 68
-    episodes: int = 2  # of an evaluation
+    episodes: int = 2  # in an evaluation
     num_seeds: int = 1
     eval_async: bool = False
     more: tuple[str, ...] = ()  # flags that replace those of TINY
 
     def flags(self) -> list[str]:
-        """For main.py."""
+        """The flags for main.py."""
         phases = [
             f"--{name}_steps={getattr(self, name)}"
             for name in ("bc", "offline", "online")
@@ -89,7 +95,7 @@ class Work(NamedTuple):
         return [*phases, *intervals, *evaluations, f"--num_seeds={self.num_seeds}"]
 
 
-WHOLE = Work()
+THOROUGH = Work()
 QUICK = Work(bc=24, offline=48, online=200, log=20, eval=248, save=28, episodes=1)
 TINY = [
     "--agent=agents/trqam.py",
@@ -105,14 +111,14 @@ TINY = [
 
 
 class Failure(Exception):
-    """A run did what it must not do."""
+    """Raised when a run does what it must not do."""
 
 
-# --------------------------------------------------------------------- a run seen from outside
+# ----------------------------------------------------------------------------- watching a run
 
 
 class Watch:
-    """What the files below a --save_dir tell of the process that is writing them."""
+    """What the files below a --save_dir show about the process that writes them."""
 
     def __init__(self, save_dir: Path, work: Work):
         self.save_dir, self.work = save_dir, work
@@ -120,12 +126,11 @@ class Watch:
         self._sizes: dict[Path, int] = {}
         self._last: dict[Path, int] = {}
         self.look()
-        self.active: Path | None = (
-            None  # the run folder in which this process wrote a row last
-        )
+        # the run folder in which this process last wrote a CSV line
+        self.active: Path | None = None
 
     def look(self) -> None:
-        """Take notice of new rows."""
+        """Look for new CSV lines."""
         for path in self.save_dir.glob("*/*/*/*.csv"):
             size, before = path.stat().st_size, self._sizes.get(path, 0)
             if size != before:
@@ -134,26 +139,24 @@ class Watch:
                     self.active = path.parent
 
     def step(self, folder: Path, log: str = "train") -> int:
-        """The step of the last row; -1 where there is none."""
+        """The step of the last CSV line; -1 if there is none."""
         return self._last.get(folder / f"{log}.csv", -1)
 
     def position(self) -> float:
-        """Where the runs stand on average, 0 .. `life(work)`."""
-        rows = {
+        """The `place_of` of the runs, a mean over seeds: 0 to `life(work)`."""
+        steps = {
             path.parent: max(0, step)
             for path, step in self._last.items()
             if path.stem == "train"
         }
         places = [
             place_of(self.work, *((step, 0) if is_base(folder) else (0, step)))
-            for folder, step in rows.items()
+            for folder, step in steps.items()
         ]
         return sum(places) / self.work.num_seeds
 
     def evaluating(self) -> bool:
-        """Whether an evaluation is due behind the last row of the active run and not in its
-        log.
-        """
+        """Whether an evaluation is due at the last step of the active run and not yet logged."""
         if self.active is None or is_base(self.active):
             return False
         step, offline = max(0, self.step(self.active)), self.work.offline
@@ -171,13 +174,13 @@ class Watch:
         )
 
     def whereabouts(self) -> str:
-        """The active run and its step."""
+        """The name of the active run and its step."""
         if self.active is None:
             return "before the first row"
         return f"{self.active.name} behind step {max(0, self.step(self.active))}"
 
     def where(self) -> str:
-        """The part of the run's life."""
+        """What the active run is doing: a phase, start-up, a save or an evaluation."""
         if self.active is None:
             return "start-up"
         if self.saving():
@@ -190,24 +193,25 @@ class Watch:
 
 
 def is_base(folder: Path) -> bool:
-    """Whether a run folder is that of a behaviour-cloned base."""
+    """Whether a folder is that of a behaviour-cloned base."""
     return folder.parent.parent.name == "bc"
 
 
 def place_of(work: Work, bc_step: int, step: int) -> int:
-    """How much of its life lies behind a run and its base; steps of short phases count more, as
-    they take longer.
+    """The progress of a run and its base in its life.
+
+    Steps of short phases count more, because they take longer.
     """
     return 3 * bc_step + 2 * min(step, work.offline) + max(0, step - work.offline)
 
 
 def life(work: Work) -> int:
-    """The `place_of` of the end."""
+    """The `place_of` at the end of a run."""
     return place_of(work, work.bc, work.offline + work.online)
 
 
 def last_step(path: Path) -> int:
-    """The step of the last whole row of a CSV file; -1 where there is none."""
+    """The step of the last complete line of a CSV file; -1 if there is none."""
     lines = path.read_bytes().split(b"\n")[1:-1]
     return int(lines[-1].split(b",")[0]) if lines else -1
 
@@ -226,8 +230,9 @@ def run_folders(save_dir: Path) -> list[Path]:
 
 
 class Life:
-    """One process of main.py in a group of its own, as a context manager that ends whatever is
-    left of it.
+    """One process of main.py in its own process group.
+
+    As a context manager it kills all processes that are left in the group.
     """
 
     def __init__(self, command: list[str], save_dir: Path, work: Work, compiled: Path):
@@ -235,7 +240,7 @@ class Life:
         self.output = save_dir / f"output-{len(list(save_dir.glob('output-*')))}"
         self.watch = Watch(save_dir, work)
         self.seconds_to_first_row: float | None = None
-        self.seconds_to_end = 0.0  # from the signal on
+        self.seconds_to_end = 0.0  # after the signal
         self.start = time.monotonic()
         environ = {"JAX_COMPILATION_CACHE_DIR": str(compiled)} | os.environ
         environ |= {
@@ -264,11 +269,11 @@ class Life:
 
     @property
     def seconds(self) -> float:
-        """Its age."""
+        """The age of the process in seconds."""
         return time.monotonic() - self.start
 
     def going_on(self) -> bool:
-        """Look; False once the process has ended."""
+        """Update the watch. Returns False once the process has ended."""
         if self.process.poll() is not None:
             return False
         if self.seconds > LIFE_TIMEOUT:
@@ -279,7 +284,7 @@ class Life:
         return True
 
     def finish(self) -> None:
-        """Wait for the end; raises Failure unless it is a good one."""
+        """Wait for the end; raise Failure unless the exit code is 0 and no process is left."""
         while self.going_on():
             time.sleep(0.001)
         if self.process.returncode:
@@ -287,8 +292,9 @@ class Life:
         self.check_orphans()
 
     def kill(self, kill: "Kill") -> str:
-        """Wait for the moment, send the signal to the main process alone, wait for the end ->
-        where the run was.
+        """Wait for the moment, signal only the main process, and wait for its end.
+
+        Returns what the run was doing; raises Failure if it did not end as it must.
         """
         self.wait_for(kill)
         where, active = self.watch.where(), self.watch.active
@@ -347,7 +353,7 @@ class Life:
             else {128 + signal.SIGTERM}
         )
         if kill.signal == signal.SIGTERM and where == "start-up":
-            # before anything is there to be saved, the default action will do
+            # before there is anything to save, the default action is allowed
             expected.add(-signal.SIGTERM)
         if code not in expected:
             raise self.failure(f"ended with {code} after {kill.signal.name} ({where})")
@@ -364,15 +370,14 @@ class Life:
             time.sleep(0.01)
 
     def resumed(self) -> dict[Path, int]:
-        """Where it says that runs were resumed, by run folder."""
-        text = self.output.read_text(
-            errors="replace"
-        )  # a long path has a line of its own
+        """The steps at which it says that it resumed runs, by run folder."""
+        # a long path is printed on its own line
+        text = self.output.read_text(errors="replace")
         lines = re.findall(r"resumed at step (\d+):\s+(.+)", text)
         return {Path(folder.strip()): int(step) for step, folder in lines}
 
     def failure(self, message: str) -> Failure:
-        """The message, and the end of what the process printed."""
+        """A Failure with the message and the end of what the process printed."""
         tail = self.output.read_text(errors="replace").splitlines()[-20:]
         return Failure("\n  | ".join([f"process {self.output.name}: {message}", *tail]))
 
@@ -391,13 +396,13 @@ def group(leader: int) -> list[str]:
                     .decode(errors="replace")
                 )
                 found.append(f"{stat.parent.name} {command[:80]}")
-        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
             continue
     return found
 
 
 def newest_checkpoint(folder: Path) -> int:
-    """The step of the newest whole checkpoint of a run; -1 where there is none."""
+    """The step of the newest complete checkpoint of a run; -1 if there is none."""
     return max(
         (
             int(path.name)
@@ -413,9 +418,7 @@ def newest_checkpoint(folder: Path) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Kill:
-    """When to send which signal: `delay` seconds after the first such moment from a position
-    on.
-    """
+    """Send `signal` `delay` seconds after the first `moment` at or after `position`."""
 
     signal: signal.Signals
     moment: str
@@ -424,7 +427,7 @@ class Kill:
 
 
 def plan(kills: int, which: str, work: Work, rng: np.random.Generator) -> list[Kill]:
-    """Kills in the order of their positions in a run, drawn from equal parts of its life."""
+    """Kills in the order of their positions, each drawn from its equal part of a run's life."""
     signals = {
         "kill": [signal.SIGKILL],
         "term": [signal.SIGTERM],
@@ -449,7 +452,7 @@ def plan(kills: int, which: str, work: Work, rng: np.random.Generator) -> list[K
 
 @dataclasses.dataclass
 class Report:
-    """What was done and found."""
+    """Counts of what was done and compared, and the differences found."""
 
     where: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     signals: collections.Counter = dataclasses.field(
@@ -467,7 +470,7 @@ class Report:
     differences: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, kill: Kill, where: str, process: Life) -> None:
-        """Count a kill, and say where the process was."""
+        """Count a kill, and print where the process was."""
         self.where[where] += 1
         self.signals[kill.signal.name] += 1
         if kill.signal == signal.SIGTERM:
@@ -504,16 +507,15 @@ class Report:
 
 
 def kill_and_resume(
-    life_of: Any, kills: Iterable[Kill], report: Report, most_lost: int
+    life_of: Any, kills: Iterable[Kill], report: Report, max_lost: int
 ) -> None:
     """Start the run for every kill, and once more to its end; `life_of()` starts a process.
 
-    Raises Failure where one resumes more than `most_lost` steps before the place where the last
-    one was killed.
+    Raises Failure if a process resumes more than `max_lost` steps before the step at which the
+    last one was killed.
     """
-    reached: tuple[Path, int] | None = (
-        None  # where a run stood that has not been resumed since
-    )
+    # the folder and step of a killed run that has not been resumed yet
+    reached: tuple[Path, int] | None = None
     for kill in [*kills, None]:
         with life_of() as process:
             if kill is None:
@@ -527,7 +529,7 @@ def kill_and_resume(
             folder, step = reached
             start = resumed.get(folder, 0)
             report.lost, reached = max(report.lost, step - start), None
-            if step - start > most_lost:
+            if step - start > max_lost:
                 raise process.failure(
                     f"{folder.name} was at step {step} at least and went on from step {start}"
                 )
@@ -557,7 +559,7 @@ def compare(reference: Path, other: Path, report: Report) -> None:
 
 
 def compare_logs(one: Path, two: Path, report: Report) -> list[str]:
-    """Rows of train.csv and eval.csv, byte for byte."""
+    """Compare the lines of train.csv and eval.csv, byte for byte."""
     found = []
     for log in ("train.csv", "eval.csv"):
         tables = [
@@ -569,7 +571,7 @@ def compare_logs(one: Path, two: Path, report: Report) -> list[str]:
                 found.append(
                     f"{log} line {number + 1}: {shorten(a)} left alone, {shorten(b)} killed"
                 )
-        # the header, and nothing behind the last newline
+        # neither the header nor the empty string after the last newline counts
         report.rows += max(0, len(tables[0]) - 2)
     return found
 
@@ -580,7 +582,7 @@ def shorten(line: bytes | None) -> str:
 
 
 def compare_files(one: Path, two: Path, report: Report) -> list[str]:
-    """The online replay byte for byte, the settings and what done.json says."""
+    """Compare the online replay byte for byte, the settings, and done.json."""
     found = []
     a, b = (
         path.read_bytes() if path.exists() else b""
@@ -623,7 +625,7 @@ def differing(one: Any, two: Any, prefix: str = "") -> list[str]:
 
 
 def compare_checkpoints(one: Path, two: Path, report: Report) -> list[str]:
-    """The newest checkpoint: its step, its record, and every array in it bit for bit."""
+    """Compare the newest checkpoints: steps, records, and every array bit for bit."""
     from flax.traverse_util import flatten_dict
 
     from training.checkpoints import Checkpoints
@@ -636,7 +638,7 @@ def compare_checkpoints(one: Path, two: Path, report: Report) -> list[str]:
     (tree, record), (other_tree, other_record) = (
         Checkpoints(folder / "checkpoints").read(steps[0]) for folder in (one, two)
     )
-    # None stands for what an agent lacks, such as a network that is switched off
+    # None marks what an agent lacks, such as a network that is switched off
     ours, theirs = (
         {name: x for name, x in flatten_dict(t, sep="/").items() if x is not None}
         for t in (tree, other_tree)
@@ -662,7 +664,7 @@ def compare_checkpoints(one: Path, two: Path, report: Report) -> list[str]:
     return found
 
 
-# ----------------------------------------------------------------------------------- the whole
+# ----------------------------------------------------------------------------------- the check
 
 
 def check(
@@ -670,11 +672,12 @@ def check(
     kills: int,
     which: str = "kill",
     seed: int = 0,
-    work: Work = WHOLE,
+    work: Work = THOROUGH,
     env_name: str = ENV_NAME,
 ) -> Report:
-    """Make data, run undisturbed, run killed, compare; all files lie below `folder`. Raises
-    Failure.
+    """Make data, run once undisturbed and once with kills, and compare; may raise Failure.
+
+    All files lie below `folder`.
     """
     from envs.collect import collect_random
     from envs.tasks import folder_flag
@@ -705,7 +708,7 @@ def check(
 
 
 def main(arguments: list[str]) -> int:
-    """Parse, check, print; 0 if nothing differs."""
+    """Check, and print the report; return 0 if nothing differs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -721,19 +724,19 @@ def main(arguments: list[str]) -> int:
         "--keep", action="store_true", help="keep the folder with both runs"
     )
     parser.add_argument("more", nargs="*", help="flags for main.py, after --")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="kill_and_resume_"))
     try:
-        lengths = Work(num_seeds=given.num_seeds, eval_async=given.eval_async)
-        work = lengths._replace(more=tuple(given.more))
+        lengths = Work(num_seeds=options.num_seeds, eval_async=options.eval_async)
+        work = lengths._replace(more=tuple(options.more))
         report = check(
-            folder, given.kills, given.signal, given.seed, work, given.env_name
+            folder, options.kills, options.signal, options.seed, work, options.env_name
         )
     except Failure as failure:
         print(f"WRONG {failure}")
         return 1
     finally:
-        if given.keep:
+        if options.keep:
             print(f"kept {folder}")
         else:
             shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""A critic alone that learns by LQL from actions that are given, as its golden files do."""
+"""An agent with only a critic, which learns by LQL from given actions as in its golden files."""
 
 import jax
 
@@ -8,7 +8,7 @@ from utils.options import Option
 
 
 class LQLCritic(Agent):
-    """No actor: the noise has the next actions [B, n, D]."""
+    """There is no actor: the next actions [B, n, D] are part of the noise."""
 
     OPTIONS = Agent.OPTIONS | {
         "q_agg": Option("mean", "of the targets", choices=(*AGGREGATES,))

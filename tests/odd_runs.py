@@ -1,4 +1,4 @@
-"""Ways in which a file of a run folder is not what a run writes, and what is said of each."""
+"""Ways to damage the files of a run folder, and the message for each."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def text(name: str, content: str | bytes) -> Callable[[Path], None]:
     return damage
 
 
-def row(name: str, line: str) -> Callable[[Path], None]:
+def add_line(name: str, line: str) -> Callable[[Path], None]:
     """Add a line to a CSV file."""
 
     def damage(folder: Path) -> None:
@@ -59,7 +59,7 @@ def row(name: str, line: str) -> Callable[[Path], None]:
 
 
 def other(name: str, make: Callable[[Path], Any]) -> Callable[[Path], None]:
-    """Put something else than a file under a name."""
+    """Replace a file by something else, which `make` creates."""
 
     def damage(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -198,39 +198,39 @@ ODD: dict[str, tuple[Callable[[Path], None], str]] = {
         "done.json .*success is 17, not a number from 0 to 1 or null",
     ),
     "success above 1": (
-        row("eval.csv", "7,50,17.0"),
+        add_line("eval.csv", "7,50,17.0"),
         "eval.csv .*success is '17.0', not",
     ),
     "success below 0": (
-        row("eval.csv", "7,50,-0.1"),
+        add_line("eval.csv", "7,50,-0.1"),
         "eval.csv .*success is '-0.1', not",
     ),
     "endless success": (
-        row("eval.csv", "7,50,inf"),
+        add_line("eval.csv", "7,50,inf"),
         "eval.csv .*success is 'inf', not",
     ),
     "success in words": (
-        row("eval.csv", "7,50,yes"),
+        add_line("eval.csv", "7,50,yes"),
         "eval.csv .*success is 'yes', not",
     ),
     "a negative step": (
-        row("eval.csv", "-7,50,0.5"),
+        add_line("eval.csv", "-7,50,0.5"),
         "eval.csv .*step is '-7', not a whole",
     ),
     "an endless step": (
-        row("eval.csv", "1e999,50,0.5"),
+        add_line("eval.csv", "1e999,50,0.5"),
         "eval.csv .*step is '1e999', not",
     ),
     "no step": (
-        row("eval.csv", ",50,0.5"),
+        add_line("eval.csv", ",50,0.5"),
         "eval.csv .*step is '', not a whole number",
     ),
     "negative episodes": (
-        row("eval.csv", "7,-50,0.5"),
+        add_line("eval.csv", "7,-50,0.5"),
         "episodes is '-50', not a number from 0",
     ),
     "too many cells": (
-        row("eval.csv", "7,50,0.5,1"),
+        add_line("eval.csv", "7,50,0.5,1"),
         "line 4 has more cells than the header",
     ),
     "no column step": (
@@ -242,7 +242,7 @@ ODD: dict[str, tuple[Callable[[Path], None], str]] = {
         "eval.csv .*neither success nor return",
     ),
     "a long cell": (
-        row("eval.csv", "7,50," + "1" * 131_073),
+        add_line("eval.csv", "7,50," + "1" * 131_073),
         "eval.csv .*field larger than",
     ),
     "eval not UTF-8": (text("eval.csv", b"step,success\n1,\xff\n"), "eval.csv .*0xff"),

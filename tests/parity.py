@@ -3,16 +3,21 @@
     python tests/parity.py FILE.npz...
     JAX_PLATFORMS=cuda python tests/parity.py --matmul_precision=highest FILE.npz...
 
-Each file holds parameters, batches, every random draw and the results of a few consecutive updates of the published
-code. One line is printed per quantity with its largest error over the updates; the exit code is 1 beyond a tolerance,
-when a quantity in the file is unknown here, and when parameters of ours are missing there or a quantity that it holds for
-another update. What the file holds for no update is named and not compared. tests/parity_own.py has what
-only the files of some agents hold.
+Each file holds parameters, batches, every random draw and the results of a few consecutive
+updates of the published code. One line is printed per quantity, with its largest error over the
+updates. The exit code is 1 in these cases:
 
-Error is max|a - b| / max(max|b|, 0.1) per array: a mean of values of order 1 may be near 0 and
-still carries their rounding. It may be 1e-5, for states of a process 5e-5; for parameters the
-absolute error may be 1e-5 after each update. States are adjoints and xs, and next_actions of
-QSM and DAC, whose sampler multiplies rounding by 12.
+- An error is beyond its tolerance.
+- A quantity in the file is unknown here.
+- The file lacks parameters of ours, or in one update a quantity that it has in another.
+
+Our quantities that the file has in no update are mentioned and not compared. What only the files
+of certain agents hold is in tests/parity_own.py.
+
+The error of an array is max|a - b| / max(max|b|, 0.1): a mean of values of order 1 may be near 0
+and still carries their rounding. It may be 1e-5, and 5e-5 for states of a process; for
+parameters the absolute error may be 1e-5 after each update. States are adjoints and xs, and
+next_actions of QSM and DAC, whose sampler multiplies rounding by 12.
 """
 
 import importlib
@@ -35,11 +40,12 @@ from tests import parity_own
 TOLERANCE = 1e-5
 STATE_TOLERANCE = 5e-5
 STATES = {"xs", "adjoints"}
+# further states, by agent
 OWN_STATES = {
     "qsm": {"next_actions"},
     "dac": {"next_actions"},
-}  # besides STATES, by agent
-LEAST_SCALE = 0.1  # of a quantity to which its error is relative
+}
+LEAST_SCALE = 0.1  # an error is relative to this scale at least
 METRICS = {
     "critic_loss": "critic/loss",
     "flow_loss": "flow/loss",
@@ -63,7 +69,8 @@ METRICS = {
     "value_loss": "value/loss",
     "v_mean": "value/mean",
 }
-OWN_METRICS = {  # what the same name means in the files of one agent
+# names that mean something else in the files of one agent
+OWN_METRICS = {
     "fql": {"bc_flow_loss": "flow/loss", "distill_loss": "actor/distill_loss"},
     "ifql": {"q_mean": "critic/target_mean", "actor_loss": "flow/loss"},
     "dsrl": {"distill_loss": "latent/loss"},
@@ -119,7 +126,7 @@ class Golden:
 
     @property
     def trains(self) -> bool:
-        """Whether the file holds what comes of its updates; else only what acts."""
+        """Whether the file holds the results of updates; otherwise it only covers acting."""
         return any("/params_after/" in name for name in self.arrays)
 
     @property
@@ -128,7 +135,7 @@ class Golden:
         return {name.partition("/out/")[2] for name in self.arrays}
 
     def noise(self, u: int, samples: int) -> dict:
-        """The draws of update u; a file may have next_action [n, B, D] as [B, D] for n = 1."""
+        """The random draws of update u. For n = 1 a file may have next_action as [B, D]."""
         noise = self.tree(f"update{u}/noise")
         if "next_action" in noise:
             noise["next_action"] = noise["next_action"].reshape(
@@ -146,7 +153,7 @@ class Golden:
         }
 
     def strays(self) -> list[str]:
-        """The arrays that belong to no update, one line for each."""
+        """One line for each array that belongs to no update."""
         us = range(self.meta["n_updates"])
         updates = [f"update{u}/{part}/" for u in us for part in PARTS]
         stray = [
@@ -156,7 +163,7 @@ class Golden:
 
 
 def build(golden: Golden):
-    """An agent with the file's settings, at parameters of its own."""
+    """An agent with the file's settings and its own initial parameters."""
     meta = golden.meta
     name = parity_own.MODULES.get(meta["agent"], f"agents.{meta['agent']}")
     module = importlib.import_module(name)
@@ -185,7 +192,7 @@ def build(golden: Golden):
 
 
 def setting(value):
-    """A value of the file's JSON as the agents' settings have it: sequences are tuples."""
+    """A value of the file's JSON as the agents' settings have it: lists become tuples."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -217,7 +224,7 @@ def differing_networks(agent, golden: Golden) -> list[str]:
 
 
 def started(agent, golden: Golden):
-    """The agent at the parameters and the dual state that the file starts from."""
+    """The agent with the initial parameters and dual state of the file."""
     params, meta = networks(agent) | golden.tree("params"), golden.meta
     agent = agent.replace(
         params={name: params[name] for name in agent.params},
@@ -232,7 +239,7 @@ def started(agent, golden: Golden):
 
 
 def update_and_states(agent, batch: dict, noise: dict) -> tuple:
-    """One update -> the agent, metrics, and the constants and states that its loss has read."""
+    """Do one update; return the agent, its metrics, and what its loss has read."""
     updated, metrics, fixed = agent.update_with_noise(batch, noise)
     if hasattr(agent, "matching"):
         policy, s = agent.params["policy"], batch["observations"]
@@ -242,7 +249,7 @@ def update_and_states(agent, batch: dict, noise: dict) -> tuple:
 
 
 def outputs(agent, metrics: dict, fixed: dict, meta: dict) -> dict[str, np.ndarray]:
-    """Everything ours that a file may hold, under the file's names."""
+    """All our quantities that a file may hold, under the file's names."""
     keys = METRICS | OWN_METRICS.get(meta["agent"], {})
     ours = {name: metrics[key] for name, key in keys.items() if key in metrics}
     ours |= {name: fixed[key] for name, key in FIXED.items() if key in fixed}
@@ -255,7 +262,7 @@ def outputs(agent, metrics: dict, fixed: dict, meta: dict) -> dict[str, np.ndarr
 
 
 def compare(path: str) -> tuple[dict[str, float], list[str]]:
-    """Largest error by quantity over all updates of the file; and what went wrong."""
+    """Return the largest error of each quantity over all updates, and the problems."""
     golden = Golden(path)
     agent = build(golden)
     if problems := differing_networks(agent, golden):
@@ -295,7 +302,7 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
 
 
 def unmatched(ours: dict, theirs: dict, held: set[str]) -> list[str]:
-    """What only one side has of an update; `held` are the outputs that the file has for any."""
+    """What only one side has in an update; `held` are the outputs that the file has in any."""
     unknown, missing = theirs.keys() - ours.keys(), ours.keys() - theirs.keys()
     missing = {
         name for name in missing if name.startswith("params_after/") or name in held
@@ -307,7 +314,7 @@ def unmatched(ours: dict, theirs: dict, held: set[str]) -> list[str]:
 
 
 def tolerance(quantity: str, agent: str) -> float:
-    """The largest error allowed of a quantity in a file of this agent."""
+    """The largest error that is allowed for a quantity in a file of this agent."""
     return (
         STATE_TOLERANCE
         if quantity in STATES | OWN_STATES.get(agent, set())
@@ -331,7 +338,7 @@ def distance(quantity: str, ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the comparison of every file; 0 if all of it holds."""
+    """Print the comparison of every file; return 0 if all agree."""
     option = "--matmul_precision="
     paths = [word for word in arguments if not word.startswith(option)]
     for word in set(arguments) - set(paths):

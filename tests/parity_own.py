@@ -1,4 +1,4 @@
-"""What only the files of some agents hold, for parity.py: names, settings, batches, outputs."""
+"""What only files of certain agents hold, for parity.py: names, settings, batches, outputs."""
 
 from collections.abc import Callable
 
@@ -30,7 +30,7 @@ def settings_of(meta: dict) -> dict:
 
 
 def batch_of(meta: dict, batch: dict) -> dict:
-    """The batch as the agents read it; a file of LQL has raw rows [B, L, ..]."""
+    """The batch as the agents read it. A file of LQL has raw rows [B, L, ..]."""
     if meta["agent"] != "lql":
         return batch
     points, gap = meta["points"], meta["H"] * meta["eval_interval"]
@@ -52,7 +52,7 @@ def batch_of(meta: dict, batch: dict) -> dict:
 
 
 def outputs_of(meta: dict) -> Outputs:
-    """The quantities of one update, from before its step, that parity.py does not know."""
+    """A function for quantities before an update's step that parity.py does not know."""
     known = {"rql": reversal, "qgf": first_critic, "lql": hinges}
     own = known.get(meta["agent"], lambda *arguments: {})
     samples = meta.get("samples", {})
@@ -62,7 +62,7 @@ def outputs_of(meta: dict) -> Outputs:
 
 
 def reversal(agent, batch: dict, noise: dict) -> dict[str, jax.Array]:
-    """Of RQL: its target, its sum, and the actions of both flows."""
+    """RQL: its target, its total loss, and the actions of both flows."""
     fixed = agent.fixed_quantities(batch, noise)
     explored = agent.flow_sample(
         agent.params["base"], batch["observations"], noise["act_x0"]
@@ -76,7 +76,7 @@ def reversal(agent, batch: dict, noise: dict) -> dict[str, jax.Array]:
 
 
 def first_critic(agent, batch: dict, noise: dict) -> dict[str, jax.Array]:
-    """Of QGF: the mean of the first critic alone."""
+    """QGF: the mean of the first critic alone."""
     q = agent.values(agent.params["critic"], batch["observations"])(
         agent.flat_actions(batch)
     )
@@ -84,7 +84,7 @@ def first_critic(agent, batch: dict, noise: dict) -> dict[str, jax.Array]:
 
 
 def hinges(agent, batch: dict, noise: dict) -> dict[str, jax.Array]:
-    """Of LQL: Q and v at the points, the sums of weights, and both hinges together."""
+    """LQL: Q and v at the points, the sums of weights, and the sum of both hinges."""
     points = agent.config.lql_points
     target = agent.fixed_quantities(batch, noise)["td_target"]
     q = agent.values(agent.params["critic"], batch["observations"])(
@@ -102,7 +102,7 @@ def hinges(agent, batch: dict, noise: dict) -> dict[str, jax.Array]:
 def steered_samples(
     samples: dict, agent, batch: dict, noise: dict
 ) -> dict[str, jax.Array]:
-    """What the agent does at the file's other settings of its steering, by their names."""
+    """The agent's actions under the file's other settings of steering, by name."""
     found = {}
     for name, settings in samples.items():
         config = agent.config.to_dict() | steering_of(settings)
@@ -112,7 +112,7 @@ def steered_samples(
 
 
 def steering_of(settings: dict) -> dict:
-    """A file's settings of steering in our names."""
+    """A file's settings of steering under our names."""
     ours = {key: settings[key] for key in settings.keys() - {"approx", "jacobian"}}
     if "approx" in settings:
         path = "jacobian" if settings["jacobian"] else "approx"

@@ -1,13 +1,12 @@
-"""What every agent reaches on the probe environment whose best action is a = s, with several
-seeds.
+"""What every agent reaches, with several seeds, on the probe whose best action is a = s.
 
     python tests/probe_table.py --seeds=3 --csv=results/probe.csv
-    python tests/probe_table.py --seeds=3 --csv=results/probe.csv "--only=qsm;dac"  # again
+    python tests/probe_table.py --seeds=3 --csv=results/probe.csv "--only=qsm;dac"  # only two
 
-1,500 updates of tiny networks on 3,000 uniformly random actions (envs/probe.py, ProbeReward);
-the figure is mean |a - s|, which is 0.67 for uniform actions. It is 0 for no agent that keeps
-to its data: behaviour cloning shows where they start from, and DSRL's target entropy is a
-spread of some 0.17 alone.
+Tiny networks are trained for 1,500 updates on 3,000 uniformly random actions (ProbeReward in
+envs/probe.py). The figure is mean |a - s|, which is 0.67 for uniform actions. No agent that
+stays close to its data reaches 0: behaviour cloning shows where they start, and the target
+entropy of DSRL alone is a spread of about 0.17.
 """
 
 import argparse
@@ -26,8 +25,8 @@ from tests.agents.test_optimum import AGENTS, FLOWS, distance_from_optimum
 from tests.envs.test_probe import train_on_probe
 
 
-def read_rows(path: str) -> list[list[str]]:
-    """The rows of a table that was written before, without its header."""
+def read_lines(path: str) -> list[list[str]]:
+    """The lines of a table that was written earlier, without its header."""
     with Path(path).open(newline="") as file:
         return list(csv.reader(file))[1:]
 
@@ -42,27 +41,27 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--only", help="agents, with semicolons between them; others are kept"
     )
-    given = parser.parse_args(arguments)
-    header = ["agent", "settings", *(f"seed {seed}" for seed in range(given.seeds))]
-    rows = []
-    kept = {row[0]: row for row in read_rows(given.csv)} if given.only else {}
+    options = parser.parse_args(arguments)
+    header = ["agent", "settings", *(f"seed {seed}" for seed in range(options.seeds))]
+    lines = []
+    kept = {line[0]: line for line in read_lines(options.csv)} if options.only else {}
     for name, (module, settings) in ({"bc": (bc, {})} | FLOWS | AGENTS).items():
-        if given.only and name not in given.only.split(";"):
-            rows += [kept[name]] if name in kept else []
+        if options.only and name not in options.only.split(";"):
+            lines += [kept[name]] if name in kept else []
             continue
         with tempfile.TemporaryDirectory() as folder:
             agents = [
                 train_on_probe(Path(folder), module, ProbeReward, seed=seed, **settings)
-                for seed in range(given.seeds)
+                for seed in range(options.seeds)
             ]
         words = " ".join(f"{key}={value}" for key, value in settings.items())
-        rows.append(
+        lines.append(
             [name, words, *(f"{distance_from_optimum(agent):.3f}" for agent in agents)]
         )
-        print(*rows[-1], sep="  ", flush=True)
-    if given.csv:
-        with Path(given.csv).open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *rows])
+        print(*lines[-1], sep="  ", flush=True)
+    if options.csv:
+        with Path(options.csv).open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *lines])
 
 
 if __name__ == "__main__":

@@ -35,8 +35,10 @@ def write_run(
     columns: int = 6,
     **changed: Any,
 ) -> Path:
-    """A run with success rates by step, and rows (step, path KL, lam); `given` is what the
-    command line set.
+    """Write a run with success rates by step; return its folder.
+
+    `kl` are the lines (step, path KL, lam) of train.csv, and `given` is what the command line
+    set.
     """
     given = given or {}
     flags = FLAGS | changed | {"env_name": env_name, "seed": seed}
@@ -80,7 +82,7 @@ def write_run(
             "dual/kl_budget",
             "dual/lam",
         )
-        rows = [
+        lines = [
             (
                 step,
                 "offline",
@@ -91,13 +93,13 @@ def write_run(
             )
             for step, value, lam in kl
         ]
-        write_csv(folder / "train.csv", header, rows)
+        write_csv(folder / "train.csv", header, lines)
     return folder
 
 
-def write_csv(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
+def write_csv(path: Path, header: tuple[str, ...], lines: list[tuple]) -> None:
     with path.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+        csv.writer(file, lineterminator="\n").writerows([header, *lines])
 
 
 def write_table(
@@ -109,11 +111,10 @@ def write_table(
     logs: int,
     columns: int = 6,
 ) -> np.ndarray:
-    """A run of every method, task and seed -> success [methods, tasks, seeds] at the end, to
-    which it grows from 0 in a line.
+    """Write a run of every method, task and seed; return the final success [methods, tasks, seeds].
 
-    Of method m, task t and seed s it is level[m] + (t mod 5 - 2) / 50 + (s mod 4 - 1.5) / 50.
-    BC and QAM have no KL budget.
+    Success grows linearly from 0. For method m, task t and seed s it ends at
+    level[m] + (t mod 5 - 2) / 50 + (s mod 4 - 1.5) / 50. BC and QAM have no KL budget.
     """
     final = np.zeros((len(level), len(tasks), seeds))
     steps = [(k + 1) * 1_000_000 // logs for k in range(logs)]

@@ -1,4 +1,4 @@
-"""A terminal of a given width, and what is seen on it in the end."""
+"""A terminal of a given width, and the lines that it finally shows."""
 
 import contextlib
 import fcntl
@@ -12,9 +12,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def terminal(columns: int) -> Iterator[tuple[int, int]]:
-    """A pseudo terminal of 40 rows -> the file descriptors of its two ends: ours, the
-    program's.
-    """
+    """Open a pseudo terminal of 40 lines; yield the descriptors of our end and the program's."""
     ours, programs = pty.openpty()
     fcntl.ioctl(programs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     try:
@@ -28,27 +26,25 @@ def written(ours: int) -> str:
     """What has been written to a pseudo terminal so far."""
     os.set_blocking(ours, False)
     text = b""
-    with contextlib.suppress(OSError):  # nothing more
+    with contextlib.suppress(OSError):  # there is nothing more
         while part := os.read(ours, 65536):
             text += part
     return text.decode()
 
 
 def lines_on(text: str) -> list[str]:
-    """The lines that a terminal shows once the text is written, whatever it overwrote
-    meanwhile.
-    """
-    screen, row, column = [""], 0, 0
+    """The lines that a terminal shows once the text, which may overwrite itself, is written."""
+    screen, index, column = [""], 0, 0
     for token in re.findall(r"\x1b\[A|[\r\n]|[^\x1b\r\n]+", text):
         if token == "\x1b[A":
-            row -= 1
+            index -= 1
         elif token == "\n":
-            row += 1
-            screen += [""] * (row + 1 - len(screen))
+            index += 1
+            screen += [""] * (index + 1 - len(screen))
         elif token == "\r":
             column = 0
         else:
-            line = screen[row].ljust(column)
-            screen[row] = line[:column] + token + line[column + len(token) :]
+            line = screen[index].ljust(column)
+            screen[index] = line[:column] + token + line[column + len(token) :]
             column += len(token)
     return [line.rstrip() for line in screen]

@@ -1,4 +1,4 @@
-"""The memory of the processes that run the tests is bounded, and a session that exceeds it fails."""
+"""The memory of the processes that run the tests is bounded; a session beyond it fails."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The files in examples/ do what the README says of them."""
+"""The files in examples/ do what the README says about them."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def python(*words: str) -> str:
-    """What a command prints from the project's root, on one line."""
+    """Run a command in the project's root; return what it prints, on one line."""
     done = subprocess.run(
         [sys.executable, *words], capture_output=True, text=True, cwd=ROOT
     )
@@ -21,20 +21,20 @@ def python(*words: str) -> str:
 
 
 @pytest.mark.ci
-def test_an_environment_and_data_of_ones_own(tmp_path):
+def test_the_example_of_a_users_environment_and_data_trains(tmp_path):
     python("examples/own_environment.py", str(tmp_path / "reach.npz"))
-    told = python(
+    output = python(
         "main.py", "--env_name=examples.own_environment:Reach-v0", f"--dataset={tmp_path}/reach.npz", "--preset=smoke",
         f"--save_dir={tmp_path}/exp",
     )  # fmt: skip
     assert (
         "22,611 transitions in 1,000 trajectories, layout flat (it holds next_observations,"
-        " truncations)" in told
+        " truncations)" in output
     )
     assert (
-        "left out" not in told
-        and "cube-double" not in told
-        and "TRQAM paper" not in told
+        "left out" not in output
+        and "cube-double" not in output
+        and "TRQAM paper" not in output
     )
     (log,) = tmp_path.glob(
         "exp/smoke/examples.own_environment_Reach-v0/trqam_s0_*/eval.csv"

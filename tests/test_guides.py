@@ -1,4 +1,4 @@
-"""The commands of the README and of docs/, and the links between the pages."""
+"""The commands in the README and in docs/ work, and so do the links between the pages."""
 
 import re
 import shlex
@@ -42,7 +42,7 @@ def test_a_sweep_command_prints_its_jobs(command, tmp_path, capsys):
     assert "main.py" in capsys.readouterr().out
 
 
-def test_the_commands_are_found():
+def test_the_guides_have_commands_of_both_kinds():
     assert len(TRAININGS) >= 3 and SWEEPS
 
 

@@ -1,6 +1,4 @@
-"""Command lines, signals and surroundings that nobody means well with: one line, the exit code,
-and nothing left behind.
-"""
+"""Hostile command lines, signals and surroundings end in one line and the right exit code."""
 
 import os
 import pwd
@@ -73,7 +71,7 @@ LINES = {
 
 
 @pytest.mark.parametrize("what", LINES)
-def test_a_command_line_that_cannot_be_meant_is_one_line(what, capsys, monkeypatch):
+def test_an_invalid_command_line_is_refused_in_one_line(what, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     words, message = LINES[what]
     assert dry_run(*words) == 2
@@ -82,7 +80,7 @@ def test_a_command_line_that_cannot_be_meant_is_one_line(what, capsys, monkeypat
     assert err.startswith("error: ") and message in err
 
 
-def test_the_largest_seed_and_the_shortest_online_phase_are_taken():
+def test_the_largest_seed_and_the_shortest_online_phase_are_accepted():
     assert dry_run("--start_training=7", "--online_steps=8") == 0
     for first, count in ((LAST_SEED - 1, 2), (0, MAX_SEEDS)):
         words = [f"--env_name={TASK}", f"--seed={first}", f"--num_seeds={count}"]
@@ -90,8 +88,8 @@ def test_the_largest_seed_and_the_shortest_online_phase_are_taken():
         assert seeds == list(range(first, first + count))
 
 
-def test_a_presets_own_start_of_training_yields_to_fewer_online_steps(capsys):
-    """Of --preset=smoke it is 20, in 40 online steps."""
+def test_a_presets_start_of_training_is_lowered_for_fewer_online_steps(capsys):
+    """The start of --preset=smoke is step 20 of 40 online steps."""
     assert dry_run("--preset=smoke", "--online_steps=10") == 0
     assert re.search(r"start_training +5 ", capsys.readouterr().out)
     assert dry_run("--preset=smoke", "--online_steps=10", "--start_training=10") == 2
@@ -126,7 +124,9 @@ WORDS = (
 @example(words=["--agent.lr"])
 @example(words=["--flagfile="])
 @example(words=["--agent=\x00"])
-def test_any_command_line_is_a_run_or_one_line(words, capsys, monkeypatch):
+def test_any_command_line_plans_runs_or_is_refused_in_one_line(
+    words, capsys, monkeypatch
+):
     monkeypatch.chdir(ROOT)
     code = dry_run(*words, "--dry_run")
     out, err = capsys.readouterr()
@@ -153,9 +153,9 @@ SLOW = "print('ready', flush=True)\nimport time\ntry:\n    time.sleep(100)\nexce
     "at", ["the first import", "an agent file", "sweep", "rollout"]
 )
 def test_a_signal_while_a_program_starts_is_one_line(at, signum, code, tmp_path):
-    """Though what is being imported turns every exception into another one."""
+    """The module being imported turns every exception into another one."""
     command = ["main.py", f"--env_name={TASK}", "--dry_run"]
-    path = tmp_path / "absl" / "__init__.py"  # what every program imports first
+    path = tmp_path / "absl" / "__init__.py"  # every program imports it first
     if at == "an agent file":
         path = tmp_path / "slow.py"
         command.append(f"--agent={path}")
@@ -223,7 +223,7 @@ CALL = f"import main\nprint('code', main.main({['main.py', *TINY, '--eval_episod
 GUARD = 'if __name__ == "__main__":'
 
 
-def test_a_program_from_stdin_is_told_to_be_a_file(place):
+def test_a_program_from_stdin_is_asked_to_be_a_file(place):
     code, out, err = run_program("-", input=CALL)
     assert code == 0 and out.splitlines()[-1] == "code 2"
     (line,) = (
@@ -231,10 +231,10 @@ def test_a_program_from_stdin_is_told_to_be_a_file(place):
     )
     assert line.startswith("error: the program comes from <stdin>")
     assert line.endswith(f"save it as a file, with {GUARD} before what it does")
-    assert not (place / "exp").exists()  # before anything was trained
+    assert not (place / "exp").exists()  # nothing was trained
 
 
-def test_a_program_without_a_guard_is_told_so(place):
+def test_a_program_without_a_guard_is_reported(place):
     (place / "noguard.py").write_text(CALL)
     code, out, err = run_program("noguard.py")
     assert code == 0 and out.splitlines()[-1] == "code 2" and out.count("code ") == 1
@@ -246,13 +246,12 @@ def test_a_program_without_a_guard_is_told_so(place):
     assert line.endswith(f"write {GUARD} before what it does")
 
 
-def test_processes_are_spawned_from_a_program_that_is_no_file_and_needs_none(place):
-    """Of python -c and of a notebook, nothing is imported again."""
+def test_processes_can_be_spawned_from_a_program_that_is_no_file(place):
+    """Spawned processes import nothing again from python -c or from a notebook."""
     call = f"from envs.workers import EnvWorkers\nwith EnvWorkers({PROBE!r}, slots=1) as w:\n    print(w.reset([0], [0]).shape)"
     assert run_program("-c", call)[:2] == (0, "(1, 1)\n")
-    with EnvWorkers(
-        PROBE, slots=1
-    ) as workers:  # and of the program that runs the tests
+    # the same from the program that runs the tests
+    with EnvWorkers(PROBE, slots=1) as workers:
         assert workers.reset([0], [0]).shape == (1, 1)
 
 
@@ -310,10 +309,8 @@ def test_what_needs_a_home_says_so_in_one_line(homeless, capsys):
     "command, printed",
     [
         (["main.py", "--dry_run"], r"caf\xe9"),
-        (
-            ["scripts/sweep.py"],
-            "'--save_dir=café/\N{SNOWMAN}'",
-        ),  # a command has to be exact
+        # a printed command has to be exact
+        (["scripts/sweep.py"], "'--save_dir=café/\N{SNOWMAN}'"),
     ],
 )
 def test_a_terminal_that_lacks_a_character_gets_it_escaped(command, printed, tmp_path):

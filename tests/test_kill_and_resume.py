@@ -1,6 +1,4 @@
-"""Killed and resumed runs equal one left alone; and tests/kill_and_resume.py notices when
-something is wrong.
-"""
+"""Killed and resumed runs equal uninterrupted ones, and tests/kill_and_resume.py sees faults."""
 
 import json
 import os
@@ -13,26 +11,26 @@ import numpy as np
 import pytest
 
 from tests import kill_and_resume as script
-from tests.kill_and_resume import QUICK, WHOLE, Failure, Kill, Life, Report
+from tests.kill_and_resume import QUICK, THOROUGH, Failure, Kill, Life, Report
 from training.checkpoints import Checkpoints
 
 # ---------------------------------------------------------------- runs
 
 
 @pytest.mark.ci
-def test_three_kills(tmp_path):
-    # rows come more often than saves, or SIGTERM would have nothing left to save
+def test_a_run_with_three_kills_equals_an_uninterrupted_one(tmp_path):
+    # lines are logged more often than runs are saved, so that SIGTERM has something to save
     report = script.check(tmp_path, kills=3, which="mixed", work=QUICK._replace(log=4))
     assert report.differences == []
     assert (
         report.signals == {"SIGKILL": 2, "SIGTERM": 1} and report.seconds_to_term < 30
     )
-    assert report.rows == 6 + 61 + 3  # of the base, of the run, evaluations
+    assert report.rows == 6 + 61 + 3  # of the base, of the run, and evaluations
     assert report.arrays > 50 and report.replay_bytes > 200 * 4 * (29 + 8)
 
 
 @pytest.mark.slow
-def test_twenty_kills(tmp_path):
+def test_a_run_with_twenty_kills_equals_an_uninterrupted_one(tmp_path):
     report = script.check(tmp_path, kills=20, which="mixed")
     assert report.differences == []
     assert (
@@ -44,7 +42,7 @@ def test_twenty_kills(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_seeds(tmp_path):
+def test_killed_runs_of_two_seeds_equal_uninterrupted_ones(tmp_path):
     report = script.check(tmp_path, kills=4, work=QUICK._replace(num_seeds=2))
     assert report.differences == []
     assert report.rows == 2 * (2 + 14 + 3) and report.where.total() == 4
@@ -52,8 +50,8 @@ def test_two_seeds(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["trqam", "qam", "fql", "ifql"])
-def test_kills_of_runs_with_lql(tmp_path, agent):
-    """Every byte is the same, from the first phase to balanced batches of runs of chunks."""
+def test_killed_runs_with_lql_equal_uninterrupted_ones(tmp_path, agent):
+    """Every byte is the same, up to balanced batches of sequences of chunks."""
     flags = [
         f"--agent=agents/{agent}.py",
         "--agent.lql_points=4",
@@ -62,11 +60,11 @@ def test_kills_of_runs_with_lql(tmp_path, agent):
     work = QUICK._replace(log=4, more=tuple(flags))
     report = script.check(tmp_path, kills=3, which="mixed", work=work)
     assert report.differences == [] and report.signals.total() == 3
-    # of the base, offline, online from the first whole run of 20 steps on, evaluations
+    # of the base, offline, online once there is a sequence of 20 steps, and evaluations
     assert report.rows == 6 + 12 + 45 + 3
 
 
-# ------------------------------------------------------------ what it notices when it compares
+# ---------------------------------------------------------------- differences between runs
 
 RUN = "Debug/task/trqam_s0_12345678"
 
@@ -193,7 +191,7 @@ def test_equal_runs_have_no_difference_and_are_counted(run_folder, tmp_path):
     assert report.differences == ["there is no run to compare"]
 
 
-# ---------------------------------------------------------------- what it notices when it kills
+# ---------------------------------------------------------------- faults of killed processes
 
 
 def life_of(folder, program):
@@ -261,7 +259,7 @@ def test_a_process_that_misbehaves_is_noticed_and_ended(
 
 
 def test_sigterm_without_a_checkpoint_is_noticed(tmp_path):
-    """A row of step 8 and no checkpoint, and the exit code that says that all is well."""
+    """The program logs step 8 and ends with the right exit code, but stores no checkpoint."""
     program = f"""if True:
     import os, signal, time
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
@@ -277,7 +275,7 @@ def test_sigterm_without_a_checkpoint_is_noticed(tmp_path):
 
 
 def test_lost_work_is_noticed(tmp_path):
-    """A run that starts again from nothing at every start."""
+    """The program begins from nothing at every start."""
     program = f"""if True:
     import os, time
     folder = {str(tmp_path / RUN)!r}
@@ -293,7 +291,7 @@ def test_lost_work_is_noticed(tmp_path):
         match="trqam_s0_12345678 was at step 160 at least and went on from step 0",
     ):
         script.kill_and_resume(
-            lambda: life_of(tmp_path, program), kills, Report(), most_lost=56
+            lambda: life_of(tmp_path, program), kills, Report(), max_lost=56
         )
 
 
@@ -302,10 +300,10 @@ def test_processes_of_a_group_are_found():
 
 
 def test_the_plan_spreads_kills_over_phases_and_moments():
-    planned = script.plan(20, "mixed", WHOLE, np.random.default_rng(0))
+    planned = script.plan(20, "mixed", THOROUGH, np.random.default_rng(0))
     positions = [kill.position for kill in planned]
-    assert positions == sorted(positions) and 0 < positions[0] < 3 * WHOLE.bc
-    assert 0.8 * script.life(WHOLE) < positions[-1] < 0.95 * script.life(WHOLE)
+    assert positions == sorted(positions) and 0 < positions[0] < 3 * THOROUGH.bc
+    assert 0.8 * script.life(THOROUGH) < positions[-1] < 0.95 * script.life(THOROUGH)
     assert sum(kill.moment == "save" for kill in planned) >= 5
     assert {kill.moment for kill in planned} == set(script.MOMENTS)
     assert {kill.signal for kill in planned} == {signal.SIGKILL, signal.SIGTERM}

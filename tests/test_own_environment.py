@@ -33,7 +33,7 @@ STAND_INS = "tests.envs.stand_ins"
 
 @pytest.fixture(autouse=True)
 def data(tmp_path, monkeypatch):
-    """A data set, in the working directory."""
+    """A dataset in the working directory."""
     monkeypatch.chdir(tmp_path)
     write_dataset("tests.envs.stand_ins:Silent-v0", "data.npz", 60)
 
@@ -50,7 +50,7 @@ def only_run(name):
 
 
 @pytest.mark.ci
-def test_without_success_the_return_is_reported_and_decides(
+def test_without_success_the_return_is_reported_and_decides_which_is_best(
     monkeypatch, capsys, printed
 ):
     """Returns of -9, -1, -5, -7 and -3 at steps 0, 4, 8, 12 and 16."""
@@ -76,9 +76,9 @@ def test_without_success_the_return_is_reported_and_decides(
     assert Checkpoints(folder / "checkpoints").steps() == [4, 16]
 
     assert rollout.main(["rollout.py", str(folder), "--best", "--episodes=1"]) == 0
-    said, _, table = capsys.readouterr().out.partition("episode  ")
+    summary, _, table = capsys.readouterr().out.partition("episode  ")
     lines = table.splitlines()
-    assert said.startswith("trqam after 4 updates") and lines[1].split()[:2] == [
+    assert summary.startswith("trqam after 4 updates") and lines[1].split()[:2] == [
         "0",
         "-",
     ]
@@ -95,15 +95,15 @@ def test_without_success_the_return_is_reported_and_decides(
         "offline: return of runs that report no success" in out
         and "success in %" not in out
     )
-    rows = list(csv.DictReader(Path("report.csv").read_text().splitlines()))
+    entries = list(csv.DictReader(Path("report.csv").read_text().splitlines()))
     columns = ("kind", "return", "step", "success")
-    assert [[row[column] for column in columns] for row in rows] == [
+    assert [[entry[column] for column in columns] for entry in entries] == [
         ["return", "-3", "16", ""]
     ]
 
 
 @pytest.mark.ci
-def test_the_best_of_a_run_without_evaluations_is_said_to_be_the_newest(printed):
+def test_without_evaluations_the_newest_checkpoint_is_taken_for_the_best(printed):
     assert train("Silent", "--eval_episodes=0") == 0
     printed()
     assert (
@@ -119,9 +119,8 @@ def test_the_best_of_a_run_without_evaluations_is_said_to_be_the_newest(printed)
 def test_episodes_that_do_not_end_are_truncated_online_and_in_evaluations(
     monkeypatch, printed
 ):
-    monkeypatch.setattr(
-        "envs.ogbench.EPISODE_LIMIT", 5
-    )  # in this process: of the online phase
+    # in this process alone, so only the online phase has this limit
+    monkeypatch.setattr("envs.ogbench.EPISODE_LIMIT", 5)
     assert train("Endless", "--online_steps=12", "--eval_interval=0") == 0
     folder, found = only_run("Endless"), printed()
     assert {row["length"] for row in read_rows(folder / "eval.csv")} == {1000}
@@ -133,14 +132,13 @@ def test_episodes_that_do_not_end_are_truncated_online_and_in_evaluations(
         rows = np.fromfile(path, file.dtype)
     rows = rows[rows["starts"] == 1]
     assert rows["terminals"].tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0]
-    assert (
-        rows["masks"].tolist() == [1] * 12
-    )  # running out of time is no end of the task
+    # a time limit does not end the task
+    assert rows["masks"].tolist() == [1] * 12
 
 
 @pytest.mark.ci
 def test_a_fault_of_one_seeds_environment_leaves_the_others_alone(printed):
-    assert ONLINE_SEEDS == 1 << 20  # as the stand-in has it
+    assert ONLINE_SEEDS == 1 << 20  # the stand-in uses this number
     assert (
         train("Melting", "--online_steps=8", "--num_seeds=2", "--eval_interval=0") == 1
     )

@@ -65,7 +65,7 @@ def test_requirements_are_exact_and_hold_no_address(name):
 
 
 @pytest.mark.parametrize("name", PINNED)
-def test_no_forbidden_requirement(name):
+def test_no_forbidden_package_is_required(name):
     assert not FORBIDDEN & set(read_pins(name))
 
 
@@ -110,7 +110,7 @@ def test_ranges_keep_the_physics_and_python_of_the_published_tables():
     assert [minor for minor in range(9, 16) if f"3.{minor}.1" in supported] == [11, 12]
 
 
-def test_everything_pyproject_names_exists():
+def test_every_file_that_pyproject_names_exists():
     files = [*PROJECT["license-files"], PROJECT["readme"]]
     assert [name for name in files if not (ROOT / name).is_file()] == []
 
@@ -149,15 +149,13 @@ def write_program(path: Path, body: str) -> None:
 
 
 def fake_python(path: Path, minor: int) -> None:
-    """An interpreter that runs `-c CODE` and says it is Python 3.`minor`."""
+    """Write an interpreter that runs `-c CODE` and claims to be Python 3.`minor`."""
     pretend = f"import sys; sys.version_info = (3, {minor}, 0); exec(sys.argv[1])"
     write_program(path, f'exec "{sys.executable}" -c "{pretend}" "$2"')
 
 
 def make(*args: str, path: str) -> subprocess.CompletedProcess:
-    """Runs the project's Makefile as a new shell would: this test itself may run inside `make
-    test`.
-    """
+    """Run the project's Makefile as a new shell would; the test may itself run in `make test`."""
     outer = {
         "MAKEFLAGS",
         "MAKEOVERRIDES",
@@ -318,10 +316,8 @@ def test_jax_is_strict_under_test():
         jax.random.normal(key)
 
 
-def test_recorded_commands_and_results_name_no_place_of_a_machine():
-    """Whoever reads them has other folders: every path in results/ is relative, and none is a
-    temporary one.
-    """
+def test_recorded_commands_and_results_have_no_absolute_path():
+    """Readers have other folders, so every path in results/ is relative and none is temporary."""
     texts = {
         path: path.read_text()
         for path in (ROOT / "results").rglob("*")

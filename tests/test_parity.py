@@ -1,4 +1,4 @@
-"""tests/parity.py on the published numbers, and on files that it has to refuse."""
+"""tests/parity.py finds the published numbers here and refuses files with other ones."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ GOLDEN = Path(__file__).parent / "golden"
 @pytest.mark.parametrize(
     "name", ["trqam_chunk5", "trqam_nochunk_ln", "qam_chunk5", "sqam_chunk5"]
 )
-def test_published_numbers(name):
+def test_published_numbers_are_reproduced(name):
     worst, problems = parity.compare(GOLDEN / f"{name}.npz")
     assert problems == []
     assert {
@@ -64,7 +64,7 @@ def test_published_numbers(name):
         ("rlpd_chunk5", {"actor_loss", "bc_loss", "entropy", "params_after/actor"}),
     ],
 )
-def test_published_numbers_of_the_other_agents(name, quantities):
+def test_published_numbers_of_the_other_agents_are_reproduced(name, quantities):
     worst, problems = parity.compare(GOLDEN / f"{name}.npz")
     assert problems == []
     assert quantities | {"critic_loss", "q_mean", "params_after/critic"} <= set(worst)
@@ -92,7 +92,7 @@ def test_errors_of_parameters_are_absolute():
     ("agent", "own"),
     [("qam", set()), ("qsm", {"next_actions"}), ("dac", {"next_actions"})],
 )
-def test_states_have_a_tolerance_of_their_own(agent, own):
+def test_states_have_their_own_tolerance(agent, own):
     states = {"xs", "adjoints"} | own
     quantities = {"xs", "adjoints", "next_actions", "q_mean", "params_after/critic"}
     assert {
@@ -117,7 +117,7 @@ def test_the_agent_of_the_file_decides_what_a_state_is(tmp_path, monkeypatch):
     "path", sorted(GOLDEN.glob("*.npz")), ids=lambda path: path.stem
 )
 def test_one_percent_of_any_output_is_noticed(path):
-    """And of any parameter above 0.01: no output is so small that its change is tolerated."""
+    """The same holds for any parameter above 0.01: no output is so small that it escapes."""
     golden = parity.Golden(path)
     for u in range(golden.meta["n_updates"]):
         for name, value in golden.results(u).items():
@@ -130,7 +130,7 @@ def test_one_percent_of_any_output_is_noticed(path):
 
 
 def test_other_networks_are_noticed(tmp_path):
-    """LayerNorm in the editor makes another method of it, and so does an output too few."""
+    """The file has LayerNorm in the editor, which is another method, and lacks an output."""
 
     def change(arrays):
         arrays["params/editor/LayerNorm_0/scale"] = np.ones(24, np.float32)
@@ -187,7 +187,7 @@ def scale(name):
         ),
     ],
 )
-def test_wrong_file_is_noticed(tmp_path, capsys, change, message):
+def test_a_wrong_file_is_noticed(tmp_path, capsys, change, message):
     path = changed(tmp_path, change)
     assert parity.main([str(path)]) == 1
     assert message in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Runs on robomimic's data, trained without a simulator: settings, scaling, what they keep."""
+"""Runs on robomimic's data without a simulator: settings, scaling, and what a run stores."""
 
 import json
 import zipfile
@@ -46,7 +46,7 @@ def run_of(root):
 
 
 def raw_observations():
-    """Those of demo_1, as the file has them."""
+    """The observations of demo_1 as they are in the file."""
     arrays = demonstration(1, 2)
     keys = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object")
     return np.concatenate([arrays[f"obs/{key}"] for key in keys], axis=1)
@@ -55,7 +55,7 @@ def raw_observations():
 @pytest.mark.parametrize(
     ("task", "budget"), [(LIFT, 0.1), ("can-mh-low_dim", 0.1), ("square-mh-low_dim", None)]
 )  # fmt: skip
-def test_settings(task, budget):
+def test_settings_of_robomimics_tasks(task, budget):
     settings = resolved(f"--env_name={task}", "--agent=agents/trqam.py")
     agent = settings.agent
     assert agent.actor_hidden_dims == agent.value_hidden_dims == (512,) * 4
@@ -66,7 +66,7 @@ def test_settings(task, budget):
     assert (agent.kl_budget, source) == (budget or agent.kl_budget, domains.FIGURE if budget else "default")  # fmt: skip
 
 
-def test_other_datasets_take_the_nearest_and_say_so():
+def test_other_datasets_take_the_settings_of_the_nearest_and_say_so():
     found = domains.shared_settings("lift-ph-low_dim")["discount"]
     source = f"nearest domain {LIFT}: {domains.DEMONSTRATIONS}"
     assert found == Setting(0.995, source)
@@ -79,7 +79,7 @@ def test_configs_and_envs_agree_on_the_folder():
         assert domains.folder_flag_of_dataset(name) == folder_flag(name)
 
 
-def test_a_policy_takes_raw_observations_and_scales_them_as_the_data(root, tmp_path):
+def test_a_policy_takes_raw_observations_and_scales_them_like_the_data(root, tmp_path):
     data = load_dataset(LIFT, root / "data", environment=False)
     rows = data["rows"][3:5]  # demo_1
     raw = raw_observations()
@@ -112,7 +112,9 @@ def test_a_policy_takes_raw_observations_and_scales_them_as_the_data(root, tmp_p
     np.testing.assert_allclose(chunks, policy, atol=1e-6)
 
 
-def test_the_run_keeps_the_recipe_and_refuses_another(root, printed, monkeypatch):
+def test_a_run_keeps_its_recipe_and_refuses_another_recipe_or_dataset(
+    root, printed, monkeypatch
+):
     stored = json.loads((run_of(root) / "config.json").read_text())
     assert stored["environment"]["env_name"] == "Lift"
     assert stored["environment"]["env_kwargs"]["control_freq"] == 20
@@ -145,7 +147,9 @@ def test_a_missing_file_and_a_missing_simulator_end_in_one_line(
     assert f"error: --env_name={LIFT} needs robosuite: pip install" in printed().err
 
 
-def test_demonstrations_of_a_script_are_mentioned(tmp_path, printed):
+def test_a_run_mentions_that_its_demonstrations_are_those_of_a_script(
+    tmp_path, printed
+):
     path = write_file(tmp_path / "data" / "lift" / "mh" / "low_dim_v15.hdf5")
     with h5py.File(path, "a") as file:
         file["data"].attrs["collection"] = json.dumps({"behaviour": "script"})

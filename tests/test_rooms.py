@@ -1,4 +1,4 @@
-"""No folder imports from one above it, so that each can be read knowing only those below."""
+"""No folder imports from one above it, so each can be read knowing only those below."""
 
 import ast
 import re
@@ -40,7 +40,7 @@ def imported(source):
 
 
 def forbidden(room, source):
-    """The imports that a file of a room may not have."""
+    """The imports that a file in a room (one of our folders) must not have."""
     beyond = OURS - MAY_IMPORT[room] - {room}
     return sorted(
         set(imported(source)) & (beyond | (JAX if room in WITHOUT_JAX else set()))
@@ -68,15 +68,16 @@ def test_every_folder_with_code_is_known():
     assert folders - OURS == {"examples"}
 
 
-def test_the_guide_for_developers_tells_of_these_rooms_and_of_files_that_exist():
+def test_the_guide_for_developers_lists_these_rooms_and_names_files_that_exist():
     text = (ROOT / "docs" / "development.md").read_text()
-    rows = re.findall(r"^\| `(\w+)/` \| .* \| (.*) \|$", text, re.MULTILINE)
+    lines = re.findall(r"^\| `(\w+)/` \| .* \| (.*) \|$", text, re.MULTILINE)
     assert {
-        room: set(re.findall(r"`(\w+)`", others)) for room, others in rows
+        room: set(re.findall(r"`(\w+)`", others)) for room, others in lines
     } == MAY_IMPORT
     paths = re.findall(r"`((?:\w+/)+\w*(?:\.py)?)`", text)
     missing = {path for path in paths if not (ROOT / path).exists()}
-    assert missing == {"bc/"} and len(paths) > 20  # a folder of runs
+    # bc/ is a folder of runs
+    assert missing == {"bc/"} and len(paths) > 20
     files = [ROOT / "main.py", *ROOT.glob("*/*.py")]
     code = "".join(path.read_text() for path in files)
     names = {name.split(".")[-1] for name in re.findall(r"`(\w+\.\w+|\w+_\w+)`", text)}

@@ -36,7 +36,7 @@ def run(*flags):
 
 
 def unwrapped(text):
-    """Printed messages with each on one line."""
+    """Printed text with each message on one line."""
     return text.replace("\n  ", " ")
 
 
@@ -61,7 +61,7 @@ def only_run(exp):
 
 
 def lenient():
-    """The environment as a user has it, without the strictness that tests add."""
+    """A user's environment variables, without the strict settings of the tests."""
     return {
         name: value
         for name, value in os.environ.items()

@@ -1,10 +1,9 @@
-"""One update of TRQAM and its relatives written straight from the equations, every quantity
-computed where it stands.
+"""One update of TRQAM and its variants, written straight from the equations.
 
-The oracle of agents/trqam.py, for its numbers and for the work it saves: nothing here is
-shared, reused or batched beyond what the equations say. Of the agent under test it takes the
-state, the settings and the hooks that make QAM and the forks; everything else is written again,
-networks included.
+It is the oracle for the numbers of agents/trqam.py and for the work that it saves: each
+quantity is computed where an equation has it, and nothing is shared, reused or batched beyond
+what the equations say. From the agent under test it takes the state, the settings, and the
+hooks that define QAM and the forks. Everything else is written again, networks included.
 """
 
 import jax
@@ -17,7 +16,7 @@ from agents.trqam import TRQAM
 
 
 class MLP(nn.Module):
-    """gelu layers, each followed by LayerNorm where asked, and a linear output layer."""
+    """Layers with gelu, each followed by LayerNorm if `layer_norm`, and a linear output layer."""
 
     widths: tuple[int, ...]
     layer_norm: bool
@@ -32,7 +31,7 @@ class MLP(nn.Module):
 
 
 def network(params, *inputs):
-    """The MLP at concat(inputs), whose leading axes are broadcast to those of the last."""
+    """Apply the MLP to concat(inputs); leading axes are broadcast to those of the last input."""
     lead = inputs[-1].shape[:-1]
     x = jnp.concatenate(
         [jnp.broadcast_to(part, (*lead, part.shape[-1])) for part in inputs], axis=-1
@@ -46,13 +45,13 @@ def network(params, *inputs):
 
 
 def init(key, inputs, hidden_dims, outputs, layer_norm=True):
-    """Fresh parameters of such a network."""
+    """Return fresh parameters of such an MLP."""
     mlp = MLP((*hidden_dims, outputs), layer_norm)
     return mlp.init(key, jnp.zeros((1, inputs)))["params"]
 
 
 def field(params, s):
-    """The velocity (x, t) -> v(s, x, t) at fixed s."""
+    """Return the velocity v(s, x, t) at fixed s, as a function of x and t."""
     return lambda x, t: velocity(params, s, x, t)
 
 
@@ -65,7 +64,7 @@ def one_step_actions(params, s, z):
 
 
 def tanh_gaussian(params, inputs, noise):
-    """Actions and log-probabilities; the network gives mean and log-std."""
+    """Return actions and log-probabilities; the network returns mean and log-std."""
     halves = jnp.split(network(params, inputs), 2, axis=-1)
     return heads.squash(
         *(jnp.broadcast_to(half, noise.shape) for half in halves), noise
@@ -73,7 +72,7 @@ def tanh_gaussian(params, inputs, noise):
 
 
 def states(agent, batch, noise, fixed):
-    """What the agent's own loss reads along its rollout, by name."""
+    """Return the states and adjoints along the rollout that the agent's own loss reads."""
     policy, s = agent.params["policy"], batch["observations"]
     rollout, adjoints = agent.matching(policy, s, noise, fixed)
     return {"xs": rollout.xs, "x_final": rollout.x_final, "adjoints": adjoints}
@@ -84,21 +83,21 @@ def q_values(critic, s, a):
 
 
 def flow(params, s, x, flow_steps):
-    """x <- x + h v(s, x, t_k), clipped."""
+    """Return the end of the Euler steps x <- x + h v(s, x, t_k), clipped."""
     for k in range(flow_steps):
         x = x + velocity(params, s, x, k / flow_steps) / flow_steps
     return jnp.clip(x, -1, 1)
 
 
 def best_of_n(actions, q):
-    """Of actions [n, B, D] those with the highest mean of q [E, n, B]; [B, D]."""
+    """Return the actions [B, D], of [n, B, D], with the highest mean of q [E, n, B]."""
     return jnp.take_along_axis(
         actions, q.mean(axis=0).argmax(axis=0)[None, :, None], axis=0
     )[0]
 
 
 def act(agent, s, x0):
-    """Flow samples of the policy; the best of n by the mean of the online critic."""
+    """Return flow samples of the policy, the best of n by the mean of the online critic."""
     actions = flow(agent.params["policy"], s, x0, agent.config.flow_steps)
     if len(actions) == 1:
         return actions[0]
@@ -106,20 +105,20 @@ def act(agent, s, x0):
 
 
 def td_target(config, batch, q):
-    """R + gamma^H m (mean_e q - rho std_e q) [B], from the target critic's q [E, B]."""
+    """Return R + gamma^H m (mean_e q - rho std_e q) [B] for the target critic's q [E, B]."""
     pessimistic = q.mean(axis=0) - config.rho * q.std(axis=0)
     discount = config.discount**config.horizon_length
     return batch["rewards"][:, -1] + discount * batch["masks"][:, -1] * pessimistic
 
 
 def flat_actions(config, batch):
-    """The chunk, or its first action without chunking; [B, D]."""
+    """Return the chunk, or without chunking its first action, as [B, D]."""
     chunk = batch["actions"] if config.action_chunking else batch["actions"][:, :1]
     return chunk.reshape(len(chunk), -1)
 
 
 def shared_losses(params, config, batch, noise, q, target):
-    """critic_loss of q [E, B] and flow_loss, and their metrics."""
+    """Return critic_loss of q [E, B] plus flow_loss, and their metrics."""
     s, a, valid = (
         batch["observations"],
         flat_actions(config, batch),
@@ -138,7 +137,7 @@ def shared_losses(params, config, batch, noise, q, target):
 
 
 def fixed_quantities(agent, batch, noise):
-    """What the losses treat as constant."""
+    """Return the quantities that the losses treat as constant."""
     config, s, s_next = (
         agent.config,
         batch["observations"],
@@ -175,7 +174,7 @@ def fixed_quantities(agent, batch, noise):
             lambda x, t=t: 2 * velocity(base, s, x, t) - x / t, xs[k]
         )
         lean = adjoint + h * transpose(adjoint)[0]
-        # what remains where the velocity is flat
+        # The scalar adjoint is the lean one of a velocity that does not depend on x.
         adjoint = lean if lean_adjoints else adjoint * k / (k + 1)
         adjoints.append(adjoint)
     return {
@@ -188,7 +187,7 @@ def fixed_quantities(agent, batch, noise):
 
 
 def loss(params, agent, batch, noise, fixed):
-    """critic_loss + flow_loss + adj_loss, and the metrics."""
+    """Return critic_loss + flow_loss + adj_loss, and the metrics."""
     config, s = agent.config, batch["observations"]
     q = q_values(params["critic"], s, flat_actions(config, batch))
     shared, metrics = shared_losses(params, config, batch, noise, q, fixed["td_target"])
@@ -218,7 +217,7 @@ def loss(params, agent, batch, noise, fixed):
 def update_with_noise(
     agent, batch, noise, fixed_quantities=fixed_quantities, loss=loss
 ):
-    """One update, by default TRQAM's or QAM's: the next agent, metrics and constants."""
+    """Do one update, by default TRQAM's or QAM's; return the next agent, metrics and constants."""
     fixed = fixed_quantities(agent, batch, noise)
     grads, metrics = jax.grad(loss, has_aux=True)(
         agent.params, agent, batch, noise, fixed

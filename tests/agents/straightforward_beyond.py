@@ -1,5 +1,6 @@
-"""RQL, QGF, QPILOTS-U and LQL's critic loss straight from the equations, as in
-straightforward_rows.py; every sum of LQL is a loop.
+"""RQL, QGF, QPILOTS-U and LQL's critic loss, written straight from the equations.
+
+Losses and constants are as in straightforward_rows.py. Every sum of LQL is a loop.
 """
 
 import functools
@@ -69,7 +70,7 @@ def rql_loss(params, agent, batch, noise, fixed):
 
 
 def rql_update(agent, batch, noise):
-    """The flow's average is slower than the critic's."""
+    """Do one update; the flow's moving average is slower than the critic's."""
     with_noise = straightforward.update_with_noise
     after, *rest = with_noise(agent, batch, noise, rql_constants, rql_loss)
     stays = agent.config.policy_ema
@@ -85,7 +86,7 @@ def rql_update(agent, batch, noise):
 
 
 def slope(q, x, path, v):
-    """dq/dx by forward differentiation; v is a function of x."""
+    """Return dq/dx by forward differentiation; x is a pair (x, t), v a function of x and t."""
 
     def end(x, t):
         return x + (1 - t) * v(x, t)
@@ -107,7 +108,7 @@ def slope(q, x, path, v):
 
 
 def steered(agent, base, q, path, s, x, push):
-    """A sample [B, D] from x [B, D], clipped."""
+    """Return a sample [B, D] of the steered flow from x [B, D], clipped."""
     k = agent.config.flow_steps
     v = functools.partial(velocity, base, s)
     for i in range(k):
@@ -118,16 +119,16 @@ def steered(agent, base, q, path, s, x, push):
 
 
 def qgf_act(agent, s, x0):
-    """The best by the target critic of samples [n, B, D]."""
+    """Return the best of n steered samples by the target critic."""
     config, critic = agent.config, agent.target_params["critic"]
-    worst = (
+    aggregate = (
         (lambda q: q.min(axis=0))
         if config.q_agg == "min"
         else (lambda q: q.mean(axis=0))
     )
 
     def q(a):
-        return worst(q_values(critic, s, a))
+        return aggregate(q_values(critic, s, a))
 
     def push(v, g, t):
         return config.guidance_weight * g
@@ -230,21 +231,27 @@ UPDATES = {
 # ------------------------------------------------------------------------------------------ LQL
 
 
-def run_losses(q, y, v, rewards, ends, horizon, discount):
-    """The three losses of runs and how many terms each has: q [E, B, n], y, v [B, n], raw rows
-    [B, L]; one term after the other, in float64.
+def sequence_losses(q, y, v, rewards, ends, horizon, discount):
+    """Return LQL's three losses of sequences and the number of terms in each, in float64.
+
+    Args:
+        q: [E, B, n].
+        y, v: [B, n].
+        rewards, ends: of the raw rows [B, L].
+        horizon: H.
+        discount: gamma.
     """
     q, y, v, rewards, ends = (
         np.asarray(x, np.float64) for x in (q, y, v, rewards, ends)
     )
-    members, runs, points = q.shape
+    members, sequences, points = q.shape
     gap = rewards.shape[1] // points
     found = {"td": [], "lower": [], "upper": []}
 
     def total(b, i, j):
         return sum(discount ** (row - i) * rewards[b, row] for row in range(i, j))
 
-    for b in range(runs):
+    for b in range(sequences):
         for k in range(points):
             o_k = k * gap
             if ends[b, o_k : o_k + horizon - 1].any():

@@ -1,7 +1,8 @@
-"""The other rows of the table straight from the equations; straightforward.py has TRQAM and QAM.
+"""The updates of the table's other methods, written straight from the equations.
 
-An agent file's update is a pair (constants of the losses, loss) under its name. Q in an actor's
-loss reads the agent's parameters, not the differentiated ones: it is constant.
+straightforward.py has TRQAM and QAM. LOSSES holds, under the name of an agent file, a function
+that returns the constants of the loss, and the loss. Q in an actor's loss reads the agent's
+parameters, not the differentiated ones, so it is constant.
 """
 
 import functools
@@ -25,7 +26,10 @@ from tests.agents.straightforward import (
 
 
 def tanh_gaussian(params, inputs, n):
-    """tanh u and its log-density, u = mean + std n: that of u over the slope 1 / cosh^2 u."""
+    """Return tanh u for u = mean + std n, and its log-density.
+
+    The density is that of u over the slope 1 / cosh^2 u.
+    """
     mean, log_std = jnp.split(network(params, inputs), 2, axis=-1)
     std = jnp.exp(jnp.clip(log_std, -20, 2))
     u = mean + std * n
@@ -34,7 +38,7 @@ def tanh_gaussian(params, inputs, n):
 
 
 def entropy_losses(params, agent, log_probs):
-    """alpha mean log p, alpha constant; alpha (H - H_target), H constant; the metrics."""
+    """Return alpha mean log p at constant alpha, alpha (H - H_target) at constant H, metrics."""
     alpha, entropy = jnp.exp(params["temperature"]["log_alpha"]), -log_probs.mean()
     entropy_loss = -jnp.exp(agent.params["temperature"]["log_alpha"]) * entropy
     alpha_loss = alpha * (jax.lax.stop_gradient(entropy) + 0.5 * agent.flat_action_dim)
@@ -51,7 +55,7 @@ def entropy_losses(params, agent, log_probs):
 
 
 def backup(agent, batch, actions):
-    """The best of actions [n, B, D] at s', and the critic target they give."""
+    """Return the best of actions [n, B, D] at s', and the critic target that follows."""
     s_next = batch["next_observations"][:, -1]
     best = best_of_n(actions, q_values(agent.params["critic"], s_next, actions))
     next_q = q_values(agent.target_params["critic"], s_next, best)
@@ -62,7 +66,7 @@ def backup(agent, batch, actions):
 
 
 def edit(editor, config, s, actions, n):
-    """clip(a_f + edit_scale e) and log p(e)."""
+    """Return clip(a_f + edit_scale e) and log p(e)."""
     edits, log_probs = tanh_gaussian(editor, jnp.concatenate([s, actions], axis=-1), n)
     return jnp.clip(actions + config.edit_scale * edits, -1, 1), log_probs
 
@@ -167,13 +171,13 @@ def dsrl_loss(params, agent, batch, noise, fixed):
 
 
 def timed_q(critic, s, x, t):
-    """Q_e(s, x, t) [E, ...]."""
+    """Return Q_e(s, x, t) [E, ...]."""
     time = jnp.broadcast_to(t, (*x.shape[:-1], 1))
     return jax.vmap(lambda member: network(member, s, x, time)[..., 0])(critic)
 
 
 def guided(agent, s, x):
-    """A sample [B, D] of the guided flow from x [B, D]."""
+    """Return a sample [B, D] of the guided flow from x [B, D]."""
     config, critic = agent.config, agent.params["critic"]
     for k in range(config.flow_steps):
         t = k / config.flow_steps
@@ -233,7 +237,7 @@ def base_flow(params, agent, s, x0):
 
 
 def base_constants(agent, batch, noise):
-    """Of a method whose base acts."""
+    """Return the constants of a method whose base acts."""
     s_next = batch["next_observations"][:, -1]
     actions = [
         base_flow(agent.params, agent, s_next, x0) for x0 in noise["next_action"]
@@ -242,7 +246,7 @@ def base_constants(agent, batch, noise):
 
 
 def shared(params, agent, batch, noise, fixed):
-    """critic_loss and flow_loss, one by one, and their metrics."""
+    """Return critic_loss, flow_loss and their metrics."""
     config = agent.config
     q = q_values(params["critic"], batch["observations"], flat_actions(config, batch))
     _, metrics = shared_losses(params, config, batch, noise, q, fixed["td_target"])
@@ -346,7 +350,10 @@ def fawac_loss(params, agent, batch, noise, fixed):
 
 
 def mish_mlp(params, layer_norm, *inputs):
-    """Dense layers on concat(inputs); mish, then LayerNorm where asked, after all but the last."""
+    """Apply dense layers to concat(inputs).
+
+    Mish, then LayerNorm if `layer_norm`, follows all but the last layer.
+    """
     lead = inputs[0].shape[:-1]
     x = jnp.concatenate(
         [jnp.broadcast_to(i, (*lead, i.shape[-1])) for i in inputs], axis=-1
@@ -369,7 +376,7 @@ def mish_mlp(params, layer_norm, *inputs):
 
 
 def eps(params, agent, s, x, t):
-    """eps(s, x, t) [B, D] at integers t [B]."""
+    """Return eps(s, x, t) [B, D] at integers t [B]."""
     angles = 2 * jnp.pi * t[:, None] * params["time_features"]["kernel"].T
     features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
     code = mish_mlp(params["time_encoder"], False, features)
@@ -377,7 +384,7 @@ def eps(params, agent, s, x, t):
 
 
 def beta_of(config, i):
-    """beta_i of the schedule, for i = 0..T."""
+    """Return beta_i of the schedule, for i = 0..T."""
     steps = config.diffusion_steps
     if i == 0:
         return 0.0
@@ -392,12 +399,12 @@ def beta_of(config, i):
 
 
 def kept_until(config, t):
-    """abar_t."""
+    """Return abar_t."""
     return math.prod(1 - beta_of(config, i) for i in range(1, t + 1))
 
 
 def denoised(agent, s, x, zs):
-    """A sample [B, D] from x [B, D] and zs [T, B, D]."""
+    """Return a sample [B, D] from x [B, D] and zs [T, B, D]."""
     config = agent.config
     for t, z in zip(range(config.diffusion_steps, 0, -1), zs, strict=True):
         beta, kept, before = (
@@ -494,7 +501,7 @@ def rebrac_loss(params, agent, batch, noise, fixed):
 
 
 def rebrac_update(agent, batch, noise):
-    """Targets move in every actor_freq-th update alone."""
+    """Do one update; the targets move only in every actor_freq-th."""
     with_noise = straightforward.update_with_noise
     after, *rest = with_noise(agent, batch, noise, rebrac_constants, rebrac_loss)
     moves = after.step % agent.config.actor_freq == 0
@@ -540,7 +547,7 @@ def rlpd_loss(params, agent, batch, noise, fixed):
     }
 
 
-ROWS = {
+LOSSES = {
     "fedit": (fedit_constants, fedit_loss),
     "fbrac": (base_constants, fbrac_loss),
     "bam": (bam_constants, bam_loss),
@@ -556,9 +563,9 @@ ROWS = {
 
 
 def update(name):
-    """The function update_with_noise(agent, batch, noise) of the agent file of this name."""
+    """Return the function update_with_noise(agent, batch, noise) for this agent file."""
     if name == "rebrac":
         return rebrac_update
-    constants, loss = ROWS[name]
+    constants, loss = LOSSES[name]
     with_noise = straightforward.update_with_noise
     return lambda agent, batch, noise: with_noise(agent, batch, noise, constants, loss)

@@ -1,4 +1,4 @@
-"""What all agents share: targets, averages, optimiser, acting."""
+"""The code that all agents share: targets, moving averages, optimiser, cloned base and acting."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def test_td_target_by_hand():
 
 
 @pytest.mark.ci
-def test_rows_behind_a_trajectorys_end_do_not_count():
+def test_a_chunk_past_the_end_of_a_trajectory_does_not_count():
     agent, batch = tiny(trqam), random_batch()
     batch["valid"] = batch["valid"].at[0, -1].set(0.0)
     changed = batch | {
@@ -51,7 +51,7 @@ def test_rows_behind_a_trajectorys_end_do_not_count():
 @pytest.mark.ci
 def test_averages_move_towards_the_parameters_from_before_the_step():
     agent = tiny(trqam, tau=0.25)
-    # now parameters and averages differ
+    # After this update, parameters and averages differ.
     agent, _ = agent.update(random_batch(), jax.random.key(0))
     after, _ = agent.update(random_batch(1), jax.random.key(1))
     for name in ("critic", "base"):
@@ -67,7 +67,7 @@ def test_averages_move_towards_the_parameters_from_before_the_step():
         )
 
 
-def test_optimiser_holds_no_target_and_bc_no_critic():
+def test_the_optimiser_has_no_targets_and_bc_has_no_critic():
     moments = tiny(trqam).opt_state[1][0].mu
     assert set(moments) == {"critic", "policy", "base"}
     assert set(tiny(bc).opt_state[0].mu) == {"base"}
@@ -75,17 +75,18 @@ def test_optimiser_holds_no_target_and_bc_no_critic():
 
 @pytest.mark.ci
 def test_one_global_clip_over_all_networks():
-    """With a huge reward the clipped gradient has norm 1 over all networks together."""
+    """With huge rewards the clipped gradient has norm 1 over all networks together."""
     agent, batch = tiny(trqam), random_batch()
     batch["rewards"] = batch["rewards"] * 1e4
     after, metrics = agent.update(batch, jax.random.key(0))
     assert metrics["grad_norm"] > 100.0
-    mu = after.opt_state[1][0].mu  # (1 - b1) times the clipped gradient
+    # The first moment is (1 - b1) times the clipped gradient.
+    mu = after.opt_state[1][0].mu
     norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(mu))) / 0.1
     np.testing.assert_allclose(norm, 1.0, rtol=1e-4)
 
 
-def test_best_of_n_takes_the_highest_mean_q_and_one_sample_calls_no_critic():
+def test_best_of_n_takes_the_highest_mean_q_and_one_sample_needs_no_critic():
     agent = tiny(trqam, best_of_n=4)
     s, x0 = (
         random_batch()["observations"],
@@ -106,8 +107,8 @@ def test_best_of_n_takes_the_highest_mean_q_and_one_sample_calls_no_critic():
     assert jnp.isfinite(poisoned.act(s, x0[:1])).all()
 
 
-def test_pretrained_base_acts_and_is_what_every_actor_starts_from():
-    """Evaluating a base samples the base, and fine-tuning begins at exactly that policy."""
+def test_pretrained_base_acts_and_fine_tuning_starts_from_it():
+    """The evaluation of a base samples the base, and fine-tuning starts from the same policy."""
     base = tiny(bc)
     base, _ = base.update(random_batch(), jax.random.key(0))
     tuned = tiny(trqam).with_base(base.params["base"])
@@ -138,7 +139,7 @@ def test_euler_converges_at_first_order():
 
 
 def test_flow_matching_loss_by_hand():
-    """A zero field leaves the squared target (a - x0)^2; rows are weighted by valid."""
+    """The loss of a zero field is the mean of (a - x0)^2, weighted by `valid`."""
     actions, x0 = (
         jnp.array([[1.0, 0.0], [0.0, 0.0]]),
         jnp.array([[0.0, 2.0], [5.0, 5.0]]),
@@ -153,7 +154,7 @@ def test_flow_matching_loss_by_hand():
     np.testing.assert_allclose(loss, (1 + 4) / 2 / 2)
 
 
-def test_without_chunking_the_first_action_counts():
+def test_without_chunking_only_the_first_action_counts():
     agent = tiny(trqam, action_chunking=False)
     assert agent.flat_action_dim == A
     np.testing.assert_array_equal(
@@ -169,8 +170,8 @@ def test_without_chunking_the_first_action_counts():
 
 @pytest.mark.ci
 @pytest.mark.parametrize("module", [rebrac, rlpd, bam])
-def test_a_single_critic_differs_from_nothing_and_breaks_no_gradient(module):
-    """The deviation of equal numbers has a gradient of 0, where sqrt alone would have none."""
+def test_a_single_critic_has_finite_gradients(module):
+    """The standard deviation of one number has gradient 0; sqrt alone would make it NaN."""
     agent, batch = tiny(module, num_qs=1, rho=0.5), random_batch()
     after, metrics = agent.update(batch, jax.random.key(0))
     assert all(np.isfinite(value) for value in metrics.values())
@@ -178,11 +179,10 @@ def test_a_single_critic_differs_from_nothing_and_breaks_no_gradient(module):
 
 
 @pytest.mark.ci
-def test_rebrac_holds_its_targets_back_and_not_its_actor():
+def test_rebrac_delays_its_targets_and_not_its_actor():
     agent = tiny(rebrac, actor_freq=3)
-    agent, _ = agent.update(
-        random_batch(9), jax.random.key(9)
-    )  # networks leave their targets
+    # After this update, parameters and averages differ.
+    agent, _ = agent.update(random_batch(9), jax.random.key(9))
     agent, moved = agent.replace(step=jnp.zeros((), jnp.int32)), []
     for u in range(4):
         after, _ = agent.update(random_batch(u), jax.random.key(u))

@@ -1,5 +1,7 @@
-"""RQL, QGF and QPILOTS-U against updates written straight from the equations, and against the
-numbers of published code; QPILOTS-U has none.
+"""RQL, QGF and QPILOTS-U against updates written straight from the equations, and golden files.
+
+LQL has golden files here too. All of them are of published code, except that of QPILOTS-U,
+which has none.
 """
 
 import importlib
@@ -31,7 +33,7 @@ CASES = {
 
 
 def ended_batch(seed):
-    """A batch with an ended and an invalid row."""
+    """Return a batch with a chunk that succeeds and two that reach past the end of a trajectory."""
     batch = random_batch(seed)
     batch["masks"] = batch["masks"].at[1].set(0.0)
     batch["valid"] = batch["valid"].at[0, 1:].set(0.0).at[4, 2:].set(0.0)
@@ -115,7 +117,7 @@ def test_qgf_acts_by_the_equations(path, q_agg):
         ),
     ],
 )
-def test_published_numbers(name, quantities):
+def test_updates_give_the_numbers_of_the_golden_files(name, quantities):
     worst, problems = parity.compare(GOLDEN / f"{name}.npz")
     assert problems == []
     assert quantities <= set(worst)
@@ -132,7 +134,7 @@ def test_published_numbers(name, quantities):
         ("lql_steps", "update1/batch/rewards"),
     ],
 )
-def test_a_changed_copy_is_noticed(tmp_path, name, array):
+def test_a_changed_golden_file_is_noticed(tmp_path, name, array):
     _, problems = parity.compare(changed(tmp_path, scale(array), name))
     assert problems and all("error" in problem for problem in problems)
 
@@ -147,8 +149,8 @@ def test_a_constant_velocity_is_reversed_exactly():
     np.testing.assert_allclose(x, a - d * c, atol=1e-6)
 
 
-def test_reversing_reads_the_time_that_is_left():
-    """v = t: the sum over k of (d / K) (1 - k d / K)."""
+def test_each_reversed_step_reads_its_own_time():
+    """With v = t the action moves back by the sum over k of (d / K) (1 - k d / K)."""
     d, steps = jnp.array([[0.4], [1.0]]), 5
     x = rql.reverse(
         lambda x, t: jnp.broadcast_to(t, x.shape), jnp.zeros((2, 1)), d, steps
@@ -159,7 +161,7 @@ def test_reversing_reads_the_time_that_is_left():
 
 
 def test_without_reversal_the_critic_loss_is_half_the_squared_error():
-    """d = 0 and expectile 0.5: half of CGQL's, whose critic reads a time too."""
+    """With d = 0 and expectile 0.5 it is half of CGQL's loss, whose critic reads a time too."""
     agent, batch = diverse(tiny(rql)), ended_batch(0)
     noise = agent.draw_noise(jax.random.key(0), B) | {"reverse_t": jnp.zeros((B, 1))}
     fixed = agent.fixed_quantities(batch, noise)
@@ -177,8 +179,8 @@ def test_without_reversal_the_critic_loss_is_half_the_squared_error():
     np.testing.assert_allclose(other[0], squared, rtol=1e-5)
 
 
-def test_an_invalid_row_still_clones_its_first_steps():
-    """With the critic's terms gone, the gradient is that of the valid steps alone."""
+def test_an_invalid_chunk_still_clones_its_valid_steps():
+    """The flow loss depends on the valid steps alone; critic and actor loss are 0."""
     agent, batch = diverse(tiny(rql, alpha=1.0)), random_batch()
     batch["valid"] = jnp.zeros_like(batch["valid"]).at[:, 0].set(1.0)
     noise = agent.draw_noise(jax.random.key(0), B)
@@ -211,13 +213,13 @@ def test_half_of_the_reversals_are_on_the_grid():
 
 
 @pytest.mark.ci
-def test_times_of_the_grid_stay():
+def test_times_on_the_grid_do_not_change():
     for steps in range(1, 40):
         times = jnp.arange(steps + 1, dtype=jnp.float32) / steps
         np.testing.assert_array_equal(on_grid(times, steps), times)
 
 
-def test_rql_acts_with_the_average_and_starts_from_no_clone():
+def test_rql_acts_with_the_moving_average_and_has_no_cloning_phase():
     agent, s = diverse(tiny(rql)), random_batch()["observations"]
     x0 = jax.random.normal(jax.random.key(0), (1, B, D))
     online = agent.replace(
@@ -230,7 +232,7 @@ def test_rql_acts_with_the_average_and_starts_from_no_clone():
 # ----------------------------------------------------------------------------------- steering
 
 
-def test_the_scale_of_q_changes_nothing_in_qpilots():
+def test_qpilots_does_not_depend_on_the_scale_of_q():
     agent, s = diverse(tiny(qpilots, alpha=0.5)), random_batch()["observations"]
     x0 = jax.random.normal(jax.random.key(0), (1, B, D))
     critic = agent.target_params["critic"]
@@ -254,8 +256,8 @@ def test_the_first_step_of_qpilots_is_not_steered():
 
 
 @pytest.mark.ci
-def test_a_flow_that_ends_outside_gets_no_exact_gradient():
-    """And a straight one: the clip is all that differs."""
+def test_a_clipped_action_has_no_exact_gradient_but_a_straight_through_one():
+    """The two settings differ only in the gradient of the clip."""
     s, x0 = random_batch()["observations"], 9.0 * jnp.ones((1, B, D))
     acted = {}
     for clip in ("exact", "straight_through"):
@@ -268,7 +270,7 @@ def test_a_flow_that_ends_outside_gets_no_exact_gradient():
 
 @pytest.mark.ci
 def test_qpilots_trains_as_fql_without_its_actor():
-    """Its losses are those of critic and clone; the backup's action is steered."""
+    """Its losses are those of critic and clone; the action in the backup is steered."""
     agent, batch = diverse(tiny(qpilots)), random_batch()
     noise = agent.draw_noise(jax.random.key(0), B)
     fixed = agent.fixed_quantities(batch, noise)

@@ -1,4 +1,4 @@
-"""agents/cgql.py: guidance where the answer is known, Linex, and the critic that reads a time."""
+"""agents/cgql.py: guidance with a known result, Linex, and the critic that reads a time."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,9 @@ from tests.agents.test_trqam import OBS, B, D, random_batch, tiny
 
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
 def test_guidance_is_the_velocity_of_the_flow_with_that_score(t):
-    """To N(m, s^2) from N(0, 1): score -(x - t m) / var, velocity m + (t s^2 - (1 - t)) (x - t
-    m) / var.
+    """From N(0, 1) to N(m, s^2) the score is -(x - t m) / var.
+
+    The velocity is m + (t s^2 - (1 - t)) (x - t m) / var.
     """
     m, s, x = 0.6, 0.4, jnp.linspace(-2, 2, 9)[:, None]
     var = (1 - t) ** 2 + (t * s) ** 2
@@ -37,11 +38,12 @@ def test_the_first_step_is_not_guided():
 @pytest.mark.ci
 @pytest.mark.parametrize("mode", ["simple", "mse", "linex"])
 def test_two_steps_by_hand(mode):
-    """K = 2: x1 = x0 + v(x0, 0) / 2; x2 = x1 + (v(x1, 1/2) + 2 c (x1 + inv_temp grad mean_e
-    Q(s, x1, .) / 2)) / 2.
+    """With K = 2, x1 = x0 + v(x0, 0) / 2.
+
+    x2 = x1 + (v(x1, 1/2) + 2 c (x1 + inv_temp grad mean_e Q(s, x1, .) / 2)) / 2
     """
     agent = tiny(cgql, mode=mode, flow_steps=2, guidance_coef=0.3, inv_temp=5.0)
-    # now parameters and averages differ
+    # After this update, parameters and averages differ.
     agent, _ = agent.update(random_batch(), jax.random.key(0))
     s, x0 = random_batch()["observations"], jax.random.normal(jax.random.key(1), (B, D))
     velocity = field(agent.target_params["base"], s)
@@ -67,8 +69,9 @@ def test_two_steps_by_hand(mode):
     [(0.0, 2.0 * (1 - np.exp(0.6))), (1.0, 2.0 * (1 - np.exp(-1.4))), (-9.0, -2.0)],
 )
 def test_slope_of_linex(q, slope):
-    """inv_temp (1 - exp(d)) below the clip, -inv_temp above; both against finite differences.
-    Here d = 2 (0.3 - q).
+    """The slope is inv_temp (1 - exp(d)) below the clip and -inv_temp above it, d = 2 (0.3 - q).
+
+    Finite differences agree.
     """
     with jax.enable_x64(True):
         loss = lambda q: cgql.linex_loss(q, 0.3, 2.0, 5.0)  # noqa: E731
@@ -78,7 +81,7 @@ def test_slope_of_linex(q, slope):
         )
 
 
-def test_linex_is_finite_where_the_exponential_is_not():
+def test_linex_is_finite_where_the_exponential_overflows():
     value, slope = jax.value_and_grad(cgql.linex_loss)(-1e3, 0.0, 10.0, 5.0)
     assert (value, slope) == (1e4, -10.0)
 
@@ -93,7 +96,7 @@ def test_linex_is_least_at_the_log_mean_exponential():
 @pytest.mark.ci
 @pytest.mark.parametrize("mode", ["mse", "linex"])
 def test_noisy_loss_by_hand(mode):
-    """At x_t, against the target critic at the clean action, by row weighted with `valid`."""
+    """The critic at x_t learns the target critic at the clean action, weighted by `valid`."""
     agent, batch = tiny(cgql, mode=mode, noisy_coef=0.7, inv_temp=0.5), random_batch()
     agent, _ = agent.update(batch, jax.random.key(0))
     batch["valid"] = batch["valid"].at[0, -1].set(0.0)
@@ -110,7 +113,8 @@ def test_noisy_loss_by_hand(mode):
         agent.target_params["critic"], s, jnp.concatenate([a, jnp.ones((B, 1))], axis=1)
     )
     terms = (q - target) ** 2 if mode == "mse" else jnp.exp((target - q) / 2) + q / 2
-    assert ((target - q) / 2).max() < 5.0  # where the exponential is
+    # Below the clip, where Linex is exponential.
+    assert ((target - q) / 2).max() < 5.0
     fixed = agent.fixed_quantities(batch, noise)
     total, metrics = agent.loss(agent.params, batch, noise, fixed)
     np.testing.assert_allclose(
@@ -127,11 +131,10 @@ def test_noisy_loss_by_hand(mode):
 @pytest.mark.ci
 @pytest.mark.parametrize("mode", ["simple", "mse", "linex"])
 def test_without_inv_temp_the_base_acts_alone(mode):
-    """Not even the x / t part of the guidance is left."""
+    """The x / t part of the guidance vanishes too."""
     agent = tiny(cgql, mode=mode, inv_temp=0.0, guidance_coef=0.3, tau=0.5)
-    agent, _ = agent.update(
-        random_batch(), jax.random.key(0)
-    )  # parameters and averages differ
+    # After this update, parameters and averages differ.
+    agent, _ = agent.update(random_batch(), jax.random.key(0))
     s, x0 = (
         random_batch()["observations"],
         jax.random.normal(jax.random.key(1), (2, B, D)),
@@ -142,7 +145,7 @@ def test_without_inv_temp_the_base_acts_alone(mode):
 
 
 @pytest.mark.ci
-def test_simple_mode_trains_the_critic_at_clean_actions_alone():
+def test_simple_mode_trains_the_critic_at_clean_actions_only():
     agent = tiny(cgql, mode="simple")
     assert set(agent.draw_noise(jax.random.key(0), B)) == {
         "next_action",

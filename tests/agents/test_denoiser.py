@@ -1,4 +1,4 @@
-"""agents/denoiser.py: the noise of its steps, its draws, and invalid rows."""
+"""agents/denoiser.py: noise schedules, random draws, invalid chunks and samples."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from utils.errors import UserError
 VP = (0.0578, 0.1466, 0.2270, 0.2999, 0.3659, 0.4256, 0.4798, 0.5288, 0.5732, 0.6135)
 
 
-def test_the_published_schedule():
+def test_the_default_schedule_is_the_published_one():
     betas = tiny(qsm).betas()
     np.testing.assert_allclose(betas, (0.0, *VP), atol=5e-5)
     assert jnp.prod(1.0 - betas) == pytest.approx(0.00641, rel=1e-3)
@@ -27,7 +27,7 @@ def test_the_other_schedules_by_hand(schedule, ends):
     np.testing.assert_allclose(betas[jnp.array([1, -1])], ends, rtol=1e-3)
 
 
-def test_times_are_uniform_on_the_steps():
+def test_times_are_uniform_over_the_steps():
     agent = tiny(dac, diffusion_steps=4)
     t = agent.draw_noise(jax.random.key(0), 4000)["ddpm_t"]
     assert t.dtype == jnp.int32
@@ -38,7 +38,7 @@ def test_times_are_uniform_on_the_steps():
 
 @pytest.mark.ci
 @pytest.mark.parametrize("module", [qsm, dac])
-def test_an_invalid_row_adds_one_to_each_mean_and_no_gradient(module):
+def test_an_invalid_chunk_adds_one_to_each_mean_and_no_gradient(module):
     agent, batch = tiny(module), random_batch()
     noise = agent.draw_noise(jax.random.key(0), B)
     fixed = agent.fixed_quantities(batch, noise)
@@ -50,12 +50,14 @@ def test_an_invalid_row_adds_one_to_each_mean_and_no_gradient(module):
     invalid = batch | {"valid": batch["valid"].at[:, -1].set(0.0)}
     value, slopes = jax.value_and_grad(actor)(agent.params, invalid)
     assert value == 1.0 and not any(leaf.any() for leaf in jax.tree.leaves(slopes))
-    partly = batch | {"valid": batch["valid"].at[0, -1].set(0.0)}
-    full, part = (actor(agent.params, b) for b in (batch, partly))
-    assert full != pytest.approx(part)
+    first = batch | {"valid": batch["valid"].at[0, -1].set(0.0)}
+    others = batch | {"valid": batch["valid"].at[1:, -1].set(0.0)}
+    without_first, only_first = (actor(agent.params, b) for b in (first, others))
+    assert only_first != pytest.approx(1.0)
+    assert without_first + only_first == pytest.approx(1.0 + actor(agent.params, batch))
 
 
-def test_samples_end_inside_the_range_without_a_last_clip():
+def test_samples_of_dac_are_inside_the_range_without_a_last_clip():
     agent = tiny(dac)
     noise = 3.0 * jax.random.normal(
         jax.random.key(0), (agent.draws, B, agent.flat_action_dim)

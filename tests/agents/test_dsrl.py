@@ -1,6 +1,4 @@
-"""agents/dsrl.py: distillation to the latent space, the noise actor and its temperature, and
-what acts.
-"""
+"""agents/dsrl.py: the distilled latent critic, the noise actor, its temperature, and acting."""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +12,8 @@ from tests.agents.test_trqam import B, D, K, random_batch, tiny
 
 
 def trained():
-    """An agent whose moving averages differ from its parameters, and the pieces of one more
-    update.
+    """Return an agent whose moving averages differ from its parameters, and the batch, noise and
+    constants of its next update.
     """
     agent, batch = tiny(dsrl, noise_scale=1.4, tau=0.3), random_batch()
     agent, _ = agent.update(batch, jax.random.key(0))
@@ -24,7 +22,7 @@ def trained():
 
 
 def test_latent_distillation_is_member_by_member():
-    """Offsets c_e between the two critics cost mean_e c_e^2; none costs nothing."""
+    """Members that differ by offsets c_e cost mean_e c_e^2; equal members cost nothing."""
     q = jax.random.normal(jax.random.key(1), (3, B))
     assert dsrl.latent_loss(q, q) == 0.0
     offsets = jnp.broadcast_to(jnp.array([[0.5], [-1.0], [2.0]]), q.shape)
@@ -32,7 +30,7 @@ def test_latent_distillation_is_member_by_member():
 
 
 @pytest.mark.ci
-def test_the_latent_critic_learns_the_online_critic_at_what_the_latent_action_becomes():
+def test_the_latent_critic_learns_the_online_critics_value_of_the_flows_action():
     agent, batch, noise, fixed = trained()
     s = batch["observations"]
     actions = euler_sample(field(agent.target_params["base"], s), noise["latent"], K)
@@ -52,8 +50,9 @@ def test_the_latent_critic_learns_the_online_critic_at_what_the_latent_action_be
 
 @pytest.mark.ci
 def test_noise_actor_and_temperature_by_hand():
-    """-mean Qz(s, scale w) + alpha mean log p(w) in the actor; alpha's own slope is alpha (H +
-    D / 2).
+    """The actor descends -mean Qz(s, scale w) + alpha mean log p(w).
+
+    The slope of log alpha is alpha (H + D / 2).
     """
     agent, batch, noise, fixed = trained()
     s, log_alpha = batch["observations"], agent.params["temperature"]["log_alpha"]
@@ -88,7 +87,7 @@ def test_noise_actor_and_temperature_by_hand():
 
 
 @pytest.mark.ci
-def test_temperature_starts_at_one_and_acts_by_the_average_of_the_base():
+def test_temperature_starts_at_one_and_the_average_of_the_base_acts():
     agent, batch, _, _ = trained()
     assert tiny(dsrl).params["temperature"]["log_alpha"] == 0.0
     s, x0 = batch["observations"], jax.random.normal(jax.random.key(5), (1, B, D))

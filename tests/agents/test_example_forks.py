@@ -1,4 +1,4 @@
-"""The shipped forks that bring a network and a critic of their own."""
+"""The example forks with a custom network and a custom critic."""
 
 import jax
 import jax.numpy as jnp
@@ -38,21 +38,21 @@ def test_the_policy_starts_from_the_base_and_reads_time():
     assert jnp.abs(policy(x[1], 0.3) - policy(x[1], 0.4)).max() > 1e-3
 
 
-def settings(agent, critic):
-    """The agent with these critic parameters, the moving average too."""
+def with_critic(agent, critic):
+    """Return the agent with these critic parameters, also in the moving average."""
     return agent.replace(
         params=agent.params | {"critic": critic},
         target_params=agent.target_params | {"critic": critic},
     )
 
 
-def test_a_distributional_critic_is_asked_for_its_mean():
-    """Logits of a bias alone: the mean by hand, in the value, the target and the metric."""
+def test_a_distributional_critic_gives_its_mean():
+    """The logits are a bias alone; value, target and metric are the mean computed by hand."""
     agent = tiny(trqam_distributional_critic, bins=4, q_min=-4.0, q_max=0.0, rho=0.0)
     critic = jax.tree.map(jnp.zeros_like, agent.params["critic"])
     bias = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))
     critic["Dense_2"]["bias"] = jnp.broadcast_to(bias, (3, 4))
-    agent, batch = settings(agent, critic), random_batch()
+    agent, batch = with_critic(agent, critic), random_batch()
     mean = 0.1 * -3.5 + 0.2 * -2.5 + 0.3 * -1.5 + 0.4 * -0.5
     s, actions = batch["observations"], agent.flat_actions(batch)
     np.testing.assert_allclose(agent.expected_return(s, actions), mean, rtol=1e-5)
@@ -61,25 +61,27 @@ def test_a_distributional_critic_is_asked_for_its_mean():
     np.testing.assert_allclose(agent.pessimistic_q(s, actions), mean, rtol=1e-5)
 
 
-def test_the_cross_entropy_is_least_at_the_bins_shares_of_the_gaussian():
+def test_the_cross_entropy_is_least_at_the_gaussian_probabilities_of_the_bins():
     agent = tiny(trqam_distributional_critic, bins=4, q_min=-4.0, q_max=0.0)
     critic = jax.tree.map(jnp.zeros_like, agent.params["critic"])
     y, batch = -1.3, random_batch()
-    shares = np.diff(norm.cdf([-4, -3, -2, -1, 0], y, 0.75))
-    shares /= shares.sum()
+    probabilities = np.diff(norm.cdf([-4, -3, -2, -1, 0], y, 0.75))
+    probabilities /= probabilities.sum()
 
     def loss(bias):
         moved = critic | {"Dense_2": critic["Dense_2"] | {"bias": bias}}
         return agent.critic_loss(moved, batch, jnp.full(B, y))[0]
 
-    best = jnp.broadcast_to(jnp.log(shares), (3, 4)).astype(jnp.float32)
+    best = jnp.broadcast_to(jnp.log(probabilities), (3, 4)).astype(jnp.float32)
     value, slope = jax.value_and_grad(loss)(best)
-    np.testing.assert_allclose(value, -(shares * np.log(shares)).sum(), rtol=1e-5)
+    np.testing.assert_allclose(
+        value, -(probabilities * np.log(probabilities)).sum(), rtol=1e-5
+    )
     np.testing.assert_allclose(slope, 0.0, atol=1e-6)
     assert loss(jnp.zeros((3, 4))) > value
 
 
-def test_targets_beyond_the_bins_count_at_their_ends():
+def test_targets_outside_the_bins_are_clipped_to_their_ends():
     agent = tiny(trqam_distributional_critic, bins=4, q_min=-4.0, q_max=0.0)
     losses = [
         agent.critic_loss(agent.params["critic"], random_batch(), jnp.full(B, y))[0]

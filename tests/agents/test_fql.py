@@ -1,4 +1,4 @@
-"""agents/fql.py: its loss by hand, what acts, and what each network learns from."""
+"""agents/fql.py: its loss by hand, and the actor that acts."""
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,14 @@ from tests.agents.test_trqam import B, D, K, random_batch, tiny
 
 @pytest.mark.ci
 def test_loss_by_hand():
-    """alpha weighs the distance to the flow's own samples from the same noise; the critic sees
-    clipped actions.
+    """alpha weighs the distance to the flow's samples from the same noise.
+
+    The critic reads clipped actions.
     """
     agent, batch = tiny(fql, alpha=7.0), random_batch()
     s, noise = batch["observations"], agent.draw_noise(jax.random.key(1), B)
-    noise["distill"] = 3.0 * noise["distill"]  # so that some actions are clipped
+    # With larger noise, part of the actions are clipped.
+    noise["distill"] = 3.0 * noise["distill"]
     _, metrics, _ = agent.update_with_noise(batch, noise)
     mu = network(
         agent.params["one_step_actor"], jnp.concatenate([s, noise["distill"]], axis=-1)

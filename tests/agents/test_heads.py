@@ -14,7 +14,7 @@ SQUASH = jax.jit(heads.squash)
 
 
 def density(a, mean, log_std):
-    """p(a) of one action in (-1, 1), by way of the noise that leads there."""
+    """Return p(a) of one action in (-1, 1), by the noise that gives this action."""
     noise = (np.arctanh(a) - mean) / np.exp(log_std)
     return float(
         np.exp(SQUASH(*(np.array([value]) for value in (mean, log_std, noise)))[1])
@@ -23,8 +23,9 @@ def density(a, mean, log_std):
 
 @pytest.mark.parametrize(("mean", "log_std"), [(0.0, -0.5), (0.7, -1.0), (-1.5, 0.3)])
 def test_log_probability_by_quadrature(mean, log_std):
-    """The density integrates to 1, and the mean of -log p over samples is the integral of -p
-    log p.
+    """The density integrates to 1.
+
+    The mean of -log p over samples is the integral of -p log p.
     """
     with jax.enable_x64(True):
         total, _ = quad(density, -1, 1, args=(mean, log_std), epsabs=1e-8)
@@ -52,9 +53,10 @@ def test_log_probabilities_add_over_dimensions():
 
 
 @pytest.mark.parametrize("mean", [-500.0, -20.0, 20.0, 500.0])
-def test_log_probability_is_finite_and_right_at_the_edges(mean):
-    """At u >> 0 the slope 1 - tanh(u)^2 is 4 exp(-2u), where float32 has tanh(u) = 1: log p =
-    log N(u) + 2 |u| - log 4.
+def test_log_probability_is_finite_and_correct_at_the_edges(mean):
+    """At large |u| the slope 1 - tanh(u)^2 is 4 exp(-2 |u|), but |tanh(u)| is 1 in float32.
+
+    log p = log N(u) + 2 |u| - log 4
     """
     value, slopes = jax.value_and_grad(
         lambda m, s: heads.squash(jnp.full(1, m), jnp.full(1, s), jnp.full(1, 0.3))[1],
@@ -70,7 +72,7 @@ def test_log_probability_is_finite_and_right_at_the_edges(mean):
 
 
 def test_gradient_of_the_log_probability_by_finite_differences():
-    """In float64, through the network: d mean log p / d params along a random direction."""
+    """Differences in float64, along a random direction, match the gradient through the network."""
     with jax.enable_x64(True):
         actor = heads.TanhGaussian((16,))
         params = init(jax.random.key(1), OBS, (16,), 2 * D, False)
@@ -134,7 +136,7 @@ def test_one_step_actions_read_observation_and_noise():
 
 
 def test_distillation_by_hand():
-    # clipped: 0, 1, 0.5, -1
+    # The clipped flow actions are 0, 1, 0.5 and -1.
     actions, flow = (
         jnp.array([[1.0, 3.0], [0.0, -1.0]]),
         jnp.array([[0.0, 4.0], [0.5, -2.0]]),
@@ -149,8 +151,9 @@ def test_distillation_by_hand():
 
 @pytest.mark.parametrize(("entropy", "sign"), [(-4.0, -1), (-1.0, 1), (-3.0, 0)])
 def test_temperature_rises_while_the_entropy_is_below_its_target(entropy, sign):
-    """value alpha (H - H_target), and the same slope in log alpha: descending it raises alpha
-    where H < H_target.
+    """The loss and its slope in log alpha are alpha (H - H_target).
+
+    Descent on it raises alpha where H < H_target.
     """
     log_alpha, target, log_probs = (
         jnp.log(2.0),
@@ -170,7 +173,7 @@ def test_entropy_loss_reaches_the_actor_at_constant_alpha():
     slopes = jax.grad(lambda *x: heads.entropy_loss(*x, -3.0)[0], argnums=(0, 1))(
         jnp.log(2.0), jnp.array([1.0, 2.0])
     )
-    # of the temperature alone
+    # Only the loss of the temperature has a slope in log alpha.
     np.testing.assert_allclose(slopes[0], 2.0 * (-1.5 + 3.0), rtol=1e-6)
     np.testing.assert_allclose(slopes[1], [1.0, 1.0], rtol=1e-6)  # alpha / B
     total, metrics = heads.entropy_loss(jnp.log(2.0), jnp.array([1.0, 2.0]), -3.0)
@@ -187,7 +190,7 @@ def test_entropy_loss_reaches_the_actor_at_constant_alpha():
     assert float(total) == pytest.approx(expected["loss"] + expected["alpha_loss"])
 
 
-def test_critic_objective_moves_actions_and_no_critic():
+def test_critic_objective_has_a_gradient_in_actions_and_none_in_the_critic():
     agent, s = tiny(trqam), random_batch()["observations"]
     critic = agent.params["critic"]
     actions = jax.random.normal(jax.random.key(0), (B, D))

@@ -1,6 +1,4 @@
-"""agents/ifql.py: the expectile, what the value and the critic learn from, and the samples it
-chooses from.
-"""
+"""agents/ifql.py: the expectile, the targets of value and critic, and acting."""
 
 import jax
 import jax.numpy as jnp
@@ -39,13 +37,13 @@ def test_expectile_loss_by_hand():
 
 @pytest.mark.ci
 def test_value_and_critic_targets_by_hand():
-    """V follows the pessimistic target critic at the data's actions, Q the value of the next
-    observation.
+    """V learns the pessimistic target critic at the data's actions.
+
+    Q learns from V of the next observation.
     """
     agent, batch = tiny(ifql, rho=0.5, discount=0.9, kappa=0.8), random_batch()
-    agent, _ = agent.update(
-        batch, jax.random.key(0)
-    )  # now parameters and averages differ
+    # After this update, parameters and averages differ.
+    agent, _ = agent.update(batch, jax.random.key(0))
     batch["valid"] = batch["valid"].at[0, -1].set(0.0)
     _, metrics, fixed = agent.update_with_noise(
         batch, agent.draw_noise(jax.random.key(1), B)

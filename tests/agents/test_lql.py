@@ -1,4 +1,4 @@
-"""agents/lql.py: the hinges against loops over their terms, by hand, and inside the agents."""
+"""agents/lql.py: the hinges against loops over their terms, by hand, and in every agent."""
 
 import importlib
 
@@ -10,24 +10,25 @@ import pytest
 from agents import fql, qgf, trqam, trqam_distributional_critic
 from agents.lql import Bootstrap, hinged_loss, traced_metrics
 from agents.options import LQL_OPTIONS, without
-from tests.agents.straightforward_beyond import run_losses
+from tests.agents.straightforward_beyond import sequence_losses
 from tests.agents.test_straightforward import diverse
-from tests.agents.test_trqam import OBS, A, B, D, H, random_batch, tiny
+from tests.agents.test_trqam import OBS, A, B, H, random_batch, tiny
 from tests.utils.test_replay import make_dataset
 from training.updates import one_update
 from utils.errors import UserError
 from utils.replay import Replay, Rows, sequence_chunks
 
 
-def random_runs(seed, runs, points, horizon, gap, ends=0.1):
-    """Arguments of `hinged_loss` for E = 3."""
+def random_sequences(seed, sequences, points, horizon, gap, ends=0.1):
+    """Return random arguments of `hinged_loss` for E = 3."""
     rng = np.random.default_rng(seed)
-    shape, length = (runs, points), points * horizon * gap
-    ended = (rng.uniform(size=(runs, length)) < ends).astype(np.float32)
-    steps = ended.reshape(runs, points, -1)[:, :, : horizon - 1]
+    shape, length = (sequences, points), points * horizon * gap
+    ended = (rng.uniform(size=(sequences, length)) < ends).astype(np.float32)
+    steps = ended.reshape(sequences, points, -1)[:, :, : horizon - 1]
     valid = 1.0 - steps.any(axis=2)
     values = [
-        rng.normal(size=size) for size in ((3, *shape), shape, shape, (runs, length))
+        rng.normal(size=size)
+        for size in ((3, *shape), shape, shape, (sequences, length))
     ]
     q, y, v, rewards = (jnp.asarray(value, jnp.float32) for value in values)
     return (
@@ -50,10 +51,14 @@ def random_runs(seed, runs, points, horizon, gap, ends=0.1):
         (2, 2, 1, 1.0),
     ],
 )
-def test_equals_the_loops(points, horizon, gap, ends):
-    q, target, valid, rewards, ended = random_runs(0, 5, points, horizon, gap, ends)
+def test_the_hinged_loss_equals_the_loops(points, horizon, gap, ends):
+    q, target, valid, rewards, ended = random_sequences(
+        0, 5, points, horizon, gap, ends
+    )
     found = hinged_loss(q, target, valid, rewards, ended, horizon, 0.9)
-    losses, counts = run_losses(q, target.y, target.v, rewards, ended, horizon, 0.9)
+    losses, counts = sequence_losses(
+        q, target.y, target.v, rewards, ended, horizon, 0.9
+    )
     for name, part in found._asdict().items():
         assert part.terms == counts[name], name
         np.testing.assert_allclose(
@@ -63,7 +68,7 @@ def test_equals_the_loops(points, horizon, gap, ends):
 
 
 def test_two_chunks_by_hand():
-    """H = 1, gamma = 1/2: lower 3 + y_2 / 2 - Q_1, upper Q_2 - v_1."""
+    """With H = 1 and gamma = 1/2, lower is 3 + y_2 / 2 - Q_1 and upper is Q_2 - v_1."""
     rows = jnp.array([[3.0, 5.0]]), jnp.zeros((1, 2))
     q = jnp.array([[[1.0, 7.0]]])
     target = Bootstrap(jnp.array([[2.0, 4.0]]), jnp.array([[6.0, 0.0]]))
@@ -78,8 +83,8 @@ def test_two_chunks_by_hand():
     assert ended.lower.loss == ended.upper.loss == 0.0
 
 
-def test_lower_pushes_up_and_upper_down():
-    arguments = random_runs(1, 4, 4, 2, 1)
+def test_the_lower_hinge_raises_q_and_the_upper_one_lowers_it():
+    arguments = random_sequences(1, 4, 4, 2, 1)
     slopes = {
         name: jax.grad(
             lambda q, name=name: (
@@ -92,8 +97,8 @@ def test_lower_pushes_up_and_upper_down():
     assert (slopes["upper"] >= 0).all() and (slopes["upper"] > 0).any()
 
 
-def test_a_discount_that_vanishes_leaves_no_nan():
-    arguments = random_runs(2, 2, 64, 1, 1)
+def test_vanishing_powers_of_the_discount_give_no_nan():
+    arguments = random_sequences(2, 2, 64, 1, 1)
     loss = lambda q: sum(part.loss for part in hinged_loss(q, *arguments[1:], 1, 0.1))  # noqa: E731
     value, slope = jax.value_and_grad(loss)(arguments[0])
     assert np.isfinite(value) and np.isfinite(slope).all()
@@ -102,8 +107,8 @@ def test_a_discount_that_vanishes_leaves_no_nan():
 # ----------------------------------------------------------------------------- in the agents
 
 
-def batch_of_runs(seed=0):
-    """Two sequences of three chunks that follow each other, with an end in the first."""
+def batch_of_sequences(seed=0):
+    """Return two sequences of three consecutive chunks: one has an end, the other a success."""
     rng = np.random.default_rng(seed)
     rows = Rows(
         rng.normal(size=(B, H + 1, OBS)),
@@ -139,15 +144,15 @@ QUICK = ("trqam", "fql", "ifql", "qgf")
     "name",
     [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in AGENTS],
 )
-def test_every_agent_descends_td_and_hinges(name):
-    """Its critic loss is that of the loops, at its own Q, y and v."""
+def test_every_agent_descends_the_td_loss_and_the_hinges(name):
+    """The critic loss is that of the loops at the agent's own Q, y and v."""
     agent = tiny(
         importlib.import_module(f"agents.{name}"),
         lql_points=3,
         hinge_weight=0.7,
         **AGENTS[name],
     )
-    agent, batch = diverse(agent), batch_of_runs()
+    agent, batch = diverse(agent), batch_of_sequences()
     noise = agent.draw_noise(jax.random.key(0), B)
 
     def losses_of(agent):
@@ -163,7 +168,7 @@ def test_every_agent_descends_td_and_hinges(name):
     np.testing.assert_allclose(y, batch["rewards"][:, -1] + next_v, rtol=1e-5)
     grouped = [x.reshape(2, 3) for x in (y, v)]
     raw = [batch[key].reshape(2, 3 * H) for key in ("row_rewards", "ends")]
-    losses, counts = run_losses(q.reshape(-1, 2, 3), *grouped, *raw, H, 0.995)
+    losses, counts = sequence_losses(q.reshape(-1, 2, 3), *grouped, *raw, H, 0.995)
     assert counts == {"td": 4, "lower": 1, "upper": 4}
     expected = losses["td"] + 0.7 * (losses["lower"] + losses["upper"])
     np.testing.assert_allclose(metrics["critic/loss"], expected, rtol=2e-5)
@@ -174,9 +179,9 @@ def test_every_agent_descends_td_and_hinges(name):
 
 
 @pytest.mark.ci
-def test_other_losses_see_the_rows_as_a_batch():
-    """With `valid` of the runs: a success is an end."""
-    agent, batch = diverse(tiny(trqam, lql_points=3)), batch_of_runs()
+def test_other_losses_read_the_sequences_as_a_batch_of_chunks():
+    """Their `valid` is that of the sequences, where a success is an end."""
+    agent, batch = diverse(tiny(trqam, lql_points=3)), batch_of_sequences()
     np.testing.assert_array_equal(batch["valid"][:, -1], [1, 0, 1, 0, 1, 1])
     noise = agent.draw_noise(jax.random.key(0), B)
     plain = diverse(tiny(trqam))
@@ -194,13 +199,13 @@ def test_other_losses_see_the_rows_as_a_batch():
 
 
 class NoOption(trqam.TRQAM):
-    """TRQAM as if LQL had never been written."""
+    """TRQAM without the options of LQL."""
 
     OPTIONS = without(trqam.TRQAM.OPTIONS, *LQL_OPTIONS)
 
 
 def lowered(kind, **settings):
-    """The text of one update of TRQAM from its data."""
+    """Return the text of the program of one update of TRQAM, sampling included."""
     module = type("module", (), {"AGENT": kind, "get_config": kind.get_config})
     dataset = make_dataset([40])
     config = {"batch_size": 6, **settings}
@@ -211,14 +216,14 @@ def lowered(kind, **settings):
 
 
 @pytest.mark.ci
-def test_off_by_default_at_no_cost():
-    """The program is that of an agent without the option, whatever its weight."""
+def test_lql_is_off_by_default_at_no_cost():
+    """By default the program is that of an agent without the options, for any `hinge_weight`."""
     without_it = lowered(NoOption)
     assert lowered(trqam.TRQAM) == without_it
     assert lowered(trqam.TRQAM, hinge_weight=5.0) == without_it
     with_it = lowered(trqam.TRQAM, lql_points=3)
     assert with_it != without_it
-    # no network and no forward pass more: as many products but for the sums over rows
+    # LQL adds no network and no forward pass; its only products are sums over rows.
     products = [text.count("stablehlo.dot_general") for text in (with_it, without_it)]
     assert 0 < products[0] - products[1] <= 4
     assert len(with_it.splitlines()) < 1.3 * len(without_it.splitlines())
@@ -227,7 +232,7 @@ def test_off_by_default_at_no_cost():
 # ------------------------------------------------------------------------------------- errors
 
 
-def test_runs_fill_a_batch():
+def test_sequences_must_fill_a_batch():
     with pytest.raises(
         UserError, match="--agent.lql_points=4: .* --agent.batch_size=6; give a divisor"
     ):
@@ -236,7 +241,7 @@ def test_runs_fill_a_batch():
         tiny(fql, lql_points=0)
 
 
-def test_agents_without_a_squared_td_loss_have_no_such_option():
+def test_agents_without_a_squared_td_loss_have_no_lql_options():
     for name in ("rql", "bc", "trqam_distributional_critic"):
         assert not {*LQL_OPTIONS} & {
             *importlib.import_module(f"agents.{name}").AGENT.OPTIONS
@@ -247,33 +252,32 @@ def test_agents_without_a_squared_td_loss_have_no_such_option():
 
 @pytest.mark.ci
 def test_a_target_without_the_values_of_the_next_state_is_refused():
-    class Own(fql.FQL):
+    class Custom(fql.FQL):
         def td_target(self, batch, next_actions):
             return batch["rewards"][:, -1]
 
-    module = type("module", (), {"AGENT": Own, "get_config": Own.get_config})
-    agent, batch = tiny(module, lql_points=3), batch_of_runs()
+    module = type("module", (), {"AGENT": Custom, "get_config": Custom.get_config})
+    agent, batch = tiny(module, lql_points=3), batch_of_sequences()
     with pytest.raises(
         UserError, match="--agent.lql_points=3: this agent's td_target gives no"
     ):
         agent.update(batch, jax.random.key(0))
     tiny(module).update(random_batch(), jax.random.key(0))
-    assert D == A * H
 
 
-def own_loss(error):
-    """FQL with a critic loss of its own, which knows no runs."""
+def custom_loss(error):
+    """Return FQL with a custom critic loss, which cannot read sequences."""
 
-    class Own(fql.FQL):
+    class Custom(fql.FQL):
         def critic_loss(self, critic, batch, td_target):
             q = self.values(critic, batch["observations"])(self.flat_actions(batch))
             return jnp.abs(error(q, td_target)).mean(), {}
 
-    return Own
+    return Custom
 
 
 class Robust(fql.FQL):
-    """Its critic loss is a function of its parent's."""
+    """FQL with a critic loss that is a function of its parent's."""
 
     def critic_loss(self, critic, batch, td_target):
         loss, metrics = super().critic_loss(critic, batch, td_target)
@@ -281,10 +285,10 @@ class Robust(fql.FQL):
 
 
 def traced(kind, points):
-    """The metrics that an update of this class would have."""
+    """Return the metrics that an update of this class would have."""
     module = type("module", (), {"AGENT": kind, "get_config": kind.get_config})
     agent = tiny(module, lql_points=points, batch_size=6)
-    batch = batch_of_runs() if points > 1 else random_batch()
+    batch = batch_of_sequences() if points > 1 else random_batch()
     update = lambda: jax.eval_shape(agent.update, batch, jax.random.key(0))[1]  # noqa: E731
     return traced_metrics(update, agent.config)
 
@@ -299,18 +303,18 @@ def traced(kind, points):
         (lambda q, y: q, "no critic/lower_loss among the metrics"),
     ],
 )
-def test_a_critic_loss_that_knows_no_runs_is_refused(error, fault):
+def test_a_critic_loss_that_cannot_read_sequences_is_refused(error, fault):
     start = f"--agent.lql_points=3: the losses of this agent file .*{fault}"
     with pytest.raises(UserError, match=start):
-        traced(own_loss(error), 3)
+        traced(custom_loss(error), 3)
 
 
 def test_a_critic_loss_that_calls_its_parent_has_the_hinges():
     assert {"critic/lower_loss", "critic/upper_loss"} <= traced(Robust, 3).keys()
     assert "critic/loss" in traced(Robust, 1)
-    assert "flow/loss" in traced(own_loss(lambda q, y: q - y[None]), 1)
+    assert "flow/loss" in traced(custom_loss(lambda q, y: q - y[None]), 1)
 
 
-def test_other_errors_of_a_critic_loss_stay_what_they_are():
+def test_other_errors_of_a_critic_loss_are_not_changed():
     with pytest.raises(TypeError, match="NoneType"):
-        traced(own_loss(lambda q, y: q - None), 1)
+        traced(custom_loss(lambda q, y: q - None), 1)

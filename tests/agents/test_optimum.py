@@ -1,5 +1,6 @@
-"""Every row of the table on the probe environment, whose best action is a = s, from data of
-uniform actions.
+"""Every method finds the best action of the probe environment, a = s, from uniform actions.
+
+Further tests compare what its networks learn with known values and gradients.
 """
 
 import jax
@@ -38,11 +39,11 @@ from tests.envs.test_probe import train_on_probe
 AGENTS = {
     "fql": (fql, {"alpha": 0.03}),
     "ifql": (ifql, {"kappa": 0.9}),
-    # Entropy -1/2 of w in (-1, 1), which is the target, is a spread of its own: about 0.17 in
-    # the action.
+    # The target entropy, -1/2 of w in (-1, 1), alone spreads the actions by about 0.17.
     "dsrl": (dsrl, {"noise_scale": 2.0, "lr": 5e-3}),
     "cgql_simple": (cgql, {"mode": "simple", "flow_steps": 10}),
-    # The gradients at t < 1 are those of averages over x_t: fainter, hence the larger inv_temp.
+    # At t < 1 the critic averages over the actions that lead to x_t. Its gradients are smaller,
+    # hence the larger inv_temp.
     "cgql_mse": (
         cgql,
         {"mode": "mse", "inv_temp": 100.0, "guidance_coef": 0.05, "noisy_coef": 1.0},
@@ -61,37 +62,38 @@ AGENTS |= {
     "fedit": (fedit, {"edit_scale": 0.5, "best_of_n": 8}),
     "fbrac": (fbrac, {"alpha": 0.03}),
     "bam": (bam, {"inv_temp": 100.0, "flow_steps": 10}),
-    # The weights end at 100, and the best clone of data so weighted is 0.25 away. Fewer steps draw
-    # its samples to their mean.
+    # The weights are at most 100, and the best clone of data with such weights is 0.25 away. Few
+    # flow steps draw its samples towards their mean.
     "fawac": (fawac, {"inv_temp": 7.0, "flow_steps": 2}),
     "qsm": (qsm, {"inv_temp": 4.0, "alpha": 1.0}),
     "dac": (dac, {"alpha": 0.08}),
     "rebrac": (rebrac, {"alpha_actor": 0.01}),
-    # Its target entropy, too, is a spread: 0.12.
+    # The target entropy alone spreads the actions by 0.12.
     "rlpd": (rlpd, {"lr": 5e-3}),
 }
 AGENTS |= {
     "rql": (rql, {"alpha": 0.03, "policy_ema": 0.95}),
     "qgf": (qgf, {"guidance_weight": 2.0}),
-    # Only the direction of the gradient counts, and v where it points elsewhere.
+    # Steering uses only the direction of the gradient, and v still pulls elsewhere.
     "qpilots": (qpilots, {"alpha": 8.0, "flow_steps": 10}),
 }
-# Adjoint matching is biased at few flow steps, hence ten. 2 nats allow a spread of some 0.05
-# about a = s.
+# Adjoint matching is biased at few flow steps, hence ten. 2 nats allow a spread of about 0.05
+# around a = s.
 TRUST_REGION = {"kl_budget": 2.0, "dual_mode": "closed_form", "flow_steps": 10}
-HOT = {"inv_temp": 30.0, "flow_steps": 10}
+QAM_SETTINGS = {"inv_temp": 30.0, "flow_steps": 10}
 FLOWS = {
     "trqam": (trqam, TRUST_REGION),
     "trqam, scalar adjoint": (trqam_scalar_adjoint, TRUST_REGION),
+    # The default gap_reg_coef of 0.3 would flatten a Q of this size.
     "sqam": (
         sqam,
         TRUST_REGION | {"gap_reg_coef": 0.03},
-    ),  # 0.3 would flatten a Q of this size
-    "qam": (qam, HOT),
-    "qam, editor": (qam, HOT | {"edit_scale": 0.1}),
-    "qam, one-step actor": (qam, HOT | {"fql_alpha": 0.03}),
+    ),
+    "qam": (qam, QAM_SETTINGS),
+    "qam, editor": (qam, QAM_SETTINGS | {"edit_scale": 0.1}),
+    "qam, one-step actor": (qam, QAM_SETTINGS | {"fql_alpha": 0.03}),
 }
-MOST = {
+MAX_DISTANCE = {
     "trqam": 0.15,
     "trqam, scalar adjoint": 0.15,
     "sqam": 0.15,
@@ -99,7 +101,7 @@ MOST = {
     "qam, editor": 0.1,
     "qam, one-step actor": 0.05,
 }
-MOST |= {
+MAX_DISTANCE |= {
     "fql": 0.05,
     "ifql": 0.1,
     "dsrl": 0.2,
@@ -107,7 +109,7 @@ MOST |= {
     "cgql_mse": 0.2,
     "cgql_linex": 0.2,
 }
-MOST |= {
+MAX_DISTANCE |= {
     "fedit": 0.15,
     "fbrac": 0.08,
     "bam": 0.19,
@@ -117,11 +119,11 @@ MOST |= {
     "rebrac": 0.05,
     "rlpd": 0.19,
 }
-MOST |= {"rql": 0.19, "qgf": 0.1, "qpilots": 0.35}
+MAX_DISTANCE |= {"rql": 0.19, "qgf": 0.1, "qpilots": 0.35}
 
 
 def distance_from_optimum(agent):
-    """mean |a - s| over the policy's actions; 2/3 for uniform actions."""
+    """Return the mean of |a - s| over the policy's actions; 2/3 for uniform actions."""
     s = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (400, 1)), jnp.float32)
     return float(
         jnp.abs(
@@ -137,16 +139,15 @@ def test_finds_the_known_optimum(tmp_path, name):
     module, settings = (FLOWS | AGENTS)[name]
     assert (
         distance_from_optimum(train_on_probe(tmp_path, module, ProbeReward, **settings))
-        < MOST[name]
+        < MAX_DISTANCE[name]
     )
 
 
 def known_noisy_q(s, x, t, inv_temp):
-    """What Q(s, x, t) [N] is to be, by quadrature over uniform actions a given (1 - t) e + t a
-    = x; all [N].
+    """Return the exact Q(s, x, t) [N], by quadrature over uniform actions a.
 
-    E[-(a - s)^2 | x] for -M, with no inv_temp; (1 / inv_temp) log E[exp(-inv_temp (a - s)^2) |
-    x] for -L.
+    They are conditioned on (1 - t) e + t a = x. Without inv_temp, for CGQL-M, it is
+    E[-(a - s)^2 | x]; with it, for CGQL-L, (1 / inv_temp) log E[exp(-inv_temp (a - s)^2) | x].
     """
     s, x, t, a = s[:, None], x[:, None], t[:, None], np.linspace(-1, 1, 4001)
     weights = softmax(-0.5 * ((x - t * a) / (1 - t)) ** 2, axis=1)
@@ -159,9 +160,8 @@ def known_noisy_q(s, x, t, inv_temp):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore:overflow:RuntimeWarning:scipy"
-)  # of weights that are 0
+# Weights that are 0 overflow.
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning:scipy")
 @pytest.mark.parametrize(
     ("mode", "inv_temp", "noisy_coef"), [("mse", None, 1.0), ("linex", 10.0, 0.01)]
 )
@@ -184,8 +184,10 @@ def test_cgql_learns_the_known_q_of_noisy_actions(tmp_path, mode, inv_temp, nois
 @pytest.mark.ci
 @pytest.mark.parametrize("name", AGENTS)
 def test_each_network_learns_from_its_own_loss(name):
-    """The base from flow matching, but where it is an actor of its own too, and the critic from
-    its TD target, but for CGQL's noisy term, whatever the actor does.
+    """Whatever the actor does, the base learns from flow matching and the critic from TD alone.
+
+    Exceptions are a base that is also the actor of a loss, the critic of RQL, and that of CGQL
+    with a loss at noisy actions.
     """
     module, settings = AGENTS[name]
     agent, batch = tiny(module, **settings), random_batch()
@@ -213,9 +215,10 @@ def test_each_network_learns_from_its_own_loss(name):
 
 @pytest.mark.ci
 @pytest.mark.parametrize("name", AGENTS)
-def test_one_adam_of_the_whole_gradient(name):
-    """Its first moment after one update is (1 - b1) times the gradient of all networks, however
-    large; of BAM, QSM and DAC it is clipped to a norm of 1.
+def test_one_adam_takes_the_gradient_of_all_networks(name):
+    """After one update its first moment is (1 - b1) times the gradient, however large that is.
+
+    BAM, QSM and DAC clip the gradient to a norm of 1.
     """
     module, settings = AGENTS[name]
     agent, batch = tiny(module, **settings), random_batch()

@@ -1,9 +1,9 @@
-"""The rows of the table against updates written straight from the equations; TRQAM, QAM and SQAM
-have tests of their own.
+"""The table's methods against updates written straight from the equations.
 
-The straightforward updates agree with the published numbers, which have one set of sizes.
-Here they write files of other settings, which parity.py reads: LayerNorm in the actor, best of
-n, no chunks, no pessimism, invalid rows.
+TRQAM, QAM and SQAM have their own tests. The straightforward updates agree with the published
+numbers, which have one set of sizes. Here they write golden files with other settings, which
+parity.py compares with our updates: LayerNorm in the actor, best of n, no chunks, no pessimism,
+invalid chunks.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from tests.agents.test_straightforward import diverse
 from tests.agents.test_trqam import OBS, A, B, random_batch, tiny
 from tests.test_parity import GOLDEN
 
-UPDATES = {"rebrac": 4}  # of the others 2
+UPDATES = {"rebrac": 4}  # 2 for the others
 HIDDEN = (16, 16)
 WITHOUT_FLOW = ("qsm", "dac", "rebrac", "rlpd")
 BARE = {
@@ -59,7 +59,7 @@ SLOW_CASES = {
 
 
 def noise_shapes(name, config, d):
-    """The Gaussian draws of an update, by their names in a golden file."""
+    """Return the shapes of an update's Gaussian draws, by their names in a golden file."""
     n, steps = config.get("best_of_n", 1), config.flow_steps
     shapes = {"next_action": (n, B, d) if n > 1 else (B, d)}
     shapes |= {} if name in WITHOUT_FLOW else {"flow_x0": (B, d)}
@@ -85,7 +85,7 @@ def noise_shapes(name, config, d):
 
 
 def made_noise(name, agent, u):
-    """The draws of update u."""
+    """Return the draws of update u."""
     rng, shapes = (
         np.random.default_rng(100 + u),
         noise_shapes(name, agent.config, agent.flat_action_dim),
@@ -103,7 +103,7 @@ def made_noise(name, agent, u):
 
 
 def made_batch(config, u):
-    """A batch with an ended and an invalid row."""
+    """Return a batch with a chunk that succeeds and one past the end of a trajectory."""
     batch, horizon = random_batch(u), config.horizon_length
     batch |= {
         key: value[:, :horizon] for key, value in batch.items() if key != "observations"
@@ -114,7 +114,7 @@ def made_batch(config, u):
 
 
 def write_golden(path, name, agent):
-    """A file as parity.py reads it, with the numbers of the straightforward update."""
+    """Write a golden file for parity.py, with the numbers of the straightforward update."""
     config = agent.config
     meta = {
         key: value for key, value in config.items() if not key.endswith("hidden_dims")
@@ -212,13 +212,13 @@ def test_the_straightforward_update_gives_the_published_numbers(monkeypatch, nam
     worst, problems = parity.compare(GOLDEN / f"{name}_chunk5.npz")
     assert problems == []
     assert {"critic_loss", "params_after/critic"} <= set(worst)
-    # the files of two hold no next actions
+    # The files of ReBRAC and RLPD have no next actions.
     assert ("next_actions" in worst) == (name not in ("rebrac", "rlpd"))
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_layer_norm_reaches_velocity_fields_and_no_tanh_gaussian(layer_norm):
-    """A one-step actor is such a field that is asked at no time."""
+def test_layer_norm_is_in_velocity_fields_and_in_no_tanh_gaussian(layer_norm):
+    """A one-step actor counts as a velocity field; it reads no time."""
     fields = {"policy", "base", "one_step_actor"} if layer_norm else set()
     critics = {"critic", "latent_critic"}
     heads = {"qam_edit": "editor", "dsrl": "noise_actor", "qam_fql": "one_step_actor"}
@@ -236,8 +236,8 @@ def test_layer_norm_reaches_velocity_fields_and_no_tanh_gaussian(layer_norm):
 @pytest.mark.parametrize(
     ("name", "head"), [("qam_edit", "editor"), ("dsrl", "noise_actor")]
 )
-def test_mean_and_log_std_are_each_drawn_for_their_own_width(name, head):
-    """Xavier-uniform for (hidden, D): within sqrt(6 / (hidden + D)), beyond that of 2 D."""
+def test_mean_and_log_std_are_each_initialised_for_their_own_width(name, head):
+    """Each is Xavier-uniform for (hidden, D): wider than a layer with 2 D outputs would be."""
     module = importlib.import_module(f"agents.{name}")
     agent = tiny(module, actor_hidden_dims=(16, 64))
     last, d = agent.params[head]["Dense_2"], agent.flat_action_dim

@@ -1,16 +1,17 @@
-"""Baselines share code instead of copying it: a fork should find one place to change."""
+"""Agents share code instead of copying it, so that a fork has one place to change."""
 
 import shutil
 from collections import defaultdict
 from pathlib import Path
 
 AGENTS = Path(__file__).resolve().parents[2] / "agents"
-RUN = 4  # lines that make a copy
+COPIED_LINES = 4  # so many equal lines in two files are a copy
 
 
 def repeated_share(folder):
-    """The part of all lines that are not blank, imports too, which stand in a run of RUN lines
-    of another file as well.
+    """Return the share of lines that belong to a copy of lines of another file.
+
+    Blank lines do not count, imports do.
     """
     files = {
         path: [line.strip() for line in path.read_text().splitlines() if line.strip()]
@@ -18,10 +19,17 @@ def repeated_share(folder):
     }
     places = defaultdict(set)
     for path, lines in files.items():
-        for i in range(len(lines) - RUN + 1):
-            places[tuple(lines[i : i + RUN])].add((path, i))
-    copied = [run for run in places.values() if len({path for path, _ in run}) > 1]
-    repeated = {(path, i + j) for run in copied for path, i in run for j in range(RUN)}
+        for i in range(len(lines) - COPIED_LINES + 1):
+            places[tuple(lines[i : i + COPIED_LINES])].add((path, i))
+    copied = [
+        found for found in places.values() if len({path for path, _ in found}) > 1
+    ]
+    repeated = {
+        (path, i + j)
+        for found in copied
+        for path, i in found
+        for j in range(COPIED_LINES)
+    }
     return len(repeated) / sum(map(len, files.values()))
 
 

@@ -1,6 +1,4 @@
-"""SQAM: the scalar adjoint against the lean one, the bridge by hand, the value penalty by
-finite differences.
-"""
+"""SQAM: the scalar adjoint against the lean one, the bridge by hand, and the value penalty."""
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +11,15 @@ from tests.agents.straightforward import field, init, q_values, states
 from tests.agents.test_straightforward import diverse
 from tests.agents.test_trqam import OBS, B, D, H, K, random_batch, tiny
 
-N = 7  # bridge times, unlike K
+N = 7  # bridge times; not K
 
 
 @pytest.mark.ci
 def test_without_a_spatial_jacobian_the_lean_adjoint_is_the_scalar_one():
-    """A base whose first layer does not read x, though it reads s and t: 1 - h / (t_k + h)
-    telescopes to t_k.
+    """The base reads s and t but not x, so the factors 1 - h / (t_k + h) telescope to t_k.
 
-    K is a power of two, so that the time grid is exact and all that is left is the rounding of
-    float64.
+    The number of steps is a power of two, so that the time grid is exact and the only error is
+    the rounding of float64.
     """
     steps = 8
     with jax.enable_x64(True):
@@ -48,7 +45,7 @@ def test_without_a_spatial_jacobian_the_lean_adjoint_is_the_scalar_one():
         np.testing.assert_allclose(lean, scalar, rtol=1e-14, atol=1e-15)
 
 
-def test_with_a_spatial_jacobian_they_differ():
+def test_with_a_spatial_jacobian_the_two_adjoints_differ():
     base = field(
         diverse(tiny(sqam)).target_params["base"], random_batch()["observations"]
     )
@@ -73,8 +70,9 @@ def test_times_and_bridge_by_hand():
 
 
 def test_loss_and_path_kl_at_the_bridge_times_by_hand():
-    """N = 2, tau = 1/2 and 1: g^2 = 2 and 2/3. With D = adj = lam = 1 the terms are 4 / g^2 + 4
-    + g^2.
+    """With N = 2, tau is 1/2 and 1, and g^2 is 2 and 2/3.
+
+    With D = adj = lam = 1 the terms are 4 / g^2 + 4 + g^2.
     """
     ones, ts = jnp.ones((2, 1, 1)), jnp.array([0.5, 1.0])
     expected = (4 / 2 + 4 + 2) + (4 * 3 / 2 + 4 + 2 / 3)
@@ -89,9 +87,10 @@ def test_loss_and_path_kl_at_the_bridge_times_by_hand():
     )
 
 
-def test_what_the_loss_treats_as_constant():
-    """a_hat is the policy's Euler sample, the bridge ends in it, one critic gradient serves all
-    its times.
+def test_the_quantities_that_the_loss_treats_as_constant():
+    """a_hat is the policy's Euler sample, and the bridge ends in it.
+
+    The critic's gradient at a_hat gives the adjoints at all times of the bridge.
     """
     agent, batch = diverse(tiny(sqam, n_bridge=N, best_of_n=2)), random_batch()
     noise = agent.draw_noise(jax.random.key(0), B)
@@ -124,8 +123,9 @@ def test_what_the_loss_treats_as_constant():
 
 @pytest.mark.ci
 def test_value_penalty_is_differentiated_through_both_of_its_terms():
-    """Along a random direction in the critic's parameters, in float64: the slope of c mean(Q(s,
-    clip a_hat) - Q(s, a)).
+    """The penalty is c mean(Q(s, clip a_hat) - Q(s, a)).
+
+    Its slope along a random direction in the critic's parameters is compared in float64.
     """
     with jax.enable_x64(True):
         agent = diverse(tiny(sqam, flow_steps=2, n_bridge=2))
@@ -167,24 +167,27 @@ def test_value_penalty_is_differentiated_through_both_of_its_terms():
                 0
             ]
 
-        without = agent.replace(
+        without_penalty = agent.replace(
             config=type(agent.config)({**agent.config, "gap_reg_coef": 0.0})
         )
-        slope = jax.jit(jax.grad(lambda e: total(agent, e) - total(without, e)))(0.0)
-        slide = jax.jit(lambda e: penalty(moved(e)))
-        expected = (slide(1e-5) - slide(-1e-5)) / 2e-5
+        slope = jax.jit(
+            jax.grad(lambda e: total(agent, e) - total(without_penalty, e))
+        )(0.0)
+        penalty_along = jax.jit(lambda e: penalty(moved(e)))
+        expected = (penalty_along(1e-5) - penalty_along(-1e-5)) / 2e-5
         assert abs(expected) > 1e-3
         np.testing.assert_allclose(slope, expected, rtol=1e-6)
         _, metrics = jax.jit(sqam.SQAM.loss)(agent, agent.params, batch, noise, fixed)
         np.testing.assert_allclose(
-            0.3 * metrics["critic/value_gap"], slide(0.0), rtol=1e-9
+            0.3 * metrics["critic/value_gap"], penalty_along(0.0), rtol=1e-9
         )
 
 
 @pytest.mark.ci
-def test_value_penalty_lowers_what_the_critic_makes_of_the_policy():
-    """Descended alone (rows that do not count leave the critic nothing else), it opens the gap
-    in the data's favour.
+def test_value_penalty_lowers_the_critics_values_of_the_policys_actions():
+    """Without valid chunks the critic descends the penalty alone.
+
+    Its values of the policy's actions fall relative to those of the data's actions.
     """
     agent, batch = tiny(sqam, lr=1e-2), random_batch()
     batch["valid"] = jnp.zeros((B, H))
@@ -205,5 +208,5 @@ def test_budget_penalty_and_bridge_are_settings():
         tiny(sqam).with_kl_budget(0.25), random_batch(), jax.random.key(0)
     )
     assert metrics["dual/kl_budget"] == 0.25
-    # the policy is the base at first
+    # The policy starts as the base, so the first KL is 0.
     assert metrics["dual/lam"] == pytest.approx(1.0 - 0.01 * 0.25)

@@ -1,5 +1,6 @@
-"""The equations of agents/trqam.py against dense algebra, finite differences and each other;
-QAM and the fork.
+"""The equations of agents/trqam.py against dense algebra, finite differences and each other.
+
+QAM and the forks of TRQAM are compared with TRQAM.
 """
 
 import jax
@@ -25,6 +26,7 @@ D = A * H
 
 
 def tiny(module, **settings):
+    """Return a small agent of an agent file."""
     config = module.get_config()
     config.update(
         dict(
@@ -57,7 +59,7 @@ def random_batch(seed=0):
 
 @pytest.fixture
 def flow():
-    """A nonlinear velocity field at fixed observations, and a batch of flow states."""
+    """Return a nonlinear velocity field at fixed observations, and a batch of flow states."""
     params = init(jax.random.key(1), OBS + D + 1, (16, 16), D, True)
     observations = jax.random.normal(jax.random.key(2), (B, OBS))
     return field(params, observations), jax.random.normal(jax.random.key(3), (K, B, D))
@@ -71,7 +73,7 @@ def test_lean_adjoint_is_the_dense_product_of_transposed_jacobians(flow):
     expected = np.asarray(terminal, np.float64)
     for k in reversed(range(K)):
         t = k * h
-        # [B, D, B, D]
+        # The Jacobian is [B, D, B, D].
         jacobian = jax.jacrev(lambda x, t=t: 2 * velocity(x, t + h) - x / (t + h))(
             xs[k]
         )
@@ -81,8 +83,9 @@ def test_lean_adjoint_is_the_dense_product_of_transposed_jacobians(flow):
 
 
 def test_lean_adjoint_is_the_gradient_of_the_base_process_by_finite_differences(flow):
-    """Along a noise-free base path adj_0 is d/dx_0 of a'x_K, where each step moves by h (2 v(x,
-    t+h) - x / (t+h)).
+    """Along a noise-free base path adj_0 is d/dx_0 of a'x_K.
+
+    Each step moves x by h (2 v(x, t+h) - x / (t+h)).
     """
     velocity, _ = flow
     h, terminal = 1 / K, jax.random.normal(jax.random.key(4), (B, D))
@@ -114,14 +117,15 @@ def test_lean_adjoint_is_the_gradient_of_the_base_process_by_finite_differences(
 def test_terminal_gradient_by_hand():
     x = jnp.array([[0.5, 2.0], [-0.25, -3.0]])
     q = lambda a: jnp.sum(a**2, axis=-1)  # noqa: E731
-    # flat where clipped
+    # The gradient is 0 where the action is clipped.
     np.testing.assert_allclose(trqam.terminal_gradient(q, x), [[-1.0, 0.0], [0.5, 0.0]])
     np.testing.assert_allclose(trqam.terminal_gradient(q, x, clip=False), -2 * x)
 
 
 def test_rollout_by_hand():
-    """K = 2 with constant fields: x1 = x0 + .5 (2 v - x0 / .5) + sqrt(.5) g0 eps0, g0^2 = 6; x2
-    = x1 + .5 v_b.
+    """K = 2 and the fields are constant.
+
+    x1 = x0 + .5 (2 v - x0 / .5) + sqrt(.5) g0 eps0 with g0^2 = 6, and x2 = x1 + .5 v_b.
     """
     policy, base = (
         (lambda x, t: jnp.full_like(x, 1.0)),
@@ -136,8 +140,9 @@ def test_rollout_by_hand():
 
 
 def test_loss_and_path_kl_by_hand():
-    """K = 2: g^2 = 6 and 2; with D = 1, adj = 1, lam = 1 the terms are (2 / g + g)^2 = 4 / g^2
-    + 4 + g^2.
+    """With K = 2, g^2 is 6 and 2.
+
+    With D = 1, adj = 1 and lam = 1 the terms are (2 / g + g)^2 = 4 / g^2 + 4 + g^2.
     """
     ones = jnp.ones((2, 1, 1))
     expected = (4 / 6 + 4 + 6) + (4 / 2 + 4 + 2)
@@ -153,8 +158,9 @@ def test_loss_and_path_kl_by_hand():
 
 
 def test_path_kl_at_the_minimiser_equals_the_bound():
-    """Where the adjoint is known exactly at each state, D = -g^2 adj / (2 lam) minimises the
-    loss and meets the bound.
+    """With a known adjoint at each state, D = -g^2 adj / (2 lam) minimises the loss.
+
+    There the path KL equals its bound.
     """
     adjoints, lam = jax.random.normal(jax.random.key(0), (K, B, D)), 0.7
     g = memoryless_noise(time_grid(K), 1 / K)[:, None, None]
@@ -190,13 +196,13 @@ def dual(lam=1.0, kl_ema=0.0, kl_budget=0.5):
 
 def test_dual_steps_by_hand():
     config = trqam.get_config()
-    # clipped at c epsilon = 1
+    # The KL is clipped at c epsilon = 1.
     stepped = trqam.descend_dual(dual(kl_ema=0.2), jnp.array(7.0), config)
     np.testing.assert_allclose(stepped.kl_ema, 0.9 * 0.2 + 0.1 * 1.0, rtol=1e-6)
     np.testing.assert_allclose(stepped.lam, 1.0 + 0.01 * (0.28 - 0.5), rtol=1e-6)
     stepped = trqam.rescale_dual(dual(kl_ema=0.5), jnp.array(1.0), config)
     np.testing.assert_allclose(stepped.lam, (0.55 / 0.5) ** 0.015, rtol=1e-6)
-    # the ratio is clipped at 1/2
+    # The ratio is clipped at 1/2.
     stepped = trqam.rescale_dual(dual(kl_ema=0.0), jnp.array(0.0), config)
     np.testing.assert_allclose(stepped.lam, 0.5**0.015, rtol=1e-6)
 
@@ -208,7 +214,7 @@ def test_lambda_stays_inside_its_bounds(step):
     np.testing.assert_allclose(step(dual(lam=0.01), jnp.array(0.0), config).lam, 0.01)
 
 
-def test_kl_average_starts_where_the_mode_needs_it():
+def test_kl_average_starts_at_zero_or_at_the_budget_by_mode():
     assert tiny(trqam).dual.kl_ema == 0.0
     assert tiny(
         trqam, dual_mode="closed_form", kl_budget=0.3
@@ -221,7 +227,7 @@ def test_kl_average_starts_where_the_mode_needs_it():
 
 @pytest.mark.ci
 def test_budget_changes_without_a_recompile():
-    # of its own: functions share what jit has compiled
+    # A new function, since jit shares its cache between calls of the same function.
     update = jax.jit(lambda *arguments: trqam.TRQAM.update(*arguments))
     agent = tiny(trqam)
     agent, _ = update(agent, random_batch(), jax.random.key(0))
@@ -254,9 +260,10 @@ def test_fork_freezes_lambda_and_nothing_else():
 
 
 @pytest.mark.ci
-def test_external_penalty_adds_lambda_times_the_path_kl_and_nothing_inside():
-    """The sum is QAM's at inverse temperature 1, and lam_scale lam KL on top, with a gradient
-    to the policy alone.
+def test_external_penalty_adds_lambda_times_the_path_kl_to_the_loss_of_qam():
+    """The loss is QAM's at inverse temperature 1 plus lam_scale lam KL.
+
+    The critic gets no gradient from the penalty.
     """
     ours, theirs, batch = (
         tiny(trqam_external_kl, lam_scale=3.0),
@@ -290,7 +297,8 @@ def test_external_penalty_adds_lambda_times_the_path_kl_and_nothing_inside():
         slopes["policy"],
         kl_slopes["policy"],
     )
-    assert max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(slopes["critic"])) < 1e-4
+    others = [slopes["critic"], slopes["base"]]
+    assert max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(others)) < 1e-4
 
 
 @pytest.mark.parametrize("lam", [0.0, 5.0, 300.0])
@@ -320,8 +328,8 @@ def test_external_penalty_takes_trqams_dual_step():
     assert metrics["adjoint/penalty"] < 1e-9
 
 
-def test_scalar_adjoint_leaves_the_rollout_as_it_is():
-    """The same states and the same gradient at x_K; the adjoints are t_k times it."""
+def test_scalar_adjoint_does_not_change_the_rollout():
+    """The states are the same, and the adjoints are t_k times the gradient at x_K."""
     lean, scalar, batch = tiny(trqam), tiny(trqam_scalar_adjoint), random_batch()
     noise = lean.draw_noise(jax.random.key(0), B)
     ours, theirs = (states(agent, batch, noise, {}) for agent in (scalar, lean))
@@ -338,8 +346,8 @@ def test_scalar_adjoint_leaves_the_rollout_as_it_is():
 
 @pytest.mark.parametrize("module", [trqam, sqam, trqam_external_kl])
 @pytest.mark.parametrize("mode", trqam.DUAL_STEPS)
-def test_budget_may_change_in_every_mode(module, mode):
-    """A smaller budget from here on and lambda rises, where with the old one it does not."""
+def test_a_smaller_budget_raises_lambda_in_every_mode(module, mode):
+    """Lambda rises after the change to a smaller budget, and does not rise with the old one."""
     agent = tiny(module, dual_mode=mode, kl_budget=0.5)
     agent = agent.replace(dual=agent.dual.replace(kl_ema=jnp.float32(0.5)))
     lams = [
@@ -353,7 +361,7 @@ def test_budget_may_change_in_every_mode(module, mode):
 @pytest.mark.ci
 def test_first_update_has_zero_path_kl_and_moves_the_policy():
     agent, metrics = tiny(trqam).update(random_batch(), jax.random.key(0))
-    # not 0: the two fields are computed in batches of different sizes
+    # The KL is not exactly 0: the two fields are computed in batches of different sizes.
     assert metrics["dual/path_kl"] < 1e-10
     kernels = (
         agent.params["policy"]["Dense_0"]["kernel"]

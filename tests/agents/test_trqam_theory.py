@@ -1,9 +1,9 @@
-"""The method against closed forms: a Gaussian base with its exact velocity and a quadratic Q.
+"""TRQAM against closed forms: a Gaussian base with its exact velocity and a quadratic Q.
 
 The base is N(m, s^2) in one dimension and Q(a) = -(a - c)^2 / (2 w). The exponentially tilted
 density base(a) exp(Q(a) / lambda) is Gaussian with precision 1/s^2 + 1/(lambda w). The field
 that adjoint matching has to find is affine in x at every time, so a table of K slopes and
-offsets can represent it; K is large because K = 10 is visibly biased.
+offsets can represent it. K is large because K = 10 is visibly biased.
 """
 
 from types import SimpleNamespace
@@ -36,13 +36,13 @@ def q(actions):
 
 
 def base_velocity(x, t):
-    """E[a - x0 | (1-t) x0 + t a = x] for x0 ~ N(0, 1), a ~ N(M, S^2)."""
+    """Return E[a - x0 | (1-t) x0 + t a = x] for x0 ~ N(0, 1), a ~ N(M, S^2)."""
     variance = (1 - t) ** 2 + (t * S) ** 2
     return M + (t * S**2 - (1 - t)) / variance * (x - t * M)
 
 
 def tilted(lam):
-    """Mean, standard deviation and KL to the base of the tilted Gaussian."""
+    """Return mean, standard deviation and KL to the base of the tilted Gaussian."""
     precision = 1 / S**2 + 1 / (lam * W)
     mean = (M / S**2 + C / (lam * W)) / precision
     std = precision**-0.5
@@ -50,7 +50,7 @@ def tilted(lam):
 
 
 def lambda_of_budget(budget):
-    """The lambda at which the tilted Gaussian is `budget` nats from the base."""
+    """Return the lambda at which the tilted Gaussian is `budget` nats from the base."""
     low, high = 1e-2, 1e3
     for _ in range(200):
         middle = (low * high) ** 0.5
@@ -85,8 +85,9 @@ def rollout_and_adjoints(table, key):
 
 
 def train(step_dual, dual, updates, lr):
-    """Adjoint matching with a dual step behind each update; returns the table and the trail of
-    (lam, KL, bound).
+    """Train by adjoint matching, with a dual step after each update.
+
+    Returns the table, and (lam, KL, bound) of every update.
     """
     optimiser = optax.adam(optax.cosine_decay_schedule(lr, updates))
 
@@ -106,15 +107,16 @@ def train(step_dual, dual, updates, lr):
 
     table = jnp.zeros((K, 2))
     keys = jax.random.split(jax.random.key(0), updates)
-    (table, _, _), trail = jax.lax.scan(
+    (table, _, _), history = jax.lax.scan(
         update, (table, optimiser.init(table), dual), keys
     )
-    return table, trail
+    return table, history
 
 
 def compiled(function):
-    """`function` compiled with care, which tests/conftest.py spares the others: here loops run
-    for thousands of updates.
+    """Compile `function` with XLA's optimisations, which tests/conftest.py switches off.
+
+    The loops here make thousands of updates.
     """
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 3})
 
@@ -127,9 +129,9 @@ def start(lam, budget, kl_ema=0.0):
 def test_adjoint_matching_finds_the_tilted_gaussian():
     lam = 1.0
     mean, std, kl = tilted(lam)
-    # derived by hand
+    # These values are derived by hand.
     assert (round(mean, 3), round(std, 3), round(kl, 3)) == (0.533, 0.408, 0.145)
-    table, trail = compiled(
+    table, history = compiled(
         lambda: train(lambda dual, _: dual, start(lam, 1.0), updates=1200, lr=0.03)
     )()
     samples = euler_sample(
@@ -137,9 +139,9 @@ def test_adjoint_matching_finds_the_tilted_gaussian():
     )
     assert float(samples.mean()) == pytest.approx(mean, rel=0.03)
     assert float(samples.std()) == pytest.approx(std, rel=0.03)
-    # Memoryless: at the optimum the KL of the paths is that of their end points.
+    # The process is memoryless: at the optimum the KL of the paths is that of their end points.
     xs, adjoints = rollout_and_adjoints(table, jax.random.key(2))
-    settled = trail[-300:, 1].mean()
+    settled = history[-300:, 1].mean()
     assert float(settled) == pytest.approx(kl, rel=0.05)
     assert float(path_kl(delta_of(table, xs))) <= 1.01 * float(
         path_kl_bound(adjoints, lam)
@@ -169,17 +171,18 @@ def test_dual_loop_spends_its_budget_at_the_analytic_lambda(mode):
             lr=0.03,
         )[1]
 
-    trails = np.asarray(compiled(jax.vmap(run))(budgets))
-    for budget, trail in zip(np.asarray(budgets), trails, strict=True):
-        lam, kl, bound = trail[-800:].mean(axis=0)
+    histories = np.asarray(compiled(jax.vmap(run))(budgets))
+    for budget, history in zip(np.asarray(budgets), histories, strict=True):
+        lam, kl, bound = history[-800:].mean(axis=0)
         assert kl == pytest.approx(budget, rel=0.05)
         assert lam == pytest.approx(lambda_of_budget(budget), rel=0.10)
         assert kl <= bound
 
 
 def settling(kl, budget, window=50):
-    """The update from which on the mean KL over a window stays within 10 % of the budget; and
-    its largest value, relative.
+    """Return when the KL settles, and its largest value relative to the budget.
+
+    It settles at the update from which its mean over a window stays within 10 % of the budget.
     """
     smooth = np.convolve(kl, np.ones(window) / window, mode="valid") / budget
     outside = np.flatnonzero(np.abs(smooth - 1) > 0.1)
@@ -188,11 +191,11 @@ def settling(kl, budget, window=50):
 
 @pytest.mark.slow
 def test_closed_form_settles_sooner_where_lambda_has_far_to_go(monkeypatch):
-    """Updates until the KL stays within 10 % of its budget, and overshoot, at lambdas of 1/8 to
-    8 times the first.
+    """Lambda has to become 1/8, 1 and 8 times its first value.
 
-    `descent` moves lam by at most eta epsilon (c - 1) per update, whatever its size;
-    `closed_form` by a factor. Small K and B do here: where the KL settles is not the question.
+    `descent` moves lam by at most eta epsilon (c - 1) per update, whatever lam is; `closed_form`
+    multiplies it by a factor. K and B are small because the value at which the KL settles does
+    not matter here.
     """
     monkeypatch.setitem(globals(), "K", 20)
     monkeypatch.setitem(globals(), "B", 128)
@@ -218,13 +221,13 @@ def test_closed_form_settles_sooner_where_lambda_has_far_to_go(monkeypatch):
 
     settled = {}
     for mode in DUAL_STEPS:
-        trails = np.asarray(
+        histories = np.asarray(
             compiled(jax.vmap(lambda lam, mode=mode: run(mode, lam)))(
                 jnp.asarray(target / factors)
             )
         )
-        for factor, trail in zip(factors, trails, strict=True):
-            settled[mode, factor], overshoot = settling(trail[:, 1], budget)
+        for factor, history in zip(factors, histories, strict=True):
+            settled[mode, factor], overshoot = settling(history[:, 1], budget)
             when = (
                 f"settled at {settled[mode, factor]}"
                 if settled[mode, factor] < 2900
@@ -234,15 +237,17 @@ def test_closed_form_settles_sooner_where_lambda_has_far_to_go(monkeypatch):
                 f"{mode}: lambda has to become {factor} times the first: {when}, KL up to"
                 f" {overshoot:.2f} of the budget"
             )
-    # measured: 189 and 231, where descent takes 2196 to 8 times the first and more to 1/8
+    # Measured: closed_form takes 189 and 231 updates; descent takes 2196 to 8 times the first
+    # lambda, and more to 1/8 of it.
     for factor in (0.125, 8.0):
         assert 3 * settled["closed_form", factor] < settled["descent", factor]
 
 
 @pytest.mark.ci
 def test_exact_tilted_velocity_measures_the_known_path_kl():
-    """Path KL of the tilted Gaussian's own velocity for growing K: the gap to 0.145 is
-    discretisation.
+    """The path KL of the tilted Gaussian's own velocity approaches 0.145 as K grows.
+
+    The gap is the error of discretisation.
     """
     mean, std, kl = tilted(1.0)
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share."""
+"""The code that benchmarks share: synthetic data, the large product and the output."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ def test_the_synthetic_data_is_a_compact_dataset():
     assert list(np.flatnonzero(ends)) == [999, 1999, 2499]
 
 
-def test_an_accelerator_is_measured_by_a_large_product_besides(monkeypatch, capsys):
+def test_an_accelerator_is_also_measured_by_a_large_product(monkeypatch, capsys):
     assert common.large_product() == {}
     monkeypatch.setattr(common, "LARGE", 64)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

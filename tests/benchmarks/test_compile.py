@@ -1,4 +1,7 @@
-"""What is counted in a compiled program, without a GPU."""
+"""Counts in a program compiled for a GPU, compile options, and the list of GPU measurements.
+
+No test needs a GPU.
+"""
 
 import argparse
 import json
@@ -14,8 +17,8 @@ from benchmarks import gpu, hlo
 from scripts import benchmark
 from training import compile_options
 
-# As XLA prints it, shortened: a loop over updates with a library's product, a fusion that reads
-# one row of a table, a copy of 4 kB, and views that move nothing.
+# A shortened program as XLA prints it: a loop over updates with a library's matrix product, a
+# fusion that reads one row of a table, a copy of 4 kB, and views that move no data.
 PROGRAM = """HloModule jit_train_block
 
 %fused_row (p0: f32[1000,64], p1: s32[]) -> f32[1,64] {
@@ -50,7 +53,7 @@ ENTRY %main (a: s32[], b: f32[1000,64], c: f32[64,16]) -> (s32[], f32[1000,64], 
   %start = (s32[], f32[1000,64]{1,0}, f32[64,16]{1,0}) tuple(%a, %b, %c)
   ROOT %while = (s32[], f32[1000,64]{1,0}, f32[64,16]{1,0}) while(%start), condition=%condition, body=%body
 }
-"""  # noqa: E501
+"""
 THUNKS = """001: kCopy         [source | next=002 (1)] kCopy
 002: kWhile        [prev=001 (1) | sink]
 condition:
@@ -63,30 +66,31 @@ condition:
 """
 
 
-def test_the_kernels_of_the_loops_body_are_counted():
+def test_the_kernels_in_the_loop_body_are_counted():
     found = hlo.count(PROGRAM)
     assert (found["kernels"], found["products"], found["chain"]) == (3, 1, 2)
     row, product, copied = 64 * 4, 64 * 16 * 4 + 64 * 4 + 16 * 4, 2 * 64 * 16 * 4
-    # one row of the table and the index, not the table; no scratch memory of the library
+    # The fusion moves one row of the table and the index, not the table. The library's scratch
+    # memory does not count.
     assert found["moved_gb"] == pytest.approx((2 * row + 4 + product + copied) / 1e9)
     assert found["copied_mb"] == pytest.approx(64 * 16 * 4 / 1e6)
-    # the row is written and read inside the cache, as is what the copy reads after the product
+    # The cache serves the row, and the matrix that the copy reads after the product.
     assert found["hbm_gb"] == pytest.approx((row + 4 + 64 * 16 * 4) / 1e9)
 
 
-def test_what_the_cache_does_not_hold_comes_from_memory(monkeypatch):
+def test_values_that_do_not_fit_the_cache_are_read_from_memory(monkeypatch):
     cached = hlo.count(PROGRAM)["hbm_gb"]
     monkeypatch.setattr(hlo, "CACHE_BYTES", 300)
     assert cached < hlo.count(PROGRAM)["hbm_gb"] <= hlo.count(PROGRAM)["moved_gb"]
 
 
-def test_graphs_and_what_is_outside_them_are_those_of_the_body():
+def test_graphs_and_kernels_outside_them_are_counted_in_the_loop_body():
     assert hlo.graphs(THUNKS) == {"graphs": 1, "outside_graphs": 1}
     assert hlo.graphs(THUNKS.replace("kCommandBuffer", "kSequential"))["graphs"] == 0
 
 
-def test_a_program_that_xla_compiled_is_read():
-    """Every instruction has its operands, and the loop's body is found."""
+def test_a_program_compiled_by_xla_is_parsed():
+    """Every instruction is parsed, and kernels are found."""
 
     def block(w, x):
         return jax.lax.fori_loop(0, 5, lambda _, x: jnp.tanh(x @ w), x)
@@ -103,14 +107,14 @@ def test_a_program_that_xla_compiled_is_read():
     assert math.isclose(hlo.size("(f32[2,3]{1,0}, s8[99]{0})"), 24)
 
 
-def test_what_is_missing_is_said(monkeypatch, capsys):
+def test_a_missing_plugin_is_reported_with_the_remedy(monkeypatch, capsys):
     monkeypatch.setattr(compile_benchmark, "PLUGINS", ("no_such_plugin",))
     assert benchmark.main(["benchmark.py", "compile"]) == 1
     error = capsys.readouterr().err
     assert "no_such_plugin is missing" in error and "requirements-cuda12.txt" in error
 
 
-def test_an_option_has_a_value(monkeypatch, capsys):
+def test_an_option_without_a_value_is_refused(monkeypatch, capsys):
     given = compile_benchmark.given_options(["a=true", "b=2", "c=x=y"])
     assert given == {"a": True, "b": "2", "c": "x=y"}
     monkeypatch.setattr(
@@ -120,20 +124,20 @@ def test_an_option_has_a_value(monkeypatch, capsys):
     assert "--option=a: give KEY=VALUE" in capsys.readouterr().err
 
 
-def test_an_option_that_this_jax_lacks_is_left_out(monkeypatch):
+def test_an_option_unknown_to_this_jax_is_left_out(monkeypatch):
     options = {"xla_gpu_graph_min_graph_size": 1, "xla_no_such_option": 1}
     monkeypatch.setitem(compile_options.OPTIONS, "gpu", options)
     assert compile_options.compile_options("gpu") == {"xla_gpu_graph_min_graph_size": 1}
     assert compile_options.compile_options("tpu") == {}
 
 
-def test_every_measurement_of_a_gpu_can_be_read_and_resumes(
+def test_every_gpu_measurement_is_a_valid_command_line_and_finished_ones_are_kept(
     tmp_path, monkeypatch, capsys
 ):
     measured, out = [], tmp_path / "speed.json"
     for words in gpu.MEASUREMENTS.values():
         benchmark.parse(["benchmark.py", *words])
-    rows = [
+    by_seeds = [
         {"seeds": 1, "compiled_as": name, "updates_per_s": rate}
         for name, rate in (("training", 2.0), ("concurrent", 3.0))
     ]
@@ -149,11 +153,11 @@ def test_every_measurement_of_a_gpu_can_be_read_and_resumes(
     gpu.run(argparse.Namespace(out=out, seconds=100.0, tiny=False))
     assert measured == [
         words for name, words in gpu.MEASUREMENTS.items() if name != "compile options"
-    ]  # noqa: E501
+    ]
     assert set(json.loads(out.read_text())) == set(gpu.MEASUREMENTS)
     assert "concurrent 1.50 (1 seeds)" in gpu.fastest_options(
-        {"compile options": {"by_seeds": rows}}
-    )  # noqa: E501
+        {"compile options": {"by_seeds": by_seeds}}
+    )
     out.unlink()
     gpu.run(argparse.Namespace(out=out, seconds=1.0, tiny=False))
     assert not out.exists() and "trqam: no time left" in capsys.readouterr().err

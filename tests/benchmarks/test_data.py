@@ -1,4 +1,4 @@
-"""What the benchmark of batches from data on the host measures."""
+"""The benchmark that reads batches from a dataset on the host."""
 
 import json
 
@@ -11,14 +11,14 @@ from utils.prefetch import OnHost
 
 
 @pytest.mark.parametrize("written", [False, True])
-def test_the_data_lies_in_files(tmp_path, written):
+def test_the_dataset_is_in_sparse_or_written_files(tmp_path, written):
     dataset = data.synthetic(tmp_path, 2100, written)
     assert dataset["observations"].shape == (2100, 55) and dataset["actions"].shape == (
         2100,
         5,
     )
     assert isinstance(dataset["observations"], np.memmap)
-    # two whole trajectories, and 97 transitions with the row of their final state
+    # Two complete trajectories and one of 97 transitions. No transition starts in a final row.
     assert len(dataset["rows"]) == 2097 and not {1000, 2001, 2099} & set(
         dataset["rows"]
     )
@@ -27,7 +27,7 @@ def test_the_data_lies_in_files(tmp_path, written):
     OnHost(dataset, None)
 
 
-def test_the_reading_is_fast_and_then_at_the_demand(tmp_path, capsys):
+def test_reading_is_measured_at_full_speed_and_at_the_demand(tmp_path, capsys):
     words = ["--rows=2000,3000", "--readers=1", "--seconds=0.5", "--updates_per_call=2"]
     words += ["--demand=20", f"--folder={tmp_path}", "--written", "--json"]
     assert benchmark.main(["benchmark.py", "data", *words]) == 0
@@ -39,8 +39,8 @@ def test_the_reading_is_fast_and_then_at_the_demand(tmp_path, capsys):
     )
     found = json.loads(last)
     assert found["written"] and found["seeds"] == 1
-    assert [row["rows"] for row in found["measurements"]] == [2000, 3000]
-    for row in found["measurements"]:
-        assert row["paced_updates_per_s"] < 21 < row["fastest_updates_per_s"]
-        assert 0 <= row["paced_waiting"] < row["fastest_waiting"] <= 1
+    assert [entry["rows"] for entry in found["measurements"]] == [2000, 3000]
+    for entry in found["measurements"]:
+        assert entry["paced_updates_per_s"] < 21 < entry["fastest_updates_per_s"]
+        assert 0 <= entry["paced_waiting"] < entry["fastest_waiting"] <= 1
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""All measurements in one file, and what follows from them."""
+"""The benchmark that collects all measurements in one file and projects the hours of all runs."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("tiny", [False, True])
 @pytest.mark.parametrize("name", table.MEASUREMENTS)
-def test_every_measurement_is_a_command_line_that_can_be_read(name, tiny):
+def test_every_measurement_is_a_valid_command_line(name, tiny):
     words = table.MEASUREMENTS[name]
     options = benchmark.parse(
         ["benchmark.py", *(table.tiny_words(words) if tiny else words)]
@@ -35,8 +35,8 @@ def test_every_measurement_is_a_command_line_that_can_be_read(name, tiny):
     assert wide == ("width 1024" in name and not tiny)
 
 
-def test_what_the_file_holds_is_not_measured_again(tmp_path, capsys, monkeypatch):
-    """Neither what was measured nor its order changes; an error is tried again."""
+def test_measurements_in_the_file_are_not_repeated(tmp_path, capsys, monkeypatch):
+    """Finished measurements keep their values and their order; a failed one is repeated."""
     out, measured = tmp_path / "speed.json", []
     shutil.copy(ROOT / "results" / "speed_cpu.json", out)
     before = json.loads(out.read_text()) | {"qam": {"error": "took longer than 1 s"}}
@@ -55,8 +55,8 @@ def test_what_the_file_holds_is_not_measured_again(tmp_path, capsys, monkeypatch
     )
 
 
-def test_the_device_is_left_to_the_processes_that_measure(tmp_path):
-    """A process that has opened a GPU keeps most of its memory."""
+def test_the_process_of_the_table_does_not_open_the_device(tmp_path):
+    """A process that opens a GPU takes most of its memory, which the measurements need."""
     out = tmp_path / "speed.json"
     shutil.copy(ROOT / "results" / "speed_cpu.json", out)
     program = f"""
@@ -73,7 +73,7 @@ sys.exit(code or xla_bridge.backends_are_initialized())
     assert done.returncode == 0 and "| bc | 1 | 4 |" in done.stdout
 
 
-def test_a_measurement_that_fails_leaves_its_reason():
+def test_a_failed_measurement_records_its_reason():
     found = table.measure(["update", "--agent=agents/nothing.py"], timeout=100.0)
     assert found["error"].startswith(
         "error: --agent=agents/nothing.py: there is no such file"
@@ -81,7 +81,7 @@ def test_a_measurement_that_fails_leaves_its_reason():
     assert table.measure(["data"], timeout=0.01) == {"error": "took longer than 0.01 s"}
 
 
-def test_the_report_shows_what_each_kind_of_measurement_found():
+def test_the_report_shows_the_figures_of_each_kind_of_measurement():
     found = {
         "a": {"stage_seconds": {"noise": 0.0015}},
         "b": {"profile": {"device_busy": 0.5, "shares": {"fusion": 0.25}}},
@@ -100,10 +100,8 @@ def test_the_report_shows_what_each_kind_of_measurement_found():
     assert "e: no luck" in lines
 
 
-def test_the_hours_of_the_table_follow_from_what_was_measured():
-    """Six domains have networks of width 512, four of 1024; episodes are as long as OGBench has
-    them.
-    """
+def test_the_hours_of_all_runs_are_computed_from_the_measurements():
+    """Six domains use networks of width 512, four of width 1024; episode lengths are OGBench's."""
 
     def measured(rate):
         return {
@@ -111,7 +109,7 @@ def test_the_hours_of_the_table_follow_from_what_was_measured():
         }
 
     found = {"bc": measured(1000.0), "trqam": measured(100.0)}
-    # one of the widths alone says nothing about the table
+    # Both widths have to be measured before there are hours.
     assert table.hours(found) == {}
     found |= {"bc width 1024": measured(500.0), "trqam width 1024": measured(20.0)}
     online = {
@@ -133,29 +131,29 @@ def test_the_hours_of_the_table_follow_from_what_was_measured():
         50 * 500_000 / 100 / 3600
     )
     names = [f"{world_name(domain)}-singletask-task1-v0" for domain in DOMAINS]
-    longest = sum(
+    max_steps = sum(
         50 * 33 * 8 * 5 * gymnasium.spec(name).max_episode_steps for name in names
     )
     assert parts["evaluation, if every episode failed"] == pytest.approx(
-        longest / 400 / 3600
+        max_steps / 400 / 3600
     )
-    whole = table.hours(found | online)
-    assert whole["updates online"] == pytest.approx(
+    complete = table.hours(found | online)
+    assert complete["updates online"] == pytest.approx(
         5 * 8 * 500_000 * (6 / 50 + 4 / 10) / 3600
     )
     training = (
         sum(value for part, value in parts.items() if "evaluation" not in part)
-        + whole["updates online"]
+        + complete["updates online"]
     )
-    assert whole["training alone"] == pytest.approx(training)
-    assert whole["training, then evaluation"] == pytest.approx(
+    assert complete["training alone"] == pytest.approx(training)
+    assert complete["training, then evaluation"] == pytest.approx(
         training + parts["evaluation, if every episode failed"]
     )
 
 
 @pytest.mark.slow
-def test_the_whole_measurement_runs_on_tiny_networks(tmp_path):
-    """Each kind of it: updates, one at a time, a profile, evaluation, data on the host."""
+def test_each_kind_of_measurement_works_on_tiny_networks(tmp_path):
+    """The kinds are updates one at a time, a profile, evaluation, and data on the host."""
     wanted = ["trqam one by one", "trqam profile", "evaluation", "data"]
     flags = ["--tiny", f"--out={tmp_path}/tiny.json", f"--only={','.join(wanted)}"]
     command = [sys.executable, "scripts/benchmark.py", "table", *flags]
@@ -168,15 +166,16 @@ def test_the_whole_measurement_runs_on_tiny_networks(tmp_path):
         name for name in wanted if "error" in found[name]
     ]
     assert 0 < found["trqam profile"]["profile"]["device_busy"] <= 1
-    # of the dozen that take the most
+    # Only the twelve kinds of kernels that take the most time are listed.
     assert 0.5 < sum(found["trqam profile"]["profile"]["shares"].values()) <= 1
     alone, *batched = found["evaluation"]["evaluation"]
     assert alone["workers"] == 0 and all(
-        5 * row["policy_calls"] <= alone["policy_calls"] for row in batched
+        5 * entry["policy_calls"] <= alone["policy_calls"] for entry in batched
     )
-    assert [row["rows"] for row in found["data"]["measurements"]] == [10_000]
+    assert [entry["rows"] for entry in found["data"]["measurements"]] == [10_000]
     assert "| trqam one by one | 8 | 1 |" in done.stdout and "hours" in done.stdout
     again = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, timeout=100
     )
-    assert again.returncode == 0 and again.stderr == ""  # nothing is measured twice
+    # Nothing is measured twice.
+    assert again.returncode == 0 and again.stderr == ""

@@ -1,4 +1,4 @@
-"""What a trace says about a device."""
+"""The profile that is computed from a trace of a device."""
 
 import contextlib
 from types import SimpleNamespace
@@ -10,10 +10,10 @@ from benchmarks import trace
 from utils.errors import RunError
 
 
-def test_the_profile_of_an_accelerator_has_kernels_with_names_in_cpp(
+def test_events_with_cpp_names_count_as_kernels_on_an_accelerator_only(
     monkeypatch, tmp_path
 ):
-    """On a CPU such names are of threads that wait."""
+    """On a CPU, events with such names are waiting threads."""
     names = ["void cutlass::Kernel2<gemm_1>", "fusion_2", "fusion_3"]
     events = [
         SimpleNamespace(name=name, start_ns=10.0 * i, duration_ns=5.0)
@@ -49,7 +49,7 @@ def test_the_profile_of_an_accelerator_has_kernels_with_names_in_cpp(
 
 
 def test_kernels_that_overlap_are_counted_once():
-    """From 0 to 10 and from 2 to 4, inside it; from 12 to 16."""
+    """The events last from 0 to 10, from 2 to 4 inside the first, and from 12 to 16."""
     events = [
         trace.Event(0.0, 10.0, "a.1"),
         trace.Event(2.0, 2.0, "b"),

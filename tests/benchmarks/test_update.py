@@ -1,4 +1,4 @@
-"""What the benchmark of updates measures, at any size."""
+"""The benchmark of updates: its figures, and how it counts the work of an update."""
 
 import json
 
@@ -34,17 +34,17 @@ def test_the_last_line_is_one_json_object_with_every_figure(agent, capsys, monke
     ]
     assert benchmark.main(["scripts/benchmark.py", "update", *flags, *settings]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [row["seeds"] for row in result["by_seeds"]] == seeds
-    for row in result["by_seeds"]:
-        assert row["seed_updates_per_s"] == pytest.approx(
-            row["seeds"] * row["updates_per_s"]
+    assert [entry["seeds"] for entry in result["by_seeds"]] == seeds
+    for entry in result["by_seeds"]:
+        assert entry["seed_updates_per_s"] == pytest.approx(
+            entry["seeds"] * entry["updates_per_s"]
         )
         expected = (
-            row["seed_updates_per_s"]
+            entry["seed_updates_per_s"]
             * result["gflop_per_update"]
             / result["peak_gflops"]
         )
-        assert row["fraction_of_peak"] == pytest.approx(expected)
+        assert entry["fraction_of_peak"] == pytest.approx(expected)
     assert result["updates_per_s"] == result["by_seeds"][0]["updates_per_s"] > 0
     assert (
         result["gflop_per_update"] > 0
@@ -65,7 +65,7 @@ def test_the_last_line_is_one_json_object_with_every_figure(agent, capsys, monke
 
 @pytest.mark.ci
 def test_work_in_a_loop_is_not_counted(capsys):
-    """XLA would count 21 flow steps as one."""
+    """XLA counts the body of a loop once, so 21 flow steps would count as one."""
     flags = ["--agent=agents/fql.py", *TINY, "--agent.flow_steps=21", "--json"]
     assert benchmark.main(["scripts/benchmark.py", "update", *flags]) == 0
     out = capsys.readouterr().out
@@ -75,7 +75,7 @@ def test_work_in_a_loop_is_not_counted(capsys):
 
 
 def test_work_is_counted_in_the_program_for_the_host(monkeypatch):
-    """An accelerator's program calls libraries, which count nothing."""
+    """An accelerator's program calls libraries, whose work XLA does not count."""
     config = bc.get_config()
     config.update(actor_hidden_dims=(16, 16), batch_size=8)
     agent = bc.AGENT.create(

@@ -1,4 +1,4 @@
-"""Agent files: what their imports find, when they load again, and which sources are equal."""
+"""Tests how agent files are loaded: what imports find, which sources are equal, what is kept."""
 
 import dataclasses
 import inspect
@@ -37,7 +37,7 @@ def in_the_project(monkeypatch):
 
 
 def write(folder, name="mine.py", imports="", value="1", helpers=None):
-    """An agent file whose class has VALUE, and other files below its folder."""
+    """Write an agent file whose class has VALUE, and other files in its folder; return its path."""
     files = {name: AGENT.format(imports=imports, value=value)} | (helpers or {})
     for place, text in files.items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ IMPORTS = {
 
 
 @pytest.mark.parametrize("kind", IMPORTS)
-def test_modules_of_the_folder_are_found_and_are_each_agents_own(kind, tmp_path):
+def test_modules_of_the_folder_are_found_and_private_to_each_agent(kind, tmp_path):
     imports, value, helpers = IMPORTS[kind]
     files = []
     for n in (1, 2):
@@ -109,13 +109,16 @@ def test_modules_of_the_folder_are_found_and_are_each_agents_own(kind, tmp_path)
     assert not added & {Path(name).parts[0].removesuffix(".py") for name in helpers}
     assert all(sys.modules[name] is module for name, module in before.items())
     source = load_source(files[0])
-    absent = {"__init__.py", "nets/__init__.py"}  # that is as an empty one
+    # A missing __init__.py counts as an empty one.
+    absent = {"__init__.py", "nets/__init__.py"}
     assert source.kept.keys() - absent == {"mine.py", *helpers} - absent
     assert source.digest != load_source(files[1]).digest
 
 
-def test_a_module_of_that_name_imported_before_is_not_the_agents(tmp_path, monkeypatch):
-    """Such as one that an environment imported; it stays what it was."""
+def test_an_imported_module_with_the_name_of_a_sibling_is_not_used(
+    tmp_path, monkeypatch
+):
+    """For example, an environment may have imported one. It stays unchanged."""
     other = write(tmp_path / "other", name="helper.py").parent
     (other / "helper.py").write_text("V = 3")
     monkeypatch.syspath_prepend(str(other))
@@ -136,7 +139,7 @@ def test_a_class_of_a_sibling_is_found_by_the_name_of_its_module(tmp_path):
 
 
 def test_an_edit_after_the_file_was_read_does_not_count(tmp_path):
-    """Runs are planned, and keep the source, long before the last of them begins."""
+    """Sources are read when runs are planned, long before the last of them begins."""
     path = write(tmp_path, imports="import helper", value="helper.V", helpers=HELPER_1)
     source = load_source(path)
     write(tmp_path, value="None", helpers={"helper.py": "V = 2"})
@@ -145,7 +148,7 @@ def test_an_edit_after_the_file_was_read_does_not_count(tmp_path):
     assert (tmp_path / "source" / "helper.py").read_text() == "V = 1"
 
 
-def test_the_checkout_and_the_standard_library_come_before_the_folder(tmp_path):
+def test_the_checkout_and_the_standard_library_are_searched_before_the_folder(tmp_path):
     imports = "import statistics\nfrom utils.errors import UserError"
     path = write(
         tmp_path,
@@ -157,14 +160,14 @@ def test_the_checkout_and_the_standard_library_come_before_the_folder(tmp_path):
     assert load_source(path).kept.keys() == {"mine.py"}
 
 
-def test_a_folder_without_modules_hides_nothing_that_is_installed(tmp_path):
-    """W&B and others leave folders of their own name where a program runs."""
+def test_a_folder_without_modules_does_not_hide_an_installed_package(tmp_path):
+    """W&B and others create a folder with their own name where a program runs."""
     (tmp_path / "yaml").mkdir()
     path = write(tmp_path, imports="import yaml", value="yaml.safe_load('5')")
     assert value_of(path) == 5
 
 
-def test_a_folder_may_have_the_name_of_something_installed(tmp_path):
+def test_a_folder_may_have_the_name_of_an_installed_package(tmp_path):
     helpers = {"helper.py": "V = 6", "safe_load.py": ""}
     imports = "import helper\nimport yaml"
     value = "helper.V + yaml.safe_load('5')"
@@ -172,10 +175,10 @@ def test_a_folder_may_have_the_name_of_something_installed(tmp_path):
     assert value_of(path) == 11 and load_source(path).package == ""
 
 
-def test_kept_code_that_names_its_folder_runs_without_it(
+def test_kept_code_that_imports_by_its_folders_name_runs_without_that_folder(
     tmp_path, monkeypatch, printed
 ):
-    """Though a folder of that name, with today's code, is on the module search path."""
+    """A folder of that name with changed code is on the module search path, but is not used."""
     monkeypatch.syspath_prepend(str(tmp_path))
     helpers = {
         "__init__.py": "START = 40",
@@ -193,7 +196,7 @@ def test_kept_code_that_names_its_folder_runs_without_it(
 
 
 @pytest.mark.parametrize("name", ["my-agent.py", "v1.2.py", "jax.py", "mine.txt"])
-def test_any_file_name_will_do(name, tmp_path):
+def test_any_file_name_is_accepted(name, tmp_path):
     path = write(
         tmp_path,
         name=name,
@@ -202,11 +205,12 @@ def test_any_file_name_will_do(name, tmp_path):
         helpers={"helper.py": "V = 7"},
     )
     assert value_of(path) == 7
-    assert lineage(load_source(path)) == ["fql"]  # its own name is no row
+    # An agent outside the checkout is not listed by its own name.
+    assert lineage(load_source(path)) == ["fql"]
 
 
-def test_an_agent_file_in_the_projects_root(tmp_path):
-    """There, the packages beside it are the checkout's; a file beside it is the agent's."""
+def test_an_agent_file_in_the_projects_root_imports_packages_and_siblings(tmp_path):
+    """Packages beside the file belong to the checkout; modules beside it belong to the agent."""
     checkout = tmp_path / "checkout"
     for name in ("agents", "configs", "utils"):
         ignored = shutil.ignore_patterns("__pycache__")
@@ -273,8 +277,8 @@ AGENT = Counting
 '''
 
 
-def test_future_annotations_a_state_field_and_the_files_place(tmp_path):
-    """All of it also where the flags read the file's settings."""
+def test_future_annotations_a_new_state_field_and_a_data_file_work(tmp_path):
+    """They also work when the flags read the file's settings."""
     path = tmp_path / "counting.py"
     path.write_text(FUTURE)
     (tmp_path / "widths.txt").write_text("8 16")
@@ -309,13 +313,14 @@ def test_a_file_is_loaded_once_until_it_or_its_helper_changes(tmp_path):
     source = load_source(path)
     assert load_source(path) is source is load_source(str(path))
     assert source.module.AGENT.VALUE == 1
-    for n in (2, 3):  # of one length, within a second
+    # The texts have the same length and change within a second.
+    for n in (2, 3):
         (tmp_path / "helper.py").write_text(f"V = {n}")
         assert value_of(path) == n
     assert not list(tmp_path.rglob("__pycache__"))
 
 
-def test_a_helper_that_was_missing_is_found_once_it_is_there(tmp_path):
+def test_a_helper_that_was_missing_is_found_once_it_exists(tmp_path):
     path = write(tmp_path, imports="import helper", value="helper.V")
     with pytest.raises(
         UserError,
@@ -341,7 +346,7 @@ def mistake(path):
     return str(caught.value)
 
 
-def test_a_file_that_does_not_run_is_one_line(tmp_path):
+def test_a_file_that_does_not_run_is_a_user_error(tmp_path):
     assert "does not run (SyntaxError: " in mistake(ROOT / "README.md")
     path = write(tmp_path, value="1 / 0")
     assert "does not run (ZeroDivisionError: division by zero)" in mistake(path)
@@ -353,11 +358,14 @@ def test_a_file_that_does_not_run_is_one_line(tmp_path):
     assert "does not run (SyntaxError: " in mistake(tmp_path / "latin.py")
     (tmp_path / "half.py").write_text("AGENT = 3")
     assert "defines no AGENT and get_config" in mistake(tmp_path / "half.py")
-    with pytest.raises(SystemExit):  # not an error of the file's
+    # SystemExit is not an error in the file, so it is not converted.
+    with pytest.raises(SystemExit):
         load_source(write(tmp_path, imports="raise SystemExit"))
 
 
-def test_a_missing_file_says_where_it_was_looked_for(tmp_path, monkeypatch):
+def test_the_error_for_a_missing_file_says_where_it_was_looked_for(
+    tmp_path, monkeypatch
+):
     def missing(path):
         with pytest.raises(UserError) as caught:
             take_agent(["main.py", f"--agent={path}"])
@@ -378,12 +386,12 @@ def test_a_missing_file_says_where_it_was_looked_for(tmp_path, monkeypatch):
     assert mistake("mine.py") == text
 
 
-def test_the_flag_is_listed_with_those_of_the_program():
+def test_help_lists_the_agent_flag_with_those_of_the_program():
     listed = define_flags(["main.py"]).get_help()
     assert "configs.agent_file" not in listed and "--agent: agent file;" in listed
 
 
-def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+def test_a_tilde_means_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "forks", value="8")
     assert value_of("~/forks/mine.py") == 8
@@ -432,7 +440,7 @@ def test_what_changes_the_digest_and_what_does_not(tmp_path):
     assert load_source(moved / "mine.py").digest == load_source(path).digest
 
 
-def test_the_agents_of_the_checkout():
+def test_the_agents_of_the_checkout_are_recognized_and_have_no_siblings():
     for file in AGENTS.glob("*.py"):
         if "AGENT = " in file.read_text():
             source = load_source(file)
@@ -446,7 +454,7 @@ def test_the_agents_of_the_checkout():
 
 @pytest.fixture
 def begun(tmp_path):
-    """A run folder that keeps an agent with a helper, its config.json, and the agent file."""
+    """Return a run folder with an agent and its helper, its config.json, and the agent file."""
     path = write(
         tmp_path / "code",
         imports="from nets.sub import V",
@@ -460,7 +468,7 @@ def begun(tmp_path):
     return folder, source.record(), path
 
 
-def test_the_kept_source_is_the_same_source(begun):
+def test_the_kept_source_equals_the_original(begun):
     folder, stored, path = begun
     kept = kept_source(folder, stored)
     assert kept.digest == load_source(path).digest
@@ -469,12 +477,12 @@ def test_the_kept_source_is_the_same_source(begun):
     assert kept.record()["source"] == stored["source"]
 
 
-def test_other_code_at_the_recorded_place_is_mentioned_and_not_used(
+def test_other_code_at_the_recorded_path_is_mentioned_and_not_used(
     begun, printed, monkeypatch
 ):
     folder, stored, path = begun
     kind = agent_of_run(folder, stored, trust=True)
-    # That of the recorded place: beside it lie the data files that it may read.
+    # The file at the recorded path is loaded, since it may read data files in its folder.
     assert kind is load_source(path).module.AGENT and printed().err == ""
     (path.parent / "nets" / "sub.py").write_text("V = 2")
     monkeypatch.chdir("/")
@@ -489,7 +497,7 @@ def test_other_code_at_the_recorded_place_is_mentioned_and_not_used(
     assert agent_of_run(folder, stored, trust=True).VALUE == 1 and printed().err == ""
 
 
-def test_a_kept_agent_of_the_project_that_no_longer_runs_gives_way_to_todays(
+def test_a_kept_agent_of_the_project_that_no_longer_runs_is_replaced_by_the_current_one(
     tmp_path, printed
 ):
     source = load_source("agents/fql.py")
@@ -514,7 +522,9 @@ def test_changes_of_the_checkouts_own_modules_are_mentioned(begun, printed):
     assert printed().err == f"warning: {changed} since {folder} began\n"
 
 
-def test_a_run_of_an_older_version_says_which_file_it_uses(begun, printed, monkeypatch):
+def test_a_run_without_a_kept_source_says_which_file_it_uses(
+    begun, printed, monkeypatch
+):
     folder, stored, path = begun
     del stored["source"]
     assert agent_of_run(folder, stored, trust=True) is load_source(path).module.AGENT
@@ -531,7 +541,7 @@ def test_a_run_of_an_older_version_says_which_file_it_uses(begun, printed, monke
         agent_of_run(folder, stored, trust=True)
 
 
-def test_keeping_leaves_nothing_of_what_was_kept_before(begun, tmp_path):
+def test_keeping_a_source_deletes_the_one_kept_before(begun, tmp_path):
     folder, _, _ = begun
     load_source(write(tmp_path / "b", name="b.py")).keep(folder)
     kept = [

@@ -1,4 +1,4 @@
-"""The settings and figures of the methods beyond the results table, each with its source."""
+"""Tests the settings and figures of the methods beyond the results table, and their sources."""
 
 import csv
 
@@ -40,7 +40,7 @@ def test_rql_has_its_published_settings(domain):
     assert [agent[key] for key in keys] == values
     assert (agent.num_qs, agent.flow_steps, agent.batch_size) == (10, 10, 256)
     assert (agent.policy_ema, agent.tau, agent.lr) == (0.999, 0.005, 3e-4)
-    # whatever the width of other methods there
+    # RQL has the same widths in every domain, unlike other methods.
     assert agent.actor_hidden_dims == agent.value_hidden_dims == (512,) * 4
     assert (agent.actor_layer_norm, agent.value_layer_norm) == (False, True)
     for key in keys:
@@ -48,7 +48,7 @@ def test_rql_has_its_published_settings(domain):
         assert source.startswith("RQL's published commands (arXiv 2606.17551")
     note = "tuned for sparse rewards (here OGBench's; --preset=qam_paper)"
     assert settings.note == (note if sparse else "")
-    # its commands and the QAM paper's have the same rewards and discounts
+    # RQL's commands and the QAM paper's have the same rewards and discounts.
     common = qam_common_settings(domain)
     assert (common["sparse"].value, common["discount"].value) == (sparse, values[-1])
 
@@ -85,7 +85,8 @@ def test_qpilots_settings_are_second_hand(domain, alpha, rho, discount):
     agent = settings.agent
     assert (agent.alpha, agent.rho, agent.discount) == (alpha, rho, discount)
     assert "second hand" in settings.sources["agent.discount"]
-    known = domain == "puzzle-4x4"  # which of 0.1, 0.2, 0.3, 0.5 elsewhere: unknown
+    # Elsewhere it is unknown which of 0.1, 0.2, 0.3 and 0.5 was used.
+    known = domain == "puzzle-4x4"
     assert ("second hand" in settings.sources["agent.alpha"]) == known
 
 
@@ -95,7 +96,7 @@ def test_lql_is_off_in_every_domain():
         assert (agent.lql_points, agent.hinge_weight) == (1, 1.0)
 
 
-def test_every_setting_of_the_table_is_one_that_its_agent_takes():
+def test_every_agent_accepts_its_settings_in_the_table():
     compared = 0
     for (domain, name), lines in BEYOND_TABLE.items():
         kind = load_source(AGENTS / f"{name}.py").module.AGENT
@@ -112,7 +113,7 @@ def test_every_setting_of_the_table_is_one_that_its_agent_takes():
 
 
 def test_published_figures_have_source_steps_seeds_and_protocol():
-    """RQL's are checked against what the paper's table says in two places."""
+    """RQL's are compared with two values of the paper's table."""
     figures = [line for line in read_published() if line.method == "RQL"]
     assert {line.name for line in figures} == set(RQL)
     found = {line.name: line for line in figures}
@@ -131,7 +132,7 @@ def test_published_figures_have_source_steps_seeds_and_protocol():
         )
 
 
-def test_methods_beyond_the_table_have_names_and_are_not_of_the_table():
+def test_methods_beyond_the_table_have_names_and_are_not_in_the_table():
     beyond = {method.name: method.agent for method in KNOWN if method not in METHODS}
     assert beyond == {"RQL": "rql", "QGF": "qgf", "QPILOTS-U": "qpilots"}
     for name, agent in beyond.items():

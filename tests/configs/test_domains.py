@@ -1,4 +1,4 @@
-"""What each domain sets for each agent, and that agents with a key in common keep their own
+"""Tests what each domain sets for each agent, and that agents that share a key keep their own
 values of it.
 """
 
@@ -28,6 +28,7 @@ AGENT = Mine
 
 
 def own(agent, domain, *keys):
+    """Return an agent's values of settings in a domain, and the set of their sources."""
     settings = resolved(f"--env_name={domain}", f"--agent={agent}")
     return tuple(settings.agent[key] for key in keys), {
         settings.sources[f"agent.{key}"] for key in keys
@@ -61,12 +62,13 @@ def own(agent, domain, *keys):
             (1.0, True, False),
         ),
         ("rebrac", "cube-triple", ("alpha_actor", "actor_noise"), (0.01, 0.2)),
-        ("rlpd", "cube-double", ("bc_alpha",), (0.0,)),  # as run; the list has 0.1
+        # The value of the actual runs; the paper's list has 0.1.
+        ("rlpd", "cube-double", ("bc_alpha",), (0.0,)),
         ("fql", "puzzle-4x4", ("alpha",), (1.0,)),
         ("cgql", "puzzle-4x4", ("guidance_coef", "noisy_coef"), (1.0, 0.001)),
     ],
 )
-def test_published_values_and_their_source(agent, domain, keys, values):
+def test_agents_have_their_published_values_and_the_source(agent, domain, keys, values):
     sparse = ", sparse rewards" if domain == "puzzle-4x4" else ""
     method = {"cgql": "cgql_linex"}.get(agent, agent)
     found = own(f"agents/{agent}.py", domain, *keys)
@@ -128,13 +130,13 @@ def test_simple_mode_has_its_own_guidance_and_no_noisy_loss(domain, guidance_coe
     assert settings.sources["agent.noisy_coef"] == "default"
 
 
-def test_the_command_line_comes_before_the_coefficients_of_a_mode():
+def test_the_command_line_overrides_the_coefficients_of_a_mode():
     flags = ("--agent.mode=mse", "--agent.noisy_coef=0.7", "--agent.inv_temp=0")
     settings = resolved("--env_name=scene", "--agent=agents/cgql.py", *flags)
     assert tuple(settings.agent[key] for key in CGQL_KEYS) == (0.0, 0.1, 0.7)
 
 
-def test_a_forks_mode_counts(tmp_path):
+def test_a_fork_has_the_coefficients_of_its_mode(tmp_path):
     fork = tmp_path / "my_cgql.py"
     fork.write_text(MSE_FORK)
     assert own(fork, "antmaze-large", "noisy_coef")[0] == (0.1,)
@@ -144,20 +146,20 @@ def test_a_forks_mode_counts(tmp_path):
     ("domain", "tuned"),
     [("puzzle-4x4", 30.0), ("antmaze-large", 10.0), ("cube-double", 1.0)],
 )
-def test_one_key_of_two_agents(domain, tuned):
-    """inv_temp is QAM's, tuned by domain, and CGQL's, 10 everywhere."""
+def test_two_agents_with_the_same_key_have_their_own_values(domain, tuned):
+    """inv_temp of QAM is tuned for each domain; that of CGQL is always 10."""
     assert own("agents/cgql.py", domain, "inv_temp")[0] == (10.0,)
     assert own("agents/qam.py", domain, "inv_temp")[0] == (tuned,)
 
 
-def test_plain_qam_has_no_head():
+def test_plain_qam_has_no_edit_and_no_fql_head():
     assert own("agents/qam.py", "puzzle-4x4", "edit_scale", "fql_alpha")[0] == (
         0.0,
         0.0,
     )
 
 
-def test_a_fork_inherits_the_settings_of_what_it_extends(tmp_path):
+def test_a_fork_inherits_the_settings_of_the_agent_that_it_extends(tmp_path):
     for parent, key, value in (
         ("fql", "alpha", 300.0),
         ("qam", "inv_temp", 3.0),
@@ -168,8 +170,8 @@ def test_a_fork_inherits_the_settings_of_what_it_extends(tmp_path):
         assert own(fork, "puzzle-3x3", key)[0] == (value,)
 
 
-def test_an_agent_of_another_agent_has_its_own_settings_first():
-    """QAM-E has QAM's inverse temperature where its own row has one too, and SQAM its budget."""
+def test_the_own_settings_of_an_agent_come_before_those_of_its_parent():
+    """QAM-E's inverse temperature comes before QAM's, and SQAM's budget before TRQAM's."""
     values, sources = own(
         "agents/qam_edit.py", "antmaze-giant", "inv_temp", "edit_scale"
     )
@@ -208,7 +210,7 @@ AGENT = Mine
         ("trqam", "own:Env-v0", "horizon_length", 2),
     ],
 )
-def test_what_a_fork_changes_comes_before_the_domains_row(
+def test_a_value_changed_by_a_fork_overrides_that_of_the_domain(
     parent, domain, key, value, tmp_path
 ):
     fork = tmp_path / "mine.py"
@@ -223,15 +225,16 @@ def test_what_a_fork_changes_comes_before_the_domains_row(
         assert given.agent.kl_budget == 2.0
 
 
-def test_a_forks_file_takes_no_row_by_its_own_name(tmp_path):
+def test_a_fork_gets_no_settings_by_the_name_of_its_file(tmp_path):
     fork = tmp_path / "fql.py"
     fork.write_text(FORK.format(parent="bc"))
     assert own(fork, "scene", "lr") == ((3e-4,), {"default"})
 
 
-OTHER_NAMES = {"clip_grad_norm": "clip_grad"}  # in the agent files
+# Settings that have another name in the agent files.
+OTHER_NAMES = {"clip_grad_norm": "clip_grad"}
+# Settings that are fixed in the agent files, with their values.
 BUILT_IN = {
-    # how these are in the agent files
     "edit_target_entropy_multiplier": "0.5",
     "target_entropy_multiplier": "0.5",
     "init_temp": "1.0",
@@ -240,6 +243,7 @@ BUILT_IN = {
     "offline_steps": "0",
     "bc_alpha_as_run": "0.0",
 }
+# Settings that the published code of a method does not read.
 UNREAD = {
     ("fawac", "best_of_n"),
     ("qsm", "best_of_n"),
@@ -249,7 +253,7 @@ UNREAD = {
 
 
 def test_what_the_paper_sets_for_a_method_in_all_domains_is_its_default():
-    """In the agent files or built into them; the published methods read the rest nowhere."""
+    """It is a default of the agent file or fixed in it, unless the published code ignores it."""
     compared = 0
     for (domain, method), lines in QAM_TABLE.items():
         for line in lines if domain == "all" and method != "common" else ():
@@ -268,7 +272,7 @@ def test_what_the_paper_sets_for_a_method_in_all_domains_is_its_default():
 
 
 def test_every_domain_has_every_tuned_setting():
-    """What a domain sets is a setting that the agent has, and all domains set the same."""
+    """Each domain sets at least one setting of the agent, and all domains set the same ones."""
     for name in {method.agent for method in METHODS} - {"trqam", "sqam"}:
         config = load_source(AGENTS / f"{name}.py").module.get_config()
         for mode in ("simple", "mse", "linex") if name == "cgql" else (None,):
@@ -296,7 +300,7 @@ def test_every_domain_has_every_tuned_setting():
         ("trqam", "rho=nan", "--agent.rho=nan: give a number"),
     ],
 )
-def test_values_that_no_run_can_use(agent, flag, message):
+def test_values_that_no_run_can_use_are_refused(agent, flag, message):
     with pytest.raises(UserError, match=message):
         resolved("--env_name=scene", f"--agent=agents/{agent}.py", f"--agent.{flag}")
 
@@ -316,7 +320,7 @@ AGENT = Mine
 """
 
 
-def test_a_phase_that_an_agent_has_not_takes_no_steps(tmp_path):
+def test_a_phase_that_an_agent_does_not_have_takes_no_steps(tmp_path):
     fork = tmp_path / "mine.py"
     fork.write_text(ONLINE)
     place = ("--env_name=scene", f"--agent={fork}")
@@ -352,12 +356,12 @@ def test_each_agent_has_its_phases(agent, phases):
     assert not run.cloning and run.needs_base() == (phases[0] == "1")
 
 
-def test_rlpds_batches_may_be_drawn_otherwise():
+def test_balanced_sampling_of_rlpd_can_be_turned_off():
     flags = ("--agent=agents/rlpd.py", "--nobalanced_sampling")
     assert resolved("--env_name=scene", *flags).flags["balanced_sampling"] is False
 
 
-def test_an_agent_without_a_base_clones_none():
+def test_bc_only_is_refused_for_an_agent_without_a_base():
     words = ["main.py", "--env_name=scene", "--agent=agents/rebrac.py", "--bc_only"]
     with pytest.raises(UserError, match="--bc_only: rebrac.py has no base to clone"):
         plan(parse_flags(words))
@@ -379,7 +383,7 @@ QAM_COMMON = "QAM paper (arXiv 2601.14234), settings shared by all methods"
     ],
 )
 @pytest.mark.parametrize("agent", ["fql", "trqam"])
-def test_the_qam_papers_common_settings(
+def test_the_qam_paper_preset_has_the_papers_common_settings(
     agent, domain, sparse, discount, rho, width, horizon
 ):
     place = (f"--env_name={domain}", f"--agent=agents/{agent}.py", "--preset=qam_paper")
@@ -432,22 +436,18 @@ def test_the_qam_papers_common_settings(
         ),
         ("dac", "antmaze-giant", (), ""),
         ("fql", "puzzle-4x4", ("--sparse", "--agent.discount=0.99"), ""),
-        (
-            "fql",
-            "puzzle-4x4",
-            ("--agent.alpha=3",),
-            "",
-        ),  # no published coefficient is used
+        # no published coefficient is used
+        ("fql", "puzzle-4x4", ("--agent.alpha=3",), ""),
         ("trqam", "puzzle-4x4", (), ""),
     ],
 )
-def test_what_the_coefficients_were_tuned_for(agent, domain, flags, note):
+def test_a_note_says_what_the_coefficients_were_tuned_for(agent, domain, flags, note):
     settings = resolved(f"--env_name={domain}", f"--agent=agents/{agent}.py", *flags)
     assert settings.note == note
 
 
 def test_the_table_has_the_published_methods():
-    """QAM's seventeen, TRQAM and SQAM; each row's settings are its agent's."""
+    """They are the QAM paper's seventeen, TRQAM and SQAM; their settings are their agents' own."""
     with (AGENTS.parent / "configs" / "published.csv").open() as file:
         lines = [
             line

@@ -1,4 +1,4 @@
-"""The schema of a run folder: what it refuses, and that what it lets through can be reported."""
+"""Tests that a damaged run folder is refused, and that every accepted one can be reported."""
 
 import json
 import math
@@ -34,12 +34,12 @@ def good(place, **changed):
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_what_no_run_writes_is_one_line_with_file_and_entry(kind, tmp_path):
-    damage, said = ODD[kind]
+def test_what_no_run_writes_is_refused_in_one_line_with_file_and_entry(kind, tmp_path):
+    damage, message = ODD[kind]
     folder = good(tmp_path)
     assert read_run(folder).last_step == 1_000_000
     damage(folder)
-    with pytest.raises(DamagedFile, match=said) as caught:
+    with pytest.raises(DamagedFile, match=message) as caught:
         read_run(folder)
     fault = caught.value.fault
     assert printable(fault) == fault and len(fault) < 400 and fault.endswith(")")
@@ -65,7 +65,7 @@ def test_what_a_run_writes_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["", None, "~/bases/params.pkl", "x" * 4096])
-def test_a_flag_without_a_path_is_one(path, tmp_path):
+def test_a_path_flag_may_be_missing_or_any_text(path, tmp_path):
     folder = good(tmp_path)
     for name in ("pretrained_actor_path", "ogbench_dataset_dir", "dataset"):
         with_entry(f"flags.{name}", path)(folder)
@@ -73,7 +73,7 @@ def test_a_flag_without_a_path_is_one(path, tmp_path):
     assert read_run(folder).last_step == 1_000_000
 
 
-def test_what_a_policy_needs_is_asked_for_where_it_is_needed(tmp_path):
+def test_the_entries_that_a_policy_needs_are_checked_when_they_are_asked_for(tmp_path):
     folder = good(tmp_path)
     with pytest.raises(DamagedFile, match="flags.start_training is missing"):
         read_config(folder, ACTS)
@@ -97,7 +97,7 @@ def test_what_a_policy_needs_is_asked_for_where_it_is_needed(tmp_path):
         ("a\u202eb\ud800\u2028", r"a\u202eb\ud800\u2028"),
     ],
 )
-def test_names_are_printed_as_text(text, shown):
+def test_printed_names_have_no_control_characters(text, shown):
     assert printable(text) == shown
 
 
@@ -130,7 +130,9 @@ NAMES = (
 
 
 def assert_reported_or_refused(folder):
-    """A folder is a run that every output takes, or one line."""
+    """Check that a folder is refused in one line or accepted by every output; return whether it was
+    accepted.
+    """
     try:
         result = read_run(folder)
     except DamagedFile as error:
@@ -165,7 +167,7 @@ fuzz = settings(
 @given(
     changes=st.dictionaries(st.sampled_from(NAMES), json_values, min_size=1, max_size=3)
 )
-def test_any_json_is_a_run_or_one_line(changes, tmp_path_factory):
+def test_any_json_is_reported_or_refused_in_one_line(changes, tmp_path_factory):
     folder = good(tmp_path_factory.mktemp("run"))
     config = json.loads((folder / "config.json").read_text())
     for name, value in changes.items():
@@ -206,7 +208,7 @@ FILES = {
 
 @fuzz
 @given(data=st.data(), name=st.sampled_from(sorted(FILES)))
-def test_any_csv_is_a_run_or_one_line(data, name, tmp_path_factory):
+def test_any_csv_is_reported_or_refused_in_one_line(data, name, tmp_path_factory):
     folder = good(tmp_path_factory.mktemp("run"))
     header = data.draw(st.permutations(FILES[name]))[: data.draw(st.integers(1, 5))]
     lines = data.draw(st.lists(st.lists(cells, max_size=5), max_size=4))
@@ -225,7 +227,7 @@ def test_any_csv_is_a_run_or_one_line(data, name, tmp_path_factory):
     content=st.binary(max_size=60),
     name=st.sampled_from(["config.json", "done.json", *FILES]),
 )
-def test_any_bytes_are_a_run_or_one_line(content, name, tmp_path_factory):
+def test_any_bytes_are_reported_or_refused_in_one_line(content, name, tmp_path_factory):
     folder = good(tmp_path_factory.mktemp("run"))
     (folder / name).write_bytes(content)
     assert_reported_or_refused(folder)
@@ -233,7 +235,7 @@ def test_any_bytes_are_a_run_or_one_line(content, name, tmp_path_factory):
 
 @fuzz
 @given(success=st.floats(), step=st.integers(-(10**20), 10**20))
-def test_only_shares_and_counts_are_success_and_steps(success, step, tmp_path_factory):
+def test_success_must_be_a_share_and_step_a_count(success, step, tmp_path_factory):
     folder = good(tmp_path_factory.mktemp("run"))
     (folder / "eval.csv").write_text(
         f"step,episodes,return,success\n{step},50,1.0,{success!r}\n"

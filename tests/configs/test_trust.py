@@ -1,5 +1,5 @@
-"""A stranger's run executes nothing unasked; what this machine trained, and what the checkout
-has, needs no question.
+"""Tests that a run from elsewhere executes nothing without --trust, and that the code of the
+checkout and of runs trained on this machine needs no --trust.
 """
 
 import os
@@ -37,13 +37,13 @@ AGENT = Mine
 
 @pytest.fixture(autouse=True)
 def data_home(tmp_path, monkeypatch):
-    """Nothing is known on this machine."""
+    """Use an empty data folder, so that no agent was trained on this machine."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
 
 
 @pytest.fixture
 def strange(tmp_path):
-    """A run folder from elsewhere, its config.json, and the file that its agent would make."""
+    """Return a run folder from elsewhere, its config.json, and the file that its agent creates."""
     made = tmp_path / "made"
     folder = tmp_path / "run"
     (folder / KEPT / "nets").mkdir(parents=True)
@@ -75,7 +75,7 @@ def test_a_strangers_run_lists_what_it_would_execute_and_executes_nothing(strang
     assert made.exists()
 
 
-def test_what_was_trained_here_needs_no_question(strange):
+def test_what_was_trained_on_this_machine_needs_no_trust_flag(strange):
     folder, stored, made = strange
     source = load_source(folder / KEPT / "mine.py")
     made.unlink()
@@ -84,7 +84,7 @@ def test_what_was_trained_here_needs_no_question(strange):
     lines = trusted_file().read_text()
     assert len(lines.split()) == 3 and trusted_digests() == set(lines.split())
     record_trusted(source)
-    assert trusted_file().read_text() == lines  # no file is noted twice
+    assert trusted_file().read_text() == lines  # no file is recorded twice
     assert agent_of_run(folder, stored).VALUE == 7
     (folder / KEPT / "nets" / "sub.py").write_text("V = 8\n")
     with pytest.raises(
@@ -93,8 +93,8 @@ def test_what_was_trained_here_needs_no_question(strange):
         agent_of_run(folder, stored)
 
 
-def test_a_files_docstring_belongs_to_it(strange):
-    """It does not to a run's identity, but it may be executed."""
+def test_a_changed_docstring_makes_a_file_untrusted(strange):
+    """A docstring does not count in a run's identity, but code may read and execute it."""
     folder, stored, _ = strange
     file = folder / KEPT / "mine.py"
     record_trusted(load_source(file))
@@ -103,7 +103,7 @@ def test_a_files_docstring_belongs_to_it(strange):
         agent_of_run(folder, stored)
 
 
-def test_the_checkouts_own_agents_need_no_question_wherever_they_lie(tmp_path):
+def test_copies_of_the_checkouts_agents_need_no_trust_flag_in_any_folder(tmp_path):
     source = load_source(AGENTS / "fql.py")
     source.keep(tmp_path)
     assert (
@@ -115,19 +115,18 @@ def test_the_checkouts_own_agents_need_no_question_wherever_they_lie(tmp_path):
 @pytest.mark.parametrize(
     "claim", ["a module beside it", "of the checkout", "no source"]
 )
-def test_every_file_that_is_executed_is_asked_about(claim, strange, tmp_path):
-    """Whatever config.json claims, and wherever the file lies that is executed."""
+def test_every_file_is_checked_before_it_is_executed(claim, strange, tmp_path):
+    """This holds whatever config.json claims, and in every folder."""
     folder, stored, made = strange
     known = (AGENTS / "fql.py").read_bytes()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     stored["agent_file"] = str(elsewhere / "fql.py")
-    if (
-        claim == "a module beside it"
-    ):  # in place of an installed one, which the agent imports
+    if claim == "a module beside it":
         load_source(AGENTS / "fql.py").keep(folder)
         stored["source"] |= {"file": "fql.py", "of_checkout": True}
         (elsewhere / "fql.py").write_bytes(known)
+        # It would replace the installed flax, which the agent imports.
         (elsewhere / "flax.py").write_text(f"open({str(made)!r}, 'w').close()")
     elif claim == "of the checkout":
         stored["source"]["of_checkout"] = True
@@ -136,16 +135,17 @@ def test_every_file_that_is_executed_is_asked_about(claim, strange, tmp_path):
         del stored["source"]
         (elsewhere / "fql.py").write_text(f"open({str(made)!r}, 'w').close()")
     if claim == "a module beside it":
-        assert agent_of_run(folder, stored).__name__ == "FQL"  # that of the run folder
+        # The agent in the run folder is loaded.
+        assert agent_of_run(folder, stored).__name__ == "FQL"
     else:
         with pytest.raises(UntrustedError, match="this would execute"):
             agent_of_run(folder, stored)
     assert not made.exists()
 
 
-def test_a_home_that_cannot_be_written_is_no_fault(strange, monkeypatch, tmp_path):
+def test_a_home_that_cannot_be_written_is_not_an_error(strange, monkeypatch, tmp_path):
     folder, _, _ = strange
-    (tmp_path / "data").touch()  # no folder
+    (tmp_path / "data").touch()  # a file, where a folder is needed
     record_trusted(load_source(folder / KEPT / "mine.py"))
     assert trusted_digests() == set()
     monkeypatch.setattr(trust, "user_folder", lambda *_: None)
@@ -155,7 +155,7 @@ def test_a_home_that_cannot_be_written_is_no_fault(strange, monkeypatch, tmp_pat
     check_trusted({tmp_path / "__init__.py": b"\n"})  # nothing to execute
 
 
-def test_only_the_user_can_write_what_is_trusted(strange):
+def test_only_the_user_can_read_and_write_the_list_of_trusted_files(strange):
     folder, _, _ = strange
     before = os.umask(0)
     try:

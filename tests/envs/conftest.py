@@ -1,3 +1,5 @@
+"""A small dataset that several tests of this folder read."""
+
 import pytest
 
 from envs.collect import collect
@@ -5,7 +7,7 @@ from envs.collect import collect
 
 @pytest.fixture(scope="session")
 def cube_data(tmp_path_factory):
-    """A folder with 200 + 20 transitions of cube-single-play, four episodes and one."""
+    """A folder with cube-single-play: 200 transitions in four episodes, and 20 for validation."""
     folder = tmp_path_factory.mktemp("ogbench")
     collect(
         "cube-single-play", folder, 200, workers=1, episode_steps=60, progress=False

@@ -1,5 +1,6 @@
-"""Small environments for the tests of workers, evaluation and filming; made by name in other
-processes.
+"""Small environments for the tests of workers, evaluation and filming.
+
+Other processes create them by name.
 """
 
 import os
@@ -16,10 +17,11 @@ from utils.errors import UserError
 
 
 class Counter(gymnasium.Env):
-    """Observation: seed-drawn start, steps so far, process id, jax loaded, no GL, one thread.
+    """An environment that counts its steps and reports the settings of its process.
 
-    The reward is the first action; an episode ends after `length` steps, with success where
-    start > 0.
+    The observation holds the start (drawn from the seed), the number of steps, the process id,
+    and three flags: jax is loaded, OpenGL is disabled, one thread is used. The reward is the
+    first action. An episode ends after `length` steps; it succeeds if the start is above 0.
     """
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (6,), np.float32)
@@ -40,7 +42,7 @@ class Counter(gymnasium.Env):
         return self._observation(), float(action[0]), False, truncated, info
 
     def render(self):
-        # odd on purpose: h264 wants even sizes
+        # the sizes are odd on purpose: h264 needs even ones
         return np.full((257, 301, 3), 20 * self.steps, np.uint8)
 
     def _observation(self):
@@ -53,7 +55,7 @@ class Counter(gymnasium.Env):
 
 
 class Trouble(Counter):
-    """Breaks at the step that is asked for, in the way that the name says."""
+    """Fails in the third step: it raises, dies or exits as `how` says, or else hangs."""
 
     def __init__(self, how: str):
         super().__init__(1000)
@@ -72,8 +74,9 @@ class Trouble(Counter):
 
 
 class Walk(gymnasium.Env):
-    """A seeded random walk with drift along the action; terminates beyond 2, so that lengths
-    differ.
+    """A seeded random walk that drifts along the action.
+
+    An episode terminates beyond 2, so lengths differ.
     """
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -104,7 +107,7 @@ class Walk(gymnasium.Env):
 
 
 class Script(gymnasium.Env):
-    """Plays given steps (observation, reward, terminated, truncated, info) over and over."""
+    """Repeats the given steps (observation, reward, terminated, truncated, info)."""
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
@@ -123,7 +126,7 @@ class Script(gymnasium.Env):
 
 
 def step_of(observation=(1.0, 2.0), reward=0.0, end=False, **info):
-    """A step for Script, truncated where the episode ends."""
+    """A step for Script; `end` truncates the episode."""
     return np.asarray(observation, np.float32), reward, False, end, info
 
 
@@ -143,7 +146,10 @@ SCRIPTS = {
 
 
 def make_script(name: str) -> gymnasium.Env:
-    """A script as make_env returns a user's environment; episodes of 4 steps, of 6 if endless."""
+    """Wrap a script as make_env wraps a user's environment.
+
+    Episodes have 4 steps; those of "endless" are cut after 6.
+    """
     from envs.ogbench import SeededEnv
 
     if name == "endless":
@@ -152,14 +158,14 @@ def make_script(name: str) -> gymnasium.Env:
 
 
 class Silent(ProbeReward):
-    """ProbeReward, which reports no success."""
+    """ProbeReward without a reported success."""
 
     def step(self, action):
         return (*super().step(action)[:4], {})
 
 
 class Endless(Silent):
-    """Silent, whose episodes do not end."""
+    """Silent with episodes that do not end."""
 
     def step(self, action):
         observation, reward, _, _, _ = super().step(action)
@@ -167,7 +173,7 @@ class Endless(Silent):
 
 
 class Melting(Silent):
-    """Silent, whose third online episode of seed 1 has a reward of NaN."""
+    """Silent with rewards of NaN in the third online episode of seed 1."""
 
     def reset(self, *, seed=None, options=None):
         self.melts = seed == reset_seed(1 + (1 << 20), 2)

@@ -1,4 +1,4 @@
-"""What an environment may return, and what the messages say of the rest."""
+"""Values that an environment may return, and the messages for all others."""
 
 import numpy as np
 import pytest
@@ -13,13 +13,13 @@ def message_of(check, *arguments):
     return line
 
 
-def test_an_observation_is_a_copy_as_float32():
+def test_an_observation_is_copied_as_float32():
     buffer = np.array([1.0, 2.0], np.float32)
     observation = check_observation(buffer, (2,))
-    buffer[:] = 9.0  # as an environment that writes the next one into the same array
+    buffer[:] = 9.0  # as if the next one were written into the same array
     assert observation.tolist() == [1.0, 2.0] and observation.dtype == np.float32
-    for given in ([1, 2], (1.0, 2.0), np.array([1, 2], np.int8), np.longdouble([1, 2])):
-        assert check_observation(given, (2,)).tolist() == [1.0, 2.0]
+    for value in ([1, 2], (1.0, 2.0), np.array([1, 2], np.int8), np.longdouble([1, 2])):
+        assert check_observation(value, (2,)).tolist() == [1.0, 2.0]
     assert check_observation(np.array([True, False]), (2,)).tolist() == [1.0, 0.0]
 
 
@@ -49,13 +49,13 @@ def test_an_observation_is_a_copy_as_float32():
         ),
     ],
 )
-def test_an_observation_that_cannot_be_used(observation, message):
+def test_an_unusable_observation_is_reported(observation, message):
     assert message_of(check_observation, observation, (2,)).startswith(message)
 
 
 def test_a_number_may_be_an_array_of_one_element():
-    for given in (0.5, np.float32(0.5), np.array(0.5), np.array([[0.5]]), [0.5]):
-        number = check_number(given, "reward")
+    for value in (0.5, np.float32(0.5), np.array(0.5), np.array([[0.5]]), [0.5]):
+        number = check_number(value, "reward")
         assert number == 0.5 and type(number) is float
     assert check_number(True, "reward") == 1.0
 
@@ -65,18 +65,18 @@ def test_a_number_may_be_an_array_of_one_element():
     [
         (np.nan, "the reward is nan"),
         (np.array([-np.inf]), "the reward is -inf"),
-        (1e39, "the reward is 1e+39"),  # infinite in the replay
+        (1e39, "the reward is 1e+39"),  # infinite as float32 in the replay
         (np.zeros(2), "the reward has the shape (2,) instead of one element"),
         ([], "the reward has the shape (0,) instead of one element"),
         ("high", "the reward is of type <U4, not numeric: 'high'"),
         (None, "the reward is of type object, not numeric: None"),
     ],
 )
-def test_a_reward_that_cannot_be_used(reward, message):
+def test_an_unusable_reward_is_reported(reward, message):
     assert message_of(check_number, reward, "reward") == message
 
 
-def test_success_is_what_the_info_reports():
+def test_success_is_read_from_info():
     assert (
         success_of({"success": True})
         == success_of({"is_success": np.array([1.0])})
@@ -100,5 +100,5 @@ def test_success_is_what_the_info_reports():
         ({"success": -1}, "the success in info is -1, which is not between 0 and 1"),
     ],
 )
-def test_a_success_that_cannot_be_used(info, message):
+def test_an_unusable_success_is_reported(info, message):
     assert message_of(success_of, info) == message

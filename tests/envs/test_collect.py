@@ -1,3 +1,5 @@
+"""Collected datasets: contents, reproducibility, refused settings, and killed programs."""
+
 import contextlib
 import os
 import signal
@@ -35,8 +37,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.ci
-def test_the_workers_change_nothing(tmp_path):
-    """Two workers and one give the same bytes; the file has OGBench's keys, shapes and types."""
+def test_the_number_of_workers_does_not_change_the_data(tmp_path):
+    """One worker and two write the same bytes, with OGBench's keys, shapes and types."""
     kwargs = {"transitions": 90, "episode_steps": 40, "seed": 3, "progress": False}
     dataset = "scene-noisy"
     path = collect(dataset, tmp_path / "two", workers=2, **kwargs)
@@ -56,7 +58,7 @@ def test_the_workers_change_nothing(tmp_path):
         "qvel": "float32",
         "button_states": "int64",
     }
-    # 40 + 40 + 10 transitions; every episode has one row more, its final state
+    # 40 + 40 + 10 transitions; each episode has one more row for its final state
     assert {len(value) for value in data.values()} == {93}
     np.testing.assert_array_equal(np.flatnonzero(data["terminals"]), [40, 81, 92])
     assert np.max(np.abs(data["actions"])) <= 1
@@ -70,8 +72,11 @@ def test_the_workers_change_nothing(tmp_path):
     "dataset",
     ["cube-double-noisy", "scene-play", "puzzle-3x3-play", "puzzle-3x3-noisy"],
 )
-def test_an_episode_depends_on_its_seed_alone(dataset):
-    """Not on the episodes before it in the same process; and the oracle gets something done."""
+def test_an_episode_depends_only_on_its_seed(dataset):
+    """Earlier episodes of the same process do not matter.
+
+    The oracle must also move an object, and press a button of a puzzle.
+    """
     env, oracle = _make_world(_Job(dataset, dataset.rpartition("-")[2], 80, 0))
     first, other, again = (run_episode(env, oracle, seed, 80) for seed in (1, 2, 1))
     for key, value in first.items():
@@ -81,16 +86,14 @@ def test_an_episode_depends_on_its_seed_alone(dataset):
             or key == "button_states"
             or not np.array_equal(value, other[key])
         )
-    # The arm has 14 positions; those after it are the objects'.
+    # The first 14 positions are the arm's, the others the objects'.
     assert np.max(np.abs(first["qpos"][:, 14:] - first["qpos"][0, 14:])) > 0.01
     if dataset.startswith("puzzle"):
         assert np.any(first["button_states"] != first["button_states"][0])
 
 
-def test_rows_belong_together(tmp_path):
-    """A row's qpos is the one its observation was made of, and its action leads to the next
-    row.
-    """
+def test_a_row_holds_a_state_and_the_action_that_leads_to_the_next_row(tmp_path):
+    """The observation of a row matches its qpos, and its action leads to the next row."""
     data = load(
         collect("pointmaze-medium", tmp_path, 300, 1, episode_steps=150, progress=False)
     )
@@ -118,7 +121,7 @@ def test_ogbench_itself_loads_the_files(cube_data):
         cube_data / "cube-single-play-v0.npz",
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # OGBench's own
+        warnings.simplefilter("ignore")  # OGBench's own warnings
         env, train, val = ogbench.make_env_and_datasets(
             name, dataset_dir=str(cube_data)
         )
@@ -139,7 +142,7 @@ def test_ogbench_itself_loads_the_files(cube_data):
 
 
 def test_the_oracle_lifts_the_cube(cube_data):
-    """The scripted arm does what it is for: within an episode the cube leaves the table."""
+    """Within an episode the scripted arm lifts the cube off the table."""
     heights = load(cube_data / "cube-single-play-v0.npz")["qpos"][:, 16]
     assert np.max(heights) > 0.06
 
@@ -180,7 +183,7 @@ def test_scene_rejects_episodes_with_the_cube_out_of_view():
 
     assert accepts(0.28, 0.02) and not accepts(0.29, 0.02)
     assert accepts(-0.29, 0.02) and not accepts(-0.3, 0.02)
-    # between 0.06 and 0.08 it lies in the drawer
+    # between 0.06 and 0.08 the cube lies in the drawer
     assert accepts(-0.35, 0.07) and not accepts(-0.35, 0.09)
     oracle.world = "cube-single"
     assert accepts(0.5, 0.02)
@@ -197,9 +200,10 @@ def test_scene_rejects_episodes_with_the_cube_out_of_view():
         ("puzzle-4x4-noisy", 0.5, 0.5),
     ],
 )
-def test_what_is_drawn_for_each_episode(dataset, low, high):
-    """The probability of stacking, and the noise of the Markov oracle: U(0, 0.1) times (1, 1,
-    1, 3, 10).
+def test_stacking_probability_and_noise_are_drawn_for_each_episode(dataset, low, high):
+    """The probability of stacking lies in a range that depends on the dataset.
+
+    The noise of the Markov oracle is U(0, 0.1) times (1, 1, 1, 3, 10).
     """
     oracle = object.__new__(ArmOracle)
     oracle.world, _, kind = dataset.rpartition("-")
@@ -231,7 +235,9 @@ def test_what_is_drawn_for_each_episode(dataset, low, high):
         ),
     ],
 )
-def test_episodes_are_as_long_as_ogbenchs(name, job, tmp_path, monkeypatch):
+def test_episodes_are_as_long_as_those_of_ogbenchs_datasets(
+    name, job, tmp_path, monkeypatch
+):
     seen = []
     monkeypatch.setattr(
         module, "_collect", lambda job, *args, **kwargs: seen.append(job)
@@ -243,7 +249,7 @@ def test_episodes_are_as_long_as_ogbenchs(name, job, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "dataset", ["humanoidmaze-medium-navigate", "antmaze-giant-navigate"]
 )
-def test_random_data_for_any_environment(dataset, tmp_path):
+def test_random_data_is_collected_for_any_environment(dataset, tmp_path):
     path = collect_random(
         f"{dataset}-singletask-task1-v0", tmp_path, 30, episode_steps=10
     )
@@ -257,7 +263,7 @@ def test_random_data_for_any_environment(dataset, tmp_path):
     assert settings["behaviour"] == "random" and settings["transitions"] == 30
 
 
-def test_a_finished_file_is_kept_and_another_one_never_replaced(tmp_path):
+def test_a_finished_file_is_kept_and_a_different_one_needs_overwrite(tmp_path):
     kwargs = {"workers": 1, "episode_steps": 20, "progress": False}
     path = collect("pointmaze-medium", tmp_path, 20, **kwargs)
     made = path.stat().st_mtime_ns
@@ -268,7 +274,7 @@ def test_a_finished_file_is_kept_and_another_one_never_replaced(tmp_path):
         UserError, match="is there already, transitions 20 there and 40 now; give"
     ):
         collect("pointmaze-medium", tmp_path, 40, **kwargs)
-    np.savez(path, observations=np.zeros(3))  # someone's own file
+    np.savez(path, observations=np.zeros(3))  # a file that was not collected
     with pytest.raises(
         UserError, match="is there already, from elsewhere; .* --overwrite"
     ):
@@ -294,13 +300,13 @@ def test_a_finished_file_is_kept_and_another_one_never_replaced(tmp_path):
         ("scene", {"seed": -1}, "--seed must not be negative"),
     ],
 )
-def test_wrong_input(name, kwargs, message, tmp_path):
+def test_wrong_settings_are_refused_in_one_line(name, kwargs, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         collect(name, tmp_path / "data", **kwargs)
     assert "\n" not in str(error.value) and not (tmp_path / "data").exists()
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(
         UserError, match="--ogbench_dataset_dir: cannot write to .*file"
@@ -308,7 +314,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         collect("scene", tmp_path / "file", 10)
 
 
-# Killing: a program of its own, so that its death is not the test's.
+# Kills. The program runs in its own process, so that a kill does not end the test.
 
 COMMAND = [
     sys.executable,
@@ -319,7 +325,7 @@ COMMAND = [
 
 
 def children(pid: int) -> list[int]:
-    """Worker processes of `pid`."""
+    """The ids of the worker processes of `pid`."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [
         int(c)
@@ -344,7 +350,7 @@ def wait_for(condition, seconds=60):
 
 @pytest.fixture
 def started():
-    """Programs that a test started; none outlives it."""
+    """The programs that a test starts; they are killed after it."""
     processes: list[subprocess.Popen] = []
     yield processes
     for process in processes:
@@ -354,9 +360,7 @@ def started():
 
 
 def start(folder: Path, started: list[subprocess.Popen]) -> subprocess.Popen:
-    """The program, collecting with two workers, two episodes further than before and more to
-    do.
-    """
+    """Start collecting with two workers; return once two more episodes are stored."""
     before = len(list(folder.glob(".*/*.npz")))
     process = subprocess.Popen(
         [*COMMAND, "--workers=2", f"--ogbench_dataset_dir={folder}"],
@@ -388,9 +392,10 @@ def finish(folder: Path) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.ci
-def test_killed_and_started_again(tmp_path, started):
-    """Whatever is killed, the next run goes on with the episodes that are there, and the file
-    is the same.
+def test_a_killed_collection_resumes_and_writes_the_same_file(tmp_path, started):
+    """After a kill of the program or of a worker, the next start keeps the stored episodes.
+
+    The resulting file is that of an uninterrupted program.
     """
     folder = tmp_path / "killed"
     process = start(folder, started)
@@ -398,9 +403,8 @@ def test_killed_and_started_again(tmp_path, started):
     assert len(workers) == 2
     process.kill()
     process.wait()
-    wait_for(
-        lambda: not any(alive(pid) for pid in workers), 20
-    )  # nobody is left behind
+    # no worker keeps running
+    wait_for(lambda: not any(alive(pid) for pid in workers), 20)
     kept = {part: part.stat().st_mtime_ns for part in folder.glob(".*/*.npz")}
     assert kept and not (folder / "pointmaze-medium-navigate-v0.npz").exists()
 
@@ -412,13 +416,13 @@ def test_killed_and_started_again(tmp_path, started):
         "error: a worker process died" in stderr
         and "run the same command again" in stderr
     )
-    # none was made twice
+    # no episode was collected twice
     assert all(part.stat().st_mtime_ns == made for part, made in kept.items())
 
     finish(folder)
     finish(tmp_path / "whole")
     assert files(folder) == files(tmp_path / "whole")
-    assert len(files(folder)) == 2  # the episodes' own files are gone
+    assert len(files(folder)) == 2  # the files of single episodes are deleted
 
 
 @pytest.mark.parametrize(
@@ -430,8 +434,8 @@ def test_killed_and_started_again(tmp_path, started):
         ([], "env_name"),
     ],
 )
-def test_the_programs_errors_are_one_line(arguments, message, tmp_path):
-    run = subprocess.run(
+def test_errors_of_the_program_are_one_line(arguments, message, tmp_path):
+    done = subprocess.run(
         [
             sys.executable,
             "scripts/make_data.py",
@@ -442,8 +446,8 @@ def test_the_programs_errors_are_one_line(arguments, message, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert run.returncode == 2 and message in run.stderr
-    assert len(run.stderr.strip().splitlines()) == 1 and not any(tmp_path.iterdir())
+    assert done.returncode == 2 and message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and not any(tmp_path.iterdir())
 
 
 def test_workers_never_import_jax():

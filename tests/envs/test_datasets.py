@@ -1,3 +1,5 @@
+"""Loading datasets: transitions, shards, missing files, wrong contents, and damaged files."""
+
 import contextlib
 import io
 import os
@@ -31,14 +33,14 @@ FILE = "pointmaze-medium-navigate-v0.npz"
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """Every host refuses; the tests of downloading run their own."""
+    """Every host refuses connections; test_download.py starts its own hosts."""
     monkeypatch.setattr(download, "HOSTS", ("http://127.0.0.1:9",))
     monkeypatch.setattr(dataset_files, "HOSTS", ("http://127.0.0.1:9",))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
 
 
 def maze_rows(lengths=(3, 4), seed=0) -> dict[str, np.ndarray]:
-    """Rows of pointmaze-medium: trajectories of these many states around the start of task 1."""
+    """Rows near the start of task 1; `lengths` are the numbers of states of the trajectories."""
     rng = np.random.default_rng(seed)
     rows = sum(lengths)
     positions = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
@@ -82,19 +84,18 @@ def assert_same_transitions(
 
 
 @pytest.mark.parametrize("task", range(1, 6))
-def test_cubes_as_ogbench_gives_them(cube_data, task):
+def test_transitions_of_a_cube_equal_those_of_ogbench(cube_data, task):
     name = f"cube-single-play-singletask-task{task}-v0"
     data = load_dataset(name, cube_data)
     assert_same_transitions(data, ogbench_layout(name, cube_data))
     types = {key: (value.dtype.name, len(value)) for key, value in data.items()}
     assert types.pop("rows") == ("int32", 200)
-    assert set(types.values()) == {
-        ("float32", 204)
-    }  # four episodes, one final state each
+    # 200 transitions, and the final states of four episodes
+    assert set(types.values()) == {("float32", 204)}
     assert np.max(np.abs(data["actions"])) <= 1 - 1e-5
 
 
-def test_a_maze_as_ogbench_gives_it(tmp_path):
+def test_transitions_of_a_maze_equal_those_of_ogbench(tmp_path):
     name = "antmaze-large-navigate-singletask-task1-v0"
     collect_random(name, tmp_path, 60, episode_steps=20)
     assert_same_transitions(
@@ -103,8 +104,8 @@ def test_a_maze_as_ogbench_gives_it(tmp_path):
 
 
 @pytest.mark.ci
-def test_a_scene_as_ogbench_gives_it_and_sparse(tmp_path):
-    """The scene's reward counts what is unfinished; `sparse` makes that -1."""
+def test_transitions_of_a_scene_equal_those_of_ogbench_and_can_be_sparse(tmp_path):
+    """The scene's reward is minus the number of unfinished parts; `sparse` makes it 0 or -1."""
     name = "scene-play-singletask-task3-v0"
     collect_random(name, tmp_path, 60, episode_steps=20)
     dense, sparse = (
@@ -119,10 +120,8 @@ def test_a_scene_as_ogbench_gives_it_and_sparse(tmp_path):
     np.testing.assert_array_equal(sparse["masks"], dense["masks"])
 
 
-def test_successes_are_labelled(tmp_path):
-    """Task 1 of the medium maze ends at (20, 20), within 1: reward 0 and mask 0 there, -1 and 1
-    elsewhere.
-    """
+def test_rewards_and_masks_mark_successes(tmp_path):
+    """Reward and mask are 0 within 1 of (20, 20), the goal of task 1, and -1 and 1 elsewhere."""
     rows = maze_rows((5,))
     rows["qpos"] = np.array(
         [[0, 0], [20, 20], [20, 20.9], [20, 21.1], [20, 20]], np.float32
@@ -133,14 +132,14 @@ def test_successes_are_labelled(tmp_path):
     np.testing.assert_array_equal(data["masks"], [1, 0, 0, 1, 0])
 
 
-def test_the_compact_layout(maze_data):
+def test_rows_and_terminals_of_the_compact_layout(maze_data):
     data = load_dataset(MAZE, maze_data)
     np.testing.assert_array_equal(data["rows"], [0, 1, 3, 4, 5])
     np.testing.assert_array_equal(data["terminals"], [0, 1, 1, 0, 0, 1, 1])
     np.testing.assert_array_equal(data["observations"], maze_rows()["observations"])
 
 
-def test_a_trajectory_cut_by_the_end_of_the_file(tmp_path):
+def test_a_trajectory_cut_by_the_end_of_the_file_ends_there(tmp_path):
     rows = maze_rows((3, 4))
     rows["terminals"][-1] = False
     np.savez(tmp_path / FILE, **rows)
@@ -157,7 +156,7 @@ def test_a_trajectory_cut_by_the_end_of_the_file(tmp_path):
         (0.4, [0, 1], [0, 1]),
     ],
 )
-def test_a_share_of_the_data(maze_data, proportion, rows, ends):
+def test_a_proportion_keeps_the_first_transitions(maze_data, proportion, rows, ends):
     data = load_dataset(MAZE, maze_data, proportion=proportion)
     np.testing.assert_array_equal(data["rows"], rows)
     np.testing.assert_array_equal(data["terminals"][data["rows"]], ends)
@@ -166,12 +165,12 @@ def test_a_share_of_the_data(maze_data, proportion, rows, ends):
     }
 
 
-def test_the_validation_file(cube_data):
+def test_the_validation_split_is_a_separate_file(cube_data):
     data = load_dataset(CUBE, cube_data, split="val")
     assert len(data["rows"]) == 20 and "val" not in find_dataset(CUBE, cube_data).name
 
 
-def test_tilde_is_home(maze_data, monkeypatch):
+def test_a_tilde_is_the_home_folder(maze_data, monkeypatch):
     monkeypatch.setenv("HOME", str(maze_data))
     assert find_dataset(MAZE, "~") == maze_data / FILE
     assert len(load_dataset(MAZE, dataset_path=f"~/{FILE}")["rows"]) == 5
@@ -182,8 +181,9 @@ def test_tilde_is_home(maze_data, monkeypatch):
 
 @pytest.fixture
 def shards(tmp_path, monkeypatch) -> Path:
-    """Three shards of seven rows, of which two are used; the first one's last trajectory is
-    cut.
+    """Three shards of seven rows each; two of them are used.
+
+    The last trajectory of the first shard is cut.
     """
     monkeypatch.setitem(dataset_files.SHARDS, "pointmaze-medium-navigate", 2)
     folder = tmp_path / "pointmaze-medium-navigate-100m-v0"
@@ -199,7 +199,7 @@ def shards(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_shards_are_mapped_one_after_the_other(shards):
+def test_shards_are_memory_mapped_in_order(shards):
     data = load_dataset(MAZE, shards)
     expected = np.concatenate(
         [maze_rows(seed=0)["observations"], maze_rows(seed=1)["observations"]]
@@ -230,14 +230,14 @@ def test_shards_are_converted_once_until_they_change(shards):
     )
 
 
-def test_a_conversion_that_breaks_off_leaves_nothing_to_trust(shards, monkeypatch):
+def test_a_failed_conversion_leaves_no_arrays(shards, monkeypatch):
     folder = shards / "pointmaze-medium-navigate-100m-v0"
-    whole = (folder / "pointmaze-medium-navigate-v0-001.npz").read_bytes()
-    (folder / "pointmaze-medium-navigate-v0-001.npz").write_bytes(whole[:-100])
+    intact = (folder / "pointmaze-medium-navigate-v0-001.npz").read_bytes()
+    (folder / "pointmaze-medium-navigate-v0-001.npz").write_bytes(intact[:-100])
     with pytest.raises(UserError, match="v0-001.npz is truncated"):
         load_dataset(MAZE, shards)
     assert not [path for path in folder.iterdir() if path.is_dir()]
-    (folder / "pointmaze-medium-navigate-v0-001.npz").write_bytes(whole)
+    (folder / "pointmaze-medium-navigate-v0-001.npz").write_bytes(intact)
     assert len(load_dataset(MAZE, shards)["rows"]) == 10
 
 
@@ -245,7 +245,7 @@ def test_the_folder_of_shards_itself_may_be_given(shards):
     folder = shards / "pointmaze-medium-navigate-100m-v0"
     assert find_dataset(MAZE, folder) == folder
     assert len(load_dataset(MAZE, folder)["rows"]) == 10
-    # named outright: all of it
+    # all shards of a given path are read
     assert len(load_dataset(MAZE, dataset_path=folder)["rows"]) == 15
 
 
@@ -253,7 +253,7 @@ SHARD_FOLDER = "pointmaze-medium-navigate-100m-v0"
 
 
 def as_nobody(*command):
-    """Run a command as a user who may not write what nobody may write, as root may."""
+    """Run a command as a user who, unlike root, cannot write to read-only folders."""
     drop = ["setpriv", "--inh-caps=-dac_override", "--bounding-set=-dac_override"]
     return subprocess.run(
         [*(drop if os.geteuid() == 0 else []), *command],
@@ -263,7 +263,7 @@ def as_nobody(*command):
     )
 
 
-def test_shards_on_a_read_only_place_are_converted_elsewhere(shards, tmp_path):
+def test_shards_in_a_read_only_folder_are_converted_elsewhere(shards, tmp_path):
     folder, arrays = shards / SHARD_FOLDER, tmp_path / "new" / "arrays"
     load = (
         "import sys; from utils.errors import UserError\n"
@@ -297,23 +297,23 @@ def test_shards_on_a_read_only_place_are_converted_elsewhere(shards, tmp_path):
     assert sorted(folder.iterdir()) == before
 
 
-def test_arrays_of_several_datasets_share_a_folder_and_those_beside_shards_come_first(
+def test_arrays_of_several_datasets_share_a_folder_and_those_next_to_shards_come_first(
     shards,
 ):
     place = shards / "arrays"
     shutil.copytree(shards / SHARD_FOLDER, shards / "other", copy_function=shutil.copy2)
-    for _ in range(2):  # the second time they are there
+    for _ in range(2):  # the second time the arrays exist
         for folder in (SHARD_FOLDER, "other"):
             data = load_dataset(MAZE, dataset_path=shards / folder, arrays_dir=place)
             assert Path(data["observations"].filename).is_relative_to(place)
     assert len(list(place.glob("arrays-*"))) == 2 and len(list(place.iterdir())) == 2
-    beside = load_dataset(MAZE, dataset_path=shards / "other")["observations"].filename
+    local = load_dataset(MAZE, dataset_path=shards / "other")["observations"].filename
     again = load_dataset(MAZE, dataset_path=shards / "other", arrays_dir=place)
-    assert Path(beside).parents[1] == shards / "other"
-    assert again["observations"].filename == beside
+    assert Path(local).parents[1] == shards / "other"
+    assert again["observations"].filename == local
 
 
-def test_shards_among_other_datasets(shards):
+def test_shards_are_found_among_other_datasets(shards):
     for path in (shards / "pointmaze-medium-navigate-100m-v0").glob("*.npz"):
         shutil.move(path, shards / path.name)
     np.savez(shards / "scene-play-v0-000.npz", observations=np.zeros(1))
@@ -323,7 +323,7 @@ def test_shards_among_other_datasets(shards):
     )
 
 
-def test_too_few_shards_are_not_the_dataset(shards):
+def test_a_dataset_that_lacks_a_shard_is_refused(shards):
     (
         shards
         / "pointmaze-medium-navigate-100m-v0"
@@ -338,7 +338,7 @@ def test_too_few_shards_are_not_the_dataset(shards):
         load_dataset(MAZE, shards)
 
 
-# What to do without a network; tests/envs/test_download.py has the downloads
+# Messages without a network; tests/envs/test_download.py tests the downloads
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_too_few_shards_are_not_the_dataset(shards):
         ),
     ],
 )
-def test_a_dataset_that_is_not_to_be_had(name, message, tmp_path):
+def test_the_error_for_a_missing_dataset_says_how_to_get_it(name, message, tmp_path):
     with pytest.raises(UserError) as error:
         find_dataset(name, tmp_path / "none")
     text = str(error.value)
@@ -460,7 +460,7 @@ def nan(value):
         ),
     ],
 )
-def test_wrong_contents(change, message, tmp_path):
+def test_wrong_contents_are_refused_in_one_line(change, message, tmp_path):
     np.savez(tmp_path / FILE, **change(maze_rows()))
     with pytest.raises(UserError, match=message) as error:
         load_dataset(MAZE, tmp_path)
@@ -471,10 +471,10 @@ def test_wrong_contents(change, message, tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"hello", "half"], ids=["empty", "text", "truncated"]
 )
-def test_broken_files(content, maze_data):
-    whole = (maze_data / FILE).read_bytes()
+def test_a_broken_file_is_refused(content, maze_data):
+    intact = (maze_data / FILE).read_bytes()
     (maze_data / FILE).write_bytes(
-        whole[: len(whole) // 2] if content == "half" else content
+        intact[: len(intact) // 2] if content == "half" else content
     )
     with pytest.raises(
         UserError,
@@ -483,11 +483,11 @@ def test_broken_files(content, maze_data):
         load_dataset(MAZE, maze_data)
 
 
-# ---------------------------------------------------------------- damage of any kind
+# ---------------------------------------------------------------- damaged files
 
 
 def member(descr="'<f4'", shape="(7, 2)", data=b"", magic=b"\x93NUMPY\x01\x00"):
-    """A member of an npz file with a header of the test's choosing."""
+    """A member of an npz file, with the given header."""
     header = (
         f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     )
@@ -508,6 +508,7 @@ def array_member(array):
     return file.getvalue()
 
 
+# replacements for an array [7, 2] of float32
 MEMBERS = {
     "nothing": b"",
     "text": b"hello",
@@ -531,12 +532,14 @@ MEMBERS = {
     "one number": array_member(np.float32(1)),
     "no rows": array_member(np.zeros((0, 2), np.float32)),
     "three dimensions": array_member(np.zeros((7, 2, 1), np.float32)),
-}  # of an array [7, 2] of float32
+}
 
 
 @pytest.mark.parametrize("name", ["observations", "actions", "terminals", "qpos"])
 @pytest.mark.parametrize("what", MEMBERS)
-def test_a_member_that_is_no_array_of_numbers_is_one_line(name, what, tmp_path):
+def test_a_member_that_is_no_array_of_numbers_is_refused_in_one_line(
+    name, what, tmp_path
+):
     members = {key: array_member(array) for key, array in maze_rows().items()}
     (tmp_path / FILE).write_bytes(archive(members | {name: MEMBERS[what]}))
     with pytest.raises(UserError) as caught:
@@ -547,7 +550,7 @@ def test_a_member_that_is_no_array_of_numbers_is_one_line(name, what, tmp_path):
 
 @pytest.fixture(scope="module")
 def maze_env():
-    """One environment for all files, which takes longer to make than they to read."""
+    """One environment for all files: creating it takes longer than reading a file."""
     with contextlib.closing(make_env(MAZE)) as env:
         yield env
 
@@ -564,7 +567,7 @@ def maze_env():
     ),
     cut=st.integers(0, 1 << 16) | st.none(),
 )
-def test_changed_bytes_are_read_or_one_line(
+def test_a_file_with_changed_bytes_is_read_or_refused_in_one_line(
     compression, changes, cut, tmp_path, maze_env, monkeypatch
 ):
     monkeypatch.setattr(datasets, "make_env", lambda *_, **__: maze_env)
@@ -583,7 +586,7 @@ def test_changed_bytes_are_read_or_one_line(
         assert one_line(error).isprintable()
 
 
-def test_a_single_array_is_no_npz_file(tmp_path):
+def test_a_single_array_is_refused_as_an_npz_file(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(3))
     os.replace(tmp_path / "a.npy", tmp_path / FILE)
     with pytest.raises(UserError, match=r"no npz file \(a single array\)"):
@@ -591,7 +594,7 @@ def test_a_single_array_is_no_npz_file(tmp_path):
     assert collection_settings(tmp_path / FILE) is None
 
 
-def test_a_dataset_of_another_robot(cube_data):
+def test_a_dataset_of_another_robot_is_refused(cube_data):
     with pytest.raises(UserError, match="lacks button_states"):
         load_dataset(
             "scene-play-singletask-task1-v0",
@@ -624,17 +627,17 @@ def test_a_dataset_of_another_robot(cube_data):
         ({"split": "val"}, "pointmaze-medium-navigate-v0-val.npz does not exist"),
     ],
 )
-def test_wrong_arguments(maze_data, kwargs, message):
+def test_wrong_arguments_are_refused(maze_data, kwargs, message):
     with pytest.raises(UserError, match=message):
         load_dataset(MAZE, maze_data, **kwargs)
 
 
-def test_a_file_given_as_the_folder(maze_data):
+def test_a_file_given_as_the_folder_is_refused(maze_data):
     with pytest.raises(UserError, match="is a file; give its folder, or --dataset="):
         load_dataset(MAZE, maze_data / FILE)
 
 
-# Data of our own making
+# Collected data
 
 
 def test_collected_data_of_a_maze_loads(tmp_path):

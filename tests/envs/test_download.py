@@ -1,3 +1,5 @@
+"""Downloads from OGBench's host and the hub: resuming, checksums, tokens, and errors."""
+
 import io
 import json
 import threading
@@ -37,13 +39,13 @@ def mirror():
     host.stop()
 
 
-def test_a_whole_file(host, tmp_path):
+def test_a_file_is_downloaded_once(host, tmp_path):
     host.files[f"/{NAME}"] = archive()
     path = download(NAME, tmp_path / "new" / NAME, [host.url], progress=False)
     assert path.read_bytes() == archive() and [
         p.name for p in path.parent.iterdir()
     ] == [NAME]
-    download(NAME, path, [host.url])  # it is there
+    download(NAME, path, [host.url])  # it exists already
     assert len(host.requests) == 1
 
 
@@ -51,15 +53,15 @@ def test_a_log_gets_one_line_for_each_file(host, tmp_path, capsys):
     host.files[f"/{NAME}"] = archive()
     host.break_after = [5000, 7000]
     download(NAME, tmp_path / NAME, [host.url])
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert (
-        said.err == ""
-        and said.out.startswith(f"{NAME}: ")
-        and said.out.count("\n") == 1
+        output.err == ""
+        and output.out.startswith(f"{NAME}: ")
+        and output.out.count("\n") == 1
     )
 
 
-def test_a_broken_transfer_goes_on_by_itself(host, tmp_path):
+def test_a_broken_transfer_resumes_by_itself(host, tmp_path):
     host.files[f"/{NAME}"] = archive()
     host.break_after = [5000, 7000]
     path = download(NAME, tmp_path / NAME, [host.url], progress=False)
@@ -71,9 +73,9 @@ def test_a_broken_transfer_goes_on_by_itself(host, tmp_path):
     ]
 
 
-def test_an_interrupted_run_is_resumed_by_the_next(host, tmp_path):
+def test_an_interrupted_download_is_resumed_by_the_next(host, tmp_path):
     host.files[f"/{NAME}"] = archive()
-    host.break_after = [5000, 0]  # broken off, then dead
+    host.break_after = [5000, 0]  # the first answer breaks off, the next one is empty
     fault = f"{NAME} could not be downloaded .*5000 of {len(archive())} bytes"
     with pytest.raises(UserError, match=fault):
         download(NAME, tmp_path / NAME, [host.url], progress=False)
@@ -86,7 +88,7 @@ def test_an_interrupted_run_is_resumed_by_the_next(host, tmp_path):
     assert host.requests[-1][1] == "bytes=5000-" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_complete_part_only_gets_its_name(host, tmp_path):
+def test_a_complete_part_file_is_only_renamed(host, tmp_path):
     host.files[f"/{NAME}"] = archive()
     host.break_after = [len(archive()) - 1, 0]
     with pytest.raises(UserError):
@@ -99,7 +101,7 @@ def test_a_complete_part_only_gets_its_name(host, tmp_path):
     )
 
 
-def test_a_part_longer_than_the_file_is_thrown_away(host, tmp_path):
+def test_a_part_file_that_is_too_long_is_discarded(host, tmp_path):
     host.files[f"/{NAME}"] = archive()
     host.break_after = [10, 0]
     with pytest.raises(UserError):
@@ -112,7 +114,7 @@ def test_a_part_longer_than_the_file_is_thrown_away(host, tmp_path):
     )
 
 
-def test_a_host_that_cannot_resume_starts_over(host, tmp_path):
+def test_a_download_starts_over_if_the_host_cannot_resume(host, tmp_path):
     host.files[f"/{NAME}"] = archive()
     host.break_after, host.resumes = [5000], False
     assert (
@@ -121,18 +123,20 @@ def test_a_host_that_cannot_resume_starts_over(host, tmp_path):
     )
 
 
-def test_the_mirror_is_asked_next_and_bytes_are_never_mixed(host, mirror, tmp_path):
+def test_the_mirror_is_asked_next_and_bytes_of_two_hosts_are_not_mixed(
+    host, mirror, tmp_path
+):
     host.files[f"/{NAME}"], mirror.files[f"/{NAME}"] = archive(0), archive(1)
     host.break_after = [5000, 0]
     path = download(NAME, tmp_path / NAME, [host.url, mirror.url], progress=False)
     assert path.read_bytes() == archive(1) and mirror.requests == [(f"/{NAME}", None)]
 
 
-def test_not_found_then_the_mirror(host, mirror, tmp_path):
+def test_the_mirror_is_asked_for_a_file_that_the_host_lacks(host, mirror, tmp_path):
     mirror.files[f"/{NAME}"] = archive()
     path = download(NAME, tmp_path / NAME, [host.url, mirror.url], progress=False)
     assert path.read_bytes() == archive()
-    assert len(host.requests) == 1  # an answer is not asked for again
+    assert len(host.requests) == 1  # a 404 is not asked for again
 
 
 @pytest.mark.parametrize(
@@ -144,14 +148,14 @@ def test_not_found_then_the_mirror(host, mirror, tmp_path):
     ],
     ids=["a web page", "truncated", "a flipped bit"],
 )
-def test_what_is_no_whole_archive_is_not_kept(host, tmp_path, body):
+def test_an_incomplete_or_damaged_archive_is_not_kept(host, tmp_path, body):
     host.files[f"/{NAME}"] = body
     with pytest.raises(UserError, match="not a complete npz file"):
         download(NAME, tmp_path / "new" / NAME, [host.url], progress=False)
     assert not (tmp_path / "new").exists()
 
 
-def test_when_nobody_answers_every_reason_is_given(host, tmp_path):
+def test_if_every_host_fails_each_reason_is_given(host, tmp_path):
     dead = Host()
     dead.stop()
     with pytest.raises(UserError) as error:
@@ -165,7 +169,7 @@ def test_when_nobody_answers_every_reason_is_given(host, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_silent_host_is_given_up(host, tmp_path, monkeypatch):
+def test_a_host_that_does_not_answer_times_out(host, tmp_path, monkeypatch):
     monkeypatch.setattr(hub_module, "TIMEOUT", 0.2)
     release = threading.Event()
     monkeypatch.setattr(host, "answer", lambda request: release.wait(10))
@@ -192,7 +196,7 @@ def flipped(body: bytes) -> bytes:
 
 @pytest.fixture
 def hub(monkeypatch):
-    """The hub with the bases of two domains, and its storage, to which it redirects."""
+    """A hub with the bases of two domains, which redirects to its storage."""
     hub, hub.storage = (hub := Hub()), Host()
     hub.repositories[MODELS] = {
         PUZZLE: BASE,
@@ -207,21 +211,21 @@ def hub(monkeypatch):
 
 
 def line_of(call, *arguments) -> str:
-    """The one line of the UserError that a call ends in."""
+    """The message of the UserError that a call raises; it must be one line."""
     with pytest.raises(UserError) as caught:
         call(*arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def left(folder: Path) -> list[str]:
+def paths_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def test_the_base_of_a_domain_is_fetched_once(hub, tmp_path, capsys):
     path = published_base(TASK, tmp_path)
     assert path == tmp_path / "bases" / PUZZLE == base_path("puzzle-4x4", tmp_path)
-    assert path.read_bytes() == BASE and left(path.parent) == ["params_300000.pkl"]
+    assert path.read_bytes() == BASE and paths_in(path.parent) == ["params_300000.pkl"]
     assert f"sha256 {sha256(BASE):.12} as published" in capsys.readouterr().out
     assert [path for path, _ in hub.storage.requests] == [f"/blobs/{sha256(BASE)}"]
     asked = len(hub.requests)
@@ -231,7 +235,9 @@ def test_the_base_of_a_domain_is_fetched_once(hub, tmp_path, capsys):
 
 @pytest.mark.parametrize("lists", [True, False])
 @pytest.mark.parametrize("links", [True, False])
-def test_the_sum_is_taken_from_whatever_has_it(lists, links, hub, tmp_path, capsys):
+def test_the_checksum_is_taken_from_the_list_or_the_answer(
+    lists, links, hub, tmp_path, capsys
+):
     hub.lists, hub.links_sums = lists, links
     published_base(TASK, tmp_path)
     known = f"sha256 {sha256(BASE):.12} as published"
@@ -245,7 +251,7 @@ def test_the_sum_is_taken_from_whatever_has_it(lists, links, hub, tmp_path, caps
     line = line_of(published_base, TASK, tmp_path)
     found, wanted = sha256(flipped(BASE)), sha256(BASE)
     assert f"its sha256 is {found} instead of the published {wanted}; deleted" in line
-    assert not [path for path in left(tmp_path) if "params" in path]
+    assert not [path for path in paths_in(tmp_path) if "params" in path]
     hub.damaged.clear()
     assert published_base(TASK, tmp_path).read_bytes() == BASE
 
@@ -254,18 +260,18 @@ def test_a_file_of_another_size_is_not_kept(hub, tmp_path):
     hub.damaged[PUZZLE] = BASE + b"more"
     line = line_of(published_base, TASK, tmp_path)
     assert f"{len(BASE) + 4} bytes came instead of {len(BASE)}; deleted" in line
-    assert left(tmp_path) == []
+    assert paths_in(tmp_path) == []
 
 
-def test_a_web_page_is_no_base(hub, tmp_path):
+def test_a_web_page_is_not_accepted_as_a_base(hub, tmp_path):
     hub.lists = hub.links_sums = False
     hub.repositories[MODELS][PUZZLE] = b"<html>log in to this network first</html>"
     assert "what came: not a pickle file" in line_of(published_base, TASK, tmp_path)
-    assert left(tmp_path) == []
+    assert paths_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("says_length", [True, False])
-def test_a_broken_transfer_resumes_where_the_hub_redirects_to(
+def test_a_broken_transfer_resumes_at_the_storage_that_the_hub_redirects_to(
     says_length, hub, tmp_path
 ):
     hub.storage.break_after, hub.storage.says_length = [100, 300], says_length
@@ -277,18 +283,18 @@ def test_a_broken_transfer_resumes_where_the_hub_redirects_to(
     ]
 
 
-def test_the_next_process_resumes_and_compares_the_whole_file(hub, tmp_path):
+def test_a_resumed_file_is_verified_from_its_first_byte(hub, tmp_path):
     hub.storage.break_after = [700, 0]
     line = line_of(published_base, TASK, tmp_path)
     assert f"broke off after 700 of {len(BASE)} bytes" in line
     (part,) = (tmp_path / "bases" / "puzzle-4x4-play").iterdir()
-    part.write_bytes(flipped(part.read_bytes()))  # on the disk
+    part.write_bytes(flipped(part.read_bytes()))  # damaged on the disk
     assert "instead of the published" in line_of(published_base, TASK, tmp_path)
     assert hub.storage.requests[-1][1] == "bytes=700-"
     assert published_base(TASK, tmp_path).read_bytes() == BASE
 
 
-def test_a_complete_part_is_compared_too(hub, tmp_path):
+def test_a_complete_part_file_is_verified_too(hub, tmp_path):
     hub.lists = False
     hub.storage.break_after = [700, 0]
     line_of(published_base, TASK, tmp_path)
@@ -297,12 +303,11 @@ def test_a_complete_part_is_compared_too(hub, tmp_path):
     assert "instead of the published" in line_of(published_base, TASK, tmp_path)
 
 
-def test_the_token_goes_to_the_endpoint_alone(hub, host, tmp_path, monkeypatch):
+def test_the_token_is_sent_only_to_the_endpoint(hub, host, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret\n")
     hub.wanted_token = "hf_secret"
-    hub.moved[MODELS] = (
-        "someone/else"  # on the same host, as for a repository that was renamed
-    )
+    # a redirect on the same host, as for a renamed repository
+    hub.moved[MODELS] = "someone/else"
     hub.repositories["someone/else"] = hub.repositories.pop(MODELS)
     assert published_base(TASK, tmp_path).read_bytes() == BASE
     assert hub.storage.tokens == [None]
@@ -312,7 +317,9 @@ def test_the_token_goes_to_the_endpoint_alone(hub, host, tmp_path, monkeypatch):
     assert host.tokens == [None]
 
 
-def test_a_refusal_says_what_the_token_has_to_do_with_it(hub, tmp_path, monkeypatch):
+def test_a_refusal_says_whether_the_token_is_missing_or_wrong(
+    hub, tmp_path, monkeypatch
+):
     hub.wanted_token = "hf_right"
     line = line_of(published_base, TASK, tmp_path)
     assert (
@@ -328,7 +335,7 @@ def test_a_refusal_says_what_the_token_has_to_do_with_it(hub, tmp_path, monkeypa
     )
 
 
-def test_a_refusal_by_another_host_is_none_of_the_token(host, tmp_path, hub):
+def test_a_refusal_by_another_host_does_not_mention_the_token(host, tmp_path, hub):
     host.answer = lambda request: request.send_error(403)
     line = line_of(download, NAME, tmp_path / NAME, [host.url])
     assert "HTTP 403)" in line and "HF_TOKEN" not in line
@@ -337,16 +344,18 @@ def test_a_refusal_by_another_host_is_none_of_the_token(host, tmp_path, hub):
 @pytest.mark.parametrize(
     "folder", ["puzzle-4x4", "puzzle-4x4-play-v0", "b/puzzle-4x4-play_h"]
 )
-def test_a_folder_with_another_form_of_the_name(folder, hub, tmp_path):
+def test_a_base_is_found_in_a_folder_with_another_form_of_the_name(
+    folder, hub, tmp_path
+):
     files = hub.repositories[MODELS]
     files[f"{folder}/params_300000.pkl"] = files.pop(PUZZLE)
     others = [f"puzzle-{kind}/params_300000.pkl" for kind in ("4x4-noisy", "4x5-play")]
     files |= dict.fromkeys(others, flipped(BASE))
     assert published_base(TASK, tmp_path).read_bytes() == BASE
-    assert left(tmp_path / "bases") == ["puzzle-4x4-play", PUZZLE]
+    assert paths_in(tmp_path / "bases") == ["puzzle-4x4-play", PUZZLE]
 
 
-def test_a_missing_folder_is_one_line_with_those_there_are(hub, tmp_path):
+def test_a_missing_base_is_one_line_with_the_bases_that_exist(hub, tmp_path):
     line = line_of(published_base, "cube-triple", tmp_path)
     wanted = (
         "has no bases of cube-triple-play (there: puzzle-4x4-play, scene-play); bring"
@@ -356,10 +365,10 @@ def test_a_missing_folder_is_one_line_with_those_there_are(hub, tmp_path):
     line = line_of(published_base, "cube-triple", tmp_path)
     address = f"{hub.url}/{MODELS}/resolve/main/cube-triple-play/params_300000.pkl"
     assert "HTTP 404" in line and address in line
-    assert left(tmp_path) == []
+    assert paths_in(tmp_path) == []
 
 
-def test_two_folders_for_one_domain_are_not_chosen_from(hub, tmp_path):
+def test_two_folders_for_one_domain_are_refused(hub, tmp_path):
     files = hub.repositories[MODELS]
     both = [f"puzzle-4x4-play-{seed}/params_300000.pkl" for seed in "ab"]
     files |= dict.fromkeys(both, files.pop(PUZZLE))
@@ -368,7 +377,7 @@ def test_two_folders_for_one_domain_are_not_chosen_from(hub, tmp_path):
     assert f"has 2 bases of puzzle-4x4-play (there: {folders}); bring" in line
 
 
-def test_offline_the_line_says_what_to_bring_and_where_to(tmp_path, monkeypatch):
+def test_offline_the_error_says_which_file_to_bring_and_where(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     line = line_of(published_base, TASK, tmp_path / "data")
     assert line.startswith("--pretrained_actor_path=published: ")
@@ -377,14 +386,14 @@ def test_offline_the_line_says_what_to_bring_and_where_to(tmp_path, monkeypatch)
     assert f"python scripts/download.py {flags}" in line
     address = f"http://127.0.0.1:9/{MODELS}/resolve/main/{PUZZLE}"
     assert f"bring {address} to {tmp_path}/data/bases/{PUZZLE}" in line
-    assert left(tmp_path) == []
+    assert paths_in(tmp_path) == []
     path = base_path(TASK, tmp_path / "data")
     path.parent.mkdir(parents=True)
     path.write_bytes(BASE)
     assert published_base(TASK, tmp_path / "data") == path
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(hub, tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported_in_one_line(hub, tmp_path):
     (tmp_path / "bases").touch()
     assert "--pretrained_actor_path=published: " in line_of(
         published_base, TASK, tmp_path
@@ -392,7 +401,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(hub, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cube-single", "antmaze-large-stitch", "mine:Toy-v0"])
-def test_a_task_outside_the_ten_domains(name, tmp_path):
+def test_a_task_outside_the_ten_domains_has_no_published_base(name, tmp_path):
     line = line_of(base_domain, name)
     assert line.startswith(
         "--pretrained_actor_path=published: there is no published base of "
@@ -401,7 +410,7 @@ def test_a_task_outside_the_ten_domains(name, tmp_path):
 
 
 @pytest.mark.parametrize("address", ["hub.example", "file:///etc", "http://"])
-def test_an_endpoint_that_is_no_web_address(address, tmp_path, monkeypatch):
+def test_an_endpoint_that_is_no_web_address_is_refused(address, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", address)
     line = line_of(published_base, TASK, tmp_path)
     assert f"HF_ENDPOINT={address.rstrip('/')}: give a web address" in line
@@ -412,7 +421,7 @@ def test_an_endpoint_that_is_no_web_address(address, tmp_path, monkeypatch):
 
 @pytest.fixture
 def hosts(hub, host, monkeypatch):
-    """OGBench's host and two mirrors on the hub, all of them empty, in the order of HOSTS."""
+    """OGBench's host and two mirrors on the hub, in the order of HOSTS; all are empty."""
     assert HOSTS[0].startswith("https://rail.eecs.berkeley.edu/")
     assert HOSTS[2] == f"hf://{MIRROR}"
     monkeypatch.setattr("envs.dataset_files.HOSTS", (host.url, *HOSTS[1:]))
@@ -420,13 +429,16 @@ def hosts(hub, host, monkeypatch):
     return [host.url, *open_hosts(HOSTS[1:])]
 
 
-def test_ogbenchs_own_host_comes_first_and_needs_no_other(
+def test_the_hub_is_not_asked_if_ogbenchs_host_has_the_files(
     hosts, host, hub, tmp_path, capsys
 ):
     for name in ("cube-double-play-v0.npz", "cube-double-play-v0-val.npz"):
         host.files[f"/{name}"] = archive()
     assert find_dataset("cube-double", tmp_path) == tmp_path / "cube-double-play-v0.npz"
-    assert left(tmp_path) == ["cube-double-play-v0-val.npz", "cube-double-play-v0.npz"]
+    assert paths_in(tmp_path) == [
+        "cube-double-play-v0-val.npz",
+        "cube-double-play-v0.npz",
+    ]
     assert hub.requests == []
     assert (
         capsys.readouterr().out.count("no sha256 there: size and CRC-32 checked") == 2
@@ -434,7 +446,7 @@ def test_ogbenchs_own_host_comes_first_and_needs_no_other(
 
 
 @pytest.mark.parametrize("place", ["", "data/", "ogbench/v1/"])
-def test_the_mirror_comes_last_and_its_sums_count(
+def test_the_mirror_comes_last_and_its_checksums_are_verified(
     place, hosts, host, hub, tmp_path, capsys
 ):
     good, name = archive(), f"{place}cube-double-play-v0.npz"
@@ -448,11 +460,11 @@ def test_the_mirror_comes_last_and_its_sums_count(
     assert f"cube-double-play-v0.npz: {found} as published" in lines
     assert "/cube-double-play-v0.npz" in [path for path, _ in host.requests]
     (tmp_path / "cube-double-play-v0.npz").unlink()
-    hub.damaged[name] = archive(2)  # whole, but another
+    hub.damaged[name] = archive(2)  # intact, but not the published one
     line = line_of(find_dataset, "cube-double", tmp_path)
     found, wanted = sha256(archive(2)), sha256(good)
     assert f"its sha256 is {found} instead of the published {wanted}; deleted" in line
-    assert left(tmp_path) == ["cube-double-play-v0-val.npz"]
+    assert paths_in(tmp_path) == ["cube-double-play-v0-val.npz"]
 
 
 def lines(form: str, sums: dict[str, str], end: str = "\n") -> str:
@@ -486,8 +498,8 @@ MANIFESTS = {
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS)
-def test_sums_of_a_manifest(manifest, hosts, hub, tmp_path, capsys):
-    """Where neither the list nor the answers have them; of every form that people write."""
+def test_checksums_of_a_manifest_are_verified(manifest, hosts, hub, tmp_path, capsys):
+    """A manifest in any common format is used if neither the list nor the answers have sums."""
     hub.lists_sums = hub.links_sums = False
     names = ("cube-double-play-v0", "cube-double-play-v0-val")
     files = {f"data/{name}.npz": archive(i) for i, name in enumerate(names)}
@@ -507,7 +519,7 @@ def test_sums_of_a_manifest(manifest, hosts, hub, tmp_path, capsys):
     assert "instead of the published" in line_of(find_dataset, "cube-double", tmp_path)
 
 
-def test_a_manifest_names_one_file_only_by_its_path():
+def test_a_manifest_names_a_file_by_its_path_or_by_a_unique_name():
     assert read_manifest("no sums in here") == read_manifest("[1, null, 2.5]") == []
     sums = {"a/x.npz": "1" * 64, "b/x.npz": "2" * 64, "c/y.npz": "3" * 64}
     assert sum_of("b/x.npz", sums) == "2" * 64 and sum_of("x.npz", sums) is None
@@ -516,7 +528,7 @@ def test_a_manifest_names_one_file_only_by_its_path():
     assert read_manifest(json.dumps([facts])) == [("a.npz", "1" * 64)]
 
 
-def test_a_list_of_many_pages(hub, tmp_path, monkeypatch):
+def test_a_list_of_several_pages_is_read_completely(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     hub.page, hub.wanted_token = 2, "hf_secret"
     files = {f"{i}.npz": archive(i) for i in range(5)}
@@ -525,8 +537,10 @@ def test_a_list_of_many_pages(hub, tmp_path, monkeypatch):
     assert len(hub.requests) == 3
 
 
-def test_shards(hosts, host, hub, tmp_path, capsys):
-    """Ten from OGBench's host and, where it lacks them, from the mirror, in any folder."""
+def test_shards_come_from_ogbenchs_host_and_the_rest_from_the_mirror(
+    hosts, host, hub, tmp_path, capsys
+):
+    """OGBench's host lacks two of ten shards, which come from a folder of the mirror."""
     names = [f"cube-triple-play-v0-{i:03d}.npz" for i in range(10)]
     contents = {name: archive(i) for i, name in enumerate(names)}
     host.files |= {
@@ -536,7 +550,7 @@ def test_shards(hosts, host, hub, tmp_path, capsys):
     files |= {f"cube-triple-10M/{name}": content for name, content in contents.items()}
     files |= {f"cube-triple-10M/{name}.npz": archive(99) for name in names}
     folder = find_dataset("cube-triple", tmp_path)
-    assert folder == tmp_path / "cube-triple-play-100m-v0" and left(folder) == names
+    assert folder == tmp_path / "cube-triple-play-100m-v0" and paths_in(folder) == names
     assert all(
         (folder / name).read_bytes() == content for name, content in contents.items()
     )
@@ -557,7 +571,9 @@ OWN = "datasets/yonghoon96/antmaze-giant-navigate-10m-v0"
 
 
 @pytest.mark.parametrize("gone", [False, True])
-def test_a_repository_of_its_own_or_its_copy_in_the_mirror(gone, hosts, hub, tmp_path):
+def test_a_dataset_comes_from_its_own_repository_or_its_copy_in_the_mirror(
+    gone, hosts, hub, tmp_path
+):
     files = {f"part-{i}.npz": archive(i) for i in range(3)}
     place = "all/antmaze-giant-navigate-10m-v0"
     hub.repositories[MIRROR] |= {
@@ -568,7 +584,7 @@ def test_a_repository_of_its_own_or_its_copy_in_the_mirror(gone, hosts, hub, tmp
         own = {f"data/{name}": body for name, body in files.items()}
         hub.repositories[OWN] = own | {"README.md": b""}
     folder = find_dataset("antmaze-giant", tmp_path)
-    assert folder == tmp_path / "antmaze-giant-navigate-10m-v0" and left(
+    assert folder == tmp_path / "antmaze-giant-navigate-10m-v0" and paths_in(
         folder
     ) == list(files)
     assert all((folder / name).read_bytes() == body for name, body in files.items())
@@ -576,8 +592,10 @@ def test_a_repository_of_its_own_or_its_copy_in_the_mirror(gone, hosts, hub, tmp
     assert (f"/{OWN}/resolve/main/data/part-1.npz" in asked) is not gone
 
 
-def test_a_part_of_a_repository_is_not_taken_for_the_dataset(hosts, hub, tmp_path):
-    """Its list says how many files there are, and the next process may have no network."""
+def test_an_incomplete_copy_of_a_repository_is_not_taken_for_the_dataset(
+    hosts, hub, tmp_path
+):
+    """Only the repository's list says how many files there are; it may be out of reach later."""
     files = {f"part-{i}.npz": archive(i) for i in range(3)}
     hub.repositories[OWN], hub.damaged = files, {"part-1.npz": archive(9)}
     line_of(find_dataset, "antmaze-giant", tmp_path)
@@ -585,10 +603,10 @@ def test_a_part_of_a_repository_is_not_taken_for_the_dataset(hosts, hub, tmp_pat
     del hub.repositories[OWN]
     assert "HTTP 404" in line_of(find_dataset, "antmaze-giant", tmp_path)
     hub.repositories[OWN], hub.damaged = files, {}
-    assert left(find_dataset("antmaze-giant", tmp_path)) == list(files)
+    assert paths_in(find_dataset("antmaze-giant", tmp_path)) == list(files)
 
 
-def test_sizes_without_fetching(hosts, host, hub):
+def test_sizes_are_measured_without_downloading(hosts, host, hub):
     host.files[f"/{NAME}"] = archive()
     assert measure(NAME, hosts) == (len(archive()), host.url.removeprefix("http://"))
     hub.repositories[MIRROR]["scene-play-v0.npz"] = archive() + b"more"
@@ -601,5 +619,5 @@ def test_sizes_without_fetching(hosts, host, hub):
     assert hub.storage.break_after == [] and "GET" not in hub.storage.methods
 
 
-def test_the_archive_the_tests_use_is_large_enough(tmp_path: Path):
+def test_the_archive_of_these_tests_is_long_enough(tmp_path: Path):
     assert len(archive()) > 20001

@@ -1,3 +1,5 @@
+"""Evaluation: reproducible episodes, success, returns, and faults of environments."""
+
 import time
 
 import gymnasium
@@ -15,12 +17,12 @@ H, A = 3, 2
 
 
 def numpy_policy(observations, keys):
-    """Noise from the row's key, plus a little of the observation, far beyond [-1,1] at times."""
+    """Noise from each episode's key, plus half the observation; often far outside [-1, 1]."""
     noise = np.stack([np.random.default_rng(key).normal(size=H * A) for key in keys])
     return noise + 0.5 * np.tile(observations[:, :A], H)
 
 
-def run(
+def evaluation(
     policy,
     workers,
     episodes=11,
@@ -30,12 +32,13 @@ def run(
     horizon=H,
     **kwargs,
 ):
+    """The evaluation of a policy in four slots."""
     with EnvWorkers(env_name, slots=4, workers=workers, make_env=make_env) as pool:
         return evaluate(policy, pool, episodes, seed, horizon, A, **kwargs)
 
 
 def play(name, episodes=5, horizon=H, **kwargs):
-    """The evaluation of a script of the stand-ins."""
+    """The evaluation of actions of 0 in a script of stand_ins.py."""
     with EnvWorkers(name, slots=4, workers=1, make_env=make_script) as pool:
         return evaluate(
             lambda *_: np.zeros((4, horizon)), pool, episodes, 0, horizon, 1, **kwargs
@@ -54,7 +57,7 @@ def assert_same(a, b):
 
 
 def test_a_plain_loop_gives_the_same_episodes():
-    result = run(numpy_policy, 2, discount=0.9)
+    result = evaluation(numpy_policy, 2, discount=0.9)
     for episode in range(11):
         env = Walk()
         observation, _ = env.reset(seed=reset_seed(3, episode))
@@ -94,8 +97,8 @@ def test_a_plain_loop_gives_the_same_episodes():
 
 @pytest.mark.parametrize("horizon", [1, 2, 5])
 @pytest.mark.parametrize("name", ["in the middle", "is_success", "where it succeeds"])
-def test_success_at_the_end_and_at_any_step(name, horizon):
-    """Wherever the ends of the chunks fall."""
+def test_success_at_the_last_step_and_at_any_step_are_both_reported(name, horizon):
+    """It does not matter where chunks end."""
     success = float(name == "is_success")
     result = play(name, horizon=horizon)
     assert result.successes.tolist() == [success] * 5
@@ -104,7 +107,7 @@ def test_success_at_the_end_and_at_any_step(name, horizon):
     assert result.row()["success_any"] == 1
 
 
-def test_an_environment_that_reports_no_success_has_none():
+def test_without_a_reported_success_there_is_only_a_return():
     result = play("none", discount=0.5)
     assert result.success is None and np.isnan(result.successes).all()
     assert result.row() == {
@@ -130,17 +133,17 @@ def test_an_endless_episode_is_truncated_and_the_others_follow():
         ),
     ],
 )
-def test_what_cannot_be_used_is_named_with_its_step_and_episode(name, message):
+def test_an_unusable_value_is_reported_with_its_step_and_episode(name, message):
     with pytest.raises(WorkerError) as caught:
         play(name, episodes=1, horizon=2, first_episode=7)
     assert str(caught.value) == f"environment {name}: {message}"
 
 
-def test_numpy_policy_is_bit_identical_for_any_number_of_workers():
-    results = [run(numpy_policy, workers) for workers in (1, 2, 3)]
+def test_a_numpy_policy_is_bit_identical_for_any_number_of_workers():
+    results = [evaluation(numpy_policy, workers) for workers in (1, 2, 3)]
     assert_same(results[0], results[1])
     assert_same(results[0], results[2])
-    other = run(numpy_policy, 2, seed=4)
+    other = evaluation(numpy_policy, 2, seed=4)
     assert not np.array_equal(other.returns, results[0].returns)
 
 
@@ -165,7 +168,9 @@ def test_a_jax_policy_on_pointmaze_is_bit_identical_for_any_number_of_workers():
 
     name = "pointmaze-medium-navigate-singletask-task1-v0"
     short = [
-        run(network, workers, 5, 0, name, make_short_pointmaze, 25, progress=False)
+        evaluation(
+            network, workers, 5, 0, name, make_short_pointmaze, 25, progress=False
+        )
         for workers in (1, 2, 3)
     ]
     assert (short[0].lengths == 50).all() and len(set(short[0].returns)) == 5
@@ -175,7 +180,7 @@ def test_a_jax_policy_on_pointmaze_is_bit_identical_for_any_number_of_workers():
 
 
 class Distance(gymnasium.Wrapper):
-    """Pays where the point is, so that returns tell trajectories apart to the bit."""
+    """The reward is the position, so that different trajectories have different returns."""
 
     def step(self, action):
         observation, _, terminated, truncated, info = self.env.step(action)
@@ -194,14 +199,14 @@ def make_short_pointmaze(name):
     return gymnasium.wrappers.TimeLimit(Distance(make_env(name)), 50)
 
 
-def test_the_batch_is_always_padded_and_rows_keep_their_slot():
+def test_the_batch_is_always_padded_and_episodes_keep_their_slot():
     seen = []
 
     def policy(observations, keys):
         seen.append((observations, keys))
         return np.zeros((4, H, A))
 
-    result = run(policy, 3, episodes=6, env_name="counter")
+    result = evaluation(policy, 3, episodes=6, env_name="counter")
     # two episodes of three chunks in slots 0 and 1
     assert result.policy_calls == len(seen) == 6
     for observations, keys in seen:
@@ -209,22 +214,21 @@ def test_the_batch_is_always_padded_and_rows_keep_their_slot():
         assert keys.shape == (4, 3) and keys.dtype == np.uint32
     assert [key.tolist() for key in seen[1][1]] == [[3, e, 1] for e in range(4)]
     assert [key.tolist() for key in seen[3][1][:2]] == [[3, 4, 0], [3, 5, 0]]
-    np.testing.assert_array_equal(
-        seen[4][0][2:], seen[5][0][2:]
-    )  # idle rows stand still
+    # the observations of idle slots do not change
+    np.testing.assert_array_equal(seen[4][0][2:], seen[5][0][2:])
     assert (result.lengths == 7).all() and result.env_steps == 42
 
 
-def test_an_episode_does_not_depend_on_which_others_run():
-    whole = run(numpy_policy, 2)
-    part = run(numpy_policy, 2, episodes=3, first_episode=5)
-    np.testing.assert_array_equal(part.returns, whole.returns[5:8])
-    np.testing.assert_array_equal(part.lengths, whole.lengths[5:8])
+def test_an_episode_does_not_depend_on_the_other_episodes():
+    all_episodes = evaluation(numpy_policy, 2)
+    three_episodes = evaluation(numpy_policy, 2, episodes=3, first_episode=5)
+    np.testing.assert_array_equal(three_episodes.returns, all_episodes.returns[5:8])
+    np.testing.assert_array_equal(three_episodes.lengths, all_episodes.lengths[5:8])
 
 
-def test_the_wall_time_is_reported_apart_from_the_row():
+def test_the_wall_time_is_reported_but_not_logged():
     start = time.perf_counter()
-    result = run(numpy_policy, 1, episodes=1)
+    result = evaluation(numpy_policy, 1, episodes=1)
     assert 0 < result.seconds < time.perf_counter() - start
     assert "seconds" not in result.row()
 
@@ -239,9 +243,11 @@ def test_actions_that_are_not_finite_are_an_error():
     with pytest.raises(
         RunError, match="^the policy's actions for walk are not finite$"
     ):
-        run(lambda observations, keys: np.full((4, H * A), np.nan), 1, episodes=1)
+        evaluation(
+            lambda observations, keys: np.full((4, H * A), np.nan), 1, episodes=1
+        )
 
 
-def test_nothing_to_evaluate_is_an_error():
+def test_zero_episodes_are_an_error():
     with pytest.raises(ValueError, match="nothing to evaluate: 0 episodes"):
-        run(numpy_policy, 1, episodes=0)
+        evaluation(numpy_policy, 1, episodes=0)

@@ -1,6 +1,4 @@
-"""A dataset's fingerprint: every value counts, and files that stay as they are need not be read
-again.
-"""
+"""A dataset's fingerprint: every value counts, and unchanged files are not read again."""
 
 import os
 import time
@@ -30,9 +28,10 @@ def dataset(rows=30_000):
 @pytest.mark.parametrize(
     "name", ["observations", "actions", "terminals", "rows", "rewards", "masks"]
 )
-def test_one_value_changes_it(name):
-    """Rewards and masks count for the task, but not for the base that all tasks of a domain
-    share.
+def test_one_changed_value_changes_the_fingerprint(name):
+    """Rewards and masks change the fingerprint of the task but not that of the behaviour.
+
+    All tasks of a domain share the behaviour, and with it the pretrained base.
     """
     before, changed = dataset(), dataset()
     changed[name][12_345] += 1
@@ -41,13 +40,13 @@ def test_one_value_changes_it(name):
     assert fingerprint(before).task != fingerprint(changed).task
 
 
-def test_memory_maps_and_views_count_as_what_they_hold(tmp_path):
-    whole = dataset()
-    np.save(tmp_path / "observations.npy", whole["observations"])
+def test_memory_maps_and_views_have_the_fingerprint_of_their_contents(tmp_path):
+    in_memory = dataset()
+    np.save(tmp_path / "observations.npy", in_memory["observations"])
     mapped = np.load(tmp_path / "observations.npy", mmap_mode="r")
-    assert fingerprint(whole | {"observations": mapped}) == fingerprint(whole)
-    spread = np.repeat(whole["observations"], 2, axis=0)[::2]
-    assert fingerprint(whole | {"observations": spread}) == fingerprint(whole)
+    assert fingerprint(in_memory | {"observations": mapped}) == fingerprint(in_memory)
+    strided = np.repeat(in_memory["observations"], 2, axis=0)[::2]
+    assert fingerprint(in_memory | {"observations": strided}) == fingerprint(in_memory)
 
 
 @pytest.fixture
@@ -67,7 +66,7 @@ def load(content=0):
 loads: list[int] = []
 
 
-def test_a_file_that_stays_as_it_is_is_read_once(file):
+def test_an_unchanged_file_is_read_once(file):
     loads.clear()
     first = cached_fingerprint([file], {"sparse": False}, load)
     assert cached_fingerprint([file], {"sparse": False}, load) == first == fingerprint(
@@ -78,7 +77,7 @@ def test_a_file_that_stays_as_it_is_is_read_once(file):
 
 
 @pytest.mark.parametrize("change", ["size", "time", "inode"])
-def test_a_file_that_changes_is_read_again(file, change):
+def test_a_changed_file_is_read_again(file, change):
     first = cached_fingerprint([file], {}, load)
     stat = file.stat()
     if change == "size":
@@ -94,14 +93,14 @@ def test_a_file_that_changes_is_read_again(file, change):
     assert cached_fingerprint([file], {}, lambda: load(1)) != first
 
 
-def test_a_file_written_just_now_is_not_remembered(file):
-    """Its next change might leave size, inode and time as they are."""
+def test_a_fingerprint_of_a_file_written_just_now_is_not_cached(file):
+    """Its next change might keep its size, inode and time."""
     os.utime(file)
     first = cached_fingerprint([file], {}, load)
     assert cached_fingerprint([file], {}, lambda: load(1)) != first
 
 
-def test_a_damaged_memory_and_a_home_that_cannot_be_written_cost_time_alone(
+def test_a_damaged_cache_and_a_home_that_cannot_be_written_only_cost_time(
     file, monkeypatch
 ):
     first = cached_fingerprint([file], {}, load)

@@ -1,3 +1,5 @@
+"""OGBench's and users' environments: seeds, actions, faults, time limits, and names."""
+
 import os
 import subprocess
 import sys
@@ -30,7 +32,7 @@ POINTMAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 def episode(
     env: SeededEnv, seed: int, between=lambda: None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Observations [26, O] and rewards [25] under actions that the seed fixes."""
+    """Observations [26, O] and rewards [25] under random actions that the seed fixes."""
     actions = np.random.default_rng(seed).uniform(
         -1.3, 1.3, (25, *env.action_space.shape)
     )
@@ -53,8 +55,9 @@ def test_a_seed_repeats_an_episode_to_the_bit(name):
     )
     assert env.action_space.shape == KINDS[name][1:]
 
+    # Neither earlier episodes nor other environments in between may matter.
     disturber.reset()
-    episode(other, 1)  # what was before must not matter, nor what others do in between
+    episode(other, 1)
 
     def disturb():
         np.random.uniform(size=3)
@@ -64,39 +67,39 @@ def test_a_seed_repeats_an_episode_to_the_bit(name):
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(rewards, rewards_again)
     assert not np.array_equal(first, episode(env, 6)[0])
-    # OGBench finds the goal's observation by acting at random, and samples of the action space
-    # follow the seed.
+    # OGBench acts at random to find the goal's observation, so samples of the action space
+    # must follow the seed.
     goals = [env.reset(seed=7)[1]["goal"], other.reset(seed=7)[1]["goal"]]
     np.testing.assert_array_equal(*goals)
     np.testing.assert_array_equal(
         env.action_space.sample(), other.action_space.sample()
     )
-    # An episode started without a seed goes on with this environment's own streams.
+    # A reset without a seed continues the environment's own random streams.
     np.testing.assert_array_equal(
         env.reset(seed=2) and env.reset()[0], other.reset(seed=2) and other.reset()[0]
     )
 
 
 def test_teleports_follow_the_seed():
-    """Where a portal leads is drawn from NumPy's global generator."""
+    """OGBench draws the exit of a portal from NumPy's global generator."""
     env = make_env("pointmaze-teleport-navigate-singletask-task3-v0")
     maze = env.unwrapped
 
     def exits(seed):
         env.reset(seed=seed)
-        out = []
+        found = []
         for _ in range(12):
-            np.random.seed(0)  # a stranger's seeding
+            np.random.seed(0)  # other code seeds NumPy
             maze.set_xy(np.array(maze._teleport_info["teleport_in_xys"][0]))
             env.step(np.zeros(2))
-            out.append(tuple(maze.get_xy()))
-        return out
+            found.append(tuple(maze.get_xy()))
+        return found
 
     assert exits(1) == exits(1) and len(set(exits(1))) == 3
     assert exits(1) != exits(2)
 
 
-def test_the_callers_random_numbers_stay_untouched():
+def test_the_callers_random_numbers_do_not_change():
     np.random.seed(3)
     expected = np.random.uniform(size=4)
     np.random.seed(3)
@@ -114,35 +117,33 @@ def test_actions_are_clipped():
     np.testing.assert_array_equal(far, env.step(np.array([1.0, -1.0]))[0])
 
 
-def test_mazes_leave_no_files_behind(tmp_path, monkeypatch):
+def test_mazes_leave_no_temporary_files(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     make_env("antmaze-large-navigate-singletask-task1-v0").reset(seed=0)
     assert not any(tmp_path.iterdir())
 
 
-def test_the_users_gl_setting_survives_and_nothing_is_printed():
-    """Without filming no GL library is loaded, whatever MUJOCO_GL says; a child that films
-    still sees it.
-    """
+def test_the_users_gl_setting_is_kept_and_nothing_is_printed():
+    """Without filming no GL library is loaded; MUJOCO_GL stays set for a child that films."""
     code = (
         "import os, sys\nfrom envs.ogbench import make_env\n"
         "make_env('cube-single-play-singletask-task1-v0').reset(seed=0)\n"
         "print(os.environ['MUJOCO_GL'], 'OpenGL' in sys.modules, 'jax' in sys.modules)"
     )
     environ = os.environ | {"MUJOCO_GL": "egl"}
-    run = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code],
         env=environ,
         capture_output=True,
         text=True,
         check=True,
     )
-    assert run.stdout.strip() == "egl False False" and run.stderr == ""
+    assert done.stdout.strip() == "egl False False" and done.stderr == ""
 
 
 @pytest.mark.parametrize("name", ["cube-single-play-singletask-task1-v0", POINTMAZE])
 def test_tasks_end_in_the_step_that_succeeds(name, monkeypatch):
-    """So that success at the last step is success at any step."""
+    """Success at the last step is therefore success at any step."""
     env = make_env(name)
     env.reset(seed=0)
     _, _, terminated, _, info = env.step(np.zeros(env.action_space.shape))
@@ -152,14 +153,14 @@ def test_tasks_end_in_the_step_that_succeeds(name, monkeypatch):
     else:
         env.unwrapped.set_xy(env.unwrapped.cur_goal_xy)
     action = np.zeros(env.action_space.shape)
-    steps = [
-        env.step(action) for _ in range(2)
-    ]  # the arm reports what was before a step
+    # two steps, because the arm reports the success before a step
+    steps = [env.step(action) for _ in range(2)]
     found = [(terminated, bool(info["success"])) for _, _, terminated, _, info in steps]
     assert (True, True) in found and set(found) <= {(True, True), (False, False)}
 
 
 def played(*steps, limit=None):
+    """An environment that plays the given steps, after its reset."""
     env = SeededEnv(Script(*steps), limit)
     env.reset(seed=0)
     return env
@@ -180,7 +181,7 @@ def played(*steps, limit=None):
         ),
     ],
 )
-def test_a_step_that_cannot_be_used(step, message):
+def test_an_unusable_step_is_reported(step, message):
     env = played(step_of(), step)
     env.step(np.zeros(1))
     with pytest.raises(EnvFault) as caught:
@@ -188,7 +189,7 @@ def test_a_step_that_cannot_be_used(step, message):
     assert str(caught.value) == message
 
 
-def test_a_reset_that_cannot_be_used():
+def test_an_unusable_reset_is_reported():
     env = played(step_of())
     env.unwrapped.start = np.zeros(5)
     with pytest.raises(
@@ -203,7 +204,7 @@ def test_a_reward_may_be_an_array_of_one_element():
 
 
 def test_an_observation_does_not_change_afterwards():
-    """Also not where the environment writes the next one into the same array."""
+    """Not even if the environment writes the next one into the same array."""
     buffer = np.zeros(2, np.float32)
     env = played((buffer, 0.0, False, False, {}))
     observation = env.step(np.zeros(1))[0]
@@ -212,7 +213,7 @@ def test_an_observation_does_not_change_afterwards():
 
 
 def ends_of(env, steps):
-    """(truncated, cut_at) of each of some steps."""
+    """Take steps; return (truncated, cut_at) of each."""
     results = [env.step(np.zeros(1)) for _ in range(steps)]
     assert not any(terminated for _, _, terminated, _, _ in results)
     return [(truncated, info.get("cut_at")) for _, _, _, truncated, info in results]
@@ -222,20 +223,20 @@ def test_an_endless_episode_is_truncated_at_the_limit():
     env = played(step_of(), limit=3)
     assert ends_of(env, 3) == [(False, None), (False, None), (True, 3)]
     env.reset(seed=1)
-    assert ends_of(env, 3)[-1] == (True, 3)  # the steps of each episode count
+    assert ends_of(env, 3)[-1] == (True, 3)  # each episode has its own count
     env = played(step_of(), step_of(), step_of(end=True), limit=3)
-    assert ends_of(env, 3)[-1] == (True, None)  # it ended by itself
+    assert ends_of(env, 3)[-1] == (True, None)  # the environment truncated it itself
     assert not any(truncated for truncated, _ in ends_of(played(step_of()), 2000))
 
 
-def test_a_users_environment_without_a_time_limit_has_one():
+def test_a_users_environment_without_a_time_limit_gets_one():
     assert ends_of_user("tests.envs.stand_ins:Endless-v0", 1000) == (1000, 1000)
     # max_episode_steps=3
     assert ends_of_user("tests.envs.stand_ins:Limited-v0", 4) == (3, None)
 
 
 def ends_of_user(name, steps):
-    """The first step in which an episode is truncated, and the limit that did it."""
+    """The step that truncates an episode, and our limit (None if the environment did it)."""
     env = make_env(name)
     env.reset(seed=0)
     ends = enumerate(ends_of(env, steps), start=1)
@@ -283,7 +284,7 @@ def users_module(tmp_path, monkeypatch):
         gymnasium.registry.pop(f"{name}-v0", None)
 
 
-def test_a_users_environment(users_module):
+def test_a_users_environment_is_seeded_clipped_and_converted(users_module):
     a, b = make_env("users_envs:Good-v0"), make_env("users_envs:Good-v0")
     np.testing.assert_array_equal(a.reset(seed=1)[0], b.reset(seed=1)[0])
     observation, reward, terminated, truncated, _ = a.step(np.array([9.0, 0.0]))
@@ -302,13 +303,15 @@ def test_a_users_environment(users_module):
         ("Missing-v0", "cannot be made"),
     ],
 )
-def test_a_users_environment_that_does_not_fit(users_module, env_id, message):
+def test_a_users_environment_that_does_not_fit_is_refused(
+    users_module, env_id, message
+):
     with pytest.raises(UserError, match=message) as error:
         make_env(f"users_envs:{env_id}")
     assert "--env_name" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_users_module_that_is_not_there():
+def test_a_users_module_that_does_not_exist_is_reported():
     with pytest.raises(
         UserError,
         match="--env_name: no_such_module:Env-v0 cannot be made .*no_such_module",
@@ -316,7 +319,7 @@ def test_a_users_module_that_is_not_there():
         make_env("no_such_module:Env-v0")
 
 
-def test_the_table_of_names_is_what_ogbench_registers():
+def test_the_table_of_names_equals_what_ogbench_registers():
     make_env("pointmaze-medium-navigate-singletask-task1-v0")  # imports ogbench
     worlds = {
         env_id.removesuffix("-singletask-task1-v0")
@@ -332,7 +335,7 @@ def test_the_table_of_names_is_what_ogbench_registers():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL_TASKS)
-def test_every_task_is_made_and_stepped(name):
+def test_every_task_can_be_made_and_stepped(name):
     env = make_env(name)
     observation, _ = env.reset(seed=0)
     assert observation.shape == env.observation_space.shape and np.all(

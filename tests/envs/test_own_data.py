@@ -1,6 +1,4 @@
-"""A user's own data: both layouts, every kind of file, what is refused, and what is said of
-what is not used.
-"""
+"""A user's own data: both layouts, every file format, errors, and notes on unused values."""
 
 import itertools
 import pickle
@@ -19,7 +17,7 @@ NAME = f"{__name__}:Users-v0"
 
 
 class UsersEnv(gymnasium.Env):
-    """A walk of four steps; the second of the two numbers of an observation names the episode."""
+    """Episodes of four steps; an observation holds the step and the number of the episode."""
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
@@ -53,8 +51,10 @@ def users_env():
 
 
 def flat(episodes=2, steps=3, **changed):
-    """Rows (s, a, r, terminal): reward 1 in the last row of each episode, 0 before;
-    observations count the rows.
+    """Arrays in the flat layout: the last row of each episode has reward 1 and is terminal.
+
+    Observations hold the numbers of the row and of the episode. `changed` replaces arrays, or
+    removes those that are None.
     """
     rows = episodes * steps
     last = np.arange(rows) % steps == steps - 1
@@ -72,7 +72,10 @@ def flat(episodes=2, steps=3, **changed):
 
 
 def ogbench(**changed):
-    """Two trajectories of three and four states; the first one succeeds in its last transition."""
+    """Arrays in the ogbench layout: two trajectories, of three and four states.
+
+    The last transition of the first one succeeds.
+    """
     masks = np.array([1, 0, 1, 1, 1, 1, 1.0])
     terminals = np.array([0, 0, 1, 0, 0, 0, 1.0])
     rewards = np.array([-1, 0, 0, -1, -1, -1, 0.0])
@@ -92,9 +95,7 @@ def load(tmp_path, arrays, **settings):
 
 
 def transitions(data):
-    """What starts in the rows that start a transition, and the first number of the next
-    observation.
-    """
+    """Rewards, masks and terminals by transition, and the first number of the next state."""
     rows = data["rows"]
     found = {
         name: data[name][rows].tolist() for name in ("rewards", "masks", "terminals")
@@ -135,10 +136,10 @@ def test_a_flat_file_keeps_the_last_transition_of_each_episode(
 @pytest.mark.parametrize(
     "key", ["timeouts", "truncations", "truncateds", "dones_float"]
 )
-def test_time_limits_end_episodes_and_say_what_they_cost(tmp_path, printed, key):
-    """Without next observations the last transition of an episode that goes on cannot be used;
-    its state can.
-    """
+def test_time_limits_end_episodes_and_lost_transitions_are_mentioned(
+    tmp_path, printed, key
+):
+    """Without next observations the transition at a time limit cannot be used; its state can."""
     arrays = flat(4, 5, terminals=np.zeros(20), rewards=np.ones(20))
     data = load(tmp_path, arrays | {key: np.arange(20) % 5 == 4})
     rows = data["rows"]
@@ -153,7 +154,7 @@ def test_time_limits_end_episodes_and_say_what_they_cost(tmp_path, printed, key)
     )
 
 
-def test_next_observations_keep_every_transition(tmp_path, printed):
+def test_with_next_observations_every_transition_is_kept(tmp_path, printed):
     arrays = flat(2, 3, terminals=np.array([0, 0, 1, 0, 0, 0.0]))
     following = arrays["observations"] + [1, 0]
     data = load(
@@ -168,7 +169,7 @@ def test_next_observations_keep_every_transition(tmp_path, printed):
     assert printed().err == ""
 
 
-def test_a_jump_that_no_flag_marks_starts_a_new_trajectory(tmp_path, printed):
+def test_an_unmarked_jump_starts_a_new_trajectory(tmp_path, printed):
     arrays = flat(1, 6)
     following = arrays["observations"] + [1, 0]
     following[2, 0] = 99
@@ -182,10 +183,8 @@ def test_a_jump_that_no_flag_marks_starts_a_new_trajectory(tmp_path, printed):
     assert "1 next_observations differ from the next row's observation" in printed().err
 
 
-def test_an_unfinished_last_episode(tmp_path, printed):
-    """Its last row has no next observation: it is the state in which the transition before it
-    ends.
-    """
+def test_an_unfinished_last_episode_loses_its_last_transition(tmp_path, printed):
+    """Its last row has no next observation; it only ends the transition before it."""
     arrays = {name: value[:5] for name, value in flat().items()}
     data = load(tmp_path, arrays)
     assert (
@@ -195,7 +194,7 @@ def test_an_unfinished_last_episode(tmp_path, printed):
     assert "1 transitions at a time limit are left out" in printed().err
 
 
-# The ogbench layout, and which it is
+# The ogbench layout, and how a layout is recognised
 
 
 def test_a_final_row_starts_no_transition(tmp_path, printed):
@@ -212,7 +211,7 @@ def test_a_final_row_starts_no_transition(tmp_path, printed):
     )
 
 
-def test_a_probes_data_is_recognised(tmp_path):
+def test_the_layout_of_a_probes_data_is_recognised(tmp_path):
     name = "envs.probe:ProbeChain-v0"
     data = load_dataset(
         name, dataset_path=write_dataset(name, tmp_path / "probe.npz", 60)
@@ -238,7 +237,7 @@ def test_a_probes_data_is_recognised(tmp_path):
         "final rows look like filler",
     ],
 )
-def test_an_ambiguous_file_is_refused_and_read_as_told(tmp_path, arrays):
+def test_an_ambiguous_file_is_refused_unless_its_layout_is_given(tmp_path, arrays):
     with pytest.raises(
         UserError,
         match="nothing in it shows its layout; give --dataset_layout=ogbench if .* or --data",
@@ -246,11 +245,11 @@ def test_an_ambiguous_file_is_refused_and_read_as_told(tmp_path, arrays):
         load(tmp_path, arrays)
     rows = len(arrays["observations"])
     assert len(load(tmp_path, arrays, dataset_layout="ogbench")["rows"]) == rows - 2
-    told = load(tmp_path, arrays, dataset_layout="flat")
-    assert len(told["rows"]) == (rows - 2 if "masks" in arrays else rows)
+    as_flat = load(tmp_path, arrays, dataset_layout="flat")
+    assert len(as_flat["rows"]) == (rows - 2 if "masks" in arrays else rows)
 
 
-def test_what_an_ogbench_file_does_not_use_is_said(tmp_path, printed):
+def test_unused_values_of_an_ogbench_file_are_mentioned(tmp_path, printed):
     arrays = flat(masks=np.array([1, 1, 0, 1, 1, 1]))
     load(tmp_path, arrays, dataset_layout="ogbench")
     assert (
@@ -259,13 +258,13 @@ def test_what_an_ogbench_file_does_not_use_is_said(tmp_path, printed):
     )
 
 
-def test_masks_that_end_every_transition_are_doubted(tmp_path, printed):
+def test_masks_that_end_every_transition_cause_a_warning(tmp_path, printed):
     load(tmp_path, ogbench(masks=np.array([0, 0, 1, 0, 0, 0, 1.0])))
     assert (
         "the mask of every transition is 0, in the middle of trajectories too: are masks"
         " inverted?" in printed().err
     )
-    name = "envs.probe:ProbeReward-v0"  # whose episodes have one step
+    name = "envs.probe:ProbeReward-v0"  # its episodes have one step
     load_dataset(name, dataset_path=write_dataset(name, tmp_path / "probe.npz", 20))
     assert printed().err == ""
 
@@ -273,7 +272,7 @@ def test_masks_that_end_every_transition_are_doubted(tmp_path, printed):
 @pytest.mark.parametrize(
     "change", [lambda t: t[:, None], lambda t: t.astype(str)], ids=["columns", "words"]
 )
-def test_wrong_terminals_are_refused_in_one_line_whatever_the_layout(tmp_path, change):
+def test_wrong_terminals_are_refused_for_every_layout(tmp_path, change):
     for layout in ("auto", "ogbench", "flat"):
         with pytest.raises(UserError, match="holds terminals of shape"):
             load(
@@ -284,7 +283,7 @@ def test_wrong_terminals_are_refused_in_one_line_whatever_the_layout(tmp_path, c
 
 
 def test_final_rows_may_hold_nan(tmp_path):
-    """Nothing reads their action and reward."""
+    """Their actions, rewards and masks are not read."""
     arrays = ogbench()
     for name in ("actions", "rewards", "masks"):
         arrays[name][[2, 6]] = np.nan
@@ -297,12 +296,13 @@ def test_final_rows_may_hold_nan(tmp_path):
 # Files
 
 
-def test_shards_of_both_layouts(tmp_path, printed):
+def test_shards_share_a_layout_and_two_layouts_are_refused(tmp_path, printed):
     folder = tmp_path / "shards"
     folder.mkdir()
-    np.savez(folder / "a.npz", **flat(rewards=np.zeros(6)))  # shows no layout by itself
+    # the first shard does not show its layout by itself
+    np.savez(folder / "a.npz", **flat(rewards=np.zeros(6)))
     np.savez(folder / "b.npz", **flat())
-    for _ in range(2):  # the second time from the converted arrays
+    for _ in range(2):  # the second time, the converted arrays are read
         data = load_dataset(NAME, dataset_path=folder)
         assert transitions(data)["masks"] == [1, 1, 0] * 4 and isinstance(
             data["observations"], np.memmap
@@ -325,12 +325,11 @@ def test_shards_of_both_layouts(tmp_path, printed):
     (folder / "b.npz").write_bytes(b"PK\x03\x04 cut off")
     with pytest.raises(UserError, match="b.npz is damaged"):
         load_dataset(NAME, dataset_path=folder)
-    assert (
-        len([path for path in folder.iterdir() if path.is_dir()]) == 1
-    )  # that of the two
+    # the arrays of the first two shards
+    assert len([path for path in folder.iterdir() if path.is_dir()]) == 1
 
 
-def test_hdf5_in_d4rls_layout(tmp_path):
+def test_hdf5_in_d4rls_layout_is_read(tmp_path):
     with h5py.File(tmp_path / "d4rl.hdf5", "w") as file:
         for name, value in flat(terminals=np.array([0, 0, 1, 0, 0, 0])).items():
             file.create_dataset(name, data=value, compression="gzip")
@@ -354,10 +353,10 @@ def test_hdf5_in_d4rls_layout(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:minari")
-def test_a_folder_that_minari_wrote(tmp_path, monkeypatch):
+def test_a_folder_that_minari_wrote_is_read(tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     collector = minari.DataCollector(UsersEnv(), data_format="hdf5")
-    for _ in range(12):  # more than nine, which sort by number and not by name
+    for _ in range(12):  # more than nine: their order is by number, not by name
         collector.reset()
         for _ in range(4):
             collector.step(np.array([0.25], np.float32))
@@ -377,7 +376,7 @@ def test_a_folder_that_minari_wrote(tmp_path, monkeypatch):
     assert transitions(data)["next"] == [1, 2, 3, 4] * 12
 
 
-def test_a_file_is_refused_for_what_it_is(tmp_path):
+def test_the_error_names_the_kind_of_a_file_that_is_refused(tmp_path):
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "old.pkl").write_bytes(pickle.dumps(flat()))
     (tmp_path / "empty.npz").touch()
@@ -452,13 +451,13 @@ def test_a_file_is_refused_for_what_it_is(tmp_path):
         ),
     ],
 )
-def test_wrong_contents(tmp_path, changed, message):
+def test_wrong_contents_are_refused_in_one_line(tmp_path, changed, message):
     with pytest.raises(UserError, match=message) as error:
         load(tmp_path, flat(**changed))
     assert "\n" not in str(error.value)
 
 
-def test_what_has_no_row_for_each_step_and_a_simulators_state_are_let_be(tmp_path):
+def test_arrays_without_a_value_per_row_and_a_simulators_state_are_ignored(tmp_path):
     extra = {
         "collection": np.array("by hand"),
         "version": np.arange(3),
@@ -470,7 +469,7 @@ def test_what_has_no_row_for_each_step_and_a_simulators_state_are_let_be(tmp_pat
 # Actions and rewards
 
 
-def test_actions_of_another_scale_are_divided_when_told(tmp_path, printed):
+def test_actions_of_another_scale_are_divided_by_action_scale(tmp_path, printed):
     actions = np.array([[-2], [-1], [0], [0.5], [1.001], [2.001]])
     with pytest.raises(UserError, match=r"actions up to 2.001 \(2 of 6 numbers"):
         load(tmp_path, flat(actions=actions))
@@ -480,7 +479,7 @@ def test_actions_of_another_scale_are_divided_when_told(tmp_path, printed):
     assert "1 numbers of actions just beyond ±1 are clipped" in printed().err
 
 
-def test_sparse_turns_no_reward_into_a_cost(tmp_path):
+def test_sparse_refuses_rewards_above_zero(tmp_path):
     with pytest.raises(
         UserError,
         match="--sparse: .* has rewards up to 1, and --sparse makes every reward but 0 a -1",
@@ -491,7 +490,7 @@ def test_sparse_turns_no_reward_into_a_cost(tmp_path):
     assert transitions(data)["rewards"] == [-1, -1, 0, -1, -1, 0]
 
 
-def test_an_environment_that_cannot_be_made_is_needed_for_evaluation_alone(
+def test_data_can_be_loaded_without_its_environment_if_nothing_is_evaluated(
     tmp_path, printed
 ):
     np.savez(tmp_path / "mine.npz", **flat())
@@ -506,6 +505,6 @@ def test_an_environment_that_cannot_be_made_is_needed_for_evaluation_alone(
     )
 
 
-def test_a_users_environment_needs_a_file():
+def test_a_users_environment_needs_a_dataset_file():
     with pytest.raises(UserError, match="needs its data as --dataset=FILE.npz"):
         load_dataset(NAME)

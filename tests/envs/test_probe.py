@@ -1,4 +1,4 @@
-"""A critic trained on a probe environment arrives at the Q that is known."""
+"""A critic trained on a probe environment learns the known Q."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from utils.sharding import one_seed, stack_seeds
 
 
 def train_on_probe(folder, module, probe, horizon=1, seed=0, **settings):
-    """The agent of a module after 1500 updates on random actions in a probe environment."""
+    """Train the agent of a module for 1,500 updates on random actions of a probe; return it."""
     name = f"envs.probe:{probe.__name__}-v0"
     dataset = load_dataset(
         name, dataset_path=write_dataset(name, folder / "data.npz", 3000)

@@ -1,4 +1,4 @@
-"""Robomimic's lift in robosuite: how episodes end, and that a seed repeats them to the bit."""
+"""Robomimic's tasks in robosuite: seeds, how episodes end, and collected demonstrations."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("robosuite", reason="needs pip install '.[robomimic]'")
 pytestmark = [
-    pytest.mark.filterwarnings("ignore"),  # robosuite's, at import
+    pytest.mark.filterwarnings("ignore"),  # robosuite warns when it is imported
     pytest.mark.timeout(600),
 ]
 
@@ -42,13 +42,13 @@ def recipe():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """The folder of five demonstrations by the script."""
+    """A folder with five demonstrations by the script."""
     folder = tmp_path_factory.mktemp("robomimic")
     collect(LIFT, folder, workers=1, progress=False, demonstrations=5, episode_steps=50)
     return folder
 
 
-def test_seeds_repeat_episodes_in_every_process_whatever_was_before(recipe):
+def test_a_seed_repeats_an_episode_in_every_process_and_after_other_episodes(recipe):
     chunks = np.random.default_rng(0).uniform(-1, 1, (2, 5, 7)).astype(np.float32)
     local = LocalEnvs(LIFT, maker(recipe))
     first = local.reset([0], [11])
@@ -60,7 +60,8 @@ def test_seeds_repeat_episodes_in_every_process_whatever_was_before(recipe):
     with EnvWorkers(LIFT, 2, 2, maker(recipe)) as workers:
         starts = workers.reset([0, 1], [12, 11])
         np.testing.assert_array_equal(starts[1], first[0])
-        assert np.abs(starts[0] - starts[1]).max() > 1e-3  # another place of the cube
+        # the cube is in another place
+        assert np.abs(starts[0] - starts[1]).max() > 1e-3
         again = workers.run_chunks([0, 1], chunks[[1, 0]])[1]
     np.testing.assert_array_equal(again.observations, steps)
     assert again.rewards.tolist() == [-1] * 5 and not again.done and again.success == 0
@@ -68,7 +69,7 @@ def test_seeds_repeat_episodes_in_every_process_whatever_was_before(recipe):
 
 
 class Rewarding:
-    """A simulator whose rewards are given."""
+    """A simulator with given rewards."""
 
     action_dim = 7
     rng = None
@@ -95,14 +96,13 @@ class Rewarding:
     [
         ([0, 0, 0.5], 9, (-0.5, True, False, 1.0)),  # the first reward above 0
         ([0, 0, 0], 3, (-1.0, False, True, 0.0)),  # the limit
-        (
-            [0, 0, 1],
-            3,
-            (0.0, True, False, 1.0),
-        ),  # a success at the limit is no time limit
+        # a success at the limit does not count as a time limit
+        ([0, 0, 1], 3, (0.0, True, False, 1.0)),
     ],
 )
-def test_how_episodes_end(monkeypatch, recipe, rewards, limit, ends):
+def test_an_episode_ends_with_a_success_or_at_the_limit(
+    monkeypatch, recipe, rewards, limit, ends
+):
     import robosuite
 
     monkeypatch.setattr(robosuite, "make", lambda *_, **__: Rewarding(rewards))
@@ -125,7 +125,7 @@ def test_how_episodes_end(monkeypatch, recipe, rewards, limit, ends):
         ("tool_hang-ph-low_dim", 53, 7, 1000),
     ],
 )
-def test_the_other_tasks(task, width, action_dim, limit):
+def test_the_other_tasks_can_be_made_and_stepped(task, width, action_dim, limit):
     env = make_env(task, recipe=recipe_of(task, width))
     assert env.reset(seed=0)[0].shape == (width,)
     action = np.zeros(action_dim)
@@ -135,8 +135,8 @@ def test_the_other_tasks(task, width, action_dim, limit):
     env.close()
 
 
-def test_data_of_the_script_is_that_of_the_environment(data):
-    """The first observations, scaled, are those that the environment gives for the same seed."""
+def test_data_of_the_script_agrees_with_the_environment(data):
+    """For the same seed, the environment returns the first observations of the data, scaled."""
     loaded = load_dataset(LIFT, data)
     assert loaded["observations"].min() == -1 and loaded["observations"].max() <= 1
     assert loaded["actions"].shape[1] == 7
@@ -144,7 +144,8 @@ def test_data_of_the_script_is_that_of_the_environment(data):
     ended = loaded["masks"][rows] == 0
     rewards = loaded["rewards"][rows]
     assert np.all(rewards[ended] == 0)
-    assert 1 <= ended.sum() <= 3  # of 5, and each holds the cube for 10 steps more
+    # of five demonstrations; each success holds the cube for 10 more steps
+    assert 1 <= ended.sum() <= 3
     assert np.sum(rewards == 0) == 11 * ended.sum() and set(rewards) == {-1, 0}
     settings = collection_settings(data / "lift" / "mh" / "low_dim_v15.hdf5")
     assert settings["demonstrations"] == 5 and settings["behaviour"] == "script"
@@ -175,13 +176,13 @@ def test_a_second_collection_keeps_the_file_and_other_settings_are_refused(data)
         collect("can-mh-low_dim", data, **same)
 
 
-def test_random_data_of_a_task_without_a_script(tmp_path):
+def test_random_data_is_collected_for_a_task_without_a_script(tmp_path):
     path = collect_random("can-mh-low_dim", tmp_path, 9, episode_steps=5)
     assert collection_settings(path)["demonstrations"] == 2
     assert len(load_dataset("can-mh-low_dim", tmp_path)["rows"]) == 10
 
 
-def test_arguments_that_robosuite_does_not_know(recipe):
+def test_arguments_that_robosuite_does_not_know_are_refused(recipe):
     wrong = recipe._replace(env_kwargs={"robots": ["Panda"], "legs": 2})
     with pytest.raises(
         UserError, match="cannot make Lift with the arguments in the file"
@@ -196,7 +197,7 @@ def test_another_version_of_robosuite_is_mentioned(recipe, printed):
     assert "recorded with robosuite 1.4.1, and 1.5" in printed().err
 
 
-def test_no_open_gl_and_no_message_without_a_film(data):
+def test_without_filming_no_opengl_is_loaded_and_nothing_is_printed(data):
     code = (
         "import sys, os; from envs.datasets import load_dataset;"
         f"load_dataset({LIFT!r}, {str(data)!r});"

@@ -1,4 +1,4 @@
-"""Robomimic's files: every figure that the reader makes of one in the published layout."""
+"""Reading robomimic's files: order, scaling, rewards, masks, the recipe, and errors."""
 
 import json
 import sys
@@ -30,8 +30,10 @@ LENGTHS = [3, 2, 2, 2, 2, 2, 2, 2, 2, 2, 4, 2]  # of demo_0 ... demo_11
 
 
 def demonstration(number, length):
-    """The arrays of a demonstration. Observation t is 100 * number + t, next_obs one more, and
-    the first entry of `object` is constant in the whole file.
+    """The arrays of a demonstration.
+
+    Observations follow from 100 * number + t in step t, and next_obs from one more. The first
+    entry of `object` is constant in the file.
     """
     steps = 100.0 * number + np.arange(length + 1)
     arrays = {
@@ -50,7 +52,7 @@ def demonstration(number, length):
 
 
 def write_file(path, changed=None, env_args=None):
-    """A file of robomimic's layout with twelve demonstrations, written in reverse order.
+    """Write a file in robomimic's layout with twelve demonstrations, in reverse order.
 
     changed: (name of a demonstration, name of an array, its value or None to leave it out).
     """
@@ -67,7 +69,7 @@ def write_file(path, changed=None, env_args=None):
         data.attrs["total"] = sum(LENGTHS)
         for number in reversed(range(len(LENGTHS))):
             arrays = demonstration(number, LENGTHS[number])
-            if number == 0:  # a success in the last row, and in one before it
+            if number == 0:  # success in the last row and in the one before it
                 arrays["rewards"][1:] = arrays["dones"][1:] = 1
             if changed and changed[0] == f"demo_{number}":
                 arrays[changed[1]] = changed[2]
@@ -88,7 +90,7 @@ def load(folder, **kwargs):
     return load_dataset(LIFT, folder, environment=False, **kwargs)
 
 
-def test_demonstrations_come_in_the_order_of_their_numbers(folder):
+def test_demonstrations_are_read_in_the_order_of_their_numbers(folder):
     data = load(folder)
     rows = data["rows"]
     assert len(rows) == sum(LENGTHS)
@@ -97,10 +99,10 @@ def test_demonstrations_come_in_the_order_of_their_numbers(folder):
     assert data["actions"].shape[1] == 7
 
 
-def test_the_scaling_is_of_obs_and_next_obs_of_the_whole_file(folder):
+def test_the_scaling_covers_obs_and_next_obs_of_all_demonstrations(folder):
     data = load(folder)
     rows = data["rows"]
-    # robot0_eef_pos[0] is 100 * number + t: from 0 to next_obs of demo_11, 1102
+    # robot0_eef_pos[0] is 100 * number + t, from 0 to 1102 (the last next_obs of demo_11)
     raw = np.concatenate(
         [100.0 * n + np.arange(length) for n, length in enumerate(LENGTHS)]
     )
@@ -112,7 +114,7 @@ def test_the_scaling_is_of_obs_and_next_obs_of_the_whole_file(folder):
     np.testing.assert_array_equal(
         data["observations"][rows + 1, 0], following.astype(np.float32)
     )
-    # robot0_gripper_qpos[1] is 3 * (100 * number + t) + 1: from 1 to 3307
+    # robot0_gripper_qpos[1] is 3 * (100 * number + t) + 1, from 1 to 3307
     gripper = 2 * ((3 * raw + 1 - 1) / (3306 + 1e-6) - 0.5)
     np.testing.assert_array_equal(
         data["observations"][rows, 8], gripper.astype(np.float32)
@@ -122,14 +124,14 @@ def test_the_scaling_is_of_obs_and_next_obs_of_the_whole_file(folder):
     assert data["observations"].min() == -1 and data["observations"].max() <= 1
 
 
-def test_rewards_masks_and_ends(folder):
+def test_rewards_masks_and_terminals(folder):
     data = load(folder)
     rows = data["rows"]
     ends = np.cumsum(LENGTHS) - 1
     assert data["rewards"][rows].tolist() == [-1, 0, 0] + [-1] * 24
-    # 1 - dones: a success in the middle ends the task as well
+    # masks are 1 - dones: a success in the middle ends the task as well
     assert data["masks"][rows].tolist() == [1, 0, 0] + [1] * 24
-    # dones, and the last row of every demonstration
+    # terminals are dones and the last row of every demonstration
     assert np.flatnonzero(data["terminals"][rows]).tolist() == [1, *ends.tolist()]
 
 
@@ -155,17 +157,17 @@ def test_two_robots_are_both_observed():
     assert observation_keys({"robots": "Panda"}) == list(WIDTHS)
 
 
-def test_dataset_names_a_file_and_its_share_is_taken_from_the_start(folder, tmp_path):
+def test_dataset_names_a_file_and_a_proportion_keeps_its_start(folder, tmp_path):
     named = (tmp_path / "lift" / "mh" / "low_dim_v15.hdf5").rename(tmp_path / "x.hdf5")
     data = load("/nowhere", dataset_path=named, proportion=0.5)
     assert len(data["rows"]) == 13
-    whole = load("/nowhere", dataset_path=named)
+    complete = load("/nowhere", dataset_path=named)
     np.testing.assert_array_equal(
-        data["observations"], whole["observations"][: len(data["observations"])]
+        data["observations"], complete["observations"][: len(data["observations"])]
     )
 
 
-def test_other_demonstrations_have_another_fingerprint(folder, tmp_path):
+def test_changed_demonstrations_have_another_fingerprint(folder, tmp_path):
     before = fingerprint(load(folder))
     path = tmp_path / "lift" / "mh" / "low_dim_v15.hdf5"
     with h5py.File(path, "a") as file:
@@ -191,7 +193,7 @@ def test_other_demonstrations_have_another_fingerprint(folder, tmp_path):
         (None, {"env_kwargs": {}}, "env_args is not robomimic's JSON"),
     ],
 )  # fmt: skip
-def test_what_is_refused(tmp_path, changed, env_args, message):
+def test_wrong_contents_are_refused_in_one_line(tmp_path, changed, env_args, message):
     path = write_file(tmp_path / "file.hdf5", changed, env_args)
     with pytest.raises(UserError, match=message) as caught:
         load("/nowhere", dataset_path=path)
@@ -199,7 +201,7 @@ def test_what_is_refused(tmp_path, changed, env_args, message):
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_no_demonstrations(tmp_path):
+def test_files_without_demonstrations_are_refused(tmp_path):
     path = tmp_path / "file.hdf5"
     with h5py.File(path, "w") as file:
         file["observations"] = np.zeros(3)
@@ -250,7 +252,7 @@ def test_without_h5py_the_extra_is_named(folder, monkeypatch):
         load(folder)
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_written_demonstrations_can_be_read(tmp_path):
     parts = []
     for number in range(11):
         parts.append(tmp_path / f"{number}.npz")
@@ -269,7 +271,7 @@ def test_what_is_written_is_read(tmp_path):
         assert file["data/demo_10"].attrs["num_samples"] == 2
 
 
-def test_names():
+def test_names_of_robomimics_tasks():
     three = ["lift-mh-low_dim", "can-mh-low_dim", "square-mh-low_dim"]
     assert resolve_env_name("robomimic") == three
     assert resolve_env_name("tool_hang-ph-low_dim") == ["tool_hang-ph-low_dim"]

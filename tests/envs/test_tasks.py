@@ -1,3 +1,5 @@
+"""Names of environments: shortcuts, aliases, their datasets, and errors for wrong names."""
+
 import subprocess
 import sys
 
@@ -18,7 +20,7 @@ from envs.tasks import (
 from utils.errors import UserError
 
 
-def test_fifty_tasks():
+def test_all50_is_the_fifty_tasks():
     assert len(DOMAINS) == 10 and len(set(ALL_TASKS)) == 50
     assert resolve_env_name("all50") == list(ALL_TASKS)
     assert ALL_TASKS[0] == "antmaze-large-navigate-singletask-task1-v0"
@@ -48,7 +50,7 @@ def test_every_domain_has_a_shortcut(domain):
         ("my_module:MyEnv-v0", "my_module:MyEnv-v0"),
     ],
 )
-def test_single_tasks(name, dataset):
+def test_a_single_task_is_itself_and_has_a_dataset(name, dataset):
     assert resolve_env_name(name) == [name]
     assert dataset_name(name) == dataset
 
@@ -80,7 +82,7 @@ def test_other_names_are_no_aliases(name):
     assert resolve_alias(name) == name
 
 
-def test_datasets_of_shortcuts():
+def test_datasets_and_worlds_of_names():
     assert dataset_name("scene") == "scene-play"
     assert dataset_name("cube-double-noisy") == "cube-double-noisy"
     assert world_name("antmaze-large-navigate-singletask-task1-v0") == "antmaze-large"
@@ -103,7 +105,7 @@ def test_datasets_of_shortcuts():
         ("", None),
     ],
 )
-def test_unknown_names_get_the_nearest_one(name, nearest):
+def test_an_unknown_name_is_refused_with_the_nearest_one(name, nearest):
     with pytest.raises(UserError) as error:
         resolve_env_name(name)
     message = str(error.value)
@@ -173,7 +175,7 @@ def test_unknown_names_get_the_nearest_one(name, nearest):
         ),
     ],
 )
-def test_names_that_mean_something_elsewhere_are_told_what(name, what, typed):
+def test_names_that_mean_something_elsewhere_are_explained(name, what, typed):
     with pytest.raises(UserError) as error:
         resolve_env_name(name)
     message = str(error.value)
@@ -182,7 +184,7 @@ def test_names_that_mean_something_elsewhere_are_told_what(name, what, typed):
 
 
 @pytest.mark.parametrize("name", ["all50", "nothing", "cube-double-play-v0"])
-def test_only_one_dataset_can_be_meant(name):
+def test_a_name_without_exactly_one_dataset_is_refused(name):
     with pytest.raises(UserError, match="--env_name"):
         dataset_name(name)
 

@@ -1,3 +1,5 @@
+"""Films: captions, frames, the episodes that they show, and messages without OpenGL."""
+
 import ctypes
 import os
 import subprocess
@@ -27,9 +29,7 @@ def policy(observations, keys):
 
 @pytest.fixture(autouse=True)
 def no_fork_for_ffmpeg(monkeypatch):
-    """The tests read videos in a process that may have imported jax, where ffmpeg must not be
-    forked.
-    """
+    """The tests read videos in a process that may have imported jax, which must not fork."""
     monkeypatch.setenv("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
 
 
@@ -38,16 +38,17 @@ def frames(path) -> np.ndarray:
         return np.stack([frame for frame in reader])  # noqa: C416  its len() is infinite
 
 
-def test_captions_tell_the_episode_the_step_the_value_and_the_outcome(tmp_path):
-    """In a gif, whose few colours are exact; the value is that of the actions that are being
-    taken, in the row in use.
+def test_captions_show_the_episode_the_step_the_value_and_the_outcome(tmp_path):
+    """The film is a gif, whose few colours are exact.
+
+    The value must be that of the actions that are being executed, in the slot in use.
     """
     path, starts = tmp_path / "counter.gif", {}
 
     def values(observations, actions):
         episode = 0 if not observations[1].any() else 1
         starts[episode] = observations[episode, 0]
-        # steps so far, and the row
+        # the steps so far, plus 100 times the slot
         return observations[:, 1] + 100 * np.arange(len(observations))
 
     assert (
@@ -84,7 +85,7 @@ def test_captions_tell_the_episode_the_step_the_value_and_the_outcome(tmp_path):
         np.testing.assert_allclose(frame[..., :3].astype(int), expected, atol=8)
 
 
-def test_a_caption_says_nothing_of_a_success_that_is_not_reported():
+def test_a_caption_has_no_outcome_if_no_success_is_reported():
     found = [
         [_outcome(success, done) for success in (1.0, 0.0, np.nan)]
         for done in (True, False)
@@ -93,7 +94,7 @@ def test_a_caption_says_nothing_of_a_success_that_is_not_reported():
 
 
 class Recorder:
-    """Passes a policy's rows on and keeps what the environment showed it."""
+    """A policy that keeps the observation of each key."""
 
     def __init__(self):
         self.rows = {}
@@ -104,7 +105,7 @@ class Recorder:
         return policy(observations, keys)
 
 
-def test_an_mp4_with_every_frame_skipth_frame_of_each_episode(tmp_path, capfd):
+def test_an_mp4_has_every_frame_skipth_frame_of_each_episode(tmp_path, capfd):
     path = tmp_path / "videos" / "counter.mp4"
     assert (
         film("counter", policy, str(path), 2, 0, H, A, frame_skip=3, make_env=make)
@@ -112,19 +113,15 @@ def test_an_mp4_with_every_frame_skipth_frame_of_each_episode(tmp_path, capfd):
     )
     assert list(path.parent.iterdir()) == [path]
     video = frames(path)
-    assert video.shape == (
-        8,
-        256,
-        300,
-        3,
-    )  # steps 0 3 6 7 of two episodes; odd sizes made even
+    # steps 0 3 6 7 of two episodes; odd sizes are made even
+    assert video.shape == (8, 256, 300, 3)
     levels = video.mean((1, 2, 3))
     np.testing.assert_allclose(levels, [0, 60, 120, 140] * 2, atol=4)
     out, err = capfd.readouterr()
     assert out.split() == ["filming", f"{path},", "episodes:", "2"] and err == ""
 
 
-def test_filmed_episodes_are_those_of_the_evaluation(tmp_path):
+def test_filmed_episodes_equal_those_of_the_evaluation(tmp_path):
     filmed, evaluated = Recorder(), Recorder()
     assert film("walk", filmed, tmp_path / "walk.mp4", 3, 7, H, A, make_env=make)
     with EnvWorkers("walk", workers=2, make_env=make) as workers:
@@ -161,7 +158,7 @@ def egl_renders() -> bool:
 def test_ogbench_is_filmed_large_enough_to_see(
     name, action_dim, tmp_path, monkeypatch, capfd
 ):
-    # what a training process may have set for itself
+    # a training process may have set this for itself
     monkeypatch.setenv("MUJOCO_GL", "disabled")
     path = tmp_path / "ogbench.mp4"
     actions = np.ones((8, 3, action_dim))
@@ -176,7 +173,7 @@ def test_ogbench_is_filmed_large_enough_to_see(
         make_env=make_short_film_env,
     )
     err = capfd.readouterr().err
-    # a machine without GL has to say so, and to run these tests all the same
+    # without GL the message must say so, and the test must not fail
     if not egl_renders():
         assert filmed is None and not path.exists() and "apt-get install libegl" in err
         return
@@ -184,11 +181,11 @@ def test_ogbench_is_filmed_large_enough_to_see(
     video = frames(path)
     assert len(video) == 3 and min(video.shape[1:3]) >= 256
     assert np.std(video[0]) > 10  # a picture, not a black frame
-    assert np.abs(video[-1].astype(float) - video[0]).max() > 20  # that moves
+    assert np.abs(video[-1].astype(float) - video[0]).max() > 20  # and it moves
 
 
 def without_libegl(folder, monkeypatch):
-    """The loader finds broken libraries first, as good as none."""
+    """Make the loader find broken libraries first; return the expected advice."""
     folder.mkdir()
     for suffix in ("", *(f".{i}" for i in range(10))):
         (folder / f"libEGL.so{suffix}").write_bytes(b"")
@@ -197,7 +194,7 @@ def without_libegl(folder, monkeypatch):
 
 
 def without_driver(folder, monkeypatch):
-    """The vendor-neutral libEGL with no vendor behind it."""
+    """Leave the vendor-neutral libEGL without a vendor's driver; return the expected advice."""
     monkeypatch.setenv("__EGL_VENDOR_LIBRARY_FILENAMES", "/nonexistent")
     monkeypatch.setenv("MUJOCO_GL", "EGL")
     try:
@@ -208,6 +205,7 @@ def without_driver(folder, monkeypatch):
 
 
 def with_a_wrong_choice(folder, monkeypatch):
+    """Set MUJOCO_GL to an unknown value; return the expected advice."""
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
     return "MUJOCO_GL=nonsense does not render here (unset MUJOCO_GL to use egl)"
 
@@ -235,7 +233,7 @@ def test_without_gl_there_is_one_line_that_says_what_to_install(
     assert os.environ["MUJOCO_GL"] == gl
 
 
-def test_a_failing_environment_leaves_no_half_video(tmp_path, capfd):
+def test_a_failing_environment_leaves_no_partial_video(tmp_path, capfd):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"an earlier video")
     assert film("raises", policy, path, 1, 0, H, A, make_env=make) is None
@@ -245,7 +243,7 @@ def test_a_failing_environment_leaves_no_half_video(tmp_path, capfd):
     assert "ValueError: the cube melted" in capfd.readouterr().err
 
 
-def test_a_failing_policy_is_not_hidden(tmp_path):
+def test_a_failing_policy_raises_and_leaves_no_video(tmp_path):
     with pytest.raises(RunError, match="not finite"):
         film(
             "counter",

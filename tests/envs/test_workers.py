@@ -1,3 +1,5 @@
+"""Workers of environments: chunks, success, faults, and processes that end."""
+
 import os
 import signal
 import subprocess
@@ -14,7 +16,7 @@ from utils.errors import UserError
 
 
 def gone(pid: int) -> bool:
-    """True for a process that ended, also if nobody has reaped it."""
+    """Whether a process has ended, even if it is not reaped yet."""
     try:
         return (
             Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
@@ -36,7 +38,7 @@ def start(name, **kwargs):
     return EnvWorkers(name, **{"slots": 3, "workers": 2, "make_env": make, **kwargs})
 
 
-def test_slots_live_in_their_process_without_jax_gl_or_threads():
+def test_slots_run_in_their_process_without_jax_gl_or_threads():
     with start("counter") as workers:
         observations = workers.reset([0, 1, 2], [0, 1, 2])
         assert observations.shape == (3, 6) and observations.dtype == np.float32
@@ -49,7 +51,7 @@ def test_slots_live_in_their_process_without_jax_gl_or_threads():
         np.testing.assert_array_equal(observations[:, 3:], [[0, 1, 1]] * 3)
 
 
-def test_the_parents_environment_is_untouched(monkeypatch):
+def test_the_parents_environment_variables_do_not_change(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     with start("counter", slots=1) as workers:
@@ -60,7 +62,7 @@ def test_the_parents_environment_is_untouched(monkeypatch):
 def test_chunks_run_open_loop_and_stop_at_the_end_of_the_episode():
     with start("counter") as workers:
         first = workers.reset([2, 0], [5, 6])
-        # seeds decide
+        # the seeds decide, not the slots
         np.testing.assert_array_equal(
             workers.reset([0, 2], [6, 5])[:, 0], first[::-1, 0]
         )
@@ -80,8 +82,8 @@ def test_chunks_run_open_loop_and_stop_at_the_end_of_the_episode():
         assert end.success == float(first[0, 0] > 0)
 
 
-def test_slots_in_this_process_are_those_of_processes():
-    """Step by step, as the online phase takes them."""
+def test_slots_in_this_process_equal_those_in_workers():
+    """They take single steps, as in the online phase."""
     rng, local = np.random.default_rng(0), LocalEnvs("walk", make)
     with start("walk", slots=2) as workers:
         np.testing.assert_array_equal(
@@ -101,7 +103,7 @@ def test_slots_in_this_process_are_those_of_processes():
 
 
 def everywhere(name):
-    """The result of a chunk of five steps in another process, and that in this one."""
+    """Yield the result of a chunk of five steps in another process and in this one."""
     local = LocalEnvs(name, make_script)
     with start(name, slots=1, workers=1, make_env=make_script) as workers:
         for envs in (workers, local):
@@ -119,7 +121,7 @@ def everywhere(name):
         ("where it succeeds", np.nan, 1.0),
     ],
 )
-def test_success_of_the_last_step_and_of_any(name, success, any_step):
+def test_success_of_the_last_step_and_of_any_step(name, success, any_step):
     for result in everywhere(name):
         assert result.length == 4 and result.truncated and not result.fault
         np.testing.assert_array_equal(
@@ -136,7 +138,7 @@ def test_success_of_the_last_step_and_of_any(name, success, any_step):
     ],
 )
 def test_a_fault_ends_the_chunk_and_nothing_else(name, length, fault):
-    """The other slots of a call have their results, and the processes go on."""
+    """The other slots of a call return their results, and the processes keep running."""
     for result in everywhere(name):
         assert (result.fault, result.length, result.done) == (fault, length, False)
         assert np.isnan(result.observations[-1]).all() and np.isnan(result.rewards[-1])
@@ -144,12 +146,12 @@ def test_a_fault_ends_the_chunk_and_nothing_else(name, length, fault):
     with start(name, slots=2, make_env=make_script) as workers:
         workers.reset([0, 1], [0, 0])
         workers.run_chunks([0], np.zeros((1, length - 1, 1)))
-        broken, whole = workers.run_chunks([0, 1], np.zeros((2, 1, 1)))
-        assert broken.fault == fault and not whole.fault
+        broken, intact = workers.run_chunks([0, 1], np.zeros((2, 1, 1)))
+        assert broken.fault == fault and not intact.fault
         assert workers.reset([0], [0]).shape == (1, 2)
 
 
-def test_an_episode_that_is_cut_is_mentioned_once(printed, monkeypatch):
+def test_an_episode_cut_at_our_limit_is_mentioned_once(printed, monkeypatch):
     monkeypatch.setattr("envs.workers._limits_mentioned", set())
     for result in everywhere("endless"):
         assert not result.done and not result.cut_at
@@ -167,9 +169,7 @@ def test_an_episode_that_is_cut_is_mentioned_once(printed, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["step", "reset"])
-def test_an_environment_that_breaks_in_this_process_is_one_line_too(
-    command, monkeypatch
-):
+def test_an_error_of_an_environment_in_this_process_is_one_line(command, monkeypatch):
     def melt(*_, **__):
         raise ValueError("the cube\nmelted")
 
@@ -187,7 +187,7 @@ def test_an_environment_that_breaks_in_this_process_is_one_line_too(
     )
 
 
-def test_an_observation_of_reset_that_cannot_be_used_is_one_line(monkeypatch):
+def test_an_unusable_observation_of_reset_is_one_line(monkeypatch):
     monkeypatch.setattr(Script, "reset", lambda *_, **__: (np.zeros(1), {}))
     with pytest.raises(WorkerError) as caught:
         LocalEnvs("none", make_script).reset([0], [0])
@@ -195,7 +195,7 @@ def test_an_observation_of_reset_that_cannot_be_used_is_one_line(monkeypatch):
     assert caught.value.summary == f"environment none (slot 0): {fault}"
 
 
-def test_a_users_mistake_in_this_process_stays_one():
+def test_a_user_error_in_this_process_stays_a_user_error():
     with pytest.raises(UserError, match="^--env_name=no-such-env: did you mean"):
         LocalEnvs("no-such-env", make).reset([0], [0])
 
@@ -213,7 +213,7 @@ def test_a_users_mistake_in_this_process_stays_one():
         ("sleeps", r"the environment workers of sleeps gave no answer in 0.5 s"),
     ],
 )
-def test_a_broken_environment_is_a_clear_error_and_nothing_stays(name, message):
+def test_a_broken_environment_is_a_clear_error_and_leaves_no_process(name, message):
     begin = time.monotonic()
     with start(name, slots=2) as workers:
         pids = workers.pids
@@ -241,7 +241,7 @@ def test_a_killed_worker_is_noticed_while_others_work():
             workers.run_chunks([0, 1], np.zeros((2, 5, 2)))
 
 
-def test_a_users_mistake_in_the_worker_is_one_in_the_parent():
+def test_a_user_error_in_a_worker_is_a_user_error_in_the_parent():
     with (
         start("no-such-env") as workers,
         pytest.raises(UserError, match="^--env_name=no-such-env: did you mean"),
@@ -249,7 +249,7 @@ def test_a_users_mistake_in_the_worker_is_one_in_the_parent():
         workers.reset([0], [0])
 
 
-def test_close_ends_the_processes_also_after_an_exception():
+def test_close_ends_the_processes_even_after_an_exception():
     with pytest.raises(KeyError), start("counter") as workers:
         workers.reset([0, 1], [0, 1])
         raise KeyError

@@ -1,4 +1,4 @@
-"""Web servers on 127.0.0.1 that answer as OGBench's host and the hub do, faults included."""
+"""Web servers on 127.0.0.1 that imitate OGBench's host and the hub, with their faults."""
 
 import hashlib
 import http.server
@@ -17,11 +17,10 @@ class Host:
     def __init__(self):
         self.files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []  # (path, Range)
-        self.tokens: list[str | None] = []  # the Authorization of each
+        self.tokens: list[str | None] = []  # Authorization of each request
         self.methods: list[str] = []
-        self.break_after: list[
-            int
-        ] = []  # bytes after which the coming answers break off
+        # the next answers break off after these numbers of bytes
+        self.break_after: list[int] = []
         self.resumes = True
         self.says_length = True
         host = self
@@ -55,7 +54,7 @@ class Host:
             self.send(request, body)
 
     def send(self, request, body, **headers):
-        """A file, from where the request wants it, with these headers besides."""
+        """Send a file from the requested byte on, with additional headers."""
         wanted = request.headers["Range"] if self.resumes else None
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
         if start >= len(body):
@@ -81,19 +80,20 @@ class Host:
 
 
 class Hub(Host):
-    """Repositories: their files at /<repository>/resolve/main/<path>, and their lists."""
+    """Repositories with files at /<repository>/resolve/main/<path>, and lists of these files."""
 
     def __init__(self):
         super().__init__()
         self.repositories: dict[str, dict[str, bytes]] = {}
-        self.storage: Host | None = None  # where files lie; without one, here
+        # the host that sends the files; None: this one
+        self.storage: Host | None = None
         self.moved: dict[str, str] = {}  # old names of repositories
-        self.lists = self.lists_sums = self.links_sums = True  # what it says, and where
-        self.page = 1000  # entries of a page of a list
+        # whether there are lists, and whether lists and answers have checksums
+        self.lists = self.lists_sums = self.links_sums = True
+        self.page = 1000  # entries on a page of a list
         self.wanted_token: str | None = None
-        self.damaged: dict[
-            str, bytes
-        ] = {}  # what is sent in place of a file that is listed
+        # what is sent in place of a listed file
+        self.damaged: dict[str, bytes] = {}
 
     def answer(self, request):
         url = urllib.parse.urlsplit(request.path)

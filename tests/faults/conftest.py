@@ -1,4 +1,4 @@
-"""An undisturbed run, runs that were cut short, and the comparison with the former."""
+"""Fixtures: an undisturbed run, runs that were cut short, and comparisons with the former."""
 
 import contextlib
 import itertools
@@ -23,7 +23,7 @@ from tests.chain_runs import (
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory):
-    """A folder with the run undisturbed, and cut short in either phase."""
+    """Return a folder with an undisturbed run and with a run that was cut short in each phase."""
     root = tmp_path_factory.mktemp("runs")
     for name in ("whole", *CUTS):
         (root / name).mkdir()
@@ -39,11 +39,11 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture
-def stand(runs, tmp_path, monkeypatch):
-    """Go to a copy of one of `runs`, or to a new place with the data alone."""
+def enter_folder(runs, tmp_path, monkeypatch):
+    """Return a function that enters a copy of one of `runs`, or a new folder with only the data."""
     places = itertools.count()
 
-    def go(name=None, place=None):
+    def enter(name=None, place=None):
         place = place or tmp_path / f"place{next(places)}"
         if name is None:
             place.mkdir()
@@ -52,13 +52,13 @@ def stand(runs, tmp_path, monkeypatch):
             shutil.copytree(runs / name, place, dirs_exist_ok=True)
         monkeypatch.chdir(place)
 
-    return go
+    return enter
 
 
 @pytest.fixture
 def assert_undisturbed(runs, capsys):
-    """Give the command (again) and compare what it leaves with the undisturbed run; returns the
-    lines it printed.
+    """Return a function that gives the command (again), compares what it leaves with the
+    undisturbed run and returns the lines it printed.
     """
 
     def check(code=0):
@@ -72,16 +72,17 @@ def assert_undisturbed(runs, capsys):
             for name in ours.keys() | theirs.keys()
             if ours.get(name) != theirs.get(name)
         ] == []
-        return captured.out.replace(
-            "\n  ", " "
-        ).splitlines()  # a wrapped message on one line
+        # Put each wrapped message on one line.
+        return captured.out.replace("\n  ", " ").splitlines()
 
     return check
 
 
 @pytest.fixture
 def assert_stops(capsys):
-    """The command ends with an exit code and one line of error, which is returned."""
+    """Return a function that checks that the command ends with an exit code and one line of
+    error, and returns that line.
+    """
 
     def check(code, *flags):
         capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Settings, data or the version have changed since the run began."""
+"""A run resumes only if its settings and data are unchanged; its version may change."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from tests.chain_runs import ENV_NAME, FLAGS, folder_of, newest, train, truncate
 from training.plan import plan
 
 
-def test_another_config_is_refused_with_the_difference(
-    stand, assert_stops, assert_undisturbed
+def test_a_changed_config_is_refused_and_the_difference_is_shown(
+    enter_folder, assert_stops, assert_undisturbed
 ):
-    stand("online")
+    enter_folder("online")
     path = folder_of() / "config.json"
-    whole = path.read_text()
-    config = json.loads(whole)
+    intact = path.read_text()
+    config = json.loads(intact)
     config["agent"]["lr"] = 0.5
     path.write_text(json.dumps(config))
     line = assert_stops(2)
@@ -29,7 +29,7 @@ def test_another_config_is_refused_with_the_difference(
         == f"error: {folder_of()} holds a run with other settings (--agent.lr: stored 0.5, now"
         " 0.0003); give another --run_group, or --overwrite to delete it"
     )
-    path.write_text(whole)
+    path.write_text(intact)
     assert_undisturbed()
 
 
@@ -37,10 +37,10 @@ def test_another_config_is_refused_with_the_difference(
 @pytest.mark.parametrize(
     "name, name_of_run", {"config.json": "online", "done.json": "whole"}.items()
 )
-def test_a_damaged_json_file_says_what_to_do_and_that_helps(
-    name, name_of_run, stand, assert_stops, assert_undisturbed
+def test_a_damaged_json_file_is_reported_with_a_remedy_that_works(
+    name, name_of_run, enter_folder, assert_stops, assert_undisturbed
 ):
-    stand(name_of_run)
+    enter_folder(name_of_run)
     path = folder_of() / name
     truncate(path)
     line = assert_stops(1)
@@ -51,7 +51,7 @@ def test_a_damaged_json_file_says_what_to_do_and_that_helps(
 
 
 def rewrite(change):
-    """Change the arrays of a npz file in place."""
+    """Return a function that changes the arrays of an npz file in place."""
 
     def rewritten(path):
         with np.load(path) as file:
@@ -97,10 +97,10 @@ DATASETS = {
 
 @pytest.mark.ci
 @pytest.mark.parametrize("how", DATASETS)
-def test_other_data_is_refused_and_brought_back_it_goes_on(
-    how, stand, assert_stops, assert_undisturbed
+def test_changed_data_is_refused_and_the_run_resumes_with_the_original(
+    how, enter_folder, assert_stops, assert_undisturbed
 ):
-    stand("online")
+    enter_folder("online")
     shutil.copy("data.npz", "kept.npz")
     damage, message = DATASETS[how]
     damage(Path("data.npz"))
@@ -113,8 +113,10 @@ def test_other_data_is_refused_and_brought_back_it_goes_on(
 @pytest.mark.parametrize(
     "how", ["of the same length", "one observation", "rewards", "masks"]
 )
-def test_a_finished_run_looks_at_its_data(how, stand, assert_stops, printed):
-    stand("whole")
+def test_a_finished_run_is_compared_with_its_data(
+    how, enter_folder, assert_stops, printed
+):
+    enter_folder("whole")
     assert train() == 0 and "finished already: " in printed().out
     DATASETS[how][0](Path("data.npz"))
     assert assert_stops(2).startswith(f"error: {CHANGED.format(folder=folder_of())}")
@@ -125,11 +127,9 @@ def test_a_finished_run_looks_at_its_data(how, stand, assert_stops, printed):
 
 
 @pytest.mark.ci
-def test_the_base_follows_the_content_of_the_data(stand):
-    """Not its path: other actions in the same file make another base, the same content
-    elsewhere shares one.
-    """
-    stand("whole")
+def test_the_base_depends_on_the_content_of_the_data(enter_folder):
+    """The path and the rewards do not count; other actions in the same file make another base."""
+    enter_folder("whole")
     bases = {path.parent.name for path in Path("exp/bc").glob("*/*/done.json")}
     shutil.copy("data.npz", "elsewhere.npz")
     assert train("--dataset=elsewhere.npz") == 0
@@ -144,8 +144,8 @@ def test_the_base_follows_the_content_of_the_data(stand):
         assert len(list(Path("exp/bc").glob("*/*/done.json"))) == 2
 
 
-def test_a_sweep_finds_the_base_without_reading_the_data(stand):
-    stand("whole")
+def test_a_sweep_finds_the_base_without_reading_the_data(enter_folder):
+    enter_folder("whole")
     (run,) = plan(parse_flags(["main.py", *FLAGS]))
     (base,) = (path.parent for path in Path("exp/bc").glob("*/*/done.json"))
     assert run.expected_base().folder == base and run.expected_base().is_done()
@@ -155,9 +155,9 @@ def test_a_sweep_finds_the_base_without_reading_the_data(stand):
     assert not run.expected_base().folder.exists()
 
 
-def test_a_run_of_an_older_version_goes_on(stand, assert_undisturbed):
-    """Its checksum is of a sample, and flags that came later stand at their defaults."""
-    stand("online")
+def test_a_run_of_an_older_version_resumes(enter_folder, assert_undisturbed):
+    """Its checksum covers a sample of the data, and newer flags have their defaults."""
+    enter_folder("online")
     path = folder_of() / "config.json"
     config = json.loads(path.read_text())
     config["dataset"]["crc"] = 123456789

@@ -1,4 +1,4 @@
-"""Other processes: a killed worker, evaluations beside the training, a second writer."""
+"""Runs survive a killed worker, a signal during an evaluation, and a second writer."""
 
 import itertools
 import os
@@ -27,11 +27,13 @@ from utils.logging import read_rows
 
 
 @pytest.mark.ci
-def test_a_killed_worker(stand, assert_stops, assert_undisturbed, monkeypatch):
-    """In the evaluation at the end of the offline phase: six steps are three chunks, and so was
-    the evaluation at step 0.
+def test_a_killed_worker_stops_the_run_and_the_command_resumes_it(
+    enter_folder, assert_stops, assert_undisturbed, monkeypatch
+):
+    """The worker dies in the evaluation at the end of the offline phase. Every evaluation has
+    three calls, one for each chunk of two steps, so call 5 is in the second evaluation.
     """
-    stand()
+    enter_folder()
     real, calls = EnvWorkers.run_chunks, itertools.count(1)
 
     def run_chunks(workers, *args):
@@ -52,13 +54,13 @@ def test_a_killed_worker(stand, assert_stops, assert_undisturbed, monkeypatch):
 
 
 @pytest.mark.ci
-def test_an_evaluation_beside_the_training_is_done_again_with_the_agent_that_it_had(
-    stand, assert_undisturbed, monkeypatch
+def test_an_interrupted_evaluation_is_repeated_with_the_agent_that_it_had(
+    enter_folder, assert_undisturbed, monkeypatch
 ):
-    """A signal comes in the online phase, while that at the end of the offline phase is still
-    running.
+    """SIGTERM comes in the online phase, while the evaluation at the end of the offline phase
+    is still running.
     """
-    stand()
+    enter_folder()
     real, calls = evaluator.evaluate, itertools.count(1)
 
     def evaluate(policy, workers, *args, **kwargs):
@@ -85,11 +87,11 @@ def test_an_evaluation_beside_the_training_is_done_again_with_the_agent_that_it_
 
 
 @pytest.mark.ci
-def test_a_run_with_evaluations_beside_the_training_is_the_same(stand, runs):
-    stand()
+def test_evaluations_during_the_training_do_not_change_the_run(enter_folder, runs):
+    enter_folder()
     assert train("--eval_async") == 0
     ours, theirs = result(), result(runs / "whole")
-    # where its last evaluation is running
+    # The record says that its last evaluation is still running.
     assert [name for name in ours if ours[name] != theirs.get(name)] == ["record"]
     of_evaluations = {"evaluated_at", "evaluating", "rows", "success", "return"}
     assert {
@@ -99,9 +101,9 @@ def test_a_run_with_evaluations_beside_the_training_is_the_same(stand, runs):
 
 @pytest.mark.ci
 def test_a_second_writer_leaves_the_first_alone(
-    stand, assert_stops, assert_undisturbed
+    enter_folder, assert_stops, assert_undisturbed
 ):
-    stand("offline")
+    enter_folder("offline")
     with start_process(
         'at_update(3, lambda: (open("waits", "w").close(), wait_for(Path("go"))))'
     ) as first:

@@ -1,4 +1,4 @@
-"""What is stored is damaged: checkpoints and replay files."""
+"""A run with damaged checkpoints or a damaged replay file resumes from what is intact."""
 
 import itertools
 import os
@@ -29,7 +29,7 @@ def flip(path, place):
 
 
 def same_trees(one, other):
-    """Whether two checkpoints as `Checkpoints.readable` gives them are the same."""
+    """Return whether two checkpoints, as `Checkpoints.readable` yields them, are the same."""
     same = jax.tree.map(
         lambda a, b: a.dtype == b.dtype and np.array_equal(a, b), one[1], other[1]
     )
@@ -51,10 +51,10 @@ DAMAGE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", CUTS)
 def test_any_damaged_file_of_a_checkpoint_is_noticed_or_changes_nothing(
-    phase, stand, printed
+    phase, enter_folder, printed
 ):
-    """What a run does first, for every file of the newest checkpoint."""
-    stand(phase)
+    """Damage each file of the newest checkpoint in each way, then read as a run does first."""
+    enter_folder(phase)
     folder = folder_of() / "checkpoints"
     with Checkpoints(folder, keep=2) as checkpoints:
         good = {step: (step, *checkpoints.read(step)) for step in checkpoints.steps()}
@@ -85,10 +85,10 @@ def test_any_damaged_file_of_a_checkpoint_is_noticed_or_changes_nothing(
 
 @pytest.mark.ci
 @pytest.mark.parametrize("phase, how", list(zip(itertools.cycle(CUTS), DAMAGE)))
-def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(
-    phase, how, stand, assert_undisturbed
+def test_a_damaged_checkpoint_costs_only_the_steps_since_the_one_before(
+    phase, how, enter_folder, assert_undisturbed
 ):
-    stand(phase)
+    enter_folder(phase)
     (arrays,) = files_below(newest() / "state" / "d")
     DAMAGE[how](arrays if phase == "offline" else newest() / "record" / "metadata")
     assert_falls_back(NEWEST[phase], assert_undisturbed)
@@ -106,26 +106,28 @@ def assert_falls_back(step, assert_undisturbed):
         line,
     )
     assert resumed.startswith(f"resumed at step {step - 4}: ")
-    aside = folder_of() / "checkpoints.unreadable" / str(step)
-    assert {path.name: path.read_bytes() for path in files_below(aside)} == damaged
+    unreadable = folder_of() / "checkpoints.unreadable" / str(step)
+    assert {path.name: path.read_bytes() for path in files_below(unreadable)} == damaged
 
 
 @pytest.mark.ci
-def test_a_checkpoint_without_its_arrays_is_one_that_cannot_be_read(
-    stand, assert_undisturbed
+def test_a_checkpoint_without_its_arrays_cannot_be_read(
+    enter_folder, assert_undisturbed
 ):
-    stand("online")
+    enter_folder("online")
     shutil.rmtree(newest() / "state")
     assert_falls_back(20, assert_undisturbed)
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("how", ["truncated", "flipped", "missing"])
-def test_damaged_replay_falls_back_to_where_it_is_whole(how, stand, assert_undisturbed):
-    """Eight rows stood there at the last checkpoint, four at the one before, and none after the
+def test_a_damaged_replay_file_falls_back_to_where_it_is_intact(
+    how, enter_folder, assert_undisturbed
+):
+    """The file had eight rows at the last checkpoint, four at the one before, and none after the
     offline phase.
     """
-    stand("online")
+    enter_folder("online")
     DAMAGE[how](folder_of() / "replay.bin")
     lines = [
         line
@@ -141,10 +143,10 @@ def test_damaged_replay_falls_back_to_where_it_is_whole(how, stand, assert_undis
 
 
 @pytest.mark.ci
-def test_where_nothing_can_be_read_nothing_is_deleted(
-    stand, assert_stops, assert_undisturbed
+def test_nothing_is_deleted_if_no_checkpoint_can_be_read(
+    enter_folder, assert_stops, assert_undisturbed
 ):
-    stand("online")
+    enter_folder("online")
     folder = folder_of()
     for path in (folder / "checkpoints").glob("*/record/metadata"):
         truncate(path)
@@ -162,10 +164,12 @@ def test_where_nothing_can_be_read_nothing_is_deleted(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
-def test_random_damage_changes_no_result(seed, stand, assert_undisturbed):
-    """Flips and cuts anywhere in the newest checkpoint and in the replay, resumed to the end."""
+def test_random_damage_changes_no_result(seed, enter_folder, assert_undisturbed):
+    """Flip bits and cut files anywhere in the newest checkpoint and the replay file, then resume
+    the run to its end.
+    """
     rng = np.random.default_rng(seed)
-    stand(list(CUTS)[seed % 2])
+    enter_folder(list(CUTS)[seed % 2])
     files = [
         path
         for path in [*files_below(newest()), folder_of() / "replay.bin"]

@@ -1,4 +1,4 @@
-"""Values that are no numbers, a malicious pickle, a clock that goes backwards."""
+"""NaN and a malicious pickle stop a run; a clock that goes backwards does not."""
 
 import itertools
 import time
@@ -18,13 +18,11 @@ from training.checkpoints import Checkpoints
     "phase, call, update, at, good",
     [("offline", 6, 11, 12, 8), ("online", 11, 17, 22, 20)],
 )
-def test_rewards_that_are_no_numbers(
-    phase, call, update, at, good, stand, assert_stops, assert_undisturbed
+def test_rewards_of_nan_stop_the_run(
+    phase, call, update, at, good, enter_folder, assert_stops, assert_undisturbed
 ):
-    """From one update on: the next row or save, or the next action in the environment, comes to
-    see it.
-    """
-    stand()
+    """They are NaN from one update on, which the next log, save or action notices."""
+    enter_folder()
 
     def poisoned(replay):
         return replay.replace(
@@ -47,27 +45,30 @@ def assert_good(step, assert_undisturbed):
     assert f"resumed at step {step}: {folder_of()}" in assert_undisturbed()
 
 
+# each with its index in what a step returns
 FAULTS = {
     "reward is nan": 1,
     "observation has nan at index 0": 0,
-}  # and the place in a step
+}
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_environment_that_gives_no_numbers(
-    fault, stand, assert_stops, assert_undisturbed, monkeypatch
+def test_an_environment_that_returns_nan_stops_the_run(
+    fault, enter_folder, assert_stops, assert_undisturbed, monkeypatch
 ):
-    """Before they reach the replay, in which they would outlast the checkpoint that is named."""
-    stand()
+    """The run stops before NaN reaches the replay, where it would remain after the run resumes
+    from the checkpoint that the error names.
+    """
+    enter_folder()
     place = FAULTS[fault]
     real, steps = ProbeChain.step, itertools.count(1)
 
     def step(env, action):
-        given = list(real(env, action))
+        returned = list(real(env, action))
         if next(steps) == 8:  # the steps of evaluations are taken in another process
-            given[place] = given[place] * np.nan
-        return tuple(given)
+            returned[place] = returned[place] * np.nan
+        return tuple(returned)
 
     with monkeypatch.context() as patch:
         patch.setattr(ProbeChain, "step", step)
@@ -80,8 +81,8 @@ def test_an_environment_that_gives_no_numbers(
     assert_good(16, assert_undisturbed)
 
 
-def test_a_malicious_pickle_does_nothing(stand, assert_stops):
-    stand()
+def test_a_malicious_pickle_is_refused_and_does_nothing(enter_folder, assert_stops):
+    enter_folder()
     # builtins.open("made", "w")
     Path("evil.pkl").write_bytes(b"cbuiltins\nopen\n(Vmade\nVw\ntR.")
     line = assert_stops(2, "--pretrained_actor_path=evil.pkl")
@@ -92,9 +93,11 @@ def test_a_malicious_pickle_does_nothing(stand, assert_stops):
     assert {path.name for path in Path().iterdir()} == {"data.npz", "evil.pkl"}
 
 
-def test_a_clock_that_goes_backwards(stand, assert_undisturbed, monkeypatch):
-    """An hour back and backwards from there on: wall times go wrong, and nothing else."""
-    stand("online")
+def test_a_clock_that_goes_backwards_changes_no_result(
+    enter_folder, assert_undisturbed, monkeypatch
+):
+    """The clock jumps an hour back and then runs backwards. Only wall times are wrong."""
+    enter_folder("online")
     for name in ("time", "perf_counter", "monotonic"):
         real = getattr(time, name)
         turn = 2 * real() - 3600

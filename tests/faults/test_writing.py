@@ -1,4 +1,4 @@
-"""Files that cannot be written: a full disk, a limit, a read-only folder."""
+"""A run stops where a file cannot be written, and its checkpoints stay intact."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ from tests.chain_runs import (
 
 
 class Limit:
-    """No file may grow beyond a size: what every user can have in place of a full disk."""
+    """A limit on the size of files, which any user can set, in place of a full disk."""
 
     reason = os.strerror(errno.EFBIG)
 
@@ -36,7 +36,7 @@ class Limit:
 
 
 class Disk:
-    """A small file system of its own, full but for a few bytes; for who may mount one."""
+    """A small file system that can be filled, for users who may mount one."""
 
     reason = os.strerror(errno.ENOSPC)
 
@@ -87,8 +87,8 @@ def disk(request, tmp_path):
 
 @contextlib.contextmanager
 def full(disk, call, size):
-    """The disk is full from a call of updates on, to the end of the block; `size()` is how
-    large files may be nonetheless.
+    """Fill the disk from a call of updates to the end of the block; `size()` is how large files
+    may still be with `Limit`.
     """
 
     def fill(replay):
@@ -102,10 +102,10 @@ def full(disk, call, size):
 
 @pytest.mark.ci
 @pytest.mark.parametrize("phase", CUTS)
-def test_a_checkpoint_that_does_not_fit(
-    phase, disk, stand, assert_stops, assert_undisturbed
+def test_a_checkpoint_that_does_not_fit_stops_the_run(
+    phase, disk, enter_folder, assert_stops, assert_undisturbed
 ):
-    stand(phase, getattr(disk, "place", None))
+    enter_folder(phase, getattr(disk, "place", None))
     step, before = (
         newest().name,
         {path: path.read_bytes() for path in files_below(newest())},
@@ -130,13 +130,13 @@ def test_a_checkpoint_that_does_not_fit(
 
 @pytest.mark.ci
 @pytest.mark.parametrize("name, call", {"train.csv": 8, "replay.bin": 10}.items())
-def test_a_log_that_cannot_be_written(
-    name, call, stand, assert_stops, assert_undisturbed
+def test_a_log_that_cannot_be_written_stops_the_run(
+    name, call, enter_folder, assert_stops, assert_undisturbed
 ):
-    """Before call 8 of the updates comes step 18, of a row of train.csv; before call 10 comes
-    step 20, of a save.
+    """Step 18, which writes a line of train.csv, comes with call 8 of the updates; step 20,
+    which saves a checkpoint, comes with call 10.
     """
-    stand()
+    enter_folder()
 
     def size():
         wait_for(folder_of() / "checkpoints" / "16")  # it is written in the background
@@ -152,9 +152,13 @@ def test_a_log_that_cannot_be_written(
 
 @pytest.mark.ci
 @pytest.mark.parametrize("from_the_start", [True, False])
-def test_a_read_only_folder(from_the_start, stand, assert_undisturbed):
-    """Seen before anything is done, and noticed where it becomes one while the run goes on."""
-    stand("online")
+def test_a_read_only_folder_is_refused_or_stops_the_run(
+    from_the_start, enter_folder, assert_undisturbed
+):
+    """It is refused before anything is done. If it becomes read-only during the run, the next
+    checkpoint stops the run.
+    """
+    enter_folder("online")
     checkpoints, before = (
         folder_of() / "checkpoints",
         {path: path.read_bytes() for path in files_below(folder_of())},

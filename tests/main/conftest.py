@@ -1,4 +1,4 @@
-"""Data for these runs, and no network."""
+"""Fixtures for the tests of main.py: small datasets, and no network."""
 
 import shutil
 
@@ -12,7 +12,7 @@ from tests.tiny_runs import ROOT, TASK
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """Downloads meet a closed port of this machine at once."""
+    """Work in the project's folder; downloads meet a closed port and fail at once."""
     monkeypatch.setattr(download, "HOSTS", ("http://127.0.0.1:9",))
     monkeypatch.setattr("envs.dataset_files.HOSTS", ("http://127.0.0.1:9",))
     monkeypatch.chdir(ROOT)
@@ -20,7 +20,11 @@ def no_network(monkeypatch):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """A small dataset of TASK, and broken relatives of it, each in a folder of its own."""
+    """Return a folder of datasets.
+
+    good/ holds a small dataset of TASK, truncated/ and shapes/ damaged copies of it, other/ a
+    dataset of another environment, and empty/ nothing.
+    """
     root = tmp_path_factory.mktemp("data")
     good = collect_random(TASK, root / "good", 300)
     for name in ("truncated", "shapes", "other"):

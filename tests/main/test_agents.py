@@ -53,7 +53,9 @@ SCALAR = [
     ],
 )
 @pytest.mark.usefixtures("no_key_twice")
-def test_every_other_agent_trains_offline_and_online(data, tmp_path, flags, quantity):
+def test_an_agent_with_a_flow_trains_offline_and_online(
+    data, tmp_path, flags, quantity
+):
     assert train(data, tmp_path, *flags, "--eval_episodes=1") == 0
     folder = only_run(tmp_path)
     rows = CsvLog(folder / "train.csv").rows()
@@ -80,7 +82,7 @@ def test_every_other_agent_trains_offline_and_online(data, tmp_path, flags, quan
 def test_an_agent_without_a_flow_trains_and_clones_nothing(
     data, tmp_path, agent, quantity
 ):
-    """RLPD learns online alone, from the first step after start_training on."""
+    """RLPD has only an online phase, and learns from the first step after --start_training."""
     tiny = [word for word in TINY if "flow_steps" not in word]
     place = [f"--env_name={TASK}", f"--ogbench_dataset_dir={data}/good"]
     flags = ["--preset=smoke", f"--agent=agents/{agent}.py", "--eval_workers=1", *tiny]
@@ -97,5 +99,5 @@ def test_an_agent_without_a_flow_trains_and_clones_nothing(
     evaluations = CsvLog(done.with_name("eval.csv")).rows()
     assert evaluations[-1]["step"] == (40 if agent == "rlpd" else 60)
     if agent == "rlpd":
-        first = json.loads(done.with_name("config.json").read_text())["flags"]
-        assert (first["balanced_sampling"], first["offline_steps"]) == (True, 0)
+        stored = json.loads(done.with_name("config.json").read_text())["flags"]
+        assert (stored["balanced_sampling"], stored["offline_steps"]) == (True, 0)

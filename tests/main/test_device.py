@@ -1,4 +1,4 @@
-"""Flags and columns about the device."""
+"""The device flags take effect, and timing.csv says how long the device is idle."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def test_the_device_is_idle_while_the_host_is_busy(data, tmp_path, monkeypatch):
         progress.ProgressBar, "update", lambda bar, n: (time.sleep(0.1), real(bar, n))
     )
     assert train(data, tmp_path, *steps) == 0
-    # the first holds the compilation
+    # The first line includes the compilation.
     last = CsvLog(only_run(tmp_path) / "timing.csv").rows()[-1]
     assert 0.5 < last["device_idle"] <= 1.0
 
@@ -34,7 +34,7 @@ def test_the_device_is_idle_while_the_host_is_busy(data, tmp_path, monkeypatch):
 def test_the_device_is_not_idle_while_the_host_waits_for_actions(
     data, tmp_path, monkeypatch
 ):
-    """They follow from the newest update: until they are there the device is at work."""
+    """Actions need the newest update, so the device works until they are computed."""
     from training import updates
 
     real = updates.act_online
@@ -50,8 +50,10 @@ def test_the_device_is_not_idle_while_the_host_waits_for_actions(
 
 
 @pytest.mark.ci
-def test_precision_and_compiled_programs_are_where_the_flags_say(data, tmp_path):
-    """From the shell: both are set once for a process."""
+def test_flags_set_the_matmul_precision_and_the_folder_of_compiled_programs(
+    data, tmp_path
+):
+    """Both are set once for a process, so the command runs in its own process."""
     words = [
         str(data),
         str(tmp_path),
@@ -71,7 +73,7 @@ code = train(*{words})
 assert jax.config.jax_default_matmul_precision == "highest"
 raise SystemExit(code)
 """
-    # tiny programs too
+    # Cache tiny programs too.
     environ = lenient() | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     done = subprocess.run(
         [sys.executable, "-c", code],

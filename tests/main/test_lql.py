@@ -1,4 +1,4 @@
-"""Whole runs with LQL's hinges: offline and online, resumed, from the device and the host."""
+"""Runs with LQL's hinge losses train and resume, and log the same wherever their data is."""
 
 import json
 import shutil
@@ -21,8 +21,8 @@ LQL = ["--agent.lql_points=4", "--agent.hinge_weight=1"]
 @pytest.mark.parametrize("agent", ["trqam", "qam", "fql", "ifql"])
 @pytest.mark.usefixtures("no_key_twice")
 def test_lql_trains_offline_and_online_and_resumes(data, tmp_path, agent):
-    """With --preset=smoke. Stopped in both phases, its rows are those of a run in one go; the
-    latter has its data on the host.
+    """A run that was stopped in both phases logs the same as an uninterrupted one, which has its
+    data on the host. Both use --preset=smoke.
     """
     place = [
         f"--env_name={TASK}",
@@ -38,18 +38,18 @@ def test_lql_trains_offline_and_online_and_resumes(data, tmp_path, agent):
         ]
         assert run(*flags, *phases, "--run_group=parts") == 0
     assert run(*flags, "--run_group=whole", "--device_data_gb=0") == 0
-    parts, whole = (
+    parts, uninterrupted = (
         next(tmp_path.glob(f"{group}/{TASK}/{agent}_*/train.csv"))
         for group in ("parts", "whole")
     )
-    assert parts.read_text() == whole.read_text()
-    rows = CsvLog(whole).rows()
+    assert parts.read_text() == uninterrupted.read_text()
+    rows = CsvLog(uninterrupted).rows()
     found = [(row["step"], row["phase"]) for row in rows]
     assert found == [(10, "offline"), (20, "offline"), (50, "online"), (60, "online")]
     for name in ("td", "lower", "upper"):
         losses = [row[f"critic/{name}_loss"] for row in rows]
         assert np.isfinite(losses).all() and min(losses) >= 0
-        # so early Q exceeds the returns of its runs, and nothing pushes it up
+        # So early in training Q exceeds the returns of its sequences: nothing pushes it up.
         assert (len(set(losses)) > 1) == (name != "lower")
     hinges = [row["critic/lower_loss"] + row["critic/upper_loss"] for row in rows]
     assert max(hinges) > 0
@@ -57,13 +57,15 @@ def test_lql_trains_offline_and_online_and_resumes(data, tmp_path, agent):
         assert row["critic/loss"] == pytest.approx(
             row["critic/td_loss"] + hinge, rel=1e-4
         )
-    config = json.loads((whole.parent / "config.json").read_text())["agent"]
+    config = json.loads((uninterrupted.parent / "config.json").read_text())["agent"]
     assert (config["lql_points"], config["hinge_weight"]) == (4, 1.0)
 
 
 @pytest.mark.slow
-def test_two_seeds_train_on_own_data_in_balanced_halves(tmp_path):
-    """With chunks; from the device and the host, stacked and alone, all rows are the same."""
+def test_two_seeds_train_on_a_users_dataset_in_balanced_halves(tmp_path):
+    """The logs do not depend on where the data is, nor on whether seeds train together. The
+    agents act in chunks.
+    """
     env_name = "envs.probe:ProbeChain-v0"
     write_dataset(env_name, tmp_path / "mine.npz", 60)
     flags = [f"--env_name={env_name}", f"--dataset={tmp_path}/mine.npz"]
@@ -98,7 +100,7 @@ def planned(*flags):
 
 
 def test_a_base_is_shared_with_runs_without_lql():
-    """Cloning has no critic and reads no runs."""
+    """Behaviour cloning has no critic and reads no sequences."""
     with_it, without = (
         planned("--agent=agents/qgf.py", *more)[0] for more in (LQL, [])
     )
@@ -134,12 +136,12 @@ def test_a_base_is_shared_with_runs_without_lql():
         ),
     ],
 )
-def test_runs_that_cannot_be(flags, message):
+def test_impossible_settings_are_refused(flags, message):
     with pytest.raises(UserError, match=message):
         planned(*CHUNKS, *LQL, *flags)
 
 
-def test_data_shorter_than_one_run_is_refused(data, tmp_path, capsys):
+def test_a_dataset_shorter_than_one_sequence_is_refused(data, tmp_path, capsys):
     (tmp_path / "data").mkdir()
     shutil.copy(data / "good" / FILE, tmp_path / "data" / FILE)
     with np.load(tmp_path / "data" / FILE) as file:
@@ -153,19 +155,21 @@ def test_data_shorter_than_one_run_is_refused(data, tmp_path, capsys):
     flags = [*CHUNKS, f"--agent.lql_points={points}", f"--agent.batch_size={points}"]
     assert run(*place, "--online_steps=0", "--eval_episodes=0", *flags) == 2
     error = " ".join(capsys.readouterr().err.split())
-    wanted = f"--horizon_length=2 and --agent.lql_points={points}: sequences of {2 * points}: "
-    assert f"{wanted}the dataset has only" in error
+    expected = f"--horizon_length=2 and --agent.lql_points={points}: sequences of {2 * points}: "
+    assert f"{expected}the dataset has only" in error
 
 
-def test_what_counts_as_staying_near():
+def test_updates_are_counted_until_the_value_stays_near_the_true_one():
     near, far = chain_table.VALUE, 0.5 * chain_table.VALUE
     values = np.array([[near, far, far], [far, far, near], [near, near, far]])
     assert chain_table.updates_needed(values) == [150, 150, 200]
 
 
 @pytest.mark.slow
-def test_the_value_of_a_long_chain_needs_fewer_updates_with_runs():
-    """Three of the seeds of results/chain.csv; there is no seed of TD that needs fewer."""
+def test_the_value_of_a_long_chain_needs_fewer_updates_with_sequences():
+    """With sequences of 8 chunks, each of three seeds of results/chain.csv needs fewer updates
+    than any of the same seeds with TD.
+    """
     needed = {
         n: chain_table.updates_needed(chain_table.start_values(n, 3)) for n in (1, 8)
     }

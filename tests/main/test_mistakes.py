@@ -1,4 +1,4 @@
-"""Command lines that are refused."""
+"""main.py refuses mistaken command lines with one line of error."""
 
 import json
 import signal
@@ -86,7 +86,7 @@ MISTAKES = {
 
 @pytest.mark.ci
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_leaves_nothing(mistake, data, tmp_path, capsys):
+def test_a_mistake_prints_one_line_and_leaves_no_files(mistake, data, tmp_path, capsys):
     flags, named, hint = MISTAKES[mistake]
     flags = [flag.format(data=data) for flag in flags]
     place = (
@@ -103,8 +103,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(mistake, data, tmp_path, capsy
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_mistake_from_the_shell(tmp_path):
-    """The same through a process: exit code 2, one line, and the traceback only with --debug."""
+def test_a_mistake_shows_a_traceback_only_with_debug(tmp_path):
+    """A process exits with code 2 and prints one line, or a traceback with --debug."""
     command = [
         sys.executable,
         "main.py",
@@ -130,8 +130,8 @@ def test_a_mistake_from_the_shell(tmp_path):
         "scripts/results.py",
     ],
 )
-def test_a_reader_that_leaves_ends_it_quietly(command, tmp_path):
-    """As `--dry_run | head` does: no traceback, and the exit code of a closed pipe."""
+def test_a_command_ends_quietly_when_its_reader_closes_the_pipe(command, tmp_path):
+    """As in `--dry_run | head`: no traceback, and the exit code of a closed pipe."""
     words = [sys.executable, *command.format(tmp_path).split()]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(words, **pipes, text=True, cwd=ROOT) as process:
@@ -165,7 +165,7 @@ def test_only_the_smoke_preset_acts_at_random_where_there_is_no_oracle(
     assert not list(tmp_path.rglob("*.npz"))
 
 
-def test_presets_make_no_data_in_a_folder_of_the_users(tmp_path, capsys):
+def test_presets_make_no_data_in_the_users_folder(tmp_path, capsys):
     folder = tmp_path / "mine"
     flags = [
         "--preset=smoke",

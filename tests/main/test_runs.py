@@ -1,4 +1,4 @@
-"""Runs from the command to their last file."""
+"""main.py trains, logs, resumes and stops as its flags say."""
 
 import json
 import re
@@ -11,6 +11,7 @@ import pytest
 from tests.tiny_runs import ROOT, TASK, TINY, only_run, run, train, unwrapped
 from training.checkpoints import Checkpoints
 from training.plan import plan
+from training.replay_file import ReplayFile
 from utils.errors import RunError, UserError
 from utils.logging import CsvLog
 
@@ -43,12 +44,12 @@ def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, cap
     assert {"jax", "mujoco", "ogbench", "numpy"} == set(config["versions"])
     with Checkpoints(folder / "checkpoints") as checkpoints:
         tree, _ = checkpoints.read(20)
-    # --utd_ratio updates a step, from --start_training on
+    # --utd_ratio updates per online step, from --start_training on
     assert tree["agent"]["step"] == 8 + 2 * (12 - 4)
     (base,) = tmp_path.glob("bc/pointmaze-medium-navigate/*/done.json")
     assert not (base.parent / "eval.csv").exists()
     check_progress(capsys.readouterr().err.splitlines(), rows, evaluations)
-    # Started again it is skipped; another agent of the same shape finds the base in place.
+    # The same command is skipped; another agent of the same shape uses the same base.
     assert train(data, tmp_path, *flags) == 0
     assert f"finished already: {folder}" in unwrapped(capsys.readouterr().out)
     assert (
@@ -60,7 +61,7 @@ def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, cap
 
 
 def check_progress(lines, rows, evaluations):
-    """One line for each log interval, with the figures of the CSV files."""
+    """Check that every log interval has a line with the figures of the CSV files."""
     steps = [
         "4/4 offline",
         "4/8 offline",
@@ -74,7 +75,8 @@ def check_progress(lines, rows, evaluations):
     assert [" updates/s" in line for line in lines] == [True] * 3 + [False] * 3
     assert all(" steps/s" in line for line in lines[3:]) and max(map(len, lines)) <= 100
     assert lines[0].startswith("bc pointmaze-medium-navigate s0  ")
-    logged = [None, *rows[:2], None, *rows[2:]]  # the base; steps before online updates
+    # None: the base, and the online steps before the first update
+    logged = [None, *rows[:2], None, *rows[2:]]
     success = {row["step"]: row["success"] for row in evaluations}
     for line, row, evaluated in zip(
         lines[1:], logged[1:], (0, 8, 8, 16, 20), strict=True
@@ -84,9 +86,8 @@ def check_progress(lines, rows, evaluations):
             row and f"{row['dual/path_kl']:.3g}",
             row and f"{row['dual/kl_budget']:.3g}",
         )
-        shown = (
-            row and f"  KL {kl}/{budget}  λ {3.0 * row['dual/lam']:.3g}"
-        )  # lam_scale is 3
+        # lam_scale is 3
+        shown = row and f"  KL {kl}/{budget}  λ {3.0 * row['dual/lam']:.3g}"
         assert shown in line if row else "KL" not in line and "λ" not in line
 
 
@@ -105,23 +106,24 @@ def test_the_readmes_fork_command_trains_a_copied_agent(
     text = (ROOT / "agents" / "trqam_fixed_lambda.py").read_text()
     fork.write_text(text.replace("FixedLambdaTRQAM", "YourClass"))
     assert run(place, agent, setting, "--dry_run") == 0
-    said = capsys.readouterr().out
-    assert said.startswith(f"{fork.stem}: 5 runs in ") and said.count("  seed 0\n") == 5
+    output = capsys.readouterr().out
+    assert (
+        output.startswith(f"{fork.stem}: 5 runs in ")
+        and output.count("  seed 0\n") == 5
+    )
     assert train(data, "exp", agent, setting, "--online_steps=0") == 0
     config = json.loads((only_run(tmp_path / "exp") / "config.json").read_text())
     key, value = setting.removeprefix("--agent.").split("=")
     assert config["agent"][key] == float(value)
     rows = CsvLog(only_run(tmp_path / "exp") / "train.csv").rows()
-    # the overridden hook is the one that ran
+    # The run used the overridden hook.
     assert {row["dual/lam"] for row in rows} == {np.float32(value)}
 
 
 @pytest.mark.ci
-def test_steps_may_grow_and_only_grow_where_that_means_something(
-    data, tmp_path, capsys
-):
-    """Online steps extend a finished run; offline steps, once it is past them, are an error
-    that says so.
+def test_online_steps_may_grow_and_offline_steps_may_not(data, tmp_path, capsys):
+    """More online steps extend a finished run. More offline steps are refused, because the run
+    is past its offline phase.
     """
     assert train(data, tmp_path / "short") == 0
     assert train(data, tmp_path / "short", "--online_steps=16") == 0
@@ -138,9 +140,7 @@ def test_steps_may_grow_and_only_grow_where_that_means_something(
     assert "--offline_steps: stored 8, now 12" in capsys.readouterr().err
 
 
-def test_one_task_that_cannot_go_on_leaves_the_others_their_turn(
-    monkeypatch, tmp_path, capsys
-):
+def test_a_task_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsys):
     from training import train as train_module
 
     trained = []
@@ -185,8 +185,8 @@ def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(
     folder = only_run(tmp_path)
     assert folder.name.startswith("bc_s0_")
     assert [row["step"] for row in CsvLog(folder / "eval.csv").rows()] == [0, 8]
-    said = unwrapped(capsys.readouterr().err)
-    assert "gives 300 transitions; the published results are with 1,000,000" in said
+    output = unwrapped(capsys.readouterr().err)
+    assert "gives 300 transitions; the published results are with 1,000,000" in output
     assert (
         train(
             data,
@@ -218,11 +218,19 @@ def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(
 @pytest.mark.ci
 @pytest.mark.usefixtures("no_key_twice")
 def test_balanced_sampling_acts_at_random_first(data, tmp_path):
-    assert train(data, tmp_path, "--balanced_sampling") == 0
-    assert CsvLog(only_run(tmp_path) / "train.csv").rows()[-1]["step"] == 20
+    """Another base changes the policy, and so every action after `--start_training`."""
+    actions = []
+    for steps in (4, 0):
+        place = tmp_path / f"{steps}"
+        assert train(data, place, "--balanced_sampling", f"--bc_steps={steps}") == 0
+        path = only_run(place) / "replay.bin"
+        rows = np.fromfile(path, ReplayFile(path, 2, 2).dtype)
+        actions.append(rows["actions"][rows["starts"] == 1])
+    equal = (actions[0] == actions[1]).all(axis=1)
+    assert list(equal) == [True] * 4 + [False] * 8
 
 
-def test_nan_stops_the_run_with_its_name_and_the_last_checkpoint(
+def test_nan_stops_the_run_and_the_error_names_the_metric_and_the_last_checkpoint(
     data, tmp_path, monkeypatch, capsys
 ):
     from training import data as data_module
@@ -255,13 +263,13 @@ def test_load_policy_gives_chunks_of_the_trained_agent(data, tmp_path):
     one, many = policy(np.zeros(2, np.float32)), policy(np.zeros((5, 2), np.float32))
     assert (one.shape, many.shape) == ((3, 2), (5, 3, 2))
     assert np.abs(many).max() <= 1.0
-    assert np.unique(many, axis=0).shape == many.shape  # fresh noise in every row
+    assert np.unique(many, axis=0).shape == many.shape  # fresh noise in every entry
     with pytest.raises(UserError, match="is not the folder of a run"):
         load_policy(tmp_path)
 
 
 @pytest.mark.ci
-def test_an_environment_and_an_agent_file_of_ones_own(tmp_path, capsys):
+def test_a_users_environment_and_agent_file_train(tmp_path, capsys):
     """--env_name=module:EnvId with --dataset=FILE, trained by an agent file outside agents/."""
     from envs.probe import write_dataset
 

@@ -1,4 +1,4 @@
-"""Several seeds in one program."""
+"""Several seeds train in one program as they would alone."""
 
 import itertools
 import os
@@ -18,11 +18,9 @@ from utils.logging import CsvLog
 
 
 @pytest.mark.slow
-def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(
-    data, tmp_path, monkeypatch, capsys
-):
-    """Seed 0 of two has a base that is not finite: the other one is what it is alone, and the
-    end says which one broke.
+def test_a_broken_seed_does_not_change_the_others(data, tmp_path, monkeypatch, capsys):
+    """Seed 0 of two starts from parameters that are not finite. Seed 1 logs what it logs alone,
+    and the last line of the errors names seed 0.
     """
     from training import train as train_module
 
@@ -68,11 +66,11 @@ def test_a_seed_that_breaks_leaves_the_others_as_they_are_alone(
 
 
 @pytest.mark.slow
-def test_seeds_together_have_folders_of_their_own_and_go_on_together(
+def test_seeds_have_their_own_folders_and_resume_together(
     data, tmp_path, monkeypatch, capsys
 ):
-    """Two of three seeds are a checkpoint ahead, as after a kill between two saves: all go back
-    to where they all were.
+    """Two of three seeds are a checkpoint ahead, as after a kill between two saves. All resume
+    from the newest step that all three have.
     """
     from training.updates import Updates
 
@@ -83,9 +81,8 @@ def test_seeds_together_have_folders_of_their_own_and_go_on_together(
         left, place = iter(range(calls)), tmp_path / f"cut{calls}"
 
         def failing(updates, *args, left=left):
-            if (
-                updates.config.get("num_qs") and next(left, None) is None
-            ):  # not the base
+            # A base has no num_qs and is not interrupted.
+            if updates.config.get("num_qs") and next(left, None) is None:
                 raise KeyboardInterrupt
             real(updates, *args)
 
@@ -110,23 +107,21 @@ def test_seeds_together_have_folders_of_their_own_and_go_on_together(
         assert resumed == ([] if shared is None else [str(shared)] * 3)
         for folder in folders:
             for name in ("train.csv", "eval.csv", "replay.bin"):
-                whole = next(
+                uninterrupted = next(
                     (tmp_path / "whole").glob(f"Debug/{TASK}/{folder.name}/{name}")
                 )
-                assert (folder / name).read_bytes() == whole.read_bytes()
+                assert (folder / name).read_bytes() == uninterrupted.read_bytes()
 
 
 @pytest.mark.slow
-def test_a_seed_on_one_of_four_devices_is_the_seed_alone(data, tmp_path):
-    """The whole program, offline and online: logs, evaluations, checkpoints, and going on from
-    one, first with the data on the devices and then on the host.
+def test_a_seed_on_one_of_four_devices_trains_as_it_does_alone(data, tmp_path):
+    """Logs and evaluations agree offline and online, also after resuming from a checkpoint. The
+    data is on the devices first, then on the host.
     """
     flags = ["--agent.kl_budget=0.5", "--eval_episodes=2"]
     environ = lenient() | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    for steps, place in (
-        (12, 1),
-        (16, 0),
-    ):  # the second goes on from the first's checkpoint
+    # The second command resumes from the first one's checkpoint.
+    for steps, place in ((12, 1), (16, 0)):
         words = [
             str(data),
             str(tmp_path / "four"),
@@ -148,7 +143,7 @@ def test_a_seed_on_one_of_four_devices_is_the_seed_alone(data, tmp_path):
     (four,), (alone,) = (
         (tmp_path / name).glob(f"Debug/{TASK}/trqam_s2_*") for name in ("four", "alone")
     )
-    # where the first ended, it was evaluated
+    # The first command was also evaluated at its end.
     for log, ends in (("train.csv", ()), ("eval.csv", (20,))):
         ours = [row for row in CsvLog(four / log).rows() if row["step"] not in ends]
         for one, other in zip(ours, CsvLog(alone / log).rows(), strict=True):
@@ -176,13 +171,13 @@ def test_seeds_step_side_by_side_and_a_killed_environment_loses_nothing(
     assert "died (killed by signal 9)" in capsys.readouterr().err
     assert train(data, tmp_path / "cut", *flags) == 0
     assert unwrapped(capsys.readouterr().out).count("resumed at step 5: ") == 2
-    cut, whole = (
+    cut, uninterrupted = (
         sorted((tmp_path / which).glob(f"Debug/{TASK}/trqam_s*/*.*"))
         for which in ("cut", "whole")
     )
     compared = [
         (a, b)
-        for a, b in zip(cut, whole, strict=True)
+        for a, b in zip(cut, uninterrupted, strict=True)
         if a.name in ("train.csv", "replay.bin")
     ]
     assert len(compared) == 4 and all(

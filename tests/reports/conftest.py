@@ -1,4 +1,4 @@
-"""Reports that several tests read."""
+"""Fixtures: reports that several tests read."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from tests.synthetic_runs import write_run, write_table
 
 @pytest.fixture(scope="session")
 def table(tmp_path_factory):
-    """50 tasks x 8 seeds x 3 methods: the folder, success [methods, tasks, seeds], and the
-    report.
+    """Write runs of 50 tasks x 8 seeds x 3 methods. Returns their folder, their success
+    [methods, tasks, seeds] and the report.
     """
     folder = tmp_path_factory.mktemp("table")
     final = write_table(folder, list(ALL_TASKS), 8, LEVELS, evaluations=4, logs=40)
@@ -25,7 +25,7 @@ def study():
 
 @pytest.fixture(scope="session")
 def crowd(tmp_path_factory):
-    """17 methods with long settings on three tasks of two domains, offline and online."""
+    """Report on 17 methods with long settings, on three tasks of two domains, in both phases."""
     folder = tmp_path_factory.mktemp("crowd")
     rng = np.random.default_rng(0)
     for i in range(17):

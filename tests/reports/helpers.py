@@ -1,4 +1,4 @@
-"""Reports on synthetic runs, as the tests of this folder make and read them."""
+"""Helpers that make reports on synthetic runs and read what they show."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ def make_report(folder, at="final", **changed):
 
 
 def unwrapped(text):
-    """A text without its line breaks."""
+    """Return a text without its line breaks."""
     return " ".join(text.split())
 
 
@@ -44,7 +44,7 @@ def row_of(found, name, method, phase="offline"):
 
 
 def change_dataset(folder, **changed):
-    """Have a run say that it was trained on other data."""
+    """Change what the config.json of a run says about its dataset."""
     config = json.loads((folder / "config.json").read_text())
     config["dataset"] |= changed
     (folder / "config.json").write_text(json.dumps(config))
@@ -66,7 +66,7 @@ class VisibleTable:
         self.keys = keys_of(found.methods)
 
     def chance(self, phase, name, x, y):
-        """P(X > Y) and the ends of its interval, from the CSV; None without a common task."""
+        """Return P(X > Y) and the ends of its interval from the CSV; None without a common task."""
         for line in self.lines:
             if (line["kind"], line["phase"], line["name"]) != (
                 "improvement",
@@ -83,7 +83,7 @@ class VisibleTable:
 
 
 def text_matrices(text):
-    """{(phase, name): {(row, column): cell}} of the matrices in the terminal."""
+    """Return {(phase, name): {(row, column): cell}} of the matrices in the terminal."""
     found, cells = {}, None
     for part in text.split("\n\n"):
         title, *lines = part.splitlines()

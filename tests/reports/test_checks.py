@@ -1,4 +1,4 @@
-"""The notes of a report: what makes its runs hard to compare."""
+"""A report notes what makes its runs hard to compare."""
 
 import json
 
@@ -6,7 +6,7 @@ from tests.reports.helpers import CUBE, change_dataset, make_report, row_of
 from tests.synthetic_runs import write_run
 
 
-def test_different_numbers_of_seeds_and_tasks_are_told(tmp_path):
+def test_different_numbers_of_seeds_and_tasks_are_noted(tmp_path):
     done = {0: 0.0, 1_000_000: 0.5}
     for task, seeds in ((1, 3), (2, 2)):
         for seed in range(seeds):
@@ -34,7 +34,7 @@ def test_different_numbers_of_seeds_and_tasks_are_told(tmp_path):
     assert narrow in notes
 
 
-def test_the_agents_warnings_at_the_end_and_mixed_data_are_told(tmp_path):
+def test_the_final_warnings_of_agents_and_mixed_data_are_noted(tmp_path):
     done, bound = (
         {1_000_000: 0.5},
         {"lambda_max": "lambda is at its upper bound: raise it"},
@@ -50,7 +50,7 @@ def test_the_agents_warnings_at_the_end_and_mixed_data_are_told(tmp_path):
     assert text in notes
 
 
-def test_warnings_at_the_end_of_a_run_say_nothing_of_its_offline_phase(tmp_path):
+def test_the_final_warnings_of_a_run_are_not_noted_for_its_offline_phase(tmp_path):
     success = {1_000_000: 0.5, 1_500_000: 0.6}
     folder = write_run(tmp_path, CUBE.format(1), 0, success, online_steps=500_000)
     (folder / "concerns.json").write_text(
@@ -62,9 +62,9 @@ def test_warnings_at_the_end_of_a_run_say_nothing_of_its_offline_phase(tmp_path)
     assert any("path KL stays" in note for note in make_report(tmp_path).notes)
 
 
-def test_seeds_that_were_trained_with_other_settings_are_told(tmp_path):
-    """What no folder's hash covers and no method's name says; steps that are still to come are
-    none of it.
+def test_seeds_that_were_trained_with_different_settings_are_noted(tmp_path):
+    """These settings are in no folder's hash and in no method's name. Steps that are still to
+    come do not count.
     """
     for seed, steps in enumerate((10_000, 20, 10_000)):
         write_run(

@@ -1,4 +1,4 @@
-"""Methods beside each other, and beside the published figures."""
+"""A report compares methods with each other and with published figures."""
 
 import json
 
@@ -12,7 +12,7 @@ from tests.reports.helpers import ROOT, SCENE, make_report
 from tests.synthetic_runs import write_run
 
 
-def test_probability_of_improvement_is_what_was_written(table):
+def test_the_probability_of_improvement_is_that_of_the_written_runs(table):
     _, final, found = table
     of = {
         (entry.name, entry.method, entry.other): entry for entry in found.improvements
@@ -31,7 +31,7 @@ def test_probability_of_improvement_is_what_was_written(table):
     assert len(found.improvements) == 3 * 61
 
 
-def test_rows_stand_beside_the_published_figures(table):
+def test_our_results_are_compared_with_the_published_figures(table):
     _, _, found = table
     entries = {
         (e.row.name, e.published.method, e.published.source[:5]): e
@@ -66,7 +66,7 @@ def test_rows_stand_beside_the_published_figures(table):
     )
 
 
-def test_settings_that_were_given_are_told_beside_a_published_figure(tmp_path):
+def test_given_settings_are_mentioned_beside_a_published_figure(tmp_path):
     given = {"agent.actor_hidden_dims": [128, 128], "agent.inv_temp": 10.0}
     folder = write_run(
         tmp_path, SCENE.format(1), 0, {1_000_000: 0.5}, agent="qam", given=given
@@ -97,7 +97,7 @@ SETTINGS = [
 
 
 def test_every_published_agent_of_this_project_finds_its_figures(tmp_path):
-    """Where edit_scale or fql_alpha is 0, what was published as QAM-E or QAM-F is QAM with
+    """QAM-E and QAM-F are QAM with a positive edit_scale or fql_alpha; at 0 they are QAM with
     other settings.
     """
     ours = {

@@ -1,4 +1,4 @@
-"""The figures of a report, asked of matplotlib's own objects."""
+"""The figures of a report show its runs; matplotlib's own objects are checked."""
 
 import base64
 import itertools
@@ -25,7 +25,7 @@ def study():
     return {method: chr(65 + i) for i, method in enumerate(methods)}, results
 
 
-def test_every_method_has_a_line_of_its_own_with_its_key_at_the_end(study):
+def test_every_method_has_its_own_line_with_its_key_at_the_end(study):
     keys, results = study
     shown = charts(keys, "cube", results)
     assert [chart.title for chart in shown] == [
@@ -37,7 +37,7 @@ def test_every_method_has_a_line_of_its_own_with_its_key_at_the_end(study):
     drawn = [line for line in axes.lines if line.get_label() in keys]
     assert [line.get_label() for line in drawn] == list(keys)
     styles = {(line.get_color(), line.get_linestyle()) for line in drawn}
-    assert len(styles) == len(keys) == len(axes.collections)  # which are the bands
+    assert len(styles) == len(keys) == len(axes.collections)  # the bands
     written = sorted((text.get_position()[1], text.get_text()) for text in axes.texts)
     assert {key for _, key in written} == set(keys.values())
     heights = [height for height, _ in written]
@@ -123,7 +123,7 @@ def test_a_curve_without_an_offline_phase_begins_where_the_others_go_online():
         ([0.5, 0.0], [0.5, 0.0]),
     ],
 )
-def test_what_is_not_finite_is_not_drawn_and_zero_is_on_a_logarithmic_axis(
+def test_values_that_are_not_finite_are_not_drawn_and_zero_is_on_a_logarithmic_axis(
     path_kl, drawn
 ):
     steps = np.array([0.0, 1000.0])
@@ -138,7 +138,7 @@ def test_what_is_not_finite_is_not_drawn_and_zero_is_on_a_logarithmic_axis(
     assert (line and line[1].tolist()) == drawn
 
 
-def test_curves_are_what_was_written(table):
+def test_curves_are_those_of_the_written_runs(table):
     _, final, found = table
     results = [
         r for r in found.results if r.method == "trqam" and r.domain == "scene-play"
@@ -152,9 +152,8 @@ def test_curves_are_what_was_written(table):
     assert half[0] == 0.0 and half[-1] == pytest.approx(
         row_of(found, "scene-play", "trqam").half
     )
-    steps, mean, half = kl_curve(
-        results, "path_kl", points=10
-    )  # four logs in each window
+    # There are four logs in each window.
+    steps, mean, half = kl_curve(results, "path_kl", points=10)
     kl = np.array([1.0 + 0.05 * (-1) ** k + 2.0 / (k + 1) for k in range(40)])
     np.testing.assert_allclose(mean, kl.reshape(10, 4).mean(1), rtol=1e-6)
     np.testing.assert_allclose([steps[-1], *half], [1_000_000, *[0.0] * 10], atol=1e-9)

@@ -1,4 +1,4 @@
-"""report.py --export: runs that are kept make the same report."""
+"""Runs that report.py --export keeps make the same report."""
 
 import json
 import shlex
@@ -43,7 +43,8 @@ def test_exported_runs_make_the_same_report(table, tmp_path):
     runs = json.loads((kept / "runs.json").read_text())
     command = f"python main.py --agent=agents/trqam.py --env_name={name} --seed=3"
     assert runs[f"{name}/trqam_s3_44136fa3"]["config"]["command"] == command
-    assert run_report(kept, f"--export={tmp_path / 'b'}") == 0  # the same files
+    # An export of the export has the same files.
+    assert run_report(kept, f"--export={tmp_path / 'b'}") == 0
     for file in ("runs.json", "curves.csv"):
         assert (tmp_path / "b" / file).read_bytes() == (kept / file).read_bytes()
 
@@ -133,7 +134,7 @@ def test_the_kept_command_plans_the_same_run(tmp_path):
     assert theirs.settings.flags | {"seed": 3, "num_seeds": 2} == ours.settings.flags
 
 
-def test_a_kept_run_names_its_base_without_its_place(tmp_path):
+def test_a_kept_run_names_its_base_without_its_folder(tmp_path):
     for i, base in enumerate(
         ("/home/me/a/params_300000.pkl", "/home/me/b/params_500000.pkl")
     ):

@@ -1,4 +1,4 @@
-"""The page, the CSV and the LaTeX table that report.py writes."""
+"""report.py writes a page, a CSV file and a LaTeX table."""
 
 import csv
 import html.parser
@@ -14,7 +14,7 @@ from tests.synthetic_runs import write_run
 
 
 class Page(html.parser.HTMLParser):
-    """What a page refers to and whether its tags close."""
+    """Collects what a page refers to, and checks that its tags close."""
 
     def __init__(self, text):
         super().__init__()
@@ -39,7 +39,7 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.mark.ci
-def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(
+def test_the_files_hold_the_numbers_and_the_page_loads_no_other_file(
     table, tmp_path, capsys
 ):
     folder, _, found = table
@@ -88,9 +88,8 @@ def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(
     images = re.findall(
         '<img class="chart" alt="[^"]*" src="data:image/svg[+]xml;base64,', text
     )
-    assert (
-        len(images) == page.tags.count("img") == 3 * 61
-    )  # success, path KL and λ of each
+    # success, path KL and λ of each task, each domain and all tasks
+    assert len(images) == page.tags.count("img") == 3 * 61
     assert all(cell in text for cell in cells) and not re.search(
         r"\bnan\b", text, re.IGNORECASE
     )
@@ -122,7 +121,7 @@ def test_the_files_hold_the_numbers_and_the_page_asks_for_nothing(
     assert rf"\textit{{all tasks}} & 20.0 $\pm$ {overall.half:.1f} & 68.0" in latex
 
 
-def test_methods_are_text_wherever_they_are_shown(tmp_path, capsys):
+def test_method_names_are_escaped_wherever_they_are_shown(tmp_path, capsys):
     for i, value in enumerate(("a<b&c", "50%_x")):
         write_run(
             tmp_path / "exp",
@@ -164,9 +163,8 @@ def test_the_page_begins_with_curves_and_folds_the_details(which, request):
     wanted = ("Notes (", "Methods: ", "Tasks, offline", "Pairs of methods")
     assert all(any(title.startswith(word) for title in titles) for word in wanted)
     assert all(html.escape(note) in folded for note in shown.found.notes)
-    assert text.count('<div class="box"><table>') == text.count(
-        "<table>"
-    )  # which scrolls
+    # Every table is in a box that scrolls.
+    assert text.count('<div class="box"><table>') == text.count("<table>")
     folded_pairs = folded[folded.index('id="offline-pairs"') :].partition("</details>")[
         0
     ]

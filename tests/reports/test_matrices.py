@@ -1,4 +1,4 @@
-"""The probabilities of improvement as matrices, in the terminal and on the page."""
+"""The matrices of the terminal and of the page show the probabilities of improvement."""
 
 import itertools
 import re
@@ -10,7 +10,7 @@ from tests.reports.helpers import VisibleTable, text_matrices
 
 
 def page_matrices(text):
-    """{(phase, name): {(row, column): (probability, bold, interval)}} of those in the page."""
+    """Return {(phase, name): {(row, column): (probability, bold, interval)}} of a page."""
     found = {}
     section = text[text.index('id="improvement"') : text.index('id="details"')]
     heading = r'<h3>(.*?) <span class="dim">(.*?)</span></h3><div class="matrix">(.*?)</table>'

@@ -1,4 +1,4 @@
-"""The tables of the README and docs/ follow results/."""
+"""The tables of the README and docs/ are those that results/ gives."""
 
 import csv
 import re
@@ -15,13 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_page_is_as_results_has_it(page):
-    """Where this fails, run `make results`."""
+def test_every_page_agrees_with_results(page):
+    """If this fails, run `make results`."""
     text = (ROOT / page).read_text()
     assert renewed(text, ROOT / "results") == text
 
 
-def test_every_table_is_on_a_page_and_comes_back_when_it_is_altered():
+def test_every_table_is_on_a_page_and_is_restored_when_it_is_altered():
     texts = [(ROOT / page).read_text() for page in PAGES]
     assert set(re.findall(r"<!-- made: (\w+) -->", "".join(texts))) == TABLES.keys()
     for text in texts:
@@ -39,17 +39,16 @@ def test_a_changed_measurement_changes_its_table(tmp_path):
     assert "3000,0.48," in csv.read_text()
     csv.write_text(csv.read_text().replace("3000,0.48,", "3000,0.77,"))
     lines = set(renewed(text, tmp_path).splitlines()) - set(before.splitlines())
-    assert (
-        "| 1 | 11 % | 77 % | 0.315 / 0.3 | 0.76 |" in lines and len(lines) == 2
-    )  # and the mean
+    # The other changed line is the mean.
+    assert "| 1 | 11 % | 77 % | 0.315 / 0.3 | 0.76 |" in lines and len(lines) == 2
 
 
-def test_a_table_that_nothing_makes_is_a_mistake(tmp_path):
+def test_a_table_of_an_unknown_name_is_a_mistake(tmp_path):
     with pytest.raises(UserError, match="made: speeds -->: there is quickstart, study"):
         renewed("<!-- made: speeds -->\n<!-- end -->\n", tmp_path)
 
 
-def test_differences_are_those_of_the_same_seeds():
+def test_differences_are_between_the_same_seeds():
     """Student's t with two degrees of freedom is 4.3027."""
     lines = TABLES["study_differences"](ROOT / "results")
     expected = {"bc": [28 - 10, 26 - 2, 30 - 8], "qam inv_temp=1.0": [18, 12, -8]}
@@ -57,15 +56,15 @@ def test_differences_are_those_of_the_same_seeds():
         half = 4.3027 * np.std(points, ddof=1) / np.sqrt(3)
         cells = f"{other} | 3 | {np.mean(points):.1f} ± {half:.1f} |"
         assert f"| cube-single-play-task1 | {cells}" in lines
-    assert not any("| trqam" in line for line in lines[1:])  # other agents alone
+    assert not any("| trqam" in line for line in lines[1:])  # only other agents
 
 
 def test_returns_are_the_evaluations_of_each_run():
     with (ROOT / "results" / "scene_tuning" / "curves.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("return")]
-    name = {row["run"] for row in rows if row["return"] == "-2044.22"}
+        lines = [line for line in csv.DictReader(file) if line.get("return")]
+    name = {line["run"] for line in lines if line["return"] == "-2044.22"}
     assert len(name) == 1
-    cells = [f"{float(row['return']):,.0f}" for row in rows if row["run"] in name]
+    cells = [f"{float(line['return']):,.0f}" for line in lines if line["run"] in name]
     line = f"| trqam kl_budget=0.5 | {' | '.join(cells)} | 0 | 0.499 |"
     assert len(cells) == 4
     assert line in TABLES["scene_tuning"](ROOT / "results")

@@ -1,4 +1,4 @@
-"""Reports on files like the QAM paper's exp_data.pkl."""
+"""report.py reads files like the QAM paper's exp_data.pkl."""
 
 import csv
 import io
@@ -24,13 +24,13 @@ def dump(path, value):
 
 
 def curves_of(low, high, evaluations, seeds=12):
-    """Success [evaluations, seeds] that rises from `low` to `high` in the mean of seeds."""
+    """Return success [evaluations, seeds] whose mean over seeds rises from `low` to `high`."""
     own = 0.001 * (np.arange(seeds) - (seeds - 1) / 2)
     return np.linspace(low, high, evaluations)[:, None] + own
 
 
 def published(domains=("cube-double-play", "scene-play")):
-    """A file like the QAM paper's: 30 evaluations of 12 seeds, 10 of RLPD, means over tasks."""
+    """Return data like the QAM paper's: 30 evaluations of 12 seeds, 10 for RLPD, and means."""
     data = {}
     tasks = [task for task in ALL_TASKS if dataset_name(task) in domains]
     ends_of = {
@@ -53,7 +53,7 @@ def published(domains=("cube-double-play", "scene-play")):
 
 
 def numbers(path, *words):
-    """The lines of kind "ours" of the CSV of a report on a pickle, by (phase, method, name)."""
+    """Report on a pickle; return the CSV lines of kind "ours" by (phase, method, name)."""
     target = path.with_suffix(".csv")
     assert run_report(path, f"--csv={target}", "--bootstrap=50", *words) == 0
     lines = list(csv.DictReader(io.StringIO(target.read_text())))
@@ -63,7 +63,7 @@ def numbers(path, *words):
 
 
 def test_published_pickles_are_evaluations_by_seeds(tmp_path, capsys):
-    """Row 19 of 30 is at 1M steps, row 29 at 1.5M; ten tasks are 4.5 % above the first."""
+    """Evaluation 20 is at 1M steps and 30 at 1.5M. Ten tasks average 4.5 points above the first."""
     lines = numbers(dump(tmp_path / "exp_data.pkl", published()))
     for (phase, method), step, rate in (
         (("offline", "QAM-E"), "1000000", 49 + 4.5),
@@ -104,7 +104,7 @@ def test_the_axes_of_a_pickle_are_given_by_a_flag(tmp_path, capsys):
 
 
 def test_published_pickles_are_read_beside_runs(tmp_path, capsys):
-    """31 rows of percent begin at step 0; a single evaluation is that after 1M steps."""
+    """31 evaluations in percent begin at step 0; a single evaluation is the one after 1M steps."""
     curves = np.linspace(0, 1, 31)[:, None] * np.array([60.0, 80.0])
     data = {
         (CUBE.format(1), "QAM"): curves,
@@ -129,7 +129,8 @@ def test_published_pickles_are_read_beside_runs(tmp_path, capsys):
         in note
         for note in found.notes
     )
-    assert run_report(path, f"--html={tmp_path / 'r.html'}") == 0  # a pickle alone
+    # A report on a pickle alone works too.
+    assert run_report(path, f"--html={tmp_path / 'r.html'}") == 0
 
 
 def test_a_method_without_an_offline_phase_does_not_hold_back_the_others(tmp_path):
@@ -177,7 +178,9 @@ PICKLES = {
 
 
 @pytest.mark.parametrize("mistake", PICKLES)
-def test_other_pickles_are_refused_and_not_run(mistake, tmp_path, monkeypatch, capsys):
+def test_other_pickles_are_refused_and_not_executed(
+    mistake, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     value, named = PICKLES[mistake]
     assert run_report(dump(tmp_path / "x.pkl", value())) == 2
@@ -188,7 +191,7 @@ def test_other_pickles_are_refused_and_not_run(mistake, tmp_path, monkeypatch, c
 
 @pytest.mark.slow
 def test_a_published_file_of_17_methods_takes_less_than_a_minute(tmp_path):
-    """On 50 tasks with 12 seeds each: seconds of one core, whatever else the machine does."""
+    """It has 50 tasks with 12 seeds. CPU time is measured, because the machine may be busy."""
     rng = np.random.default_rng(0)
     tasks = [(task, f"M{method}") for task in ALL_TASKS for method in range(17)]
     data = {key: rng.binomial(50, rng.uniform(0, 0.9), (30, 12)) / 50 for key in tasks}

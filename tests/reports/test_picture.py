@@ -1,4 +1,4 @@
-"""The picture of a study, asked of matplotlib's own objects."""
+"""The picture of a study shows its curves; matplotlib's own objects are checked."""
 
 import dataclasses
 from pathlib import Path
@@ -22,7 +22,7 @@ LINES = [
 
 @pytest.fixture(scope="module")
 def results():
-    """Runs of the study, those of TRQAM with a base that they cloned."""
+    """Return the runs of the study; those of TRQAM say that they cloned a base."""
     found = []
     for result in read_all([str(STUDY)], 1)[0]:
         cloning = {"cloning": {}} if result.agent == "trqam" else {}
@@ -39,7 +39,7 @@ def drawn(axes):
     return {line.get_label(): line for line in axes.lines}
 
 
-def test_updates_of_the_base_count(results):
+def test_the_updates_of_the_base_count_as_steps(results):
     methods = dict.fromkeys(result.method for result in results)
     figure = picture({method: method for method in methods}, results, [])
     success, kl, _ = figure.axes
@@ -54,7 +54,7 @@ def test_updates_of_the_base_count(results):
     assert labels == [f"{method}  {method}" for method in methods]
 
 
-def test_published_curves_are_drawn_in_grey_for_their_task_alone(results, tmp_path):
+def test_published_curves_are_drawn_in_grey_only_for_their_task(results, tmp_path):
     published = read_published_curves(write_csv(tmp_path / "published.csv"))
     assert [len(curve.steps) for curve in published] == [2, 1]
     success, *others = picture({"bc": "A"}, results, published).axes

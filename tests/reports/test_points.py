@@ -1,4 +1,4 @@
-"""Which evaluation of a run counts."""
+"""A report chooses which evaluation of a run counts."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_offline_and_online_are_two_tables(tmp_path):
     ]
 
 
-def test_unfinished_runs_are_told_and_left_out(tmp_path):
+def test_unfinished_runs_are_noted_and_left_out(tmp_path):
     for seed, last in enumerate((1_000_000, 1_000_000, 600_000)):
         write_run(
             tmp_path,
@@ -52,7 +52,7 @@ def test_unfinished_runs_are_told_and_left_out(tmp_path):
     )
 
 
-def test_where_no_run_has_finished_they_are_compared_as_far_as_all_are(tmp_path):
+def test_if_no_run_has_finished_they_are_compared_at_the_last_common_step(tmp_path):
     for seed, last in enumerate((400_000, 600_000)):
         write_run(
             tmp_path,
@@ -65,7 +65,7 @@ def test_where_no_run_has_finished_they_are_compared_as_far_as_all_are(tmp_path)
     assert any("no run has reached the end of a phase" in note for note in found.notes)
 
 
-def test_a_step_that_nobody_has_evaluated_is_a_mistake(tmp_path, capsys):
+def test_a_step_without_an_evaluation_is_a_mistake(tmp_path, capsys):
     write_run(tmp_path, CUBE.format(1), 0, {0: 0.0, 1_000_000: 0.5})
     assert run_report(tmp_path, "--step=123") == 2
     assert capsys.readouterr().err.startswith(
@@ -74,7 +74,7 @@ def test_a_step_that_nobody_has_evaluated_is_a_mistake(tmp_path, capsys):
 
 
 def test_online_steps_are_counted_from_the_end_of_the_offline_phase(tmp_path):
-    """500K steps online are as many after 1M offline as after none; 250K are not."""
+    """500K online steps count the same after 1M offline steps as after none; 250K differ."""
     success = {250_000: 0.4, 500_000: 0.5, 1_000_000: 0.5, 1_500_000: 0.6}
     write_run(tmp_path, CUBE.format(1), 0, success, online_steps=500_000)
     alone = {

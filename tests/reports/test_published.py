@@ -1,4 +1,4 @@
-"""Published learning curves: small pickles whose numbers say which axis is which."""
+"""Published learning curves are read from pickles, here small ones with known axes."""
 
 import pickle
 
@@ -19,7 +19,7 @@ def written(tmp_path, data):
 
 
 def rates(evaluations, seeds, low=0.1):
-    """Success [evaluations, seeds] that grows with both."""
+    """Return success [evaluations, seeds] that grows with both."""
     grows = 0.5 * np.arange(1, evaluations + 1)[:, None] / evaluations
     return low + grows + 0.01 * np.arange(seeds)
 
@@ -30,7 +30,7 @@ def read(tmp_path, data, interval=50 * K, axes=AXES[0]):
 
 
 def one(tmp_path, array, **options):
-    """The curves of an array that is alone in its file, and the notes."""
+    """Return the curves of the only array in a file, and the notes."""
     found, notes = read(tmp_path, {(TASKS[0], "QAM"): array}, **options)
     return found[TASKS[0], "QAM"], notes
 
@@ -70,7 +70,9 @@ SCHEDULES = {  # shape, interval: first and last step, steps offline and online,
 
 
 @pytest.mark.parametrize(("shape", "interval"), SCHEDULES)
-def test_rows_are_evaluations_and_the_last_one_ends_a_phase(shape, interval, tmp_path):
+def test_the_first_axis_is_evaluations_and_the_last_one_ends_a_phase(
+    shape, interval, tmp_path
+):
     first, last, offline, online = (K * steps for steps in SCHEDULES[shape, interval])
     interval *= K
     array = rates(*shape)
@@ -90,7 +92,7 @@ def test_rows_are_evaluations_and_the_last_one_ends_a_phase(shape, interval, tmp
 
 @pytest.mark.parametrize("array", [rates(1, 6)[0], rates(1, 6)])
 @pytest.mark.parametrize("axes", AXES)
-def test_one_evaluation_is_that_after_training_offline(array, axes, tmp_path):
+def test_one_evaluation_is_the_one_after_the_offline_phase(array, axes, tmp_path):
     array = array.T if axes == AXES[1] else array
     curves, notes = one(tmp_path, array, axes=axes)
     np.testing.assert_array_equal(curves.success, rates(1, 6))
@@ -100,7 +102,7 @@ def test_one_evaluation_is_that_after_training_offline(array, axes, tmp_path):
     )
 
 
-def test_ten_evaluations_beside_thirty_are_online_alone(tmp_path):
+def test_ten_evaluations_beside_thirty_are_only_online(tmp_path):
     data = {(TASKS[0], "QAM"): rates(30, 12), (TASKS[0], "RLPD"): rates(10, 12)}
     found, (note,) = read(tmp_path, data)
     schedule = found[TASKS[0], "RLPD"].schedule
@@ -116,14 +118,16 @@ def test_ten_evaluations_beside_thirty_are_online_alone(tmp_path):
     ("longer", "rows", "interval", "first"),
     [(31, 11, 50 * K, 0), (15, 5, 100 * K, 100 * K), (31, 10, 50 * K, 50 * K)],
 )
-def test_online_alone_follows_from_the_others(longer, rows, interval, first, tmp_path):
+def test_curves_that_are_only_online_follow_from_the_others(
+    longer, rows, interval, first, tmp_path
+):
     data = {(TASKS[0], "TRQAM"): rates(longer, 4), (TASKS[0], "RLPD"): rates(rows, 4)}
     schedule = read(tmp_path, data, interval=interval)[0][TASKS[0], "RLPD"].schedule
     assert (schedule.steps[0], *schedule[1:]) == (first, 0, 500 * K)
 
 
-def test_a_whole_offline_phase_beside_a_longer_curve_is_offline(tmp_path):
-    """40 evaluations end 1M steps after the offline phase; 20 of another are that phase."""
+def test_a_complete_offline_phase_beside_a_longer_curve_is_offline(tmp_path):
+    """40 evaluations end 1M steps after the offline phase; 20 of another method are that phase."""
     data = {(TASKS[0], "long"): rates(40, 4), (TASKS[0], "short"): rates(20, 4)}
     schedule = read(tmp_path, data)[0][TASKS[0], "short"].schedule
     assert (schedule.offline_steps, schedule.online_steps) == (1000 * K, 0)
@@ -159,7 +163,7 @@ def test_the_axes_are_what_the_flag_says(tmp_path):
         ),
     ],
 )
-def test_more_seeds_than_evaluations_are_warned_of(shape, axes, words, tmp_path):
+def test_more_seeds_than_evaluations_cause_a_warning(shape, axes, words, tmp_path):
     _, notes = one(tmp_path, rates(*shape), axes=axes)
     other = AXES[1 - AXES.index(axes)]
     assert len(notes) == 2
@@ -170,7 +174,7 @@ def test_more_seeds_than_evaluations_are_warned_of(shape, axes, words, tmp_path)
     )
 
 
-def test_as_many_seeds_as_a_longer_array_has_are_no_doubt(tmp_path):
+def test_as_many_seeds_as_a_longer_array_has_cause_no_warning(tmp_path):
     data = {(TASKS[0], "QAM"): rates(30, 12), (TASKS[0], "RLPD"): rates(10, 12)}
     assert len(read(tmp_path, data)[1]) == 1
     data[TASKS[0], "RLPD"] = rates(10, 13)
@@ -182,7 +186,7 @@ def test_as_many_seeds_as_a_longer_array_has_are_no_doubt(tmp_path):
 
 
 def with_means(shape=(30, 6), shuffled=True):
-    """Two tasks and their means, whose seeds are in another order."""
+    """Return two tasks and their means, whose seeds are in another order."""
     data = {
         (task, "QAM"): rates(*shape, low=0.1 + 0.2 * i) for i, task in enumerate(TASKS)
     }
@@ -215,7 +219,7 @@ def test_means_that_agree_the_other_way_round_name_the_flag(tmp_path):
 @pytest.mark.parametrize(
     "wrong", [lambda a: a + 0.002, lambda a: a[:-1], lambda a: a[::-1]]
 )
-def test_means_that_are_not_are_warned_of(wrong, tmp_path):
+def test_wrong_means_cause_a_warning(wrong, tmp_path):
     data = with_means()
     data["all", "QAM"] = wrong(data["all", "QAM"])
     _, notes = read(tmp_path, data)
@@ -238,7 +242,7 @@ def test_names_that_are_neither_tasks_nor_means_of_them_are_named(tmp_path):
 # ---------------------------------------------------------------- values
 
 
-def test_percent_and_rates_are_told_apart_in_spite_of_rounding(tmp_path):
+def test_percent_and_rates_are_distinguished_in_spite_of_rounding(tmp_path):
     array = rates(30, 2)
     np.testing.assert_allclose(one(tmp_path, 100 * array)[0].success, array)
     ones = np.full((30, 2), 1 + 1e-9)  # a mean of ones
@@ -278,7 +282,7 @@ def test_absent_values_stay_absent(tmp_path):
         ),
     ],
 )
-def test_arrays_that_are_no_success_rates_are_refused(array, named, tmp_path):
+def test_arrays_that_are_not_success_rates_are_refused(array, named, tmp_path):
     with pytest.raises(UserError) as error:
         one(tmp_path, array)
     assert str(error.value).startswith(str(tmp_path)) and named in str(error.value)

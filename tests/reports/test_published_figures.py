@@ -1,4 +1,4 @@
-"""configs/published.csv and the other published tables."""
+"""The published figures have their sources and agree with each other."""
 
 import re
 
@@ -37,7 +37,7 @@ def test_the_published_figures_have_their_sources():
 
 
 def test_the_published_figures_of_domains_are_means_of_their_tasks():
-    """Of the QAM paper, whose figures were rounded to a tenth of a percent each."""
+    """These are the figures of the QAM paper, each rounded to a tenth of a percent."""
     figures = [
         f for f in read_published() if f.source == "QAM paper (arXiv 2601.14234)"
     ]

@@ -1,4 +1,4 @@
-"""Run folders as they are found, and which method each run is."""
+"""A report finds run folders and names the method of each run."""
 
 import re
 import shutil
@@ -9,19 +9,19 @@ from tests.reports.helpers import CUBE, make_report, methods_of, run_report, unw
 from tests.synthetic_runs import write_run
 
 
-def test_runs_that_are_being_written_or_damaged_are_read_as_far_as_they_go(
+def test_unfinished_runs_are_read_to_their_last_full_line_and_damaged_runs_are_noted(
     tmp_path, capsys
 ):
-    whole = write_run(
+    unfinished = write_run(
         tmp_path,
         CUBE.format(1),
         0,
         {0: 0.25, 500_000: 0.5},
         kl=[(250_000, 1.0, 1.0), (500_000, 1.0, 1.0)],
     )
-    with (whole / "eval.csv").open("a") as file:
+    with (unfinished / "eval.csv").open("a") as file:
         file.write("1000000,50,0.1")  # no end of line: more digits may come
-    with (whole / "train.csv").open("a") as file:
+    with (unfinished / "train.csv").open("a") as file:
         file.write("750000,offline,")
     (write_run(tmp_path, CUBE.format(1), 1, {}) / "eval.csv").write_text("")
     (write_run(tmp_path, CUBE.format(1), 2, {}) / "eval.csv").unlink()
@@ -48,7 +48,7 @@ def test_runs_that_are_being_written_or_damaged_are_read_as_far_as_they_go(
     assert base.name not in shown and "bc" not in shown
 
 
-def test_methods_are_told_apart_by_what_differs(tmp_path):
+def test_methods_are_named_by_the_settings_that_differ(tmp_path):
     done = {1_000_000: 0.5}
     write_run(tmp_path, CUBE.format(1), 0, done, given={"agent.lr": 1e-3})
     for i, budget in enumerate((0.5, 2.0)):
@@ -69,7 +69,7 @@ def test_methods_are_told_apart_by_what_differs(tmp_path):
     ]
 
 
-def test_steps_intervals_and_places_make_no_other_method(tmp_path):
+def test_steps_intervals_and_paths_make_no_other_method(tmp_path):
     write_run(tmp_path, CUBE.format(1), 0, {1_000_000: 0.5}, run_group="a")
     given = {
         "ogbench_dataset_dir": "/data",
@@ -101,7 +101,7 @@ def test_the_same_run_in_two_places_is_two_methods_and_one_folder_given_twice_is
 
 
 def test_runs_of_one_group_from_other_bases_or_data_are_other_methods(tmp_path):
-    """Every run has a row: none takes the place of another of its task and seed."""
+    """Every run is in the report: none replaces another of the same task and seed."""
     for seed in range(2):
         write_run(tmp_path, CUBE.format(1), seed, {1_000_000: 0.1})
         for i, (name, path) in enumerate(
@@ -127,7 +127,7 @@ def test_runs_of_one_group_from_other_bases_or_data_are_other_methods(tmp_path):
     }
 
 
-def test_bases_of_one_name_are_told_apart_by_the_hash_and_copies_are_noted(tmp_path):
+def test_bases_of_one_name_are_distinguished_by_the_hash_and_copies_are_noted(tmp_path):
     given = [{"pretrained_actor_path": f"{place}/params.pkl"} for place in "ab"]
     folders = [
         write_run(

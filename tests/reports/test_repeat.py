@@ -1,4 +1,4 @@
-"""report.py --repeat_of: a run that is repeated is compared with the others."""
+"""report.py --repeat_of compares repeated runs with the original ones."""
 
 from scipy import stats
 
@@ -6,9 +6,9 @@ from tests.reports.helpers import SCENE, change_dataset, run_report, unwrapped
 from tests.synthetic_runs import write_run
 
 
-def test_repeated_runs_are_told_apart_from_others(tmp_path, capsys):
-    """Only the same settings count, a run is not compared with itself, and one outside makes
-    the exit code 1.
+def test_repeated_runs_are_compared_with_runs_of_the_same_settings(tmp_path, capsys):
+    """Only runs with the same settings count, and a run is not compared with itself. A run
+    outside the interval makes the exit code 1.
     """
     task, settings = SCENE.format(1), {"given": {"agent.kl_budget": 0.3}}
     for seed, rate in enumerate((0.2, 0.4, 0.6)):
@@ -58,9 +58,9 @@ def test_repeated_runs_are_told_apart_from_others(tmp_path, capsys):
     assert "fewer than two other seeds of the same settings" in unwrapped(shown)
 
 
-def test_repeated_runs_have_the_settings_and_as_many_data(tmp_path, capsys):
-    """bc_steps are in no folder's hash; data that were made anew are told, and fewer or more of
-    them are other settings.
+def test_repeated_runs_have_the_same_settings_and_as_much_data(tmp_path, capsys):
+    """bc_steps count as a setting, although no folder's hash covers them. A different dataset
+    of the same size is mentioned; one of another size counts as a different setting.
     """
     task = SCENE.format(1)
     for seed in range(3):

@@ -1,4 +1,4 @@
-"""Runs that report returns and no success."""
+"""Runs that report returns and no success have their own table."""
 
 import csv
 import re
@@ -11,7 +11,7 @@ from tests.synthetic_runs import write_csv, write_run
 
 
 def write_returns(folder, name, seed, returns, success=None, **changed):
-    """A run whose eval.csv has returns by step, and success rates where there are any."""
+    """Write a run whose eval.csv has returns by step, and success rates if there are any."""
     place = write_run(folder, name, seed, {}, **changed)
     if success:
         header = ("step", "episodes", "return", "success")
@@ -25,7 +25,7 @@ def write_returns(folder, name, seed, returns, success=None, **changed):
 
 
 def test_runs_without_success_are_named_and_their_returns_shown(tmp_path, capsys):
-    """They are no runs of 0 % success: others of the same task keep their rates."""
+    """They do not count as runs of 0 % success: others of the same task keep their rates."""
     own, task = "mine:Walker-v0", CUBE.format(1)
     for seed, value in enumerate((-10.0, -14.0)):
         write_returns(tmp_path / "exp", own, seed, {0: -90.0, 1_000_000: value})
@@ -83,8 +83,8 @@ def test_success_that_is_reported_only_where_it_is_reached_is_0_elsewhere(tmp_pa
     assert (row.start, row.mean) == (0.0, 25.0) and not make_report(tmp_path).returns
 
 
-def test_a_success_of_0_that_is_no_longer_reported_never_was(tmp_path):
-    """Earlier versions wrote 0 for an environment that reports none, and such a run may go on."""
+def test_a_success_of_0_is_ignored_if_a_run_stops_reporting_success(tmp_path):
+    """Earlier versions wrote 0 for an environment without success, and such a run may resume."""
     write_returns(tmp_path, "mine:Walker-v0", 0, {0: -90.0, 1_000_000: -10.0}, {0: 0.0})
     found = make_report(tmp_path)
     assert not found.rows and [entry.mean for entry in found.returns] == [-10.0]

@@ -1,4 +1,4 @@
-"""The rows over tasks, domains and everything, from runs with known numbers."""
+"""The figures of tasks, domains and all tasks are those of runs with known numbers."""
 
 import re
 
@@ -13,7 +13,7 @@ from tests.reports.helpers import CUBE, LEVELS, SCENE, make_report, row_of, run_
 from tests.synthetic_runs import write_csv, write_run
 
 
-def test_a_row_for_every_task_domain_and_all_tasks(table):
+def test_there_is_an_entry_for_every_task_every_domain_and_all_tasks(table):
     _, _, found = table
     names = [(row.scope, row.name) for row in found.rows if row.method == "trqam"]
     domains = list(dict.fromkeys(map(dataset_name, ALL_TASKS)))
@@ -24,7 +24,7 @@ def test_a_row_for_every_task_domain_and_all_tasks(table):
 
 
 @pytest.mark.parametrize("scope", ["task", "domain", "overall"])
-def test_success_is_what_was_written(table, scope):
+def test_success_is_that_of_the_written_runs(table, scope):
     _, final, found = table
     rows = [row for row in found.rows if row.scope == scope]
     assert rows
@@ -50,10 +50,10 @@ def test_success_is_what_was_written(table, scope):
         )
 
 
-def test_path_kl_and_lambda_are_what_was_written(table):
+def test_path_kl_and_lambda_are_those_of_the_written_runs(table):
     _, _, found = table
     row = row_of(found, "all tasks", "trqam")
-    # of the last tenth of 40 logs
+    # the last tenth of 40 logs
     last = [1.0 + 0.05 * (-1) ** k + 2.0 / (k + 1) for k in range(36, 40)]
     assert row.path_kl == pytest.approx(np.mean(last), rel=1e-6)
     settled = [1.0 + 0.05 * (-1) ** k + 2.0 / (k + 1) for k in range(20, 40)]
@@ -66,9 +66,9 @@ def test_path_kl_and_lambda_are_what_was_written(table):
     assert np.isnan(row_of(found, "all tasks", "qam").path_kl)
 
 
-def test_when_the_path_kl_settled_and_how_high_it_was(tmp_path):
-    """It settles with the first log near the budget from which on nine in ten are; a run that
-    strays again never does.
+def test_a_report_says_when_the_path_kl_settled_and_how_high_it_was(tmp_path):
+    """It settles at the first log near the budget after which nine in ten logs are near it. A
+    run that strays again never settles.
     """
     step = 50_000
     spent = [3.0, 1.0, 0.5, 0.5, *[0.95] * 12, 1.2, *[1.05] * 3]
@@ -99,7 +99,7 @@ def test_when_the_path_kl_settled_and_how_high_it_was(tmp_path):
 
 
 def test_path_kl_without_a_budget_is_shown_alone(tmp_path):
-    """QAM logs it and has no budget to be off."""
+    """QAM logs a path KL and has no budget."""
     write_run(
         tmp_path,
         SCENE.format(1),
@@ -128,7 +128,7 @@ def test_path_kl_without_a_budget_is_shown_alone(tmp_path):
 
 
 def test_a_frozen_lambda_has_no_budget_and_no_bound(tmp_path):
-    """agents/trqam_fixed_lambda.py logs the budget of its parent, which nothing steers towards."""
+    """agents/trqam_fixed_lambda.py logs its parent's budget but does not steer towards it."""
     kl = [(500_000, 9.0, 100.0), (1_000_000, 9.0, 100.0)]
     write_run(
         tmp_path,
@@ -149,7 +149,7 @@ def test_a_frozen_lambda_has_no_budget_and_no_bound(tmp_path):
     assert found.notes == [] and "budget s0" not in page(found)
 
 
-def test_widened_intervals_stay_inside_what_can_be(tmp_path):
+def test_widened_intervals_stay_between_0_and_100_percent(tmp_path):
     for seed, rate in enumerate((0.0, 0.0, 1.0)):
         write_run(tmp_path, CUBE.format(1), seed, {1_000_000: rate})
         write_run(tmp_path, CUBE.format(1), seed, {1_000_000: 0.5}, agent="qam")
@@ -158,8 +158,8 @@ def test_widened_intervals_stay_inside_what_can_be(tmp_path):
     assert found.improvements[0].probability[1:] == (0.0, 100.0)
 
 
-def test_rows_over_different_tasks_say_so_and_are_not_ranked(tmp_path, capsys):
-    """Offline both methods have both tasks; one of them was not trained online on the second."""
+def test_means_over_different_tasks_are_noted_and_not_ranked(tmp_path, capsys):
+    """Both methods have both tasks offline, but QAM was not trained online on the second."""
     success = {0: 0.1, 1_000_000: 0.4, 1_100_000: 0.6}
     for task in (1, 2):
         write_run(tmp_path / "exp", CUBE.format(task), 0, success, online_steps=100_000)
@@ -208,7 +208,7 @@ def test_rows_over_different_tasks_say_so_and_are_not_ranked(tmp_path, capsys):
     assert [line.count(r"\textbf{") for line in lines] == [2, 0]
 
 
-def test_tasks_without_a_common_seed_have_no_row_together(tmp_path):
+def test_tasks_without_a_common_seed_have_no_common_mean(tmp_path):
     for i in (1, 2):
         write_run(tmp_path, CUBE.format(i), i, {1_000_000: 0.5})
     found = make_report(tmp_path)

@@ -1,6 +1,4 @@
-"""The statistics against their definitions (rliable's, written out here) and against simulated
-truths.
-"""
+"""The statistics agree with rliable's definitions, written out here, and with simulated truths."""
 
 import numpy as np
 import pytest
@@ -26,7 +24,7 @@ def test_mean_and_half_by_hand():
     assert half == pytest.approx(2.776445 * np.sqrt(2.5 / 5), rel=1e-6)
 
 
-def test_mean_and_half_of_many_rows_is_scipys():
+def test_mean_and_half_of_an_array_agree_with_scipy():
     scores = np.random.default_rng(0).random((3, 4, 7))
     mean, half = mean_and_half(scores)
     low, high = stats.t.interval(
@@ -51,7 +49,7 @@ def test_prediction_half_by_hand():
     assert prediction_half(rates, 50) == pytest.approx(
         4.302653 * 0.2 * np.sqrt(4 / 3), rel=1e-6
     )
-    equal = np.array([0.0, 0.0, 0.0])  # 2 of 154: the floor
+    equal = np.array([0.0, 0.0, 0.0])  # the floor is 2 of 154
     assert prediction_half(equal, 50) == pytest.approx(
         4.302653 * np.sqrt(2 / 154 * 152 / 154 / 50) * np.sqrt(4 / 3), rel=1e-6
     )
@@ -60,8 +58,8 @@ def test_prediction_half_by_hand():
 
 @pytest.mark.parametrize(("spread", "rate"), [(0.0, 0.02), (0.0, 0.5), (0.15, 0.5)])
 def test_prediction_interval_covers_one_more_run(spread, rate):
-    """At least 95 %, up to the error of 4,000 simulations and of Student's t where rates are
-    not Gaussian.
+    """It covers at least 95 %, up to the error of 4,000 simulations and of Student's t where
+    rates are not Gaussian.
     """
     rng = np.random.default_rng(0)
     levels = np.clip(rate + spread * rng.standard_normal((4000, 4)), 0.0, 1.0)
@@ -78,10 +76,10 @@ def test_prediction_interval_covers_one_more_run(spread, rate):
 
 
 def test_iqm_by_hand():
-    assert (
-        iqm(np.array([[1.0, 8.0, 3.0, 6.0], [5.0, 4.0, 7.0, 2.0]])) == 4.5
-    )  # of 3, 4, 5, 6
-    assert iqm(np.array([[1.0, 2.0, 30.0]])) == 11.0  # a quarter of three runs is none
+    # the mean of 3, 4, 5 and 6
+    assert iqm(np.array([[1.0, 8.0, 3.0, 6.0], [5.0, 4.0, 7.0, 2.0]])) == 4.5
+    # A quarter of three runs is rounded down to none.
+    assert iqm(np.array([[1.0, 2.0, 30.0]])) == 11.0
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (3, 3), (5, 8), (50, 7)])
@@ -116,11 +114,11 @@ def test_probability_of_improvement_is_mann_whitneys_u():
 
 
 def test_the_bootstrap_is_stratified_by_task():
-    """Scores that differ between tasks alone leave nothing to chance."""
+    """Scores that differ only between tasks leave nothing to chance."""
     assert bootstrap(iqm, np.array([[0.0] * 4, [1.0] * 4])) == (0.5, 0.5, 0.5)
 
 
-def test_the_bootstrap_draws_each_task_and_each_method_by_itself():
+def test_the_bootstrap_draws_each_task_and_each_method_independently():
     drawn = []
 
     def statistic(x, y):
@@ -140,13 +138,13 @@ def test_the_bootstrap_draws_each_task_and_each_method_by_itself():
 
 
 def test_the_interval_is_that_of_the_definition():
-    """rliable's, in a plain loop: draw runs of each task with replacement, aggregate, take
-    percentiles; wider by the root of 5/4, for 5 seeds.
+    """rliable's definition in a plain loop: draw runs of each task with replacement, aggregate,
+    take percentiles. Our interval is wider by the root of 5/4, for 5 seeds.
     """
     scores = np.random.default_rng(3).beta(2, 3, (6, 5))
     rng, estimates = np.random.default_rng(4), []
     for _ in range(2000):
-        again = [row[rng.integers(len(row), size=len(row))] for row in scores]
+        again = [runs[rng.integers(len(runs), size=len(runs))] for runs in scores]
         estimates.append(stats.trim_mean(np.concatenate(again), 0.25))
     value, low, high = bootstrap(iqm, scores, replicates=2000)
     assert value == pytest.approx(stats.trim_mean(scores, 0.25, axis=None))
@@ -155,19 +153,18 @@ def test_the_interval_is_that_of_the_definition():
     assert high - low > 0.1
 
 
-def test_the_bootstrap_is_seeded_and_its_pieces_do_not_matter(monkeypatch):
+def test_the_bootstrap_is_seeded_and_may_be_drawn_in_pieces(monkeypatch):
     scores = np.random.default_rng(5).random((4, 6))
-    whole = bootstrap(iqm, scores, replicates=300)
+    at_once = bootstrap(iqm, scores, replicates=300)
     assert (
         bootstrap(iqm, scores, replicates=300)
-        == whole
+        == at_once
         != bootstrap(iqm, scores, replicates=300, seed=1)
     )
-    monkeypatch.setattr(
-        "reports.statistics.CHUNK", 24 * 7
-    )  # seven replicates at a time
+    # Draw seven replicates at a time.
+    monkeypatch.setattr("reports.statistics.CHUNK", 24 * 7)
     pieces = bootstrap(iqm, scores, replicates=300)
-    np.testing.assert_allclose(pieces, whole, atol=0.05)
+    np.testing.assert_allclose(pieces, at_once, atol=0.05)
 
 
 def test_one_seed_has_no_interval():
@@ -176,7 +173,7 @@ def test_one_seed_has_no_interval():
     )
 
 
-def test_a_widened_interval_ends_where_the_statistic_does():
+def test_a_widened_interval_ends_at_the_bounds_of_the_statistic():
     scores = np.array([[0.0, 0.0, 1.0]])
     low, high = bootstrap(iqm, scores)[1:]
     assert low < 0 and high > 1
@@ -187,15 +184,15 @@ def test_a_widened_interval_ends_where_the_statistic_does():
 
 
 def by_task(**methods):
-    """Scores [T, N] of each method, by task and method."""
+    """Return the scores [N] by task and method, from the scores [T, N] of each method."""
     tasks = range(len(next(iter(methods.values()))))
     return {
         f"task{t}": {name: scores[t] for name, scores in methods.items()} for t in tasks
     }
 
 
-def test_a_replicate_is_the_probability_of_what_was_drawn():
-    """Of 5 and 8 seeds with ties: the same as from the scores that the counts stand for."""
+def test_a_replicate_is_the_probability_for_the_drawn_scores():
+    """The scores of 5 and 8 seeds have ties. Counts of draws give what the drawn scores give."""
     rng = np.random.default_rng(10)
     x, y = (np.sort(rng.integers(0, 5, seeds) / 5) for seeds in (5, 8))
     one, two = (
@@ -209,7 +206,7 @@ def test_a_replicate_is_the_probability_of_what_was_drawn():
         assert rate == pytest.approx(probability_of_improvement(*again), abs=1e-6)
 
 
-def test_all_pairs_at_once_are_what_the_bootstrap_of_each_gives():
+def test_all_pairs_at_once_agree_with_the_bootstrap_of_each():
     rng = np.random.default_rng(11)
     methods = {
         f"m{i}": rng.binomial(20, 0.3 + 0.1 * i, (6, 4 + i)) / 20 for i in range(3)
@@ -226,7 +223,7 @@ def test_all_pairs_at_once_are_what_the_bootstrap_of_each_gives():
         assert interval.high - interval.low > 0.15
 
 
-def test_methods_and_tasks_are_drawn_apart():
+def test_methods_and_tasks_are_drawn_independently():
     """Draws of one method on two tasks, and of two methods on one, are independent."""
     names = [f"{task} {method}" for task in "ab" for method in "xy"]
     counts = [statistics._draw(name, np.arange(4.0), 4_000).counts[0] for name in names]
@@ -267,8 +264,8 @@ def test_one_seed_has_no_interval_and_widening_ends_at_the_bounds():
 
 
 def simulate(rng, tasks, seeds, shift=0.0):
-    """Success rates of 50 episodes [T, N], the chance of success differing between tasks and
-    between seeds of a task.
+    """Return success rates [T, N] of 50 episodes. The chance of success differs between tasks
+    and between seeds of a task.
     """
     chance = (
         np.linspace(0.1, 0.8, tasks)[:, None]
@@ -279,8 +276,8 @@ def simulate(rng, tasks, seeds, shift=0.0):
 
 
 def rates(tasks, seeds, simulations, replicates=500):
-    """How often each interval covers the truth: IQM, probability of improvement, and Student's
-    for the mean over tasks.
+    """Return how often each interval covers the truth: those of the IQM, of the probability of
+    improvement, and Student's for the mean over tasks.
     """
     population = np.random.default_rng(99)
     x, y = (
@@ -320,7 +317,7 @@ def test_intervals_cover_the_truth():
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth_at_the_nominal_rate():
-    """95 %, in 1,000 simulations of 8 seeds and 600 of 3."""
+    """It is 95 %, in 1,000 simulations of 8 seeds and 600 of 3."""
     for seeds, simulations, low, high in (
         (8, 1_000, 0.935, 0.965),
         (3, 600, 0.92, 0.98),

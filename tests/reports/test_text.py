@@ -1,4 +1,4 @@
-"""The tables in the terminal."""
+"""report.py prints tables that fit a terminal."""
 
 import re
 
@@ -47,7 +47,7 @@ def test_many_methods_with_long_settings_fit(crowd, details):
     assert max(map(len, text.splitlines())) <= 120
     joined = "".join(text.split())
     for method, key in crowd.keys.items():
-        assert f"{key}{method}".replace(" ", "") in joined  # wrapped, and whole
+        assert f"{key}{method}".replace(" ", "") in joined  # wrapped, but complete
     tables = re.findall(r"^(\w+, .*): .*2 seeds, step [\d,]+$", text, re.M)
     names = ("all tasks", "scene-play-task1", "cube-double-play")
     assert tables == [
@@ -81,7 +81,7 @@ def test_the_best_method_is_compared_with_each(study):
         assert list(numbers) == pytest.approx(expected, abs=0.5001)
 
 
-def test_tasks_are_shown_first_where_a_method_has_no_row_over_them(tmp_path):
+def test_tasks_are_in_the_main_table_if_a_method_has_no_mean_over_them(tmp_path):
     for task in (1, 2):
         write_run(tmp_path, CUBE.format(task), 0, {1_000_000: 0.5})
         write_run(tmp_path, CUBE.format(task), task, {1_000_000: 0.4}, agent="qam")
@@ -96,24 +96,23 @@ def test_tasks_are_shown_first_where_a_method_has_no_row_over_them(tmp_path):
     }
 
 
-def test_published_figures_stand_beside_the_rows_with_their_sources(table):
+def test_published_figures_are_shown_beside_ours_with_their_sources(table):
     text, details = (as_text(table[2], shown) for shown in (False, True))
     rows = text[text.index("offline, antmaze-giant-navigate") :].partition("\n\n")[0]
-    (trqam,) = re.findall(r"41\.0 \[(\d)\] ≠\n?", rows)  # of 10M transitions
-    (qam,) = re.findall(
-        r"18\.1 ± 7\.3 \[(\d)\]$", rows, re.M
-    )  # whose data size is not stated
+    # The TRQAM paper used 10M transitions.
+    (trqam,) = re.findall(r"41\.0 \[(\d)\] ≠\n?", rows)
+    # The QAM paper does not state its data size.
+    (qam,) = re.findall(r"18\.1 ± 7\.3 \[(\d)\]$", rows, re.M)
     assert f"\n[{qam}] QAM paper (arXiv 2601.14234)\n" in text
     assert f"\n[{trqam}] TRQAM paper (arXiv 2605.27079)" in text
     line = r"antmaze-giant-navigate +C trqam +70\.0 .* 41\.0 .*DATA 1M, published 10M\n"
     assert re.search(line, details)
-    assert (
-        "independent rerun" in details and "independent rerun" not in text
-    )  # of single tasks
+    # The rerun is of single tasks, which only the details show.
+    assert "independent rerun" in details and "independent rerun" not in text
     assert max(map(len, details.splitlines())) <= 120
 
 
-def test_a_table_that_is_too_wide_goes_on_below():
+def test_a_table_that_is_too_wide_continues_below():
     header = ["name", *(f"column{i}" for i in range(30))]
     lines = [["x" * 90, *(f"{i}{j}" * 5 for j in range(30))] for i in range(3)]
     text = aligned(header, lines)

@@ -1,4 +1,4 @@
-"""The command line of the benchmarks."""
+"""scripts/benchmark.py checks its command line and prints help for each benchmark."""
 
 import subprocess
 import sys
@@ -63,14 +63,14 @@ def test_each_benchmark_has_a_command_and_its_flags_in_its_help(name, capsys):
         ("table --out=x.json --timeout=x", "--timeout", "positive number, not x"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line(command, named, remedy, capsys):
+def test_a_mistake_prints_one_line(command, named, remedy, capsys):
     assert benchmark.main(["benchmark.py", *command.split()]) == 2
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert out == "" and line.startswith("error: ") and named in line and remedy in line
 
 
-def test_a_setting_may_follow_its_flag(capsys):
+def test_a_value_may_be_the_word_after_its_flag(capsys):
     words = [
         "update",
         "--agent",
@@ -89,7 +89,7 @@ def test_a_setting_may_follow_its_flag(capsys):
     )
 
 
-def test_chunks_are_the_default_that_a_flag_overrides():
+def test_action_chunking_is_the_default_and_a_flag_turns_it_off():
     for words, chunks in ([], True), (["--agent.action_chunking=false"], False):
         options = benchmark.parse(["benchmark.py", "update", *words])
         assert benchmark.update.chosen_agent(options).config.action_chunking is chunks

@@ -1,4 +1,4 @@
-"""Published checkpoints become finished runs of agents/bc.py, whole or not at all."""
+"""convert_checkpoint.py makes a finished run of agents/bc.py from a published checkpoint."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ PKL = ROOT / "tests" / "published" / "jax" / "params_300000.pkl"
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
-    """A folder converted by the shell's command, from a folder outside the checkout."""
+    """Return a folder that the script converted, called from a folder outside the checkout."""
     place = tmp_path_factory.mktemp("converted")
     command = [
         sys.executable,
@@ -31,12 +31,12 @@ def converted(tmp_path_factory):
         command, cwd=place, capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "below/out\n", "")
-    # nothing half-written beside it
+    # No half-written folder is left beside it.
     assert [path.name for path in (place / "below").iterdir()] == ["out"]
     return place / "below" / "out"
 
 
-def test_it_looks_like_a_finished_run(converted):
+def test_a_converted_folder_looks_like_a_finished_run(converted):
     config = json.loads((converted / "config.json").read_text())
     assert Path(config["agent_file"]).name == "bc.py"
     assert (
@@ -73,7 +73,7 @@ def test_it_looks_like_a_finished_run(converted):
     assert (converted / "checkpoints" / "300000").is_dir()
 
 
-def test_its_base_is_the_published_one(converted):
+def test_the_base_of_a_converted_folder_is_the_published_one(converted):
     from training.pretrained import load_base
 
     base, published = load_base(converted), load_published(PKL)
@@ -83,9 +83,10 @@ def test_its_base_is_the_published_one(converted):
             np.testing.assert_array_equal(base[layer][name], leaf)
 
 
-def test_its_policy_acts(converted):
-    """The loaded policy is the agent's own, whose flow is the published network's: compared in
-    float64, because ten steps of these weights multiply the rounding of float32.
+def test_the_policy_of_a_converted_folder_acts_like_the_published_network(converted):
+    """The loaded policy acts as the agent does, and the agent's flow is the published network's.
+    The latter is compared in float64, because ten steps with these weights multiply the rounding
+    errors of float32.
     """
     import jax
     import jax.numpy as jnp
@@ -175,7 +176,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_leaves_nothing(mistake, tmp_path, capsys):
+def test_a_mistake_prints_one_line_and_leaves_no_files(mistake, tmp_path, capsys):
     words, named = MISTAKES[mistake]
     used = tmp_path / "used"
     used.mkdir()
@@ -193,7 +194,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(mistake, tmp_path, capsys):
     assert (used / "a").read_text() == "mine"
 
 
-def test_an_empty_folder_may_be_there(tmp_path, capsys):
+def test_the_new_folder_may_exist_if_it_is_empty(tmp_path, capsys):
     (tmp_path / "out").mkdir()
     assert (
         convert(
@@ -211,7 +212,7 @@ def test_an_empty_folder_may_be_there(tmp_path, capsys):
     )
 
 
-def test_nothing_is_left_where_writing_fails(tmp_path, monkeypatch, capsys):
+def test_nothing_is_left_if_writing_fails(tmp_path, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""scripts/download.py against servers on this machine that answer as the hub does."""
+"""scripts/download.py fetches from servers on this machine that answer as the hub does."""
 
 import io
 import subprocess
@@ -26,13 +26,13 @@ def archive(seed: int = 0) -> bytes:
 
 
 def sum_of(content: bytes) -> str:
-    """A checksum as the script prints it."""
+    """Return a checksum as the script prints it."""
     return f"sha256 {sha256(content):.12}"
 
 
 @pytest.fixture
 def hub(monkeypatch):
-    """The hub with base and data of scene-play, and its storage, to which it redirects."""
+    """Start a hub with base and data of scene-play, and its storage, to which it redirects."""
     hub = Hub()
     hub.storage = Host()
     hub.repositories[MODELS] = {"scene-play/params_300000.pkl": BASE}
@@ -51,7 +51,7 @@ def run(folder, *words) -> int:
     return main(["download.py", *words, f"--ogbench_dataset_dir={folder}"])
 
 
-def test_base_and_data_of_a_domain(hub, tmp_path, capsys):
+def test_base_and_data_of_a_domain_are_fetched(hub, tmp_path, capsys):
     assert run(tmp_path, "--env_name=scene") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
@@ -67,11 +67,14 @@ def test_base_and_data_of_a_domain(hub, tmp_path, capsys):
     assert find_dataset("scene", tmp_path).read_bytes() == archive()
 
 
-def test_what_is_there_already_is_compared(hub, tmp_path, capsys):
+def test_existing_files_are_compared_with_the_published_ones(hub, tmp_path, capsys):
     assert run(tmp_path, "--env_name=scene-play-singletask-task2-v0") == 0
     capsys.readouterr()
-    asked = len(hub.storage.requests)
-    assert run(tmp_path, "--env_name=scene") == 0 and len(hub.storage.requests) == asked
+    requests_before = len(hub.storage.requests)
+    assert (
+        run(tmp_path, "--env_name=scene") == 0
+        and len(hub.storage.requests) == requests_before
+    )
     lines = capsys.readouterr().out.splitlines()
     name = "bases/scene-play/params_300000.pkl"
     assert (
@@ -87,7 +90,7 @@ def test_what_is_there_already_is_compared(hub, tmp_path, capsys):
     ]
     assert all(line.endswith("as published") for line in lines[1:3])
 
-    (tmp_path / "scene-play-v0.npz").write_bytes(archive(7))  # of make_data.py
+    (tmp_path / "scene-play-v0.npz").write_bytes(archive(7))  # as if by make_data.py
     assert run(tmp_path, "--env_name=scene", "--data") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].endswith(f"{sum_of(archive(7))}, not a published file")
@@ -103,7 +106,7 @@ def test_what_is_there_already_is_compared(hub, tmp_path, capsys):
     assert error == f"error: {fault}\n"
 
 
-def test_there_already_without_a_network(hub, tmp_path, capsys):
+def test_existing_files_are_accepted_without_a_network(hub, tmp_path, capsys):
     assert run(tmp_path, "--env_name=scene") == 0
     capsys.readouterr()
     hub.stop()
@@ -111,7 +114,7 @@ def test_there_already_without_a_network(hub, tmp_path, capsys):
     assert capsys.readouterr().out.count("no published sum to compare with") == 3
 
 
-def test_a_dry_run_gives_sizes_and_fetches_nothing(hub, tmp_path, capsys):
+def test_a_dry_run_prints_sizes_and_fetches_nothing(hub, tmp_path, capsys):
     (tmp_path / "scene-play-v0.npz").write_bytes(archive())
     assert run(tmp_path, "--env_name=scene", "--dry_run") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -127,8 +130,8 @@ def test_a_dry_run_gives_sizes_and_fetches_nothing(hub, tmp_path, capsys):
     assert hub.storage.requests == []
 
 
-def test_domains_tasks_and_lists(hub, tmp_path, capsys):
-    """All ten bases by all50; the datasets of a list, each once, whatever it names them by."""
+def test_domains_tasks_and_lists_may_be_named(hub, tmp_path, capsys):
+    """all50 asks for all ten bases; a list fetches each dataset once, however it is named."""
     domains = {path.partition("/")[0] for path in hub.repositories[MODELS]}
     names = "--env_name=puzzle-3x3-play-singletask-task1-v0,scene, puzzle-3x3"
     both = [f"puzzle-3x3-play-v0{part}.npz" for part in ("", "-val")]
@@ -136,11 +139,12 @@ def test_domains_tasks_and_lists(hub, tmp_path, capsys):
     assert run(tmp_path, names, "--data") == 0
     assert {path.name for path in tmp_path.iterdir()} == set(hub.repositories[MIRROR])
     assert capsys.readouterr().out.count("as published") == 4
+    # The hub has only one of the ten bases.
+    assert run(tmp_path, "--env_name=all50", "--base") == 1
+    output = capsys.readouterr()
     assert (
-        run(tmp_path, "--env_name=all50", "--base") == 1
-    )  # the hub has one of ten here
-    said = capsys.readouterr()
-    assert len(said.err.splitlines()) >= 9 and said.err.count("has no bases of") == 9
+        len(output.err.splitlines()) >= 9 and output.err.count("has no bases of") == 9
+    )
     assert {path.name for path in (tmp_path / "bases").iterdir()} == domains
 
 
@@ -151,28 +155,27 @@ def test_shards_are_reported_one_by_one(hub, tmp_path, monkeypatch, printed):
     hub.repositories[MIRROR] |= {f"{folder.name}/{name}": archive() for name in names}
     folder.mkdir()
     (folder / names[0]).write_bytes(archive())
-    (tmp_path / "cube-triple-play-v0.npz").write_bytes(
-        archive()
-    )  # not what the paper uses
+    # The paper does not use this file.
+    (tmp_path / "cube-triple-play-v0.npz").write_bytes(archive())
     assert run(tmp_path, "--env_name=cube-triple", "--data") == 0
-    first, said, second, *_ = printed().out.splitlines()
+    first, output, second, *_ = printed().out.splitlines()
     assert first.startswith(f"{folder / names[0]}: there already, 24.3kB, ")
     assert first.endswith(f"{sum_of(archive())}, as published")
-    assert "2 files of a million transitions" in said
+    assert "2 files of a million transitions" in output
     assert second.startswith(f"{names[1]}: 24.3kB")
 
     for path in folder.iterdir():
         path.rename(tmp_path / path.name)
-    asked = len(hub.storage.requests)
+    requests_before = len(hub.storage.requests)
     assert run(tmp_path, "--env_name=cube-triple", "--data") == 0
     lines = printed().out.splitlines()
     assert [line.partition(":")[0] for line in lines[:2]] == [
         str(tmp_path / n) for n in names
     ]
-    assert len(hub.storage.requests) == asked
+    assert len(hub.storage.requests) == requests_before
 
 
-def test_a_domain_without_a_published_base(hub, tmp_path, capsys):
+def test_a_domain_without_a_published_base_gets_only_its_data(hub, tmp_path, capsys):
     both = [f"cube-single-play-v0{part}.npz" for part in ("", "-val")]
     hub.repositories[MIRROR] |= dict.fromkeys(both, archive())
     assert run(tmp_path, "--env_name=cube-single") == 0
@@ -198,31 +201,31 @@ def test_a_domain_without_a_published_base(hub, tmp_path, capsys):
         (["--env_name=scene", "data"], "'data' is not a flag"),
     ],
 )
-def test_a_mistake_is_one_line(words, message, hub, tmp_path, capsys):
+def test_a_mistake_prints_one_line(words, message, hub, tmp_path, capsys):
     assert run(tmp_path, *words) == 2
-    said = capsys.readouterr()
-    (line,) = said.err.splitlines()
-    assert line.startswith("error: ") and message in line and said.out == ""
+    output = capsys.readouterr()
+    (line,) = output.err.splitlines()
+    assert line.startswith("error: ") and message in line and output.out == ""
     assert hub.requests == []
 
 
-def test_a_folder_that_is_a_file(hub, tmp_path, capsys):
+def test_a_folder_that_is_a_file_is_refused(hub, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert run(tmp_path / "file", "--env_name=scene") == 2
     line = f"error: --ogbench_dataset_dir={tmp_path}/file is a file; give a folder\n"
     assert capsys.readouterr().err == line
 
 
-def test_one_that_fails_leaves_the_others(hub, tmp_path, capsys):
+def test_a_file_that_fails_does_not_stop_the_others(hub, tmp_path, capsys):
     hub.damaged["scene-play/params_300000.pkl"] = BASE[:-1] + b"x"
     assert run(tmp_path, "--env_name=scene") == 1
-    said = capsys.readouterr()
-    assert "instead of the published" in said.err and "Traceback" not in said.err
-    assert "python main.py" not in said.out
+    output = capsys.readouterr()
+    assert "instead of the published" in output.err and "Traceback" not in output.err
+    assert "python main.py" not in output.out
     assert {path.name for path in tmp_path.iterdir()} == set(hub.repositories[MIRROR])
 
 
-def test_offline_every_line_says_what_to_bring(hub, tmp_path, capsys):
+def test_without_a_network_every_line_says_what_to_bring(hub, tmp_path, capsys):
     hub.stop()
     assert run(tmp_path, "--env_name=scene,antmaze-large,antmaze-giant") == 1
     lines = capsys.readouterr().err.splitlines()
@@ -234,7 +237,7 @@ def test_offline_every_line_says_what_to_bring(hub, tmp_path, capsys):
 
 
 def test_a_broken_transfer_resumes_in_the_next_process(hub, tmp_path):
-    """As a program of its own, whose exit codes and last lines a job script sees."""
+    """The script runs as a process, whose exit code and last line a job script sees."""
     hub.storage.break_after = [900, 0]
     command = [
         sys.executable,
@@ -250,9 +253,11 @@ def test_a_broken_transfer_resumes_in_the_next_process(hub, tmp_path):
     broken = start()
     assert broken.returncode == 1
     assert f"broke off after 900 of {len(BASE)} bytes" in broken.stderr
-    whole = start()
-    assert whole.returncode == 0
-    assert whole.stdout.splitlines()[-1].startswith("python main.py --env_name=scene ")
+    resumed = start()
+    assert resumed.returncode == 0
+    assert resumed.stdout.splitlines()[-1].startswith(
+        "python main.py --env_name=scene "
+    )
     assert [wanted for _, wanted in hub.storage.requests] == [
         None,
         "bytes=900-",

@@ -1,4 +1,4 @@
-"""The policy of a trained run, exported by the script, against `load_policy`."""
+"""export_policy.py exports a policy that acts like the one of `load_policy`."""
 
 import json
 import os
@@ -24,7 +24,7 @@ OBSERVATIONS = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    """A run with checkpoints at steps 2 and 4; its eval.csv says that the first is better."""
+    """Return the folder of a run with checkpoints at steps 2 and 4; eval.csv prefers step 2."""
     root = tmp_path_factory.mktemp("export")
     collect_random(TASK, root / "data", 300)
     flags = [
@@ -39,14 +39,14 @@ def run_dir(tmp_path_factory):
     ]  # fmt: skip
     assert program.main(["main.py", *flags]) == 0
     (config,) = root.glob(f"exp/Debug/{TASK}/*/config.json")
-    rows = [
+    lines = [
         line.split(",")
         for line in (config.parent / "eval.csv").read_text().splitlines()
     ]
-    for row in rows[1:]:
-        row[rows[0].index("success")] = "0.75" if row[0] == "2" else "0.25"
+    for cells in lines[1:]:
+        cells[lines[0].index("success")] = "0.75" if cells[0] == "2" else "0.25"
     (config.parent / "eval.csv").write_text(
-        "".join(",".join(row) + "\n" for row in rows)
+        "".join(",".join(cells) + "\n" for cells in lines)
     )
     return config.parent
 
@@ -60,7 +60,7 @@ def assert_same(chunks, expected):
 
 
 def read(path):
-    """The policy of a file by the reader that it holds, and its about.json."""
+    """Return the policy of a file, loaded by the reader in the file, and its about.json."""
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == ["policy.jax", "about.json", "reader.py"]
         archive.extract("reader.py", path.parent)
@@ -73,7 +73,7 @@ def read(path):
         os.chdir(here)
 
 
-def test_the_exported_policy_is_the_one_of_load_policy_call_by_call(
+def test_the_exported_policy_acts_like_load_policy_in_every_call(
     run_dir, tmp_path, capsys
 ):
     assert run(run_dir, f"--out={tmp_path}/a/new/folder/policy.zip") == 0
@@ -111,7 +111,9 @@ def test_best_and_step_choose_the_checkpoint(run_dir, tmp_path):
     assert np.abs(chunks["--step=4"] - chunks["--step=2"]).max() > 1e-3
 
 
-def test_without_success_the_return_is_said_and_decides(run_dir, tmp_path, capsys):
+def test_without_success_the_return_is_printed_and_chooses_the_best_checkpoint(
+    run_dir, tmp_path, capsys
+):
     folder = shutil.copytree(run_dir, tmp_path / "run")
     (folder / "eval.csv").write_text(
         "step,episodes,return\n0,1,-9\n2,1,-2.5\n4,1,-3.5\n"
@@ -134,8 +136,8 @@ def test_a_base_is_exported_too(run_dir, tmp_path, capsys):
     assert about["success"] is None
 
 
-def test_nothing_of_the_machine_is_in_the_file(run_dir, tmp_path):
-    """Paths and folder names stay here: the file is for others."""
+def test_the_file_has_no_paths_of_this_machine(run_dir, tmp_path):
+    """The file may be given to others."""
     assert run(run_dir, f"--out={tmp_path}/policy.zip") == 0
     with zipfile.ZipFile(tmp_path / "policy.zip") as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
@@ -175,13 +177,13 @@ BAD = {
 }
 
 
-def test_load_policy_refuses_in_one_line_what_it_cannot_act_on(run_dir):
+def test_load_policy_refuses_impossible_observations_in_one_line(run_dir):
     policy, fresh = load_policy(run_dir), load_policy(run_dir)
     for observations, message in BAD.values():
         with pytest.raises(ValueError) as caught:
             policy(observations)
         assert str(caught.value) == message
-    # What was refused has used up no noise.
+    # A refused call uses up no noise.
     np.testing.assert_array_equal(policy(OBSERVATIONS), fresh(OBSERVATIONS))
     assert policy(OBSERVATIONS.astype(np.float64)).dtype == np.float32
     with pytest.raises(OverflowError, match="out of bounds for uint32"):
@@ -217,7 +219,7 @@ def mistakes(run_dir, tmp_path):
     }
 
 
-def test_a_mistake_is_one_line_and_leaves_nothing(run_dir, tmp_path, capsys):
+def test_a_mistake_prints_one_line_and_leaves_no_files(run_dir, tmp_path, capsys):
     for words, hint in mistakes(run_dir, tmp_path).values():
         assert run(*words) == 2
         (line,) = capsys.readouterr().err.splitlines()
@@ -226,7 +228,9 @@ def test_a_mistake_is_one_line_and_leaves_nothing(run_dir, tmp_path, capsys):
     assert (tmp_path / "mine.zip").read_text() == "mine"
 
 
-def test_a_file_is_written_whole_or_not_at_all(run_dir, tmp_path, monkeypatch, capsys):
+def test_a_file_stays_as_it_was_if_writing_fails(
+    run_dir, tmp_path, monkeypatch, capsys
+):
     def full(*_):
         raise OSError(28, "No space left on device")
 

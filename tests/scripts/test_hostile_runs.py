@@ -1,5 +1,5 @@
-"""Run folders from anybody, and run folders that vanish: report.py, main.py, sweep.py and
-rollout.py answer in one line each, and the other runs are there.
+"""report.py, main.py, sweep.py and rollout.py name each damaged, hostile or deleted run folder
+in one line, and the other runs are not affected.
 """
 
 import json
@@ -38,7 +38,7 @@ def run(*words):
 
 
 def words(text):
-    """A text without its line breaks."""
+    """Return a text without its line breaks."""
     return " ".join(text.split())
 
 
@@ -55,7 +55,7 @@ def good_run(place, seed=0, task=None, **changed):
 
 
 def good_runs(place):
-    """Eight runs: two methods on two tasks with two seeds."""
+    """Write eight runs: two methods on two tasks with two seeds."""
     for seed in range(2):
         for task in (SCENE.format(1), CUBE.format(2)):
             good_run(place, seed, task)
@@ -67,7 +67,7 @@ def good_runs(place):
 
 @pytest.mark.parametrize("draw", range(3))
 def test_200_odd_runs_change_nothing_in_the_report_of_8_good_ones(draw, tmp_path):
-    """Odd ones have the tasks and methods of good ones and a success rate of their own."""
+    """The odd runs have the tasks and methods of the good ones, and other success rates."""
     rng = np.random.default_rng(draw)
     good_runs(tmp_path / "good")
     kinds = [*ODD, *rng.choice(list(ODD), 200 - len(ODD))]
@@ -89,7 +89,7 @@ def test_200_odd_runs_change_nothing_in_the_report_of_8_good_ones(draw, tmp_path
 
 
 def in_a_process(*arguments, **environ):
-    """Run report.py with 1.5 GB of memory and 100 seconds."""
+    """Run report.py with at most 1.5 GB of memory and 100 seconds."""
     limited = ["sh", "-c", 'ulimit -v 1500000 && exec "$@"', "sh"]
     return subprocess.run(
         [*limited, sys.executable, ROOT / "scripts" / "report.py", *arguments],
@@ -100,7 +100,7 @@ def in_a_process(*arguments, **environ):
     )
 
 
-def test_every_odd_run_is_a_line_and_none_waits_or_fills_the_memory(tmp_path):
+def test_every_odd_run_is_named_in_a_line_and_none_blocks_or_fills_the_memory(tmp_path):
     good_run(tmp_path / "good")
     for i, (damage, _) in enumerate(ODD.values()):
         damage(good_run(tmp_path / f"{i}"))
@@ -111,7 +111,7 @@ def test_every_odd_run_is_a_line_and_none_waits_or_fills_the_memory(tmp_path):
     assert "\x1b" not in shown
 
 
-def test_where_every_run_is_left_out_the_error_says_why(tmp_path, capsys):
+def test_if_every_run_is_left_out_the_error_says_why(tmp_path, capsys):
     without("sources")(good_run(tmp_path))
     assert run(tmp_path) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -123,7 +123,7 @@ def test_where_every_run_is_left_out_the_error_says_why(tmp_path, capsys):
     )
 
 
-def test_other_json_files_are_no_runs(tmp_path, capsys):
+def test_other_json_files_are_not_taken_for_runs(tmp_path, capsys):
     good_run(tmp_path)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"hidden_size": 768}')
@@ -131,7 +131,9 @@ def test_other_json_files_are_no_runs(tmp_path, capsys):
     assert "left out" not in capsys.readouterr().out
 
 
-def test_a_folder_that_may_not_be_read_is_a_line(tmp_path, monkeypatch, capsys):
+def test_a_folder_that_may_not_be_read_is_named_in_a_line(
+    tmp_path, monkeypatch, capsys
+):
     good_run(tmp_path)
     (tmp_path / "closed").mkdir()
     scandir = os.scandir
@@ -150,7 +152,7 @@ def test_a_folder_that_may_not_be_read_is_a_line(tmp_path, monkeypatch, capsys):
 # ---------------------------------------------------------------- places and links
 
 
-def test_short_relative_paths_are_places_like_others(tmp_path, monkeypatch, capsys):
+def test_short_relative_paths_work_like_other_paths(tmp_path, monkeypatch, capsys):
     ours = good_run(tmp_path / "exp", run_group="smoke")
     theirs = good_run(tmp_path / "exp", run_group="other")
     monkeypatch.chdir(ours.parent)
@@ -165,7 +167,7 @@ def test_short_relative_paths_are_places_like_others(tmp_path, monkeypatch, caps
 
 
 @pytest.mark.parametrize("given", [".", "link", "exp/sweep/../sweep"])
-def test_a_copy_has_a_folder_of_its_own_however_the_run_was_given(
+def test_an_exported_run_has_its_own_folder_however_its_path_is_written(
     given, tmp_path, monkeypatch
 ):
     folder = good_run(tmp_path / "exp")
@@ -180,7 +182,7 @@ def test_linked_groups_are_followed_once_and_loops_are_not(tmp_path, capsys):
     """Each run counts once, by its own path where that is below the given folder."""
     good_run(tmp_path / "exp", run_group="here")
     good_run(tmp_path / "scratch", 1, run_group="table")
-    good_run(tmp_path, 2, run_group="beside")  # what a link upwards would bring in
+    good_run(tmp_path, 2, run_group="beside")  # A link upwards would add this.
     for place, target in {
         "exp/a": "scratch/table",
         "exp/b": "scratch/table",
@@ -204,7 +206,7 @@ def test_linked_groups_are_followed_once_and_loops_are_not(tmp_path, capsys):
 @pytest.mark.parametrize(
     "name", ["eval.csv", "train.csv", "config.json", "concerns.json"]
 )
-def test_nothing_outside_a_run_is_copied(name, tmp_path, capsys):
+def test_no_file_from_outside_a_run_is_exported(name, tmp_path, capsys):
     for seed in range(2):
         folder = good_run(tmp_path / "exp", seed)
         (folder / "concerns.json").write_text("{}")
@@ -274,12 +276,11 @@ def test_the_report_prints_in_any_encoding(environ, tmp_path):
     assert (done.returncode, done.stderr) == (0, b"")
     shown = done.stdout.decode("ascii")
     assert "50.5 +- 6.4" in shown and "lambda" in shown
-    assert (
-        "\\xe9.csv" in shown or r"\udcc3\udca9.csv" in shown
-    )  # by the encoding of names
+    # The escape depends on the encoding of file names.
+    assert "\\xe9.csv" in shown or r"\udcc3\udca9.csv" in shown
 
 
-def test_latex_is_text_on_one_line():
+def test_latex_is_escaped_and_on_one_line():
     shown = escape("a{b}^~\\&%$#_<|>\nc\r\nd")
     assert shown == (
         r"a\{b\}\textasciicircum{}\textasciitilde{}\textbackslash{}\&\%\$\#\_$<$$|$$>$ c d"
@@ -300,7 +301,7 @@ SHORT = [
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A place with data.npz and a finished run."""
+    """Return a folder with data.npz and a finished run."""
     place = tmp_path_factory.mktemp("finished")
     write_dataset(ENV_NAME, place / "data.npz", 60)
     with pytest.MonkeyPatch.context() as patch:
@@ -315,7 +316,7 @@ def words_of(place):
 
 @pytest.fixture
 def copy(finished, tmp_path, monkeypatch):
-    """The folder of a copy of the finished run; the working directory is that of the copy."""
+    """Return the run folder in a copy of `finished`, which is the working directory."""
     shutil.copytree(finished, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     (config,) = Path().glob("exp/Debug/*/*/config.json")
@@ -384,7 +385,7 @@ REMEDY = "; delete it, and the same command resumes the run"
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_main_says_which_file_is_damaged_and_leaves_everything(kind, copy, capsys):
+def test_main_names_the_damaged_file_and_changes_nothing(kind, copy, capsys):
     damage, name, fault = DAMAGE[kind]
     damage(copy)
     before = files_of(copy)
@@ -396,7 +397,7 @@ def test_main_says_which_file_is_damaged_and_leaves_everything(kind, copy, capsy
     assert program.main(["main.py", *words_of(copy)]) == 0
 
 
-OF_CSV = {
+LOG_DAMAGE = {
     "not UTF-8": (text("eval.csv", b"step,success\n4,\xff\n"), "eval.csv"),
     "a long cell": (
         text("train.csv", "step,x\n4," + "1" * 131_073 + "\n"),
@@ -408,9 +409,9 @@ OF_CSV = {
 }
 
 
-@pytest.mark.parametrize("kind", OF_CSV)
-def test_a_run_does_not_go_on_with_a_damaged_log(kind, copy, capsys):
-    damage, name = OF_CSV[kind]
+@pytest.mark.parametrize("kind", LOG_DAMAGE)
+def test_a_run_does_not_resume_with_a_damaged_log(kind, copy, capsys):
+    damage, name = LOG_DAMAGE[kind]
     damage(copy)
     (copy / "done.json").unlink()
     assert program.main(["main.py", *words_of(copy)]) == 1
@@ -444,18 +445,12 @@ def test_the_status_of_a_sweep_names_a_damaged_run_and_counts_the_others(
     assert sweep.main([*command, "--status"]) == 0
     printed = capsys.readouterr()
     header, *_, all_runs, line, left = printed.out.splitlines()
-    assert dict(zip(header.split(), all_runs.split()[1:], strict=True)) | {
-        "stopped": "0"
-    } == {
-        "finished": "0",
-        "running": "0",
-        "stopped": "0",
-        "failed": "1",
-        "missing": "1",
-    }
+    counts = dict(zip(header.split(), map(int, all_runs.split()[1:]), strict=True))
+    others = dict.fromkeys(("finished", "running", "stopped"), 0)
+    assert counts == others | {"failed": 1, "missing": 1}
     assert line == f"failed   {copy / name} is damaged ({fault})" and printed.err == ""
     assert left.startswith("time left: ")
-    assert sweep.main(command) == 0  # its command is among those that are printed
+    assert sweep.main(command) == 0  # Its command is printed too.
     (line,) = capsys.readouterr().out.splitlines()
     assert "main.py" in line and "--num_seeds=2" in line
 
@@ -507,15 +502,15 @@ POLICY = {
 }
 
 
-def test_what_is_no_file_is_no_source(copy):
-    """A pipe beside the agent file would wait for ever."""
+def test_a_pipe_is_not_read_as_source_code(copy):
+    """Reading a pipe beside the agent file would wait for ever."""
     os.mkfifo(copy / "source" / "pipe.py")
     kept = kept_source(copy, read_config(copy))
     assert list(kept.kept) == ["trqam.py"]
 
 
 @pytest.mark.parametrize("kind", POLICY)
-def test_a_rollout_of_a_damaged_run_is_one_line(kind, copy, capsys):
+def test_a_rollout_of_a_damaged_run_prints_one_line(kind, copy, capsys):
     damage, name, fault = POLICY[kind]
     damage(copy)
     assert (
@@ -529,7 +524,7 @@ def test_a_rollout_of_a_damaged_run_is_one_line(kind, copy, capsys):
     assert "delete" not in line and printed.out == ""
 
 
-def test_the_best_checkpoint_is_not_chosen_by_a_damaged_log(copy, capsys):
+def test_the_best_checkpoint_is_not_chosen_from_a_damaged_log(copy, capsys):
     write_csv(copy / "eval.csv", ("step", "episodes", "success"), [(4, 1, 17.0)])
     words = ["rollout.py", str(copy), "--episodes=1", "--eval_workers=1", "--best"]
     assert rollout.main(words) == 1
@@ -545,10 +540,10 @@ def test_the_best_checkpoint_is_not_chosen_by_a_damaged_log(copy, capsys):
 
 @pytest.mark.ci
 @pytest.mark.parametrize("call", [1, 3])
-def test_a_run_whose_folder_is_deleted_claims_nothing_and_writes_nothing_more(
+def test_a_run_whose_folder_is_deleted_stops_and_writes_nothing_more(
     call, finished, tmp_path, monkeypatch, capsys
 ):
-    """Before the first checkpoint is written, and after it."""
+    """It is deleted before the first checkpoint is written, or after it."""
     shutil.copy(finished / "data.npz", tmp_path)
     monkeypatch.chdir(tmp_path)
     flags = [
@@ -560,7 +555,7 @@ def test_a_run_whose_folder_is_deleted_claims_nothing_and_writes_nothing_more(
 
     def delete(replay):
         (folder,) = Path().glob("exp/Debug/*/trqam_*")
-        while folder.exists():  # a checkpoint may be being written into it
+        while folder.exists():  # A checkpoint may still be written into it.
             shutil.rmtree(folder, ignore_errors=True)
         return replay
 
@@ -570,7 +565,7 @@ def test_a_run_whose_folder_is_deleted_claims_nothing_and_writes_nothing_more(
     assert line.endswith(
         " was deleted while the run was training; the same command trains it again"
     )
-    assert "whole" not in line and "last good checkpoint" not in line
+    assert "intact" not in line and "last good checkpoint" not in line
     assert not list(Path().glob("exp/Debug/*/trqam_*/*.csv"))
     assert program.main(["main.py", *flags]) == 0
     (done,) = Path().glob("exp/Debug/*/*/done.json")

@@ -1,4 +1,4 @@
-"""The command line of scripts/report.py."""
+"""scripts/report.py checks its command line, prints its help and starts without jax."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line(mistake, tmp_path, capsys):
+def test_a_mistake_prints_one_line(mistake, tmp_path, capsys):
     words, named = MISTAKES[mistake]
     assert run_report(*(word.format(empty=tmp_path) for word in words)) == 2
     printed = capsys.readouterr()
@@ -81,7 +81,7 @@ sys.exit(str({{"jax", "mujoco", "matplotlib"}} & set(sys.modules)))
 
 @pytest.mark.slow
 def test_1200_runs_take_less_than_a_minute(tmp_path):
-    """Of the paper's size: 31 evaluations and 300 logs of 20 columns each."""
+    """The runs have the paper's size: 31 evaluations and 300 logs of 20 columns each."""
     write_table(
         tmp_path,
         list(ALL_TASKS),

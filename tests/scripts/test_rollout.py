@@ -1,4 +1,4 @@
-"""Rollouts of a run: its evaluation again, episode by episode, and a film."""
+"""rollout.py repeats the evaluation of a run, episode by episode, and films episodes."""
 
 import shutil
 from pathlib import Path
@@ -26,12 +26,12 @@ TASK = "pointmaze-medium-navigate-singletask-task1-v0"
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    """A finished run of TRQAM; its base lies beside it."""
+    """Return the folder of a finished run of TRQAM; its base is in the same --save_dir."""
     return finished_run(tmp_path_factory.mktemp("rollout"), "trqam")
 
 
 def finished_run(root, agent, *more):
-    """The folder of a run of agents/<agent>.py that was cloned alone."""
+    """Run agents/<agent>.py with behaviour cloning only, and return the folder of the run."""
     collect_random(TASK, root / "data", 300)
     flags = [
         f"--env_name={TASK}", f"--ogbench_dataset_dir={root}/data", f"--save_dir={root}/exp", "--bc_steps=4",
@@ -52,18 +52,19 @@ def run(*flags):
 @pytest.mark.ci
 def test_the_episodes_are_those_of_the_runs_evaluation(run_dir, capsys):
     assert run(run_dir, "--episodes=3", "--eval_workers=2") == 0
-    said, table_of, rest = capsys.readouterr().out.partition("episode  ")
+    title, separator, rest = capsys.readouterr().out.partition("episode  ")
     assert (
-        " ".join(said.split()) == f"trqam after 0 updates on {TASK}, seed 5: 3 episodes"
+        " ".join(title.split())
+        == f"trqam after 0 updates on {TASK}, seed 5: 3 episodes"
     )
-    out = ["", *(table_of + rest).splitlines()]
+    out = ["", *(separator + rest).splitlines()]
     table = [dict(zip(out[1].split(), line.split(), strict=True)) for line in out[2:5]]
-    assert [row["episode"] for row in table] == ["0", "1", "2"] and all(
-        float(row["value"]) for row in table
+    assert [episode["episode"] for episode in table] == ["0", "1", "2"] and all(
+        float(episode["value"]) for episode in table
     )
     evaluation = CsvLog(run_dir / "eval.csv").rows()[-1]
     means = {
-        name: sum(float(row[name]) for row in table) / 3
+        name: sum(float(episode[name]) for episode in table) / 3
         for name in ("steps", "return", "discounted")
     }
     assert means["steps"] == pytest.approx(evaluation["length"]) and means[
@@ -72,12 +73,11 @@ def test_the_episodes_are_those_of_the_runs_evaluation(run_dir, capsys):
     assert means["discounted"] == pytest.approx(
         evaluation["discounted_return"], abs=0.01
     )
-    assert sum(row["success"] == "yes" for row in table) == round(
+    assert sum(episode["success"] == "yes" for episode in table) == round(
         3 * evaluation["success"]
     )
     assert out[5] == f"success {evaluation['success']:.1%} of 3 episodes"
-    # Other episodes with another seed; and what a row says depends on nothing but the seed and
-    # its number.
+    # Another seed gives other episodes. An episode depends only on the seed and its number.
     assert run(run_dir, "--episodes=1", "--seed=6") == 0
     other = capsys.readouterr().out.splitlines()[-2].split()
     assert run(run_dir, "--episodes=2", "--seed=6", "--eval_workers=1", "--best") == 0
@@ -87,7 +87,7 @@ def test_the_episodes_are_those_of_the_runs_evaluation(run_dir, capsys):
 
 @pytest.mark.ci
 def test_the_value_of_a_distributional_critic_is_the_agents_own(tmp_path, capsys):
-    """Not the mean of its logits: its bins lie between -200 and 0."""
+    """It is not the mean of the logits: the bins of the critic lie between -200 and 0."""
     folder = finished_run(tmp_path, "trqam_distributional_critic")
     capsys.readouterr()
     assert run(folder, "--episodes=1", "--seed=6", "--eval_workers=1") == 0
@@ -117,7 +117,7 @@ STEERED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STEERED)
 def test_a_loaded_policy_is_steered_as_the_equations_say(tmp_path, name, capsys):
-    """And so are the episodes of a rollout, which are those of the run's evaluation."""
+    """The episodes of a rollout, too, are those of the run's evaluation."""
     folder = finished_run(tmp_path, name, *STEERED[name])
     agent, stored = load_run(folder)
     s = (
@@ -140,7 +140,7 @@ def test_a_loaded_policy_is_steered_as_the_equations_say(tmp_path, name, capsys)
     assert steps == pytest.approx(evaluation["length"])
 
 
-def test_a_strangers_run_is_executed_with_trust_alone(run_dir, tmp_path, capsys):
+def test_changed_source_code_is_executed_only_with_trust(run_dir, tmp_path, capsys):
     folder, made = tmp_path / "run", tmp_path / "made"
     shutil.copytree(run_dir, folder)
     source = folder / "source" / "trqam.py"
@@ -155,7 +155,7 @@ def test_a_strangers_run_is_executed_with_trust_alone(run_dir, tmp_path, capsys)
     assert run(folder, "--episodes=1", "--trust") == 0 and made.exists()
 
 
-def test_a_base_has_no_critic_and_wants_a_task(run_dir, capsys):
+def test_a_base_has_no_critic_and_needs_a_task(run_dir, capsys):
     (base,) = run_dir.parents[2].glob("bc/*/bc_s5_*")
     assert run(base) == 2
     assert (
@@ -167,18 +167,20 @@ def test_a_base_has_no_critic_and_wants_a_task(run_dir, capsys):
 
 
 def test_the_alias_of_a_task_is_that_task():
-    """Also where the run of an older version bears it."""
+    """This also holds for a run of an older version that stored the alias."""
     alias, task = (f"scene-play-singletask-{name}v0" for name in ("", "task2-"))
     stored = {"flags": {"env_name": alias}}
     assert rollout.task_of(stored, None) == rollout.task_of(stored, alias) == task
 
 
 @pytest.mark.slow
-def test_the_film_shows_task_success_and_value(run_dir, tmp_path, monkeypatch, capsys):
+def test_a_film_has_every_frame_that_is_not_skipped(
+    run_dir, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
     path = tmp_path / "films" / "out.gif"
     flags = ["--episodes=1", "--video_frame_skip=400", f"--video={path}"]
-    if not egl_renders():  # a machine without GL has to say so
+    if not egl_renders():  # A machine without GL has to report it.
         assert run(run_dir, *flags) == 1
         assert "no video out.gif" in capsys.readouterr().err
         return
@@ -214,7 +216,7 @@ def mistakes(run_dir, tmp_path):
     }
 
 
-def test_a_mistake_is_one_line(run_dir, tmp_path, capsys):
+def test_a_mistake_prints_one_line(run_dir, tmp_path, capsys):
     for flags, hint in mistakes(run_dir, tmp_path).values():
         assert run(*flags) == 2
         (line,) = capsys.readouterr().err.splitlines()

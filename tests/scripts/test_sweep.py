@@ -1,4 +1,4 @@
-"""The command line of scripts/sweep.py."""
+"""scripts/sweep.py checks its command line and prints its help."""
 
 import sys
 
@@ -42,7 +42,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line(mistake, tmp_path, capsys):
+def test_a_mistake_prints_one_line(mistake, tmp_path, capsys):
     flags, named, hint = MISTAKES[mistake]
     assert run(*flags, f"--save_dir={tmp_path}/exp") == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -1,7 +1,7 @@
-"""A Ray cluster of two nodes on this machine, in a process without jax, as Ray forks.
+"""Starts a Ray cluster of two nodes on this machine, without jax because Ray forks.
 
 It prints the address and the id of the second node, kills that node at each line of its input,
-and ends with its input.
+and ends when its input ends.
 """
 
 import sys

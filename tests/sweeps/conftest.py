@@ -1,4 +1,4 @@
-"""Tests of this folder run in the project's folder."""
+"""The tests of this folder run in the project's folder."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Sweeps of small programs instead of main.py, and what the command prints."""
+"""Helpers: sweeps that run small programs instead of main.py, and the commands they print."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ def run(*flags, environ=os.environ):
 
 
 def printed(capsys, *flags):
-    """The command lines of a sweep, as words behind the interpreter."""
+    """Return the command lines that a sweep prints: for each its words after the interpreter."""
     assert run(*flags) == 0
     return [shlex.split(line)[1:] for line in capsys.readouterr().out.splitlines()]
 
@@ -33,7 +33,7 @@ def planned(*flags, pack=1):
 
 
 def stubs(tmp_path, *programs, flags=("--bc_steps=0",)):
-    """Jobs of the scene tasks that run small Python programs instead of main.py."""
+    """Return jobs of the scene tasks that run small Python programs instead of main.py."""
     jobs = planned("--env_name=scene", f"--save_dir={tmp_path}", *flags)
     return [
         with_program(job, tmp_path, program)
@@ -42,21 +42,21 @@ def stubs(tmp_path, *programs, flags=("--bc_steps=0",)):
 
 
 def with_program(job, tmp_path, program):
-    """The job with another program."""
+    """Return the job with another program."""
     path = tmp_path / f"{job.name}.py"
     path.write_text(program)
     return Job((str(path),), job.runs)
 
 
 def output(job):
-    """What the job printed, without the lines of the engine."""
+    """Return what the job printed, without the lines of the engine."""
     return "\n".join(
         line for line in job.log.read_text().splitlines() if not line.startswith("== ")
     )
 
 
 def gone(pid):
-    """Whether a process has ended; a zombie that nobody waits for counts."""
+    """Return whether a process has ended; a zombie that nobody waits for has."""
     try:
         return (
             "Z" == Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -74,7 +74,7 @@ def wait_for(condition, seconds=60.0):
 
 
 def plain_environ():
-    """What a user has, without the strictness that tests add; compiled programs are kept."""
+    """Return a user's environment: without the strictness that tests add, but with the cache."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -84,7 +84,7 @@ def plain_environ():
 
 @contextlib.contextmanager
 def process(*command):
-    """A process that gets SIGTERM at the end, if it has not ended."""
+    """Start a process; at the end, send it SIGTERM if it has not ended."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(
         list(map(str, command)), cwd=ROOT, env=plain_environ(), **streams
@@ -96,7 +96,7 @@ def process(*command):
                 started.terminate()
 
 
-# A job whose answer to SIGTERM takes a moment.
+# A program that takes a moment to end after SIGTERM.
 SAVES = """
 import os, signal, sys, time
 def leave(*_):
@@ -111,8 +111,8 @@ time.sleep(600)
 
 
 def stop_a_sweep(tmp_path, engine, signum):
-    """Send a signal to a process that runs two such jobs -> its exit code, what it printed, the
-    log, the first job's id.
+    """Send a signal to a process that runs two jobs of SAVES. Returns its exit code, what it
+    printed, the log of the first job and the id of that job's process.
     """
     code = f"""
 import os, sys
@@ -134,5 +134,5 @@ except Preempted as signal:
         wait_for(lambda: log.is_file() and "ready" in log.read_text())
         pid = int(log.read_text().splitlines()[1])
         sweeping.send_signal(signum)
-        told, _ = sweeping.communicate(timeout=60)
-    return sweeping.returncode, told, log, pid
+        stdout, _ = sweeping.communicate(timeout=60)
+    return sweeping.returncode, stdout, log, pid

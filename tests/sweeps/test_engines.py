@@ -1,4 +1,4 @@
-"""The local engine, with programs that take no time."""
+"""The local engine runs jobs, here of small programs, and reports how each ended."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.sweeps.stub_jobs import (
 )
 
 
-def test_a_failing_job_is_told_and_the_others_go_on(tmp_path, capsys):
+def test_a_failing_job_is_reported_and_the_others_continue(tmp_path, capsys):
     programs = [
         "print('one')",
         "import sys; print('error: no luck'); sys.exit(3)",
@@ -108,18 +108,19 @@ def test_a_job_does_not_wait_in_a_slot_for_the_base_that_another_one_trains(tmp_
     )
     assert run_jobs([first, second, other], Local(dict(os.environ), 2)) == 0
     begun, trained, ended = map(float, output(first).split())
-    assert float(output(other)) < trained  # took the slot meanwhile
+    assert float(output(other)) < trained  # It took the slot meanwhile.
     assert begun < trained < float(output(second)) < ended
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_when_a_sweep_is_stopped_or_dies_its_jobs_save_and_leave(tmp_path, signum):
-    code, told, log, pid = stop_a_sweep(tmp_path, "Local(dict(os.environ), 1)", signum)
-    assert told == "" and code == (
+def test_when_a_sweep_is_stopped_or_dies_its_jobs_save_and_exit(tmp_path, signum):
+    code, stdout, log, pid = stop_a_sweep(
+        tmp_path, "Local(dict(os.environ), 1)", signum
+    )
+    assert stdout == "" and code == (
         -signum if signum == signal.SIGKILL else 128 + signum
     )
-    assert signum == signal.SIGKILL or gone(
-        pid
-    )  # a sweep that is stopped waits for them
+    # A sweep that is stopped waits for its jobs; one that is killed cannot.
+    assert signum == signal.SIGKILL or gone(pid)
     wait_for(lambda: gone(pid))
     assert "saved" in log.read_text()

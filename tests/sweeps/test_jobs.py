@@ -1,4 +1,4 @@
-"""The jobs of a sweep, as they are planned and printed."""
+"""A sweep plans its jobs and prints their commands."""
 
 import collections
 
@@ -9,7 +9,7 @@ from training.plan import plan
 from utils.files import write_json
 
 
-def test_the_table_is_every_agent_task_and_seed_once_and_main_takes_every_command(
+def test_the_table_has_every_agent_task_and_seed_once_and_main_accepts_every_command(
     capsys,
 ):
     lines = printed(capsys, "--agents=trqam,qam", "--env_name=all50", "--seeds=8")
@@ -27,9 +27,9 @@ def test_the_table_is_every_agent_task_and_seed_once_and_main_takes_every_comman
     assert len({run.folder for run in runs}) == 800
 
 
-def test_the_table_of_all_methods(capsys):
-    """Each of 19 methods on 50 tasks, by commands that main.py takes; RLPD, which has no offline
-    phase, is given no length of it.
+def test_the_table_of_all_methods_has_every_method_on_every_task(capsys):
+    """There are 19 methods on 50 tasks, with commands that main.py accepts. RLPD has no offline
+    phase, so its commands have no --offline_steps.
     """
     flags = ("--agents=table", "--env_name=all50", "--offline_steps=7")
     jobs = printed(capsys, *flags)
@@ -55,7 +55,7 @@ def test_jobs_that_train_different_bases_come_first(capsys):
     assert [job.bases for job in without] == [()] * 10
 
 
-def test_a_task_that_two_names_stand_for_is_one_job():
+def test_a_task_that_is_named_twice_is_one_job():
     names = "--env_name=scene-play-singletask-task2-v0,scene,cube-single-play-singletask-task1-v0"
     jobs = planned(names)
     tasks = [f"scene-play-singletask-task{i}-v0" for i in (2, 1, 3, 4, 5)]
@@ -99,7 +99,9 @@ def test_seeds_are_packed_and_a_grid_is_every_combination(capsys):
     )
 
 
-def test_elsewhere_the_commands_name_the_project_in_full(tmp_path, monkeypatch, capsys):
+def test_commands_printed_in_another_folder_have_absolute_paths(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     (words,) = printed(capsys, f"--env_name={TASK}")
     assert words[:2] == [str(ROOT / "main.py"), f"--agent={ROOT / 'agents/trqam.py'}"]
@@ -126,9 +128,8 @@ def test_finished_runs_are_skipped(tmp_path, capsys):
             )
     tasks = [words[2] for words in printed(capsys, *flags)]
     assert tasks == [f"--env_name=scene-play-singletask-task{i}-v0" for i in (2, 4, 5)]
-    assert (
-        len(printed(capsys, *flags, "--online_steps=6001")) == 5
-    )  # larger steps extend a run
+    # More steps extend a finished run.
+    assert len(printed(capsys, *flags, "--online_steps=6001")) == 5
 
 
 def test_the_alias_of_a_task_is_that_task():
@@ -140,7 +141,7 @@ def test_the_alias_of_a_task_is_that_task():
     assert len(planned(f"{alias},{task.partition('=')[2]}")) == 1
 
 
-def test_an_agent_file_may_be_named_from_the_home_folder(tmp_path, monkeypatch):
+def test_the_path_of_an_agent_file_may_begin_with_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.py").write_text((ROOT / "agents" / "fql.py").read_text())
     ((run,),) = (

@@ -1,4 +1,4 @@
-"""The same runs from every engine, trained in full."""
+"""Every engine trains the same runs from the same sweep."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def flags_in(save_dir, data):
 
 
 def logs_of(save_dir):
-    """Every run's CSV rows, as bytes, by the place below save_dir; timing.csv is the clock's."""
+    """Return the bytes of every CSV file below save_dir by its path, but for timing.csv."""
     files = sorted(
         path for path in save_dir.glob("smoke/*/*_s*_*/*.csv") if path.stem != "timing"
     )
@@ -48,8 +48,8 @@ def logs_of(save_dir):
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
-    """The twelve runs by --engine=local, once for all processes of the test run -> the folder
-    of the data, what was logged.
+    """Train the twelve runs with --engine=local, once for all processes of pytest. Returns the
+    folder with the data, the runs and the printed output.
     """
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "sweep"
@@ -74,12 +74,13 @@ def local(tmp_path_factory):
 def test_the_local_engine_finishes_twelve_runs(local, capsys):
     logs = logs_of(local / "exp")
     assert len(logs) == 24 and all(logs.values())
-    assert len(set(logs.values())) >= 12  # no run is another one
-    told = (local / "printed").read_text()
+    training = [log for name, log in logs.items() if name.endswith("train.csv")]
+    assert len(set(training)) == 12  # no two runs are the same
+    stdout = (local / "printed").read_text()
     assert (
-        told.startswith("6 jobs of 6, 12 runs\n")
-        and "[6/6] finished: " in told
-        and "FAILED" not in told
+        stdout.startswith("6 jobs of 6, 12 runs\n")
+        and "[6/6] finished: " in stdout
+        and "FAILED" not in stdout
     )
     assert not re.search(
         "waiting for",
@@ -88,11 +89,11 @@ def test_the_local_engine_finishes_twelve_runs(local, capsys):
     flags = flags_in(local / "exp", local / "data")
     assert printed(capsys, *flags) == []
     assert run(*flags, "--status") == 0
-    assert capsys.readouterr().out.splitlines()[-2:][1] == "all finished"
+    assert capsys.readouterr().out.splitlines()[-1] == "all finished"
 
 
 @pytest.mark.slow
-def test_main_takes_printed_commands_from_a_shell(capsys):
+def test_main_accepts_printed_commands_from_a_shell(capsys):
     assert (
         run(
             "--agents=trqam,qam",
@@ -118,12 +119,12 @@ def test_main_takes_printed_commands_from_a_shell(capsys):
 
 @pytest.fixture
 def cluster():
-    """A Ray cluster of two nodes -> its address, the id of the second node, and what kills that
-    node.
+    """Start a Ray cluster of two nodes. Yields its address, the id of the second node, and a
+    function that kills that node.
 
-    SIGINT is ignored in it, as in whatever a script starts in the background.
+    The cluster ignores SIGINT, like every program that a script starts in the background.
     """
-    # Other programs' memory is not Ray's to act upon.
+    # Ray must not kill jobs because of the memory that other programs use.
     environ = plain_environ() | {
         "RAY_memory_monitor_refresh_ms": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -151,12 +152,12 @@ def cluster():
 
         address, doomed = nodes.stdout.readline().split()
         yield address, doomed, kill
-    assert nodes.returncode == 0  # its input is closed, and it was waited for
+    assert nodes.returncode == 0  # Popen has closed its input and waited.
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_ray_engine_gives_the_same_runs_though_a_node_is_killed(
+def test_the_ray_engine_gives_the_same_runs_even_if_a_node_is_killed(
     local, cluster, tmp_path
 ):
     address, doomed, kill = cluster
@@ -169,7 +170,7 @@ def test_the_ray_engine_gives_the_same_runs_though_a_node_is_killed(
     with process(sys.executable, "scripts/sweep.py", *flags) as sweeping:
 
         def caught():
-            """A job in the middle of its training on the node."""
+            """Return a job that has begun its training on the node, or None."""
             assert sweeping.poll() is None, sweeping.stdout.read()
             here = [
                 job
@@ -185,9 +186,9 @@ def test_the_ray_engine_gives_the_same_runs_though_a_node_is_killed(
 
         job = wait_for(caught, 900)
         kill()
-        told, _ = sweeping.communicate()
-    assert sweeping.returncode == 0, told
-    assert "[6/6] finished: " in told and "FAILED" not in told
+        stdout, _ = sweeping.communicate()
+    assert sweeping.returncode == 0, stdout
+    assert "[6/6] finished: " in stdout and "FAILED" not in stdout
     nodes = re.findall(r"^== \S+ \S+ node (\w+) ", job.log.read_text(), re.MULTILINE)
     assert nodes[0] == doomed and len(set(nodes)) == 2
     assert "resumed at step" in job.log.read_text()
@@ -196,10 +197,10 @@ def test_the_ray_engine_gives_the_same_runs_though_a_node_is_killed(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_when_a_sweep_on_ray_is_stopped_its_jobs_save_and_leave(
+def test_when_a_sweep_on_ray_is_stopped_its_jobs_save_and_exit(
     cluster, tmp_path, signum
 ):
     engine = f"Ray(dict(os.environ), 1, {cluster[0]!r}, 3)"
-    code, told, log, pid = stop_a_sweep(tmp_path, engine, signum)
-    assert "Traceback" not in told and code == 128 + signum
+    code, stdout, log, pid = stop_a_sweep(tmp_path, engine, signum)
+    assert "Traceback" not in stdout and code == 128 + signum
     assert gone(pid) and log.read_text().endswith("saved\n== exit code 143\n")

@@ -1,4 +1,4 @@
-"""The script for Slurm, and the commands that a sweep prints for a shell."""
+"""A sweep writes a script for Slurm that runs each of its commands once."""
 
 import os
 import re
@@ -12,8 +12,8 @@ from utils.files import write_json
 
 
 def test_the_slurm_script_runs_each_command_once(tmp_path, monkeypatch, capsys):
-    """A stub of the scheduler gives each task its number; a stub of Python writes down what it
-    is asked to run.
+    """The test gives each task its number, as the scheduler does; a stub of Python records what
+    it is asked to run.
     """
     stub = tmp_path / "a python"
     stub.write_text('#!/bin/sh\nprintf "%s\\n" "$PWD" "$@" > "$RECORD"\n')
@@ -58,10 +58,10 @@ def test_the_slurm_script_runs_each_command_once(tmp_path, monkeypatch, capsys):
     assert alone.returncode != 0 and "submit this file with sbatch" in alone.stderr
 
 
-def test_the_hint_can_be_pasted_and_no_value_leaves_its_line(
+def test_the_hint_can_be_pasted_and_no_value_breaks_its_line(
     tmp_path, monkeypatch, capsys
 ):
-    """A value may be any shell text: the hint, the comment and the commands stay what they are."""
+    """A value may be any shell text, which the hint, the comment and the commands quote."""
     (tmp_path / "made").mkdir()
     monkeypatch.chdir(tmp_path / "made")
     evil = "$(touch x); `touch x`; # 'é \" JOBS"
@@ -80,16 +80,16 @@ def test_the_hint_can_be_pasted_and_no_value_leaves_its_line(
     assert {path.name for path in (tmp_path / "made").iterdir()} == {"-a b;touch x"}
 
 
-def test_a_path_of_two_lines_is_refused_where_it_would_be_printed(monkeypatch, capsys):
+def test_a_path_of_two_lines_is_refused_instead_of_printed(monkeypatch, capsys):
     monkeypatch.setattr(sys, "executable", "/a\nb/python")
     assert run(f"--env_name={TASK}") == 2
     out, err = capsys.readouterr()
     assert out == "" and "'/a\\nb/python' has a control character" in err
 
 
-def test_there_is_no_slurm_script_where_everything_has_finished(tmp_path, capsys):
-    """Not even with exit code 0, after which `&& sbatch` would submit what an earlier call
-    wrote.
+def test_no_slurm_script_is_written_if_everything_has_finished(tmp_path, capsys):
+    """The exit code is not 0 either, because `&& sbatch` would then submit the script of an
+    earlier call.
     """
     flags = [
         f"--env_name={TASK}",
@@ -105,10 +105,10 @@ def test_there_is_no_slurm_script_where_everything_has_finished(tmp_path, capsys
     )
     assert run(*flags, f"--slurm={tmp_path}/x.sbatch") == 1
     printed = capsys.readouterr()
-    named = (
+    message = (
         f"error: --slurm={tmp_path}/x.sbatch: nothing is left to submit, all 1 jobs have"
         " finished; not written\n"
     )
-    assert (printed.out, printed.err) == ("", named) and not (
+    assert (printed.out, printed.err) == ("", message) and not (
         tmp_path / "x.sbatch"
     ).exists()

@@ -1,4 +1,4 @@
-"""sweep.py --status."""
+"""sweep.py --status counts the states of runs and estimates the time left."""
 
 import contextlib
 import fcntl
@@ -43,7 +43,7 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
         one.folder.mkdir(parents=True)
         write_json(one.folder / "config.json", one.config())
     for one in running.runs:
-        # a row being written
+        # The last line is being written.
         (one.folder / "timing.csv").write_text(
             "step,updates_per_s\n500,0.5\n1000,0.5\n1050"
         )
@@ -65,12 +65,12 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
         and failed.log.exists()
     )
     assert lines[5] == f"failed   exit code 1: no data  {early.log}"
-    # one that Ctrl-C stopped, of a process that wrote no log
+    # Ctrl-C stopped this run; its process wrote no log.
     assert (
         lines[6]
         == f"stopped  at step 0 of 1,100, the same command resumes it  {stopped.runs[0].folder}"
     )
-    # three jobs of 1000 x 2 s and 100 x 3 s, and 300 s of the running one
+    # three jobs of 1000 x 2 s and 100 x 3 s each, and 300 s of the running one
     assert (
         lines[7]
         == "time left (h:mm:ss): 2:00:00 for one job after the other; 2:00:00 for 1 at a time,"
@@ -79,7 +79,7 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
     assert len(lines) == 8
 
 
-def test_time_left_is_never_nothing_while_jobs_are_missing():
+def test_the_time_left_is_never_zero_while_jobs_are_missing():
     assert [hours_text(seconds) for seconds in (0.2, 59.5, 61, 111_900, None)] == [
         "0:00:01",
         "0:01:00",
@@ -89,7 +89,7 @@ def test_time_left_is_never_nothing_while_jobs_are_missing():
     ]
 
 
-def test_looking_at_a_lock_never_keeps_a_process_from_taking_it(tmp_path):
+def test_checking_a_lock_never_keeps_a_process_from_taking_it(tmp_path):
     (job,) = planned(f"--env_name={TASK}", f"--save_dir={tmp_path}")
     (one,) = job.runs
     assert not is_locked(one.folder)

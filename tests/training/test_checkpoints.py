@@ -1,6 +1,4 @@
-"""Checkpoints: what is read is what was written, or it is refused; the newest and the best are
-kept.
-"""
+"""Tests that a checkpoint is read as it was written or is refused, and which ones are kept."""
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +28,10 @@ def kept(folder, count):
     return Checkpoints(folder / "checkpoints", keep=count)
 
 
-def test_what_is_read_is_what_was_saved_whatever_becomes_of_the_arrays(tmp_path):
-    """The arrays of a saved tree are given to the next update while they are still being
-    written.
-    """
+def test_a_checkpoint_is_read_as_it_was_saved_even_if_the_arrays_are_overwritten(
+    tmp_path,
+):
+    """The next update overwrites the arrays of a saved tree while they are still being written."""
     tree = {"w": jnp.arange(300_000.0), "step": jnp.array(7, jnp.int32)}
     expected = jax.tree.map(np.array, tree)
     overwrite = jax.jit(
@@ -52,14 +50,14 @@ def test_what_is_read_is_what_was_saved_whatever_becomes_of_the_arrays(tmp_path)
     assert record == {"phase": "offline", "rows": {"train": 3}, "sum": 0.1}
 
 
-def test_empty_and_absent_branches_come_back(tmp_path):
+def test_empty_and_absent_branches_are_restored(tmp_path):
     with kept(tmp_path, 1) as checkpoints:
         checkpoints.save(1, TREE, {})
         checkpoints.wait()
         assert jax.tree.structure(checkpoints.read(1)[0]) == jax.tree.structure(TREE)
 
 
-def test_the_newest_and_the_precious_stay(tmp_path):
+def test_the_newest_and_the_precious_checkpoints_are_kept(tmp_path):
     asked = []
     with Checkpoints(
         tmp_path / "checkpoints", 2, lambda steps: asked.append(list(steps)) or {2}
@@ -87,15 +85,13 @@ def test_without_success_the_highest_return_is_the_best():
     evaluations = [{"step": step, "return": value} for step, value in returns.items()]
     assert best_step(evaluations, [0, 4, 8]) == 4
     assert best_step(evaluations, [*returns]) == 12  # the latest of equals
-    assert best_step([row | {"success": 0.0} for row in evaluations], [0, 4, 16]) == 4
-    evaluations[1]["success"], evaluations[4]["success"] = (
-        0.5,
-        0.75,
-    )  # reported where reached
+    assert best_step([line | {"success": 0.0} for line in evaluations], [0, 4, 16]) == 4
+    # Success counts first as soon as it is above 0.
+    evaluations[1]["success"], evaluations[4]["success"] = 0.5, 0.75
     assert best_step(evaluations, [*returns]) == 16
 
 
-def test_nothing_that_is_not_finite_is_saved(tmp_path):
+def test_a_tree_that_is_not_finite_is_not_saved(tmp_path):
     with kept(tmp_path, 2) as checkpoints:
         checkpoints.save(1, TREE, {})
         bad = {"agent": {"params": {"kernel": np.array([0.0, np.inf], np.float32)}}}
@@ -115,7 +111,7 @@ def test_a_flipped_byte_is_noticed_or_changes_nothing(tmp_path):
     with kept(tmp_path, 1) as checkpoints:
         checkpoints.save(3, TREE, {"rows": 4})
     reader = Checkpoints(tmp_path / "checkpoints")
-    whole, noticed = reader.read(3), 0
+    intact, noticed = reader.read(3), 0
     for path in sorted((tmp_path / "checkpoints" / "3").rglob("*")):
         if not path.is_file():
             continue
@@ -126,18 +122,18 @@ def test_a_flipped_byte_is_noticed_or_changes_nothing(tmp_path):
             )
             try:
                 tree, record = reader.read(3)
-                jax.tree.map(np.testing.assert_array_equal, tree, whole[0])
-                assert record == whole[1]
+                jax.tree.map(np.testing.assert_array_equal, tree, intact[0])
+                assert record == intact[1]
             except CheckpointError as error:
                 noticed += 1
                 assert "\n" not in str(error)
         path.write_bytes(content)
     assert noticed >= 5
-    assert reader.read(3)[1] == whole[1]
+    assert reader.read(3)[1] == intact[1]
 
 
-def test_the_values_themselves_are_checked(tmp_path, monkeypatch):
-    """Even where the storage below hands out another number without complaint."""
+def test_the_values_that_are_read_are_checked(tmp_path, monkeypatch):
+    """A wrong number is noticed even if the storage returns it without an error."""
     with kept(tmp_path, 1) as checkpoints:
         checkpoints.save(3, TREE, {})
     reader = Checkpoints(tmp_path / "checkpoints")
@@ -158,7 +154,7 @@ def test_the_values_themselves_are_checked(tmp_path, monkeypatch):
         reader.read(3)
 
 
-def test_the_newest_readable_one_counts_and_damaged_ones_are_set_aside(
+def test_the_newest_readable_checkpoint_is_used_and_damaged_ones_are_set_aside(
     tmp_path, printed
 ):
     with kept(tmp_path, 3) as checkpoints:
@@ -184,7 +180,7 @@ def test_the_newest_readable_one_counts_and_damaged_ones_are_set_aside(
     ]
 
 
-def test_a_reader_disturbs_no_writer(tmp_path):
+def test_a_reader_does_not_disturb_a_writer(tmp_path):
     with kept(tmp_path, 1) as checkpoints:
         checkpoints.save(1, TREE, {})
     unfinished = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
@@ -193,14 +189,14 @@ def test_a_reader_disturbs_no_writer(tmp_path):
         1
     ]
     assert unfinished.exists()
-    # the next writer takes away what a killed one left, before it saves itself
+    # The next writer deletes what a killed one left before it saves its own.
     with kept(tmp_path, 1) as checkpoints:
         assert checkpoints.latest() == 1
         checkpoints.save(2, TREE, {})
     assert (checkpoints.steps(), unfinished.exists()) == ([2], False)
 
 
-def test_an_agent_comes_back_whole_and_another_one_is_refused():
+def test_an_agent_is_restored_completely_and_another_one_is_refused():
     config = bc.get_config()
     config.update(dict(actor_hidden_dims=(4,), horizon_length=1))
     agent, other = (bc.BC.create(jax.random.key(seed), 3, 2, config) for seed in (0, 1))

@@ -1,4 +1,4 @@
-"""Which agents share a behaviour-cloned base, and what a base of another network is told."""
+"""Tests which agents share a behaviour-cloned base, and which bases an agent refuses."""
 
 import jax
 import numpy as np
@@ -110,12 +110,12 @@ def identity(folder, files=FILES, **settings):
         "trqam_distributional_critic",
     ],
 )
-def test_agents_of_the_shared_flow_share_the_base_of_bc(name):
+def test_agents_with_the_shared_flow_share_the_base_of_bc(name):
     source = load_source(AGENTS / f"{name}.py")
     assert cloning_identity(source, source.module.get_config()) == {}
 
 
-def test_one_network_in_two_files_is_one(tmp_path):
+def test_the_same_network_in_another_file_has_the_same_identity(tmp_path):
     first = identity(tmp_path / "a")
     assert set(first) == {"cloning"}
     other = AGENT.replace("return 1.0", "return 2.0").replace("Mine", "Yours")
@@ -142,24 +142,26 @@ def test_one_network_in_two_files_is_one(tmp_path):
         ("other.py", "return 0 * x", "return x"),
     ],
 )
-def test_any_code_that_the_network_runs_counts(name, before, after, tmp_path):
+def test_any_code_that_the_network_runs_changes_the_identity(
+    name, before, after, tmp_path
+):
     changed = {**FILES, name: FILES[name].replace(before, after)}
     assert changed != FILES
     assert identity(tmp_path / "a") != identity(tmp_path / "b", changed)
 
 
-def test_the_networks_settings_count(tmp_path):
+def test_the_networks_settings_change_the_identity(tmp_path):
     assert identity(tmp_path / "a") != identity(tmp_path / "a", depth=2)
 
 
-def test_a_flow_loss_of_ones_own_counts_with_the_settings_that_it_reads(tmp_path):
+def test_an_overridden_flow_loss_counts_with_the_settings_that_it_reads(tmp_path):
     found = identity(tmp_path, {"mine.py": LOSS})
     assert found["lam_scale"] == 3.0 and set(found) == {"cloning", "lam_scale"}
     assert identity(tmp_path, {"mine.py": LOSS}, kl_budget=0.1) == found
     assert identity(tmp_path, {"mine.py": LOSS.replace("* super", "+ super")}) != found
 
 
-def test_a_base_of_another_network_is_refused_with_what_differs():
+def test_a_base_of_another_network_is_refused_with_the_differences():
     ours, theirs = (
         tiny(module).params["base"] for module in (trqam_custom_network, trqam)
     )

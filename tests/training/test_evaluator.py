@@ -1,4 +1,4 @@
-"""The evaluator leaves nothing behind, whenever it is left."""
+"""Tests that the evaluator closes all its workers, whenever it is left."""
 
 import threading
 
@@ -11,7 +11,7 @@ FLAGS = {"eval_episodes": 1, "eval_workers": 1, "eval_async": True}
 
 
 def test_workers_that_open_while_it_closes_are_closed_too(monkeypatch):
-    """Else nobody would close them, and leaving would wait for the whole evaluation."""
+    """Otherwise nothing would close them, and leaving would wait until the evaluation ends."""
     opening, closing = threading.Event(), threading.Event()
 
     class SlowWorkers:
@@ -31,7 +31,7 @@ def test_workers_that_open_while_it_closes_are_closed_too(monkeypatch):
     config.update(actor_hidden_dims=(4,), batch_size=2)
     with evaluator.Evaluator("walk", FLAGS, 1, 1) as evaluations:
         shutdown = evaluations._executor.shutdown
-        # The last thing that leaving does is to wait for the threads.
+        # When the evaluator is left, it waits for the threads last.
         monkeypatch.setattr(
             evaluations._executor,
             "shutdown",

@@ -1,4 +1,4 @@
-"""Every agent as one file, run by the shipped reader in a process without this checkout."""
+"""Tests that every agent acts the same from an exported file in a process without the checkout."""
 
 import json
 import subprocess
@@ -26,8 +26,8 @@ SETTINGS |= {
     "bc, LayerNorm, a loop": ("bc", {"actor_layer_norm": True, "flow_steps": 30}),
     "cgql, simple": ("cgql", {"mode": "simple"}),
 }
-SOME = ["trqam", "cgql", "dsrl", "ifql"]
-OTHERS = [name for name in SETTINGS if name not in SOME]
+CI_NAMES = ["trqam", "cgql", "dsrl", "ifql"]
+SLOW_NAMES = [name for name in SETTINGS if name not in CI_NAMES]
 WIDTH, A, B = 4, 2, 5  # O, A and B
 NUMBERS = np.uint32(3), np.uint32(7)  # seed and call
 OBSERVATIONS = np.random.default_rng(0).normal(size=(B, WIDTH)).astype(np.float32)
@@ -57,7 +57,7 @@ print(json.dumps({
 
 
 def agent_of(name, **changes):
-    """A tiny agent whose networks all differ, moving averages too."""
+    """Return a tiny agent whose networks and moving averages all differ."""
     stem, settings = SETTINGS[name]
     module = load_source(f"agents/{stem}.py").module
     config = module.get_config()
@@ -76,7 +76,7 @@ def agent_of(name, **changes):
 
 
 def act(agent, observations=OBSERVATIONS):
-    """What the agent does in this process."""
+    """Return the chunks of an agent in this process."""
     return jax.jit(chunks_from_seed, static_argnums=4)(agent, observations, *NUMBERS, A)
 
 
@@ -85,9 +85,11 @@ def export(agent):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("names", [SOME, pytest.param(OTHERS, marks=pytest.mark.slow)])
-def test_every_agent_acts_elsewhere_as_it_does_here(tmp_path, names):
-    """One process for all of them, since it takes seconds to import JAX."""
+@pytest.mark.parametrize(
+    "names", [CI_NAMES, pytest.param(SLOW_NAMES, marks=pytest.mark.slow)]
+)
+def test_every_exported_agent_acts_in_another_process_as_it_does_here(tmp_path, names):
+    """One process runs all of them, since it takes seconds to import JAX."""
     np.save(tmp_path / "observations.npy", OBSERVATIONS)
     for name in names:
         write_policy(tmp_path / name / "policy.zip", export(agent_of(name)), {})
@@ -120,8 +122,8 @@ def test_the_reader_has_ten_lines():
     assert len([line for line in code.splitlines() if line.strip()]) == 10
 
 
-def test_without_a_check_an_observation_that_is_not_finite_gives_nan():
-    """Infinity passes networks without negative weights, and is clipped to actions of 1."""
+def test_an_observation_that_is_not_finite_gives_nan():
+    """The agent alone turns infinity into actions of 1 if its networks have no negative weights."""
     agent = agent_of("bc")
     agent = agent.replace(params=jax.tree.map(np.abs, agent.params))
     call = jax.export.deserialize(export(agent).serialize()).call
@@ -135,7 +137,7 @@ def test_without_a_check_an_observation_that_is_not_finite_gives_nan():
     np.testing.assert_array_equal(chunks[[0, 2, 4]], clean[[0, 2, 4]])
 
 
-def test_other_seeds_and_calls_are_other_noise():
+def test_other_seeds_and_calls_give_other_noise():
     call = jax.jit(export(agent_of("bc")).call)
     numbers = np.array([(0, 0), (0, 1), (1, 0)], np.uint32)
     chunks = np.concatenate([call(OBSERVATIONS, *pair) for pair in numbers]).reshape(
@@ -144,7 +146,7 @@ def test_other_seeds_and_calls_are_other_noise():
     assert np.unique(chunks, axis=0).shape == chunks.shape
 
 
-def test_it_is_for_every_platform_and_states_its_sizes():
+def test_an_export_is_for_every_platform_and_states_its_sizes():
     exported = export(agent_of("trqam"))
     about = describe(exported)
     assert about["platforms"] == exported.platforms == ("cpu", "cuda", "tpu")

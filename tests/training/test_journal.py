@@ -1,4 +1,4 @@
-"""What a run writes about itself while it trains."""
+"""Tests the warnings that a run stores and prints while it trains."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ AT_BOUND = "lambda is at its upper bound"
 
 
 class Agent:
-    """Concerned while lambda is 5."""
+    """An agent that has a concern while lambda is 5."""
 
     cloning = False
 
@@ -31,7 +31,9 @@ def journal(tmp_path):
         yield Journal(run, stack, 3, 2)
 
 
-def test_current_concerns_are_kept_and_each_is_printed_once(journal, tmp_path, printed):
+def test_current_concerns_are_stored_and_each_is_printed_once(
+    journal, tmp_path, printed
+):
     kept = []
     for step, lam in enumerate([1.0, 5.0, 5.0, 2.0, 5.0]):
         journal.log(step, {"dual/lam": lam}, {}, Agent())
@@ -40,7 +42,7 @@ def test_current_concerns_are_kept_and_each_is_printed_once(journal, tmp_path, p
     assert printed().err == f"warning: task/run, step 1: {AT_BOUND}\n"
 
 
-def test_nothing_concerns_a_base(journal, tmp_path, printed):
+def test_a_behaviour_cloned_base_has_no_concerns(journal, tmp_path, printed):
     journal.log(4, {"dual/lam": 5.0}, {}, SimpleNamespace(cloning=True))
     assert json.loads((tmp_path / "concerns.json").read_text()) == {}
     assert not printed().err

@@ -1,5 +1,5 @@
-"""The online phase in the middle: its transitions on disk are those on the device, and its
-episode is repeated exactly.
+"""Tests that the online phase can be interrupted: the transitions on disk equal those on the
+device, and the episode is repeated exactly.
 """
 
 import contextlib
@@ -22,8 +22,9 @@ from utils.replay import Replay
 
 
 def write(file, replay, steps, ends):
-    """Append `steps` random transitions to a file and to a replay -> the replay and the running
-    observation.
+    """Append `steps` random transitions to a file and to a replay.
+
+    Returns the replay and the newest observation, None between episodes.
     """
     rng = np.random.default_rng(0)
     append, observation = jax.jit(Replay.append), None
@@ -41,7 +42,7 @@ def write(file, replay, steps, ends):
 
 @pytest.fixture
 def replay_file(tmp_path):
-    """Opens replay files by name; they are closed at the end."""
+    """Return a function that opens replay files by name; they are closed at the end."""
     with contextlib.ExitStack() as stack:
         yield lambda name: stack.enter_context(
             contextlib.closing(ReplayFile(tmp_path / name, 3, 2))
@@ -50,7 +51,7 @@ def replay_file(tmp_path):
 
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("ends", [(), (0,), (2, 3), (4, 8)])
-def test_a_replay_made_from_the_file_is_the_one_that_was_appended_to(
+def test_a_replay_restored_from_the_file_equals_the_one_that_was_appended_to(
     replay_file, balanced, ends
 ):
     dataset = make_dataset([4, 3])
@@ -66,34 +67,33 @@ def test_a_replay_made_from_the_file_is_the_one_that_was_appended_to(
     )
 
 
-def test_a_trajectory_that_is_given_up_ends_where_it_was(replay_file):
+def test_a_trajectory_that_is_given_up_ends_at_its_newest_observation(replay_file):
     file = replay_file("replay.bin")
     write(file, Replay.create(make_dataset([4]), 5), 5, (1,))
     position = file.position()
     file.end_trajectory([7.0, 8.0, 9.0])
-    assert (
-        file.read(position)["terminals"][-1] == 0
-    )  # what a checkpoint knows is not rewritten
+    # What belongs to a checkpoint is not rewritten.
+    assert file.read(position)["terminals"][-1] == 0
     dataset = as_dataset(file.read(file.position()), None)
     assert list(dataset["terminals"]) == [0, 1, 0, 0, 0, 1, 0]
     assert list(dataset["rows"]) == [0, 1, 3, 4, 5]
     assert list(dataset["observations"][-1]) == [7, 8, 9]
 
 
-def test_the_file_goes_on_behind_a_position_and_notices_damage(tmp_path, replay_file):
+def test_the_file_continues_after_a_position_and_notices_damage(tmp_path, replay_file):
     path = tmp_path / "replay.bin"
-    whole, cut = replay_file(path.name), replay_file("cut.bin")
+    uninterrupted, cut = replay_file(path.name), replay_file("cut.bin")
     empty = cut.position()
     transitions = []
-    whole.append = lambda transition: transitions.append(transition)
-    write(whole, Replay.create(make_dataset([4]), 9), 9, (2, 5))
-    del whole.append
+    uninterrupted.append = lambda transition: transitions.append(transition)
+    write(uninterrupted, Replay.create(make_dataset([4]), 9), 9, (2, 5))
+    del uninterrupted.append
     for step, transition in enumerate(transitions):
-        whole.append(transition)
+        uninterrupted.append(transition)
         cut.append(transition)
         if step == 5:
             position = cut.position()
-    end = whole.position()
+    end = uninterrupted.position()
     cut.close()
     cut = replay_file("cut.bin")
     cut.resume(position)
@@ -103,22 +103,22 @@ def test_the_file_goes_on_behind_a_position_and_notices_damage(tmp_path, replay_
     assert (tmp_path / "cut.bin").read_bytes() == path.read_bytes()
 
     content = bytearray(path.read_bytes())
-    content[position["rows"] * whole.dtype.itemsize + 3] ^= 1
+    content[position["rows"] * uninterrupted.dtype.itemsize + 3] ^= 1
     path.write_bytes(content)
-    # damage behind a position does not touch it
-    assert len(whole.read(position)) == position["rows"]
+    # Damage after a position does not matter for it.
+    assert len(uninterrupted.read(position)) == position["rows"]
     with pytest.raises(
         CheckpointError,
         match="the first 11 rows of .*replay.bin are not what was written",
     ):
-        whole.read(end)
+        uninterrupted.read(end)
     path.write_bytes(content[:10])
     with pytest.raises(CheckpointError, match="are not what was written"):
-        whole.read(position)
+        uninterrupted.read(position)
     path.unlink()
     with pytest.raises(CheckpointError, match="replay.bin is missing"):
-        whole.read(position)
-    assert len(whole.read(empty)) == 0
+        uninterrupted.read(position)
+    assert len(uninterrupted.read(empty)) == 0
 
 
 def episodes_of(envs, action_dim, sparse=False, at_random_until=0):
@@ -128,7 +128,7 @@ def episodes_of(envs, action_dim, sparse=False, at_random_until=0):
 
 
 def step_of(episodes, step, ask):
-    """One environment step, with the actions of `ask` where they are wanted."""
+    """Take one environment step; `ask` returns a chunk of actions when one is needed."""
     observation = episodes.policy_observation(step)
     action = episodes.action(step, None if observation is None else ask(observation))
     (result,) = episodes.envs.run_chunks([0], action[None, None])
@@ -136,8 +136,9 @@ def step_of(episodes, step, ask):
 
 
 class Episodes:
-    """Its episode e observes [e, t], pays -2 a step and 0 in the goal, and ends at t = 5, in
-    the goal if e is odd.
+    """An environment whose episode e observes [e, t] and ends at t = 5, in the goal if e is odd.
+
+    The reward is 0 in the goal, and 2 or -2 in any other step.
     """
 
     def __init__(self, sign=-1):
@@ -175,7 +176,7 @@ def test_chunks_run_open_loop_and_end_with_their_episode(sparse):
     transitions, first = zip(
         *(step_of(episodes, step, ask) for step in range(10)), strict=True
     )
-    # what was left of the second chunk at the end is not run
+    # The rest of a chunk is dropped when its episode ends.
     assert asked == [[0, 0], [0, 3], [1, 0], [1, 3]]
     assert [t["actions"][0] for t in transitions] == [1, 1, 1, 2, 2, 3, 3, 3, 4, 4]
     assert list(np.flatnonzero(first)) == [0, 5]
@@ -186,12 +187,12 @@ def test_chunks_run_open_loop_and_end_with_their_episode(sparse):
         [e, t + 1] for e in range(2) for t in range(5)
     ]
     assert [t["terminals"] for t in transitions] == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
-    # running out of time is no end of the task
+    # A time limit does not end the task.
     assert [t["masks"] for t in transitions] == [1] * 9 + [0]
     assert [t["rewards"] for t in transitions] == [-1.0 if sparse else -2.0] * 9 + [0]
 
 
-def test_sparse_turns_no_reward_into_a_cost_online_either():
+def test_sparse_refuses_positive_rewards_online_too():
     episodes = episodes_of(Episodes(sign=1), 2, sparse=True)
     with pytest.raises(
         RunError,
@@ -230,22 +231,22 @@ def test_actions_are_random_at_first_and_the_policy_is_not_asked():
     ],
 )
 def test_a_running_episode_is_repeated_to_the_bit(env_name, action_dim):
-    """Seed and actions bring a fresh simulator to the same state: what follows is the same too."""
+    """The seed and the actions bring a new simulator to the same state, and it continues alike."""
 
     def ask(observation):
         rng = np.random.default_rng(int(abs(observation).sum() * 1e6))
         return rng.uniform(-1, 1, (4, action_dim)).astype(np.float32)
 
-    whole = episodes_of(LocalEnvs(env_name), action_dim)
-    before = [step_of(whole, step, ask)[0] for step in range(30)]
-    record = whole.record()
+    uninterrupted = episodes_of(LocalEnvs(env_name), action_dim)
+    before = [step_of(uninterrupted, step, ask)[0] for step in range(30)]
+    record = uninterrupted.record()
     assert (record["length"], len(record["queue"])) == (30, 2)
     cut = episodes_of(LocalEnvs(env_name), action_dim)
     assert cut.resume(
         record, np.stack([transition["actions"] for transition in before])
     )
     for step in range(30, 60):
-        ours, theirs = step_of(whole, step, ask), step_of(cut, step, ask)
+        ours, theirs = step_of(uninterrupted, step, ask), step_of(cut, step, ask)
         assert ours[1] == theirs[1]
         jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
     wrong = record | {"observation": [value + 1e-6 for value in record["observation"]]}
@@ -254,11 +255,11 @@ def test_a_running_episode_is_repeated_to_the_bit(env_name, action_dim):
         wrong, np.stack([transition["actions"] for transition in before])
     )
     assert step_of(again, 30, ask)[1]  # a new episode
-    assert again.episode == whole.episode + 1
+    assert again.episode == uninterrupted.episode + 1
 
 
 class SideBySide:
-    """Environments that observe [slot, t] and never end; `faults` by slot and step."""
+    """Environments that observe [slot, t] and never end; `faults` holds errors by slot and step."""
 
     def __init__(self, env_name, slots, make_env):
         self.steps, self.chunks, self.faults = 0, [], {}
@@ -312,7 +313,7 @@ class Policies:
         return {}
 
 
-def test_a_seed_that_breaks_online_leaves_the_others_alone(monkeypatch, printed):
+def test_a_seed_that_breaks_online_does_not_stop_the_others(monkeypatch, printed):
     monkeypatch.setattr(online, "EnvWorkers", SideBySide)
     seeds = Seeds([journal_of(seed) for seed in range(3)])
     interaction = Interaction(seeds, Policies(), 2, at_random_until=0)
@@ -322,11 +323,8 @@ def test_a_seed_that_breaks_online_leaves_the_others_alone(monkeypatch, printed)
     assert first.tolist() == [True, True, True]
 
     transitions, first = interaction.advance(1)
-    assert interaction.envs.chunks[1].tolist() == [
-        [[1, 1]],
-        [[0, 0]],
-        [[3, 1]],
-    ]  # it idles
+    # The broken seed gets actions of 0.
+    assert interaction.envs.chunks[1].tolist() == [[[1, 1]], [[0, 0]], [[3, 1]]]
     assert first.tolist() == [False, False, False]
     reason = "an action of the policy is not finite after step 101 of run1"
     line = f"warning: {reason}; there is no checkpoint yet; the other seeds continue\n"
@@ -338,7 +336,8 @@ def test_a_seed_that_breaks_online_leaves_the_others_alone(monkeypatch, printed)
     assert reason in printed().err
     assert [seed for seed, _ in seeds.active] == [2]
     stored = [len(journal.replay_file.stored) for journal in seeds.journals]
-    assert stored == [2, 1, 3]  # nothing of a seed from the step on in which it broke
+    # A seed stores nothing from the step in which it broke.
+    assert stored == [2, 1, 3]
 
     interaction.envs.faults = {(2, 4): "reward inf"}
     with pytest.raises(RunError, match="reward inf in the step after step 103 of run2"):

@@ -1,4 +1,4 @@
-"""Published checkpoints through main.py's --pretrained_actor_path, on a real environment with
+"""Tests main.py's --pretrained_actor_path with published checkpoints, on a real environment with
 tiny networks.
 """
 
@@ -31,7 +31,7 @@ def data(tmp_path_factory):
 
 
 def arguments(exp, path, *flags, widths="(8,8)"):
-    """Of a run of four offline updates, whose networks are those of the shipped checkpoints."""
+    """Return a command for four offline updates, with the networks of the shipped checkpoints."""
     return [
         "main.py", f"--env_name={TASK}", f"--save_dir={exp}",
         f"--pretrained_actor_path={path}", "--offline_steps=4", "--online_steps=0", "--log_interval=4", "--eval_episodes=0",
@@ -59,7 +59,7 @@ def test_a_run_starts_from_a_published_file_or_its_folder(
     )
     assert train(data, tmp_path, SHIPPED / path) == 0
     (csv,) = tmp_path.glob("Debug/*/*/train.csv")
-    assert [row["step"] for row in CsvLog(csv).rows()] == [4]
+    assert [line["step"] for line in CsvLog(csv).rows()] == [4]
     assert not (tmp_path / "bc").exists()
     (base,) = starts
     expected = load_published(SHIPPED / "numpy1" / "params_300000.pkl")
@@ -87,7 +87,7 @@ MISMATCHES = {
 
 
 @pytest.mark.parametrize("mismatch", MISMATCHES)
-def test_a_mismatch_names_both_sides_and_leaves_nothing(
+def test_a_mismatch_names_both_sides_and_writes_nothing(
     mismatch, data, tmp_path, capsys
 ):
     flags, words = MISMATCHES[mismatch]
@@ -108,7 +108,7 @@ class Attack:
         return os.system, (f"touch {self.made}",)
 
 
-def test_a_malicious_file_makes_nothing(data, tmp_path, capsys):
+def test_a_malicious_file_executes_nothing(data, tmp_path, capsys):
     made, path = tmp_path / "made", tmp_path / "params_300000.pkl"
     path.write_bytes(pickle.dumps({"agent": Attack(made)}))
     assert train(data, tmp_path / "exp", path) == 2
@@ -125,7 +125,7 @@ def test_a_malicious_file_makes_nothing(data, tmp_path, capsys):
     "content",
     [b"", b"PK\x03\x04", (SHIPPED / "jax" / "params_300000.pkl").read_bytes()[:-9]],
 )
-def test_a_damaged_file_is_one_line(content, data, tmp_path, capsys):
+def test_a_damaged_file_is_reported_in_one_line(content, data, tmp_path, capsys):
     path = tmp_path / "params_300000.pkl"
     path.write_bytes(content)
     assert train(data, tmp_path / "exp", path) == 2
@@ -145,7 +145,7 @@ ANT_TASK = f"{ANT}-singletask-task1-v0"
 def base_file(
     seed=0, observations=29, actions=8, hidden=(8, 8), layer_norm=True
 ) -> bytes:
-    """A checkpoint as published, of a tiny base for antmaze-large, whose H is 1."""
+    """Return a checkpoint in the published format, of a tiny base for antmaze-large (H = 1)."""
     rng, widths = (
         np.random.default_rng(seed),
         (observations + actions + 1, *hidden, actions),
@@ -183,7 +183,7 @@ def ant_rows(tmp_path_factory):
 
 @pytest.fixture
 def ant_data(ant_rows, tmp_path, monkeypatch):
-    """The default data folder of a user whose home this is; it is on no command line."""
+    """Return a function that sets HOME to a new folder with the data in the default place."""
 
     def move_to(home: str) -> Path:
         folder = tmp_path / home / ".ogbench" / "data"
@@ -242,7 +242,7 @@ def test_a_run_starts_from_the_published_base(
 
 
 @pytest.mark.ci
-def test_one_run_wherever_the_cache_lies_but_of_one_base(
+def test_a_run_resumes_with_a_moved_cache_but_not_with_another_base(
     hub, ant_data, tmp_path, capsys
 ):
     ant_data("me")
@@ -251,7 +251,7 @@ def test_one_run_wherever_the_cache_lies_but_of_one_base(
     hub.repositories[MODELS][f"{ANT}/params_300000.pkl"] = other = base_file(seed=1)
     capsys.readouterr()
     assert train_ant(tmp_path / "exp", "--offline_steps=8") == 2
-    *_, line = capsys.readouterr().err.splitlines()  # behind the bars
+    *_, line = capsys.readouterr().err.splitlines()  # after the progress bars
     sums = f"(sha256 {sha256(base_file()):.12} then, {sha256(other):.12} now)"
     assert line.startswith("error: --pretrained_actor_path: ") and sums in line
     assert "--run_group" in line
@@ -263,7 +263,7 @@ def test_one_run_wherever_the_cache_lies_but_of_one_base(
     assert config_of(tmp_path / "exp")["base"]["sha256"] == sha256(other)
 
 
-def test_only_a_run_with_checkpoints_has_begun_with_a_base(tmp_path):
+def test_another_base_is_refused_only_if_the_run_has_checkpoints(tmp_path):
     pretrained = PretrainedBase({}, {"source": "a.pkl", "sha256": "1" * 64}, "")
     stored = {"base": {"source": "a.pkl", "sha256": "2" * 64}}
     pretrained.check_begun(tmp_path, stored)
@@ -275,7 +275,7 @@ def test_only_a_run_with_checkpoints_has_begun_with_a_base(tmp_path):
 
 
 @pytest.mark.ci
-def test_a_run_folder_that_was_trained_further_is_noticed(data, tmp_path, capsys):
+def test_a_base_whose_run_was_trained_further_is_refused(data, tmp_path, capsys):
     cloning = (tmp_path / "bc", "", "--bc_only", "--save_interval=4")
     assert train(data, *cloning) == 0
     (folder,) = (tmp_path / "bc").glob("Debug/*/*/")
@@ -294,7 +294,7 @@ def test_a_run_folder_that_was_trained_further_is_noticed(data, tmp_path, capsys
 
 
 @pytest.mark.ci
-def test_another_file_of_the_same_name_is_noticed(data, tmp_path, capsys):
+def test_another_file_of_the_same_name_is_refused(data, tmp_path, capsys):
     path = tmp_path / "params_300000.pkl"
     path.write_bytes((SHIPPED / "jax" / "params_300000.pkl").read_bytes())
     assert train(data, tmp_path / "exp", path, "--save_interval=4") == 0
@@ -305,11 +305,11 @@ def test_another_file_of_the_same_name_is_noticed(data, tmp_path, capsys):
         train(data, tmp_path / "exp", path, "--save_interval=4", "--offline_steps=8")
         == 2
     )
-    said = capsys.readouterr().err
-    assert "error: --pretrained_actor_path: params_300000.pkl is not the base" in said
+    output = capsys.readouterr().err
+    assert "error: --pretrained_actor_path: params_300000.pkl is not the base" in output
 
 
-def test_the_published_base_has_to_fit(hub, ant_data, tmp_path, capsys):
+def test_a_published_base_that_does_not_fit_is_refused(hub, ant_data, tmp_path, capsys):
     ant_data("me")
     other = base_file(hidden=(8, 16), layer_norm=False)
     hub.repositories[MODELS][f"{ANT}/params_300000.pkl"] = other
@@ -322,7 +322,7 @@ def test_the_published_base_has_to_fit(hub, ant_data, tmp_path, capsys):
     )
 
 
-def test_a_domain_without_a_published_base_is_found_out_first(hub, capsys):
+def test_a_domain_without_a_published_base_is_reported_before_any_download(hub, capsys):
     words = ["--env_name=cube-single", "--pretrained_actor_path=published", "--dry_run"]
     assert program.main(["main.py", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -331,12 +331,15 @@ def test_a_domain_without_a_published_base_is_found_out_first(hub, capsys):
     )
 
 
-def test_an_agent_without_a_base_fetches_none(hub, ant_data, tmp_path, capsys):
+def test_no_base_is_downloaded_for_a_run_that_starts_from_none(
+    hub, ant_data, tmp_path, capsys
+):
     ant_data("me")
     assert train_ant(tmp_path / "exp", "--bc_only") == 0
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert (
-        "warning: --pretrained_actor_path has no effect: bc starts from no base" in said
+        "warning: --pretrained_actor_path has no effect: bc starts from no base"
+        in output
     )
     assert hub.requests == [] and "base" not in config_of(tmp_path / "exp")
 

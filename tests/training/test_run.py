@@ -1,4 +1,4 @@
-"""An agent's code decides a run's folder, whether it resumes, and what is loaded from it."""
+"""Tests that an agent's code decides a run's folder, whether it resumes, and what is loaded."""
 
 import json
 import shutil
@@ -74,7 +74,7 @@ def planned(*arguments) -> Run:
 
 @pytest.fixture
 def begun(dataset, tmp_path):
-    """What `words` takes of a run of a fork that has finished; and its folder."""
+    """Train a run of a fork until it ends; return the arguments of `words`, and its folder."""
     arguments = dataset, tmp_path / "exp", fork(tmp_path / "code")
     assert program.main(words(*arguments)) == 0
     return arguments, planned(*arguments).folder
@@ -87,7 +87,7 @@ def actions(folder, trust=False):
 # ---------------------------------------------------------------- which folder
 
 
-def test_a_fork_is_known_by_its_code_wherever_it_lies(dataset, tmp_path):
+def test_a_fork_is_identified_by_its_code_in_any_folder(dataset, tmp_path):
     def folder(path, *flags):
         return planned(dataset, tmp_path / "exp", path, *flags).folder
 
@@ -148,14 +148,13 @@ def test_a_run_of_the_same_name_and_other_code_is_mentioned_once(
     shutil.rmtree(folder)
     warn_once.cache_clear()
     (folder.with_name("mine_s7_0") / "config.json").parent.mkdir()
-    (folder.with_name("mine_s7_0") / "config.json").write_text(
-        "{"
-    )  # damaged, of another run
+    # A damaged config.json of another run does not count.
+    (folder.with_name("mine_s7_0") / "config.json").write_text("{")
     assert program.main(words(dataset, exp, other, "--seed=2")) == 0
     assert "other code" not in printed().err
 
 
-def test_an_edit_while_the_base_is_trained_is_not_of_this_run(
+def test_an_edit_after_the_run_was_planned_does_not_change_the_run(
     dataset, tmp_path, monkeypatch
 ):
     arguments = dataset, tmp_path / "exp", fork(tmp_path / "code")
@@ -173,10 +172,10 @@ def test_an_edit_while_the_base_is_trained_is_not_of_this_run(
     assert planned(*arguments).folder != run.folder
 
 
-# ---------------------------------------------------------------- whether it goes on
+# ---------------------------------------------------------------- whether it resumes
 
 
-def test_a_moved_file_goes_on_where_it_was(begun, tmp_path, printed):
+def test_a_run_resumes_after_its_agent_file_was_moved(begun, tmp_path, printed):
     (dataset, exp, agent), folder = begun
     moved = fork(tmp_path / "moved", doc="In another place.")
     shutil.rmtree(agent.parent)
@@ -184,13 +183,12 @@ def test_a_moved_file_goes_on_where_it_was(begun, tmp_path, printed):
     assert program.main(words(dataset, exp, moved, "--offline_steps=4")) == 0
     assert f"resumed at step 2: {folder}" in printed().out
     assert read_json(folder / "config.json")["agent_file"] == str(moved)
-    assert (
-        "A fork." in (folder / "source" / "mine.py").read_text()
-    )  # what it began with
+    # The folder keeps the file with which the run began.
+    assert "A fork." in (folder / "source" / "mine.py").read_text()
 
 
 @pytest.mark.ci
-def test_the_projects_own_agent_may_be_a_newer_versions_which_is_mentioned(
+def test_a_run_of_a_project_agent_resumes_with_a_newer_version_which_is_mentioned(
     dataset, tmp_path, printed
 ):
     arguments = dataset, tmp_path / "exp", "agents/fql.py"
@@ -225,7 +223,7 @@ def test_a_fork_that_differs_from_what_a_run_began_with_is_refused(begun, printe
     )
 
 
-def test_changes_of_the_checkout_since_a_run_began_are_mentioned_and_remembered(
+def test_changes_of_the_checkout_since_a_run_began_are_mentioned_each_time_it_resumes(
     begun, printed
 ):
     arguments, folder = begun
@@ -242,7 +240,7 @@ def test_changes_of_the_checkout_since_a_run_began_are_mentioned_and_remembered(
 
 
 def as_older(folder, path):
-    """Make a run folder as of an older version: named by the file's path, without source."""
+    """Turn a run folder into that of an older version, named by the file's path, without source."""
     older = dict(read_json(folder / "config.json"))
     del older["source"]
     write_json(folder / "config.json", older)
@@ -258,7 +256,7 @@ def as_older(folder, path):
     return folder.rename(folder.with_name(f"mine_s0_{digest(identity)}"))
 
 
-def test_a_run_of_an_older_version_goes_on_in_its_folder(begun, tmp_path, printed):
+def test_a_run_of_an_older_version_resumes_in_its_folder(begun, tmp_path, printed):
     (dataset, exp, agent), new = begun
     older = as_older(new, agent)
     assert older != new and planned(dataset, exp, agent).folder == older
@@ -268,14 +266,15 @@ def test_a_run_of_an_older_version_goes_on_in_its_folder(begun, tmp_path, printe
     assert planned(dataset, exp, agent).folder == older
     fork(tmp_path / "code", gain=0.5)
     assert planned(dataset, exp, agent).folder not in (older, new)
-    (older / "config.json").write_text("{")  # unknown code does not begin anew unasked
+    # If the config.json is damaged, the code is unknown, and no new run begins.
+    (older / "config.json").write_text("{")
     assert planned(dataset, exp, agent).folder == older
     assert program.main(words(dataset, exp, agent)) == 1
     assert "config.json is damaged" in printed().err
 
 
 def store_setting(folder, part, name, source):
-    """Add a setting to config.json as a version stored it that still had it."""
+    """Add a setting to config.json, as a version that still had it stored it."""
     config = read_json(folder / "config.json")
     config[part][name] = 3
     full = name if part == "flags" else f"agent.{name}"
@@ -302,7 +301,7 @@ def test_a_stored_setting_that_is_unknown_now_is_ignored_at_its_old_default(
 
 @pytest.mark.parametrize(("part", "flag"), [("flags", "--"), ("agent", "--agent.")])
 @pytest.mark.parametrize("source", ["command line", "preset smoke"])
-def test_a_stored_setting_that_is_unknown_now_is_refused_where_it_was_set(
+def test_a_stored_setting_that_is_unknown_now_is_refused_if_it_was_set(
     part, flag, source, begun, printed
 ):
     arguments, folder = begun
@@ -333,7 +332,7 @@ def test_a_run_under_the_alias_of_its_task_is_mentioned(tmp_path, printed):
     assert printed().err == expected
 
 
-# ---------------------------------------------------------------- what a report calls it
+# ---------------------------------------------------------------- its name in a report
 
 
 def write_reported(root, task, seed, agent_file, source):
@@ -348,7 +347,7 @@ def methods(root, count):
     return [result.method for result in sorted(found, key=lambda result: result.seed)]
 
 
-def test_a_report_tells_agents_of_one_name_apart_by_their_code(tmp_path):
+def test_a_report_distinguishes_agents_of_one_name_by_their_code(tmp_path):
     task = "scene-play-singletask-task1-v0"
     for seed, (place, gain) in enumerate((("a", 1.0), ("b", 1.0), ("agents", 0.5))):
         path = fork(tmp_path / place, gain)
@@ -367,7 +366,7 @@ def test_a_report_tells_agents_of_one_name_apart_by_their_code(tmp_path):
         f"mine agent_source={code}" for code in codes
     ]
     assert codes[0] == codes[1] != codes[2]
-    # Of the checkout's agents, and of runs of an older version, the place decides.
+    # For the checkout's agents and for runs of an older version, the file's path decides.
     ours = load_source(ROOT / "agents" / "fql.py").record()["source"]
     for seed, letter in enumerate("ab"):
         record = ours | {"digest": letter}
@@ -390,7 +389,7 @@ def test_a_report_counts_the_alias_of_a_task_as_that_task(tmp_path):
     assert sorted(result.env_name for result in found) == names
 
 
-# ---------------------------------------------------------------- which code
+# ---------------------------------------------------------------- which code is loaded
 
 
 def test_a_run_is_loaded_with_its_own_code_from_anywhere(
@@ -400,16 +399,15 @@ def test_a_run_is_loaded_with_its_own_code_from_anywhere(
     expected = actions(folder)
     monkeypatch.chdir(tmp_path)
     np.testing.assert_array_equal(actions(folder), expected)
-    fork(tmp_path / "code", gain=0.5)  # a work in progress at the recorded place
+    fork(tmp_path / "code", gain=0.5)  # a work in progress at the recorded path
     printed()
     np.testing.assert_array_equal(actions(folder), expected)
     assert f"warning: {agent} differs from what {folder} began with" in printed().err
     shutil.rmtree(agent.parent)
     moved = folder.rename(tmp_path / "moved")
     np.testing.assert_array_equal(actions(moved), expected)
-    (moved / "source" / "gain.py").write_text(
-        "GAIN = 0.25"
-    )  # it is this code that runs
+    # The code in the run folder is executed.
+    (moved / "source" / "gain.py").write_text("GAIN = 0.25")
     with pytest.raises(
         UserError, match=r"this would execute \S+/source/gain\.py \(1 lines\)"
     ):
@@ -442,7 +440,7 @@ AGENT = Mine
 
 
 @pytest.mark.ci
-def test_an_agent_knows_the_updates_of_its_run_and_such_a_run_is_not_extended(
+def test_a_scheduled_agent_knows_the_updates_of_its_run_and_the_run_is_not_extended(
     dataset, tmp_path, capsys
 ):
     code = tmp_path / "code" / "mine.py"
@@ -451,7 +449,7 @@ def test_an_agent_knows_the_updates_of_its_run_and_such_a_run_is_not_extended(
     arguments = dataset, tmp_path / "exp", code
     assert program.main(words(*arguments, "--offline_steps=8", "--log_interval=1")) == 0
     (folder,) = (tmp_path / "exp").glob("*/*/mine_s0_*")
-    budgets = [row["dual/kl_budget"] for row in read_rows(folder / "train.csv")]
+    budgets = [line["dual/kl_budget"] for line in read_rows(folder / "train.csv")]
     np.testing.assert_allclose(budgets, 0.1 + 0.9 * np.arange(1, 9) / 8, rtol=1e-5)
     capsys.readouterr()
     assert (
@@ -461,7 +459,7 @@ def test_an_agent_knows_the_updates_of_its_run_and_such_a_run_is_not_extended(
 
 
 @pytest.mark.ci
-def test_an_agent_that_asks_without_saying_so_is_told(tmp_path):
+def test_an_agent_that_uses_its_progress_must_declare_that_it_is_scheduled(tmp_path):
     code = tmp_path / "mine.py"
     code.write_text(SCHEDULED.format(scheduled=False))
     agent = tiny(load_source(code).module)

@@ -1,6 +1,4 @@
-"""Several seeds in one program are the same seeds alone, on one device and on several, whatever
-becomes of one of them.
-"""
+"""Tests that seeds trained in one program equal seeds trained alone, on one device and several."""
 
 import functools
 import json
@@ -43,7 +41,7 @@ def tiny_agents():
 
 
 def train(agents, keys, replay, calls):
-    """-> the agents after so many updates, and each one's metrics of every update."""
+    """Return the agents after `calls` updates, and for each agent the metrics of every update."""
     names = jax.eval_shape(one_update, agents[0], replay, jax.random.key(0))[1]
     stacked, metrics = stack_seeds(agents, None), []
     for _ in range(calls):
@@ -59,9 +57,9 @@ def train(agents, keys, replay, calls):
 
 
 @pytest.mark.ci
-def test_seeds_together_are_the_seeds_alone():
-    """Parameters to 1e-5 after one update, every metric of every one of a hundred updates
-    within 1 %.
+def test_seeds_trained_together_equal_seeds_trained_alone():
+    """Parameters agree within 1e-5 after one update, and every metric within 1 % in each of a
+    hundred updates.
     """
     replay = Replay.create(
         {name: np.nan_to_num(value) for name, value in make_dataset([30, 20]).items()}
@@ -72,17 +70,17 @@ def test_seeds_together_are_the_seeds_alone():
     for i in range(2):
         (alone,), _ = train([tiny_agents()[i]], keys[i : i + 1], replay, 1)
         _, (own,) = train([tiny_agents()[i]], keys[i : i + 1], replay, 100)
-        off = max(
+        deviation = max(
             np.abs(own[name] - metrics[i][name]).max() / np.abs(own[name]).max()
             for name in own
             if own[name].any()
         )
         print(
             f"seed {i}: parameters after one update {difference(together[i], alone):.1e},"
-            f" metrics of 100 updates {off:.1e}"
+            f" metrics of 100 updates {deviation:.1e}"
         )
         assert difference(together[i], alone) <= 1e-5
-        assert off < 0.01
+        assert deviation < 0.01
         for name in own:
             np.testing.assert_allclose(
                 own[name], metrics[i][name], rtol=0.01, atol=1e-6, err_msg=name
@@ -92,7 +90,7 @@ def test_seeds_together_are_the_seeds_alone():
 
 
 def difference(one, other):
-    """The largest one between the parameters of two agents."""
+    """Return the largest difference between the parameters of two agents."""
     return max(
         jax.tree.leaves(
             jax.tree.map(
@@ -133,7 +131,7 @@ print(json.dumps({{"devices": len(leaf.sharding.device_set), "shards": len(leaf.
 
 
 @pytest.mark.slow
-def test_seeds_spread_over_four_devices_are_the_same():
+def test_seeds_on_four_devices_equal_seeds_on_one():
     environ = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     program = DEVICES.format(root=str(Path(__file__).resolve().parents[2]))
     done = subprocess.run(
@@ -160,8 +158,8 @@ def test_seeds_spread_over_four_devices_are_the_same():
 
 @pytest.mark.ci
 def test_a_block_copies_no_parameters_from_one_update_to_the_next():
-    """The loop's state is updated where it lies; XLA would else copy every kernel of 16 x 16 in
-    each update.
+    """The loop updates its state in place; otherwise XLA would copy every 16 x 16 kernel in each
+    update.
     """
     agent, replay = tiny_agents()[0], Replay.create(make_dataset([30, 20]))
     names = jax.eval_shape(one_update, agent, replay, jax.random.key(0))[1]
@@ -180,8 +178,8 @@ def test_a_block_copies_no_parameters_from_one_update_to_the_next():
     assert not re.findall(r"= f32\[(?:2,)?16,16\]\S* copy\(%get-tuple-element", text)
 
 
-def test_the_host_where_jax_knows_the_accelerator_alone(monkeypatch):
-    """As with JAX_PLATFORMS=cuda: there is no backend called cpu then."""
+def test_the_host_device_is_found_if_jax_knows_only_the_accelerator(monkeypatch):
+    """With JAX_PLATFORMS=cuda, for example, there is no backend called cpu."""
     real = jax.devices
 
     def devices(backend=None):

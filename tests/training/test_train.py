@@ -1,4 +1,4 @@
-"""The window of metrics between two rows of train.csv, and what is told before training."""
+"""Tests the window of metrics between two lines of train.csv, and warnings before training."""
 
 import json
 from types import SimpleNamespace
@@ -26,9 +26,8 @@ def test_a_window_sums_and_remembers_the_first_update_that_broke_each_metric():
             {name: jnp.array(value[step]) for name, value in values.items()},
             jnp.array(11 + step),
         )
-    assert (
-        window.sums.shape == window.broken.shape == (3,)
-    )  # one kernel for all metrics
+    # All metrics are in one array, so that one kernel adds them.
+    assert window.sums.shape == window.broken.shape == (3,)
     assert window.by_name(window.sums[None])[0]["a"] == 10.5
     assert window.by_name(window.broken[None]) == [{"a": -1, "b": 12, "c": 13}]
 
@@ -54,7 +53,7 @@ def test_calls_have_one_length_that_crosses_no_interval():
         ("3.10.0", None, ["mujoco is installed as 3.10.0"]),
     ],
 )
-def test_other_physics_is_told_once(
+def test_other_physics_is_reported_once(
     installed, made, warnings, tmp_path, monkeypatch, printed
 ):
     settings = (
@@ -89,5 +88,7 @@ def test_other_physics_is_told_once(
 def test_action_entries_that_hardly_vary_are_named(deviations, named, printed):
     actions = np.random.default_rng(0).normal(0, deviations, (30_000, len(deviations)))
     data.warn_of_narrow_actions(actions.astype(np.float32))
-    said = printed().err
-    assert f"warning: {named} the actions hardly vary" in said if named else not said
+    warning = printed().err
+    assert (
+        f"warning: {named} the actions hardly vary" in warning if named else not warning
+    )

@@ -1,4 +1,4 @@
-"""What updates keep between calls, and the clock of a window."""
+"""Tests what updates keep between calls, and the clock of a window."""
 
 import itertools
 
@@ -31,22 +31,24 @@ def new_states(seeds):
 
 @pytest.mark.ci
 def test_updates_continue_from_their_states_to_the_bit(replay):
-    """As after a checkpoint in the middle of a window: agents, keys and sums are all there."""
-    whole, cut = Updates(new_states(2)), Updates(new_states(2))
+    """As after a checkpoint in the middle of a window, agents, keys and sums are all restored."""
+    uninterrupted, cut = Updates(new_states(2)), Updates(new_states(2))
     for _ in range(3):
-        whole.run(replay, 2)
+        uninterrupted.run(replay, 2)
     cut.run(replay, 2)
     states = jax.tree.map(np.array, cut.states())  # copies, as in a checkpoint
     assert [state.window["updates"] for state in states] == [2, 2]
     again = Updates(states)
     for _ in range(2):
         again.run(replay, 2)
-    assert whole.done() == again.done() == 6
-    jax.tree.map(np.testing.assert_array_equal, again.states(), whole.states())
-    assert again.means() == whole.means() and again.means()[0] != again.means()[1]
-    whole.restart_window()
-    assert whole.means() == [] and whole.not_finite() == {}
-    assert whole.states()[0].window == EMPTY_WINDOW
+    assert uninterrupted.done() == again.done() == 6
+    jax.tree.map(np.testing.assert_array_equal, again.states(), uninterrupted.states())
+    assert (
+        again.means() == uninterrupted.means() and again.means()[0] != again.means()[1]
+    )
+    uninterrupted.restart_window()
+    assert uninterrupted.means() == [] and uninterrupted.not_finite() == {}
+    assert uninterrupted.states()[0].window == EMPTY_WINDOW
 
 
 @pytest.mark.ci
@@ -65,7 +67,7 @@ def test_a_metric_that_is_not_finite_is_named_with_its_seed_and_first_update(rep
 
 
 def test_the_clock_leaves_out_what_is_untimed(monkeypatch):
-    """Time passes by one second between any two looks at it."""
+    """The time advances by one second each time it is read."""
     seconds = itertools.count(0.0)
     monkeypatch.setattr(updates_module.time, "perf_counter", lambda: next(seconds))
     clock = WindowClock()  # 0

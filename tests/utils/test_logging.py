@@ -1,3 +1,5 @@
+"""Tests the files and services that a run logs to, and how messages are printed."""
+
 import math
 import os
 import re
@@ -26,9 +28,9 @@ from utils.logging import (
 ROOT = Path(__file__).resolve().parents[2]
 
 numbers = st.integers(-(10**20), 10**20) | st.floats(allow_nan=False)
-row_lists = st.lists(
+line_lists = st.lists(
     st.dictionaries(st.sampled_from("abcde"), numbers, max_size=4), max_size=6
-).map(lambda rows: [{"step": 10 * i, **row} for i, row in enumerate(rows, 1)])
+).map(lambda lines: [{"step": 10 * i, **line} for i, line in enumerate(lines, 1)])
 
 
 def fresh(tmp_path_factory):
@@ -36,49 +38,49 @@ def fresh(tmp_path_factory):
 
 
 @settings(deadline=None, max_examples=60)
-@given(rows=row_lists)
-def test_numbers_round_trip_with_their_type(rows, tmp_path_factory):
+@given(lines=line_lists)
+def test_numbers_round_trip_with_their_type(lines, tmp_path_factory):
     log = CsvLog(fresh(tmp_path_factory))
-    for row in rows:
-        log.write(row)
+    for line in lines:
+        log.write(line)
     for read in (log.rows(), CsvLog(log.path).rows()):
-        assert read == rows
-        assert [[type(v) for v in row.values()] for row in read] == [
-            [type(row[key]) for key in seen]
-            for row, seen in zip(rows, read, strict=True)
+        assert read == lines
+        assert [[type(v) for v in line.values()] for line in read] == [
+            [type(line[key]) for key in seen]
+            for line, seen in zip(lines, read, strict=True)
         ]
 
 
 @settings(deadline=None, max_examples=60)
-@given(rows=row_lists, kept=st.integers(0, 6), torn=st.integers(0, 30))
+@given(lines=line_lists, kept=st.integers(0, 6), torn=st.integers(0, 30))
 def test_a_cut_and_resumed_file_has_the_bytes_of_one_never_killed(
-    rows, kept, torn, tmp_path_factory
+    lines, kept, torn, tmp_path_factory
 ):
-    whole, short, killed = (CsvLog(fresh(tmp_path_factory)) for _ in range(3))
-    for row in rows:
-        whole.write(row)
-        killed.write(row)
-    if rows:  # the kill came in the middle of writing the last line
+    uninterrupted, short, killed = (CsvLog(fresh(tmp_path_factory)) for _ in range(3))
+    for line in lines:
+        uninterrupted.write(line)
+        killed.write(line)
+    if lines:  # it was killed in the middle of writing the last line
         content = killed.path.read_bytes()
         last = len(content) - content[:-1].rfind(b"\n") - 1
         killed.path.write_bytes(content[: len(content) - min(torn, last)])
     killed = CsvLog(killed.path)
-    count = min(kept, max(0, len(rows) - 1))
+    count = min(kept, max(0, len(lines) - 1))
     killed.cut(count)
     assert killed.count == count == CsvLog(killed.path).count
-    for row in rows[:count]:
-        short.write(row)
+    for line in lines[:count]:
+        short.write(line)
     assert killed.rows() == short.rows()
     if short.rows():
         assert killed.path.read_bytes() == short.path.read_bytes()
-    for row in rows[count:]:
-        killed.write(row)
-    if rows:
-        assert killed.path.read_bytes() == whole.path.read_bytes()
+    for line in lines[count:]:
+        killed.write(line)
+    if lines:
+        assert killed.path.read_bytes() == uninterrupted.path.read_bytes()
         assert os.listdir(killed.path.parent) == ["train.csv"]
 
 
-def test_the_header_grows_and_earlier_rows_have_empty_cells(tmp_path):
+def test_the_header_grows_and_earlier_lines_have_empty_cells(tmp_path):
     log = CsvLog(tmp_path / "a.csv")
     log.write({"step": 1, "loss": 0.5})
     log.write({"step": 2, "loss": 0.25, "kl": 0.1})
@@ -91,7 +93,7 @@ def test_the_header_grows_and_earlier_rows_have_empty_cells(tmp_path):
     ]
 
 
-def test_arrays_flags_absent_values_and_text(tmp_path):
+def test_arrays_flags_absent_values_and_text_can_be_logged(tmp_path):
     log = CsvLog(tmp_path / "a.csv")
     third = np.float32(1) / 3
     log.write(
@@ -104,14 +106,14 @@ def test_arrays_flags_absent_values_and_text(tmp_path):
             "phase": 'a, "b"',
         }
     )
-    (row,) = log.rows()
-    assert row == {"step": 7, "x": float(third), "y": 2.0, "ok": 1, "phase": 'a, "b"'}
-    assert np.float32(row["x"]) == third and "z" not in log.path.read_text()
+    (line,) = log.rows()
+    assert line == {"step": 7, "x": float(third), "y": 2.0, "ok": 1, "phase": 'a, "b"'}
+    assert np.float32(line["x"]) == third and "z" not in log.path.read_text()
     log.write({"step": 8, "x": math.nan, "y": math.inf})
     assert math.isnan(log.rows()[1]["x"]) and log.rows()[1]["y"] == math.inf
 
 
-def test_each_row_is_on_disk_at_once(tmp_path):
+def test_each_line_is_on_disk_at_once(tmp_path):
     log = CsvLog(tmp_path / "a.csv")
     for step in range(3):
         log.write({"step": step})
@@ -145,10 +147,10 @@ def test_a_cut_replaces_the_file_in_one_step(tmp_path, monkeypatch):
         log.cut(2)
     assert log.path.read_bytes() == before
     CsvLog(log.path).cut(2)
-    assert [row["step"] for row in CsvLog(log.path).rows()] == [0, 1]
+    assert [line["step"] for line in CsvLog(log.path).rows()] == [0, 1]
 
 
-def test_a_run_has_three_files_and_wall_times_in_one(tmp_path, capsys):
+def test_a_run_has_three_files_and_wall_times_in_one_of_them(tmp_path, capsys):
     with RunLogger(tmp_path / "run") as logger:
         logger.train(5, {"loss": 1.0})
         position = logger.position()
@@ -211,7 +213,7 @@ def test_tensorboard_gets_the_numbers_and_forgets_what_a_resume_cuts(
 
 @pytest.fixture
 def wandb_calls(monkeypatch):
-    """What a stand-in for W&B is asked to do; the folder keeps the id before init gets it."""
+    """Replace W&B by a stand-in and return the calls to it; `init` gets an id that is on disk."""
     calls = []
 
     def init(**arguments):
@@ -242,7 +244,7 @@ def test_wandb_continues_the_run_of_the_folder(tmp_path, wandb_calls):
     first, second, third = (call for call in calls if isinstance(call, dict))
     assert first == second and first["resume"] == "allow"
     assert (first["group"], first["project"], first["name"]) == ("g", "p", "a")
-    # WANDB_MODE rules
+    # No mode is given, so that WANDB_MODE decides.
     assert (
         third["project"] == "trqam"
         and third["id"] != first["id"]
@@ -251,8 +253,8 @@ def test_wandb_continues_the_run_of_the_folder(tmp_path, wandb_calls):
     assert calls[1:4] == [("*", "step"), ({"step": 1, "train/loss": 0.5},), "finished"]
 
 
-def test_a_folder_that_starts_again_is_another_run_of_wandb(tmp_path, wandb_calls):
-    """Deleted by --overwrite, or of the same path on another machine."""
+def test_a_folder_that_starts_again_is_another_run_in_wandb(tmp_path, wandb_calls):
+    """It was deleted by --overwrite, or has the same path on another machine."""
     for _ in range(2):
         log_to_wandb(tmp_path / "a")
         shutil.rmtree(tmp_path / "a")
@@ -305,7 +307,7 @@ def test_backends_are_imported_only_when_asked_for(tmp_path, monkeypatch):
         ("raise ImportError('a\\nb')", "ImportError: a"),
     ],
 )
-def test_a_backend_that_is_installed_and_broken_says_how(
+def test_a_backend_that_is_installed_and_broken_is_reported_with_its_error(
     text, reason, tmp_path, monkeypatch
 ):
     (tmp_path / "wandb.py").write_text(text)
@@ -319,7 +321,7 @@ def test_a_backend_that_is_installed_and_broken_says_how(
     )
 
 
-def test_an_unknown_backend_names_the_nearest(tmp_path):
+def test_the_error_for_an_unknown_backend_names_the_nearest(tmp_path):
     message = (
         "--logger=tensorbord: no such logger; did you mean tensorboard? (csv, tensorboard,"
         " wandb)"
@@ -344,13 +346,13 @@ def test_messages_keep_to_a_hundred_columns(capsys):
     assert err == f"warning: {LONG}\n"
 
 
-def test_a_long_path_has_a_line_of_its_own_and_stays_whole(capsys):
+def test_a_long_path_has_its_own_line_and_is_not_broken(capsys):
     path = "/" + "-folder/" * 15
     say(f"finished: {path}")
     assert capsys.readouterr().out == f"finished:\n  {path}\n"
 
 
-def test_a_path_below_the_current_folder_is_shown_as_seen_from_there(
+def test_a_path_below_the_current_folder_is_shown_as_a_relative_path(
     tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -360,7 +362,7 @@ def test_a_path_below_the_current_folder_is_shown_as_seen_from_there(
 
 
 def test_a_message_is_in_the_file_at_once(tmp_path):
-    """As `main.py > log` is read by `tail -f` and by a sweep."""
+    """`tail -f` and sweeps read the output of `main.py > log` while it runs."""
     code = (
         "from utils.logging import say; say('now');"
         f" print(open({str(tmp_path / 'log')!r}).read())"
@@ -375,6 +377,6 @@ def test_a_message_is_in_the_file_at_once(tmp_path):
     assert (tmp_path / "log").read_text() == "now\nnow\n\n"
 
 
-def test_messages_hold_no_control_characters(capsys):
+def test_messages_contain_no_control_characters(capsys):
     say("a\x1b[2J path\nand a line")
     assert capsys.readouterr().out == "a\\x1b[2J path and a line\n"

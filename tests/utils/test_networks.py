@@ -1,4 +1,4 @@
-"""Networks: the parameters have the published names, and inputs are read as if concatenated."""
+"""Tests that parameters have the published names and that inputs are read as if concatenated."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ S, X, T = np.zeros((5, 3)), np.zeros((5, 2)), np.zeros((5, 1))
 
 
 def random(tree, seed=0):
-    """A tree of the same shapes with every number apart."""
+    """Return a tree of the same shapes with random numbers that all differ."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     drawn = [
@@ -21,7 +21,7 @@ def random(tree, seed=0):
     return jax.tree.unflatten(structure, drawn)
 
 
-def test_a_split_layer_is_the_dense_layer_on_the_concatenation():
+def test_a_split_layer_equals_the_dense_layer_on_the_concatenation():
     layer = SplitDense(4)
     params = random(layer.init(jax.random.key(0), S, X)["params"])
     s = jax.random.normal(jax.random.key(1), (5, 3))
@@ -34,7 +34,7 @@ def test_a_split_layer_is_the_dense_layer_on_the_concatenation():
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_a_velocity_field_is_the_published_network(layer_norm):
+def test_a_velocity_field_equals_the_published_network(layer_norm):
     module = VelocityField((8, 8), layer_norm)
     params = module.init(jax.random.key(0), S, X, T)["params"]
     published = MLP((8, 8, 2), layer_norm).init(jax.random.key(0), np.zeros((1, 6)))[
@@ -51,7 +51,7 @@ def test_a_velocity_field_is_the_published_network(layer_norm):
     )
 
 
-def test_an_ensemble_is_its_members():
+def test_an_ensemble_equals_its_members():
     module = ensemble(Critic, 3)((8,), True)
     params = random(module.init(jax.random.key(0), S, X)["params"])
     assert params["Dense_0"]["kernel"].shape == (3, 5, 8)

@@ -1,4 +1,4 @@
-"""Which values a setting takes, and what is said of the others and in --help."""
+"""Tests which values a setting accepts, the advice for other values, and the text of --help."""
 
 import pytest
 
@@ -41,7 +41,7 @@ NAN, INF = float("nan"), float("inf")
         (Option("free", ""), ["text"], [], ""),
     ],
 )
-def test_values(option, fine, wrong, advice):
+def test_wrong_values_get_advice_and_right_ones_do_not(option, fine, wrong, advice):
     assert [option.fault(value) for value in fine] == [None] * len(fine)
     assert [option.fault(value) for value in wrong] == [advice] * len(wrong)
 
@@ -54,7 +54,7 @@ def test_the_first_fault_is_an_error_that_names_the_flag():
         check(options, {"lr": -1, "mode": "b"})
 
 
-def test_descriptions():
+def test_descriptions_list_the_allowed_values():
     assert (
         Option(1, "weight", above=0, at_most=1).describe()
         == "weight (above 0, at most 1)"

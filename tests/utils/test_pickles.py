@@ -1,4 +1,4 @@
-"""Published pickles: every kind is read exactly, and no file makes anything happen."""
+"""Tests that published pickles of every kind are read exactly, and that no file executes code."""
 
 import builtins
 import collections
@@ -75,7 +75,7 @@ def checkpoint(**actors):
 
 @pytest.fixture
 def one_process(monkeypatch):
-    """Files are read in this process, for tests of hundreds of small ones."""
+    """Read files in this process, because hundreds of reading processes would take long."""
     monkeypatch.setattr(pickles, "ask_reader", lambda file: answer(file.read()))
 
 
@@ -97,17 +97,17 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_shipped_files(kind):
+def test_shipped_files_are_read_exactly(kind):
     path = SHIPPED / kind / "params_300000.pkl"
     content = path.read_bytes()
     assert [name for name, named in KINDS.items() if named in content][-1] == kind
     assert path.stat().st_size < 4096
     same(load_published(path), base())
-    whole = safe_unpickle(path)["agent"]
-    assert whole["rng"].dtype == np.uint32 and whole["rng"].tolist() == [0, 7]
-    assert whole["network"]["step"] == 300001 and whole["norm"] == 0.5
-    assert whole["network"]["opt_state"] == {"0": {"count": 300000}, "1": {}}
-    assert whole["network"]["params"]["modules_critic"]["mlp"]["Dense_0"][
+    agent = safe_unpickle(path)["agent"]
+    assert agent["rng"].dtype == np.uint32 and agent["rng"].tolist() == [0, 7]
+    assert agent["network"]["step"] == 300001 and agent["norm"] == 0.5
+    assert agent["network"]["opt_state"] == {"0": {"count": 300000}, "1": {}}
+    assert agent["network"]["params"]["modules_critic"]["mlp"]["Dense_0"][
         "kernel"
     ].shape == (
         2,
@@ -117,7 +117,7 @@ def test_shipped_files(kind):
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_every_protocol(protocol, tmp_path):
+def test_every_protocol_is_read(protocol, tmp_path):
     same(
         load_published(
             write(tmp_path / "a.pkl", checkpoint(modules_actor=base()), protocol)
@@ -136,8 +136,9 @@ def test_every_protocol(protocol, tmp_path):
     )
 
 
-@pytest.mark.parametrize("protocol", range(3))  # those that write names as lines
-def test_the_names_of_numpy_1_in_old_protocols(protocol, tmp_path):
+# These protocols write names as lines of text.
+@pytest.mark.parametrize("protocol", range(3))
+def test_the_names_of_numpy_1_are_read_in_old_protocols(protocol, tmp_path):
     content = pickle.dumps(checkpoint(modules_actor=base()), protocol)
     assert content.count(b"numpy._core") > 0
     path = tmp_path / "a.pkl"
@@ -146,8 +147,8 @@ def test_the_names_of_numpy_1_in_old_protocols(protocol, tmp_path):
 
 
 @pytest.mark.parametrize("present", range(1, len(ACTORS) + 1))
-def test_the_first_actor_present_counts(present, tmp_path):
-    """Of the last `present` names, the first in the published order."""
+def test_the_first_actor_present_is_used(present, tmp_path):
+    """The file has the last `present` names; the first of them in the published order is used."""
     assert ACTORS == (
         "modules_actor_slow",
         "modules_actor_bc_flow",
@@ -168,7 +169,7 @@ def test_the_first_actor_present_counts(present, tmp_path):
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_arrays_of_every_layout(protocol, tmp_path):
+def test_arrays_of_every_layout_are_read(protocol, tmp_path):
     arrays = {
         "fortran": np.asfortranarray(numbers(3, 4)),
         "strided": numbers(6, 4)[::2, ::-1],
@@ -187,7 +188,7 @@ def test_arrays_of_every_layout(protocol, tmp_path):
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_builtin_containers(protocol, tmp_path):
+def test_builtin_containers_are_read(protocol, tmp_path):
     shared = [1.5, None, True]
     tree = {
         ("cube", "TRQAM"): [shared, shared],
@@ -219,7 +220,7 @@ def test_a_folder_means_its_newest_file(tmp_path):
 
 
 class Call:
-    """Pickled, it is a call of `function`."""
+    """An object whose pickle calls `function`."""
 
     def __init__(self, function, *args):
         self.function, self.args = function, args
@@ -234,7 +235,7 @@ def jax_array(function, *args):
     )
 
 
-# Each makes the file {made}, if it gets its way.
+# Each of these creates the file `made` if it is executed.
 LIVE = {
     "system": lambda made: pickle.dumps(Call(os.system, f"touch {made}")),
     "system in a state": lambda made: pickle.dumps(
@@ -270,17 +271,16 @@ LIVE = {
 }
 
 
-@pytest.mark.filterwarnings(
-    "ignore:unclosed file:ResourceWarning"
-)  # what the deed leaves
+# An attack that was executed leaves an open file.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize("attack", LIVE)
-def test_a_malicious_file_makes_nothing(attack, tmp_path):
+def test_a_malicious_file_executes_nothing(attack, tmp_path):
     made, path = tmp_path / "made", tmp_path / "params_1.pkl"
     path.write_bytes(LIVE[attack](made))
-    try:  # what the file does to a reader that trusts it
+    try:  # pickle itself executes the attack
         pickle.loads(path.read_bytes())
     except (ValueError, TypeError, AttributeError):
-        pass  # after the deed
+        pass  # the attack was executed before the error
     assert made.exists()
     made.unlink()
     with pytest.raises(UserError) as caught:
@@ -350,7 +350,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_refused_in_one_line(what, tmp_path, one_process):
+def test_files_with_other_content_are_refused_in_one_line(what, tmp_path, one_process):
     content, reason = REFUSED[what]
     path = tmp_path / "params_1.pkl"
     path.write_bytes(content)
@@ -370,8 +370,8 @@ def test_what_is_refused_in_one_line(what, tmp_path, one_process):
         assert message.isprintable()
 
 
-def test_no_file_changes_the_reader_for_the_next(tmp_path):
-    """A list, an array and a dtype that one file fills come empty to the next one."""
+def test_no_file_changes_the_reader_for_the_next(tmp_path, one_process):
+    """Containers from one file may be changed; the next file has its own."""
     for _ in range(2):
         read = safe_unpickle(write(tmp_path / "a.pkl", [[], {}, numbers(2)], 2))
         assert read[:2] == [[], {}]
@@ -393,13 +393,13 @@ def test_other_kinds_of_numbers_and_files_are_refused(tmp_path):
         safe_unpickle(tmp_path / "missing.pkl")
 
 
-# ---------------------------------------------------------------- what takes too much
+# ---------------------------------------------------------------- too much time or memory
 
-KEPT = b"q\x00"  # BINPUT: what is on the stack has the number 0 from then on
+KEPT = b"q\x00"  # BINPUT: stores the top of the stack under the number 0
 
 
 def nested(levels, last):
-    """Tuples in each other, each of twice the same: 2^levels leaves in a few hundred bytes."""
+    """Return nested tuples, each of two equal entries: 2^levels leaves in a few hundred bytes."""
     return b"I1\n" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(levels)) + last
 
 
@@ -422,8 +422,10 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-def test_what_would_take_for_ever_or_all_memory_ends(what, tmp_path, monkeypatch):
-    """Each ends in time that does not grow with what it asks for."""
+def test_files_that_would_take_forever_or_all_memory_are_refused(
+    what, tmp_path, monkeypatch
+):
+    """The time until then does not grow with what the file asks for."""
     monkeypatch.setattr(pickles, "SECONDS", 1 if what == "many instructions" else 20)
     content, reason = ENDLESS[what]
     path = tmp_path / "params_1.pkl"
@@ -432,8 +434,8 @@ def test_what_would_take_for_ever_or_all_memory_ends(what, tmp_path, monkeypatch
         safe_unpickle(path)
 
 
-def test_keys_whose_hashes_are_equal_are_few():
-    """hash(-1) == hash(-2): of short tuples, so many have one hash that a dict stays fast."""
+def test_only_few_keys_can_have_equal_hashes():
+    """hash(-1) == hash(-2), but tuples are short: too few have one hash to make a dict slow."""
     collisions = list(itertools.product((-1, -2), repeat=8))
     assert len({hash(key) for key in collisions}) == 1
     head, _ = answer(pickle.dumps(dict.fromkeys(collisions)))
@@ -444,7 +446,7 @@ def test_keys_whose_hashes_are_equal_are_few():
 
 @pytest.mark.parametrize("signum, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_reading_at_once(signum, code, tmp_path):
-    """Whatever the reading process is doing: here it sleeps."""
+    """This holds whatever the reading process is doing; here it sleeps."""
     path = write(tmp_path / "a.pkl", [1])
     (tmp_path / "sleeps.py").write_text(
         f"import os, pathlib, time\npathlib.Path({str(tmp_path / 'pid')!r}).write_text("
@@ -474,14 +476,14 @@ def test_a_signal_ends_the_reading_at_once(signum, code, tmp_path):
         os.kill(int(pid), 0)
 
 
-def test_a_pipe_is_no_file(tmp_path):
+def test_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "a.pkl")
     with pytest.raises(UserError, match=r"a\.pkl: it is not a file"):
         safe_unpickle(tmp_path / "a.pkl")
 
 
 def test_the_reading_process_has_neither_numpy_nor_jax(tmp_path):
-    """Imported as it is run, `pickle_reader` needs the standard library alone."""
+    """Run as a script, `pickle_reader` imports only the standard library."""
     check = (
         "import runpy, sys; runpy.run_path(sys.argv[1]);"
         "print({'numpy', 'jax', 'utils'} & set(sys.modules))"
@@ -500,7 +502,7 @@ def test_any_bytes_are_read_or_refused(content):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_cut_file_is_one_clear_line(kind, tmp_path, one_process):
+def test_a_truncated_file_is_reported_in_one_line(kind, tmp_path, one_process):
     content, path = (
         (SHIPPED / kind / "params_300000.pkl").read_bytes(),
         tmp_path / "cut.pkl",
@@ -513,7 +515,7 @@ def test_a_cut_file_is_one_clear_line(kind, tmp_path, one_process):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_byte_is_read_or_refused(kind, tmp_path, one_process):
-    """No flip leads anywhere but to arrays or to a line of text."""
+    """After each flip, the file gives arrays or a one-line error."""
     content, path = (
         (SHIPPED / kind / "params_300000.pkl").read_bytes(),
         tmp_path / "flipped.pkl",
@@ -533,16 +535,14 @@ def test_a_damaged_byte_is_read_or_refused(kind, tmp_path, one_process):
 
 
 def test_the_attack_through_a_method_is_a_dotted_name():
-    """What keeps the case above honest: it names an attribute of an admitted class in one
-    string.
-    """
+    """This checks the attack above: it names an attribute of an admitted class in one string."""
     content = LIVE["a method of an admitted class"](Path("x"))
     assert "ndarray.tofile" in [
         argument for _, argument, _ in pickletools.genops(io.BytesIO(content))
     ]
 
 
-# ---------------------------------------------------------------- what is in it
+# ---------------------------------------------------------------- what a base must have
 
 
 NOT_A_BASE = {
@@ -569,7 +569,7 @@ NOT_A_BASE = {
 
 
 @pytest.mark.parametrize("what", NOT_A_BASE)
-def test_what_is_no_base_is_named(what, tmp_path, one_process):
+def test_a_file_without_a_base_is_refused_with_the_reason(what, tmp_path, one_process):
     content, reason = NOT_A_BASE[what]
     path = write(tmp_path / "params_1.pkl", content)
     with pytest.raises(UserError) as caught:
@@ -577,7 +577,7 @@ def test_what_is_no_base_is_named(what, tmp_path, one_process):
     assert str(caught.value).startswith(f"{path}: ") and reason in str(caught.value)
 
 
-def test_the_shape_of_a_base():
+def test_the_shape_of_a_base_is_found():
     assert base_shape(base(), "") == BaseShape(2, (8, 8), True, 2)
     assert base_shape(base(29, (7,), 5, layer_norm=False), "") == BaseShape(
         23, (7,), False, 5

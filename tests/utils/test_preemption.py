@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: at once, when asked for, and in any case in time."""
+"""Tests that SIGTERM and Ctrl-C end a program at once or at its next check, and always in time."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ def send(signum):
 @pytest.mark.parametrize(
     ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 )
-def test_a_signal_raises_and_afterwards_everything_is_as_before(signum, code):
+def test_a_signal_raises_and_the_previous_handler_is_restored(signum, code):
     before = signal.getsignal(signum)
     with pytest.raises(Preempted) as caught, preemption.handled():
         send(signum)
@@ -40,10 +40,8 @@ def test_a_signal_waits_in_a_training_loop_and_not_in_an_evaluation():
         with preemption.at_once():
             reached.append("evaluation")
     assert reached == ["loop"]
-    with (
-        preemption.handled(),
-        preemption.deferred(),
-    ):  # and the next time nothing is left of it
+    # A later block does not see the earlier signal.
+    with preemption.handled(), preemption.deferred():
         preemption.leave_if_asked()
         with pytest.raises(Preempted), preemption.at_once():
             send(signal.SIGTERM)
@@ -61,7 +59,7 @@ def test_a_second_signal_does_not_wait():
 @pytest.mark.parametrize(
     ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 )
-def test_a_process_that_cannot_answer_is_gone_all_the_same(signum, code):
+def test_a_process_that_cannot_run_handlers_ends_after_a_grace_time(signum, code):
     """A long call in C, such as a compilation, keeps Python's handlers from running."""
     program = (
         "import hashlib\n"

@@ -1,5 +1,5 @@
-"""Data on the host trains as data on the device does, in bounded memory, and its threads end
-with the training.
+"""Tests that training with data on the host equals training with data on the device, in bounded
+memory, and that its threads end with it.
 """
 
 import subprocess
@@ -29,7 +29,7 @@ CONFIG = types.SimpleNamespace(batch_size=8, horizon_length=3)
 
 
 def mapped(dataset, folder):
-    """The dataset with observations and actions in memory-mapped files."""
+    """Return the dataset with observations and actions in memory-mapped files."""
     for name in ("observations", "actions"):
         np.save(folder / f"{name}.npy", dataset[name])
         dataset = dataset | {name: np.load(folder / f"{name}.npy", mmap_mode="r")}
@@ -37,7 +37,7 @@ def mapped(dataset, folder):
 
 
 def online_part(seed, room=9):
-    """Seven online transitions of three episodes."""
+    """Return seven online transitions of three episodes."""
     rng = np.random.default_rng(seed)
     empty = {name: value[:0] for name, value in make_dataset([1]).items()}
     part, observation = (
@@ -60,7 +60,7 @@ def threads():
 # ---------------------------------------------------------------- the same rows
 
 
-def test_rows_looked_up_on_the_host_are_those_of_the_device(tmp_path):
+def test_rows_looked_up_on_the_host_equal_those_of_the_device(tmp_path):
     dataset = make_dataset([4, 2, 1, 5])
     data, starts = OnHost(mapped(dataset, tmp_path), None), np.arange(10)
     rows = data.empty(10, 3)
@@ -74,8 +74,8 @@ def test_rows_looked_up_on_the_host_are_those_of_the_device(tmp_path):
 
 @pytest.mark.parametrize("points", [1, 2])
 @pytest.mark.parametrize("mode", ["offline", "union", "balanced"])
-def test_batches_from_the_host_are_those_of_the_device(mode, points, tmp_path):
-    """To the bit, across trajectory ends and from the dataset into what is online."""
+def test_batches_from_the_host_equal_those_of_the_device(mode, points, tmp_path):
+    """They are equal to the bit, across trajectory ends and where online transitions follow."""
     dataset = mapped(make_dataset([4, 1, 3, 2]), tmp_path)
     online = None if mode == "offline" else online_part(0)
     sample = jax.jit(Replay.sample, static_argnums=(2, 3, 4, 5))
@@ -111,8 +111,8 @@ def test_batches_from_the_host_are_those_of_the_device(mode, points, tmp_path):
         pytest.param(2, "balanced", marks=pytest.mark.slow),
     ],
 )
-def test_training_on_the_host_is_training_on_the_device(seeds, mode, tmp_path):
-    """To the bit in blocks of one length, from any update on."""
+def test_training_on_the_host_equals_training_on_the_device(seeds, mode, tmp_path):
+    """From any update on, it is equal to the bit in blocks of one length, and close in others."""
     dataset = mapped(make_dataset([4, 1, 3, 2]), tmp_path)
     config = bc.get_config()
     config.update(
@@ -159,7 +159,7 @@ def test_training_on_the_host_is_training_on_the_device(seeds, mode, tmp_path):
 
 
 def test_starts_are_uniform_over_all_shards(tmp_path):
-    """Ten shards of 100 transitions: each holds a tenth of the chunks, within 5 standard
+    """Each of ten shards of 100 transitions gives a tenth of the chunks, within 5 standard
     deviations.
     """
     dataset = mapped(make_dataset([50] * 20), tmp_path)
@@ -182,10 +182,10 @@ def test_starts_are_uniform_over_all_shards(tmp_path):
         len(rows) == 30_000
         and abs(shares[:9] / (30_000 * 100 / 998) - 1).max() < 5 * 0.018
     )
-    assert len(np.unique(rows)) == 998  # every start there is
+    assert len(np.unique(rows)) == 998  # every possible start
 
 
-# ---------------------------------------------------------------- where it lies
+# ---------------------------------------------------------------- host or device
 
 
 def test_a_dataset_beyond_the_budget_stays_on_the_host(monkeypatch):
@@ -194,7 +194,7 @@ def test_a_dataset_beyond_the_budget_stays_on_the_host(monkeypatch):
     assert isinstance(place_dataset(dataset, 0, None), OnHost)
     assert isinstance(place_dataset(dataset, size / 1e9, None), OnDevice)
     assert isinstance(place_dataset(dataset, (size - 1) / 1e9, None), OnHost)
-    # of half of the memory that is available here
+    # By default, the budget is half of the available memory.
     assert isinstance(place_dataset(dataset, None, None), OnDevice)
     monkeypatch.setattr(prefetch, "device_budget", lambda device: size - 1)
     assert isinstance(place_dataset(dataset, None, None), OnHost)
@@ -209,7 +209,7 @@ def test_the_budget_is_half_of_what_is_free():
     assert (
         budget("gpu", {"bytes_limit": 60e9, "bytes_in_use": 20e9, "other": 1}) == 20e9
     )
-    # one that does not tell: the host's memory
+    # A GPU that reports no limit has no budget; a CPU has half of the host's memory.
     assert budget("gpu", None) == budget("gpu", {"bytes_in_use": 20e9}) == 0
     assert 1e7 < budget("cpu", None) < 1e13
 
@@ -247,8 +247,8 @@ print(most - before)
 
 
 def test_memory_stays_bounded(tmp_path):
-    """7 GB of rows (in a sparse file) take what their row numbers and labels take: 16 bytes
-    each, and the blocks ahead.
+    """The rows take 7 GB of a sparse file. In memory, each takes 16 bytes for its number and
+    labels, in addition to the blocks that are read ahead.
     """
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, tmp_path],
@@ -271,7 +271,7 @@ def endless(data):
     )
 
 
-def test_no_thread_is_left_behind():
+def test_no_thread_remains_after_an_interrupt():
     assert threads() == []
     with (
         pytest.raises(KeyboardInterrupt),
@@ -291,23 +291,23 @@ def test_reading_ahead_ends_with_the_training(tmp_path, monkeypatch):
         "observations.npy",
     ]
     data.read_ahead(stop)
-    data.files = [Path("/dev/zero")]  # has no end
+    data.files = [Path("/dev/zero")]  # a file without an end
     with endless(data) as feed:
         next(feed)
         assert [thread for thread in threads() if thread.is_alive()]
     assert threads() == []
     monkeypatch.setattr(prefetch, "available_memory", lambda: -1)
-    data.read_ahead(stop)  # what memory cannot keep is not read at all
+    data.read_ahead(stop)  # files that do not fit in memory are not read
 
 
-def test_it_stays_ahead_and_no_further():
+def test_blocks_are_read_ahead_up_to_a_fixed_number_of_updates():
     with endless(OnHost(make_dataset([9]), None)) as feed:
         for _ in range(3):
             next(feed)
             assert len(feed.coming) == prefetch.UPDATES_AHEAD // 4
 
 
-def test_an_error_of_the_storage_is_one_line():
+def test_an_error_of_the_storage_is_reported_in_one_line():
     data = OnHost(make_dataset([9]), None)
     data.look_up = lambda *_: open("/nowhere/observations.npy")
     message = r"the dataset cannot be read any more \(FileNotFoundError: .*/nowhere/obs"
@@ -316,7 +316,7 @@ def test_an_error_of_the_storage_is_one_line():
     assert threads() == []
 
 
-# ---------------------------------------------------------------- whole runs
+# ---------------------------------------------------------------- complete runs
 
 
 @pytest.fixture(scope="module")
@@ -328,12 +328,12 @@ def data(tmp_path_factory):
     return root
 
 
-def rows_of(run):
+def train_csv(run):
     return (run / "train.csv").read_text()
 
 
 @pytest.mark.slow
-def test_a_run_on_the_host_writes_the_same_rows_even_cut_short(
+def test_an_interrupted_run_on_the_host_writes_the_same_lines_as_on_the_device(
     data, tmp_path, monkeypatch, capsys
 ):
     from training import updates
@@ -360,13 +360,15 @@ def test_a_run_on_the_host_writes_the_same_rows_even_cut_short(
     assert threads() == []
     assert train(data, tmp_path / "host", *flags, "--device_data_gb=0") == 0
     assert "resumed at step" in capsys.readouterr().out
-    assert rows_of(only_run(tmp_path / "host")) == rows_of(
+    assert train_csv(only_run(tmp_path / "host")) == train_csv(
         only_run(tmp_path / "device")
     )
     assert threads() == []
 
 
-def test_a_run_whose_data_is_gone_ends_in_one_line(data, tmp_path, monkeypatch, capsys):
+def test_a_run_whose_data_is_gone_ends_with_a_one_line_error(
+    data, tmp_path, monkeypatch, capsys
+):
     def gone(*_):
         raise OSError(5, "Input/output error")
 

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on, in terminals of several widths and in files."""
+"""Tests the progress that a run shows, in terminals of several widths and in files."""
 
 import contextlib
 import io
@@ -15,12 +15,12 @@ from utils.progress import Counter, ProgressBar, clock, fit_line, run_name, shor
 
 NAME = "trqam humanoidmaze-medium-navigate-task2 s10001-10008"
 FIGURES = {"success": 0.5, "path_kl": 0.3141, "kl_budget": 0.5, "lam": 1.0234}
-WHOLE = "success 50%  KL 0.314/0.5  λ 1.02"
+FIGURES_TEXT = "success 50%  KL 0.314/0.5  λ 1.02"
 
 
 @contextlib.contextmanager
 def on_terminal(columns, monkeypatch):
-    """stdout and stderr on one terminal -> a function that returns all that was written."""
+    """Put stdout and stderr on one terminal; yield a function that returns all that was written."""
     with (
         terminal(columns) as (ours, programs),
         open(programs, "w", closefd=False) as stream,
@@ -40,7 +40,7 @@ def test_the_bar_fits_its_terminal_with_all_figures(columns, monkeypatch):
             bar.status(**FIGURES)
         drawn = [line for line in re.split(r"[\r\n]+", text()) if line.strip()]
     assert max(map(len, drawn)) <= columns
-    assert WHOLE in drawn[-1]
+    assert FIGURES_TEXT in drawn[-1]
     assert ("step 455123/1M" in drawn[-1], "updates/s" in drawn[-1]) == (
         columns > 60,
         columns > 80,
@@ -58,13 +58,12 @@ def test_a_wide_terminal_shows_a_bar(monkeypatch):
     assert line.startswith("bc scene-play s0  |█") and "|  step 4/8 offline  " in line
 
 
-def test_what_is_printed_beside_a_bar_has_lines_of_its_own(monkeypatch):
-    """Messages, loggers, other bars; and two prints that make one line."""
+def test_what_is_printed_while_a_bar_is_shown_has_its_own_lines(monkeypatch):
+    """This holds for messages, loggers, other bars, and two prints that make one line."""
     with on_terminal(100, monkeypatch) as text:
         logger = logging.getLogger("someone's")
-        handler = (
-            logging.StreamHandler()
-        )  # made before the bar, as an imported library's
+        # The handler is made before the bar, like that of an imported library.
+        handler = logging.StreamHandler()
         logger.addHandler(handler)
         before = sys.stdout
         with ProgressBar(10, NAME) as bar:
@@ -85,12 +84,12 @@ def test_what_is_printed_beside_a_bar_has_lines_of_its_own(monkeypatch):
         logger.removeHandler(handler)
         lines = lines_on(text())
     assert lines[:4] == ["finished: one", "two words", "saved", "a logger's"]
-    assert WHOLE in lines[4]
+    assert FIGURES_TEXT in lines[4]
     assert lines[5:] == ["begun and ended", ""]
 
 
 def test_bars_may_end_in_any_order(monkeypatch):
-    """As those of evaluations in threads: print goes above them until the last has ended."""
+    """Evaluations in threads do so; prints go above their bars until the last one has ended."""
     with on_terminal(100, monkeypatch) as text:
         before = sys.stdout
         first, second = (Counter("evaluation", 3, kept=False) for _ in range(2))
@@ -121,7 +120,7 @@ def test_a_file_gets_one_line_for_each_status():
         bar.update(2)
     assert file.getvalue().splitlines() == [
         "trqam cube-double-play-task2 s0  step 10/20 offline  2.5 updates/s  0:04 left",
-        f"trqam cu…-task2 s0  step 18/20 offline  12.3 updates/s  {WHOLE}  0:00 left",
+        f"trqam cu…-task2 s0  step 18/20 offline  12.3 updates/s  {FIGURES_TEXT}  0:00 left",
     ]
 
 
@@ -188,7 +187,7 @@ def test_counts_are_exact(count, text):
         (86400 * 4 + 3 * 3600, "4d03h"),
     ],
 )
-def test_durations(seconds, text):
+def test_durations_have_one_or_two_units(seconds, text):
     assert clock(seconds) == text
 
 
@@ -204,7 +203,7 @@ def test_durations(seconds, text):
         ("my_module:MyEnv-v0", [0, 2], "trqam my_module:MyEnv s0,2"),
     ],
 )
-def test_the_name_of_a_bar(env_name, seeds, name):
+def test_the_name_of_a_bar_has_agent_task_and_seeds(env_name, seeds, name):
     assert run_name("trqam", env_name, seeds) == name
 
 
@@ -241,7 +240,7 @@ def test_a_counter_that_ends_early_shows_how_far_it_came(capsys):
 
 
 @pytest.mark.parametrize("options", [{"kept": False}, {"disable": True}])
-def test_counters_that_a_file_does_not_get(options, capsys):
+def test_temporary_and_disabled_counters_are_not_written_to_a_file(options, capsys):
     with Counter("evaluation", 2, **options) as bar:
         bar.update(2)
     assert capsys.readouterr().err == ""

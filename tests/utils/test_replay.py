@@ -1,5 +1,5 @@
-"""Chunk sampling against a naive loop over OGBench's regular layout, across trajectory ends,
-and online storage.
+"""Tests chunk sampling against a naive loop over OGBench's regular layout, across trajectory ends,
+and the storage of online transitions.
 """
 
 import jax
@@ -15,8 +15,9 @@ GAMMA = 0.9
 
 
 def make_dataset(lengths, seed=0):
-    """Trajectories of the given numbers of transitions, in the compact layout; some end in
-    success (mask 0).
+    """Return trajectories of these numbers of transitions in the compact layout.
+
+    The first and every other one after it end in success (mask 0).
     """
     rng = np.random.default_rng(seed)
     size = sum(lengths) + len(lengths)
@@ -31,15 +32,15 @@ def make_dataset(lengths, seed=0):
     }
     dataset["terminals"][finals - 1] = 1.0
     dataset["masks"][finals[::2] - 1] = 0.0
-    # a final state starts no transition: nothing may read it
+    # No transition starts in a final state, so nothing may read these values.
     dataset["rewards"][finals] = np.nan
     dataset["actions"][finals] = np.nan
     return dataset
 
 
 def naive_chunk(dataset, start, horizon):
-    """One chunk, column by column, as the regular layout with its explicit next observations
-    defines it.
+    """Return one chunk, computed column by column as the regular layout with its explicit next
+    observations defines it.
     """
     rows = dataset["rows"][start : start + horizon]
     chunk = {
@@ -96,7 +97,7 @@ def assert_chunks(batch, dataset, starts, horizon):
     lengths=st.lists(st.integers(1, 7), min_size=2, max_size=6),
     horizon=st.integers(1, 5),
 )
-def test_every_chunk_is_the_naive_one(lengths, horizon):
+def test_every_chunk_equals_the_naive_one(lengths, horizon):
     if sum(lengths) < horizon:
         return
     dataset = make_dataset(lengths)
@@ -118,9 +119,8 @@ def test_starts_are_uniform_over_the_transitions():
         int(np.flatnonzero((dataset["observations"] == row).all(axis=1))[0])
         for row in np.unique(batch["observations"], axis=0)
     ]
-    assert sorted(starts) == list(
-        dataset["rows"][:9]
-    )  # 0 .. N - H, never a final state
+    # The starts are 0 .. N - H, never a final state.
+    assert sorted(starts) == list(dataset["rows"][:9])
     counts = np.unique(np.asarray(batch["observations"])[:, 0], return_counts=True)[1]
     assert abs(counts / 10_000 - 1).max() < 0.05  # 5 standard deviations
 
@@ -137,8 +137,8 @@ def online_transition(rng, observation, done, success=False):
 
 
 def test_online_transitions_are_stored_in_time_order():
-    """After every append, every chunk that ends by then is the naive one, of the dataset and
-    what is online behind it.
+    """After every append, every complete chunk equals the naive one, for the dataset followed by
+    the online transitions.
     """
     rng = np.random.default_rng(1)
     dataset = make_dataset([4, 3])
@@ -154,9 +154,8 @@ def test_online_transitions_are_stored_in_time_order():
         done = step in (2, 3)
         transition = online_transition(rng, observation, done, success=step == 3)
         replay = append(replay, transition, jnp.array(first))
-        if (
-            not first
-        ):  # the row of the previous next observation becomes this transition's own
+        if not first:
+            # This transition takes the row of the previous next observation.
             kept = {
                 name: value if name == "rows" else value[:-1]
                 for name, value in kept.items()
@@ -181,15 +180,14 @@ def test_online_transitions_are_stored_in_time_order():
         )
         count = int(replay.stored.size + replay.online.size)
         assert count == len(kept["rows"])
-        starts = np.arange(16) % (count - 2)  # of one shape, compiled once
+        starts = np.arange(16) % (count - 2)  # always of one shape, to compile once
         assert_chunks(
             chunks_at((replay.stored, replay.online), starts), kept, starts, 3
         )
         seen = draw(replay, jax.random.key(step))
         assert np.isfinite(seen["next_observations"]).all()
-        assert (
-            len(np.unique(seen["observations"], axis=0)) == count - 2
-        )  # uniform over both
+        # Batches are drawn from both parts.
+        assert len(np.unique(seen["observations"], axis=0)) == count - 2
 
 
 def test_balanced_batches_are_half_online():
@@ -206,11 +204,11 @@ def test_balanced_batches_are_half_online():
     assert (np.asarray(batch["observations"])[:, 0] >= 100.0).sum() == 16
 
 
-# ---------------------------------------------------------------------------------------- runs
+# ----------------------------------------------------------------------------------- sequences
 
 
-def naive_run_chunk(dataset, start, horizon):
-    """One chunk of a run: raw rows whatever their trajectory, where a success is an end too."""
+def naive_sequence_chunk(dataset, start, horizon):
+    """Return one chunk of a sequence: raw rows of any trajectory, where a success is an end too."""
     rows = dataset["rows"][start : start + horizon]
     ends = np.maximum(dataset["terminals"][rows], 1 - dataset["masks"][rows])
     valid = np.array([float(not ends[:j].any()) for j in range(horizon)])
@@ -228,17 +226,16 @@ def naive_run_chunk(dataset, start, horizon):
     }
 
 
-def test_runs_are_raw_rows_across_ends():
+def test_sequences_are_raw_rows_across_trajectory_ends():
     dataset = make_dataset([4, 2, 1, 5, 6])
-    dataset["masks"][dataset["rows"][15]] = (
-        0.0  # a success after which the trajectory goes on
-    )
+    # The trajectory continues after this success.
+    dataset["masks"][dataset["rows"][15]] = 0.0
     starts = np.arange(16)
     batch = gather_chunks(
         (Transitions.create(dataset),), jnp.array(starts), 3, GAMMA, points=2
     )
     for i, start in enumerate(starts):
-        for name, value in naive_run_chunk(dataset, start, 3).items():
+        for name, value in naive_sequence_chunk(dataset, start, 3).items():
             np.testing.assert_allclose(
                 batch[name][i], value, rtol=1e-5, err_msg=f"{name} {i}"
             )
@@ -247,7 +244,7 @@ def test_runs_are_raw_rows_across_ends():
     assert set(batch["valid"][:, -1].tolist()) == {0.0, 1.0}
 
 
-def test_runs_follow_each_other_from_uniform_starts():
+def test_chunks_of_a_sequence_follow_each_other_from_uniform_starts():
     dataset = make_dataset([4, 2, 5])
     replay = Replay.create(dataset)
     batch = replay.sample(jax.random.key(0), 60_000, 2, GAMMA, points=3)
@@ -264,8 +261,8 @@ def test_runs_follow_each_other_from_uniform_starts():
     assert abs(counts / (20_000 / 6) - 1).max() < 0.1
 
 
-def test_a_run_goes_on_into_what_is_online():
-    """As in one dataset of both, in balanced halves never."""
+def test_a_sequence_continues_into_the_online_transitions():
+    """It does so as in one dataset of both parts, but never in balanced batches."""
     dataset, rng = make_dataset([4, 3]), np.random.default_rng(0)
     online = make_dataset([5, 2], seed=1)
     both = {
@@ -289,8 +286,8 @@ def test_a_run_goes_on_into_what_is_online():
     assert where == [True] * 9 + [False] * 9
 
 
-def test_runs_take_no_gather_more():
-    """One of each field, as chunks do, and one of the rows' numbers."""
+def test_sequences_need_no_additional_gather():
+    """Sequences gather each field once, as chunks do, and the row numbers once."""
     replay = Replay.create(make_dataset([30]))
     gathers = {}
     for points in (1, 4):
@@ -298,5 +295,5 @@ def test_runs_take_no_gather_more():
             lambda replay, n=points: replay.sample(jax.random.key(0), 8, 2, 0.9, n)
         )
         gathers[points] = sample.lower(replay).as_text().count('"stablehlo.gather"')
-    # chunks choose the last valid next observation besides, which runs do not
+    # Chunks also gather the last valid next observation; sequences do not.
     assert 0 < gathers[4] < gathers[1]

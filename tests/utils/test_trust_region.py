@@ -1,11 +1,11 @@
-"""What is said about a run's lambda and path KL."""
+"""Tests the warnings about a run's lambda and path KL."""
 
 import pytest
 
 from utils.trust_region import concerns
 
 
-def rows(lam, ratios):
+def lines(lam, ratios):
     return [
         {"dual/lam": lam, "dual/path_kl": 0.2 * r, "dual/kl_budget": 0.2}
         for r in ratios
@@ -27,7 +27,9 @@ def rows(lam, ratios):
         (1.0, [float("nan")], True, set()),
     ],
 )
-def test_concerns(lam, ratios, settled, kinds):
-    found = concerns(rows(lam, ratios), 0.01, 100.0, settled)
+def test_lambda_at_a_bound_and_a_path_kl_off_its_budget_are_concerns(
+    lam, ratios, settled, kinds
+):
+    found = concerns(lines(lam, ratios), 0.01, 100.0, settled)
     assert found.keys() == kinds
     assert not any(digit in text for text in found.values() for digit in "0123456789")
