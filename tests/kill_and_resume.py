@@ -177,7 +177,7 @@ class Watch:
         """The name of the active run and its step."""
         if self.active is None:
             return "before the first row"
-        return f"{self.active.name} behind step {max(0, self.step(self.active))}"
+        return f"{self.active.name} after step {max(0, self.step(self.active))}"
 
     def where(self) -> str:
         """What the active run is doing: a phase, start-up, a save or an evaluation."""
@@ -272,7 +272,7 @@ class Life:
         """The age of the process in seconds."""
         return time.monotonic() - self.start
 
-    def going_on(self) -> bool:
+    def running(self) -> bool:
         """Update the watch. Returns False once the process has ended."""
         if self.process.poll() is not None:
             return False
@@ -285,7 +285,7 @@ class Life:
 
     def finish(self) -> None:
         """Wait for the end; raise Failure unless the exit code is 0 and no process is left."""
-        while self.going_on():
+        while self.running():
             time.sleep(0.001)
         if self.process.returncode:
             raise self.failure(f"ended with {self.process.returncode}")
@@ -333,13 +333,13 @@ class Life:
         here = {"save": watch.saving, "evaluation": watch.evaluating}.get(
             kill.moment, lambda: True
         )
-        while self.going_on() and not (
+        while self.running() and not (
             start_up or watch.active and watch.position() >= kill.position and here()
         ):
             time.sleep(0.001)
         deadline = time.monotonic() + kill.delay
         while (
-            self.going_on()
+            self.running()
             and time.monotonic() < deadline
             and not (start_up and watch.active)
         ):
@@ -531,7 +531,7 @@ def kill_and_resume(
             report.lost, reached = max(report.lost, step - start), None
             if step - start > max_lost:
                 raise process.failure(
-                    f"{folder.name} was at step {step} at least and went on from step {start}"
+                    f"{folder.name} was at step {step} at least and resumed from step {start}"
                 )
         if kill and watch.active and not (watch.active / "done.json").exists():
             reached = watch.active, watch.step(watch.active)

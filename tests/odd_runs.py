@@ -263,7 +263,7 @@ ODD: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a train pipe": (other("train.csv", os.mkfifo), "train.csv .*not a regular file"),
 }
-"""What is done to a run folder of `tests.synthetic_runs`, and what is said of it."""
+"""Changes to a run folder of `tests.synthetic_runs`, each with the message about it."""
 
 
 def edit_text(path: Path, old: str, new: str) -> None:

@@ -10,12 +10,12 @@ from agents.lql import hinged_loss_of
 from utils.replay import FIELDS, Rows, sequence_chunks
 
 MODULES = {"qpilots_u": "agents.qpilots", "lql": "tests.lql_critic"}
-"""The module of an agent that is not called as in its files."""
+"""The modules of agents whose golden files have another name."""
 META = {"critic_input", "time", "samples", "eps", "L", "points", "eval_interval"}
 META |= {"batch_format"}
-"""What files say of themselves that is no setting."""
+"""Entries of a golden file that are no settings."""
 Outputs = Callable[..., dict[str, jax.Array]]
-"""agent, batch, noise -> quantities by their names in the file."""
+"""Maps (agent, batch, noise) to quantities by their names in the file."""
 
 
 def settings_of(meta: dict) -> dict:

@@ -288,7 +288,7 @@ def test_lost_work_is_noticed(tmp_path):
     kills = [Kill(signal.SIGKILL, "training", position=100, delay=0)] * 2
     with pytest.raises(
         Failure,
-        match="trqam_s0_12345678 was at step 160 at least and went on from step 0",
+        match="trqam_s0_12345678 was at step 160 at least and resumed from step 0",
     ):
         script.kill_and_resume(
             lambda: life_of(tmp_path, program), kills, Report(), max_lost=56

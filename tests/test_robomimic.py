@@ -112,9 +112,7 @@ def test_a_policy_takes_raw_observations_and_scales_them_like_the_data(root, tmp
     np.testing.assert_allclose(chunks, policy, atol=1e-6)
 
 
-def test_a_run_keeps_its_recipe_and_refuses_another_recipe_or_dataset(
-    root, printed, monkeypatch
-):
+def test_a_run_keeps_its_recipe_and_refuses_another_recipe_or_dataset(root, printed):
     stored = json.loads((run_of(root) / "config.json").read_text())
     assert stored["environment"]["env_name"] == "Lift"
     assert stored["environment"]["env_kwargs"]["control_freq"] == 20

@@ -267,36 +267,9 @@ class Replay(flax.struct.PyTreeNode):
     balanced: bool = flax.struct.field(pytree_node=False, default=False)
 
     @classmethod
-    def create(
-        cls,
-        dataset: dict[str, np.ndarray],
-        room: int = 0,
-        balanced: bool = False,
-        online: dict[str, np.ndarray] | None = None,
-    ) -> Self:
-        """Put a dataset on the device, with room for online transitions.
-
-        Args:
-            dataset: a compact dataset.
-            room: how many online transitions to make room for; 0 for none.
-            balanced: whether half of each batch is online.
-            online: the online transitions so far, as a compact dataset.
-        """
-        if not room:
-            return cls(Transitions.create(dataset))
-        empty = {name: dataset[name][:0] for name in (*FIELDS, "rows")}
-        return cls(
-            Transitions.create(dataset),
-            Transitions.create(online or empty, room),
-            balanced,
-        )
-
-    def append(
-        self, transition: dict[str, jax.Array], starts_trajectory: jax.Array
-    ) -> Self:
-        """Append one online transition; the arguments are those of `Transitions.append`."""
-        assert isinstance(self.online, Transitions)
-        return self.replace(online=self.online.append(transition, starts_trajectory))
+    def create(cls, dataset: dict[str, np.ndarray]) -> Self:
+        """Put a compact dataset on the device, without online transitions."""
+        return cls(Transitions.create(dataset))
 
     def feed(self, rows: Rows | None) -> Self:
         """Use `rows` [B, ...] of a dataset on the host for one update; None changes nothing."""

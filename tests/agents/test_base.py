@@ -8,7 +8,7 @@ import pytest
 from agents import bam, bc, rebrac, rlpd, trqam
 from agents.flow import euler_sample, flow_matching_loss
 from tests.agents.straightforward import field, q_values
-from tests.agents.test_trqam import OBS, A, B, D, H, random_batch, tiny
+from tests.agents.tiny_agents import OBS, A, B, D, H, random_batch, tiny
 
 
 @pytest.mark.ci

@@ -17,8 +17,7 @@ from tests import parity
 from tests.agents import straightforward_beyond
 from tests.agents.straightforward_rows import timed_q
 from tests.agents.test_rows import BARE
-from tests.agents.test_straightforward import diverse
-from tests.agents.test_trqam import B, D, random_batch, tiny
+from tests.agents.tiny_agents import B, D, diverse, random_batch, tiny
 from tests.test_parity import GOLDEN, changed, scale
 
 CASES = {

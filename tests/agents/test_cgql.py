@@ -8,7 +8,7 @@ import pytest
 from agents import cgql
 from agents.flow import euler_sample
 from tests.agents.straightforward import field, q_values
-from tests.agents.test_trqam import OBS, B, D, random_batch, tiny
+from tests.agents.tiny_agents import OBS, B, D, random_batch, tiny
 
 
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.9])

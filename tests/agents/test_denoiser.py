@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agents import dac, qsm
-from tests.agents.test_trqam import B, random_batch, tiny
+from tests.agents.tiny_agents import B, random_batch, tiny
 from utils.errors import UserError
 
 VP = (0.0578, 0.1466, 0.2270, 0.2999, 0.3659, 0.4256, 0.4798, 0.5288, 0.5732, 0.6135)

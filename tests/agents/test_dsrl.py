@@ -8,7 +8,7 @@ import pytest
 from agents import dsrl
 from agents.flow import euler_sample
 from tests.agents.straightforward import field, q_values, tanh_gaussian
-from tests.agents.test_trqam import B, D, K, random_batch, tiny
+from tests.agents.tiny_agents import B, D, K, random_batch, tiny
 
 
 def trained():

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from agents import trqam, trqam_custom_network, trqam_distributional_critic
-from tests.agents.test_trqam import B, D, random_batch, tiny
+from tests.agents.tiny_agents import B, D, random_batch, tiny
 
 FORKS = [trqam_custom_network, trqam_distributional_critic]
 

@@ -8,7 +8,7 @@ import pytest
 from agents import fql
 from agents.flow import euler_sample
 from tests.agents.straightforward import field, network, q_values
-from tests.agents.test_trqam import B, D, K, random_batch, tiny
+from tests.agents.tiny_agents import B, D, K, random_batch, tiny
 
 
 @pytest.mark.ci

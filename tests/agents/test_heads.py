@@ -8,7 +8,7 @@ from scipy.integrate import quad
 
 from agents import heads, trqam
 from tests.agents.straightforward import init, network, q_values
-from tests.agents.test_trqam import OBS, B, D, random_batch, tiny
+from tests.agents.tiny_agents import OBS, B, D, random_batch, tiny
 
 SQUASH = jax.jit(heads.squash)
 

@@ -8,7 +8,7 @@ from scipy.stats import expectile
 
 from agents import ifql
 from tests.agents.straightforward import network, q_values
-from tests.agents.test_trqam import OBS, B, D, H, random_batch, tiny
+from tests.agents.tiny_agents import OBS, B, D, H, random_batch, tiny
 
 
 @pytest.mark.parametrize("kappa", [0.5, 0.7, 0.95])

@@ -11,9 +11,8 @@ from agents import fql, qgf, trqam, trqam_distributional_critic
 from agents.lql import Bootstrap, hinged_loss, traced_metrics
 from agents.options import LQL_OPTIONS, without
 from tests.agents.straightforward_beyond import sequence_losses
-from tests.agents.test_straightforward import diverse
-from tests.agents.test_trqam import OBS, A, B, H, random_batch, tiny
-from tests.utils.test_replay import make_dataset
+from tests.agents.tiny_agents import OBS, A, B, H, diverse, random_batch, tiny
+from tests.small_datasets import make_dataset
 from training.updates import one_update
 from utils.errors import UserError
 from utils.replay import Replay, Rows, sequence_chunks

@@ -33,7 +33,7 @@ from agents import (
 )
 from envs.probe import ProbeReward
 from tests.agents.straightforward import q_values
-from tests.agents.test_trqam import B, random_batch, tiny
+from tests.agents.tiny_agents import B, random_batch, tiny
 from tests.envs.test_probe import train_on_probe
 
 AGENTS = {

@@ -13,8 +13,7 @@ from tests.agents.straightforward import (
     q_values,
     tanh_gaussian,
 )
-from tests.agents.test_straightforward import diverse
-from tests.agents.test_trqam import OBS, A, B, D, K, random_batch, tiny
+from tests.agents.tiny_agents import OBS, A, B, D, K, diverse, random_batch, tiny
 from utils.errors import UserError
 
 HEADS = {"QAM-E": {"edit_scale": 0.3}, "QAM-F": {"fql_alpha": 10.0}}

@@ -17,8 +17,7 @@ from flax.traverse_util import flatten_dict
 
 from tests import parity
 from tests.agents import straightforward_rows
-from tests.agents.test_straightforward import diverse
-from tests.agents.test_trqam import OBS, A, B, random_batch, tiny
+from tests.agents.tiny_agents import OBS, A, B, diverse, random_batch, tiny
 from tests.test_parity import GOLDEN
 
 UPDATES = {"rebrac": 4}  # 2 for the others

@@ -8,8 +8,7 @@ import pytest
 from agents import sqam, trqam
 from agents.flow import euler_sample, time_grid
 from tests.agents.straightforward import field, init, q_values, states
-from tests.agents.test_straightforward import diverse
-from tests.agents.test_trqam import OBS, B, D, H, K, random_batch, tiny
+from tests.agents.tiny_agents import OBS, B, D, H, K, diverse, random_batch, tiny
 
 N = 7  # bridge times; not K
 

@@ -10,7 +10,7 @@ import pytest
 
 from agents import qam, trqam, trqam_fixed_lambda, trqam_scalar_adjoint
 from tests.agents import straightforward
-from tests.agents.test_trqam import B, random_batch, tiny
+from tests.agents.tiny_agents import B, diverse, random_batch, tiny
 from tests.parity import update_and_states
 
 
@@ -79,18 +79,6 @@ def test_equals_the_straightforward_update(module, settings):
         np.testing.assert_allclose(
             a, b, rtol=1e-4, atol=1e-6, err_msg=jax.tree_util.keystr(path)
         )
-
-
-def diverse(agent):
-    """Return the agent with noise on every parameter and average, as in the middle of training."""
-    leaves, structure = jax.tree.flatten((agent.params, agent.target_params))
-    keys = jax.random.split(jax.random.key(9), len(leaves))
-    moved = [
-        leaf + 0.1 * jax.random.normal(key, leaf.shape)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    params, target_params = jax.tree.unflatten(structure, moved)
-    return agent.replace(params=params, target_params=target_params)
 
 
 def gflop(update, agent, observation_dim, action_dim):

@@ -19,42 +19,8 @@ from agents import (
 )
 from agents.flow import memoryless_noise, time_grid
 from tests.agents.straightforward import field, init, q_values, states
+from tests.agents.tiny_agents import OBS, B, D, H, K, random_batch, tiny
 from utils.errors import UserError
-
-B, OBS, A, H, K = 6, 4, 2, 3, 5
-D = A * H
-
-
-def tiny(module, **settings):
-    """Return a small agent of an agent file."""
-    config = module.get_config()
-    config.update(
-        dict(
-            actor_hidden_dims=(16, 16),
-            horizon_length=H,
-            action_chunking=True,
-            flow_steps=K,
-            batch_size=B,
-        )
-    )
-    if "num_qs" in config:
-        config.update(dict(value_hidden_dims=(16, 16), num_qs=3))
-    config.update(settings)
-    module.AGENT.check(config)
-    return module.AGENT.create(jax.random.key(0), OBS, A, config)
-
-
-def random_batch(seed=0):
-    rng = np.random.default_rng(seed)
-    batch = {
-        "observations": rng.normal(size=(B, OBS)),
-        "actions": rng.uniform(-1, 1, (B, H, A)),
-        "rewards": -rng.uniform(size=(B, H)),
-        "masks": np.ones((B, H)),
-        "valid": np.ones((B, H)),
-        "next_observations": rng.normal(size=(B, H, OBS)),
-    }
-    return {name: jnp.asarray(value, jnp.float32) for name, value in batch.items()}
 
 
 @pytest.fixture

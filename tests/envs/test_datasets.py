@@ -230,7 +230,7 @@ def test_shards_are_converted_once_until_they_change(shards):
     )
 
 
-def test_a_failed_conversion_leaves_no_arrays(shards, monkeypatch):
+def test_a_failed_conversion_leaves_no_arrays(shards):
     folder = shards / "pointmaze-medium-navigate-100m-v0"
     intact = (folder / "pointmaze-medium-navigate-v0-001.npz").read_bytes()
     (folder / "pointmaze-medium-navigate-v0-001.npz").write_bytes(intact[:-100])

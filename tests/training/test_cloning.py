@@ -7,7 +7,7 @@ import pytest
 from agents import trqam, trqam_custom_network
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS
-from tests.agents.test_trqam import tiny
+from tests.agents.tiny_agents import tiny
 from training.cloning import cloning_identity
 from training.pretrained import check_base
 from utils.errors import UserError

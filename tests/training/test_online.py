@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 
 from envs.workers import ChunkResult, LocalEnvs
-from tests.utils.test_replay import make_dataset, online_transition
+from tests.small_datasets import append, make_dataset, online_replay, online_transition
 from training import online
 from training.checkpoints import CheckpointError
 from training.online import Interaction, OnlineEpisodes
 from training.replay_file import ReplayFile, as_dataset
 from training.seeds import Seeds
 from utils.errors import RunError
-from utils.replay import Replay
 
 
 def write(file, replay, steps, ends):
@@ -27,7 +26,7 @@ def write(file, replay, steps, ends):
     Returns the replay and the newest observation, None between episodes.
     """
     rng = np.random.default_rng(0)
-    append, observation = jax.jit(Replay.append), None
+    observation = None
     for step in range(steps):
         first = observation is None
         observation = rng.normal(size=3).astype(np.float32) if first else observation
@@ -57,9 +56,9 @@ def test_a_replay_restored_from_the_file_equals_the_one_that_was_appended_to(
     dataset = make_dataset([4, 3])
     dataset = {name: np.nan_to_num(value) for name, value in dataset.items()}
     file = replay_file("replay.bin")
-    appended, running = write(file, Replay.create(dataset, 12, balanced), 9, ends)
+    appended, running = write(file, online_replay(dataset, 12, balanced), 9, ends)
     rows = file.read(file.position())
-    restored = Replay.create(dataset, 12, balanced, as_dataset(rows, running))
+    restored = online_replay(dataset, 12, balanced, as_dataset(rows, running))
     assert jax.tree.structure(restored) == jax.tree.structure(appended)
     jax.tree.map(np.testing.assert_array_equal, restored, appended)
     assert jax.tree.map(lambda leaf: leaf.dtype, restored) == jax.tree.map(
@@ -69,7 +68,7 @@ def test_a_replay_restored_from_the_file_equals_the_one_that_was_appended_to(
 
 def test_a_trajectory_that_is_given_up_ends_at_its_newest_observation(replay_file):
     file = replay_file("replay.bin")
-    write(file, Replay.create(make_dataset([4]), 5), 5, (1,))
+    write(file, online_replay(make_dataset([4]), 5), 5, (1,))
     position = file.position()
     file.end_trajectory([7.0, 8.0, 9.0])
     # What belongs to a checkpoint is not rewritten.
@@ -86,7 +85,7 @@ def test_the_file_continues_after_a_position_and_notices_damage(tmp_path, replay
     empty = cut.position()
     transitions = []
     uninterrupted.append = lambda transition: transitions.append(transition)
-    write(uninterrupted, Replay.create(make_dataset([4]), 9), 9, (2, 5))
+    write(uninterrupted, online_replay(make_dataset([4]), 9), 9, (2, 5))
     del uninterrupted.append
     for step, transition in enumerate(transitions):
         uninterrupted.append(transition)

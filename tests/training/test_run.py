@@ -13,7 +13,7 @@ from configs.agent_source import ROOT
 from configs.flags import UNHASHED, parse_flags
 from envs.probe import write_dataset
 from reports import reading
-from tests.agents.test_trqam import random_batch, tiny
+from tests.agents.tiny_agents import random_batch, tiny
 from tests.synthetic_runs import write_run
 from training import data as data_module
 from training.plan import plan

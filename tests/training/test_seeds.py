@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from agents import trqam
-from tests.utils.test_replay import make_dataset
+from tests.small_datasets import make_dataset
 from training.updates import Window, one_update, train_block, train_block_on
 from utils.replay import Replay
 from utils.sharding import host_device, one_seed, stack_seeds
@@ -105,7 +105,7 @@ import json, sys
 import jax, numpy as np
 sys.path.insert(0, {root!r})
 from tests.training.test_seeds import tiny_agents, train, SEEDS
-from tests.utils.test_replay import make_dataset
+from tests.small_datasets import make_dataset
 from utils.replay import Replay
 from utils.sharding import mesh_for, one_seed, replicate, stack_seeds
 from training.updates import Window, one_update, train_block

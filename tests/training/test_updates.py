@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
+from tests.small_datasets import make_dataset
 from tests.training.test_seeds import tiny_agents
-from tests.utils.test_replay import make_dataset
 from training import updates as updates_module
 from training.updates import EMPTY_WINDOW, SeedState, Updates, WindowClock
 from utils.replay import Replay

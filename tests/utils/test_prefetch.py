@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from agents import bc
+from tests.small_datasets import make_dataset, online_transition
 from tests.tiny_runs import TASK, only_run, train
-from tests.utils.test_replay import make_dataset, online_transition
 from training.updates import Window, train_block
 from utils import prefetch
 from utils.errors import RunError

@@ -9,33 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.small_datasets import append, make_dataset, online_replay, online_transition
 from utils.replay import Replay, Transitions, gather_chunks, sample
 
 GAMMA = 0.9
-
-
-def make_dataset(lengths, seed=0):
-    """Return trajectories of these numbers of transitions in the compact layout.
-
-    The first and every other one after it end in success (mask 0).
-    """
-    rng = np.random.default_rng(seed)
-    size = sum(lengths) + len(lengths)
-    finals = np.cumsum(np.array(lengths) + 1) - 1
-    dataset = {
-        "observations": rng.normal(size=(size, 3)).astype(np.float32),
-        "actions": rng.uniform(-1, 1, (size, 2)).astype(np.float32),
-        "rewards": -rng.integers(0, 2, size).astype(np.float32),
-        "masks": np.ones(size, np.float32),
-        "terminals": np.zeros(size, np.float32),
-        "rows": np.setdiff1d(np.arange(size), finals).astype(np.int32),
-    }
-    dataset["terminals"][finals - 1] = 1.0
-    dataset["masks"][finals[::2] - 1] = 0.0
-    # No transition starts in a final state, so nothing may read these values.
-    dataset["rewards"][finals] = np.nan
-    dataset["actions"][finals] = np.nan
-    return dataset
 
 
 def naive_chunk(dataset, start, horizon):
@@ -125,30 +102,16 @@ def test_starts_are_uniform_over_the_transitions():
     assert abs(counts / 10_000 - 1).max() < 0.05  # 5 standard deviations
 
 
-def online_transition(rng, observation, done, success=False):
-    return {
-        "observations": observation,
-        "actions": rng.uniform(-1, 1, 2).astype(np.float32),
-        "rewards": np.float32(-1.0),
-        "terminals": np.float32(done),
-        "masks": np.float32(not success),
-        "next_observations": rng.normal(size=3).astype(np.float32),
-    }
-
-
 def test_online_transitions_are_stored_in_time_order():
     """After every append, every complete chunk equals the naive one, for the dataset followed by
     the online transitions.
     """
     rng = np.random.default_rng(1)
     dataset = make_dataset([4, 3])
-    replay = Replay.create(dataset, room=9)
+    replay = online_replay(dataset, 9)
     kept = dict(dataset)
     rows, first, observation = len(kept["actions"]), True, np.ones(3, np.float32)
-    append, chunks_at = (
-        jax.jit(Replay.append),
-        jax.jit(lambda parts, starts: gather_chunks(parts, starts, 3, GAMMA)),
-    )
+    chunks_at = jax.jit(lambda parts, starts: gather_chunks(parts, starts, 3, GAMMA))
     draw = jax.jit(lambda replay, key: replay.sample(key, 500, 3, GAMMA))
     for step in range(9):
         done = step in (2, 3)
@@ -192,11 +155,12 @@ def test_online_transitions_are_stored_in_time_order():
 
 def test_balanced_batches_are_half_online():
     dataset = make_dataset([6, 6])
-    replay = Replay.create(dataset, room=5, balanced=True)
+    replay = online_replay(dataset, 5, balanced=True)
     rng = np.random.default_rng(0)
     for step in range(5):
         transition = online_transition(rng, np.full(3, 100.0 + step, np.float32), False)
-        replay = replay.append(
+        replay = append(
+            replay,
             transition | {"next_observations": np.full(3, 101.0 + step, np.float32)},
             jnp.array(step == 0),
         )
@@ -272,14 +236,14 @@ def test_a_sequence_continues_into_the_online_transitions():
     }
     shift = len(dataset["observations"])
     both["rows"] = np.concatenate([dataset["rows"], online["rows"] + shift])
-    replay = Replay.create(dataset, room=9, online=online)
+    replay = online_replay(dataset, 9, online=online)
     starts = jnp.array(rng.permutation(14 - 3 + 1))
     found, expected = (
         gather_chunks(parts, starts, 3, GAMMA, points=2)
         for parts in ((replay.stored, replay.online), (Transitions.create(both),))
     )
     jax.tree.map(np.testing.assert_array_equal, found, expected)
-    balanced = Replay.create(dataset, room=9, online=online, balanced=True)
+    balanced = online_replay(dataset, 9, online=online, balanced=True)
     batch = balanced.sample(jax.random.key(0), 18, 1, GAMMA, points=3)
     stored = {tuple(row) for row in dataset["observations"]}
     where = [tuple(row) in stored for row in np.asarray(batch["observations"])]
