@@ -12,7 +12,7 @@
              x <- x + sqrt(beta_t) z where t > 1, clipped with clip_sampler_after
 
 As published: the critic reads x_t as if it were an action; without clip_sampler_before x is xh
-itself; and `valid` is an exponent: an invalid row adds 1 to each mean, and no gradient.
+itself; and `valid` is an exponent: an invalid chunk adds 1 to each mean, and no gradient.
 """
 
 import abc

@@ -86,7 +86,7 @@ def flow_matching_loss(
         actions: a [B, D].
         x0: standard normal noise [B, D].
         t: times [B, 1] in [0, 1).
-        valid: the weight of each row [B].
+        valid: the weight of each action [B].
     """
     x_t = (1.0 - t) * x0 + t * actions
     error = velocity(x_t, t) - (actions - x0)

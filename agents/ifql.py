@@ -65,7 +65,7 @@ class IFQL(Agent):
         return {"td_target": self.backup(batch, next_values), "q": q}
 
     def value_weights(self, batch: Batch) -> jax.Array | float:
-        """Hook: the weight of each row [B] in value_loss; none, as published."""
+        """Hook: the weight of each chunk [B] in value_loss; none, as published."""
         return 1.0
 
     def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:

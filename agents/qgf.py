@@ -9,7 +9,7 @@ gradient steers at test time.
              from t = 0 on; of best_of_n samples the one with the largest q
 
 guidance_weight is absolute: it depends on the size of Q. The published one was chosen from
-0.004 to 0.12 for each domain at evaluation. As published, cloning counts invalid rows. Not as
+0.004 to 0.12 for each domain at evaluation. As published, cloning counts invalid chunks. Not as
 published: LayerNorm comes after gelu here, and v reads t itself.
 
     python main.py --env_name=cube-triple --agent=agents/qgf.py --agent.guidance_weight=0.04
@@ -68,10 +68,10 @@ class QGF(IFQL):
         return euler_sample(guided, x0, self.config.flow_steps)
 
     def flow_loss(self, base: dict, batch: Batch, noise: dict) -> jax.Array:
-        """That of flow matching, at times of the grid, of all rows alike."""
+        """That of flow matching, at times of the grid, with equal weights."""
         t = on_grid(noise["flow_t"], self.config.flow_steps)
-        all_rows = batch | {"valid": jnp.ones_like(batch["valid"])}
-        return super().flow_loss(base, all_rows, noise | {"flow_t": t})
+        equal_weights = batch | {"valid": jnp.ones_like(batch["valid"])}
+        return super().flow_loss(base, equal_weights, noise | {"flow_t": t})
 
     def value_weights(self, batch: Batch) -> jax.Array:
         """`valid`."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from utils.errors import DamagedFile
 from utils.files import read_json
-from utils.logging import read_lines
+from utils.logging import read_cells
 
 Columns = dict[str, np.ndarray]
 
@@ -309,7 +309,7 @@ def read_columns(path: Path) -> Columns:
 
     Empty cells and missing columns are NaN. Raises DamagedFile.
     """
-    header, *lines = read_lines(path) or [[]]
+    header, *lines = read_cells(path) or [[]]
     return checked_columns(path, COLUMNS[path.name], header, lines)
 
 

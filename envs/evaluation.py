@@ -54,18 +54,18 @@ class EvalResult:
             return f"mean return {self.mean_return:.4g} (no success reported)"
         return f"success {self.success:.{digits}%}"
 
-    def row(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return the means for a line of eval.csv, without success if none is reported."""
-        row = {
+        means = {
             "return": self.mean_return,
             "length": float(self.lengths.mean()),
             "discounted_return": float(self.discounted_returns.mean()),
         }
         if self.success is None:
-            return row
+            return means
         return {
             "success": self.success,
-            **row,
+            **means,
             "success_any": float(self.successes_any.mean()),
         }
 

@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from reports.cells import bracket, plus_minus, short
+from reports.cells import CELLS, bracket, plus_minus, short
+from reports.curves import curve
 from reports.files import as_markdown, markdown
 from reports.points import Point
 from reports.reading import read_all
+from reports.rows import Row
 from reports.statistics import Interval, mean_and_half
 from reports.summary import report
 from utils.errors import UserError
-from utils.logging import read_rows
+from utils.logging import read_csv
 
 PAGES = ("README.md", "docs/results.md", "docs/study.md")
 BLOCK = re.compile(r"(?<=<!-- made: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -50,7 +52,7 @@ def quickstart(results: Path) -> list[str]:
     for path in sorted(results.glob("quickstart/*.json")):
         summary = json.loads(path.read_text())
         evaluated = [
-            row for row in read_rows(path.with_suffix(".csv")) if "success" in row
+            row for row in read_csv(path.with_suffix(".csv")) if "success" in row
         ]
         ends = [100 * evaluated[i]["success"] for i in (0, -1)]
         found.append([*ends, summary["path_kl"], summary["lambda"]])
@@ -73,11 +75,38 @@ def quickstart(results: Path) -> list[str]:
 
 
 def study(folder: Path) -> list[str]:
-    """The methods of an exported study on each of its tasks, as report.py compares them."""
+    """The methods of an exported study of one task, as report.py compares them."""
+    return as_markdown(rows_of_tasks(folder), list(STUDY_COLUMNS))
+
+
+def rows_of_tasks(folder: Path) -> list[Row]:
+    """The rows of an exported study for each task and method, after the offline phase."""
     found = report(read_all([str(folder)], 1)[0], "final", [])
-    rows = [row for row in found.rows if (row.scope, row.phase) == ("task", "offline")]
-    several = len({row.name for row in rows}) > 1
-    return as_markdown(rows, [*(["name"] if several else []), *STUDY_COLUMNS])
+    return [row for row in found.rows if (row.scope, row.phase) == ("task", "offline")]
+
+
+def learning(folder: Path) -> list[str]:
+    """Success of each method of an exported study as it learns; path KL and λ at the end.
+
+    Updates include those of the base that a run cloned before. Columns are the updates at
+    which every method was evaluated.
+    """
+    rows = rows_of_tasks(folder)
+    curves = []
+    for row in rows:
+        steps, mean, _ = curve(row.results)
+        updates = map(int, steps + row.results[0].cloning_steps)
+        curves.append(dict(zip(updates, mean, strict=True)))
+    *columns, _ = sorted(set.intersection(*map(set, curves)))
+    lines = []
+    for row, success in zip(rows, curves, strict=True):
+        first, last = (
+            [CELLS[name][1](row) for name in names]
+            for names in (("name", "method", "seeds"), ("success", "path_kl", "lam"))
+        )
+        lines.append([*first, *(f"{success[update]:.1f}" for update in columns), *last])
+    header = ["task", "method", "seeds", *(f"at {update:,}" for update in columns)]
+    return markdown([*header, "at the end (%)", "path KL / budget", "λ"], lines)
 
 
 def differences(folder: Path, method: str) -> list[str]:

@@ -35,7 +35,7 @@ from reports.results import (
 )
 from utils.errors import DamagedFile, UserError, join_first, printable
 from utils.files import expanded, read_json
-from utils.logging import read_lines
+from utils.logging import read_cells
 
 
 def run_folders(
@@ -152,7 +152,7 @@ def read_study(folder: Path) -> list[Result]:
     """The results of the runs in a folder of `reports.export`; raises DamagedFile."""
     path, curves = folder / RUNS, folder / CURVES
     stored = read_json(path) or {}
-    header, *lines = read_lines(curves) or [[]]
+    header, *lines = read_cells(curves) or [[]]
     lines_of: dict[str, list[list[str]]] = {name: [] for name in stored}
     for line in lines:
         lines_of.setdefault(line[0] if line else "", []).append(line)

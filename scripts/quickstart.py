@@ -34,9 +34,9 @@ def read_logs(run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Read the lines of eval.csv and of train.csv."""
     from utils.logging import CsvLog
 
-    return CsvLog(run.folder / "eval.csv").rows(), CsvLog(
+    return CsvLog(run.folder / "eval.csv").read(), CsvLog(
         run.folder / "train.csv"
-    ).rows()
+    ).read()
 
 
 def summarise(

@@ -25,7 +25,7 @@ from tests.agents.test_optimum import AGENTS, FLOWS, distance_from_optimum
 from tests.envs.test_probe import train_on_probe
 
 
-def read_lines(path: str) -> list[list[str]]:
+def read_cells(path: str) -> list[list[str]]:
     """The lines of a table that was written earlier, without its header."""
     with Path(path).open(newline="") as file:
         return list(csv.reader(file))[1:]
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     header = ["agent", "settings", *(f"seed {seed}" for seed in range(options.seeds))]
     lines = []
-    kept = {line[0]: line for line in read_lines(options.csv)} if options.only else {}
+    kept = {line[0]: line for line in read_cells(options.csv)} if options.only else {}
     for name, (module, settings) in ({"bc": (bc, {})} | FLOWS | AGENTS).items():
         if options.only and name not in options.only.split(";"):
             lines += [kept[name]] if name in kept else []

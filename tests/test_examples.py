@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.logging import read_rows
+from utils.logging import read_csv
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,8 +39,8 @@ def test_the_example_of_a_users_environment_and_data_trains(tmp_path):
     (log,) = tmp_path.glob(
         "exp/smoke/examples.own_environment_Reach-v0/trqam_s0_*/eval.csv"
     )
-    assert {row["step"] for row in read_rows(log)} >= {0, 20, 60} and all(
-        "success" in row for row in read_rows(log)
+    assert {row["step"] for row in read_csv(log)} >= {0, 20, 60} and all(
+        "success" in row for row in read_csv(log)
     )
 
 

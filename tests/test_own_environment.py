@@ -18,7 +18,7 @@ from training import evaluator
 from training.checkpoints import Checkpoints
 from training.online import ONLINE_SEEDS
 from training.replay_file import ReplayFile
-from utils.logging import read_rows
+from utils.logging import read_csv
 
 FLAGS = [
     "--dataset=data.npz", "--save_dir=exp", "--bc_steps=4", "--offline_steps=16",
@@ -123,7 +123,7 @@ def test_episodes_that_do_not_end_are_truncated_online_and_in_evaluations(
     monkeypatch.setattr("envs.ogbench.EPISODE_LIMIT", 5)
     assert train("Endless", "--online_steps=12", "--eval_interval=0") == 0
     folder, found = only_run("Endless"), printed()
-    assert {row["length"] for row in read_rows(folder / "eval.csv")} == {1000}
+    assert {row["length"] for row in read_csv(folder / "eval.csv")} == {1000}
     (line,) = (line for line in found.err.splitlines() if "warning: an episode" in line)
     assert "Endless-v0 had not ended after 1,000 steps and was truncated" in line
     assert "gymnasium.register(..., max_episode_steps=N) sets one" in line

@@ -115,7 +115,7 @@ class Journal:
         self.outcome = {name: record.get(name) for name in self.outcome}
         self.evaluated_at = record["evaluated_at"]
         self.warned = record["warned"]
-        self.recent.extend(self.logger["train"].rows()[-Agent.PATIENCE :])
+        self.recent.extend(self.logger["train"].read()[-Agent.PATIENCE :])
         say(f"resumed at step {step}: {short_path(self.run.folder)}")
         return tree, record
 
@@ -154,7 +154,7 @@ class Journal:
         self.save_seconds += time.perf_counter() - start
 
     def log(
-        self, step: int, row: dict[str, Any], speed: dict[str, float], agent: Agent
+        self, step: int, line: dict[str, Any], speed: dict[str, float], agent: Agent
     ) -> None:
         """Write a line of train.csv and of timing.csv, and the agent's concerns.
 
@@ -162,14 +162,14 @@ class Journal:
 
         Args:
             step: the step.
-            row: the line of train.csv.
-            speed: the line of timing.csv.
+            line: that of train.csv.
+            speed: the line of timing.csv, but for save_seconds.
             agent: an agent of the run's class, which judges the newest lines.
         """
-        self.logger.train(step, row)
+        self.logger.train(step, line)
         self.logger.timing(step, {**speed, "save_seconds": self.save_seconds})
         self.save_seconds = 0.0
-        self.recent.append(row)
+        self.recent.append(line)
         concerns = {} if agent.cloning else agent.concerns(list(self.recent))
         write_json(self.run.folder / "concerns.json", concerns)
         for concern, text in concerns.items():
@@ -179,7 +179,7 @@ class Journal:
 
     def precious(self, steps: Sequence[int]) -> set[int]:
         """Return the checkpoints to keep: the best one, and one that is being evaluated."""
-        best = best_step(self.logger["eval"].rows(), steps)
+        best = best_step(self.logger["eval"].read(), steps)
         return {step for step in (best, self.evaluating) if step is not None}
 
     def evaluated(self, step: int, result: EvalResult) -> None:
@@ -187,7 +187,7 @@ class Journal:
         self.outcome = {"success": result.success, "return": result.mean_return}
         self.evaluated_at = step
         self.evaluating = None
-        self.logger.eval(step, {"episodes": len(result.lengths), **result.row()})
+        self.logger.eval(step, {"episodes": len(result.lengths), **result.metrics()})
         rate = result.env_steps / result.seconds
         self.logger.timing(
             step, {"eval_seconds": result.seconds, "eval_steps_per_s": rate}

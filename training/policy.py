@@ -281,10 +281,10 @@ def checked_observations(observations: np.ndarray, observation_dim: int) -> np.n
     with np.errstate(over="ignore"):  # what overflows is reported below
         batch = np.atleast_2d(np.asarray(observations, np.float32))
     if not np.isfinite(batch).all():
-        row, entry = np.argwhere(~np.isfinite(batch))[0]
-        value = batch[row, entry]
+        number, entry = np.argwhere(~np.isfinite(batch))[0]
+        value = batch[number, entry]
         raise ValueError(
-            f"observations must be finite; entry {entry} of row {row} is {value}"
+            f"observations must be finite; entry {entry} of observation {number} is {value}"
         )
     return batch
 

@@ -42,9 +42,9 @@ class CsvLog:
         self.count = len(lines)
         """The number of lines below the header."""
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, line: Mapping[str, Any]) -> None:
         """Append and flush one line of numbers (Python's or 0-d arrays) and strings."""
-        cells = {key: _cell(value) for key, value in row.items() if value is not None}
+        cells = {key: _cell(value) for key, value in line.items() if value is not None}
         new = [key for key in cells if key not in self._header]
         if new:
             _, lines = _table(self.path)
@@ -54,9 +54,9 @@ class CsvLog:
                 file.write(_lines([[cells.get(key, "") for key in self._header]]))
         self.count += 1
 
-    def rows(self) -> list[dict[str, int | float | str]]:
+    def read(self) -> list[dict[str, int | float | str]]:
         """Return the lines as dicts without the empty cells; numeric cells become numbers."""
-        return read_rows(self.path)
+        return read_csv(self.path)
 
     def sync(self) -> None:
         """Flush the file to disk."""
@@ -79,7 +79,7 @@ class CsvLog:
         self._header = header
 
 
-def read_rows(path: str | os.PathLike) -> list[dict[str, int | float | str]]:
+def read_csv(path: str | os.PathLike) -> list[dict[str, int | float | str]]:
     """Read the lines of a run's CSV file as dicts without the empty cells.
 
     Numeric cells become numbers. Another process may be writing the file.
@@ -88,7 +88,7 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, int | float | str]]:
     return [{key: _value(cell) for key, cell in line.items()} for line in lines]
 
 
-def read_lines(path: Path) -> list[list[str]]:
+def read_cells(path: Path) -> list[list[str]]:
     """Read the cells of each complete line of a CSV file, the header first.
 
     Returns [] where the file does not exist; another process may be writing it. Raises
@@ -107,7 +107,7 @@ def read_lines(path: Path) -> list[list[str]]:
 
 
 def _table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    header, *lines = read_lines(path) or [[]]
+    header, *lines = read_cells(path) or [[]]
     table = [dict(zip(header, line, strict=False)) for line in lines]
     return header, [{key: cell for key, cell in line.items() if cell} for line in table]
 
@@ -227,14 +227,14 @@ class RunLogger:
         """The CSV file "train", "eval" or "timing"."""
         return self._files[name]
 
-    def train(self, step: int, row: Mapping[str, Any]) -> None:
-        self._write("train", step, row)
+    def train(self, step: int, line: Mapping[str, Any]) -> None:
+        self._write("train", step, line)
 
-    def eval(self, step: int, row: Mapping[str, Any]) -> None:
-        self._write("eval", step, row)
+    def eval(self, step: int, line: Mapping[str, Any]) -> None:
+        self._write("eval", step, line)
 
-    def timing(self, step: int, row: Mapping[str, Any]) -> None:
-        self._write("timing", step, row)
+    def timing(self, step: int, line: Mapping[str, Any]) -> None:
+        self._write("timing", step, line)
 
     def position(self) -> dict[str, int]:
         """Flush the files to disk and return the number of lines in each."""
@@ -253,8 +253,10 @@ class RunLogger:
         for name, file in self._files.items():
             count = position.get(name, 0)
             if file.count < count:
-                lost = f"has lost {count - file.count} rows since the checkpoint of step {step}"
-                say(f"{short_path(file.path)} {lost}")
+                say(
+                    f"{short_path(file.path)} has lost {count - file.count} lines since the"
+                    f" checkpoint of step {step}"
+                )
             file.cut(count)
 
     def close(self) -> None:
@@ -265,11 +267,11 @@ class RunLogger:
             self._wandb.finish()
         self._tensorboard = self._wandb = None
 
-    def _write(self, name: str, step: int, row: Mapping[str, Any]) -> None:
-        self._files[name].write({"step": step, **row})
+    def _write(self, name: str, step: int, line: Mapping[str, Any]) -> None:
+        self._files[name].write({"step": step, **line})
         numbers = {
             f"{name}/{key}": float(value)
-            for key, value in row.items()
+            for key, value in line.items()
             if _is_number(value)
         }
         if "tensorboard" in self._backends:

@@ -85,7 +85,7 @@ def test_a_plain_loop_gives_the_same_episodes():
         )
     assert 0 < result.success < 1, "the test wants both outcomes"
     assert result.env_steps == result.lengths.sum()
-    assert result.row() == {
+    assert result.metrics() == {
         "success": result.successes.mean(),
         "return": result.returns.mean(),
         "length": result.lengths.mean(),
@@ -103,14 +103,14 @@ def test_success_at_the_last_step_and_at_any_step_are_both_reported(name, horizo
     result = play(name, horizon=horizon)
     assert result.successes.tolist() == [success] * 5
     assert result.successes_any.tolist() == [1] * 5
-    assert result.success == result.row()["success"] == success
-    assert result.row()["success_any"] == 1
+    assert result.success == result.metrics()["success"] == success
+    assert result.metrics()["success_any"] == 1
 
 
 def test_without_a_reported_success_there_is_only_a_return():
     result = play("none", discount=0.5)
     assert result.success is None and np.isnan(result.successes).all()
-    assert result.row() == {
+    assert result.metrics() == {
         "return": 2.0,
         "length": 4.0,
         "discounted_return": 0.5 * 1.875,
@@ -230,7 +230,7 @@ def test_the_wall_time_is_reported_but_not_logged():
     start = time.perf_counter()
     result = evaluation(numpy_policy, 1, episodes=1)
     assert 0 < result.seconds < time.perf_counter() - start
-    assert "seconds" not in result.row()
+    assert "seconds" not in result.metrics()
 
 
 def test_reset_seeds_are_fixed_and_distinct():

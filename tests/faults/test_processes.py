@@ -23,7 +23,7 @@ from tests.chain_runs import (
 )
 from training import evaluator
 from training.checkpoints import Checkpoints
-from utils.logging import read_rows
+from utils.logging import read_csv
 
 
 @pytest.mark.ci
@@ -76,7 +76,7 @@ def test_an_interrupted_evaluation_is_repeated_with_the_agent_that_it_had(
     ):
         patch.setattr(evaluator, "evaluate", evaluate)
         assert train("--eval_async") == 143
-    assert [row["step"] for row in read_rows(folder_of() / "eval.csv")] == [0]
+    assert [row["step"] for row in read_csv(folder_of() / "eval.csv")] == [0]
     tree, record = Checkpoints(folder_of() / "checkpoints").read(int(newest().name))
     assert (
         record["step"] == 19

@@ -58,13 +58,13 @@ def test_an_agent_with_a_flow_trains_offline_and_online(
 ):
     assert train(data, tmp_path, *flags, "--eval_episodes=1") == 0
     folder = only_run(tmp_path)
-    rows = CsvLog(folder / "train.csv").rows()
+    rows = CsvLog(folder / "train.csv").read()
     assert {row["phase"] for row in rows} == {"offline", "online"}
     assert all(np.isfinite(row[quantity]) for row in rows)
     assert rows[0][quantity] != rows[-1][quantity]
     if "--kl_budget_online=0.125" in flags:
         assert rows[0]["dual/kl_budget"] > rows[-1]["dual/kl_budget"] == 0.125
-    assert CsvLog(folder / "eval.csv").rows()[-1]["step"] == 20
+    assert CsvLog(folder / "eval.csv").read()[-1]["step"] == 20
 
 
 @pytest.mark.slow
@@ -89,14 +89,14 @@ def test_an_agent_without_a_flow_trains_and_clones_nothing(
     assert run(*place, f"--save_dir={tmp_path}", *flags) == 0
     (done,) = tmp_path.glob(f"smoke/{TASK}/{agent}_*/done.json")
     assert not list(tmp_path.glob("bc/**/done.json"))
-    rows = CsvLog(done.with_name("train.csv")).rows()
+    rows = CsvLog(done.with_name("train.csv")).read()
     assert all(np.isfinite(row[quantity]) for row in rows)
     online = [(50, "online"), (60, "online")]
     both = [(10, "offline"), (20, "offline"), *online]
     alone = [(30, "online"), (40, "online")]
     found = [(row["step"], row["phase"]) for row in rows]
     assert found == (alone if agent == "rlpd" else both)
-    evaluations = CsvLog(done.with_name("eval.csv")).rows()
+    evaluations = CsvLog(done.with_name("eval.csv")).read()
     assert evaluations[-1]["step"] == (40 if agent == "rlpd" else 60)
     if agent == "rlpd":
         stored = json.loads(done.with_name("config.json").read_text())["flags"]

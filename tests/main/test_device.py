@@ -26,7 +26,7 @@ def test_the_device_is_idle_while_the_host_is_busy(data, tmp_path, monkeypatch):
     )
     assert train(data, tmp_path, *steps) == 0
     # The first line includes the compilation.
-    last = CsvLog(only_run(tmp_path) / "timing.csv").rows()[-1]
+    last = CsvLog(only_run(tmp_path) / "timing.csv").read()[-1]
     assert 0.5 < last["device_idle"] <= 1.0
 
 
@@ -45,7 +45,7 @@ def test_the_device_is_not_idle_while_the_host_waits_for_actions(
         train(data, tmp_path, "--offline_steps=0", "--bc_steps=0", "--start_training=1")
         == 0
     )
-    last = CsvLog(only_run(tmp_path) / "timing.csv").rows()[-1]
+    last = CsvLog(only_run(tmp_path) / "timing.csv").read()[-1]
     assert last["device_idle"] < 0.5
 
 

@@ -43,7 +43,7 @@ def test_lql_trains_offline_and_online_and_resumes(data, tmp_path, agent):
         for group in ("parts", "whole")
     )
     assert parts.read_text() == uninterrupted.read_text()
-    rows = CsvLog(uninterrupted).rows()
+    rows = CsvLog(uninterrupted).read()
     found = [(row["step"], row["phase"]) for row in rows]
     assert found == [(10, "offline"), (20, "offline"), (50, "online"), (60, "online")]
     for name in ("td", "lower", "upper"):
@@ -86,7 +86,7 @@ def test_two_seeds_train_on_a_users_dataset_in_balanced_halves(tmp_path):
     for seed in ("s0", "s1"):
         assert text["device", seed] == text["host", seed]
     assert text["device", "s0"] != text["device", "s1"]
-    rows = [CsvLog(logs[group, "s1"]).rows() for group in ("device", "alone")]
+    rows = [CsvLog(logs[group, "s1"]).read() for group in ("device", "alone")]
     for together, alone in zip(*rows, strict=True):
         assert together["critic/upper_loss"] > 0
         for name in ("critic/loss", "critic/upper_loss", "actor/distill_loss"):

@@ -81,7 +81,7 @@ def test_smoke_preset_on_every_family_of_environments(tmp_path, agent, world):
     flags = [f"--env_name={task}", f"--agent=agents/{agent}.py", "--preset=smoke"]
     assert run(*flags, f"--save_dir={tmp_path}") == 0
     (log,) = tmp_path.glob(f"smoke/{task}/{agent}_s0_*/train.csv")
-    assert {row["phase"] for row in CsvLog(log).rows()} == {"offline", "online"}
+    assert {row["phase"] for row in CsvLog(log).read()} == {"offline", "online"}
     assert (log.parent / "done.json").exists()
 
 

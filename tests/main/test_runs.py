@@ -23,7 +23,7 @@ def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, cap
     flags = [*chunked, "--kl_budget_online=0.125", "--utd_ratio=2", "--eval_episodes=1"]
     assert train(data, tmp_path, *flags) == 0
     folder = only_run(tmp_path)
-    rows = CsvLog(folder / "train.csv").rows()
+    rows = CsvLog(folder / "train.csv").read()
     assert [(row["step"], row["phase"]) for row in rows] == [
         (4, "offline"), (8, "offline"), (16, "online"), (20, "online"),
     ]  # fmt: skip
@@ -36,7 +36,7 @@ def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, cap
         "dual/lam",
         "dual/kl_bound",
     } <= set(rows[-1])
-    evaluations = CsvLog(folder / "eval.csv").rows()
+    evaluations = CsvLog(folder / "eval.csv").read()
     assert [row["step"] for row in evaluations] == [0, 8, 16, 20]
     assert json.loads((folder / "done.json").read_text())["online_steps"] == 12
     config = json.loads((folder / "config.json").read_text())
@@ -115,7 +115,7 @@ def test_the_readmes_fork_command_trains_a_copied_agent(
     config = json.loads((only_run(tmp_path / "exp") / "config.json").read_text())
     key, value = setting.removeprefix("--agent.").split("=")
     assert config["agent"][key] == float(value)
-    rows = CsvLog(only_run(tmp_path / "exp") / "train.csv").rows()
+    rows = CsvLog(only_run(tmp_path / "exp") / "train.csv").read()
     # The run used the overridden hook.
     assert {row["dual/lam"] for row in rows} == {np.float32(value)}
 
@@ -184,7 +184,7 @@ def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(
     assert train(data, tmp_path, "--bc_only", "--eval_episodes=1") == 0
     folder = only_run(tmp_path)
     assert folder.name.startswith("bc_s0_")
-    assert [row["step"] for row in CsvLog(folder / "eval.csv").rows()] == [0, 8]
+    assert [row["step"] for row in CsvLog(folder / "eval.csv").read()] == [0, 8]
     output = unwrapped(capsys.readouterr().err)
     assert "gives 300 transitions; the published results are with 1,000,000" in output
     assert (
@@ -286,4 +286,4 @@ def test_a_users_environment_and_agent_file_train(tmp_path, capsys):
     (log,) = (tmp_path / "exp").glob(
         "Debug/envs.probe_ProbeReward-v0/my_agent_s0_*/train.csv"
     )
-    assert [row["dual/lam"] for row in CsvLog(log).rows()] == [0.5, 0.5]
+    assert [row["dual/lam"] for row in CsvLog(log).read()] == [0.5, 0.5]

@@ -57,8 +57,8 @@ def test_a_broken_seed_does_not_change_the_others(data, tmp_path, monkeypatch, c
         ours.parent.glob("*_s0_*/done.json")
     )
     for one, other in zip(
-        CsvLog(ours / "train.csv").rows(),
-        CsvLog(alone / "train.csv").rows(),
+        CsvLog(ours / "train.csv").read(),
+        CsvLog(alone / "train.csv").read(),
         strict=True,
     ):
         assert one.pop("phase") == other.pop("phase")
@@ -145,8 +145,8 @@ def test_a_seed_on_one_of_four_devices_trains_as_it_does_alone(data, tmp_path):
     )
     # The first command was also evaluated at its end.
     for log, ends in (("train.csv", ()), ("eval.csv", (20,))):
-        ours = [row for row in CsvLog(four / log).rows() if row["step"] not in ends]
-        for one, other in zip(ours, CsvLog(alone / log).rows(), strict=True):
+        ours = [row for row in CsvLog(four / log).read() if row["step"] not in ends]
+        for one, other in zip(ours, CsvLog(alone / log).read(), strict=True):
             assert one.pop("phase", None) == other.pop("phase", None)
             assert one == pytest.approx(other, rel=0.01, abs=1e-4)
     assert (four / "checkpoints" / "24").is_dir()

@@ -1,6 +1,7 @@
 """The tables of the README and docs/ are those that results/ gives."""
 
 import csv
+import json
 import re
 import shutil
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reports.pages import PAGES, TABLES, renewed
+from reports.pages import PAGES, TABLES, learning, renewed
+from tests.reports.helpers import CUBE
+from tests.synthetic_runs import write_run
 from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,3 +71,24 @@ def test_returns_are_the_evaluations_of_each_run():
     line = f"| trqam kl_budget=0.5 | {' | '.join(cells)} | 0 | 0.499 |"
     assert len(cells) == 4
     assert line in TABLES["scene_tuning"](ROOT / "results")
+
+
+def test_success_is_shown_at_the_updates_at_which_every_method_was_evaluated(tmp_path):
+    """TRQAM begins after 20,000 updates of its base, which BC has in its own run."""
+    success = {20_000 * i: 0.1 * i for i in range(4)}
+    write_run(tmp_path, CUBE.format(1), 0, success, "bc", offline_steps=60_000)
+    for seed in range(2):
+        rates = {
+            step: (4 + seed) * rate for step, rate in success.items() if step < 60_000
+        }
+        folder = write_run(
+            tmp_path, CUBE.format(1), seed, rates, offline_steps=40_000, bc_steps=20_000
+        )
+        config = json.loads((folder / "config.json").read_text()) | {"cloning": {}}
+        (folder / "config.json").write_text(json.dumps(config))
+    header, _, bc, trqam = learning(tmp_path)
+    columns = "| task | method | seeds | at 20,000 | at 40,000 | at the end (%) |"
+    assert header == f"{columns} path KL / budget | λ |"
+    assert bc == "| cube-double-play-task1 | bc | 1 | 10.0 | 20.0 | 30.0 |  |  |"
+    end = "90.0 ± 127.1"  # Student's t with one degree of freedom is 12.706
+    assert trqam == f"| cube-double-play-task1 | trqam | 2 | 0.0 | 45.0 | {end} |  |  |"

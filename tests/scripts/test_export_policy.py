@@ -164,15 +164,15 @@ BAD = {
     "a number": (0.5, "observations have shape []; this policy takes [2] or [B, 2]"),
     "NaN": (
         [[0.0, 0.0], [0.0, np.nan]],
-        "observations must be finite; entry 1 of row 1 is nan",
+        "observations must be finite; entry 1 of observation 1 is nan",
     ),
     "infinity": (
         [-np.inf, 0.0],
-        "observations must be finite; entry 0 of row 0 is -inf",
+        "observations must be finite; entry 0 of observation 0 is -inf",
     ),
     "beyond float32": (
         [0.0, 1e300],
-        "observations must be finite; entry 1 of row 0 is inf",
+        "observations must be finite; entry 1 of observation 0 is inf",
     ),
 }
 

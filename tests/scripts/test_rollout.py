@@ -62,7 +62,7 @@ def test_the_episodes_are_those_of_the_runs_evaluation(run_dir, capsys):
     assert [episode["episode"] for episode in table] == ["0", "1", "2"] and all(
         float(episode["value"]) for episode in table
     )
-    evaluation = CsvLog(run_dir / "eval.csv").rows()[-1]
+    evaluation = CsvLog(run_dir / "eval.csv").read()[-1]
     means = {
         name: sum(float(episode[name]) for episode in table) / 3
         for name in ("steps", "return", "discounted")
@@ -135,7 +135,7 @@ def test_a_loaded_policy_is_steered_as_the_equations_say(tmp_path, name, capsys)
     capsys.readouterr()
     assert run(folder, "--episodes=3", "--eval_workers=1") == 0
     lines = capsys.readouterr().out.splitlines()[-4:-1]
-    evaluation = CsvLog(folder / "eval.csv").rows()[-1]
+    evaluation = CsvLog(folder / "eval.csv").read()[-1]
     steps = np.mean([float(line.split()[2]) for line in lines])
     assert steps == pytest.approx(evaluation["length"])
 

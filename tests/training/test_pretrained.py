@@ -59,7 +59,7 @@ def test_a_run_starts_from_a_published_file_or_its_folder(
     )
     assert train(data, tmp_path, SHIPPED / path) == 0
     (csv,) = tmp_path.glob("Debug/*/*/train.csv")
-    assert [line["step"] for line in CsvLog(csv).rows()] == [4]
+    assert [line["step"] for line in CsvLog(csv).read()] == [4]
     assert not (tmp_path / "bc").exists()
     (base,) = starts
     expected = load_published(SHIPPED / "numpy1" / "params_300000.pkl")

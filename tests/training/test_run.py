@@ -22,7 +22,7 @@ from training.run import Run
 from training.stored import check_folder
 from utils.errors import UserError
 from utils.files import digest, read_json, write_json
-from utils.logging import read_rows, warn_once
+from utils.logging import read_csv, warn_once
 
 ENV_NAME = "envs.probe:ProbeReward-v0"
 FORK = '''
@@ -449,7 +449,7 @@ def test_a_scheduled_agent_knows_the_updates_of_its_run_and_the_run_is_not_exten
     arguments = dataset, tmp_path / "exp", code
     assert program.main(words(*arguments, "--offline_steps=8", "--log_interval=1")) == 0
     (folder,) = (tmp_path / "exp").glob("*/*/mine_s0_*")
-    budgets = [line["dual/kl_budget"] for line in read_rows(folder / "train.csv")]
+    budgets = [line["dual/kl_budget"] for line in read_csv(folder / "train.csv")]
     np.testing.assert_allclose(budgets, 0.1 + 0.9 * np.arange(1, 9) / 8, rtol=1e-5)
     capsys.readouterr()
     assert (

@@ -43,7 +43,7 @@ def test_numbers_round_trip_with_their_type(lines, tmp_path_factory):
     log = CsvLog(fresh(tmp_path_factory))
     for line in lines:
         log.write(line)
-    for read in (log.rows(), CsvLog(log.path).rows()):
+    for read in (log.read(), CsvLog(log.path).read()):
         assert read == lines
         assert [[type(v) for v in line.values()] for line in read] == [
             [type(line[key]) for key in seen]
@@ -70,8 +70,8 @@ def test_a_cut_and_resumed_file_has_the_bytes_of_one_never_killed(
     assert killed.count == count == CsvLog(killed.path).count
     for line in lines[:count]:
         short.write(line)
-    assert killed.rows() == short.rows()
-    if short.rows():
+    assert killed.read() == short.read()
+    if short.read():
         assert killed.path.read_bytes() == short.path.read_bytes()
     for line in lines[count:]:
         killed.write(line)
@@ -86,7 +86,7 @@ def test_the_header_grows_and_earlier_lines_have_empty_cells(tmp_path):
     log.write({"step": 2, "loss": 0.25, "kl": 0.1})
     log.write({"kl": 0.2, "step": 3})
     assert log.path.read_text() == "step,loss,kl\n1,0.5,\n2,0.25,0.1\n3,,0.2\n"
-    assert log.rows() == [
+    assert log.read() == [
         {"step": 1, "loss": 0.5},
         {"step": 2, "loss": 0.25, "kl": 0.1},
         {"step": 3, "kl": 0.2},
@@ -106,25 +106,25 @@ def test_arrays_flags_absent_values_and_text_can_be_logged(tmp_path):
             "phase": 'a, "b"',
         }
     )
-    (line,) = log.rows()
+    (line,) = log.read()
     assert line == {"step": 7, "x": float(third), "y": 2.0, "ok": 1, "phase": 'a, "b"'}
     assert np.float32(line["x"]) == third and "z" not in log.path.read_text()
     log.write({"step": 8, "x": math.nan, "y": math.inf})
-    assert math.isnan(log.rows()[1]["x"]) and log.rows()[1]["y"] == math.inf
+    assert math.isnan(log.read()[1]["x"]) and log.read()[1]["y"] == math.inf
 
 
 def test_each_line_is_on_disk_at_once(tmp_path):
     log = CsvLog(tmp_path / "a.csv")
     for step in range(3):
         log.write({"step": step})
-        assert CsvLog(log.path).rows()[-1] == {"step": step}
+        assert CsvLog(log.path).read()[-1] == {"step": step}
 
 
 def test_a_torn_last_line_is_dropped_on_opening(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("step,loss\n1,0.5\n2,0.12")
     log = CsvLog(path)
-    assert log.rows() == [{"step": 1, "loss": 0.5}]
+    assert log.read() == [{"step": 1, "loss": 0.5}]
     log.write({"step": 2, "loss": 0.125})
     assert path.read_text() == "step,loss\n1,0.5\n2,0.125\n"
     path.write_text("step,lo")
@@ -147,7 +147,7 @@ def test_a_cut_replaces_the_file_in_one_step(tmp_path, monkeypatch):
         log.cut(2)
     assert log.path.read_bytes() == before
     CsvLog(log.path).cut(2)
-    assert [line["step"] for line in CsvLog(log.path).rows()] == [0, 1]
+    assert [line["step"] for line in CsvLog(log.path).read()] == [0, 1]
 
 
 def test_a_run_has_three_files_and_wall_times_in_one_of_them(tmp_path, capsys):
@@ -162,17 +162,17 @@ def test_a_run_has_three_files_and_wall_times_in_one_of_them(tmp_path, capsys):
             "timing.csv",
             "train.csv",
         ]
-        assert logger["train"].rows() == [
+        assert logger["train"].read() == [
             {"step": 5, "loss": 1.0},
             {"step": 10, "loss": 0.5},
         ]
         logger.cut(5, position)
     with RunLogger(tmp_path / "run") as logger:
-        assert logger["train"].rows() == [{"step": 5, "loss": 1.0}]
-        assert logger["eval"].rows() == logger["timing"].rows() == []
+        assert logger["train"].read() == [{"step": 5, "loss": 1.0}]
+        assert logger["eval"].read() == logger["timing"].read() == []
         assert capsys.readouterr().out == ""
         logger.cut(5, position | {"train": 3})
-    lost = f"{tmp_path}/run/train.csv has lost 2 rows since the checkpoint of step 5"
+    lost = f"{tmp_path}/run/train.csv has lost 2 lines since the checkpoint of step 5"
     assert lost.split() == capsys.readouterr().out.split()
 
 
