@@ -320,6 +320,4 @@ def read_runs(folders: Iterable[str]) -> tuple[list[Result], list[str]]:
 
 def is_base(result: Result) -> bool:
     """Whether the run only made a base for others, and evaluated nothing."""
-    flags = result.config["flags"]
-    cloning = result.agent == "bc" or flags.get("bc_only")
-    return bool(cloning) and not flags.get("eval_episodes")
+    return result.only_clones and not result.config["flags"].get("eval_episodes")

@@ -55,11 +55,17 @@ class Result:
 
     @property
     def cloning_steps(self) -> int:
-        """The updates of the base that the run trained for itself before its first step."""
+        """The updates of the base that the run cloned before its first step."""
         flags = self.config.get("flags", {})
-        if "cloning" not in self.config or flags.get("pretrained_actor_path"):
+        if self.only_clones or flags.get("pretrained_actor_path"):
             return 0
-        return 0 if flags.get("bc_only") else flags["bc_steps"]
+        return flags.get("bc_steps", 0)
+
+    @property
+    def only_clones(self) -> bool:
+        """Whether the run itself is behaviour cloning."""
+        bc_only = self.config.get("flags", {}).get("bc_only")
+        return bool(bc_only) or self.agent == "bc" or "cloning" in self.config
 
     @property
     def name(self) -> str:

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from reports.reading import read_all
 from tests.reports.helpers import CUBE, make_report, methods_of, run_report, unwrapped
 from tests.synthetic_runs import write_run
 
@@ -144,3 +145,19 @@ def test_bases_of_one_name_are_distinguished_by_the_hash_and_copies_are_noted(tm
         "1 runs have the method, task and seed of another and are left out: .*/trqam_s0_0",
         note,
     )
+
+
+@pytest.mark.parametrize(
+    ("agent", "changed", "steps"),
+    [
+        ("trqam", {}, 20_000),
+        ("bc", {}, 0),
+        ("trqam", {"bc_only": True}, 0),
+        ("trqam", {"pretrained_actor_path": "bc/params_300000.pkl"}, 0),
+    ],
+)
+def test_only_a_base_that_the_run_cloned_before_counts(agent, changed, steps, tmp_path):
+    changed |= {"bc_steps": 20_000}
+    write_run(tmp_path, CUBE.format(1), 0, {1_000_000: 0.5}, agent, **changed)
+    (result,), _ = read_all([str(tmp_path)], 1)
+    assert result.cloning_steps == steps
