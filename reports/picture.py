@@ -81,14 +81,16 @@ def picture(
     ]
     height = PANEL[1] * len(rows) + LEGEND_LINE * (len(keys) // NAMES_BESIDE + 3)
     width = PANEL[0] * max(map(len, rows))
+    names = dict.fromkeys(curve.method for curve in published)
+    dashes = dict(zip(names, itertools.cycle(DASHES), strict=False))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         grid = figure.subplots(len(rows), max(map(len, rows)), squeeze=False)
         for task, row, line in zip(tasks, rows, grid, strict=True):
             of_task = [curve for curve in published if curve.task == task]
             for axes, chart in itertools.zip_longest(line, row):
-                _fill(axes, chart, keys, of_task)
-        _write_legend(figure, keys, published)
+                _fill(axes, chart, keys, of_task, dashes)
+        _write_legend(figure, keys, dashes)
     return figure
 
 
@@ -115,8 +117,12 @@ def _fill(
     chart: Chart | None,
     keys: dict[str, str],
     published: list[PublishedCurve],
+    dashes: dict[str, str],
 ) -> None:
-    """Draw a chart, or nothing, on axes; success with the published curves of the task."""
+    """Draw a chart, or nothing, on axes; success with the published curves of the task.
+
+    dashes: the dash pattern of each published method.
+    """
     if chart is None:
         axes.set_axis_off()
         return
@@ -124,25 +130,23 @@ def _fill(
     axes.set_xlabel("updates, those of the base included")
     if chart.top:
         left, right = axes.get_xlim()
-        for curve, dashes in zip(published, itertools.cycle(DASHES), strict=False):
-            axes.plot(curve.steps, curve.mean, color="grey", linestyle=dashes)
+        for curve in published:
+            style = dashes[curve.method]
+            axes.plot(curve.steps, curve.mean, color="grey", linestyle=style)
             axes.fill_between(
                 curve.steps, curve.low, curve.high, color="grey", alpha=0.2, linewidth=0
             )
         axes.set_xlim(left, right)
 
 
-def _write_legend(
-    figure: Figure, keys: dict[str, str], published: list[PublishedCurve]
-) -> None:
-    """Write the key and the name of every method below the charts."""
+def _write_legend(figure: Figure, keys: dict[str, str], dashes: dict[str, str]) -> None:
+    """Write the key and the name of every method below the charts, published ones last."""
     lines = [
         (Line2D([], [], **line_style(i)), f"{key}  {method}")
         for i, (method, key) in enumerate(keys.items())
     ]
-    names = dict.fromkeys(curve.method for curve in published)
-    for name, dashes in zip(names, itertools.cycle(DASHES), strict=False):
-        handle = Line2D([], [], color="grey", linestyle=dashes)
+    for name, style in dashes.items():
+        handle = Line2D([], [], color="grey", linestyle=style)
         lines.append((handle, f"published: {name}"))
     handles, labels = zip(*lines, strict=True)
     figure.legend(

@@ -199,3 +199,14 @@ def differ(one, other):
     return any(
         jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), one, other))
     )
+
+
+@pytest.mark.parametrize(("cloning", "moment"), [(True, (3, 4)), (False, (0.06, 0.08))])
+def test_gradients_are_clipped_except_while_cloning(cloning, moment):
+    """Adam's first moment is a tenth of the gradient, whose norm of 50 is clipped to 1."""
+    config = trqam.get_config()
+    optimiser = trqam.AGENT.optimiser(config, cloning)
+    gradient = {"w": jnp.array([30.0, 40.0])}
+    _, state = optimiser.update(gradient, optimiser.init(gradient), gradient)
+    (mu,) = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2,)][:1]
+    np.testing.assert_allclose(mu, moment, rtol=1e-5)

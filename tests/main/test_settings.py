@@ -1,5 +1,6 @@
 """A command line resolves to settings with their sources and to the folders of runs."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs.domains import DOMAINS
+from configs.presets import PRESETS
 from envs.tasks import ALL_TASKS
 from tests.tiny_runs import AGENTS, ROOT, resolved, run
 from training.plan import plan
@@ -246,3 +248,60 @@ def test_help_names_every_flag(capsys):
     assert {"seed", "kl_budget_online", "sparse"} < flags.keys()
     for name in (*flags, "agent", "dry_run"):
         assert re.search(rf"--(\[no\])?{name}\b", text), name
+
+
+def test_every_flag_that_changes_the_experiment_gives_a_folder_of_its_own():
+    changed = [
+        "--utd_ratio=2",
+        "--kl_budget_online=0.5",
+        "--balanced_sampling",
+        "--start_training=7",
+        "--dataset_proportion=0.5",
+        "--horizon_length=3",
+        "--action_scale=2",
+        "--pretrained_actor_path=/p",
+        "--sparse",
+        "--agent.kl_budget=0.7",
+    ]
+    folders = {resolved_run(flag).folder for flag in changed}
+    assert len(folders | {resolved_run().folder}) == len(changed) + 1
+
+
+def resolved_run(*flags):
+    from configs.flags import parse_flags
+
+    return plan(parse_flags(["main.py", "--env_name=scene", *flags]))[0]
+
+
+def test_humanoidmaze_medium_has_the_published_kl_budget():
+    """0.5 there, and the default 1 on large."""
+    medium, large = (
+        resolved(f"--env_name=humanoidmaze-{size}", "--agent=agents/trqam.py")
+        for size in ("medium", "large")
+    )
+    assert (medium.agent.kl_budget, large.agent.kl_budget) == (0.5, 1.0)
+    assert medium.sources["agent.kl_budget"] != "default"
+    assert large.sources["agent.kl_budget"] == "default"
+
+
+def test_the_presets_are_the_settings_of_their_results():
+    runs = json.loads((ROOT / "results" / "study" / "runs.json").read_text())
+    preset = PRESETS["study"]
+    for name, kept in runs.items():
+        config, own = kept["config"], {"run_group"}
+        if "/bc_" in name:
+            own.add("offline_steps")  # 10,000, as of the others' bases
+        for key in preset.flags.keys() - own:
+            assert config["flags"][key] == preset.flags[key], (name, key)
+        given = {
+            key for key, source in config["sources"].items() if source == "command line"
+        }
+        for key in preset.agent.keys() & config["agent"].keys():
+            if f"agent.{key}" not in given:
+                value = config["agent"][key]
+                value = tuple(value) if isinstance(value, list) else value
+                assert value == preset.agent[key], (name, key)
+    summary = json.loads((ROOT / "results" / "quickstart" / "seed0.json").read_text())
+    quickstart = PRESETS["quickstart"]
+    assert quickstart.agent["kl_budget"] == summary["kl_budget"]
+    assert quickstart.transitions == summary["transitions"]

@@ -133,3 +133,11 @@ def test_every_published_agent_of_this_project_finds_its_figures(tmp_path):
     assert names <= {figure.method for figure in read_published()}
     assert {r.published_name for r in results if r.agent == "qam_edit"} == {"QAM-E"}
     assert {r.published_name for r in results if r.agent == "qam_fql"} == {"QAM-F"}
+
+
+@pytest.mark.parametrize(("at", "published"), [("final", 93.0), ("200000", 69.0)])
+def test_the_published_figure_of_our_step_is_the_one_compared(at, published, tmp_path):
+    task = "humanoidmaze-medium-navigate-singletask-task1-v0"
+    write_run(tmp_path, task, 0, {200_000: 0.5, 1_000_000: 0.6})
+    found = make_report(tmp_path, at).comparisons
+    assert [entry.published.success for entry in found] == [published]

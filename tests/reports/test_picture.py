@@ -8,6 +8,7 @@ import pytest
 from reports.picture import COLUMNS, picture, read_published_curves
 from reports.reading import read_all
 from scripts.report import main
+from tests.synthetic_runs import write_run
 from utils.errors import UserError, one_line
 
 STUDY = Path(__file__).resolve().parents[2] / "results" / "study"
@@ -82,3 +83,29 @@ def test_the_command_writes_a_picture(tmp_path, capsys):
     assert f"written: {path}" in capsys.readouterr().out
     assert main(["report.py", str(STUDY), f"--picture={tmp_path}/a.gif"]) == 2
     assert "end it in .png, .pdf, .svg" in capsys.readouterr().err
+
+
+def test_a_published_method_has_one_dash_in_every_panel_and_in_the_legend(tmp_path):
+    """The first task has no curve of FQL, which is first on the second."""
+    tasks = [f"scene-play-singletask-task{i}-v0" for i in (1, 2)]
+    curves = [(tasks[0], "QAM"), (tasks[1], "FQL"), (tasks[1], "QAM")]
+    lines = [f"{task},{method},50000,18,10,26,12,a paper" for task, method in curves]
+    for task in tasks:
+        write_run(tmp_path, task, 0, {0: 0.0, 1_000_000: 0.5})
+    runs, _ = read_all([str(tmp_path)], 1)
+    published = read_published_curves(write_csv(tmp_path / "published.csv", lines))
+    figure = picture({"trqam": "A"}, runs, published)
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    of_name = {
+        name: handle.get_linestyle()
+        for name, handle in zip(names, legend.get_lines(), strict=True)
+    }
+    styles = [
+        line.get_linestyle()
+        for axes in figure.axes
+        for line in axes.lines
+        if line.get_color() == "grey"
+    ]
+    assert styles == [of_name[f"published: {method}"] for _, method in curves]
+    assert len(set(styles)) == 2

@@ -2,6 +2,8 @@
 
 import collections
 
+import pytest
+
 from configs.flags import parse_flags
 from envs.tasks import ALL_TASKS
 from tests.sweeps.stub_jobs import ROOT, TASK, planned, printed
@@ -148,3 +150,14 @@ def test_the_path_of_an_agent_file_may_begin_with_a_tilde(tmp_path, monkeypatch)
         job.runs for job in planned("--agents=~/mine.py", f"--env_name={TASK}")
     )
     assert run.agent_name == "mine" and run.source.file == tmp_path / "mine.py"
+
+
+@pytest.mark.parametrize(
+    ("code", "failure"),
+    [(0, None), (130, None), (143, None), (3, "exit code 3: no luck")],
+)
+def test_a_job_that_was_stopped_has_not_failed(code, failure, tmp_path):
+    (job,) = planned(f"--env_name={TASK}", f"--save_dir={tmp_path}")
+    job.log.parent.mkdir(parents=True)
+    job.log.write_text(f"error: no luck\n== exit code {code}\n")
+    assert job.failure() == failure

@@ -1,6 +1,8 @@
 """Tests that the evaluator closes all its workers, whenever it is left."""
 
+import contextlib
 import threading
+from types import SimpleNamespace
 
 import jax
 
@@ -42,3 +44,25 @@ def test_workers_that_open_while_it_closes_are_closed_too(monkeypatch):
         )
         assert opening.wait(30)
     assert begun.future.result() is True
+
+
+def test_an_evaluation_has_the_seed_of_its_run(monkeypatch):
+    """Seed 7 is the first of its program."""
+    monkeypatch.setattr(
+        evaluator, "EnvWorkers", lambda *_, **__: contextlib.nullcontext()
+    )
+    monkeypatch.setattr(
+        evaluator, "evaluate", lambda policy, workers, episodes, seed, *_, **__: seed
+    )
+    config = bc.get_config()
+    config.update(actor_hidden_dims=(4,), batch_size=2)
+    agent = bc.AGENT.create(jax.random.key(0), 3, 1, config)
+    run = SimpleNamespace(seed=7)
+    journal = SimpleNamespace(run=run, evaluating=None)
+    seeds = SimpleNamespace(journals=[journal])
+    flags = FLAGS | {"eval_async": False}
+    begun = evaluator.Evaluator("walk", flags, 1, 1)
+    evaluations = evaluator.Evaluations(seeds, begun)
+    evaluations.start(0, 4, agent)
+    assert evaluations.pending[0].future.result() == 7
+    assert journal.evaluating == evaluations.pending[0].step == 4

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from training.journal import Journal
+from utils.logging import read_csv
 
 AT_BOUND = "lambda is at its upper bound"
 
@@ -46,3 +47,12 @@ def test_a_behaviour_cloned_base_has_no_concerns(journal, tmp_path, printed):
     journal.log(4, {"dual/lam": 5.0}, {}, SimpleNamespace(cloning=True))
     assert json.loads((tmp_path / "concerns.json").read_text()) == {}
     assert not printed().err
+
+
+def test_the_time_of_saving_is_counted_in_one_line_alone(journal, tmp_path):
+    journal.save_seconds = 2.5
+    for step in (1, 2):
+        journal.log(step, {"dual/lam": 1.0}, {"updates_per_s": 5.0}, Agent())
+    lines = read_csv(tmp_path / "timing.csv")
+    assert [line["save_seconds"] for line in lines] == [2.5, 0.0]
+    assert [line["updates_per_s"] for line in lines] == [5.0, 5.0]

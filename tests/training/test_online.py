@@ -341,3 +341,14 @@ def test_a_seed_that_breaks_online_does_not_stop_the_others(monkeypatch, printed
     interaction.envs.faults = {(2, 4): "reward inf"}
     with pytest.raises(RunError, match="reward inf in the step after step 103 of run2"):
         interaction.advance(3)
+
+
+def test_random_actions_differ_between_seeds():
+    actions = []
+    for seed in (0, 1):
+        episodes = episodes_of(Episodes(), 2, at_random_until=7)
+        episodes.seed = seed
+        actions.append(episodes.action(2, None))
+        expected = np.random.default_rng([seed, 2]).uniform(-1, 1, actions[-1].shape)
+        np.testing.assert_allclose(actions[-1], expected, rtol=1e-6)
+    assert (actions[0] != actions[1]).all()

@@ -18,8 +18,8 @@ from tests.synthetic_runs import write_run
 from training import data as data_module
 from training.plan import plan
 from training.policy import load_policy
-from training.run import Run
-from training.stored import check_folder
+from training.run import Run, total_updates
+from training.stored import check_folder, differences
 from utils.errors import UserError
 from utils.files import digest, read_json, write_json
 from utils.logging import read_csv, warn_once
@@ -465,3 +465,45 @@ def test_an_agent_that_uses_its_progress_must_declare_that_it_is_scheduled(tmp_p
     agent = tiny(load_source(code).module)
     with pytest.raises(TypeError, match="SCHEDULED = True"):
         agent.update(random_batch(), jax.random.key(0))
+
+
+def test_a_base_is_shared_only_by_runs_that_clone_the_same_one():
+    def base(*flags, data="d"):
+        run = plan(parse_flags(["main.py", "--env_name=scene", *flags]))[0]
+        return run.of_base(data).folder
+
+    others = [
+        "--agent.lr=1e-3",
+        "--agent.batch_size=64",
+        "--bc_steps=7",
+        "--horizon_length=3",
+        "--agent.action_chunking=False",
+        "--agent.actor_hidden_dims=(8,)",
+        "--agent.actor_layer_norm=True",
+        "--seed=1",
+    ]
+    folders = {base(), base(data="e"), *map(base, others)}
+    assert len(folders) == 2 + len(others)
+    for same in ("--agent.kl_budget=0.7", "--agent.flow_steps=2", "--agent.num_qs=3"):
+        assert base(same) == base()
+    assert base("--agent=agents/qam.py") == base("--offline_steps=9") == base()
+
+
+def test_a_run_does_not_resume_with_a_base_of_another_length(dataset, tmp_path):
+    """The number of cloning updates is not in the folder's hash."""
+    arguments = dataset, tmp_path / "exp", "agents/trqam.py"
+    stored = json.loads(json.dumps(planned(*arguments, "--bc_steps=4").config()))
+    other = planned(*arguments, "--bc_steps=8")
+    assert differences(other, stored) == ["--bc_steps: stored 4, now 8"]
+
+
+def test_all_updates_of_a_run_include_the_online_phase():
+    flags = {
+        "offline_steps": 8,
+        "online_steps": 12,
+        "start_training": 4,
+        "utd_ratio": 2,
+    }
+    assert total_updates(flags, needed=2) == 8 + 2 * (12 - 4)
+    assert total_updates(flags, needed=6) == 8 + 2 * (12 - 6)
+    assert total_updates(flags | {"online_steps": 0}, needed=2) == 8

@@ -1,16 +1,20 @@
 """Tests what updates keep between calls, and the clock of a window."""
 
 import itertools
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
+from agents import bc
+from tests.agents.tiny_agents import OBS, tiny
 from tests.small_datasets import make_dataset
 from tests.training.test_seeds import tiny_agents
 from training import updates as updates_module
-from training.updates import EMPTY_WINDOW, SeedState, Updates, WindowClock
+from training.updates import EMPTY_WINDOW, SeedState, Updates, WindowClock, act_online
 from utils.replay import Replay
+from utils.sharding import stack_seeds
 
 
 @pytest.fixture
@@ -79,3 +83,22 @@ def test_the_clock_leaves_out_what_is_untimed(monkeypatch):
     assert clock.seconds() == 4.0  # 5
     clock.restart()  # 6
     assert (clock.seconds(), clock.idle) == (1.0, 0.0)
+
+
+def test_the_noise_of_actions_differs_at_every_online_step():
+    agent, key = tiny(bc), jax.random.key(5)
+    stacked = stack_seeds([agent], None)
+    keys, observation = jax.random.key_data(key)[None], np.ones((1, OBS), np.float32)
+    third, fourth = (act_online(stacked, observation, keys, step) for step in (3, 4))
+    assert (third != fourth).all()
+    shape = (agent.draws, 1, agent.flat_action_dim)
+    noise = jax.random.normal(jax.random.fold_in(key, 3), shape)
+    np.testing.assert_allclose(
+        third, agent.act(observation, noise), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_speed_is_updates_over_training_time():
+    clock = SimpleNamespace(idle=1.0)
+    measured = Updates.speed(SimpleNamespace(window_updates=20, clock=clock), 4.0)
+    assert measured == {"updates_per_s": 5.0, "device_idle": 0.25}

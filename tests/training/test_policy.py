@@ -1,0 +1,27 @@
+"""The noise of an evaluation depends on the seed, the episode and the chunk alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agents import bc
+from tests.agents.tiny_agents import OBS, tiny
+from training.keys import stream
+from training.policy import act_with_keys
+
+
+def test_evaluation_noise_depends_on_seed_episode_and_chunk():
+    agent, keys = (
+        tiny(bc),
+        np.uint32([[0, 0, 0], [7, 0, 0], [0, 3, 0], [0, 0, 2], [7, 3, 2]]),
+    )
+    observations = jnp.ones((len(keys), OBS))
+    actions = act_with_keys(agent, observations, keys)
+    assert len(np.unique(actions, axis=0)) == len(keys)
+    alone = act_with_keys(agent, observations[:1], keys[-1:])
+    np.testing.assert_allclose(alone[0], actions[-1], rtol=1e-5, atol=1e-6)
+    key = stream(jax.random.key(7), "evaluation")
+    key = jax.random.fold_in(jax.random.fold_in(key, 3), 2)
+    noise = jax.random.normal(key, (agent.draws, agent.flat_action_dim))
+    expected = agent.act(observations[:1], noise[:, None])
+    np.testing.assert_allclose(actions[-1], expected[0], rtol=1e-5, atol=1e-6)
