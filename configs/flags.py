@@ -230,7 +230,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     doc = "how many of the newest checkpoints to keep, besides the best one"
     count("keep_checkpoints", 2, doc, low=1)
     count("eval_episodes", 50, "episodes of an evaluation; 0: none")
-    count("eval_workers", 0, "environment processes; 0: as many as there are cores")
+    count("eval_workers", 0, "environment processes; 0: one per core, at most 8")
     doc = (
         "evaluate on the CPU while training continues; unset: if training runs on another"
         " device"

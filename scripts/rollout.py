@@ -69,7 +69,7 @@ def define() -> flags.FlagValues:
     flags.DEFINE_integer(
         "eval_workers",
         0,
-        "environment processes; 0: one per core",
+        "environment processes; 0: one per core, at most 8",
         lower_bound=0,
         flag_values=fv,
     )

@@ -4,11 +4,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from configs.agent_file import load_source
+from envs.probe import ProbeReward
+from tests.agents.test_optimum import distance_from_optimum
+from tests.agents.tiny_agents import A, B, H, random_batch
+from tests.envs.test_probe import train_on_probe
 from utils.logging import read_csv
 
 ROOT = Path(__file__).resolve().parents[1]
+TD3_BC = str(ROOT / "examples" / "td3_bc.py")
 
 
 def python(*words: str) -> str:
@@ -51,3 +60,56 @@ def test_the_guide_quotes_the_reader_of_an_exported_policy():
         .partition('"""\n\n')[2]
     )
     assert reader.strip() and reader in (ROOT / "docs" / "policies.md").read_text()
+
+
+@pytest.fixture
+def td3_bc():
+    """Return a small agent of examples/td3_bc.py."""
+    module = load_source(TD3_BC).module
+    config = module.get_config()
+    config.update(actor_hidden_dims=(16,), value_hidden_dims=(16,), batch_size=B)
+    config.update(horizon_length=H, action_chunking=True, discount=0.9, alpha=1.5)
+    return module.AGENT.create(jax.random.key(0), 4, A, config)
+
+
+def test_td3_bc_is_its_equations(td3_bc):
+    batch = random_batch()
+    batch["valid"] = batch["valid"].at[0, -1].set(0.0)
+    noise = {"smoothing": 3.0 * jax.random.normal(jax.random.key(1), (B, H * A))}
+    fixed = td3_bc.fixed_quantities(batch, noise)
+    s_next, zeros = batch["next_observations"][:, -1], jnp.zeros((B, H * A))
+    mean = td3_bc.apply("actor", td3_bc.target_params["actor"], s_next, zeros)
+    expected = jnp.clip(mean + jnp.clip(0.2 * noise["smoothing"], -0.5, 0.5), -1, 1)
+    np.testing.assert_allclose(fixed["next_actions"], expected, rtol=1e-5, atol=1e-6)
+    q = td3_bc.values(td3_bc.target_params["critic"], s_next)(expected)
+    assert q.shape == (2, B)
+    target = batch["rewards"][:, -1] + 0.9**H * jnp.minimum(q[0], q[1])
+    np.testing.assert_allclose(fixed["td_target"], target, rtol=1e-5)
+    loss, metrics = td3_bc.loss(td3_bc.params, batch, noise, fixed)
+    actions = td3_bc.sample(batch["observations"], zeros[None])[0]
+    q = td3_bc.values(td3_bc.params["critic"], batch["observations"])(actions).mean(0)
+    errors = ((actions - batch["actions"].reshape(B, -1)) ** 2).mean(axis=-1)
+    imitation = errors[1:].sum() / B
+    np.testing.assert_allclose(
+        loss - metrics["critic/loss"],
+        imitation - 1.5 * q.mean() / jnp.abs(q).mean(),
+        rtol=1e-4,
+    )
+
+
+@pytest.mark.ci
+def test_td3_bc_finds_the_best_action_of_the_probe(tmp_path):
+    module = load_source(TD3_BC).module
+    agent = train_on_probe(tmp_path, module, ProbeReward, alpha=30.0)
+    assert distance_from_optimum(agent) < 0.05
+
+
+@pytest.mark.ci
+def test_td3_bc_trains_offline_and_online(tmp_path):
+    python(
+        "main.py", "--env_name=pointmaze-medium-navigate-singletask-task1-v0", "--agent=examples/td3_bc.py",
+        "--preset=smoke", f"--save_dir={tmp_path}",
+    )  # fmt: skip
+    (log,) = tmp_path.glob("smoke/*/td3_bc_s0_*/train.csv")
+    assert {line["phase"] for line in read_csv(log)} == {"offline", "online"}
+    assert not list(tmp_path.glob("bc/**/done.json"))  # it has no base
