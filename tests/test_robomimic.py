@@ -53,17 +53,21 @@ def raw_observations():
 
 
 @pytest.mark.parametrize(
-    ("task", "budget"), [(LIFT, 0.1), ("can-mh-low_dim", 0.1), ("square-mh-low_dim", None)]
-)  # fmt: skip
-def test_settings_of_robomimics_tasks(task, budget):
+    ("task", "budget", "source"),
+    [
+        (LIFT, 0.1, domains.FIGURE),
+        ("can-mh-low_dim", 0.1, domains.FIGURE),
+        ("square-mh-low_dim", 1.0, "default"),
+    ],
+)
+def test_settings_of_robomimics_tasks(task, budget, source):
     settings = resolved(f"--env_name={task}", "--agent=agents/trqam.py")
     agent = settings.agent
     assert agent.actor_hidden_dims == agent.value_hidden_dims == (512,) * 4
     assert (agent.actor_layer_norm, agent.horizon_length) == (False, 5)
     assert (agent.action_chunking, agent.discount, agent.rho) == (True, 0.995, 0.5)
     assert settings.sources["agent.rho"] == domains.DEMONSTRATIONS
-    source = settings.sources["agent.kl_budget"]
-    assert (agent.kl_budget, source) == (budget or agent.kl_budget, domains.FIGURE if budget else "default")  # fmt: skip
+    assert (agent.kl_budget, settings.sources["agent.kl_budget"]) == (budget, source)
 
 
 def test_other_datasets_take_the_settings_of_the_nearest_and_say_so():

@@ -155,6 +155,10 @@ def assert_reported_or_refused(folder):
     return True
 
 
+def test_an_intact_run_is_accepted(tmp_path):
+    assert assert_reported_or_refused(good(tmp_path))
+
+
 fuzz = settings(
     deadline=None,
     max_examples=150,
