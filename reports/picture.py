@@ -117,7 +117,7 @@ def _fill(
     chart: Chart | None,
     keys: dict[str, str],
     published: list[PublishedCurve],
-    dashes: dict[str, str],
+    dashes: dict[str, Any],
 ) -> None:
     """Draw a chart, or nothing, on axes; success with the published curves of the task.
 
@@ -139,7 +139,7 @@ def _fill(
         axes.set_xlim(left, right)
 
 
-def _write_legend(figure: Figure, keys: dict[str, str], dashes: dict[str, str]) -> None:
+def _write_legend(figure: Figure, keys: dict[str, str], dashes: dict[str, Any]) -> None:
     """Write the key and the name of every method below the charts, published ones last."""
     lines = [
         (Line2D([], [], **line_style(i)), f"{key}  {method}")
