@@ -44,7 +44,10 @@ def leave_if_asked() -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """In this block the first signal is only recorded; a second one raises Preempted."""
+    """In this block a signal is only recorded; a Ctrl-C after it raises Preempted.
+
+    Another SIGTERM does not: a scheduler sends it to every process, and a sweep passes it on.
+    """
     with _waiting(True):
         yield
 
@@ -70,9 +73,9 @@ def _waiting(waits: bool) -> Iterator[None]:
 
 def _handle(signum: int, frame: object) -> None:
     global _received
-    second = _received is not None
+    impatient = _received is not None and signum == signal.SIGINT
     _received = signum
-    if second or not _waits:
+    if impatient or not _waits:
         raise Preempted(signum)
 
 

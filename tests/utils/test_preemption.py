@@ -49,11 +49,24 @@ def test_a_signal_waits_in_a_training_loop_and_not_in_an_evaluation():
     assert reached == ["loop"]
 
 
-def test_a_second_signal_does_not_wait():
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_does_not_wait(first):
     with pytest.raises(Preempted), preemption.handled(), preemption.deferred():
-        send(signal.SIGINT)
+        send(first)
         send(signal.SIGINT)
         raise AssertionError("not reached")
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_another_sigterm_waits_until_the_loop_has_saved(first):
+    """A scheduler may signal a job that its sweep has signalled already."""
+    saved = []
+    with pytest.raises(Preempted), preemption.handled(), preemption.deferred():
+        send(first)
+        send(signal.SIGTERM)
+        saved.append(preemption.received())
+        preemption.leave_if_asked()
+    assert saved == [True]
 
 
 @pytest.mark.parametrize(
