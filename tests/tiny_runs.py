@@ -1,6 +1,8 @@
 """Commands of main.py with tiny networks on a real environment."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import main as program
@@ -67,3 +69,15 @@ def lenient():
         for name, value in os.environ.items()
         if not name.startswith("JAX_") or name == "JAX_PLATFORMS"
     }
+
+
+def run_code(code, environ):
+    """Run Python code in a process in the project's folder; it must exit with 0."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environ,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,12 +1,10 @@
 """The device flags take effect, and timing.csv says how long the device is idle."""
 
-import subprocess
-import sys
 import time
 
 import pytest
 
-from tests.tiny_runs import ROOT, lenient, only_run, train
+from tests.tiny_runs import lenient, only_run, run_code, train
 from utils.logging import CsvLog
 
 
@@ -75,12 +73,5 @@ raise SystemExit(code)
 """
     # Cache tiny programs too.
     environ = lenient() | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environ,
-    )
-    assert done.returncode == 0, done.stderr
+    run_code(code, environ)
     assert list((tmp_path / "programs").iterdir())

@@ -5,15 +5,13 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from envs.workers import EnvWorkers
-from tests.tiny_runs import ROOT, TASK, lenient, train, unwrapped
+from tests.tiny_runs import TASK, lenient, run_code, train, unwrapped
 from utils.logging import CsvLog
 
 
@@ -131,14 +129,7 @@ def test_a_seed_on_one_of_four_devices_trains_as_it_does_alone(data, tmp_path):
             *flags,
         ]
         code = f"from tests.tiny_runs import train; raise SystemExit(train(*{words}))"
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=environ,
-        )
-        assert done.returncode == 0, done.stderr
+        run_code(code, environ)
     assert train(data, tmp_path / "alone", "--seed=2", "--online_steps=16", *flags) == 0
     (four,), (alone,) = (
         (tmp_path / name).glob(f"Debug/{TASK}/trqam_s2_*") for name in ("four", "alone")

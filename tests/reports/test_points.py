@@ -6,6 +6,12 @@ from tests.reports.helpers import CUBE, make_report, run_report
 from tests.synthetic_runs import write_run
 
 
+def write_rising(folder, seed, last):
+    """Write a run whose success rises by 10 % every 200,000 steps up to step `last`."""
+    success = {step: step / 2e6 for step in range(0, last + 1, 200_000)}
+    write_run(folder, CUBE.format(1), seed, success)
+
+
 def test_offline_and_online_are_two_tables(tmp_path):
     success = {0: 0.1, 500_000: 0.2, 1_000_000: 0.4, 1_250_000: 0.7, 1_500_000: 0.9}
     write_run(tmp_path, CUBE.format(1), 0, success, online_steps=500_000)
@@ -24,12 +30,7 @@ def test_offline_and_online_are_two_tables(tmp_path):
 
 def test_unfinished_runs_are_noted_and_left_out(tmp_path):
     for seed, last in enumerate((1_000_000, 1_000_000, 600_000)):
-        write_run(
-            tmp_path,
-            CUBE.format(1),
-            seed,
-            {step: step / 2e6 for step in range(0, last + 1, 200_000)},
-        )
+        write_rising(tmp_path, seed, last)
     found = make_report(tmp_path)
     assert [(row.seeds, row.mean) for row in found.rows] == [(2, pytest.approx(50.0))]
     assert (
@@ -54,12 +55,7 @@ def test_unfinished_runs_are_noted_and_left_out(tmp_path):
 
 def test_if_no_run_has_finished_they_are_compared_at_the_last_common_step(tmp_path):
     for seed, last in enumerate((400_000, 600_000)):
-        write_run(
-            tmp_path,
-            CUBE.format(1),
-            seed,
-            {step: step / 2e6 for step in range(0, last + 1, 200_000)},
-        )
+        write_rising(tmp_path, seed, last)
     found = make_report(tmp_path)
     assert [(row.seeds, row.step) for row in found.rows] == [(2, "400,000")]
     assert any("no run has reached the end of a phase" in note for note in found.notes)

@@ -6,6 +6,12 @@ from tests.reports.helpers import SCENE, change_dataset, run_report, unwrapped
 from tests.synthetic_runs import write_run
 
 
+def repeat(folder, name, kept):
+    """Compare the runs in folder/name with those in folder/kept; return the exit code."""
+    words = f"--repeat_of={folder / kept}", "--bootstrap=10"
+    return run_report(folder / name, *words)
+
+
 def test_repeated_runs_are_compared_with_runs_of_the_same_settings(tmp_path, capsys):
     """Only runs with the same settings count, and a run is not compared with itself. A run
     outside the interval makes the exit code 1.
@@ -22,10 +28,7 @@ def test_repeated_runs_are_compared_with_runs_of_the_same_settings(tmp_path, cap
             hashed="b",
         )
     write_run(tmp_path / "again", task, 3, {1_000_000: 1.0}, **settings)
-    assert (
-        run_report(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10")
-        == 0
-    )
+    assert repeat(tmp_path, "again", "kept") == 0
     interval = (
         f"40.0 ± {100 * stats.t.ppf(0.975, 2) * 0.2 * (4 / 3) ** 0.5:.1f} (95 % prediction"
         " interval of 3 seeds)"
@@ -42,17 +45,11 @@ def test_repeated_runs_are_compared_with_runs_of_the_same_settings(tmp_path, cap
         hashed="b",
         given={"agent.kl_budget": 3.0},
     )
-    assert (
-        run_report(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10")
-        == 1
-    )
+    assert repeat(tmp_path, "again", "kept") == 1
     assert "seed 4, step 1,000,000: 50.0 % is OUTSIDE 95.0 ±" in unwrapped(
         capsys.readouterr().out
     )
-    assert (
-        run_report(tmp_path / "kept", f"--repeat_of={tmp_path}/again", "--bootstrap=10")
-        == 1
-    )
+    assert repeat(tmp_path, "kept", "again") == 1
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 120
     assert "fewer than two other seeds of the same settings" in unwrapped(shown)
@@ -66,10 +63,7 @@ def test_repeated_runs_have_the_same_settings_and_as_much_data(tmp_path, capsys)
     for seed in range(3):
         write_run(tmp_path / "kept", task, seed, {1_000_000: 0.5}, bc_steps=10_000)
     write_run(tmp_path / "short", task, 3, {1_000_000: 0.5}, bc_steps=20)
-    assert (
-        run_report(tmp_path / "short", f"--repeat_of={tmp_path}/kept", "--bootstrap=10")
-        == 1
-    )
+    assert repeat(tmp_path, "short", "kept") == 1
     assert (
         "evaluated at step 1,000,000; there are others with bc_steps 10000 and 20"
         in unwrapped(capsys.readouterr().out)
@@ -83,19 +77,13 @@ def test_repeated_runs_have_the_same_settings_and_as_much_data(tmp_path, capsys)
         offline_steps=2_000_000,
     )
     change_dataset(again, crc=8)
-    assert (
-        run_report(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10")
-        == 0
-    )
+    assert repeat(tmp_path, "again", "kept") == 0
     assert (
         "(95 % prediction interval of 3 seeds); the data were not the same"
         in unwrapped(capsys.readouterr().out)
     )
     change_dataset(again, transitions=60_000)
-    assert (
-        run_report(tmp_path / "again", f"--repeat_of={tmp_path}/kept", "--bootstrap=10")
-        == 1
-    )
+    assert repeat(tmp_path, "again", "kept") == 1
     assert "there are others with transitions 1000000 and 60000" in unwrapped(
         capsys.readouterr().out
     )
