@@ -16,6 +16,8 @@ from utils.logging import WIDTH
 
 SHORTEST_NAME = 8
 SHORTEST_BAR = 6
+SECONDS_PER_LINE = 60
+"""How often a counter writes a line to a file."""
 OPTIONAL = ("left", "rate", "step")
 """Parts of a line that are left out of a narrow terminal, in this order."""
 
@@ -155,12 +157,12 @@ class ProgressBar(TerminalBar):
 
 
 class Counter(TerminalBar):
-    """A bar that counts the items of one task; a file gets one line at the end, or none.
+    """A bar that counts the items of one task; a file gets a line each minute and one at the end.
 
     Args:
         name: the name of the task.
         total: the number of items; None if it is not known.
-        kept: whether the finished bar stays, or its line is printed to a file.
+        kept: whether the finished bar stays, and whether a file gets the last line.
         disable: whether to show nothing at all.
         options: further options of tqdm.
     """
@@ -174,17 +176,32 @@ class Counter(TerminalBar):
         disable: bool = False,
         **options: Any,
     ):
+        self.printed = time.perf_counter()
         super().__init__(desc=name, total=total, disable=disable, leave=kept, **options)
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Count `n` items."""
+        drawn = super().update(n)
+        if time.perf_counter() - self.printed >= SECONDS_PER_LINE:
+            self.print_line(", {remaining} left")
+        return drawn
 
     def close(self) -> None:
         """End the bar. A second call does nothing."""
-        if not (self.disable or self.moving) and self.leave:
-            self.bar_format = (
-                "{desc}: {n_fmt}/{total_fmt}{unit} in {elapsed}, {rate_fmt}"
-            )
-            self._ema_dt = lambda: 0.0  # the average rate, not the latest
-            print(self, file=self.target, flush=True)
+        if self.leave:
+            self.print_line()
         super().close()
+
+    def print_line(self, ending: str = "") -> None:
+        """Print the count and the average rate so far, unless the bar moves in a terminal."""
+        if self.disable or self.moving:
+            return
+        self.printed = time.perf_counter()
+        self.bar_format = (
+            "{desc}: {n_fmt}/{total_fmt}{unit} in {elapsed}, {rate_fmt}" + ending
+        )
+        self._ema_dt = lambda: 0.0  # the average rate, not the latest
+        print(self, file=self.target, flush=True)
 
 
 def run_name(agent: str, env_name: str, seeds: list[int]) -> str:

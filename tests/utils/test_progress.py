@@ -232,6 +232,26 @@ def test_a_counter_in_a_file_is_one_line(capsys):
     )
 
 
+@pytest.mark.parametrize("kept, lines", [(True, 3), (False, 2)])
+def test_a_long_count_in_a_file_has_a_line_each_minute(
+    kept, lines, capsys, monkeypatch
+):
+    clock = iter([0, 30, 61, 61, 100, 121, 121, 122, 130])
+    monkeypatch.setattr("utils.progress.time.perf_counter", lambda: next(clock))
+    with Counter("scene-play", 1000, unit=" transitions", kept=kept) as bar:
+        for _ in range(4):
+            bar.update(200)
+    counted = re.findall(
+        r"scene-play: (\d+)/1000 transitions in .*/s(.*)\n", capsys.readouterr().err
+    )
+    assert [count for count, _ in counted] == ["400", "800", "800"][:lines]
+    assert [bool(re.fullmatch(", .+ left", left)) for _, left in counted] == [
+        True,
+        True,
+        False,
+    ][:lines]
+
+
 def test_a_counter_that_ends_early_shows_how_far_it_came(capsys):
     with pytest.raises(ValueError), Counter("x.npz", 10, unit="B") as bar:
         bar.update(4)
