@@ -299,12 +299,12 @@ def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             f"--slurm={options.slurm}: Slurm runs the jobs then; leave"
             f" --engine={options.engine} out"
         )
-    jobs = plan_jobs(options, flags, options.pack or default_pack(options, environ))
     if options.status:
         from sweeps.status import report
 
-        print("\n".join(report(jobs)))
+        print("\n".join(report(jobs_as_run(options, flags))))
         return 0
+    jobs = plan_jobs(options, flags, options.pack or default_pack(options, environ))
     left = [job for job in jobs if not job.is_done()]
     if options.slurm or options.engine != "print":
         check_left(left, jobs, options)
@@ -316,6 +316,14 @@ def default_pack(options: argparse.Namespace, environ: Mapping[str, str]) -> int
     return 1 if options.engine == "local" and not gpus(environ) else options.seeds
 
 
+def jobs_as_run(options: argparse.Namespace, flags: Sequence[str]) -> list[Job]:
+    """The jobs as they were started: of one seed each where such a job has a log."""
+    single = plan_jobs(options, flags, options.pack or 1)
+    if options.pack or any(job.log.is_file() for job in single):
+        return single
+    return plan_jobs(options, flags, options.seeds)
+
+
 def check_left(
     left: Sequence[Job], jobs: Sequence[Job], options: argparse.Namespace
 ) -> None:
@@ -325,7 +333,7 @@ def check_left(
             f"--slurm={options.slurm}: nothing is left to submit, all {len(jobs)} jobs have"
             " finished; not written"
         )
-    print(how_many(left, jobs))
+    print(how_many(left, jobs), flush=True)
 
 
 def how_many(left: Sequence[Job], jobs: Sequence[Job]) -> str:
@@ -355,7 +363,7 @@ def start(
     if options.engine == "print":
         print("\n".join(map(shell, left)))
         return 0
-    print(f"what they print: {left[0].log.parent}/")
+    print(f"what they print: {left[0].log.parent}/", flush=True)
     engine: Engine
     if options.engine == "local":
         engine = Local(environ, options.jobs_per_device)

@@ -15,6 +15,8 @@ from training.run import Run
 from utils.errors import DamagedFile
 
 INTERRUPTED = (130, 143)  # exit codes after Ctrl-C and SIGTERM
+STARTED = re.compile(r"== \d{4}-\d\d-\d\d ")
+"""The line of a log with which an attempt begins."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,9 +60,9 @@ class Job:
         code = lines and re.fullmatch(r"== exit code (-?\d+)", lines[-1])
         if not code or int(code[1]) in (0, *INTERRUPTED):
             return None
-        said = [line for line in lines[:-1] if line.startswith("error: ")] or lines[
-            -2:-1
-        ]
+        begin = max((i for i, x in enumerate(lines) if STARTED.match(x)), default=0)
+        attempt = lines[begin:-1]
+        said = [line for line in attempt if line.startswith("error: ")] or attempt
         return f"exit code {code[1]}: {said[-1].removeprefix('error: ')}"
 
 

@@ -1,6 +1,7 @@
 """Runs all jobs of a sweep."""
 
 import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
     """Run all jobs, report each result, and return the number of failures.
 
     A job waits until no other job is training its base. SIGTERM and Ctrl-C raise Preempted
-    after all jobs have saved and ended.
+    after all jobs have saved and ended; another SIGTERM changes nothing.
     """
     waiting = list(jobs)
     running = list[Job]()
@@ -37,8 +38,8 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
 
     # handled here, because Ray replaces the signal handlers when it starts
     with handled(), contextlib.ExitStack() as stack:
-        stack.callback(engine.stop)
         stack.enter_context(deferred())
+        stack.callback(engine.stop)
         bar = stack.enter_context(
             tqdm(total=len(jobs), desc="sweep", unit="job", disable=None)
         )
@@ -54,6 +55,7 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
                 failed += code != 0
                 done = len(jobs) - len(waiting) - len(running)
                 tqdm.write(f"[{done}/{len(jobs)}] {result(job, code)}")
+                sys.stdout.flush()
     return failed
 
 

@@ -198,10 +198,11 @@ def report(jobs: Sequence[Job]) -> list[str]:
     running = sum(
         any(status.state == "running" for status in found) for found in of_jobs
     )
-    return [
-        *lines,
-        time_left([longest_left(found, speeds) for found in groups], running),
+    unfinished = [
+        found for found in groups if any(status.state != "finished" for status in found)
     ]
+    times = [longest_left(found, speeds) for found in unfinished]
+    return [*lines, time_left(times, running)]
 
 
 def base_status(jobs: Sequence[Job]) -> list[list[RunStatus]]:
@@ -222,14 +223,16 @@ def group_by_folders(found: Iterable[list[RunStatus]]) -> list[list[RunStatus]]:
 def time_left(times: Sequence[float | None], running: int) -> str:
     """Return a line with the remaining time of all jobs.
 
-    times: the remaining seconds of each job; running: how many jobs run at the same time now.
+    Args:
+        times: the remaining seconds of each unfinished job; None if unknown.
+        running: how many jobs run at the same time now.
     """
-    unfinished = [seconds for seconds in times if seconds != 0.0]
-    if not unfinished:
+    if not times:
         return "all finished"
-    if None in unfinished:
+    known = [seconds for seconds in times if seconds is not None]
+    if len(known) < len(times):
         return "time left: not known before the first lines of timing.csv are written"
-    needed = sum(seconds for seconds in unfinished if seconds is not None)
+    needed = sum(known)
     together = (
         f"; {hours_text(needed / running)} for {running} at a time, as now"
         if running

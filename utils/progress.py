@@ -157,7 +157,7 @@ class ProgressBar(TerminalBar):
 
 
 class Counter(TerminalBar):
-    """A bar that counts the items of one task; a file gets a line each minute and one at the end.
+    """A bar that counts the items of one task; a file gets a line a minute and one at the end.
 
     Args:
         name: the name of the task.

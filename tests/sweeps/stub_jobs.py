@@ -100,7 +100,7 @@ def process(*command):
 SAVES = """
 import os, signal, sys, time
 def leave(*_):
-    time.sleep(0.5)
+    time.sleep(1)
     print("saved", flush=True)
     sys.exit(143)
 print(os.getpid(), flush=True)
@@ -110,8 +110,8 @@ time.sleep(600)
 """
 
 
-def stop_a_sweep(tmp_path, engine, signum):
-    """Send a signal to a process that runs two jobs of SAVES. Returns its exit code, what it
+def stop_a_sweep(tmp_path, engine, *signals):
+    """Send signals to a process that runs two jobs of SAVES. Returns its exit code, what it
     printed, the log of the first job and the id of that job's process.
     """
     code = f"""
@@ -133,6 +133,8 @@ except Preempted as signal:
         log = Path(sweeping.stdout.readline().strip())
         wait_for(lambda: log.is_file() and "ready" in log.read_text())
         pid = int(log.read_text().splitlines()[1])
-        sweeping.send_signal(signum)
+        for signum in signals:
+            sweeping.send_signal(signum)
+            time.sleep(0.3)
         stdout, _ = sweeping.communicate(timeout=60)
     return sweeping.returncode, stdout, log, pid

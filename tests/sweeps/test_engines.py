@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from tests.sweeps.stub_jobs import (
     gone,
     output,
     planned,
+    process,
     stop_a_sweep,
     stubs,
     wait_for,
@@ -39,6 +42,24 @@ def test_a_failing_job_is_reported_and_the_others_continue(tmp_path, capsys):
     assert lines[3] == f"[4/4] finished: {jobs[3].name}"
     assert [output(jobs[0]), output(jobs[3])] == ["one", "four"]
     assert [bool(job.failure()) for job in jobs] == [False, True, True, False]
+
+
+def test_a_finished_job_is_reported_at_once_in_a_file_too(tmp_path):
+    code = f"""
+import os
+from pathlib import Path
+from sweeps.engines import Local
+from sweeps.run import run_jobs
+from tests.sweeps.stub_jobs import stubs
+
+jobs = stubs(Path({str(tmp_path)!r}), "pass", "import time; time.sleep(5); print('ended')")
+print(jobs[1].log, flush=True)
+run_jobs(jobs, Local(dict(os.environ), 1))
+"""
+    with process(sys.executable, "-c", code) as sweeping:
+        log = Path(sweeping.stdout.readline().strip())
+        assert sweeping.stdout.readline().startswith("[1/2] finished")
+        assert not log.exists() or "ended" not in log.read_text()
 
 
 def test_jobs_that_share_a_machine_have_their_own_cores(tmp_path, monkeypatch):
@@ -112,10 +133,19 @@ def test_a_job_does_not_wait_in_a_slot_for_the_base_that_another_one_trains(tmp_
     assert begun < trained < float(output(second)) < ended
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_when_a_sweep_is_stopped_or_dies_its_jobs_save_and_exit(tmp_path, signum):
+@pytest.mark.parametrize(
+    "signals",
+    [
+        [signal.SIGTERM],
+        [signal.SIGTERM, signal.SIGTERM],
+        [signal.SIGINT],
+        [signal.SIGKILL],
+    ],
+)
+def test_when_a_sweep_is_stopped_or_dies_its_jobs_save_and_exit(tmp_path, signals):
+    signum = signals[0]
     code, stdout, log, pid = stop_a_sweep(
-        tmp_path, "Local(dict(os.environ), 1)", signum
+        tmp_path, "Local(dict(os.environ), 1)", *signals
     )
     assert stdout == "" and code == (
         -signum if signum == signal.SIGKILL else 128 + signum

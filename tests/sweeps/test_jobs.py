@@ -161,3 +161,13 @@ def test_a_job_that_was_stopped_has_not_failed(code, failure, tmp_path):
     job.log.parent.mkdir(parents=True)
     job.log.write_text(f"error: no luck\n== exit code {code}\n")
     assert job.failure() == failure
+
+
+def test_a_failure_is_explained_by_the_last_attempt_alone(tmp_path):
+    (job,) = planned(f"--env_name={TASK}", f"--save_dir={tmp_path}")
+    job.log.parent.mkdir(parents=True)
+    job.log.write_text(
+        "== 2026-01-01 00:00:00 $ main.py\nerror: no data\n== exit code 2\n"
+        "== 2026-01-02 00:00:00 $ main.py\nKilled\n== exit code -9\n"
+    )
+    assert job.failure() == "exit code -9: Killed"

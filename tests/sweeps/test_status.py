@@ -79,6 +79,47 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
     assert len(lines) == 8
 
 
+def test_status_finds_jobs_of_one_seed_each_as_engines_on_cores_run_them(
+    tmp_path, capsys
+):
+    flags = [
+        f"--env_name={TASK}",
+        f"--save_dir={tmp_path}",
+        "--seeds=2",
+        "--bc_steps=0",
+    ]
+    first, _ = planned(*flags, pack=1)
+    first.log.parent.mkdir(parents=True)
+    first.log.write_text("error: no data\n")
+    engines.log_exit_code(first.log, 1)
+    assert run(*flags, "--status") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["all", "0", "0", "0", "1", "1"]
+    assert lines[3] == f"failed   exit code 1: no data  {first.log}"
+    assert run(*flags, "--pack=2", "--status") == 0
+    assert capsys.readouterr().out.splitlines()[2].split() == [
+        "all",
+        "0",
+        "0",
+        "0",
+        "0",
+        "2",
+    ]
+
+
+def test_a_run_in_its_last_evaluation_has_not_finished(tmp_path, capsys):
+    flags = [f"--env_name={TASK}", f"--save_dir={tmp_path}", "--offline_steps=1000", "--online_steps=0", "--bc_steps=0"]  # fmt: skip
+    ((one,),) = (job.runs for job in planned(*flags))
+    one.folder.mkdir(parents=True)
+    write_json(one.folder / "config.json", one.config())
+    (one.folder / "timing.csv").write_text("step,updates_per_s\n1000,0.5\n")
+    assert run(*flags, "--status") == 0
+    *_, stopped, left = capsys.readouterr().out.splitlines()
+    assert (
+        stopped.startswith("stopped  at step 1,000 of 1,000") and "finished" not in left
+    )
+
+
 def test_the_time_left_is_never_zero_while_jobs_are_missing():
     assert [hours_text(seconds) for seconds in (0.2, 59.5, 61, 111_900, None)] == [
         "0:00:01",
