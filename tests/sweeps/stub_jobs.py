@@ -75,11 +75,8 @@ def wait_for(condition, seconds=60.0):
 
 def plain_environ():
     """Return a user's environment: without the strictness that tests add, but with the cache."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name != "JAX_NUMPY_RANK_PROMOTION"
-    }
+    added = ("JAX_NUMPY_RANK_PROMOTION", "PYTHONUNBUFFERED")
+    return {name: value for name, value in os.environ.items() if name not in added}
 
 
 @contextlib.contextmanager
@@ -100,6 +97,7 @@ def process(*command):
 SAVES = """
 import os, signal, sys, time
 def leave(*_):
+    print("saving", flush=True)
     time.sleep(1)
     print("saved", flush=True)
     sys.exit(143)
@@ -131,10 +129,9 @@ except Preempted as signal:
 """
     with process(sys.executable, "-c", code) as sweeping:
         log = Path(sweeping.stdout.readline().strip())
-        wait_for(lambda: log.is_file() and "ready" in log.read_text())
-        pid = int(log.read_text().splitlines()[1])
-        for signum in signals:
+        for signum, state in zip(signals, ("ready", "saving"), strict=False):
+            wait_for(lambda: log.is_file() and state in log.read_text())  # noqa: B023
             sweeping.send_signal(signum)
-            time.sleep(0.3)
+        pid = int(log.read_text().splitlines()[1])
         stdout, _ = sweeping.communicate(timeout=60)
     return sweeping.returncode, stdout, log, pid
