@@ -10,6 +10,7 @@ from envs.tasks import (
     dataset_name,
     folder_flag,
     has_oracle,
+    is_ogbench,
     is_robomimic,
     is_user_env,
 )
@@ -57,10 +58,18 @@ def find_dataset(env_name: str, dataset_dir: Path | str | None = None) -> Path:
 
 
 def stored_dataset(name: str, folder: Path) -> Path | None:
-    """Return the dataset's file or folder of shards below `folder`; None if it is missing."""
+    """Return the dataset's file or folder of shards below `folder`; None if it is missing.
+
+    Where both are there, it is the folder for a dataset that is published as shards, else the
+    file.
+    """
     if is_robomimic(name):
         file = robomimic_data.file_of(name, folder)
         return file if file.exists() else None
+    single = folder / f"{name}-v0.npz"
+    in_shards = name in SHARDS or name in REPOSITORIES
+    if single.exists() and not in_shards:
+        return single
     for candidate in (folder / f"{name}-100m-v0", folder / f"{name}-10m-v0", folder):
         if (candidate / INCOMPLETE).exists():
             continue
@@ -68,7 +77,6 @@ def stored_dataset(name: str, folder: Path) -> Path | None:
             name, 1
         ):
             return candidate
-    single = folder / f"{name}-v0.npz"
     return single if single.exists() else None
 
 
@@ -90,6 +98,9 @@ def dataset_files(
         return []
     if not source.is_dir():
         return [source]
+    if is_ogbench(env_name):
+        named = dataset_path is not None
+        return used_shards(dataset_name(env_name), source, named)
     minari = own_data.minari_file(source)
     return [minari] if minari else own_shards(source)
 
@@ -123,6 +134,20 @@ def shards_in(folder: Path, pattern: str, limit: int | None = None) -> list[Path
         path for path in folder.glob(pattern) if not path.name.endswith("-val.npz")
     ]
     return sorted(shards)[:limit]
+
+
+def used_shards(name: str, folder: Path, named: bool) -> list[Path]:
+    """Return the training shards that a run reads from a folder of OGBench's, in order.
+
+    Args:
+        name: the dataset.
+        folder: the folder.
+        named: whether the user named it. Then all its shards are used, else as many as the
+            paper uses.
+    """
+    if named:
+        return shards_in(folder, "*.npz")
+    return shards_in(folder, shard_pattern(name, folder), SHARDS.get(name))
 
 
 def _how_to_get(name: str, folder: Path) -> str:

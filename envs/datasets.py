@@ -19,13 +19,7 @@ from envs.arrays import (
     check_arrays,
     read_npz,
 )
-from envs.dataset_files import (
-    SHARDS,
-    find_dataset,
-    own_shards,
-    shard_pattern,
-    shards_in,
-)
+from envs.dataset_files import find_dataset, own_shards, used_shards
 from envs.mapped_shards import ArraysPlace, arrays_folder, mapped, write_shards
 from envs.ogbench import SeededEnv, make_env
 from envs.robomimic_data import Recipe, read_demonstrations
@@ -230,8 +224,7 @@ def _read(
         env_name: the task.
         split: train or val.
         place: where arrays are converted to.
-        named: whether the user named the folder. Then all its shards are used, else as many as
-            the paper uses.
+        named: whether the user named the file or folder, see `used_shards`.
     """
     flag = place.flag
     needed = ["observations", "actions", "terminals", "qpos"]
@@ -242,10 +235,7 @@ def _read(
             source if split == "train" else source.with_name(f"{source.stem}-val.npz")
         )
         return _read_file(path, needed, flag), path
-    name = dataset_name(env_name)
-    pattern = shard_pattern(name, source)
-    limit = SHARDS.get(name)
-    shards = shards_in(source, "*.npz") if named else shards_in(source, pattern, limit)
+    shards = used_shards(dataset_name(env_name), source, named)
     if not shards:
         raise UserError(f"{flag}: {source} holds no npz files of {env_name}")
     if split != "train":

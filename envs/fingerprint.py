@@ -15,7 +15,7 @@ import numpy as np
 
 from utils.files import user_folder
 
-READER = 1
+READER = 2
 """Version of the reading code; increase it if the same files are read as other data."""
 SETTLED_SECONDS = 2.0
 """A younger file may change again without a new time of change, so it is not cached."""

@@ -149,20 +149,20 @@ def data_fingerprint(
 
 def warn_of_data(run: Run, data: TaskData) -> None:
     """Warn if the data or the simulator make results differ from the published ones."""
-    warn_of_little_data(run, data.transitions)
+    warn_of_another_size(run, data.transitions)
     warn_of_other_physics(run)
     warn_of_a_script(run)
     warn_of_narrow_actions(data.arrays["actions"])
 
 
-def warn_of_little_data(run: Run, transitions: int) -> None:
-    """Warn if a published dataset has less than half of the transitions that it should have."""
+def warn_of_another_size(run: Run, transitions: int) -> None:
+    """Warn if a dataset has not half to twice the transitions of the published results."""
     flags = run.settings.flags
     env_name = run.env_name
     if run.settings.transitions or flags["dataset"] or not is_ogbench(env_name):
         return  # a preset's own data, or the user's, or demonstrations
     wanted = published_transitions(env_name) * flags["dataset_proportion"]
-    if transitions < wanted / 2:
+    if not wanted / 2 <= transitions <= 2 * wanted:
         place = f"{dataset_name(env_name)} in {flags['ogbench_dataset_dir']}"
         warn(
             f"{place} gives {transitions:,} transitions; the published results are with"

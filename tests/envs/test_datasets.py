@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from envs import dataset_files, datasets, download
 from envs.collect import collect, collect_random, collection_settings
+from envs.dataset_files import dataset_files as files_of
 from envs.dataset_files import find_dataset
 from envs.datasets import load_dataset
 from envs.ogbench import make_env
@@ -250,6 +251,28 @@ def test_the_folder_of_shards_itself_may_be_given(shards):
 
 
 SHARD_FOLDER = "pointmaze-medium-navigate-100m-v0"
+
+
+def test_the_files_of_a_dataset_are_those_that_are_read(shards):
+    """The cached checksum depends on them, so it is another one if more shards are read."""
+    used, named = (
+        files_of(MAZE, shards, None),
+        files_of(MAZE, shards, shards / SHARD_FOLDER),
+    )
+    assert [path.name[-7:] for path in used] == ["000.npz", "001.npz"]
+    assert [path.name[-7:] for path in named] == ["000.npz", "001.npz", "002.npz"]
+
+
+def test_a_larger_release_does_not_replace_a_file_that_the_paper_uses(
+    shards, monkeypatch
+):
+    np.savez(shards / FILE, **maze_rows((8, 8)))
+    assert find_dataset(MAZE, shards) == shards / SHARD_FOLDER
+    monkeypatch.delitem(dataset_files.SHARDS, "pointmaze-medium-navigate")
+    assert find_dataset(MAZE, shards) == shards / FILE
+    assert files_of(MAZE, shards, None) == [shards / FILE]
+    (shards / FILE).unlink()
+    assert find_dataset(MAZE, shards) == shards / SHARD_FOLDER
 
 
 def as_nobody(*command):

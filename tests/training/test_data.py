@@ -7,7 +7,7 @@ import pytest
 
 from configs.flags import parse_flags
 from envs.probe import write_dataset
-from training.data import data_fingerprint, load_data
+from training.data import data_fingerprint, load_data, warn_of_another_size
 from training.plan import plan
 
 ENV_NAME = "envs.probe:ProbeChain-v0"
@@ -63,3 +63,17 @@ def test_the_cached_checksum_depends_on_the_flags(flag, dataset, tmp_path, monke
     assert first != second
     monkeypatch.setattr("training.data.load_data", None)  # both are in the cache
     assert [data_fingerprint(run) for run in runs] == [first, second]
+
+
+@pytest.mark.parametrize(
+    ("transitions", "warns"), [(499_999, True), (2_000_000, False), (2_000_001, True)]
+)
+def test_a_dataset_of_another_size_than_the_published_causes_a_warning(
+    transitions, warns, printed
+):
+    (run, *_) = plan(parse_flags(["main.py", "--env_name=scene"]))
+    warn_of_another_size(run, transitions)
+    warning = (
+        f"gives {transitions:,} transitions; the published results are with 1,000,000"
+    )
+    assert (warning in printed().err) is warns
