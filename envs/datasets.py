@@ -317,7 +317,8 @@ def _read_own(
         return _map_own_shards(source, layout, action_scale, place)
     flag = place.flag
     arrays = own_data.read_checked(source, layout, action_scale, flag)
-    chosen, why = own_data.choose_layout([arrays], layout, f"{flag}: {source}")
+    files = [(source, arrays)]
+    chosen, why = own_data.choose_layout(files, layout, f"{flag}: {source}")
     rows, reading = own_data.as_rows(arrays, chosen, why)
     reading.announce(source)
     return rows
@@ -350,7 +351,8 @@ def _map_own_shards(
 
     def write(folder: Path) -> None:
         shards = (
-            own_data.read_checked(path, layout, action_scale, flag) for path in files
+            (path, own_data.read_checked(path, layout, action_scale, flag))
+            for path in files
         )
         chosen, why = own_data.choose_layout(shards, layout, f"{flag}: {source}")
         readings: list[own_data.Reading] = []

@@ -6,6 +6,7 @@ flat      every row is a transition (s, a, r); terminals is 1 in the last one (D
 `as_rows` turns both into the ogbench layout with masks.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -27,8 +28,10 @@ from envs.arrays import (
 from utils.errors import UserError
 from utils.logging import say, short_path, warn
 
-ENDS = ("timeouts", "truncations", "truncateds", "dones_float")
-"""Flags that end a trajectory but not the task, by the names of common file formats."""
+LIMITS = ("timeouts", "truncations", "truncateds")
+"""Flags of time limits, by the names of common file formats."""
+ENDS = (*LIMITS, "dones_float")
+"""Flags that end a trajectory but not the task; dones_float is 1 at every end."""
 NEEDED = ("observations", "actions", "rewards", "terminals")
 READ = (*NEEDED, "masks", "next_observations", *ENDS)
 SIMULATOR = ("qpos", "qvel", "button_states")
@@ -57,6 +60,10 @@ class Reading:
     """Action entries beyond ±1 by less than a thousandth."""
     assumed_ends: int = 0
     """Flat layout without masks: terminal rows that are assumed to end the task."""
+    ends_at_limits: int = 0
+    """Flat layout without masks: terminal rows that are marked as a time limit too."""
+    endless: int = 0
+    """ogbench layout without masks: trajectories, of which none ends the task."""
 
     def __add__(self, other: "Reading") -> "Reading":
         names = {field.name for field in dataclasses.fields(self)} - {"layout", "why"}
@@ -94,6 +101,17 @@ class Reading:
             lines.append(
                 f"{self.assumed_ends:,} terminal rows are taken to end the task (mask 0),"
                 " because there are no masks; mark time limits in timeouts or truncations"
+            )
+        if self.ends_at_limits:
+            lines.append(
+                f"{self.ends_at_limits:,} rows are terminal and at a time limit at once: taken"
+                " to end the task (mask 0); set terminals to 0 there, or store masks"
+            )
+        if self.endless:
+            lines.append(
+                f"there are no masks, so none of the {self.endless:,} trajectories ends the"
+                " task (mask 1 everywhere); store masks, 0 in the row before a final state that"
+                " ended it"
             )
         if self.ended == self.transitions > self.trajectories:
             lines.append(
@@ -140,6 +158,7 @@ def read_checked(path: Path, layout: str, action_scale: float, flag: str) -> Arr
     if layout == "ogbench":
         _fill_final_rows(arrays)
     arrays = check_arrays(arrays, where, "correct it in the file")
+    _check_sizes(arrays, where)
     if action_scale != 1:
         arrays["actions"] = arrays["actions"] / np.float32(action_scale)
     remedy = (
@@ -148,6 +167,20 @@ def read_checked(path: Path, layout: str, action_scale: float, flag: str) -> Arr
     )
     check_action_range(arrays["actions"], where, remedy)
     return arrays
+
+
+def _check_sizes(arrays: Arrays, where: str) -> None:
+    """Raise UserError for arrays without rows, and for next observations of another width."""
+    observations = arrays["observations"]
+    if not len(observations):
+        raise UserError(f"{where} holds no rows; give a file with transitions")
+    width = observations.shape[1]
+    following = arrays.get("next_observations", observations).shape[1]
+    if following != width:
+        raise UserError(
+            f"{where} holds next_observations with {following} columns and observations with"
+            f" {width}; store both with the same columns"
+        )
 
 
 def _fill_final_rows(arrays: Arrays) -> None:
@@ -247,6 +280,16 @@ def minari_file(path: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+def is_minari(path: Path) -> bool:
+    """Whether a file or a folder is a Minari dataset, which is read in the ogbench layout."""
+    with contextlib.suppress(ImportError, OSError):
+        import h5py
+
+        with h5py.File(minari_file(path) or path, "r") as file:
+            return "episode_0" in file
+    return False
+
+
 def _read_hdf5(path: Path, where: str) -> Arrays:
     """Read an HDF5 file: arrays as in D4RL, or Minari's episodes in the ogbench layout."""
     try:
@@ -268,7 +311,8 @@ def _read_hdf5(path: Path, where: str) -> Arrays:
                 raise UserError(
                     f"{where} holds the group {', '.join(sorted(groups))}; only arrays are read"
                 )
-            return {name: file[name][()] for name in _wanted(names, where)}
+            # a text is read as bytes
+            return {name: np.asarray(file[name][()]) for name in _wanted(names, where)}
     except OSError as error:
         raise UserError(
             f"{where} is damaged ({error}); bring back an intact copy"
@@ -278,21 +322,10 @@ def _read_hdf5(path: Path, where: str) -> Arrays:
 def _minari_rows(file: Any, where: str) -> Arrays:
     """Concatenate Minari's episodes in the ogbench layout; each has its final observation."""
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*NEEDED, "masks")}
-    for name in sorted(file, key=lambda name: int(name.removeprefix("episode_"))):
+    names = [name for name in file if name.removeprefix("episode_").isdecimal()]
+    for name in sorted(names, key=lambda name: int(name.removeprefix("episode_"))):
         episode = file[name]
-        if not all(
-            hasattr(episode[key], "shape") for key in ("observations", "actions")
-        ):
-            raise UserError(
-                f"{where}: {name} stores observations or actions as a dictionary; only arrays"
-                " are read"
-            )
-        steps = len(episode["actions"])
-        if len(episode["observations"]) != steps + 1:
-            raise UserError(
-                f"{where}: {name} holds {len(episode['observations'])} observations of {steps}"
-                " steps"
-            )
+        steps = _minari_steps(episode, f"{where}: {name}")
         final = np.zeros(steps + 1)
         final[-1] = 1
         parts["observations"].append(episode["observations"][()])
@@ -303,6 +336,28 @@ def _minari_rows(file: Any, where: str) -> Arrays:
         )
         parts["terminals"].append(final)
     return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _minari_steps(episode: Any, where: str) -> int:
+    """Return the number of steps of an episode; raise UserError if it is not as Minari's."""
+    needed = ("observations", "actions", "rewards", "terminations")
+    missing = [name for name in needed if name not in episode]
+    if missing:
+        raise UserError(
+            f"{where} lacks {', '.join(missing)}; give a file that Minari wrote"
+        )
+    wrong = [name for name in needed if not getattr(episode[name], "shape", ())]
+    if wrong:
+        raise UserError(
+            f"{where} stores {', '.join(wrong)} as a dictionary or a single value; only arrays"
+            " are read"
+        )
+    steps = len(episode["actions"])
+    if len(episode["observations"]) != steps + 1:
+        raise UserError(
+            f"{where} holds {len(episode['observations'])} observations of {steps} steps"
+        )
+    return steps
 
 
 def _with_final_row(array: np.ndarray, value: float) -> np.ndarray:
@@ -335,21 +390,24 @@ def _evidence_of_masks(masks: np.ndarray, final: np.ndarray) -> tuple[str | None
     return None, ""
 
 
-def choose_layout(files: Iterable[Arrays], asked: str, where: str) -> tuple[str, str]:
+def choose_layout(
+    files: Iterable[tuple[Path, Arrays]], asked: str, where: str
+) -> tuple[str, str]:
     """Return the layout of a file or of all shards, and the reason.
 
     Raises UserError if --dataset_layout=auto finds no evidence, or evidence for both layouts.
 
     Args:
-        files: the arrays of each file.
+        files: each file with its arrays.
         asked: the value of --dataset_layout.
         where: flag and path, which begin the message.
     """
     if asked != "auto":
         return asked, f"--dataset_layout={asked}"
     found: dict[str, str] = {}
-    for arrays in files:
-        layout, why = layout_evidence(arrays)
+    for path, arrays in files:
+        minari = ("ogbench", "Minari's") if is_minari(path) else None
+        layout, why = minari or layout_evidence(arrays)
         if layout:
             found.setdefault(layout, why)
     if len(found) == 1:
@@ -394,11 +452,12 @@ def _ogbench_rows(arrays: Arrays) -> tuple[Arrays, Reading]:
     final[-1:] = True
     masks = arrays.get("masks", np.ones(len(final), np.float32))
     unread = final & ((arrays["rewards"] != 0) | (masks == 0))
+    endless = 0 if "masks" in arrays else int((~final[:-1] & final[1:]).sum())
     rows = {name: arrays[name] for name in NEEDED} | {
         "masks": masks,
         "terminals": final.astype(np.float32),
     }
-    return rows, Reading(unread=int(unread.sum()))
+    return rows, Reading(unread=int(unread.sum()), endless=endless)
 
 
 def _flat_rows(arrays: Arrays) -> tuple[Arrays, Reading]:
@@ -438,4 +497,11 @@ def _flat_rows(arrays: Arrays) -> tuple[Arrays, Reading]:
         rewards_left_out=float(arrays["rewards"][given_up].sum()),
         jumps=jumps,
         assumed_ends=0 if has_ends else int(arrays["terminals"].sum()),
+        ends_at_limits=0 if "masks" in arrays else _ends_at_limits(arrays),
     )
+
+
+def _ends_at_limits(arrays: Arrays) -> int:
+    """Count the terminal rows that are marked as a time limit too."""
+    limits = [arrays[name] > 0 for name in LIMITS if name in arrays]
+    return int((np.any(limits, axis=0) & (arrays["terminals"] > 0)).sum())

@@ -154,6 +154,19 @@ def test_time_limits_end_episodes_and_lost_transitions_are_mentioned(
     )
 
 
+def test_terminal_rows_at_a_time_limit_are_mentioned_unless_masks_say_more(
+    tmp_path, printed
+):
+    """A library's `dones` include time limits, so its file marks those rows twice."""
+    arrays = flat(4, 5, rewards=np.ones(20), truncations=np.arange(20) % 5 == 4)
+    assert (load(tmp_path, arrays)["masks"] == 0).sum() == 4
+    assert "4 rows are terminal and at a time limit at once: taken to" in printed().err
+    load(tmp_path, arrays | {"masks": np.ones(20)})
+    arrays["dones_float"] = arrays.pop("truncations")  # marks every end, as D4RL's does
+    load(tmp_path, arrays)
+    assert "at once" not in printed().err
+
+
 def test_with_next_observations_every_transition_is_kept(tmp_path, printed):
     arrays = flat(2, 3, terminals=np.array([0, 0, 1, 0, 0, 0.0]))
     following = arrays["observations"] + [1, 0]
@@ -258,6 +271,19 @@ def test_unused_values_of_an_ogbench_file_are_mentioned(tmp_path, printed):
     )
 
 
+def test_an_ogbench_file_without_masks_never_ends_the_task_and_says_so(
+    tmp_path, printed
+):
+    data = load(tmp_path, ogbench(masks=None), dataset_layout="ogbench")
+    assert (data["masks"] == 1).all()
+    assert (
+        "there are no masks, so none of the 2 trajectories ends the task (mask 1"
+        in printed().err
+    )
+    load(tmp_path, ogbench(masks=np.ones(7)), dataset_layout="ogbench")
+    assert printed().err == ""
+
+
 def test_masks_that_end_every_transition_cause_a_warning(tmp_path, printed):
     load(tmp_path, ogbench(masks=np.array([0, 0, 1, 0, 0, 0, 1.0])))
     assert (
@@ -336,6 +362,7 @@ def test_hdf5_in_d4rls_layout_is_read(tmp_path):
         file.create_dataset("timeouts", data=np.array([0, 0, 0, 0, 0, 1], bool))
         file.create_dataset("infos/qpos", data=np.zeros((6, 4)))
         file.create_dataset("metadata/algorithm", data=np.bytes_("SAC"))
+        file["algorithm"] = "SAC"
     data = load_dataset(NAME, dataset_path=tmp_path / "d4rl.hdf5")
     assert transitions(data)["rewards"] == [0, 0, 1, 0, 0] and transitions(data)[
         "masks"
@@ -350,6 +377,62 @@ def test_hdf5_in_d4rls_layout_is_read(tmp_path):
         file.create_dataset("extras/returns", data=np.zeros(6))
     with pytest.raises(UserError, match="holds the group extras; only arrays are read"):
         load_dataset(NAME, dataset_path=tmp_path / "d4rl.hdf5")
+
+
+def minari_file(path, **changed):
+    """Write an HDF5 file as Minari's, of two episodes of three steps that never terminate.
+
+    `changed` replaces the arrays of an episode, or removes those that are None.
+    """
+    arrays = {
+        "observations": np.arange(8.0).reshape(4, 2),
+        "actions": np.full((3, 1), 0.5),
+        "rewards": np.zeros(3),
+        "terminations": np.zeros(3, bool),
+        "truncations": np.array([0, 0, 1], bool),
+    } | changed
+    with h5py.File(path, "w") as file:
+        for episode in range(2):
+            for name, value in arrays.items():
+                if value is not None:
+                    file[f"episode_{episode}/{name}"] = value
+    return path
+
+
+def test_minaris_data_without_terminations_needs_no_layout(tmp_path, printed):
+    (tmp_path / "shards").mkdir()
+    for path in (
+        minari_file(tmp_path / "main_data.hdf5"),
+        tmp_path,
+        tmp_path / "shards",
+    ):
+        minari_file(tmp_path / "shards" / "a.hdf5")
+        data = load_dataset(NAME, dataset_path=path)
+        assert transitions(data)["next"] == [2, 4, 6] * 2
+        assert transitions(data)["masks"] == [1] * 6
+        out, err = printed()
+        assert "in 2 trajectories, layout ogbench (Minari's)" in out and err == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"rewards": None, "terminations": None},
+            "episode_0 lacks rewards, terminations; give a file that Minari wrote",
+        ),
+        (
+            {"actions": None, "actions/left": np.zeros(3)},
+            "episode_0 stores actions as a dictionary or a single value; only arrays",
+        ),
+        ({"observations": np.zeros((3, 2))}, "holds 3 observations of 3 steps"),
+        ({"rewards": np.zeros(2)}, r"holds rewards of shape \(6,\)"),
+    ],
+)
+def test_an_episode_that_is_not_as_minaris_is_refused(tmp_path, changed, message):
+    path = minari_file(tmp_path / "main_data.hdf5", **changed)
+    with pytest.raises(UserError, match=f"--dataset: {path}.*{message}"):
+        load_dataset(NAME, dataset_path=path)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:minari")
@@ -444,6 +527,18 @@ def test_the_error_names_the_kind_of_a_file_that_is_refused(tmp_path):
         (
             {"actions": np.full((6, 1), 1.5)},
             r"holds actions up to 1.5 \(6 of 6 numbers beyond .* --action_scale=",
+        ),
+        (
+            {"next_observations": np.zeros((6, 3))},
+            "holds next_observations with 3 columns and observations with 2; store both",
+        ),
+        (
+            {"next_observations": np.zeros((6, 1))},
+            "holds next_observations with 1 columns and observations with 2; store both",
+        ),
+        (
+            {name: value[:0] for name, value in flat().items()},
+            "holds no rows; give a file with transitions",
         ),
         (
             {"observations": np.zeros((6, 3))},
