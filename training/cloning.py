@@ -2,11 +2,15 @@
 
 import ast
 import dataclasses
+import functools
 import inspect
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import jax
+import numpy as np
 
 from agents.base import Agent
 from configs.agent_source import Source, read
@@ -28,7 +32,7 @@ def cloning_identity(source: Source, config: Any) -> dict[str, Any]:
     if clones_as_bc(kind, config):
         return {}
     base = kind.networks(config)["base"]
-    code = definitions([type(base), *own_hooks(kind)], source)
+    code = definitions([type(base), *own_hooks(kind)], kind, source)
     names = [field.name for field in dataclasses.fields(base)]
     fields = {
         name: repr(getattr(base, name)) for name in names if name not in NO_SETTINGS
@@ -59,26 +63,90 @@ def own_hooks(kind: type[Agent]) -> list[Any]:
     return [own for own, shared in pairs if own is not shared]
 
 
-def definitions(things: Iterable[Any], source: Source) -> dict[str, Any]:
+def definitions(
+    things: Iterable[Any], kind: type[Agent], source: Source
+) -> dict[str, Any]:
     """Return the syntax trees of classes and functions by name, and of the code they use.
 
     Code is followed only inside the user's own files. For a constant it is the value.
+
+    Args:
+        things: classes, and methods of the agent.
+        kind: the class of the agent.
+        source: the source of the agent.
     """
     found: dict[str, Any] = {}
-    waiting = list(things)
+    waiting = [function_of(thing) for thing in things]
     while waiting:
         thing = waiting.pop()
         if thing.__qualname__ in found:
             continue
         node = found[thing.__qualname__] = definition(thing, source)
-        if not is_own(thing, source):
-            continue
-        for name, value in named_in(node, vars(sys.modules[thing.__module__])).items():
+        for name, value in used_by(thing, node, kind, source).items():
             if inspect.isclass(value) or inspect.isfunction(value):
                 waiting += [value] if is_own(value, source) else []
-            elif isinstance(value, int | float | str | tuple):
-                found[name] = value
+            elif (plain := constant(value)) is not None:
+                if found.setdefault(name, plain) != plain:  # of another file
+                    found[f"{thing.__qualname__}: {name}"] = plain
     return found
+
+
+def used_by(
+    thing: Any, node: ast.AST, kind: type[Agent], source: Source
+) -> dict[str, Any]:
+    """Return the values that a class or function refers to, by name; {} if it is no user's own.
+
+    Args:
+        thing: the class or function.
+        node: its syntax tree.
+        kind: the class of the agent, whose methods may use each other.
+        source: the source of the agent.
+    """
+    if not is_own(thing, source):
+        return {}
+    used = named_in(node, vars(sys.modules[thing.__module__]))
+    if inspect.isfunction(thing):
+        for base in kind.__mro__:
+            if is_own(base, source):
+                used |= members_in(node, base)
+    return {name: function_of(value) for name, value in used.items()}
+
+
+def members_in(node: ast.AST, kind: type) -> dict[str, Any]:
+    """Return what code refers to as `self.x`, `cls.x` or `super().x` and a class defines."""
+    receivers = ("self", "cls", "super()")
+    names = {
+        n.attr
+        for n in ast.walk(node)
+        if isinstance(n, ast.Attribute) and ast.unparse(n.value) in receivers
+    }
+    found = {name: vars(kind)[name] for name in sorted(names & set(vars(kind)))}
+    return {f"{kind.__qualname__}.{name}": value for name, value in found.items()}
+
+
+def function_of(value: Any) -> Any:
+    """Return the function in a property or a decorated function; another value unchanged."""
+    if isinstance(value, property):
+        value = value.fget
+    if isinstance(value, functools.cached_property):
+        value = value.func
+    return inspect.unwrap(value)
+
+
+def constant(value: Any) -> Any:
+    """Return a constant with the same `repr` in every process; None for other values."""
+    match value:
+        case int() | float() | str() | tuple():
+            return value
+        case list():
+            return [constant(entry) for entry in value]
+        case dict():
+            return [(key, constant(entry)) for key, entry in value.items()]
+        case set() | frozenset():
+            return sorted(map(repr, value))
+        case np.ndarray() | np.generic() | jax.Array() if hasattr(value, "tolist"):
+            return value.tolist()  # the `repr` of a large array is abridged
+    return None
 
 
 def named_in(node: ast.AST, names: dict[str, Any]) -> dict[str, Any]:

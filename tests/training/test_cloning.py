@@ -88,6 +88,61 @@ get_config = Mine.get_config
 AGENT = Mine
 """
 
+PARTS = """
+import functools
+import jax
+import numpy as np
+from agents import trqam
+import parts
+
+FREQ = [1, 2]
+NAMED = {"a": 1, "b": jax.nn.relu}
+KINDS = {"x", "y"}
+TABLE = np.arange(2000)
+POWER = 2
+
+
+@jax.jit
+def jitted(x):
+    return x
+
+
+@functools.cache
+def cached(x):
+    return x
+
+
+class Mine(trqam.TRQAM):
+    SCALE = 0.5
+
+    @property
+    def offset(self):
+        return 1.0
+
+    def weight(self):
+        return self.SCALE + cached(2)
+
+    def flow_loss(self, base, batch, noise):
+        loss = self.weight() * jitted(super().flow_loss(base, batch, noise))
+        found = FREQ, NAMED, KINDS, TABLE
+        return loss ** POWER + self.offset + parts.power() + self.extra(found)
+
+    @classmethod
+    def extra(cls, x):
+        return 0.0
+
+
+get_config = Mine.get_config
+AGENT = Mine
+"""
+POWER = """
+POWER = 3
+
+
+def power():
+    return POWER
+"""
+
 
 def identity(folder, files=FILES, **settings):
     folder.mkdir(exist_ok=True)
@@ -159,6 +214,33 @@ def test_an_overridden_flow_loss_counts_with_the_settings_that_it_reads(tmp_path
     assert found["lam_scale"] == 3.0 and set(found) == {"cloning", "lam_scale"}
     assert identity(tmp_path, {"mine.py": LOSS}, kl_budget=0.1) == found
     assert identity(tmp_path, {"mine.py": LOSS.replace("* super", "+ super")}) != found
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("mine.py", "[1, 2]", "[1, 3]"),
+        ("mine.py", '"a": 1', '"a": 2'),
+        ("mine.py", '"y"', '"z"'),
+        ("mine.py", "np.arange(2000)", "np.arange(2000) * (np.arange(2000) != 1000)"),
+        ("mine.py", "POWER = 2", "POWER = 4"),
+        ("mine.py", "jitted(x):\n    return x", "jitted(x):\n    return -x"),
+        ("mine.py", "cached(x):\n    return x", "cached(x):\n    return -x"),
+        ("parts.py", "POWER = 3", "POWER = 5"),
+        ("mine.py", "SCALE = 0.5", "SCALE = 0.25"),
+        ("mine.py", "return self.SCALE", "return 2 * self.SCALE"),
+        ("mine.py", "return 1.0", "return 2.0"),
+        ("mine.py", "return 0.0", "return 3.0"),
+    ],
+)
+def test_any_code_that_an_overridden_flow_loss_runs_changes_the_identity(
+    name, before, after, tmp_path
+):
+    files = {"mine.py": PARTS, "parts.py": POWER}
+    changed = files | {name: files[name].replace(before, after)}
+    assert changed != files
+    assert identity(tmp_path / "a", files) == identity(tmp_path / "b", files)
+    assert identity(tmp_path / "a", files) != identity(tmp_path / "c", changed)
 
 
 def test_a_base_of_another_network_is_refused_with_the_differences():
