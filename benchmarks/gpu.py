@@ -23,7 +23,6 @@ from benchmarks import table
 from configs.agent_source import ROOT
 from utils.command_line import output_file, positive_float
 from utils.errors import RunError
-from utils.files import read_json, write_json
 
 SECONDS = 480.0
 LEAST = 20.0  # seconds; with less no measurement starts
@@ -91,23 +90,12 @@ def fastest_options(found: dict[str, Any]) -> str:
 def run(options: argparse.Namespace) -> None:
     """Measure what is missing while time is left, and print the tables."""
     out, deadline = options.out or device_file(), time.monotonic() + options.seconds
-    found = read_json(out) or {}
-    for name, words in MEASUREMENTS.items():
-        if "error" not in found.get(name, {"error": ""}):
-            continue
-        left, start = deadline - time.monotonic(), time.monotonic()
-        if left < LEAST:
-            print(
-                f"{name}: no time left; the same command again measures it",
-                file=sys.stderr,
-            )
-            continue
-        found[name] = table.measure(
-            table.tiny_words(words) if options.tiny else words, left
-        )
-        write_json(out, found)
-        took, error = time.monotonic() - start, found[name].get("error", "")
-        print(f"{name}: {took:.0f} s {error}", file=sys.stderr, flush=True)
+
+    def seconds_left() -> float | None:
+        left = deadline - time.monotonic()
+        return left if left >= LEAST else None
+
+    found = table.measure_missing(MEASUREMENTS, out, options.tiny, seconds_left)
     print(table.report(found))
     print(fastest_options(found))
     print(f"kept in {json.dumps(str(out))}")

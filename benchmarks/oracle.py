@@ -33,6 +33,7 @@ from benchmarks.common import (
 from configs.agent_source import ROOT
 from training.compile_options import compile_options
 from utils.command_line import at_least
+from utils.progress import Counter
 from utils.replay import Replay
 
 STRAIGHTFORWARD = ROOT / "tests" / "agents" / "straightforward.py"
@@ -122,9 +123,11 @@ def compare(config: Any, rounds: int, updates: int) -> dict[str, Any]:
     versions = (ours, oracle, oracle, ours)
     peaks = []
     times = np.empty((rounds, len(versions)))
-    for turn in times:
-        peaks.append(product())
-        turn[:] = [version.seconds() for version in versions]
+    with Counter("rounds", rounds, kept=False) as bar:
+        for turn in times:
+            peaks.append(product())
+            turn[:] = [version.seconds() for version in versions]
+            bar.update()
     ours_times = times[:, [0, 3]]
     oracle_times = times[:, 1:3]
     ratios = oracle_times.sum(1) / ours_times.sum(1)

@@ -16,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from configs.agent_file import load_source
@@ -149,6 +150,42 @@ def measure(words: list[str], timeout: float) -> dict[str, Any]:
     return json.loads(lines[-1]) | {
         "command": shlex.join(["python", SCRIPT, *words, "--json"])
     }
+
+
+def measure_missing(
+    measurements: dict[str, list[str]],
+    out: Path,
+    tiny: bool,
+    seconds_left: Callable[[], float | None],
+) -> dict[str, Any]:
+    """Run the measurements that a file lacks, and return all of its figures.
+
+    A failed measurement counts as missing, as does one of networks of another size.
+
+    Args:
+        measurements: the arguments of scripts/benchmark.py by name.
+        out: the file, written after each measurement.
+        tiny: whether to shrink the networks and the data.
+        seconds_left: returns how long the next one may take; None: it waits for another run.
+    """
+    found = read_json(out) or {}
+    for name, words in measurements.items():
+        kept = found.get(name, {"error": "missing"})
+        if "error" not in kept and kept.get("tiny", False) == tiny:
+            continue
+        timeout, start = seconds_left(), time.perf_counter()
+        if timeout is None:
+            message = f"{name}: no time left; the same command again measures it"
+            print(message, file=sys.stderr)
+            continue
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        found[name] = measure(tiny_words(words) if tiny else words, timeout)
+        if tiny:
+            found[name]["tiny"] = True
+        write_json(out, found)
+        took, error = time.perf_counter() - start, found[name].get("error", "")
+        print(f"{name}: {took:.0f} s {error}", file=sys.stderr, flush=True)
+    return found
 
 
 SPEED_COLUMNS = (
@@ -301,16 +338,9 @@ def wanted_names(only: str) -> list[str]:
 
 def run(options: argparse.Namespace) -> None:
     """Run the missing measurements and print the tables."""
-    wanted = wanted_names(options.only)
-    found = read_json(options.out) or {}
-    missing = [name for name in wanted if "error" in found.get(name, {"error": ""})]
-    for name in missing:
-        start = time.perf_counter()
-        words = MEASUREMENTS[name]
-        words = tiny_words(words) if options.tiny else words
-        found[name] = measure(words, options.timeout)
-        write_json(options.out, found)
-        took = time.perf_counter() - start
-        error = found[name].get("error", "")
-        print(f"{name}: {took:.0f} s {error}", file=sys.stderr, flush=True)
-    print(report(found))
+    wanted = {name: MEASUREMENTS[name] for name in wanted_names(options.only)}
+    print(
+        report(
+            measure_missing(wanted, options.out, options.tiny, lambda: options.timeout)
+        )
+    )

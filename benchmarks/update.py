@@ -43,6 +43,7 @@ from training.updates import (
     updates_per_call,
 )
 from utils.command_line import at_least, each_at_least
+from utils.progress import Counter
 from utils.replay import Replay
 from utils.sharding import host_device, mesh_for, replicate, stack_seeds
 
@@ -197,10 +198,12 @@ def measure_in_turns(
     product = peak_product()
     rates: list[list[float]] = [[] for _ in trainings]
     products = []
-    for _ in range(blocks):
-        products.append(product())
-        for training, measured in zip(trainings, rates, strict=True):
-            measured.append(training.updates / seconds(training.block))
+    with Counter("blocks", blocks, kept=False) as bar:
+        for _ in range(blocks):
+            products.append(product())
+            for training, measured in zip(trainings, rates, strict=True):
+                measured.append(training.updates / seconds(training.block))
+            bar.update()
     return [statistics.median(measured) for measured in rates], max(products)
 
 

@@ -133,9 +133,9 @@ def differences(row: Row, figure: Published) -> list[str]:
 
 
 def size(transitions: int | None) -> str:
-    """1M, 60K; "various" where it is not one number."""
+    """1M, 60K; "?" if it is not recorded or not one number."""
     if transitions is None:
-        return "various"
+        return "?"
     for unit, letter in ((1_000_000, "M"), (1_000, "K")):
         if transitions >= unit:
             return f"{transitions / unit:.3g}{letter}"

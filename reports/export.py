@@ -79,7 +79,7 @@ def write_curves(runs: dict[str, Result], path: Path) -> None:
     run and step, sorted, with empty cells for what is absent.
     """
     names = [*COLUMNS["eval.csv"], *COLUMNS["train.csv"][1:]]
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["run", *names])
         for run, result in runs.items():
@@ -91,14 +91,18 @@ def write_curves(runs: dict[str, Result], path: Path) -> None:
                     }
                     lines.setdefault(int(step), {}).update(cells)
             for step, cells in sorted(lines.items()):
-                shown = [shown_number(cells.get(name)) for name in names[1:]]
+                shown = [shown_number(name, cells.get(name)) for name in names[1:]]
                 if any(shown):
                     writer.writerow([run, step, *shown])
 
 
-def shown_number(cell: float | None) -> str:
-    """Nine digits; nothing for what is absent or NaN."""
-    return "" if cell is None or np.isnan(cell) else f"{cell:.9g}"
+def shown_number(name: str, cell: float | None) -> str:
+    """Nine digits, all of them for success, so that equal rates stay equal; nothing for what is
+    absent or NaN.
+    """
+    if cell is None or np.isnan(cell):
+        return ""
+    return repr(float(cell)) if name == "success" else f"{cell:.9g}"
 
 
 def without_place(flags: dict[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,8 @@ def curves(found: Report, lookup: Lookup) -> str:
     rows = figure_rows(shown_groups, lookup)
     first = rows[:1] if len(rows) == len(shown_groups) else []
     about = (
-        "<p>Over steps. Bands: 95 % intervals over seeds. Thin lines: the KL budget. "
+        "<p>Over steps. Bands: 95 % intervals over seeds; of path KL and λ, over runs. "
+        "Thin lines: the KL budget. "
         "A rule: the online phase begins; methods without an offline phase start there.</p>"
     )
     return "".join([*first, legend(lookup), about, *rows[len(first) :]])

@@ -121,7 +121,9 @@ def differences(folder: Path, method: str) -> list[str]:
     for result in sorted(results, key=lambda r: (r.env_name, r.method)):
         if result.method == method or result.agent != agent:
             by_seed = rates.setdefault((result.env_name, result.method), {})
-            by_seed[result.seed] = 100 * result.evaluations["success"][-1]
+            success = result.success(result.ends()["offline"])
+            if success is not None:
+                by_seed[result.seed] = 100 * success
     lines = []
     for (task, other), theirs in rates.items():
         if other != method:

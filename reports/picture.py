@@ -16,7 +16,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reports.cells import short
-from reports.curves import STYLE, Chart, Line, charts, draw_on, line_style
+from reports.curves import (
+    STYLE,
+    Chart,
+    Line,
+    charts,
+    draw_on,
+    line_style,
+    online_starts,
+)
 from reports.results import Result
 from utils.errors import UserError, printable
 
@@ -46,7 +54,7 @@ class PublishedCurve(NamedTuple):
 def read_published_curves(path: Path) -> list[PublishedCurve]:
     """Read a CSV file with `COLUMNS`; raise UserError if it is none."""
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
         groups = itertools.groupby(lines, lambda line: (line["task"], line["method"]))
         return [_curve(task, method, list(inside)) for (task, method), inside in groups]
@@ -67,7 +75,7 @@ def _curve(task: str, method: str, lines: list[dict[str, str]]) -> PublishedCurv
 def picture(
     keys: dict[str, str], results: list[Result], published: list[PublishedCurve]
 ) -> Figure:
-    """Return the picture: a row for each task, and a legend.
+    """Return the picture: a row for each task, and a legend; raise UserError if all is empty.
 
     Args:
         keys: the key of each of the report's methods, in the order of their colours.
@@ -79,6 +87,10 @@ def picture(
         _charts(keys, task, [r for r in results if r.env_name == task])
         for task in tasks
     ]
+    if not any(rows):
+        raise UserError(
+            "--picture: no run has a success rate or a path KL to draw; leave it out"
+        )
     height = PANEL[1] * len(rows) + LEGEND_LINE * (len(keys) // NAMES_BESIDE + 3)
     width = PANEL[0] * max(map(len, rows))
     names = dict.fromkeys(curve.method for curve in published)
@@ -95,13 +107,22 @@ def picture(
 
 
 def _charts(keys: dict[str, str], task: str, results: list[Result]) -> list[Chart]:
-    """Return the charts of a task, whose steps begin after the updates of the base."""
-    cloning = {result.method: result.cloning_steps for result in results}
+    """Return the charts of a task, whose steps begin after the updates of the base.
+
+    Methods that only train online begin where the others go online, see `curves.lines`.
+    """
+    later = max(result.cloning_steps for result in results)
+    waits = bool(online_starts(results))
+    begin = {
+        result.method: later
+        if waits and not result.offline_steps
+        else result.cloning_steps
+        for result in results
+    }
 
     def moved(lines: dict[str, Line]) -> dict[str, Line]:
-        return {m: (x + cloning[m], y, half) for m, (x, y, half) in lines.items()}
+        return {m: (x + begin[m], y, half) for m, (x, y, half) in lines.items()}
 
-    later = max(cloning.values())
     return [
         chart._replace(
             series=moved(chart.series),

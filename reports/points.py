@@ -12,7 +12,7 @@ from reports.results import Result
 from utils.errors import UserError, join_first
 
 OVERALL = "all tasks"
-SETTLED = 0.5  # the part of a phase's logs in which lambda counts as settled
+SETTLED = 0.5  # the part of a run's steps after which lambda counts as settled
 NEAR = 0.1  # of the budget
 SETTLED_SHARE = 0.9  # of the logs
 

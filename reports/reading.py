@@ -150,44 +150,45 @@ def result_of(
 
 def read_study(folder: Path) -> list[Result]:
     """The results of the runs in a folder of `reports.export`; raises DamagedFile."""
-    path, curves = folder / RUNS, folder / CURVES
-    stored = read_json(path) or {}
-    header, *lines = read_cells(curves) or [[]]
-    lines_of: dict[str, list[list[str]]] = {name: [] for name in stored}
-    for line in lines:
-        lines_of.setdefault(line[0] if line else "", []).append(line)
-    if unknown := lines_of.keys() - stored.keys():
-        raise DamagedFile(curves, f"{abridged(min(unknown))} is no run of {RUNS}")
+    path = folder / CURVES
+    stored = read_json(folder / RUNS) or {}
+    header, *lines = read_cells(path) or [[]]
+    names = dict.fromkeys((*COLUMNS["eval.csv"], *COLUMNS["train.csv"]))
+    columns = checked_columns(path, tuple(names), header, lines)
+    run_of_line = np.array([line[0] if line else "" for line in lines], dtype=str)
+    if unknown := set(run_of_line.tolist()) - stored.keys():
+        raise DamagedFile(path, f"{abridged(min(unknown))} is no run of {RUNS}")
     return [
-        kept_result(folder, name, run, header, lines_of[name])
+        kept_result(
+            folder,
+            name,
+            run,
+            {column: cells[run_of_line == name] for column, cells in columns.items()},
+        )
         for name, run in stored.items()
     ]
 
 
-def kept_result(
-    folder: Path, name: str, run: Any, header: list[str], lines: list[list[str]]
-) -> Result:
+def kept_result(folder: Path, name: str, run: Any, columns: Columns) -> Result:
     """The result of one run of a study; raises DamagedFile.
 
     Args:
         folder: of the study.
         name: the run's task and folder.
         run: its entry in the file of runs.
-        header: the names of the columns of the file of curves.
-        lines: the run's lines there.
+        columns: of the file of curves, with the run's lines alone.
     """
     config = run.get("config") if isinstance(run, dict) else None
     if not isinstance(config, dict):
         raise DamagedFile(folder / RUNS, f"{abridged(name)} has no config")
     check_config(folder / RUNS, config)
     concerns = checked_concerns(folder / RUNS, run.get("concerns", {}))
-    path, parts = folder / CURVES, []
-    for columns in (COLUMNS["eval.csv"], COLUMNS["train.csv"]):
-        found = checked_columns(path, columns, header, lines)
-        there = np.any([np.isfinite(found[column]) for column in columns[1:]], axis=0)
-        parts.append({column: cells[there] for column, cells in found.items()})
-    evaluations, training = checked_evaluations(path, parts[0]), parts[1]
-    return result_of(folder / name, config, evaluations, training, concerns)
+    parts = []
+    for names in (COLUMNS["eval.csv"], COLUMNS["train.csv"]):
+        there = np.any([np.isfinite(columns[column]) for column in names[1:]], axis=0)
+        parts.append({column: columns[column][there] for column in names})
+    evaluations = checked_evaluations(folder / CURVES, parts[0])
+    return result_of(folder / name, config, evaluations, parts[1], concerns)
 
 
 def is_run(folder: Path, config: dict[str, Any]) -> bool:
@@ -285,7 +286,21 @@ def read_all(
         notes += read_as
     if not results:
         raise no_result(places, notes)
+    fill_success(results)
     return without_doubles(name_methods(results), notes), notes
+
+
+def fill_success(results: list[Result]) -> None:
+    """Count a missing success as 0 where another run of the same environment has succeeded.
+
+    An environment may report success only in successful episodes: a run that never succeeds
+    then reports none.
+    """
+    reporting = {r.env_name for r in results if (r.evaluations["success"] > 0).any()}
+    for result in results:
+        if result.env_name in reporting:
+            success = result.evaluations["success"]
+            result.evaluations["success"] = np.nan_to_num(success)
 
 
 def no_result(places: list[str], notes: list[str]) -> UserError:

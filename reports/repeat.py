@@ -53,13 +53,15 @@ def other_seeds(result: Result, of: list[Result]) -> list[Result]:
 
 
 def same_settings(result: Result, others: list[Result], step: int) -> list[Result]:
-    """The runs whose settings until a step are those of `result`, if evaluated there."""
+    """The runs whose settings until a step are those of `result`, if evaluated there: the first
+    of each seed.
+    """
     found = []
     for other in others:
         differing = differing_settings([result.settings(step), other.settings(step)])
         if not differing and other.success(step) is not None:
             found.append(other)
-    return found
+    return list({other.seed: other for other in reversed(found)}.values())
 
 
 def differing_data(result: Result, others: list[Result]) -> bool:

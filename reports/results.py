@@ -89,15 +89,12 @@ class Result:
 
     def ends(self) -> dict[str, int]:
         """The last step of each of its phases."""
-        ends = {
-            "offline": self.offline_steps,
-            "online": self.offline_steps + self.online_steps,
-        }
-        return {
-            phase: end
-            for phase, end in ends.items()
-            if (self.offline_steps, self.online_steps)[phase == "online"]
-        }
+        ends = {}
+        if self.offline_steps:
+            ends["offline"] = self.offline_steps
+        if self.online_steps:
+            ends["online"] = self.offline_steps + self.online_steps
+        return ends
 
     def success(self, step: int) -> float | None:
         """The success rate at a step; None if not evaluated there, NaN if none is reported."""

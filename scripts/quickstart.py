@@ -16,18 +16,7 @@ START = time.perf_counter()
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import main as program  # noqa: E402  (worker processes import it too, so it must not import jax)
-from utils.files import expanded, read_json, write_json  # noqa: E402
-
-
-def count_transitions(run) -> int:
-    """Return the number of transitions in the run's dataset."""
-    import numpy as np
-
-    from envs.tasks import dataset_name
-
-    folder = expanded(run.settings.flags["ogbench_dataset_dir"])
-    with np.load(folder / f"{dataset_name(run.env_name)}-v0.npz") as file:
-        return int((~file["terminals"].astype(bool)).sum())
+from utils.files import read_json, write_json  # noqa: E402
 
 
 def read_logs(run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -39,16 +28,13 @@ def read_logs(run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     ).read()
 
 
-def summarise(
-    run, transitions: int, seconds: float, command: list[str]
-) -> dict[str, Any]:
+def summarise(run, seconds: float, command: list[str]) -> dict[str, Any]:
     """Return the figures of a run for summary.json.
 
     The path KL is the mean over the last tenth of the updates, lambda the last logged value.
 
     Args:
         run: the run.
-        transitions: the size of its dataset.
         seconds: the duration of the program.
         command: the command line.
     """
@@ -58,7 +44,7 @@ def summarise(
     return {
         "env_name": run.env_name,
         "seed": run.seed,
-        "transitions": transitions,
+        "transitions": config["dataset"]["transitions"],
         "episodes": evaluations[-1]["episodes"],
         "success_bc": evaluations[0]["success"],
         "success_trqam": evaluations[-1]["success"],
@@ -157,12 +143,12 @@ def main(argv: list[str]) -> int:
 
 def compares(run) -> bool:
     """Whether the run compares BC with an agent that has a KL budget, on a task of OGBench."""
-    from envs.tasks import is_user_env
+    from envs.tasks import is_ogbench
 
     flags = run.settings.flags
     phases = flags["eval_episodes"] and flags["offline_steps"] and flags["bc_steps"]
     return bool(
-        phases and "kl_budget" in run.settings.agent and not is_user_env(run.env_name)
+        phases and "kl_budget" in run.settings.agent and is_ogbench(run.env_name)
     )
 
 
@@ -177,7 +163,7 @@ def present(run, shown_again: bool, command: list[str]) -> None:
     path = run.folder / "summary.json"
     earlier = (read_json(path) if shown_again else None) or {}
     seconds = earlier.get("seconds_after_install", time.perf_counter() - START)
-    summary = summarise(run, count_transitions(run), seconds, command)
+    summary = summarise(run, seconds, command)
     draw(run, run.folder / "learning_curve.png")
     write_json(path, summary)
     show(run, summary)

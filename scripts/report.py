@@ -24,7 +24,13 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reports.published import AXES  # noqa: E402
-from utils.command_line import Parser, at_least, report_error, run_program  # noqa: E402
+from utils.command_line import (  # noqa: E402
+    Parser,
+    at_least,
+    output_file,
+    report_error,
+    run_program,
+)
 from utils.errors import RunError, UserError, printable  # noqa: E402
 from utils.files import expanded  # noqa: E402
 
@@ -67,22 +73,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     doc = "also every task, pair of methods and published figure"
     parser.add_argument("--details", action="store_true", help=doc)
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every number")
-    parser.add_argument(
-        "--latex", type=Path, metavar="FILE", help="write a LaTeX table"
-    )
-    parser.add_argument(
-        "--html",
-        type=Path,
-        metavar="FILE",
-        help="write one page with tables and curves",
-    )
-    parser.add_argument(
-        "--picture",
-        type=Path,
-        metavar="FILE",
-        help="draw success, path KL and lambda of each task (.png, .pdf, .svg)",
-    )
+    outputs = {
+        "csv": "write every number",
+        "latex": "write a LaTeX table",
+        "html": "write one page with tables and curves",
+        "picture": "draw success, path KL and lambda of each task (.png, .pdf, .svg)",
+    }
+    for name, doc in outputs.items():
+        parser.add_argument(f"--{name}", type=output_file, metavar="FILE", help=doc)
     doc = "CSV of published success to draw in --picture (reports/picture.py: COLUMNS)"
     parser.add_argument("--published_curves", type=Path, metavar="FILE", help=doc)
     parser.add_argument(
@@ -110,10 +108,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if flags.picture and flags.picture.suffix not in PICTURES:
         name = printable(flags.picture)
         raise UserError(f"--picture={name}: end it in {', '.join(PICTURES)}")
-    for path in (flags.csv, flags.latex, flags.html, flags.picture):
-        if path and not expanded(path).parent.is_dir():
-            where = printable(path.parent)
-            raise UserError(f"{printable(path)}: there is no folder {where}")
+    if flags.published_curves and not flags.picture:
+        raise UserError("--published_curves: it is drawn in --picture; give one")
     return flags
 
 
@@ -137,7 +133,7 @@ def run(argv: list[str]) -> int:
     results, notes = read_all(flags.places, flags.pickle_interval, flags.pickle_axes)
     found = report(results, flags.step, read_published(), notes, flags.bootstrap)
     outputs = [(flags.csv, as_csv), (flags.latex, as_latex), (flags.html, as_html)]
-    written = write([(expanded(path), made(found)) for path, made in outputs if path])
+    written = write([(path, made(found)) for path, made in outputs if path])
     if flags.picture:
         written.append(draw_picture(found, flags))
     if flags.export:
@@ -163,7 +159,7 @@ def draw_picture(found: "Report", flags: argparse.Namespace) -> str:
     from reports.cells import keys_of
     from reports.picture import picture, read_published_curves
 
-    path = expanded(flags.picture)
+    path = flags.picture
     curves = flags.published_curves
     published = read_published_curves(expanded(curves)) if curves else []
     figure = picture(keys_of(found.methods), found.results, published)

@@ -21,10 +21,10 @@ def main() -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=formatter).parse_args()
     for name in PAGES:
         page = ROOT / name
-        before = page.read_text()
+        before = page.read_text(encoding="utf-8")
         after = renewed(before, ROOT / "results")
         if after != before:
-            page.write_text(after)
+            page.write_text(after, encoding="utf-8")
         print(f"{name}: {'as results/ has it' if after == before else 'written'}")
     return 0
 

@@ -25,6 +25,7 @@ if __name__ == "__main__":  # before the other imports, which take a second in a
 
 from absl import flags  # noqa: E402
 
+from configs.flags import LAST_SEED  # noqa: E402
 from utils.command_line import (  # noqa: E402
     refuse_control_characters,
     report_error,
@@ -54,6 +55,7 @@ def define() -> flags.FlagValues:
         None,
         "of the episodes; the run's own unless given",
         lower_bound=0,
+        upper_bound=LAST_SEED,
         flag_values=fv,
     )
     doc = "the best checkpoint by its evaluation (success, then return), not the newest"

@@ -55,6 +55,24 @@ def test_measurements_in_the_file_are_not_repeated(tmp_path, capsys, monkeypatch
     )
 
 
+def test_figures_of_tiny_networks_are_not_kept_as_those_of_real_ones(
+    tmp_path, monkeypatch, capsys
+):
+    out, measured = tmp_path / "speed.json", []
+
+    def measure(words, timeout):
+        assert capsys.readouterr().err == "bc ...\n"  # named before it begins
+        measured.append(words)
+        return {}
+
+    monkeypatch.setattr(table, "measure", measure)
+    full = table.MEASUREMENTS["bc"]
+    for tiny in (True, True, False, False, True):
+        table.run(argparse.Namespace(out=out, only="bc", tiny=tiny, timeout=1.0))
+        capsys.readouterr()
+    assert measured == [table.tiny_words(full), full, table.tiny_words(full)]
+
+
 def test_the_process_of_the_table_does_not_open_the_device(tmp_path):
     """A process that opens a GPU takes most of its memory, which the measurements need."""
     out = tmp_path / "speed.json"

@@ -63,8 +63,8 @@ def test_a_study_keeps_warnings_and_is_checked_like_runs(tmp_path, capsys):
     )
     curves, runs = ((kept / name).read_text() for name in ("curves.csv", "runs.json"))
     faults = {
-        "curves.csv is damaged (line 3: success is '17.0', not a number from 0 to 1)": (
-            curves.replace(",1000000,0.5,", ",1000000,17.0,", 1),
+        "curves.csv is damaged (line 5: success is '17.0', not a number from 0 to 1)": (
+            ",1000000,17.0,".join(curves.rsplit(",1000000,0.5,", 1)),
             runs,
         ),
         "curves.csv is damaged ('other' is no run of runs.json)": (
@@ -87,6 +87,18 @@ def test_a_study_keeps_warnings_and_is_checked_like_runs(tmp_path, capsys):
         assert run_report(kept) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert fault in line
+
+
+def test_equal_rates_stay_equal_when_one_is_exported(tmp_path):
+    task = SCENE.format(1)
+    write_run(tmp_path / "exp", task, 0, {1_000_000: 1 / 3})
+    assert run_report(tmp_path / "exp", f"--export={tmp_path / 'both' / 'kept'}") == 0
+    write_run(tmp_path / "both", task, 0, {1_000_000: 1 / 3}, agent="qam")
+    ours, theirs = (
+        row_of(make_report(tmp_path / "both"), task, m).results
+        for m in ("trqam", "qam")
+    )
+    assert ours[0].success(1_000_000) == theirs[0].success(1_000_000) == 1 / 3
 
 
 def test_the_kept_command_plans_the_same_run(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from reports.picture import COLUMNS, picture, read_published_curves
 from reports.reading import read_all
 from scripts.report import main
+from tests.reports.test_returns import write_returns
 from tests.synthetic_runs import write_run
 from utils.errors import UserError, one_line
 
@@ -109,3 +110,23 @@ def test_a_published_method_has_one_dash_in_every_panel_and_in_the_legend(tmp_pa
     ]
     assert styles == [of_name[f"published: {method}"] for _, method in curves]
     assert len(set(styles)) == 2
+
+
+def test_a_method_that_only_trains_online_begins_where_the_others_go_online(tmp_path):
+    for agent, offline in (("trqam", 1_000_000), ("rlpd", 0)):
+        steps = {0: 0.0, offline: 0.5, offline + 500_000: 0.9}
+        phases = {"offline_steps": offline, "online_steps": 500_000}
+        cloned = {"bc_steps": 300_000} if offline else {}
+        write_run(tmp_path, TASK, 0, steps, agent=agent, **phases, **cloned)
+    runs, _ = read_all([str(tmp_path)], 1)
+    success = picture({"rlpd": "A", "trqam": "B"}, runs, []).axes[0]
+    first = {label: line.get_xdata()[0] for label, line in drawn(success).items()}
+    assert (first["trqam"], first["rlpd"]) == (300_000, 1_300_000)
+
+
+def test_a_picture_of_runs_without_success_is_refused_in_one_line(tmp_path, capsys):
+    write_returns(
+        tmp_path, "mine:Walker-v0", 0, {0: -90.0, 1_000_000: -1.0}, agent="bc"
+    )
+    assert main(["report.py", str(tmp_path), f"--picture={tmp_path}/a.png"]) == 2
+    assert "error: --picture: no run has a success rate" in capsys.readouterr().err

@@ -37,6 +37,11 @@ def test_repeated_runs_are_compared_with_runs_of_the_same_settings(tmp_path, cap
         f"trqam {task[:-3]} seed 3, step 1,000,000: 100.0 % is inside {interval}"
         in unwrapped(capsys.readouterr().out)
     )
+    # the same seed in two groups counts once
+    assert (
+        run_report(tmp_path / "again", f"--repeat_of={tmp_path}", "--bootstrap=10") == 0
+    )
+    assert interval in unwrapped(capsys.readouterr().out)
     write_run(
         tmp_path / "again",
         task,

@@ -25,12 +25,12 @@ def write_returns(folder, name, seed, returns, success=None, **changed):
 
 
 def test_runs_without_success_are_named_and_their_returns_shown(tmp_path, capsys):
-    """They do not count as runs of 0 % success: others of the same task keep their rates."""
     own, task = "mine:Walker-v0", CUBE.format(1)
+    other = CUBE.format(2)
     for seed, value in enumerate((-10.0, -14.0)):
         write_returns(tmp_path / "exp", own, seed, {0: -90.0, 1_000_000: value})
         write_run(tmp_path / "exp", task, seed, {0: 0.0, 1_000_000: 0.5})
-    write_returns(tmp_path / "exp", task, 2, {1_000_000: -3.5})
+    write_returns(tmp_path / "exp", other, 2, {1_000_000: -3.5})
     files = {kind: tmp_path / kind for kind in ("csv", "html", "latex")}
     assert (
         run_report(
@@ -43,7 +43,7 @@ def test_runs_without_success_are_named_and_their_returns_shown(tmp_path, capsys
     assert re.search(
         rf"mine:Walker +A trqam +2 +-12.0 ± {half:.1f} +1,000,000\n", shown
     )
-    assert re.search(r"cube-double-play-task1 +A trqam +1 +-3.5 +1,000,000\n", shown)
+    assert re.search(r"cube-double-play-task2 +A trqam +1 +-3.5 +1,000,000\n", shown)
     assert re.search(
         r"cube-double-play-task1: 0.0 % at step 0, 2 seeds, .*\n.*\n.*\nA trqam +50.0 ± 0.0 ",
         shown,
@@ -62,7 +62,7 @@ def test_runs_without_success_are_named_and_their_returns_shown(tmp_path, capsys
     columns = ("kind", "name", "seeds", "success", "return")
     assert [[row[column] for column in columns] for row in rows] == [
         ["ours", task, "2", "50", ""],
-        ["return", task, "1", "", "-3.5"],
+        ["return", other, "1", "", "-3.5"],
         ["return", own, "2", "", "-12"],
     ]
     assert (
@@ -81,6 +81,17 @@ def test_success_that_is_reported_only_where_it_is_reached_is_0_elsewhere(tmp_pa
     write_returns(tmp_path, CUBE.format(1), 0, returns, {1_000_000: 0.25})
     (row,) = make_report(tmp_path).rows
     assert (row.start, row.mean) == (0.0, 25.0) and not make_report(tmp_path).returns
+
+
+def test_a_run_that_never_succeeds_counts_as_0_if_another_of_its_task_succeeds(
+    tmp_path,
+):
+    returns = {0: -90.0, 1_000_000: -10.0}
+    write_returns(tmp_path, "mine:Walker-v0", 0, returns, {1_000_000: 0.8})
+    write_returns(tmp_path, "mine:Walker-v0", 1, returns)
+    found = make_report(tmp_path)
+    (row,) = found.rows
+    assert (row.mean, row.seeds) == (40.0, 2) and not found.returns
 
 
 def test_a_success_of_0_is_ignored_if_a_run_stops_reporting_success(tmp_path):

@@ -33,7 +33,15 @@ MISTAKES = {
     ),
     "nowhere to write": (
         ["{empty}", "--html={empty}/none/r.html"],
-        "r.html: there is no folder {empty}/none",
+        "argument --html: there is no folder {empty}/none for r.html",
+    ),
+    "a folder to write to": (
+        ["{empty}", "--csv={empty}"],
+        "argument --csv: {empty} is a folder; give a file",
+    ),
+    "published curves and no picture": (
+        ["{empty}", "--published_curves=curves.csv"],
+        "--published_curves: it is drawn in --picture; give one",
     ),
 }
 

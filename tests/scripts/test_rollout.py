@@ -205,6 +205,7 @@ def mistakes(run_dir, tmp_path):
         "no checkpoint": ([empty], "holds no checkpoint"),
         "no checkpoint that did best": ([empty, "--best"], "holds no checkpoint"),
         "unknown ending": ([run_dir, "--video=out.avi"], "--video=out.avi"),
+        "too large a seed": ([run_dir, f"--seed={2**32}"], "--seed=4294967296"),
         "no episodes": ([run_dir, "--episodes=0"], "--episodes=0"),
         "unknown flag": ([run_dir, "--episode=1"], "Did you mean: episodes"),
         "another world": (
