@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from agents import trqam
+from agents.options import without
 from utils.networks import SplitDense
 from utils.options import Option
 
@@ -36,16 +37,16 @@ class ResidualField(nn.Module):
 class CustomNetworkTRQAM(trqam.TRQAM):
     """TRQAM whose flows are residual networks of the settings' first width and depth."""
 
-    OPTIONS = trqam.TRQAM.OPTIONS | {
+    OPTIONS = without(trqam.TRQAM.OPTIONS, "actor_layer_norm") | {
         "frequencies": Option(4, "octaves of the Fourier features of time", above=0),
     }
 
     @classmethod
     def networks(cls, config: Any) -> dict[str, nn.Module]:
-        """TRQAM's, with this field for base and policy."""
+        """TRQAM's critic, and this field as base and policy."""
         widths = config.actor_hidden_dims
         field = ResidualField(widths[0], len(widths), config.frequencies)
-        return super().networks(config) | {"base": field, "policy": field}
+        return {"critic": cls.critic_network(config), "base": field, "policy": field}
 
 
 get_config = CustomNetworkTRQAM.get_config

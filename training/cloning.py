@@ -53,7 +53,9 @@ def attributes(code: dict[str, Any]) -> set[str]:
 
 def clones_as_bc(kind: type[Agent], config: Any) -> bool:
     """Whether agents/bc.py clones the same base as an agent with these settings."""
-    shared = VelocityField(config.actor_hidden_dims, config.actor_layer_norm)
+    shared = VelocityField(
+        config.actor_hidden_dims, config.get("actor_layer_norm", False)
+    )
     return kind.networks(config)["base"] == shared and not own_hooks(kind)
 
 

@@ -290,7 +290,7 @@ def first_learning_step(flags: dict[str, Any], needed: int) -> int:
 
 def base_identity(settings: Settings) -> dict[str, Any]:
     """Return what identifies a base besides its data and its number of updates."""
-    identity = {name: settings.agent[name] for name in BASE_SETTINGS}
+    identity = {name: settings.agent.get(name) for name in BASE_SETTINGS}
     return identity | cloning_identity(settings.source, settings.agent)
 
 

@@ -50,6 +50,7 @@ SCALAR = [
         (["--agent=agents/qpilots.py"], "flow/loss"),
         (EXTERNAL, "adjoint/penalty"),
         (SCALAR, "dual/lam"),
+        (["--agent=agents/trqam_custom_network.py"], "flow/loss"),
     ],
 )
 @pytest.mark.usefixtures("no_key_twice")

@@ -8,8 +8,10 @@ from agents import trqam, trqam_custom_network
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS
 from tests.agents.tiny_agents import tiny
+from tests.tiny_runs import resolved
 from training.cloning import cloning_identity
 from training.pretrained import check_base
+from training.run import base_identity
 from utils.errors import UserError
 
 NETWORK = '''
@@ -168,6 +170,15 @@ def identity(folder, files=FILES, **settings):
 def test_agents_with_the_shared_flow_share_the_base_of_bc(name):
     source = load_source(AGENTS / f"{name}.py")
     assert cloning_identity(source, source.module.get_config()) == {}
+
+
+def test_a_fork_need_not_offer_the_layer_norm_of_the_shared_flow():
+    source = load_source(AGENTS / "trqam_custom_network.py")
+    config = source.module.get_config()
+    assert "actor_layer_norm" not in config and "frequencies" in config
+    settings = resolved("--env_name=scene", f"--agent={source.file}")
+    identity = base_identity(settings)
+    assert identity["actor_layer_norm"] is None and "cloning" in identity
 
 
 def test_the_same_network_in_another_file_has_the_same_identity(tmp_path):
