@@ -114,10 +114,16 @@ def hinged_loss_of(q: jax.Array, batch: Batch, target: Bootstrap, config: Any) -
             f"--agent.lql_points={points}: this agent's td_target gives no value of s'; leave"
             " the flag out, or return self.backup(batch, values)"
         )
-    flat = [batch["valid"][:, -1], *target]
-    valid, y, v = (each.reshape(-1, points) for each in flat)
-    rewards, ends = (batch[name].reshape(len(valid), -1) for name in ("row_rewards", "ends"))
-    each_q, target = q.reshape(len(q), -1, points), Bootstrap(y, v)
+
+    def by_sequence(values: jax.Array) -> jax.Array:
+        """[B n] -> [B, n]."""
+        return values.reshape(-1, points)
+
+    valid = by_sequence(batch["valid"][:, -1])
+    target = Bootstrap(by_sequence(target.y), by_sequence(target.v))
+    rewards = batch["row_rewards"].reshape(len(valid), -1)
+    ends = batch["ends"].reshape(len(valid), -1)
+    each_q = q.reshape(len(q), -1, points)
     steps = config.horizon_length
     return hinged_loss(each_q, target, valid, rewards, ends, steps, config.discount)
 

@@ -62,7 +62,7 @@ class QAM(Editing, TRQAM):
     @classmethod
     def check(cls, config: Any) -> None:
         """Raise UserError for values that no run can use, and for two heads."""
-        super(TRQAM, cls).check(config)  # QAM has no lambda to check
+        super().check(config)
         if config.edit_scale and config.fql_alpha:
             raise UserError(
                 f"--agent.edit_scale={config.edit_scale} and"

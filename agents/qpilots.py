@@ -47,8 +47,8 @@ class QPilots(Agent):
 
     def push(self, v: jax.Array, g: jax.Array, t: jax.Array) -> jax.Array:
         """alpha ||v|| G / ||G|| for v and G [..., B, D], and 0 at t = 0."""
-        lengths = (jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (v, g))
-        of_v, of_g = lengths
+        of_v = jnp.linalg.norm(v, axis=-1, keepdims=True)
+        of_g = jnp.linalg.norm(g, axis=-1, keepdims=True)
         return jnp.where(t > 0.0, self.config.alpha * of_v / (of_g + EPSILON), 0.0) * g
 
     def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:

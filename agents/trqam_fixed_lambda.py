@@ -15,15 +15,15 @@ from agents import trqam
 from agents.options import without
 from utils.options import Option
 
+DUAL_OPTIONS = ("dual_mode", "eta_lambda", "dual_gain", "lambda_min", "lambda_max")
+
 
 class FixedLambdaTRQAM(trqam.TRQAM):
     """lambda = lam_scale * lam for the whole run; the path KL is averaged and logged, never
     acted on; kl_budget only clips the average.
     """
 
-    OPTIONS = without(
-        trqam.TRQAM.OPTIONS, "eta_lambda", "dual_gain", "lambda_min", "lambda_max"
-    ) | {
+    OPTIONS = without(trqam.TRQAM.OPTIONS, *DUAL_OPTIONS) | {
         "lam": Option(1.0, "lam for the whole run; lambda = lam_scale lam", above=0),
     }
 

@@ -216,7 +216,9 @@ def tuning_note(dataset: str, settings: Mapping[str, Setting]) -> str:
         dataset: such as 'puzzle-4x4-play'.
         settings: the settings of the run by name, those of the agent as agent.KEY.
     """
-    if ":" in dataset or not has_tuned_settings(settings):
+    if ":" in dataset or nearest_domain(dataset) in ROBOMIMIC:
+        return ""  # neither ran there
+    if not has_tuned_settings(settings):
         return ""
     tuned = qam_common_settings(dataset)
     there = []

@@ -212,6 +212,12 @@ def test_only_a_trust_region_has_a_budget():
             tiny(module).with_kl_budget(0.5)
 
 
+def test_a_frozen_lambda_has_no_settings_of_the_dual_step():
+    config = trqam_fixed_lambda.get_config()
+    assert not set(config) & {"dual_mode", "eta_lambda", "dual_gain", "lambda_max"}
+    assert tiny(trqam_fixed_lambda).dual.kl_ema == 0.0
+
+
 @pytest.mark.ci
 def test_fork_freezes_lambda_and_nothing_else():
     fork, ours = tiny(trqam_fixed_lambda, lam=1.0), tiny(trqam)

@@ -298,6 +298,11 @@ def test_every_domain_has_every_tuned_setting():
             "--agent.lambda_min=200.0 lies above --agent.lambda_max=100.0",
         ),
         ("trqam", "rho=nan", "--agent.rho=nan: give a number"),
+        (
+            "trqam_distributional_critic",
+            "q_min=0",
+            "--agent.q_min=0.0 does not lie below --agent.q_max=0.0",
+        ),
     ],
 )
 def test_values_that_no_run_can_use_are_refused(agent, flag, message):
@@ -439,6 +444,8 @@ def test_the_qam_paper_preset_has_the_papers_common_settings(
         # no published coefficient is used
         ("fql", "puzzle-4x4", ("--agent.alpha=3",), ""),
         ("trqam", "puzzle-4x4", (), ""),
+        # all of RQL's settings have a source, but it never ran there
+        ("rql", "lift-mh-low_dim", (), ""),
     ],
 )
 def test_a_note_says_what_the_coefficients_were_tuned_for(agent, domain, flags, note):
