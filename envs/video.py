@@ -19,6 +19,7 @@ from envs.evaluation import Policy, Values, evaluate
 from envs.robomimic_data import Recipe
 from envs.tasks import dataset_name, is_robomimic, is_user_env, world_name
 from envs.workers import SLOTS, EnvWorkers, MakeEnv, WorkerError
+from utils.errors import UserError
 from utils.logging import say, short_path
 from utils.progress import Counter
 
@@ -137,10 +138,10 @@ def film(
                 )
                 bar.update()
         os.replace(part, path)
-    except WorkerError as error:
+    except (WorkerError, UserError) as error:  # UserError: it cannot be made to render
+        reason = error.summary if isinstance(error, WorkerError) else error
         print(
-            f"no video {path.name}, all else is unaffected: {error.summary}",
-            file=sys.stderr,
+            f"no video {path.name}, all else is unaffected: {reason}", file=sys.stderr
         )
         return None
     finally:

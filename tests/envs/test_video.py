@@ -243,6 +243,16 @@ def test_a_failing_environment_leaves_no_partial_video(tmp_path, capfd):
     assert "ValueError: the cube melted" in capfd.readouterr().err
 
 
+def test_an_environment_that_cannot_render_gives_no_video(tmp_path, capfd):
+    """The class of the example takes no render_mode. A run resumes where its film fails."""
+    path = tmp_path / "a.mp4"
+    name = "examples.own_environment:Reach-v0"
+    assert film(name, policy, path, 1, 0, H, A) is None
+    line = capfd.readouterr().err.splitlines()[-1]  # after a warning of Gymnasium's
+    assert line.startswith("no video a.mp4, all else is unaffected: ") and name in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failing_policy_raises_and_leaves_no_video(tmp_path):
     with pytest.raises(RunError, match="not finite"):
         film(
