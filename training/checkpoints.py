@@ -319,7 +319,7 @@ def agent_from(tree: dict, like: Agent, where: str | os.PathLike) -> Agent:
         raise UserError(
             f"{where} holds another agent: {name} is {theirs.get(name, 'missing')} there and"
             f" {ours.get(name, 'missing')} here; the agent file has changed since: give another"
-            " --run_group, or --overwrite to delete the run"
+            " --run_group, or delete that folder"
         )
     return jax.device_put(from_state_dict(like, tree))
 

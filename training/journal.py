@@ -87,8 +87,8 @@ class Journal:
             return step
         if self.checkpoints.steps():
             raise RunError(
-                f"no checkpoint of {self.run.folder} can be read; --overwrite deletes the run"
-                " and begins again"
+                f"no checkpoint of {self.run.folder} can be read; delete that folder, and the"
+                " same command begins it again"
             )
         return -1
 

@@ -33,7 +33,7 @@ def check_folder(run: Run) -> None:
     if found := differences(run, stored):
         raise UserError(
             f"{run.folder} holds a run with other settings ({'; '.join(found[:4])});"
-            " give another --run_group, or --overwrite to delete it"
+            " give another --run_group, or delete that folder"
         )
 
 
@@ -116,7 +116,7 @@ def check_source(run: Run, stored: dict[str, Any]) -> None:
         raise UserError(
             f"--agent: the code differs from what {run.folder} began with "
             f"({join_first(differing)}; its own is in source/); "
-            "give another --run_group, or --overwrite to delete the run"
+            "give another --run_group, or delete that folder"
         )
     # for finished runs a newer version of the project does not matter
     if not run.is_done():
@@ -159,7 +159,7 @@ def check_data(run: Run, transitions: int, crc: str) -> None:
     )
     raise UserError(
         f"{flag}: dataset changed since {run.folder} started ({change}): "
-        "restore it, choose another --run_group, or --overwrite"
+        "restore it, choose another --run_group, or delete that folder"
     )
 
 
@@ -175,7 +175,7 @@ def check_environment(run: Run, described: dict[str, Any] | None) -> None:
         raise UserError(
             f"--{folder_flag(run.env_name)}: the file of demonstrations describes another"
             f" environment than when {run.folder} started: restore it, choose another"
-            " --run_group, or --overwrite"
+            " --run_group, or delete that folder"
         )
 
 

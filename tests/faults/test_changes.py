@@ -27,7 +27,7 @@ def test_a_changed_config_is_refused_and_the_difference_is_shown(
     assert (
         line
         == f"error: {folder_of()} holds a run with other settings (--agent.lr: stored 0.5, now"
-        " 0.0003); give another --run_group, or --overwrite to delete it"
+        " 0.0003); give another --run_group, or delete that folder"
     )
     path.write_text(intact)
     assert_undisturbed()
@@ -83,7 +83,7 @@ DATASETS = {
     "another": (
         lambda path: write_dataset(ENV_NAME, path, 66),
         CHANGED
-        + "(60 -> 66 transitions): restore it, choose another --run_group, or --overwrite",
+        + "(60 -> 66 transitions): restore it, choose another --run_group, or delete that folder",
     ),
     "of the same length": (
         lambda path: write_dataset(ENV_NAME, path, 60, seed=1),

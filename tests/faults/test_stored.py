@@ -142,6 +142,12 @@ def test_a_damaged_replay_file_falls_back_to_where_it_is_intact(
     assert lines[-1].startswith("resumed at step ")
 
 
+UNREADABLE = (
+    "error: no checkpoint of {} can be read; delete that folder, and the same command begins it"
+    " again"
+)
+
+
 @pytest.mark.ci
 def test_nothing_is_deleted_if_no_checkpoint_can_be_read(
     enter_folder, assert_stops, assert_undisturbed
@@ -152,14 +158,26 @@ def test_nothing_is_deleted_if_no_checkpoint_can_be_read(
         truncate(path)
     before = {path: path.read_bytes() for path in files_below(folder)}
     for _ in range(2):
-        line = assert_stops(1)
-        assert line.startswith(
-            f"error: no checkpoint of {folder} can be read; --overwrite deletes the run"
-        )
+        assert assert_stops(1) == UNREADABLE.format(folder)
         assert {path: path.read_bytes() for path in files_below(folder)} == before
-    assert train("--overwrite") == 0
+    shutil.rmtree(folder)
+    assert train() == 0
     (folder / "done.json").unlink()
     assert_undisturbed()
+
+
+def test_a_base_that_cannot_be_read_is_named_and_trained_again_once_it_is_deleted(
+    enter_folder, assert_stops
+):
+    enter_folder("whole")
+    shutil.rmtree(folder_of())
+    (base,) = (path.parent for path in Path("exp/bc").glob("*/*/done.json"))
+    for path in (base / "checkpoints").glob("*/record/metadata"):
+        truncate(path)
+    for flags in ([], ["--overwrite"]):
+        assert assert_stops(1, *flags) == UNREADABLE.format(base)
+    shutil.rmtree(base)
+    assert train() == 0
 
 
 @pytest.mark.slow

@@ -218,9 +218,7 @@ def test_a_fork_that_differs_from_what_a_run_began_with_is_refused(begun, printe
         f"error: --agent: the code differs from what {folder} began with (mine.py; its own is"
         " in source/); " in error
     )
-    assert error.endswith(
-        "give another --run_group, or --overwrite to delete the run\n"
-    )
+    assert error.endswith("give another --run_group, or delete that folder\n")
 
 
 def test_changes_of_the_checkout_since_a_run_began_are_mentioned_each_time_it_resumes(
