@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
 
 def run_all(argv: list[str]) -> int:
     """Body of `main`, which adds signal handling."""
-    debug = "--debug" in argv
+    debug = bool({"--debug", "--debug=true"} & set(argv))
     try:
         from configs.flags import help_text, parse_flags
         from configs.screen import listing
@@ -75,14 +75,14 @@ def run_all(argv: list[str]) -> int:
             print(__doc__, help_text(argv), sep="\n")
             return 0
         fv = parse_flags(argv)
+        debug = fv.debug
         runs = plan(fv)
         print(listing(runs, everything=fv.dry_run), flush=True)
         if not fv.dry_run:
             from training.updates import configure_jax
 
             configure_jax(runs[0].settings.flags)
-            seeds_of_tasks = itertools.groupby(runs, key=lambda run: run.env_name)
-            return max(train_task(list(seeds), fv) for _, seeds in seeds_of_tasks)
+            return train_tasks(runs, fv)
     except UserError as error:
         if debug:
             raise
@@ -91,26 +91,63 @@ def run_all(argv: list[str]) -> int:
     return 0
 
 
-def train_task(runs: "list[Run]", fv: "FlagValues") -> int:
+def train_tasks(runs: "list[Run]", fv: "FlagValues") -> int:
+    """Train runs task by task; return the highest exit code."""
+    codes: list[int] = []
+    for _, seeds in itertools.groupby(runs, key=lambda run: run.env_name):
+        codes.append(train_task(list(seeds), fv, first=not codes))
+    return max(codes)
+
+
+def train_task(runs: "list[Run]", fv: "FlagValues", first: bool) -> int:
     """Train the seeds of one task; return the exit code.
 
-    Prints a run error and returns 1, so that the next task can be trained.
+    Prints a failure and returns 1, or 2 for a UserError, so that the next task can be trained.
+    Raises the UserError of the first task, which is probably one of every task.
+
+    Args:
+        runs: the runs of the seeds.
+        fv: the flags.
+        first: whether it is the first task.
     """
     from training.train import train  # imported before signals raise exceptions
 
     try:
         with handled():
             train(runs, fv.overwrite)
-    except (RunError, OSError) as error:
-        if fv.debug:
+    except Exception as error:
+        mistake = isinstance(error, UserError)
+        text = failure(error, runs)
+        if fv.debug or text is None or (mistake and first):
             raise
-        folder = runs[0].folder if len(runs) == 1 else runs[0].folder.parent
-        there = all((run.folder / "config.json").exists() for run in runs)
-        intact = there and isinstance(error, OSError)
-        place = f" (checkpoints in {folder} are intact)" if intact else ""
-        print("error:", one_line(error) + place, file=sys.stderr)
-        return 1
+        print("error:", text, file=sys.stderr)
+        return 2 if mistake else 1
     return 0
+
+
+def failure(error: Exception, runs: "list[Run]") -> str | None:
+    """Return the line about an error that ended a task; None for an unexpected one."""
+    from jax.errors import JaxRuntimeError
+
+    folder = runs[0].folder if len(runs) == 1 else runs[0].folder.parent
+    begun = all((run.folder / "config.json").exists() for run in runs)
+    intact = f" (checkpoints in {folder} are intact)" if begun else ""
+    reason = one_line(error) or type(error).__name__
+    match error:
+        case BrokenPipeError():  # the reader of the output has ended
+            return None
+        case OSError():
+            return reason + intact
+        case RunError() | UserError():
+            return reason
+        case JaxRuntimeError() if "RESOURCE_EXHAUSTED" not in reason:
+            return None
+        case JaxRuntimeError() | MemoryError():
+            return (
+                f"out of memory ({reason}): give a smaller --num_seeds, --online_steps or"
+                f" --agent.batch_size, or --device_data_gb=0{intact}"
+            )
+    return None
 
 
 if __name__ == "__main__":

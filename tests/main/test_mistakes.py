@@ -103,7 +103,8 @@ def test_a_mistake_prints_one_line_and_leaves_no_files(mistake, data, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_mistake_shows_a_traceback_only_with_debug(tmp_path):
+@pytest.mark.parametrize("flag", ["--debug", "--debug=true"])
+def test_a_mistake_shows_a_traceback_only_with_debug(flag, tmp_path):
     """A process exits with code 2 and prints one line, or a traceback with --debug."""
     command = [
         sys.executable,
@@ -114,9 +115,7 @@ def test_a_mistake_shows_a_traceback_only_with_debug(tmp_path):
     plain = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (plain.returncode, plain.stdout) == (2, "")
     assert plain.stderr.count("\n") == 1
-    debug = subprocess.run(
-        [*command, "--debug"], capture_output=True, text=True, cwd=ROOT
-    )
+    debug = subprocess.run([*command, flag], capture_output=True, text=True, cwd=ROOT)
     assert debug.returncode != 0
     assert "Traceback" in debug.stderr
 

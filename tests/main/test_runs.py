@@ -1,10 +1,12 @@
 """main.py trains, logs, resumes and stops as its flags say."""
 
+import contextlib
 import json
 import re
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -140,22 +142,69 @@ def test_online_steps_may_grow_and_offline_steps_may_not(data, tmp_path, capsys)
     assert "--offline_steps: stored 8, now 12" in capsys.readouterr().err
 
 
-def test_a_task_that_fails_does_not_stop_the_others(monkeypatch, tmp_path, capsys):
+@pytest.fixture
+def run_scene(monkeypatch, tmp_path):
+    """A function that runs the five tasks of scene, of which one raises an error.
+
+    It returns the exit code and the tasks that were begun; nothing is trained.
+    """
     from training import train as train_module
 
-    trained = []
+    def run_with(error, task, *flags):
+        begun = []
 
-    def failing(runs, overwrite):
-        if "task1" in runs[0].env_name:
-            raise RunError("task 1 cannot go on\nwith details")
-        trained.append((runs[0].env_name, [run.seed for run in runs]))
+        def train_or_fail(runs, overwrite):
+            assert [run.seed for run in runs] == [0, 1]
+            begun.append(int(re.search(r"task(\d)", runs[0].env_name)[1]))
+            if begun[-1] == task:
+                raise error
 
-    monkeypatch.setattr(train_module, "train", failing)
-    assert run("--env_name=scene", "--num_seeds=2", f"--save_dir={tmp_path}") == 1
-    assert "error: task 1 cannot go on\n" in capsys.readouterr().err
-    assert trained == [
-        (f"scene-play-singletask-task{i}-v0", [0, 1]) for i in range(2, 6)
-    ]
+        monkeypatch.setattr(train_module, "train", train_or_fail)
+        with contextlib.suppress(type(error)):
+            flags = ["--env_name=scene", "--num_seeds=2", *flags]
+            return run(*flags, f"--save_dir={tmp_path}"), begun
+        return "raised", begun
+
+    return run_with
+
+
+OUT_OF_MEMORY = "give a smaller --num_seeds, --online_steps or --agent.batch_size, or --device_data_gb=0"
+
+
+@pytest.mark.parametrize(
+    ("error", "task", "code", "line"),
+    [
+        (RunError("it cannot go on\nwith details"), 1, 1, "it cannot go on"),
+        (UserError("no download"), 3, 2, "no download"),
+        (MemoryError(), 1, 1, f"out of memory (MemoryError): {OUT_OF_MEMORY}"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 bytes"),
+            1,
+            1,
+            f"out of memory (RESOURCE_EXHAUSTED: 9 bytes): {OUT_OF_MEMORY}",
+        ),
+    ],
+)
+def test_a_task_that_fails_does_not_stop_the_others(
+    error, task, code, line, run_scene, capsys
+):
+    assert run_scene(error, task) == (code, [1, 2, 3, 4, 5])
+    assert f"error: {line}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "task", "flags", "ending"),
+    [
+        (UserError("of every task"), 1, [], 2),
+        (UserError("no download"), 3, ["--debug"], "raised"),
+        (BrokenPipeError(), 1, [], "raised"),
+        (jax.errors.JaxRuntimeError("INTERNAL: a fault"), 1, [], "raised"),
+    ],
+)
+def test_a_mistake_in_the_first_task_or_an_unexpected_error_ends_the_program(
+    error, task, flags, ending, run_scene
+):
+    assert run_scene(error, task, *flags) == (ending, list(range(1, task + 1)))
 
 
 def test_two_processes_never_write_one_run(data, tmp_path, capsys):
