@@ -243,7 +243,9 @@ class RunLogger:
         return {name: file.count for name, file in self._files.items()}
 
     def cut(self, step: int, position: Mapping[str, int]) -> None:
-        """Cut every file back to a checkpoint.
+        """Cut every file back to a checkpoint, and start W&B if it is used.
+
+        Raises UserError if W&B does not start.
 
         Args:
             step: the step of the checkpoint.
@@ -258,6 +260,8 @@ class RunLogger:
                     f" checkpoint of step {step}"
                 )
             file.cut(count)
+        if "wandb" in self._backends:  # here, because training has not begun
+            self._wandb = self._wandb or self._open_wandb()
 
     def close(self) -> None:
         """Flush and close the optional backends."""
@@ -295,9 +299,17 @@ class RunLogger:
             "dir": str(self.folder),
         }
         defaults["id"] = wandb_id(self.folder)
-        run = importlib.import_module("wandb").init(
-            resume="allow", **{**defaults, **self._wandb_arguments}
-        )
+        try:
+            run = importlib.import_module("wandb").init(
+                resume="allow",
+                reinit="create_new",  # several seeds log at the same time
+                **{**defaults, **self._wandb_arguments},
+            )
+        except Exception as error:  # W&B and its connections raise many types
+            raise UserError(
+                f"--logger=wandb: W&B does not start ({one_line(error)}); wandb login,"
+                " WANDB_MODE=offline, or leave wandb out"
+            ) from error
         # W&B drops values of an earlier step, and asynchronous evaluations may come late
         run.define_metric("*", step_metric="step")
         return run

@@ -253,6 +253,46 @@ def test_wandb_continues_the_run_of_the_folder(tmp_path, wandb_calls):
     assert calls[1:4] == [("*", "step"), ({"step": 1, "train/loss": 0.5},), "finished"]
 
 
+def test_two_runs_that_log_to_wandb_at_the_same_time_are_two_runs_there(
+    tmp_path, monkeypatch
+):
+    """Unless it is asked for a new run, W&B returns the one that is open."""
+    logged = {}
+
+    def init(id, reinit="default", **_):
+        if reinit != "create_new" and logged:
+            id = next(iter(logged))
+        numbers = logged.setdefault(id, [])
+        return types.SimpleNamespace(
+            log=numbers.append,
+            define_metric=lambda name, step_metric: None,
+            finish=lambda: None,
+        )
+
+    fake_module(monkeypatch, "wandb", init=init)
+    with (
+        RunLogger(tmp_path / "a", ("wandb",)) as first,
+        RunLogger(tmp_path / "b", ("wandb",)) as second,
+    ):
+        first.train(1, {"loss": 0.5})
+        second.train(1, {"loss": 0.25})
+    numbers = [[line["train/loss"] for line in lines] for lines in logged.values()]
+    assert numbers == [[0.5], [0.25]]
+
+
+def test_wandb_that_does_not_start_is_reported_before_training(tmp_path, monkeypatch):
+    def init(**_):
+        raise ConnectionError("no network\nwith details")
+
+    fake_module(monkeypatch, "wandb", init=init)
+    with RunLogger(tmp_path, ("wandb",)) as logger, pytest.raises(UserError) as caught:
+        logger.cut(-1, {})
+    assert str(caught.value) == (
+        "--logger=wandb: W&B does not start (no network); wandb login, WANDB_MODE=offline, or"
+        " leave wandb out"
+    )
+
+
 def test_a_folder_that_starts_again_is_another_run_in_wandb(tmp_path, wandb_calls):
     """It was deleted by --overwrite, or has the same path on another machine."""
     for _ in range(2):
