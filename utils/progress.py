@@ -17,13 +17,15 @@ from utils.logging import WIDTH
 SHORTEST_NAME = 8
 SHORTEST_BAR = 6
 SECONDS_PER_LINE = 60
-"""How often a counter writes a line to a file."""
+"""How often a bar writes a line to a file."""
 OPTIONAL = ("left", "rate", "step")
 """Parts of a line that are left out of a narrow terminal, in this order."""
 
 
 class TerminalBar(tqdm):
-    """A tqdm bar that moves in a terminal, with all other output above it; invisible in a file.
+    """A tqdm bar that moves in a terminal, with all other output above it.
+
+    A file gets a line a minute: subclasses define `print_line`.
 
     Args:
         file: where to draw it; None: stderr.
@@ -33,6 +35,7 @@ class TerminalBar(tqdm):
     def __init__(self, file: TextIO | None = None, **options: Any):
         self.target = terminal_of(file or sys.stderr)
         self.moving = self.target.isatty()
+        self.printed = time.perf_counter()  # the time of the last line in a file
         drawn = self.target if self.moving else NullFile()
         super().__init__(file=drawn, dynamic_ncols=True, **options)
 
@@ -47,12 +50,28 @@ class TerminalBar(tqdm):
             self.target.write("\r")  # tqdm leaves the cursor at the end of a lower bar
             stream_redirect.end()
 
+    def update(self, n: float | None = 1) -> bool | None:
+        """Count `n` items."""
+        drawn = super().update(n)
+        if time.perf_counter() - self.printed >= SECONDS_PER_LINE and not self.moving:
+            self.print_line()
+        return drawn
+
+    def print_line(self) -> None:
+        """Print a line about the progress to a file; for subclasses."""
+        raise NotImplementedError
+
+    def write_line(self, text: str) -> None:
+        """Write a line to the file."""
+        self.printed = time.perf_counter()
+        print(text, file=self.target, flush=True)
+
 
 class ProgressBar(TerminalBar):
     """Progress of one phase of training, with the newest figures of the run.
 
     A terminal shows one moving line, with other output above it. A file gets one line for each
-    call of `status`. The name is shortened where a line would be too long.
+    call of `status`, and one a minute. The name is shortened where a line would be too long.
 
     Args:
         total: updates or environment steps of the phase.
@@ -78,7 +97,7 @@ class ProgressBar(TerminalBar):
         self.logged = (
             initial,
             time.perf_counter(),
-        )  # count and time of the last printed line
+        )  # count and time of the last `status`
         super().__init__(file, total=total, initial=initial, unit=unit)
 
     def status(
@@ -116,16 +135,16 @@ class ProgressBar(TerminalBar):
             self.refresh()
         else:
             self.print_line(seconds)
+            self.logged = self.n, time.perf_counter()
 
-    def print_line(self, seconds: float | None) -> None:
-        """Print a line with the rate since the last line."""
-        (count, then), now = self.logged, time.perf_counter()
-        self.logged = self.n, now
-        taken = now - then if seconds is None else seconds
+    def print_line(self, seconds: float | None = None) -> None:
+        """Print a line with the rate since the last `status`; `seconds` as there."""
+        count, then = self.logged
+        taken = time.perf_counter() - then if seconds is None else seconds
         name, rest = fit_line(
             self.name, self.parts((self.n - count) / max(taken, 1e-9)), WIDTH
         )
-        print(self.encoded(f"{name}  {rest}"), file=self.target, flush=True)
+        self.write_line(self.encoded(f"{name}  {rest}"))
 
     def parts(self, rate: float | None) -> dict[str, str]:
         """Return what follows the name on a line, in order; empty parts are left out later."""
@@ -176,32 +195,27 @@ class Counter(TerminalBar):
         disable: bool = False,
         **options: Any,
     ):
-        self.printed = time.perf_counter()
         super().__init__(desc=name, total=total, disable=disable, leave=kept, **options)
-
-    def update(self, n: float | None = 1) -> bool | None:
-        """Count `n` items."""
-        drawn = super().update(n)
-        if time.perf_counter() - self.printed >= SECONDS_PER_LINE:
-            self.print_line(", {remaining} left")
-        return drawn
 
     def close(self) -> None:
         """End the bar. A second call does nothing."""
         if self.leave:
-            self.print_line()
+            self.print_line(last=True)
         super().close()
 
-    def print_line(self, ending: str = "") -> None:
-        """Print the count and the average rate so far, unless the bar moves in a terminal."""
+    def print_line(self, last: bool = False) -> None:
+        """Print the count and the average rate so far, unless the bar moves in a terminal.
+
+        last: whether the count has ended, so that no time is left.
+        """
         if self.disable or self.moving:
             return
-        self.printed = time.perf_counter()
+        ending = "" if last else ", {remaining} left"
         self.bar_format = (
             "{desc}: {n_fmt}/{total_fmt}{unit} in {elapsed}, {rate_fmt}" + ending
         )
         self._ema_dt = lambda: 0.0  # the average rate, not the latest
-        print(self, file=self.target, flush=True)
+        self.write_line(str(self))
 
 
 def run_name(agent: str, env_name: str, seeds: list[int]) -> str:

@@ -124,6 +124,31 @@ def test_a_file_gets_one_line_for_each_status():
     ]
 
 
+def test_training_in_a_file_has_a_line_each_minute(monkeypatch):
+    """It has the rate since the last status, whose own rate is not changed."""
+
+    def set_time(seconds):
+        monkeypatch.setattr("utils.progress.time.perf_counter", lambda: seconds)
+
+    file = io.StringIO()
+    set_time(0)
+    with ProgressBar(1000, "trqam x s0", file=file) as bar:
+        for seconds in (30, 60, 90, 120):
+            set_time(seconds)
+            bar.update(60)
+        bar.status(seconds=96.0, success=0.5)
+        for seconds in (150, 180):
+            set_time(seconds)
+            bar.update(30)
+    lines = [line.split("  ")[1:4] for line in file.getvalue().splitlines()]
+    assert lines == [
+        ["step 120/1k offline", "2 updates/s", "7:20 left"],
+        ["step 240/1k offline", "2 updates/s", "6:20 left"],
+        ["step 240/1k offline", "2.5 updates/s", "success 50%"],
+        ["step 300/1k offline", "1 updates/s", "success 50%"],
+    ]
+
+
 def test_online_counts_environment_steps():
     file = io.StringIO()
     with ProgressBar(500_000, "trqam x s0", "online", "steps", 100_000, file) as bar:
