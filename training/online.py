@@ -59,9 +59,10 @@ class OnlineEpisodes:
         None if actions are queued, or if the action of environment step `step` is random.
         """
         if self.observation is None:
+            # A worker may die in the reset; the checkpoint then has the episode before.
+            self.observation = self._reset(self.episode + 1)
             self.episode += 1
             self.length = 0
-            self.observation = self._reset()
         return None if self.queue or step < self.at_random_until else self.observation
 
     def action(self, step: int, chunk: np.ndarray | None) -> np.ndarray:
@@ -111,8 +112,8 @@ class OnlineEpisodes:
             )
         return -1.0 if reward != 0 else reward
 
-    def _reset(self) -> np.ndarray:
-        seed = reset_seed(self.seed + ONLINE_SEEDS, self.episode)
+    def _reset(self, episode: int) -> np.ndarray:
+        seed = reset_seed(self.seed + ONLINE_SEEDS, episode)
         return self.envs.reset([self.slot], [seed])[0]
 
     def record(self) -> dict[str, Any]:
@@ -142,7 +143,7 @@ class OnlineEpisodes:
         self.episode = record["episode"]
         if record["observation"] is None:
             return True
-        observation = self._reset()
+        observation = self._reset(self.episode)
         ended = False
         if len(actions):
             (result,) = self.envs.run_chunks([self.slot], actions[None])

@@ -74,7 +74,8 @@ def group_by_step(journals: Sequence[Journal]) -> list[tuple[int, list[int]]]:
     """Group runs by the step they resume from; each group trains as one program.
 
     A process that is killed while it saves may leave one seed a checkpoint ahead of another.
-    That seed then resumes from the other's step, at most one save interval earlier.
+    That seed then resumes from the other's step, at most one save interval earlier. It does not
+    start again if a later checkpoint of it is damaged: then it was given no base.
 
     Returns (step, indices of runs) of each group.
     """
@@ -84,6 +85,8 @@ def group_by_step(journals: Sequence[Journal]) -> list[tuple[int, list[int]]]:
     for i, step in enumerate(newest):
         previous = journals[i].previous(step)
         near = previous in newest and step - max(0, previous) <= interval
+        if previous < 0 and journals[i].unreadable:
+            near = False
         groups.setdefault(previous if near else step, []).append(i)
     return sorted(groups.items())
 

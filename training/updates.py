@@ -223,12 +223,15 @@ EMPTY_WINDOW: dict[str, Any] = {"updates": 0, "sums": {}}
 
 class WindowClock:
     """Measures the training time since the last log, and an upper bound of the device's idle
-    time.
+    time; counts the updates in that time.
+
+    After a resume within a window it knows only the updates of this process.
     """
 
     def __init__(self) -> None:
         self.start = self.busy_until = time.perf_counter()
         self.idle = 0.0
+        self.updates = 0
 
     def seen_busy(self) -> None:
         """Record that the device has worked until now."""
@@ -255,6 +258,7 @@ class WindowClock:
         """Start measuring anew."""
         self.start = time.perf_counter()
         self.idle = 0.0
+        self.updates = 0
 
 
 class Updates:
@@ -333,6 +337,7 @@ class Updates:
             self.mesh,
         )
         self.window_updates += updates
+        self.clock.updates += updates
         if before is not None:
             # keeps signals, the bar and the clock close to the actual training
             before.block_until_ready()
@@ -379,7 +384,7 @@ class Updates:
     def speed(self, seconds: float) -> dict[str, float]:
         """Return columns of timing.csv; `seconds` is the training time since the last log."""
         idle = min(1.0, self.clock.idle / seconds)
-        return {"updates_per_s": self.window_updates / seconds, "device_idle": idle}
+        return {"updates_per_s": self.clock.updates / seconds, "device_idle": idle}
 
     def restart_window(self) -> None:
         """Start new sums and a new time after a log."""

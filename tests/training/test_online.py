@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs.workers import ChunkResult, LocalEnvs
+from envs.workers import ChunkResult, LocalEnvs, WorkerError
 from tests.small_datasets import append, make_dataset, online_replay, online_transition
 from training import online
 from training.checkpoints import CheckpointError
@@ -189,6 +189,29 @@ def test_chunks_run_open_loop_and_end_with_their_episode(sparse):
     # A time limit does not end the task.
     assert [t["masks"] for t in transitions] == [1] * 9 + [0]
     assert [t["rewards"] for t in transitions] == [-1.0 if sparse else -2.0] * 9 + [0]
+
+
+def test_an_interrupted_reset_skips_no_episode():
+    episodes = episodes_of(Episodes(), 2)
+    seeds = []
+
+    def reset(slots, reset_seeds):
+        seeds.extend(reset_seeds)
+        if len(seeds) == 2:
+            raise WorkerError("the worker died")
+        return np.zeros((1, 2), np.float32)
+
+    episodes.envs.reset = reset
+    for step in range(5):
+        step_of(episodes, step, lambda observation: np.zeros((3, 2), np.float32))
+    with pytest.raises(WorkerError):
+        episodes.policy_observation(5)
+    record = episodes.record()
+    assert (record["episode"], record["observation"]) == (0, None)
+    resumed = episodes_of(episodes.envs, 2)
+    assert resumed.resume(record, np.zeros((0, 2)))
+    resumed.policy_observation(5)
+    assert resumed.episode == 1 and seeds[1] == seeds[2] != seeds[0]
 
 
 def test_sparse_refuses_positive_rewards_online_too():

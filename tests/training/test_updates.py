@@ -50,7 +50,11 @@ def test_updates_continue_from_their_states_to_the_bit(replay):
     assert (
         again.means() == uninterrupted.means() and again.means()[0] != again.means()[1]
     )
+    # the time before the checkpoint is not known
+    assert again.speed(2.0)["updates_per_s"] == 4 / 2.0
+    assert uninterrupted.speed(2.0)["updates_per_s"] == 6 / 2.0
     uninterrupted.restart_window()
+    assert uninterrupted.speed(2.0)["updates_per_s"] == 0
     assert uninterrupted.means() == [] and uninterrupted.not_finite() == {}
     assert uninterrupted.states()[0].window == EMPTY_WINDOW
 
@@ -99,6 +103,6 @@ def test_the_noise_of_actions_differs_at_every_online_step():
 
 
 def test_speed_is_updates_over_training_time():
-    clock = SimpleNamespace(idle=1.0)
-    measured = Updates.speed(SimpleNamespace(window_updates=20, clock=clock), 4.0)
+    clock = SimpleNamespace(idle=1.0, updates=20)
+    measured = Updates.speed(SimpleNamespace(clock=clock), 4.0)
     assert measured == {"updates_per_s": 5.0, "device_idle": 0.25}
