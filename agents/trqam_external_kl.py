@@ -34,5 +34,5 @@ class ExternalKLTRQAM(trqam.TRQAM):
         return total + penalty, metrics | {"adjoint/penalty": penalty}
 
 
-get_config = trqam.get_config
+get_config = ExternalKLTRQAM.get_config
 AGENT = ExternalKLTRQAM

@@ -22,5 +22,5 @@ class ScalarAdjointTRQAM(trqam.TRQAM):
         return self.times()[:, None, None] * terminal[None]
 
 
-get_config = trqam.get_config
+get_config = ScalarAdjointTRQAM.get_config
 AGENT = ScalarAdjointTRQAM

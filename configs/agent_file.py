@@ -23,6 +23,8 @@ from utils.code import code_digest
 from utils.errors import UserError
 from utils.files import expanded
 
+NEEDED = ("lr", "batch_size", "horizon_length", "action_chunking", "discount")
+"""The settings that training and evaluation read, which every agent has."""
 _loaded: dict[Path, Source] = {}
 _numbers = itertools.count()
 
@@ -60,14 +62,31 @@ def load_source(
     except Exception as error:  # a user's file may raise any type
         text = f"the file does not run ({type(error).__name__}: {error})"
         raise UserError(f"--agent={path}: {text}") from error
-    kind = getattr(source.module, "AGENT", None)
-    if not (isinstance(kind, type) and hasattr(source.module, "get_config")):
-        text = (
-            "the file defines no AGENT and get_config; see agents/trqam_fixed_lambda.py"
-        )
-        raise UserError(f"--agent={path}: {text}")
+    if fault := fault_of(source.module):
+        raise UserError(f"--agent={path}: {fault}")
     _loaded[file] = source
     return source
+
+
+def fault_of(module: ModuleType) -> str:
+    """Return what an agent file's AGENT and get_config lack; "" if they are usable."""
+    kind, get_config = (getattr(module, name, None) for name in ("AGENT", "get_config"))
+    if not (isinstance(kind, type) and callable(get_config)):
+        return (
+            "the file defines no AGENT and get_config; see agents/trqam_fixed_lambda.py"
+        )
+    owner = getattr(get_config, "__self__", kind)
+    if getattr(owner, "OPTIONS", None) != getattr(kind, "OPTIONS", None):
+        return (
+            f"get_config is {owner.__name__}'s and does not read the OPTIONS of"
+            f" {kind.__name__}; end the file with get_config = {kind.__name__}.get_config"
+        )
+    try:
+        missing = [name for name in NEEDED if name not in get_config()]
+    except Exception as error:  # a user's function may raise any type
+        return f"get_config fails ({type(error).__name__}: {error})"
+    names = ", ".join(missing)
+    return f"there is no setting {names}, which every agent needs" if missing else ""
 
 
 def _package_name(folder: Path) -> str:

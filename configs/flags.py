@@ -76,6 +76,9 @@ SYNONYMS = {
     "chunk_size": ("horizon_length",),
     "n_step": ("horizon_length",),
     "utd": ("utd_ratio",),
+    "seeds": ("num_seeds",),
+    "first_seed": ("seed",),
+    "agents": ("agent",),
     "env": ("env_name",),
     "task": ("env_name",),
 }
@@ -309,7 +312,9 @@ def help_text(argv: Sequence[str]) -> str:
 def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
     """Parse a command line; raise UserError for any mistake in it."""
     refuse_control_characters(argv)
-    agent, rest = take_agent(argv)
+    with user_errors_of_flags():
+        words = flags.FlagValues().read_flags_from_files(list(argv[1:]), False)
+    agent, rest = take_agent([argv[0], *last_of_each_setting(words)])
     known = list(load_source(agent).module.get_config())
     # --agent first, because it defines the flags --agent.KEY
     argv = [argv[0], f"--agent={agent}", *rest]
@@ -323,6 +328,22 @@ def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
                 file=sys.stderr,
             )
     return fv
+
+
+def last_of_each_setting(words: Sequence[str]) -> list[str]:
+    """Keep the last --agent.KEY=VALUE of each key; ml_collections would join tuples."""
+    last = {setting_of(word): place for place, word in enumerate(words)}
+    return [
+        word
+        for place, word in enumerate(words)
+        if last[setting_of(word)] == place or not setting_of(word)
+    ]
+
+
+def setting_of(word: str) -> str:
+    """Return the key of --agent.KEY=VALUE; "" for any other word."""
+    name, equals, _ = word.lstrip("-").partition("=")
+    return name if equals and name.startswith("agent.") else ""
 
 
 def parse_words(

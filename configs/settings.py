@@ -210,6 +210,7 @@ def preset_flags(
     phases = tuple(source.module.AGENT.phases(config))
     if phases == ("online",) and own.get("online_steps") == 0:
         own["online_steps"] = own["offline_steps"]
+        own.setdefault("start_training", min(5_000, own["online_steps"] // 10))
     return own
 
 

@@ -13,6 +13,7 @@ from envs.datasets import load_dataset, load_recipe
 from envs.fingerprint import Fingerprint, cached_fingerprint
 from envs.robomimic_data import Recipe
 from envs.tasks import (
+    DOMAINS,
     dataset_name,
     folder_flag,
     has_oracle,
@@ -159,11 +160,12 @@ def warn_of_another_size(run: Run, transitions: int) -> None:
     """Warn if a dataset has not half to twice the transitions of the published results."""
     flags = run.settings.flags
     env_name = run.env_name
-    if run.settings.transitions or flags["dataset"] or not is_ogbench(env_name):
-        return  # a preset's own data, or the user's, or demonstrations
+    dataset = dataset_name(env_name)
+    if run.settings.transitions or flags["dataset"] or dataset not in DOMAINS:
+        return  # a preset's own data, or the user's, or nothing is published
     wanted = published_transitions(env_name) * flags["dataset_proportion"]
     if not wanted / 2 <= transitions <= 2 * wanted:
-        place = f"{dataset_name(env_name)} in {flags['ogbench_dataset_dir']}"
+        place = f"{dataset} in {flags['ogbench_dataset_dir']}"
         warn(
             f"{place} gives {transitions:,} transitions; the published results are with"
             f" {wanted:,.0f}"

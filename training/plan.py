@@ -1,5 +1,7 @@
 """Turns command-line flags into runs."""
 
+import sys
+
 from absl.flags import FlagValues
 
 from configs.settings import Settings, resolve
@@ -52,8 +54,20 @@ def settings_by_dataset(fv: FlagValues, tasks: list[str]) -> dict[str, Settings]
         for dataset in dict.fromkeys(map(dataset_name, tasks))
     }
     if fv.bc_only:
+        note_bc_only(fv)
         return {dataset: bc_only(resolved) for dataset, resolved in settings.items()}
     return settings
+
+
+def note_bc_only(fv: FlagValues) -> None:
+    """Name the flags that have no effect with --bc_only."""
+    for name in ("bc_steps", "online_steps"):
+        if fv[name].present and fv[name].value:
+            print(
+                f"note: --{name} has no effect with --bc_only, which trains for"
+                " --offline_steps updates",
+                file=sys.stderr,
+            )
 
 
 def check_some_steps(settings: Settings) -> None:

@@ -312,7 +312,7 @@ def bc_only(settings: Settings) -> Settings:
         return dataclasses.replace(settings, flags=flags, agent=agent)
     source = load_source(BC_FILE)
     config = source.module.get_config()
-    config.update({key: settings.agent[key] for key in config})
+    config.update({key: settings.agent[key] for key in config if key in settings.agent})
     known = {*flags, *(f"agent.{key}" for key in config)}
     sources = {
         name: source for name, source in settings.sources.items() if name in known

@@ -358,6 +358,23 @@ def test_a_file_that_does_not_run_is_a_user_error(tmp_path):
     assert "does not run (SyntaxError: " in mistake(tmp_path / "latin.py")
     (tmp_path / "half.py").write_text("AGENT = 3")
     assert "defines no AGENT and get_config" in mistake(tmp_path / "half.py")
+    borrowed = tmp_path / "borrowed.py"
+    borrowed.write_text(
+        "from agents import trqam\n\n\n"
+        "class Mine(trqam.TRQAM):\n"
+        "    OPTIONS = trqam.TRQAM.OPTIONS | {'new': trqam.TRQAM.OPTIONS['lr']}\n\n\n"
+        "get_config = trqam.get_config\nAGENT = Mine\n"
+    )
+    assert "get_config is TRQAM's and does not read the OPTIONS of Mine" in mistake(
+        borrowed
+    )
+    fails = "from agents.bc import AGENT\n\ndef get_config():\n    return {}"
+    (tmp_path / "fails.py").write_text(f"{fails}['lr']")
+    assert "get_config fails (KeyError: 'lr')" in mistake(tmp_path / "fails.py")
+    (tmp_path / "empty.py").write_text(fails)
+    assert "there is no setting lr, batch_size, horizon_length" in mistake(
+        tmp_path / "empty.py"
+    )
     # SystemExit is not an error in the file, so it is not converted.
     with pytest.raises(SystemExit):
         load_source(write(tmp_path, imports="raise SystemExit"))

@@ -3,6 +3,7 @@ values of it.
 """
 
 import csv
+import shutil
 
 import pytest
 
@@ -229,6 +230,17 @@ def test_a_fork_gets_no_settings_by_the_name_of_its_file(tmp_path):
     fork = tmp_path / "fql.py"
     fork.write_text(FORK.format(parent="bc"))
     assert own(fork, "scene", "lr") == ((3e-4,), {"default"})
+
+
+def test_a_subclass_gets_the_tuned_settings_and_a_copy_the_defaults(tmp_path):
+    """As docs/agents.md says."""
+    subclass, copy = tmp_path / "mine.py", tmp_path / "fql.py"
+    subclass.write_text(FORK.format(parent="fql"))
+    shutil.copy(AGENTS / "fql.py", copy)
+    assert [own(file, "cube-double", "alpha")[0] for file in (subclass, copy)] == [
+        (300.0,),
+        (10.0,),
+    ]
 
 
 # Settings that have another name in the agent files.

@@ -55,6 +55,7 @@ MISTAKES = {
     "number too large": (["--env_name=scene", "--seed=4294967296"], "--seed=4294967296", "2147483647"),
     "no seeds": (["--env_name=scene", "--num_seeds=0"], "--num_seeds=0", "range [1, 1000]"),
     "impossible share": (["--env_name=scene", "--dataset_proportion=0"], "--dataset_proportion=0.0", "share"),
+    "a word of sweep.py": (["--env_name=scene", "--seeds=8"], "--seeds", "--num_seeds=8"),
     "unknown preset": (["--env_name=scene", "--preset=quick"], "--preset", "quickstart"),
     "nothing to do": (
         ["--env_name=scene", "--bc_steps=0", "--offline_steps=0", "--online_steps=0"], "nothing to do", "--offline_steps",

@@ -240,6 +240,38 @@ def test_a_fork_of_the_same_name_and_other_data_have_their_own_folders(tmp_path)
     )
 
 
+def test_the_last_value_of_a_setting_counts():
+    sizes = [f"--agent.actor_hidden_dims={size}" for size in ("(8,8)", "(4,)")]
+    assert resolved("--env_name=scene", *sizes).agent.actor_hidden_dims == (4,)
+
+
+def test_a_flag_file_is_read_where_it_stands(tmp_path):
+    file = tmp_path / "mine.flags"
+    file.write_text("--agent=agents/qam.py\n--agent.lr=7\n--env_name=scene\n")
+    settings = resolved(f"--flagfile={file}", "--agent.inv_temp=3")
+    assert settings.source.file.name == "qam.py"
+    assert (settings.agent.lr, settings.agent.inv_temp) == (7, 3)
+    later = resolved(f"--flagfile={file}", "--agent=agents/fql.py")
+    assert later.source.file.name == "fql.py" and later.agent.lr == 7
+
+
+@pytest.mark.parametrize("preset", ["cpu", "quickstart", "smoke", "study"])
+def test_every_preset_trains_an_agent_that_has_only_an_online_phase(preset):
+    flags = resolved(
+        "--env_name=scene", "--agent=agents/rlpd.py", f"--preset={preset}"
+    ).flags
+    assert (
+        flags["start_training"] < flags["online_steps"] and not flags["offline_steps"]
+    )
+
+
+def test_steps_without_effect_are_named(capsys):
+    resolved("--env_name=scene", "--bc_only", "--bc_steps=5", "--online_steps=0")
+    note = "note: --bc_steps has no effect with --bc_only"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(note)
+
+
 def test_help_names_every_flag(capsys):
     assert run("--help") == 0
     text = capsys.readouterr().out

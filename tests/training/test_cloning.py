@@ -11,7 +11,7 @@ from tests.agents.tiny_agents import tiny
 from tests.tiny_runs import resolved
 from training.cloning import cloning_identity
 from training.pretrained import check_base
-from training.run import base_identity
+from training.run import base_identity, bc_only
 from utils.errors import UserError
 
 NETWORK = '''
@@ -269,3 +269,28 @@ def test_a_base_of_another_network_is_refused_with_the_differences():
     assert "missing" in text and len(text) < 300
     with pytest.raises(UserError, match="not a plain multilayer perceptron"):
         check_base(ours, theirs, "x")
+
+
+def test_a_fork_of_the_shared_flow_may_leave_out_the_layer_norm(tmp_path):
+    """Its base is trained as TRQAM's."""
+    fork = tmp_path / "mine.py"
+    fork.write_text("""
+from agents import trqam
+from agents.options import without
+from utils.networks import VelocityField
+
+
+class Mine(trqam.TRQAM):
+    OPTIONS = without(trqam.TRQAM.OPTIONS, "actor_layer_norm")
+
+    @classmethod
+    def networks(cls, config):
+        flow = VelocityField(config.actor_hidden_dims, False)
+        return {"critic": cls.critic_network(config), "base": flow, "policy": flow}
+
+
+get_config = Mine.get_config
+AGENT = Mine
+""")
+    mine = bc_only(resolved("--env_name=scene", f"--agent={fork}"))
+    assert mine.agent == bc_only(resolved("--env_name=scene")).agent

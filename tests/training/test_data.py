@@ -66,12 +66,18 @@ def test_the_cached_checksum_depends_on_the_flags(flag, dataset, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("transitions", "warns"), [(499_999, True), (2_000_000, False), (2_000_001, True)]
+    ("domain", "transitions", "warns"),
+    [
+        ("scene", 499_999, True),
+        ("scene", 2_000_000, False),
+        ("scene", 2_000_001, True),
+        ("pointmaze-medium", 100_000, False),  # nothing is published
+    ],
 )
 def test_a_dataset_of_another_size_than_the_published_causes_a_warning(
-    transitions, warns, printed
+    domain, transitions, warns, printed
 ):
-    (run, *_) = plan(parse_flags(["main.py", "--env_name=scene"]))
+    (run, *_) = plan(parse_flags(["main.py", f"--env_name={domain}"]))
     warn_of_another_size(run, transitions)
     warning = (
         f"gives {transitions:,} transitions; the published results are with 1,000,000"
