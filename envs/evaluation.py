@@ -20,6 +20,10 @@ Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(observations [S, O], actions [S, D] of the policy) -> the critic's values [S]."""
 
 
+class EpisodeFault(WorkerError):
+    """An environment returned an unusable value; its process can run other episodes."""
+
+
 @dataclass(frozen=True)
 class EvalResult:
     """Outcomes [E] in the order of the episodes, and the cost of the evaluation."""
@@ -105,7 +109,8 @@ def evaluate(
         progress: whether to show a bar over the episodes.
 
     Raises:
-        WorkerError: if an environment fails, or returns an unusable value.
+        EpisodeFault: if an environment returns an unusable value.
+        WorkerError: if an environment fails.
         RunError: if the policy returns NaN or infinity.
     """
     if episodes < 1:
@@ -208,7 +213,7 @@ class _Slots:
         if result.fault:
             step = self.outcome["lengths"][episode] + result.length
             where = f"at step {step} of episode {self.keys[slot, 1]}"
-            raise WorkerError(
+            raise EpisodeFault(
                 f"environment {self._workers.env_name}: {result.fault}, {where}"
             )
 

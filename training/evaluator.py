@@ -4,6 +4,7 @@ An evaluation may run while training continues.
 """
 
 import threading
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Self
 
@@ -22,6 +23,8 @@ from envs.workers import (
 from training.policy import chunk_length, evaluation_policy
 from training.seeds import Seeds
 from utils import preemption
+from utils.logging import say
+from utils.progress import SECONDS_PER_LINE
 from utils.sharding import host_device
 
 
@@ -151,9 +154,17 @@ class Evaluations:
         ]
 
     def wait(self, seed: int) -> None:
-        """Wait for a seed's evaluation; raise WorkerError, or Preempted on a signal."""
+        """Wait for a seed's evaluation; raise WorkerError, or Preempted on a signal.
+
+        Prints a line a minute unless the evaluation has a bar of its own.
+        """
+        step, _, future = self.pending[seed]
+        seconds = SECONDS_PER_LINE if self.evaluator.concurrent else None
         with preemption.at_once():
-            self.pending[seed].future.result()
+            while futures.wait([future], seconds).not_done:
+                name = self.seeds.journals[seed].run.name
+                say(f"{name}: still evaluating step {step}")
+            future.result()
 
     def record(self, seed: int) -> None:
         """Write the result of a seed's finished evaluation."""

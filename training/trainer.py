@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from agents.base import Agent
+from envs.evaluation import EpisodeFault
 from envs.robomimic_data import Recipe
 from envs.video import film, film_maker
 from envs.workers import WorkerError, maker
@@ -377,16 +378,23 @@ class Trainer:
         """Write the results of the finished evaluations or, with `wait`, of all.
 
         If a signal or an error interrupts the waiting, a checkpoint is saved first. The resumed
-        run then repeats the evaluation.
+        run then repeats the evaluation. A seed whose environment returns unusable values is
+        marked as broken.
         """
         for seed in self.evaluations.begun() if wait else self.evaluations.done():
             try:
                 self.evaluations.wait(seed)
-            except (preemption.Preempted, WorkerError):
+            except (preemption.Preempted, WorkerError) as error:
                 if self.step:
                     self.save()
-                raise
-            self.evaluations.record(seed)
+                if not isinstance(error, EpisodeFault):
+                    raise
+                step = self.evaluations.pending.pop(seed).step
+                self.seeds.mark_broken(
+                    seed, f"{error}, in the evaluation of step {step}"
+                )
+            else:
+                self.evaluations.record(seed)
 
     def save(self) -> None:
         """Write the checkpoints of this step that do not exist yet.

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import jax
@@ -66,3 +67,23 @@ def test_an_evaluation_has_the_seed_of_its_run(monkeypatch):
     evaluations.start(0, 4, agent)
     assert evaluations.pending[0].future.result() == 7
     assert journal.evaluating == evaluations.pending[0].step == 4
+
+
+def test_waiting_for_an_evaluation_that_has_no_bar_prints_a_line_a_minute(monkeypatch):
+    monkeypatch.setattr(evaluator, "SECONDS_PER_LINE", 0.01)
+    future = Future()
+    said = []
+
+    def say(text):
+        said.append(text)
+        if len(said) == 2:
+            future.set_result(None)
+
+    monkeypatch.setattr(evaluator, "say", say)
+    journal = SimpleNamespace(run=SimpleNamespace(name="trqam walk seed 3"))
+    evaluations = evaluator.Evaluations(
+        SimpleNamespace(journals=[journal]), SimpleNamespace(concurrent=True)
+    )
+    evaluations.pending[0] = evaluator.Evaluation(8, None, future)
+    evaluations.wait(0)
+    assert said == ["trqam walk seed 3: still evaluating step 8"] * 2

@@ -1,10 +1,16 @@
-"""Seeds that resume from one step train in one program."""
+"""Seeds that resume from one step train in one program; one that breaks leaves it."""
 
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
 
-from training.trainer import group_by_step
+from envs.evaluation import EpisodeFault
+from envs.workers import WorkerError
+from training.evaluator import Evaluation, Evaluations
+from training.seeds import Seeds
+from training.trainer import Trainer, group_by_step
+from utils.errors import RunError
 
 
 def journal(newest, previous, interval, unreadable=()):
@@ -40,3 +46,41 @@ def test_a_seed_with_a_damaged_later_checkpoint_does_not_start_again():
     assert group_by_step(journals) == [(-1, [1]), (4, [0])]
     journals = [journal(8, 4, 4, unreadable=[12]), journal(4, -1, 4)]
     assert group_by_step(journals) == [(4, [0, 1])]
+
+
+def test_an_environment_that_fails_in_an_evaluation_breaks_only_its_seed(printed):
+    evaluated, saved = [], []
+    journals = [
+        SimpleNamespace(
+            run=SimpleNamespace(folder=f"run{seed}"),
+            checkpoints=SimpleNamespace(last_good=lambda: "there is one"),
+            evaluated=lambda *result, seed=seed: evaluated.append((seed, *result)),
+        )
+        for seed in range(2)
+    ]
+    seeds = Seeds(journals)
+    evaluations = Evaluations(seeds, SimpleNamespace(concurrent=False))
+    trainer = SimpleNamespace(seeds=seeds, evaluations=evaluations, step=8)
+    trainer.save = lambda: saved.append(list(evaluations.pending))
+
+    def record(*outcomes):
+        for seed, outcome in enumerate(outcomes):
+            future = Future()
+            evaluations.pending[seed] = Evaluation(4, None, future)
+            failed = isinstance(outcome, Exception)
+            (future.set_exception if failed else future.set_result)(outcome)
+        Trainer.record_evaluations(trainer)
+
+    record(EpisodeFault("reward nan"), "a result")
+    assert list(seeds.broken) == [0] and evaluated == [(1, 4, "a result")]
+    # the resumed run repeats the evaluation
+    assert saved == [[0, 1]] and not evaluations.pending
+    line = "reward nan, in the evaluation of step 4 of run0; there is one"
+    assert printed().err == f"warning: {line}; the other seeds continue\n"
+    with pytest.raises(WorkerError, match="died"):
+        record("a result", WorkerError("died"))
+    evaluations.pending.clear()
+    with pytest.raises(
+        RunError, match="reward nan, in the evaluation of step 4 of run1"
+    ):
+        record("a result", EpisodeFault("reward nan"))
