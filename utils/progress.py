@@ -214,7 +214,7 @@ class Counter(TerminalBar):
         self.bar_format = (
             "{desc}: {n_fmt}/{total_fmt}{unit} in {elapsed}, {rate_fmt}" + ending
         )
-        self._ema_dt = lambda: 0.0  # the average rate, not the latest
+        self._ema_dt = lambda *_: 0.0  # the average rate, not the latest
         self.write_line(str(self))
 
 

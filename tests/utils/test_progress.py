@@ -263,7 +263,8 @@ def test_a_long_count_in_a_file_has_a_line_each_minute(
 ):
     clock = iter([0, 30, 61, 61, 100, 121, 121, 122, 130])
     monkeypatch.setattr("utils.progress.time.perf_counter", lambda: next(clock))
-    with Counter("scene-play", 1000, unit=" transitions", kept=kept) as bar:
+    options = {"unit": " transitions", "kept": kept, "mininterval": 0}
+    with Counter("scene-play", 1000, **options) as bar:
         for _ in range(4):
             bar.update(200)
     counted = re.findall(
