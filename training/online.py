@@ -1,6 +1,6 @@
 """The online phase: environment steps of all seeds, in episodes that can be resumed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -219,66 +219,53 @@ class Interaction:
     def advance(self, online_step: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Take one environment step with every seed and store it in the replay files.
 
-        Returns the transitions [S, ...] and whether each one starts an episode [S]. Seeds whose
-        policy or environment returns unusable values are marked as broken. Raises RunError if
-        all seeds are broken, and WorkerError.
+        Returns the transitions [S, ...], zeros for broken seeds, and whether each one starts an
+        episode [S]. Seeds whose policy or environment returns unusable values are marked as
+        broken. Raises RunError if all seeds are broken, and WorkerError.
         """
         step = self.seeds.flags["offline_steps"] + online_step
         actions = self._actions(online_step, step)
-        results = self.envs.run_chunks(range(len(actions)), actions[:, None])
-        for seed, result in enumerate(results):
-            if result.fault and seed not in self.seeds.broken:
+        chunks = np.stack(list(actions.values()))[:, None]
+        results = self.envs.run_chunks(list(actions), chunks)
+        steps = {}
+        for (seed, action), result in zip(actions.items(), results, strict=True):
+            if result.fault:
                 where = f"environment {self.seeds.run.env_name}: {result.fault}"
                 self.seeds.mark_broken(seed, f"{where} in the step after step {step}")
-        steps = [
-            episodes.add_result(action, result)
-            for episodes, action, result in zip(
-                self.episodes, actions, results, strict=True
-            )
-        ]
-        for seed, journal in self.seeds.active:
-            journal.replay_file.append(steps[seed][0])
-        transitions, first = zip(*steps, strict=True)
-        stacked = {
-            name: np.stack([transition[name] for transition in transitions]).astype(
-                np.float32
-            )
-            for name in transitions[0]
-        }
-        return stacked, np.array(first)
+                continue
+            steps[seed] = self.episodes[seed].add_result(action, result)
+            self.seeds.journals[seed].replay_file.append(steps[seed][0])
+        return stack_steps(steps, len(self.seeds))
 
-    def _actions(self, online_step: int, step: int) -> np.ndarray:
-        """Return the actions [S, A] of the next environment step."""
-        wanted = [
-            episodes.policy_observation(online_step) for episodes in self.episodes
-        ]
+    def _actions(self, online_step: int, step: int) -> dict[int, np.ndarray]:
+        """Return the actions [A] of the next environment step by active seed."""
+        wanted = {
+            seed: self.episodes[seed].policy_observation(online_step)
+            for seed, _ in self.seeds.active
+        }
         chunks = self._chunks(wanted, online_step)
-        for seed, chunk in enumerate(chunks):
+        for seed, chunk in chunks.items():
             self._require_finite(seed, chunk, step)
-        for seed in self.seeds.broken:
-            chunk = chunks[seed]
-            chunks[seed] = None if chunk is None else np.zeros_like(chunk)
-        pairs = zip(self.episodes, chunks, strict=True)
-        return np.stack(
-            [episodes.action(online_step, chunk) for episodes, chunk in pairs]
-        )
+        return {
+            seed: self.episodes[seed].action(online_step, chunks[seed])
+            for seed, _ in self.seeds.active
+        }
 
     def _chunks(
-        self, wanted: Sequence[np.ndarray | None], online_step: int
-    ) -> list[np.ndarray | None]:
-        """Return the policies' chunks [H, A] at observations [O]; None for None."""
-        present = [observation for observation in wanted if observation is not None]
+        self, wanted: Mapping[int, np.ndarray | None], online_step: int
+    ) -> dict[int, np.ndarray | None]:
+        """Return the policies' chunks [H, A] by seed at observations [O]; None for None."""
+        present = [each for each in wanted.values() if each is not None]
         if not present:
-            return [None for _ in wanted]
-        idle = np.zeros_like(present[0])
-        observations = [
-            idle if observation is None else observation for observation in wanted
-        ]
-        acted = self.updates.act(np.stack(observations), online_step)
-        return [
-            None if observation is None else actions.reshape(self.chunk_shape)
-            for observation, actions in zip(wanted, acted, strict=True)
-        ]
+            return dict(wanted)
+        observations = np.zeros((len(self.seeds), *present[0].shape), np.float32)
+        for seed, observation in wanted.items():
+            observations[seed] = 0.0 if observation is None else observation
+        acted = self.updates.act(observations, online_step)
+        return {
+            seed: None if observation is None else acted[seed].reshape(self.chunk_shape)
+            for seed, observation in wanted.items()
+        }
 
     def _require_finite(self, seed: int, chunk: np.ndarray | None, step: int) -> None:
         """Mark a seed as broken if its chunk [H, A] is not finite."""
@@ -293,6 +280,25 @@ class Interaction:
     def records(self) -> list[dict[str, Any]]:
         """Return the running episode of each seed, for its checkpoint."""
         return [episodes.record() for episodes in self.episodes]
+
+
+def stack_steps(
+    steps: Mapping[int, tuple[dict[str, Any], bool]], seeds: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return transitions [S, ...] and whether each starts an episode [S].
+
+    Args:
+        steps: the transition of each seed that acted, and whether it starts an episode.
+        seeds: S; the transitions of the other seeds are zeros.
+    """
+    transition, _ = next(iter(steps.values()))
+    idle = {name: np.zeros_like(value) for name, value in transition.items()}
+    pairs = [steps.get(seed, (idle, False)) for seed in range(seeds)]
+    stacked = {
+        name: np.stack([each[name] for each, _ in pairs]).astype(np.float32)
+        for name in transition
+    }
+    return stacked, np.array([first for _, first in pairs])
 
 
 def resumed_rows(
