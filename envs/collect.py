@@ -133,22 +133,31 @@ def _episode_lengths(transitions: int, episode_steps: int) -> list[int]:
     return [episode_steps] * full + [rest] * (rest > 0)
 
 
-def _merge(parts: list[Path], path: Path, settings: dict) -> None:
+def _merge(parts: list[Path], path: Path, settings: dict, progress: bool) -> None:
     """Concatenate episode files into one npz atomically, with one episode in memory at a time.
 
     Args:
         parts: the episode files, in order.
         path: the file to write.
         settings: stored in the file, see `collection_settings`.
+        progress: whether to show a bar.
     """
     temporary = parts[0].with_name("merged.tmp")
     shapes: dict[str, tuple] = {}
     rows = 0
     for part in parts:
         with np.load(part) as episode:
-            shapes = {name: episode[name].shape[1:] for name in episode.files}
+            # they differ in the number of rows alone
+            shapes = shapes or {name: episode[name].shape[1:] for name in episode.files}
             rows += len(episode["terminals"])
-    with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
+    bar = Counter(
+        f"writing {path.name}",
+        len(parts) * len(shapes),
+        kept=False,
+        disable=not progress,
+        unit=" arrays",
+    )
+    with bar, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
         for name, shape in shapes.items():
             empty = np.empty((0, *shape), ROW_TYPES[name])
             header = np.lib.format.header_data_from_array_1_0(empty)
@@ -160,6 +169,7 @@ def _merge(parts: list[Path], path: Path, settings: dict) -> None:
                 for part in parts:
                     with np.load(part) as episode:
                         member.write(episode[name].tobytes())
+                    bar.update()
         with archive.open(zipfile.ZipInfo("collection.npy"), "w") as member:
             np.lib.format.write_array(
                 member, np.array(json.dumps(settings)), allow_pickle=False
@@ -268,7 +278,7 @@ def _collect(
         _make_missing(job, tasks, workers, progress)
         for split, output in reversed(list(enumerate(outputs))):
             written = [task[0] for task in tasks if task[1] == split]
-            _write(job, written, output, settings)
+            _write(job, written, output, settings, progress)
         shutil.rmtree(parts)
     return outputs[0]
 
@@ -285,7 +295,9 @@ def _outputs(job: _Job, folder: Path) -> list[Path]:
     return [folder / f"{job.dataset}-v0{mark}.npz" for mark in ("", "-val")]
 
 
-def _write(job: _Job, parts: list[Path], output: Path, settings: dict) -> None:
+def _write(
+    job: _Job, parts: list[Path], output: Path, settings: dict, progress: bool
+) -> None:
     """Write the episodes of a split into its file, atomically.
 
     Args:
@@ -293,6 +305,7 @@ def _write(job: _Job, parts: list[Path], output: Path, settings: dict) -> None:
         parts: the episode files, in order.
         output: the file to write.
         settings: stored in the file, see `collection_settings`.
+        progress: whether to show a bar.
     """
     if is_robomimic(job.dataset):
         from envs.robomimic_script import env_args_of
@@ -300,7 +313,7 @@ def _write(job: _Job, parts: list[Path], output: Path, settings: dict) -> None:
         env_args = env_args_of(job.dataset)
         robomimic_data.write_demonstrations(parts, output, env_args, settings)
     else:
-        _merge(parts, output, settings)
+        _merge(parts, output, settings, progress)
 
 
 def _episodes(job: _Job, parts: Path, amount: int) -> list[_Task]:

@@ -35,6 +35,7 @@ from envs.tasks import (
 from utils.errors import UserError
 from utils.files import expanded
 from utils.logging import warn
+from utils.progress import Counter
 
 _BLOCK = 1_000_000  # rows whose rewards are computed at a time
 
@@ -428,12 +429,14 @@ def _label(raw: dict[str, np.ndarray], env: SeededEnv, env_name: str) -> None:
     rewards = np.empty(size, np.float32)
     masks = np.empty(size, np.float32)
     names = [name for name in ("qpos", "button_states") if name in raw]
-    for start in range(0, size, _BLOCK):
-        part = slice(start, start + _BLOCK)
-        block: dict[str, np.ndarray] = {name: raw[name][part] for name in names}
-        relabel_dataset(world_name(env_name), env, block)
-        rewards[part] = block["rewards"]
-        masks[part] = block["masks"]
+    with Counter("computing rewards", size, kept=False, unit=" rows") as bar:
+        for start in range(0, size, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            block: dict[str, np.ndarray] = {name: raw[name][part] for name in names}
+            relabel_dataset(world_name(env_name), env, block)
+            rewards[part] = block["rewards"]
+            masks[part] = block["masks"]
+            bar.update(len(block["rewards"]))
     raw["rewards"] = rewards
     raw["masks"] = masks
 

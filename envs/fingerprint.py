@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.files import user_folder
+from utils.progress import Counter
 
 READER = 2
 """Version of the reading code; increase it if the same files are read as other data."""
 SETTLED_SECONDS = 2.0
 """A younger file may change again without a new time of change, so it is not cached."""
+_BLOCK = 1 << 26  # bytes between two updates of the progress bar
 
 
 class Fingerprint(NamedTuple):
@@ -33,18 +35,32 @@ class Fingerprint(NamedTuple):
 
 def fingerprint(dataset: dict[str, np.ndarray]) -> Fingerprint:
     """Compute the fingerprint of a compact dataset (`envs.datasets.load_dataset`)."""
-    behaviour = _crc(dataset, ("observations", "actions", "terminals", "rows"))
-    task = _crc(dataset, ("rewards", "masks"))
+    of_behaviour = ("observations", "actions", "terminals", "rows")
+    of_task = ("rewards", "masks")
+    size = sum(dataset[name].nbytes for name in (*of_behaviour, *of_task))
+    with Counter("checksum", size, kept=False, unit="B", unit_scale=True) as bar:
+        behaviour = _crc(dataset, of_behaviour, bar)
+        task = _crc(dataset, of_task, bar)
     return Fingerprint(len(dataset["rows"]), behaviour, f"{behaviour}-{task}")
 
 
-def _crc(dataset: dict[str, np.ndarray], names: tuple[str, ...]) -> str:
-    """Return the CRC-32 of the named arrays, their types and shapes in hexadecimal."""
+def _crc(dataset: dict[str, np.ndarray], names: tuple[str, ...], bar: Counter) -> str:
+    """Return the CRC-32 of the named arrays, their types and shapes in hexadecimal.
+
+    Args:
+        dataset: the arrays by name.
+        names: those to read.
+        bar: counts the bytes.
+    """
     crc = 0
     for name in names:
         array = dataset[name]
         crc = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        for start in range(0, len(content), _BLOCK):
+            block = content[start : start + _BLOCK]
+            crc = zlib.crc32(block.data, crc)
+            bar.update(len(block))
     return f"{crc:08x}"
 
 

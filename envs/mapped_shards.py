@@ -13,6 +13,7 @@ import numpy as np
 from envs.arrays import ArrayFile, Arrays
 from utils.errors import UserError
 from utils.files import exclusive_folder
+from utils.progress import Counter
 
 
 class ArraysPlace(NamedTuple):
@@ -107,6 +108,9 @@ def write_shards(
     """
     with contextlib.ExitStack() as stack:
         files: dict[str, ArrayFile] = {}
+        bar = stack.enter_context(
+            Counter("converting shards", len(shards), kept=False, unit=" files")
+        )
         for path, arrays in zip(shards, rows, strict=True):
             if not files:
                 for key, array in arrays.items():
@@ -121,6 +125,7 @@ def write_shards(
                 )
             for key, array in arrays.items():
                 files[key].append(array)
+            bar.update()
 
 
 def mapped(folder: Path) -> Arrays:

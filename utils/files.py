@@ -47,9 +47,13 @@ def user_folder(variable: str, default: str) -> Path | None:
 @contextlib.contextmanager
 def exclusive_folder(folder: Path) -> Iterator[None]:
     """Hold an exclusive lock on a folder for the block; wait while another process holds it."""
+    from utils.logging import say, short_path  # which imports this module
+
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not try_lock(descriptor, fcntl.LOCK_EX):
+            say(f"waiting for another process in {short_path(folder)}")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
@@ -60,8 +64,8 @@ def lock_of(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.lock")
 
 
-def try_lock(file: IO, kind: int) -> bool:
-    """Lock an open file without waiting; return whether that succeeded."""
+def try_lock(file: IO | int, kind: int) -> bool:
+    """Lock an open file or its descriptor without waiting; return whether that succeeded."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -23,6 +23,7 @@ from envs.dataset_files import dataset_files as files_of
 from envs.dataset_files import find_dataset
 from envs.datasets import load_dataset
 from envs.ogbench import make_env
+from utils import progress
 from utils.errors import UserError, one_line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -214,6 +215,16 @@ def test_shards_are_memory_mapped_in_order(shards):
         data["actions"], np.memmap
     )
     assert len(load_dataset(MAZE, shards, split="val")["rows"]) == 1
+
+
+def test_work_on_shards_shows_its_progress(shards, printed, monkeypatch):
+    load_dataset(MAZE, shards / SHARD_FOLDER)
+    assert printed().err == ""  # it took less than a minute
+    monkeypatch.setattr(progress, "SECONDS_PER_LINE", 0)
+    load_dataset(MAZE, dataset_path=shards / SHARD_FOLDER)
+    lines = printed().err
+    assert "converting shards: 2/3 files in " in lines
+    assert "computing rewards: 21/21 rows in " in lines
 
 
 def test_shards_are_converted_once_until_they_change(shards):

@@ -49,6 +49,15 @@ def test_memory_maps_and_views_have_the_fingerprint_of_their_contents(tmp_path):
     assert fingerprint(in_memory | {"observations": strided}) == fingerprint(in_memory)
 
 
+def test_the_checksum_is_of_all_blocks_and_shows_its_progress(printed, monkeypatch):
+    expected = fingerprint(dataset())
+    assert expected.behaviour == "cc66c789"
+    monkeypatch.setattr("envs.fingerprint._BLOCK", 100_000)
+    monkeypatch.setattr("utils.progress.SECONDS_PER_LINE", 0)
+    assert fingerprint(dataset()) == expected
+    assert "checksum: 100k/1.08MB in " in printed().err
+
+
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
