@@ -229,10 +229,14 @@ class Checkpoints:
 
     def holds(self, step: int) -> bool:
         """Whether the checkpoint of a step is readable; print a line if it is damaged."""
-        return (
-            next((found for found, *_ in self.readable() if found >= step), None)
-            == step
-        )
+        if step not in self.steps():
+            return False
+        try:
+            self.read(step)
+        except CheckpointError as error:
+            say(f"{error}; falling back to the one before")
+            return False
+        return True
 
 
 class _Precious(PreservationPolicy):

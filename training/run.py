@@ -2,7 +2,7 @@
 
     <save_dir>/<run_group>/<env_name>/<agent>_s<seed>_<hash>/
         config.json  train.csv  eval.csv  timing.csv  concerns.json  done.json
-        checkpoints/  source/  videos/
+        replay.bin  checkpoints/  source/  videos/
 
 The hash covers what the command line sets, except steps, intervals, logging and the folders of
 runs and caches, and the source of an agent file outside agents/. All else is compared with

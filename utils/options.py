@@ -54,6 +54,8 @@ class Option(NamedTuple):
             return "give a positive number"
         if self.above is not None:
             return f"give a number above {self.above:g}"
+        if self.at_least == 0 and self.at_most is not None:
+            return f"give a number from 0 to {self.at_most:g}"
         return "give 0 or a positive number" if self.at_least == 0 else "give a number"
 
     def allows(self, value: float) -> bool:

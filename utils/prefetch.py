@@ -131,7 +131,7 @@ class OnHost:
         Args:
             replay: what the updates sample from.
             keys: [S] the data of each seed's key for updates.
-            config: the agent's settings; batch_size and horizon_length are used.
+            config: the agent's settings; batch_size, horizon_length and lql_points are used.
             blocks: the coming calls, in order.
         """
         return Prefetch(self, replay, keys, config, blocks)

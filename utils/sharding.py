@@ -16,7 +16,7 @@ SEED = PartitionSpec("seed")
 def mesh_for(seeds: int) -> Mesh | None:
     """Return a mesh of as many devices as divide the seeds evenly; None for one device.
 
-    Warns if devices stay unused.
+    Warns if more of them could be used.
     """
     devices = jax.devices()
     count = max(n for n in range(1, len(devices) + 1) if seeds % n == 0)

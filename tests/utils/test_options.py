@@ -29,6 +29,12 @@ NAN, INF = float("nan"), float("inf")
             [0.0, 1.1, NAN],
             "give a number above 0 and at most 1",
         ),
+        (
+            Option(0.9, "", at_least=0, at_most=1),
+            [0, 1.0],
+            [-0.1, 2.0, NAN],
+            "give a number from 0 to 1",
+        ),
         (Option(0.5, ""), [-3.0, 0], [NAN, -INF], "give a number"),
         (Option("a", "", choices=("a", "b")), ["b"], ["c"], "use one of a, b"),
         (
