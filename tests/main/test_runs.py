@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -20,7 +21,11 @@ from utils.logging import CsvLog
 
 @pytest.mark.ci
 @pytest.mark.usefixtures("no_key_twice")
-def test_offline_then_online_leaves_everything_in_its_folder(data, tmp_path, capsys):
+def test_offline_then_online_leaves_everything_in_its_folder(
+    data, tmp_path, monkeypatch, capsys
+):
+    # a slow machine takes more than a minute
+    monkeypatch.setattr("utils.progress.SECONDS_PER_LINE", math.inf)
     chunked = ["--horizon_length=2", "--agent.action_chunking=True"]
     flags = [*chunked, "--kl_budget_online=0.125", "--utd_ratio=2", "--eval_episodes=1"]
     assert train(data, tmp_path, *flags) == 0
