@@ -264,7 +264,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     text("tags", "", "comma-separated tags for Weights & Biases")
     text("logger", "csv", "csv, and tensorboard or wandb besides: --logger=csv,wandb")
     switch("dry_run", "print the resolved runs and settings, train nothing")
-    switch("overwrite", "delete what is stored of this run and start again")
+    switch("overwrite", "delete all that these runs have stored and start again")
     switch("debug", "show the traceback of a mistake")
     for name in IGNORED_VALUES:
         text(name, None, "accepted and ignored")
