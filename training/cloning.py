@@ -18,7 +18,10 @@ from utils.code import repr_digest, skeleton
 from utils.networks import VelocityField
 
 NO_SETTINGS = ("parent", "name")  # fields of every Flax module
-HOOKS = ("velocity", "flow_loss", "flow_noise_shapes", "flat_actions")
+HOOKS = (
+    *("velocity", "flow_loss", "flow_noise_shapes", "flat_actions"),
+    *("cloning_loss", "draw_noise", "optimiser", "init_params"),
+)
 """The methods of an agent that cloning depends on."""
 
 
@@ -61,7 +64,10 @@ def clones_as_bc(kind: type[Agent], config: Any) -> bool:
 
 def own_hooks(kind: type[Agent]) -> list[Any]:
     """Return the cloning methods that an agent overrides."""
-    pairs = [(getattr(kind, name), getattr(Agent, name)) for name in HOOKS]
+    pairs = [
+        (function_of(getattr(kind, name)), function_of(getattr(Agent, name)))
+        for name in HOOKS
+    ]
     return [own for own, shared in pairs if own is not shared]
 
 
@@ -127,12 +133,14 @@ def members_in(node: ast.AST, kind: type) -> dict[str, Any]:
 
 
 def function_of(value: Any) -> Any:
-    """Return the function in a property or a decorated function; another value unchanged."""
+    """Return the function in a property, a class method or a decorated function; another value
+    unchanged.
+    """
     if isinstance(value, property):
         value = value.fget
     if isinstance(value, functools.cached_property):
         value = value.func
-    return inspect.unwrap(value)
+    return inspect.unwrap(getattr(value, "__func__", value))
 
 
 def constant(value: Any) -> Any:

@@ -317,6 +317,9 @@ class Replay(flax.struct.PyTreeNode):
     ) -> Batch:
         """Sample a batch of chunks [B, H, ...].
 
+        With balanced sampling each half of the batch has as many online chunks, because
+        reversal Q-learning treats the halves differently.
+
         Args:
             key: the random key.
             batch_size: B.
@@ -330,7 +333,14 @@ class Replay(flax.struct.PyTreeNode):
         ]
         if len(batches) == 1:
             return batches[0]
-        return jax.tree.map(lambda *halves: jnp.concatenate(halves), *batches)
+        quarter = len(batches[1]["rewards"]) // points // 2 * points  # whole sequences
+
+        def join(stored: jax.Array, online: jax.Array) -> jax.Array:
+            return jnp.concatenate(
+                [stored[:quarter], online[:quarter], stored[quarter:], online[quarter:]]
+            )
+
+        return jax.tree.map(join, *batches)
 
 
 def pad_rows(array: np.ndarray, rows: int) -> np.ndarray:

@@ -1,10 +1,13 @@
 """Tests which agents share a behaviour-cloned base, and which bases an agent refuses."""
 
+import inspect
+
 import jax
 import numpy as np
 import pytest
 
 from agents import trqam, trqam_custom_network
+from agents.base import Agent
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS
 from tests.agents.tiny_agents import tiny
@@ -252,6 +255,36 @@ def test_any_code_that_an_overridden_flow_loss_runs_changes_the_identity(
     assert changed != files
     assert identity(tmp_path / "a", files) == identity(tmp_path / "b", files)
     assert identity(tmp_path / "a", files) != identity(tmp_path / "c", changed)
+
+
+OVERRIDDEN = """
+from agents import trqam
+
+
+class Mine(trqam.TRQAM):
+    {decorator}
+    def {name}({receiver}, *arguments, **options):
+        return super().{name}(*arguments, **options)
+
+
+get_config = Mine.get_config
+AGENT = Mine
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["draw_noise", "cloning_loss", "optimiser", "init_params"]
+)
+def test_an_agent_with_its_own_noise_loss_optimiser_or_start_has_its_own_base(
+    name, tmp_path
+):
+    of_class = isinstance(inspect.getattr_static(Agent, name), classmethod)
+    words = ("@classmethod", "cls") if of_class else ("", "self")
+    code = OVERRIDDEN.format(name=name, decorator=words[0], receiver=words[1])
+    found = identity(tmp_path / "a", {"mine.py": code})
+    assert set(found) == {"cloning"}
+    changed = code.replace("return super", "return 1 * super")
+    assert identity(tmp_path / "b", {"mine.py": changed}) != found
 
 
 def test_a_base_of_another_network_is_refused_with_the_differences():

@@ -247,7 +247,10 @@ def test_a_sequence_continues_into_the_online_transitions():
     batch = balanced.sample(jax.random.key(0), 18, 1, GAMMA, points=3)
     stored = {tuple(row) for row in dataset["observations"]}
     where = [tuple(row) in stored for row in np.asarray(batch["observations"])]
-    assert where == [True] * 9 + [False] * 9
+    assert where == ([True] * 3 + [False] * 3) + ([True] * 6 + [False] * 6)
+    batch = balanced.sample(jax.random.key(0), 32, 1, GAMMA)
+    where = [tuple(row) in stored for row in np.asarray(batch["observations"])]
+    assert sum(where[:16]) == sum(where[16:]) == 8
 
 
 def test_sequences_need_no_additional_gather():
