@@ -261,11 +261,10 @@ def grid_points(grid: Sequence[str]) -> list[tuple[str, ...]]:
     return list(itertools.product(*axes))
 
 
-def shell(job: Job) -> str:
+def shell(job: Job, python: str) -> str:
     """The job as a line for a shell in the current folder; raises UserError where it would be
     several.
     """
-    python = "python" if shutil.which("python") == sys.executable else sys.executable
     refuse_control_characters([python, *job.words])
     return shlex.join([python, *job.words])
 
@@ -279,7 +278,8 @@ def slurm_script(jobs: Sequence[Job], argv: Sequence[str]) -> str:
         if jobs[0].bases and first < end
         else ""
     )
-    lines = "\n".join(map(shell, jobs))
+    # not a bare python, which would depend on the environment in which the file is submitted
+    lines = "\n".join(shell(job, sys.executable) for job in jobs)
     command = shlex.join(["python", *argv])
     return SBATCH.format(
         last=end,
@@ -361,7 +361,9 @@ def start(
         write_script(expanded(options.slurm), slurm_script(left, argv))
         return 0
     if options.engine == "print":
-        print("\n".join(map(shell, left)))
+        active = shutil.which("python") == sys.executable
+        python = "python" if active else sys.executable
+        print("\n".join(shell(job, python) for job in left))
         return 0
     print(f"what they print: {left[0].log.parent}/", flush=True)
     engine: Engine

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
@@ -56,6 +57,21 @@ def test_the_slurm_script_runs_each_command_once(tmp_path, monkeypatch, capsys):
         ["bash", script], capture_output=True, text=True, cwd=tmp_path
     )
     assert alone.returncode != 0 and "submit this file with sbatch" in alone.stderr
+
+
+def test_the_slurm_script_names_its_interpreter_even_if_its_environment_is_active(
+    tmp_path, monkeypatch, capsys
+):
+    """The file may be submitted later, without that environment; printed lines are run at once."""
+    monkeypatch.setattr(shutil, "which", lambda name: sys.executable)
+    script = tmp_path / "table.sbatch"
+    assert run("--env_name=scene", f"--slurm={script}") == 0
+    (jobs,) = re.findall(r"<<'JOBS'\n(.*)\nJOBS\n", script.read_text(), re.DOTALL)
+    start = f"{shlex.quote(sys.executable)} main.py "
+    assert [line.startswith(start) for line in jobs.splitlines()] == [True] * 5
+    capsys.readouterr()
+    assert run("--env_name=scene") == 0
+    assert capsys.readouterr().out.count("python main.py ") == 5
 
 
 def test_the_hint_can_be_pasted_and_no_value_breaks_its_line(
