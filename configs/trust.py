@@ -30,7 +30,10 @@ def trusted_file() -> Path | None:
 def trusted_digests() -> set[str]:
     """Return the digests of the files that were trained on this machine."""
     file = trusted_file()
-    return set(file.read_text().split()) if file and file.is_file() else set()
+    # a home may be unreadable, as root's for another user of a container
+    with contextlib.suppress(OSError, UnicodeError):
+        return set(file.read_text().split()) if file else set()
+    return set()
 
 
 def record_trusted(source: Source) -> None:

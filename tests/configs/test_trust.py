@@ -155,6 +155,25 @@ def test_a_home_that_cannot_be_written_is_not_an_error(strange, monkeypatch, tmp
     check_trusted({tmp_path / "__init__.py": b"\n"})  # nothing to execute
 
 
+def test_a_home_that_cannot_be_read_is_not_an_error(strange, monkeypatch):
+    """As of a container that runs as another user than its HOME belongs to."""
+    folder, _, _ = strange
+
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    source = load_source(folder / KEPT / "mine.py")
+    with monkeypatch.context() as closed:
+        for name in ("stat", "open", "mkdir"):
+            closed.setattr(Path, name, refuse)
+        assert trusted_digests() == set()
+        record_trusted(source)
+    assert not trusted_file().exists()
+    record_trusted(source)
+    trusted_file().write_bytes(b"\xff\n")  # damaged
+    assert trusted_digests() == set()
+
+
 def test_only_the_user_can_read_and_write_the_list_of_trusted_files(strange):
     folder, _, _ = strange
     before = os.umask(0)
