@@ -130,7 +130,7 @@ def failure(error: Exception, runs: "list[Run]") -> str | None:
     from jax.errors import JaxRuntimeError
 
     folder = runs[0].folder if len(runs) == 1 else runs[0].folder.parent
-    begun = all((run.folder / "config.json").exists() for run in runs)
+    begun = all(os.path.exists(run.folder / "config.json") for run in runs)
     intact = f" (checkpoints in {folder} are intact)" if begun else ""
     reason = one_line(error) or type(error).__name__
     match error:

@@ -15,6 +15,7 @@ import fcntl
 import glob
 import importlib.metadata
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -87,7 +88,7 @@ class Run:
         # Older versions used the path.
         path = str(expanded(settings.agent_file).resolve())
         older = dataclasses.replace(run, identity=overrides | {"agent_file": path})
-        return older if not run.folder.exists() and older.is_stored() else run
+        return older if not os.path.exists(run.folder) and older.is_stored() else run
 
     def base_settings(self) -> Settings:
         """Return the settings of the pretraining run whose base this run starts from."""

@@ -40,7 +40,8 @@ def check_folder(run: Run) -> None:
 def check_writable(run: Run) -> None:
     """Raise UserError if the folder cannot be created or written."""
     place = run.folder
-    while not place.exists() and place != place.parent:
+    # unlike Path.exists, it is False below a folder that may not be entered
+    while not os.path.exists(place) and place != place.parent:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise UserError(

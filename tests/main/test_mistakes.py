@@ -1,6 +1,7 @@
 """main.py refuses mistaken command lines with one line of error."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -102,6 +103,24 @@ def test_a_mistake_prints_one_line_and_leaves_no_files(mistake, data, tmp_path, 
     assert named in lines[0]
     assert hint in lines[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_for_runs_that_the_user_may_not_enter_is_refused(tmp_path):
+    """With an agent file from elsewhere, whose earlier runs are looked for as well."""
+    agent = tmp_path / "mine.py"
+    agent.write_text(
+        "from agents import trqam\nget_config = trqam.get_config\nAGENT = trqam.TRQAM\n"
+    )
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    rights = "-dac_override,-dac_read_search"  # those of root alone
+    drop = ["setpriv", f"--inh-caps={rights}", f"--bounding-set={rights}"]
+    command = [*(drop if os.geteuid() == 0 else []), sys.executable, "main.py"]
+    command += [f"--env_name={TASK}", f"--agent={agent}", f"--save_dir={closed}/exp"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    wanted = f"error: --save_dir={closed}/exp: cannot write to {closed}; give another"
+    assert done.returncode == 2
+    assert done.stderr == f"{wanted} folder\n"
 
 
 @pytest.mark.parametrize("flag", ["--debug", "--debug=true"])
