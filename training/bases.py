@@ -11,6 +11,7 @@ import numpy as np
 
 from agents.base import Agent
 from configs.run_folder import read_config
+from configs.trust import record_trusted
 from envs.bases import PUBLISHED, base_data, base_source, published_base
 from training.checkpoints import Checkpoints
 from training.data import TaskData
@@ -198,6 +199,7 @@ def trained_bases(runs: Sequence[Run], data: TaskData) -> dict[int, dict]:
             stack.enter_context(run.locked(wait=True))
         missing = [run for run in pretraining if not is_trained(run)]
         if missing:
+            record_trusted(missing[0].source)
             agents = [new_agent(run, data) for run in missing]
             found = data.record(data.fingerprint.behaviour)
             train_runs(missing, agents, data.arrays, found, overwrite=False)

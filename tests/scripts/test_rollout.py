@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import main as program
+from configs.trust import content_digest, trusted_digests
 from envs.collect import collect_random
 from envs.evaluation import evaluate
 from envs.workers import EnvWorkers
@@ -164,6 +165,13 @@ def test_a_base_has_no_critic_and_needs_a_task(run_dir, capsys):
     )
     assert run(base, f"--env_name={TASK}", "--episodes=1") == 0
     assert len(capsys.readouterr().out.splitlines()[2].split()) == 5  # no value
+
+
+def test_a_base_that_was_trained_here_stays_trusted_after_the_checkout_changes(run_dir):
+    """Its files are recorded, so they need not equal those of the checkout."""
+    (base,) = run_dir.parents[2].glob("bc/*/bc_s5_*")
+    kept = [path.read_bytes() for path in base.glob("source/**/*.py")]
+    assert kept and {content_digest(content) for content in kept} <= trusted_digests()
 
 
 def test_the_alias_of_a_task_is_that_task():
