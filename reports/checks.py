@@ -1,10 +1,15 @@
 """Notes on what limits the comparisons of a report."""
 
 from reports.points import Point, by_phase
-from reports.results import differing_settings
+from reports.results import differing_settings, shown_value
 from utils.errors import join_first, printable
 
 FEW_SEEDS = 5
+PROTOCOL = (
+    *("dataset_proportion", "discount", "eval_episodes"),
+    *("horizon_length", "sparse", "utd_ratio"),
+)
+"""The settings that all agents of a comparison should share."""
 
 
 def check_groups(points: list[Point], notes: list[str]) -> None:
@@ -82,7 +87,33 @@ def check_runs(points: list[Point], notes: list[str]) -> None:
         notes.append(
             f"seeds of one method were trained with {what}: {join_first(names)}"
         )
+    check_protocol(points, notes)
     check_concerns(points, notes)
+
+
+def check_protocol(points: list[Point], notes: list[str]) -> None:
+    """Settings of training and evaluation that differ between the agents of a task."""
+    values: dict[
+        tuple[str, str], dict[str, set[str]]
+    ] = {}  # by task and setting, then agent
+    for point in points:
+        result = point.result
+        own = result.config.get("flags", {}) | result.config.get("agent", {})
+        for name in filter(own.__contains__, PROTOCOL):
+            of_agents = values.setdefault((result.env_name, name), {})
+            of_agents.setdefault(result.agent, set()).add(shown_value(own[name]))
+    differing: dict[str, dict[str, None]] = {}  # names in order, once each
+    for (task, name), of_agents in values.items():
+        if len(set(map(frozenset, of_agents.values()))) > 1:
+            each = (
+                f"{agent} {', '.join(sorted(found))}"
+                for agent, found in sorted(of_agents.items())
+            )
+            differing.setdefault(f"{name} ({'; '.join(each)})", {})[task] = None
+    for what, tasks in differing.items():
+        notes.append(
+            f"agents were not trained or evaluated alike: {what}: {join_first(tasks)}"
+        )
 
 
 def check_concerns(points: list[Point], notes: list[str]) -> None:

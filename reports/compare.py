@@ -126,10 +126,23 @@ def differences(row: Row, figure: Published) -> list[str]:
     ):
         if mine != theirs and mine is not None and theirs is not None:
             found.append(f"{what} {mine}, published {theirs}")
+    found += pretraining(row, figure)
     # that of all its runs, or they would be another method's
     if given := row.results[0].given:
         found.append(f"settings {given}")
     return found
+
+
+def pretraining(row: Row, figure: Published) -> list[str]:
+    """List the differences in the base and its cloning; the QAM paper's runs cloned nothing."""
+    base = row.common_value(lambda r: r.origins.get("pretrained_actor_path", ""))
+    if base not in ("", "published"):
+        return [f"base {base or 'various'}"]
+    cloned = row.common_value(lambda r: r.cloning_steps)
+    if cloned == 0 or not figure.source.startswith("QAM paper"):
+        return []
+    updates = "various" if cloned is None else f"{cloned:,}"
+    return [f"cloning of {updates} updates, published none"]
 
 
 def size(transitions: int | None) -> str:

@@ -142,5 +142,6 @@ def command(config: dict[str, Any]) -> str:
 
 def is_repeated(name: str, source: str) -> bool:
     """Whether the command of a run gives a flag besides agent, task, seed and preset."""
-    shown_first = ("env_name", "seed", "num_seeds")
+    # --horizon_length sets agent.horizon_length
+    shown_first = ("env_name", "seed", "num_seeds", "agent.horizon_length")
     return source == "command line" and name not in (*shown_first, *NOT_KEPT)

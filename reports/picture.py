@@ -82,15 +82,8 @@ def picture(
         results: the runs.
         published: drawn where their task is among those of the runs.
     """
-    tasks = sorted({result.env_name for result in results})
-    rows = [
-        _charts(keys, task, [r for r in results if r.env_name == task])
-        for task in tasks
-    ]
-    if not any(rows):
-        raise UserError(
-            "--picture: no run has a success rate or a path KL to draw; leave it out"
-        )
+    charts_of = _charts_of_tasks(keys, results)
+    rows = list(charts_of.values())
     height = PANEL[1] * len(rows) + LEGEND_LINE * (len(keys) // NAMES_BESIDE + 3)
     width = PANEL[0] * max(map(len, rows))
     names = dict.fromkeys(curve.method for curve in published)
@@ -98,12 +91,28 @@ def picture(
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         grid = figure.subplots(len(rows), max(map(len, rows)), squeeze=False)
-        for task, row, line in zip(tasks, rows, grid, strict=True):
+        for (task, row), line in zip(charts_of.items(), grid, strict=True):
             of_task = [curve for curve in published if curve.task == task]
             for axes, chart in itertools.zip_longest(line, row):
                 _fill(axes, chart, keys, of_task, dashes)
         _write_legend(figure, keys, dashes)
     return figure
+
+
+def _charts_of_tasks(
+    keys: dict[str, str], results: list[Result]
+) -> dict[str, list[Chart]]:
+    """Return the charts of each task; raise UserError if there are none."""
+    tasks = sorted({result.env_name for result in results})
+    found = {
+        task: _charts(keys, task, [r for r in results if r.env_name == task])
+        for task in tasks
+    }
+    if not any(found.values()):
+        raise UserError(
+            "--picture: no run has a success rate or a path KL to draw; leave it out"
+        )
+    return found
 
 
 def _charts(keys: dict[str, str], task: str, results: list[Result]) -> list[Chart]:

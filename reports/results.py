@@ -84,8 +84,9 @@ class Result:
         return int(steps[-1]) if len(steps) else -1
 
     def phase(self, step: int) -> str:
-        """offline or online."""
-        return "offline" if step <= self.offline_steps else "online"
+        """offline or online; a run without an offline phase is online from its first step."""
+        only_online = self.online_steps and not self.offline_steps
+        return "online" if only_online or step > self.offline_steps else "offline"
 
     def ends(self) -> dict[str, int]:
         """The last step of each of its phases."""

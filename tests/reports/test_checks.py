@@ -81,3 +81,33 @@ def test_seeds_that_were_trained_with_different_settings_are_noted(tmp_path):
         note == "seeds of one method were trained with bc_steps 10000 and 20: trqam"
         f" {CUBE.format(1)}"
     )
+
+
+def test_agents_that_were_not_evaluated_or_trained_alike_are_noted(tmp_path):
+    done = {1_000_000: 0.5}
+    task = CUBE.format(1)
+    given = {"sparse": True, "agent.discount": 0.99}
+    write_run(tmp_path, task, 0, done, given=given, eval_episodes=10)
+    write_run(tmp_path, task, 0, done, agent="qam")
+    alike = "agents were not trained or evaluated alike: "
+    assert [note for note in make_report(tmp_path).notes if note.startswith(alike)] == [
+        f"{alike}discount (qam 0.995; trqam 0.99): {task}",
+        f"{alike}eval_episodes (qam 50; trqam 10): {task}",
+        f"{alike}sparse (qam False; trqam True): {task}",
+    ]
+
+
+def test_variants_of_all_agents_are_not_noted(tmp_path):
+    for agent in ("qam", "trqam"):
+        for horizon, hashed in ((1, "a"), (5, "b")):
+            given = {"horizon_length": horizon}
+            write_run(
+                tmp_path,
+                CUBE.format(1),
+                0,
+                {1_000_000: 0.5},
+                agent=agent,
+                given=given,
+                hashed=hashed,
+            )
+    assert "alike" not in "".join(make_report(tmp_path).notes)

@@ -84,6 +84,22 @@ def test_given_settings_are_mentioned_beside_a_published_figure(tmp_path):
     )
 
 
+def test_cloning_and_a_base_are_differences_from_the_papers_runs(tmp_path):
+    """The runs of QAM's paper cloned nothing before."""
+    done = {1_000_000: 0.5}
+    base = {"pretrained_actor_path": "/data/mine"}
+    write_run(
+        tmp_path / "cloned", SCENE.format(1), 0, done, agent="qam", bc_steps=300_000
+    )
+    write_run(tmp_path / "given", SCENE.format(1), 0, done, agent="qam", given=base)
+    for folder, difference in (
+        ("cloned", "cloning of 300,000 updates, published none"),
+        ("given", "base mine"),
+    ):
+        (entry,) = make_report(tmp_path / folder).comparisons
+        assert difference in entry.differences and entry.differs
+
+
 SETTINGS = [
     *(("cgql", {"mode": mode}) for mode in ("simple", "mse", "linex")),
     *(

@@ -118,6 +118,7 @@ def test_the_kept_command_plans_the_same_run(tmp_path):
         "--agent.actor_hidden_dims=(64, 64)",
         "--offline_steps=40",
         "--sparse",
+        "--horizon_length=3",
         f"--save_dir={tmp_path}",
     ]
     ours = plan(parse_flags(["main.py", "--agent=agents/trqam.py", *words]))[1]
@@ -128,6 +129,7 @@ def test_the_kept_command_plans_the_same_run(tmp_path):
         "kl_budget": 0.25,
         "actor_hidden_dims": [64, 64],
         "sparse": True,
+        "horizon_length": 3,
         "preset": "smoke",
     }
     assert (result.agent, result.seed, result.offline_steps, result.online_steps) == (

@@ -103,3 +103,12 @@ def test_a_cloned_policy_that_was_evaluated_is_a_method(tmp_path):
     assert [(row.method, row.mean) for row in make_report(tmp_path).rows] == [
         ("bc", pytest.approx(40.0))
     ]
+
+
+def test_a_method_that_only_trains_online_is_online_at_step_0_too(tmp_path):
+    phases = {"offline_steps": 0, "online_steps": 500_000}
+    write_run(
+        tmp_path, CUBE.format(1), 0, {0: 0.0, 500_000: 0.5}, agent="rlpd", **phases
+    )
+    (row,) = make_report(tmp_path, "0").rows
+    assert row.phase == "online"
