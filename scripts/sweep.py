@@ -8,9 +8,11 @@
     python scripts/sweep.py --agents=table --env_name=all50 --seeds=12    # all methods
 
 Every other flag is main.py's, for all runs (--run_group=table --offline_steps=500_000).
-Finished runs are skipped and unfinished ones resume, whichever engine began them; what a job
-prints is in <save_dir>/<run_group>/sweep/. The jobs that train the base of a domain come first,
-those that start from it after them. The printed lines choose no device; on four GPUs:
+Finished runs are skipped and unfinished ones resume, whichever engine began them. What a job of
+--engine=local or ray prints is in <save_dir>/<run_group>/sweep/; Slurm's is in its slurm-*.out,
+and --status calls such a job stopped or missing, not failed. The jobs that train the base of a
+domain come first, those that start from it after them. The printed lines choose no device; on
+four GPUs:
 
     parallel -j4 'export CUDA_VISIBLE_DEVICES=$(({%} - 1)); eval {}' < jobs.txt
 """
@@ -71,17 +73,23 @@ SBATCH = """#!/bin/bash
 # {command}
 # Account, partition and time limit: here, or before this file's name on sbatch's command line,
 # which comes first. A job that was cut short has saved; submit this file again and it resumes,
-# while finished ones end at once.{bases}
+# while finished ones end at once.{bases}{later}
 cd {cwd} || exit 1
 mapfile -t jobs <<'JOBS'
 {lines}
 JOBS
-eval "exec ${{jobs[${{SLURM_ARRAY_TASK_ID:?submit this file with sbatch}}]}}"
+number=$((${{FIRST:-0}} + ${{SLURM_ARRAY_TASK_ID:?submit this file with sbatch}}))
+eval "exec ${{jobs[number]}}"
 """
 BASES = """
 # Tasks 0-{last} train the bases; to have no others wait for them:
 #   sbatch --parsable --array=0-{last} FILE
 #   sbatch --array={next}-{end} --dependency=afterany:ID FILE"""
+LATER = """
+# An array ends at {last} unless a cluster allows more. For the other jobs, with the same
+# --dependency if there is one:"""
+LAST_TASK = 1000
+"""The largest index of an array unless a cluster sets another MaxArraySize."""
 
 
 def parser() -> Parser:
@@ -271,13 +279,14 @@ def shell(job: Job, python: str) -> str:
 
 def slurm_script(jobs: Sequence[Job], argv: Sequence[str]) -> str:
     """The script of an array with one task for each job."""
-    end = len(jobs) - 1
+    end = min(len(jobs) - 1, LAST_TASK)
     first = len({tuple(base.folder for base in job.bases) for job in jobs}) - 1
     bases = (
         BASES.format(last=first, next=first + 1, end=end)
         if jobs[0].bases and first < end
         else ""
     )
+    options = [f"\n#   sbatch {words} FILE" for words in later_arrays(len(jobs))]
     # not a bare python, which would depend on the environment in which the file is submitted
     lines = "\n".join(shell(job, sys.executable) for job in jobs)
     command = shlex.join(["python", *argv])
@@ -285,9 +294,19 @@ def slurm_script(jobs: Sequence[Job], argv: Sequence[str]) -> str:
         last=end,
         command=command,
         bases=bases,
+        later=LATER.format(last=end) + "".join(options) if options else "",
         cwd=shlex.quote(os.getcwd()),
         lines=lines,
     )
+
+
+def later_arrays(count: int) -> list[str]:
+    """The options of sbatch for the jobs that do not fit into the first array of `count`."""
+    size = LAST_TASK + 1
+    return [
+        f"--export=ALL,FIRST={first} --array=0-{min(size, count - first) - 1}"
+        for first in range(size, count, size)
+    ]
 
 
 def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -358,7 +377,7 @@ def start(
         environ: what the jobs see.
     """
     if options.slurm:
-        write_script(expanded(options.slurm), slurm_script(left, argv))
+        write_script(expanded(options.slurm), slurm_script(left, argv), len(left))
         return 0
     if options.engine == "print":
         active = shutil.which("python") == sys.executable
@@ -376,17 +395,17 @@ def start(
     return int(run_jobs(left, engine) > 0)
 
 
-def write_script(path: Path, text: str) -> None:
-    """Write it and say what to do with it."""
+def write_script(path: Path, text: str, count: int) -> None:
+    """Write a script of `count` jobs and print the commands that submit it."""
     try:
         path.write_text(text, encoding=sys.getfilesystemencoding())
     except OSError as error:
         raise UserError(
             f"--slurm={path}: cannot be written ({error.strerror}); give another file"
         ) from error
-    print(
-        shlex.join(["sbatch", f"./{path}" if str(path).startswith("-") else str(path)])
-    )
+    file = f"./{path}" if str(path).startswith("-") else str(path)
+    for options in ("", *later_arrays(count)):
+        print(shlex.join(["sbatch", *options.split(), file]))
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:

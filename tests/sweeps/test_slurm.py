@@ -8,6 +8,8 @@ import stat
 import subprocess
 import sys
 
+from scripts import sweep
+from sweeps.jobs import Job
 from tests.sweeps.stub_jobs import ROOT, TASK, planned, printed, run
 from utils.files import write_json
 
@@ -72,6 +74,44 @@ def test_the_slurm_script_names_its_interpreter_even_if_its_environment_is_activ
     capsys.readouterr()
     assert run("--env_name=scene") == 0
     assert capsys.readouterr().out.count("python main.py ") == 5
+
+
+def test_a_slurm_script_of_more_jobs_than_an_array_may_have_is_submitted_in_parts(
+    tmp_path, monkeypatch, capsys
+):
+    """Together the parts run each job once. A stub of Python prints the number of its job."""
+    stub = tmp_path / "python"
+    stub.write_text('#!/bin/sh\necho "$1"\n')
+    stub.chmod(stub.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "executable", str(stub))
+    (planned_job,) = planned(f"--env_name={TASK}", f"--save_dir={tmp_path}")
+    jobs = [Job((str(number),), planned_job.runs) for number in range(2100)]
+    script = tmp_path / "a table.sbatch"
+    text = sweep.slurm_script(jobs, ["scripts/sweep.py"])
+    sweep.write_script(script, text, len(jobs))
+    parts = [
+        "--export=ALL,FIRST=1001 --array=0-1000",
+        "--export=ALL,FIRST=2002 --array=0-97",
+    ]
+    submit = [f"sbatch '{script}'", *(f"sbatch {part} '{script}'" for part in parts)]
+    assert capsys.readouterr().out.splitlines() == submit
+    assert all(f"\n#   sbatch {part} FILE\n" in text for part in parts)
+    assert {int(last) for last in re.findall(r"--array=\d+-(\d+)", text)} == {
+        0,
+        97,
+        1000,
+    }
+    for first, task, number in (
+        ("", 1000, 1000),
+        (1001, 0, 1001),
+        (1001, 5, 1006),
+        (2002, 97, 2099),
+    ):
+        environ = os.environ | {"FIRST": str(first), "SLURM_ARRAY_TASK_ID": str(task)}
+        ran = subprocess.run(
+            ["bash", script], env=environ, capture_output=True, text=True
+        )
+        assert ran.stdout == f"{number}\n"
 
 
 def test_the_hint_can_be_pasted_and_no_value_breaks_its_line(
