@@ -124,8 +124,15 @@ def _write_part(part: Path, split: int, index: int, adds: int) -> int:
     temporary = part.with_suffix(f".{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         np.savez(file, **record(seed, index, adds))  # type: ignore[arg-type]
-    os.replace(temporary, part)
+    _put_in_place(temporary, part)
     return adds
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a finished file, once it is on the disk: a power cut leaves no empty file."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def _episode_lengths(transitions: int, episode_steps: int) -> list[int]:
@@ -174,7 +181,7 @@ def _merge(parts: list[Path], path: Path, settings: dict, progress: bool) -> Non
             np.lib.format.write_array(
                 member, np.array(json.dumps(settings)), allow_pickle=False
             )
-    os.replace(temporary, path)
+    _put_in_place(temporary, path)
 
 
 def collection_settings(path: Path) -> dict | None:
@@ -311,7 +318,9 @@ def _write(
         from envs.robomimic_script import env_args_of
 
         env_args = env_args_of(job.dataset)
-        robomimic_data.write_demonstrations(parts, output, env_args, settings)
+        complete = parts[0].with_name("complete.tmp")
+        robomimic_data.write_demonstrations(parts, complete, env_args, settings)
+        _put_in_place(complete, output)
     else:
         _merge(parts, output, settings, progress)
 
@@ -328,8 +337,8 @@ def _episodes(job: _Job, parts: Path, amount: int) -> list[_Task]:
 
 
 def _make_missing(job: _Job, tasks: list[_Task], workers: int, progress: bool) -> None:
-    """Collect the episodes that have no file yet, with a progress bar over all episodes."""
-    missing = [task for task in tasks if not task[0].exists()]
+    """Collect the episodes that have no complete file yet, with a progress bar over all."""
+    missing = [task for task in tasks if not zipfile.is_zipfile(task[0])]
     total = sum(steps for *_, steps in tasks)
     done = total - sum(steps for *_, steps in missing)
     with Counter(
@@ -372,6 +381,8 @@ def _check_and_collect(
 
 
 def _dataset_to_make(env_name: str) -> str:
+    if env_name in ("all50", "robomimic") or "," in env_name:
+        raise UserError(f"--env_name={env_name}: give one dataset, such as scene-play")
     if is_user_env(env_name):
         raise UserError(
             f"--env_name: data can be made for OGBench and robomimic's lift alone; {env_name}"

@@ -283,6 +283,37 @@ def test_a_finished_file_is_kept_and_a_different_one_needs_overwrite(tmp_path):
     assert collection_settings(path)["transitions"] == 40
 
 
+def test_episodes_that_a_power_cut_truncated_are_collected_again(tmp_path, monkeypatch):
+    kwargs = {"workers": 1, "episode_steps": 20, "progress": False}
+    with monkeypatch.context() as keeps_parts:
+        keeps_parts.setattr(module.shutil, "rmtree", lambda *_, **__: None)
+        collect("pointmaze-medium", tmp_path, 60, **kwargs)
+    whole = {path.name: path.read_bytes() for path in tmp_path.glob("*.npz")}
+    for name in whole:
+        (tmp_path / name).unlink()
+    empty, half, *_ = sorted(tmp_path.glob(".*/*.npz"))
+    empty.write_bytes(b"")
+    half.write_bytes(half.read_bytes()[:500])
+    collect("pointmaze-medium", tmp_path, 60, **kwargs)
+    assert len(whole) == 2 and files(tmp_path) == whole
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    calls = []
+    real = os.replace
+    monkeypatch.setattr(module.os, "fsync", lambda _: calls.append("fsync"))
+    monkeypatch.setattr(
+        module.os, "replace", lambda *paths: calls.append("replace") or real(*paths)
+    )
+    job = _Job("pointmaze-medium-navigate", "navigate", 1, 0)
+    rows = {"terminals": np.array([False, True])}
+    monkeypatch.setattr(module, "_worker", (job, lambda *_: rows), raising=False)
+    module._write_part(tmp_path / "part.npz", 0, 0, 1)
+    module._merge([tmp_path / "part.npz"], tmp_path / "whole.npz", {}, False)
+    assert calls == ["fsync", "replace"] * 2
+    np.testing.assert_array_equal(load(tmp_path / "whole.npz")["terminals"], [0, 1])
+
+
 @pytest.mark.parametrize(
     ("name", "kwargs", "message"),
     [
@@ -294,6 +325,9 @@ def test_a_finished_file_is_kept_and_a_different_one_needs_overwrite(tmp_path):
         ("humanoidmaze-medium-navigate", {}, "expert policies"),
         ("pointmaze-medium-stitch", {}, "expert policies"),
         ("cube-doubel", {}, "the nearest name is 'cube-double'"),
+        ("all50", {}, "--env_name=all50: give one dataset, such as scene-play"),
+        ("robomimic", {}, "--env_name=robomimic: give one dataset"),
+        ("scene,cube-double", {}, "--env_name=scene,cube-double: give one dataset"),
         ("module:Env-v0", {}, "module:Env-v0 needs --dataset=FILE.npz"),
         ("scene", {"transitions": 0}, "--transitions must be positive, not 0"),
         ("scene", {"workers": -1}, "--workers must be positive, not -1"),
