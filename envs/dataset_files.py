@@ -240,8 +240,13 @@ def fetch_dataset(name: str, folder: Path) -> Path:
         for file in files:
             download(*file)
         mark.unlink(missing_ok=True)
-    except (UserError, OSError) as error:
+    except UserError as error:
         raise _unavailable(name, folder, error) from error
+    except OSError as error:
+        raise UserError(
+            f"--ogbench_dataset_dir: cannot write to {place} ({error.strerror or error}); make"
+            " room or give another folder, and the same command resumes"
+        ) from error
     return files[-1].path if place == folder else place
 
 

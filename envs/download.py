@@ -1,6 +1,8 @@
 """Downloads published files from the first host that has them; resumes and checks them."""
 
 import contextlib
+import errno
+import glob
 import hashlib
 import http.client
 import os
@@ -30,6 +32,7 @@ REPOSITORIES = {
 }
 
 RETRIES = 3  # further attempts after a transfer is interrupted
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 Host = str | Repository
 """An address to which a file's name is appended, or a repository that lists its files."""
@@ -75,9 +78,12 @@ def download(
                 part, known = _fetch(source, destination, progress)
                 checked = _check(part, known, destination.suffix == ".npz")
             except FAILURES as error:
+                if _is_of_this_disk(error):
+                    raise
                 answers.append(f"{short_name(host)}: {reason(error)}")
                 continue
             os.replace(part, destination)
+            _remove_parts(destination)  # of hosts that broke off
             size = Counter.format_sizeof(destination.stat().st_size, "B")
             server = short_name(host).partition("/")[0]
             say(f"{destination.name}: {size} from {server}, {checked}")
@@ -149,13 +155,24 @@ def _fetch(
             _resume(web, source, part, progress, destination.name)
         except urllib.error.HTTPError:
             raise
-        except FAILURES:
+        except FAILURES as error:
             gained = part.exists() and part.stat().st_size > before
-            if attempt == RETRIES or not gained:
+            if attempt == RETRIES or not gained or _is_of_this_disk(error):
                 raise
         else:
             return part, [source.known, web.known]
     raise AssertionError("the last attempt returns or raises")
+
+
+def _is_of_this_disk(error: BaseException) -> bool:
+    """Whether a file cannot be written here, so that no other host would help."""
+    return isinstance(error, OSError) and error.errno in DISK_ERRORS
+
+
+def _remove_parts(destination: Path) -> None:
+    """Delete all part files of a file."""
+    for part in destination.parent.glob(f".{glob.escape(destination.name)}.*.part"):
+        part.unlink()
 
 
 def _resume(web: Web, source: Source, part: Path, progress: bool, label: str) -> None:

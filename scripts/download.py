@@ -45,7 +45,11 @@ from envs.tasks import (  # noqa: E402
     is_user_env,
     resolve_env_name,
 )
-from utils.command_line import run_program, user_errors_of_flags  # noqa: E402
+from utils.command_line import (  # noqa: E402
+    report_error,
+    run_program,
+    user_errors_of_flags,
+)
 from utils.errors import UserError  # noqa: E402
 from utils.files import expanded, sha256_of  # noqa: E402
 
@@ -222,9 +226,8 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         return fetch(*parse(argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (UserError, OSError) as error:
+        return report_error(error)
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)
         return 130

@@ -1,7 +1,9 @@
 """Downloads from OGBench's host and the hub: resuming, checksums, tokens, and errors."""
 
+import errno
 import io
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -130,6 +132,7 @@ def test_the_mirror_is_asked_next_and_bytes_of_two_hosts_are_not_mixed(
     host.break_after = [5000, 0]
     path = download(NAME, tmp_path / NAME, [host.url, mirror.url], progress=False)
     assert path.read_bytes() == archive(1) and mirror.requests == [(f"/{NAME}", None)]
+    assert paths_in(tmp_path) == [NAME]  # the first host's bytes are deleted
 
 
 def test_the_mirror_is_asked_for_a_file_that_the_host_lacks(host, mirror, tmp_path):
@@ -465,6 +468,27 @@ def test_the_mirror_comes_last_and_its_checksums_are_verified(
     found, wanted = sha256(archive(2)), sha256(good)
     assert f"its sha256 is {found} instead of the published {wanted}; deleted" in line
     assert paths_in(tmp_path) == ["cube-double-play-v0-val.npz"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_disk_that_cannot_be_written_is_not_blamed_on_the_hosts(
+    code, hosts, host, hub, tmp_path, monkeypatch
+):
+    fault, real = os.strerror(code), Path.open
+
+    def full(path, *arguments):
+        if path.suffix == ".part":
+            raise OSError(code, fault)
+        return real(path, *arguments)
+
+    monkeypatch.setattr(Path, "open", full)
+    host.files["/cube-double-play-v0-val.npz"] = archive()
+    line = line_of(find_dataset, "cube-double", tmp_path)
+    assert line == (
+        f"--ogbench_dataset_dir: cannot write to {tmp_path} ({fault}); make room or give"
+        " another folder, and the same command resumes"
+    )
+    assert len(host.requests) == 1 and hub.requests == []
 
 
 def lines(form: str, sums: dict[str, str], end: str = "\n") -> str:

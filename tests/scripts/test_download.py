@@ -216,6 +216,13 @@ def test_a_folder_that_is_a_file_is_refused(hub, tmp_path, capsys):
     assert capsys.readouterr().err == line
 
 
+def test_a_folder_that_cannot_be_looked_into_is_one_line(hub, tmp_path, capsys):
+    assert run(tmp_path / ("long" * 100), "--env_name=scene") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "File name too long" in line
+    assert hub.requests == []
+
+
 def test_a_file_that_fails_does_not_stop_the_others(hub, tmp_path, capsys):
     hub.damaged["scene-play/params_300000.pkl"] = BASE[:-1] + b"x"
     assert run(tmp_path, "--env_name=scene") == 1
