@@ -213,7 +213,8 @@ def write_policy(
             with zipfile.ZipFile(file, "w") as archive:
                 archive.writestr("policy.jax", bytes(exported.serialize()))
                 archive.writestr("about.json", json.dumps(about, indent=1) + "\n")
-                archive.write(READER, "reader.py")
+                # not `write`: zip has no dates before 1980, which some file systems give
+                archive.writestr("reader.py", READER.read_bytes())
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

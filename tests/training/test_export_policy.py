@@ -1,10 +1,12 @@
 """Tests that every agent acts the same from an exported file in a process without the checkout."""
 
 import json
+import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.export
@@ -120,6 +122,18 @@ def test_every_exported_agent_acts_in_another_process_as_it_does_here(tmp_path, 
 def test_the_reader_has_ten_lines():
     code = READER.read_text().partition('"""\n\n')[2]
     assert len([line for line in code.splitlines() if line.strip()]) == 10
+
+
+def test_files_of_the_checkout_may_be_dated_before_1980(tmp_path, monkeypatch):
+    """As those of reproducible container images and of Nix are."""
+    copy = tmp_path / "copy.py"
+    copy.write_bytes(READER.read_bytes())
+    os.utime(copy, (0, 0))
+    monkeypatch.setattr("training.export_policy.READER", copy)
+    exported = SimpleNamespace(serialize=bytes)
+    write_policy(tmp_path / "policy.zip", exported, {})
+    with zipfile.ZipFile(tmp_path / "policy.zip") as archive:
+        assert archive.read("reader.py") == READER.read_bytes()
 
 
 def test_an_observation_that_is_not_finite_gives_nan():
