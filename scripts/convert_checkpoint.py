@@ -15,7 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.command_line import report_error, run_program  # noqa: E402
+from utils.command_line import (  # noqa: E402
+    refuse_control_characters,
+    report_error,
+    run_program,
+)
 from utils.errors import RunError, UserError  # noqa: E402
 from utils.files import expanded  # noqa: E402
 
@@ -111,6 +115,7 @@ def write_run(run, base: dict, step: int, file: Path, out: Path) -> None:
 
 def parse(argv: list[str]) -> tuple[str, Path, list[str]]:
     """The checkpoint, the new folder and the flags of main.py; raises UserError."""
+    refuse_control_characters(argv)
     flags = [word for word in argv[1:] if word.startswith("--")]
     places = [word for word in argv[1:] if not word.startswith("--")]
     if len(places) != 2 or not any(flag.startswith("--env_name=") for flag in flags):
@@ -133,6 +138,8 @@ def main(argv: list[str]) -> int:
         convert(source, out, flags)
     except (UserError, RunError, OSError) as error:
         return report_error(error)
+    except KeyboardInterrupt:
+        return 130
     print(out)
     return 0
 

@@ -143,6 +143,14 @@ MISTAKES = {
         ["{pkl}", "{used}/a", "--env_name=pointmaze-medium"],
         "a is there already",
     ),
+    "a line break": (
+        ["{pkl}", "{new}\n", "--env_name=pointmaze-medium"],
+        "has a control character, or bytes that are not UTF-8",
+    ),
+    "bytes that are not UTF-8": (
+        ["{pkl}", "{new}\udcff", "--env_name=pointmaze-medium"],
+        "has a control character, or bytes that are not UTF-8",
+    ),
     "unknown environment": (
         ["{pkl}", "{new}", "--env_name=pointmase"],
         "the nearest name is 'pointmaze-",
@@ -210,6 +218,15 @@ def test_the_new_folder_may_exist_if_it_is_empty(tmp_path, capsys):
         2,
         "command line",
     )
+
+
+def test_ctrl_c_prints_no_traceback(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.pretrained.load_published", interrupt)
+    assert convert(PKL, tmp_path / "out", "--env_name=pointmaze-medium") == 130
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_left_if_writing_fails(tmp_path, monkeypatch, capsys):
