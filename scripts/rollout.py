@@ -4,7 +4,8 @@
     python scripts/rollout.py RUN_DIR --episodes=50 --best --video=out.mp4 --video_episodes=3
 
 With the run's own seed, the default, these are the episodes of its evaluations. The value is
-the critic's estimate of the discounted return at the start.
+the critic's estimate of the discounted return at the start. After training with --sparse it is
+of rewards 0 and -1, while the returns are the environment's own.
 
 The Python code in the run folder is executed. It needs --trust unless it equals files of this
 checkout or was trained on this machine: trust only runs of people whom you trust.
@@ -202,7 +203,7 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
             stored["action_dim"],
             discount=config.discount,
         )
-    print_episodes(result, expected)
+    print_episodes(result, expected, stored["flags"].get("sparse", False))
     if not fv.video:
         return 0
     episodes = min(fv.episodes, fv.video_episodes)
@@ -225,10 +226,13 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     return 0 if filmed else 1
 
 
-def print_episodes(result: "EvalResult", expected: "np.ndarray") -> None:
+def print_episodes(result: "EvalResult", expected: "np.ndarray", sparse: bool) -> None:
     """Print a line for each episode and one for all.
 
-    expected: [E] the critic's values; NaN without a critic.
+    Args:
+        result: the episodes.
+        expected: [E] the critic's values; NaN without a critic.
+        sparse: whether the critic was trained with --sparse.
     """
     print("episode  success  steps    return  discounted     value")
     discounted_returns = result.discounted_returns
@@ -250,6 +254,11 @@ def print_episodes(result: "EvalResult", expected: "np.ndarray") -> None:
     if result.success is not None and any_step > result.success:
         print(
             f"success {any_step:.1%} counting every step of an episode, not only the last"
+        )
+    if sparse and not math.isnan(expected[0]):
+        print(
+            "the run was trained with --sparse: the value is of rewards 0 and -1, the returns"
+            " are the environment's own"
         )
 
 

@@ -12,7 +12,7 @@ import pytest
 import main as program
 from configs.trust import content_digest, trusted_digests
 from envs.collect import collect_random
-from envs.evaluation import evaluate
+from envs.evaluation import EvalResult, evaluate
 from envs.workers import EnvWorkers
 from scripts import rollout
 from tests.agents import straightforward_beyond
@@ -172,6 +172,22 @@ def test_a_base_that_was_trained_here_stays_trusted_after_the_checkout_changes(r
     (base,) = run_dir.parents[2].glob("bc/*/bc_s5_*")
     kept = [path.read_bytes() for path in base.glob("source/**/*.py")]
     assert kept and {content_digest(content) for content in kept} <= trusted_digests()
+
+
+def test_other_rewards_of_the_value_are_mentioned(capsys):
+    """With --sparse the critic estimates a return that no column of the table shows."""
+    numbers = (np.ones(2) for _ in range(5))
+    result = EvalResult(*numbers, policy_calls=1, policy_rows=2, seconds=1.0)
+    note = (
+        "the run was trained with --sparse: the value is of rewards 0 and -1, the returns are"
+        " the environment's own"
+    )
+    values = np.full(2, -3.0)
+    rollout.print_episodes(result, values, sparse=True)
+    assert capsys.readouterr().out.splitlines()[-1] == note
+    rollout.print_episodes(result, values, sparse=False)
+    rollout.print_episodes(result, np.full(2, np.nan), sparse=True)
+    assert note not in capsys.readouterr().out
 
 
 def test_the_alias_of_a_task_is_that_task():
