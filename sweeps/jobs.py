@@ -51,12 +51,11 @@ class Job:
         return all(map(is_done, self.runs))
 
     def failure(self) -> str | None:
-        """Return why the last attempt failed, by its log; None if it did not or still runs."""
-        lines = (
-            self.log.read_text(errors="replace").splitlines()
-            if self.log.is_file()
-            else []
-        )
+        """Return why the last attempt failed, by its log.
+
+        None if it did not fail, still runs, or a later one wrote no log.
+        """
+        lines = self.lines_of_log()
         code = lines and re.fullmatch(r"== exit code (-?\d+)", lines[-1])
         if not code or int(code[1]) in (0, *INTERRUPTED):
             return None
@@ -64,6 +63,20 @@ class Job:
         attempt = lines[begin:-1]
         said = [line for line in attempt if line.startswith("error: ")] or attempt
         return f"exit code {code[1]}: {said[-1].removeprefix('error: ')}"
+
+    def lines_of_log(self) -> list[str]:
+        """Return the lines of the log.
+
+        [] if there is none, or if a run was written later: Slurm or a printed command did that.
+        """
+        if not self.log.is_file():
+            return []
+        names = ("config.json", "timing.csv")
+        files = [run.folder / name for run in self.runs for name in names]
+        written = [file.stat().st_mtime_ns for file in files if file.is_file()]
+        if max(written, default=0) > self.log.stat().st_mtime_ns:
+            return []
+        return self.log.read_text(errors="replace").splitlines()
 
 
 def is_done(run: Run) -> bool:

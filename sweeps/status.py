@@ -26,7 +26,7 @@ class RunStatus(NamedTuple):
     """The state of a run, one of STATES, and how many steps it has done.
 
     A run is "stopped" if it has begun, has not finished and no process writes it. It is
-    "failed" if its job's log ends with an error, or a file in its folder is damaged.
+    "failed" if its job's log ends with a newer error, or a file in its folder is damaged.
     """
 
     run: Run

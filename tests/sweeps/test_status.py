@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 import threading
 
 import pytest
@@ -105,6 +106,30 @@ def test_status_finds_jobs_of_one_seed_each_as_engines_on_cores_run_them(
         "0",
         "2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("newer", "state"), [("log", "failed"), ("timing.csv", "stopped")]
+)
+def test_an_old_error_does_not_hide_what_slurm_or_a_printed_command_did_since(
+    newer, state, tmp_path, capsys
+):
+    """They write no log. A job of an engine that fails writes its log's last line at the end."""
+    flags = [f"--env_name={TASK}", f"--save_dir={tmp_path}", "--bc_steps=0"]
+    (job,) = planned(*flags)
+    (one,) = job.runs
+    one.folder.mkdir(parents=True)
+    write_json(one.folder / "config.json", one.config())
+    timing = one.folder / "timing.csv"
+    timing.write_text("step,updates_per_s\n1000,0.5\n")
+    job.log.parent.mkdir(parents=True)
+    job.log.write_text("error: the disk is full\n== exit code 1\n")
+    os.utime(job.log, (1000, 1000))
+    for path in (one.folder / "config.json", timing):
+        os.utime(path, (999, 999))
+    os.utime(job.log if newer == "log" else timing, (1001, 1001))
+    assert run(*flags, "--status") == 0
+    assert capsys.readouterr().out.splitlines()[3].startswith(f"{state:8} ")
 
 
 def test_a_run_in_its_last_evaluation_has_not_finished(tmp_path, capsys):
