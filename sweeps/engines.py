@@ -16,7 +16,7 @@ from typing import Any
 
 from configs.agent_source import ROOT
 from sweeps.jobs import INTERRUPTED, Job
-from utils.errors import UserError
+from utils.errors import UserError, one_line
 from utils.files import is_locked
 
 TIED = ROOT / "sweeps" / "tied.py"
@@ -24,6 +24,7 @@ GRACE_SECONDS = 30.0  # for a process to save and end after SIGTERM
 LOCK_SECONDS = 180.0  # to wait for the lock of a run that a lost machine may still hold
 POLL_SECONDS = 0.5
 PASSED_ON = ("JAX_", "XLA_", "MUJOCO_", "WANDB_")  # variables passed to other machines
+SETUP_SECONDS = 300.0  # to keep a job where it cannot start, or all soon fail there
 MEMORY = 0.9  # the share of a GPU's memory for all its jobs together
 
 
@@ -255,14 +256,25 @@ class Ray(Engine):
 
     def ended(self) -> list[tuple[Job, int]]:
         gone, _ = self.ray.wait(list(self.running), timeout=POLL_SECONDS)
-        return [(self.running.pop(task), self.code(task)) for task in gone]
+        ended = [(self.running.pop(task), task) for task in gone]
+        return [(job, self.code(task, job.log)) for job, task in ended]
 
-    def code(self, task: Any) -> int:
-        """Return the exit code of an ended task; -1 if it was lost too often."""
+    def code(self, task: Any, log: Path) -> int:
+        """Return the exit code of an ended task.
+
+        If Ray gave it up, write the reason to the log and return -1.
+        """
         try:
             return self.ray.get(task)
-        except self.ray.exceptions.RayError:
-            return -1
+        except self.ray.exceptions.RayError as error:
+            # str(error) would be the traceback of an exception that the task raised
+            reason = one_line(getattr(error, "cause", None) or error)
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a") as file:
+                file.write(
+                    f"error: Ray gave it up ({reason}); the same command resumes it\n"
+                )
+            return log_exit_code(log, -1)
 
     def stop(self) -> None:
         for task in self.running:
@@ -278,7 +290,7 @@ def remote_attempt() -> Callable[..., int]:
     """Return the function that a machine of the cluster runs.
 
     It is a local function so that Ray pickles it by value, since workers cannot import this
-    module.
+    module. On a machine that cannot run jobs it raises InterruptedError after SETUP_SECONDS.
     """
 
     def attempt(
@@ -291,11 +303,19 @@ def remote_attempt() -> Callable[..., int]:
     ) -> int:
         import os
         import sys
+        import time
 
         sys.path.insert(0, root)
-        from sweeps import engines
+        try:
+            from sweeps import engines
 
-        os.chdir(cwd)
+            os.chdir(cwd)
+        except (ImportError, FileNotFoundError) as error:
+            time.sleep(SETUP_SECONDS)
+            raise InterruptedError(  # for another machine to try it
+                f"{os.uname().nodename}: {error}; every machine needs the project, its"
+                f" packages and the runs at the paths of this one: {root}, {cwd}"
+            ) from error
         return engines.attempt(
             [sys.executable, *words], {**os.environ, **environ}, log, folders
         )

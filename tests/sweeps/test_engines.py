@@ -1,9 +1,12 @@
 """The local engine runs jobs, here of small programs, and reports how each ended."""
 
+import functools
 import json
 import os
 import signal
 import sys
+import time
+import types
 from pathlib import Path
 
 import pytest
@@ -154,3 +157,59 @@ def test_when_a_sweep_is_stopped_or_dies_its_jobs_save_and_exit(tmp_path, signal
     assert signum == signal.SIGKILL or gone(pid)
     wait_for(lambda: gone(pid))
     assert "saved" in log.read_text()
+
+
+class StubRay(types.SimpleNamespace):
+    """Ray with one machine, this one, that runs a task when its result is asked for."""
+
+    class exceptions:  # noqa: N801
+        class RayError(Exception):
+            cause = None
+
+    def __init__(self):
+        super().__init__(init=lambda **_: None, shutdown=lambda: None)
+
+    def cluster_resources(self):
+        return {"GPU": 1}
+
+    def remote(self, function):
+        submit = functools.partial(functools.partial, function)
+        task = types.SimpleNamespace(remote=submit)
+        task.options = lambda **_: task
+        return task
+
+    def wait(self, tasks, timeout):
+        return tasks, []
+
+    def cancel(self, task):
+        pass
+
+    def get(self, task):
+        try:
+            return task()
+        except InterruptedError as error:
+            raised = self.exceptions.RayError("a traceback")
+            raised.cause = error
+            raise raised from error
+
+
+@pytest.mark.parametrize("missing", ["the project", "the current folder"])
+def test_a_job_that_reached_only_ray_nodes_without_the_project_says_so_in_its_log(
+    missing, tmp_path, monkeypatch, capsys
+):
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(sys.modules, "ray", StubRay())
+    if missing == "the project":
+        monkeypatch.setitem(sys.modules, "sweeps", None)
+    else:
+        monkeypatch.setattr(os, "getcwd", lambda: str(tmp_path / "nowhere"))
+    (job,) = stubs(tmp_path, "pass")
+    assert run_jobs([job], engines.Ray({}, 1, "auto", 0)) == 1
+    *_, line, end = job.log.read_text().splitlines()
+    assert line.startswith("error: Ray gave it up (") and end == "== exit code -1"
+    assert "sweeps" in line if missing == "the project" else "nowhere" in line
+    assert "every machine needs the project, its packages and the runs" in line
+    assert engines.SETUP_SECONDS in pauses
+    assert "FAILED (exit code -1: Ray gave it up (" in capsys.readouterr().out
