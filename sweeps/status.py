@@ -195,14 +195,19 @@ def report(jobs: Sequence[Job]) -> list[str]:
     lines = table(every_run)
     for job, found in by_job.items():
         lines += unfinished_job(job, found, longest_left(found, speeds))
-    running = sum(
-        any(status.state == "running" for status in found) for found in of_jobs
-    )
-    unfinished = [
-        found for found in groups if any(status.state != "finished" for status in found)
-    ]
-    times = [longest_left(found, speeds) for found in unfinished]
+    running = sum(map(is_running, of_jobs))
+    times = [longest_left(found, speeds) for found in filter(is_unfinished, groups)]
     return [*lines, time_left(times, running)]
+
+
+def is_unfinished(found: Iterable[RunStatus]) -> bool:
+    """Whether any of these runs has not finished."""
+    return any(status.state != "finished" for status in found)
+
+
+def is_running(found: Iterable[RunStatus]) -> bool:
+    """Whether any of these runs is written now."""
+    return any(status.state == "running" for status in found)
 
 
 def base_status(jobs: Sequence[Job]) -> list[list[RunStatus]]:
