@@ -78,7 +78,7 @@ cd {cwd} || exit 1
 mapfile -t jobs <<'JOBS'
 {lines}
 JOBS
-number=$((${{FIRST:-0}} + ${{SLURM_ARRAY_TASK_ID:?submit this file with sbatch}}))
+number=$((${{SWEEP_FIRST:-0}} + ${{SLURM_ARRAY_TASK_ID:?submit this file with sbatch}}))
 eval "exec ${{jobs[number]}}"
 """
 BASES = """
@@ -304,7 +304,7 @@ def later_arrays(count: int) -> list[str]:
     """The options of sbatch for the jobs that do not fit into the first array of `count`."""
     size = LAST_TASK + 1
     return [
-        f"--export=ALL,FIRST={first} --array=0-{min(size, count - first) - 1}"
+        f"--export=ALL,SWEEP_FIRST={first} --array=0-{min(size, count - first) - 1}"
         for first in range(size, count, size)
     ]
 

@@ -90,8 +90,8 @@ def test_a_slurm_script_of_more_jobs_than_an_array_may_have_is_submitted_in_part
     text = sweep.slurm_script(jobs, ["scripts/sweep.py"])
     sweep.write_script(script, text, len(jobs))
     parts = [
-        "--export=ALL,FIRST=1001 --array=0-1000",
-        "--export=ALL,FIRST=2002 --array=0-97",
+        "--export=ALL,SWEEP_FIRST=1001 --array=0-1000",
+        "--export=ALL,SWEEP_FIRST=2002 --array=0-97",
     ]
     submit = [f"sbatch '{script}'", *(f"sbatch {part} '{script}'" for part in parts)]
     assert capsys.readouterr().out.splitlines() == submit
@@ -107,7 +107,10 @@ def test_a_slurm_script_of_more_jobs_than_an_array_may_have_is_submitted_in_part
         (1001, 5, 1006),
         (2002, 97, 2099),
     ):
-        environ = os.environ | {"FIRST": str(first), "SLURM_ARRAY_TASK_ID": str(task)}
+        environ = os.environ | {
+            "SWEEP_FIRST": str(first),
+            "SLURM_ARRAY_TASK_ID": str(task),
+        }
         ran = subprocess.run(
             ["bash", script], env=environ, capture_output=True, text=True
         )
