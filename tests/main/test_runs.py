@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from envs.tasks import dataset_name
 from tests.tiny_runs import ROOT, TASK, TINY, only_run, run, train, unwrapped
 from training.checkpoints import Checkpoints
 from training.plan import plan
@@ -233,14 +234,16 @@ def test_two_processes_never_write_one_run(data, tmp_path, capsys):
 
 @pytest.mark.ci
 def test_bc_only_trains_the_base_and_its_folder_is_a_pretrained_actor(
-    data, tmp_path, capsys
+    data, tmp_path, capsys, monkeypatch
 ):
+    monkeypatch.setattr("training.data.DOMAINS", [dataset_name(TASK)])
     assert train(data, tmp_path, "--bc_only", "--eval_episodes=1") == 0
     folder = only_run(tmp_path)
     assert folder.name.startswith("bc_s0_")
     assert [row["step"] for row in CsvLog(folder / "eval.csv").read()] == [0, 8]
     output = unwrapped(capsys.readouterr().err)
     assert "gives 300 transitions; the published results are with 1,000,000" in output
+    assert "--bc_steps has no effect with --bc_only" in output
     assert (
         train(
             data,
