@@ -45,7 +45,7 @@ def check_folders() -> None:
 
 check_folders()
 
-from utils.errors import RunError, UserError, one_line  # noqa: E402
+from utils.errors import UserError, one_line  # noqa: E402
 from utils.preemption import Preempted, handled  # noqa: E402
 from utils.spawned import leave_if_unguarded  # noqa: E402
 
@@ -110,7 +110,8 @@ def train_task(runs: "list[Run]", fv: "FlagValues", first: bool) -> int:
         fv: the flags.
         first: whether it is the first task.
     """
-    from training.train import train  # imported before signals raise exceptions
+    # imported before signals raise exceptions
+    from training.train import failure, train
 
     try:
         with handled():
@@ -123,31 +124,6 @@ def train_task(runs: "list[Run]", fv: "FlagValues", first: bool) -> int:
         print("error:", text, file=sys.stderr)
         return 2 if mistake else 1
     return 0
-
-
-def failure(error: Exception, runs: "list[Run]") -> str | None:
-    """Return the line about an error that ended a task; None for an unexpected one."""
-    from jax.errors import JaxRuntimeError
-
-    folder = runs[0].folder if len(runs) == 1 else runs[0].folder.parent
-    begun = all(os.path.exists(run.folder / "config.json") for run in runs)
-    intact = f" (checkpoints in {folder} are intact)" if begun else ""
-    reason = one_line(error) or type(error).__name__
-    match error:
-        case BrokenPipeError():  # the reader of the output has ended
-            return None
-        case OSError():
-            return reason + intact
-        case RunError() | UserError():
-            return reason
-        case JaxRuntimeError() if "RESOURCE_EXHAUSTED" not in reason:
-            return None
-        case JaxRuntimeError() | MemoryError():
-            return (
-                f"out of memory ({reason}): give a smaller --num_seeds, --online_steps or"
-                f" --agent.batch_size, or --device_data_gb=0{intact}"
-            )
-    return None
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ how many updates one compiled call makes.
 """
 
 import contextlib
+import os
 from collections.abc import Sequence
+
+from jax.errors import JaxRuntimeError
 
 from configs.trust import record_trusted
 from envs.fingerprint import Fingerprint
@@ -15,6 +18,7 @@ from training.data import data_fingerprint, task_data, warn_of_data
 from training.run import Run
 from training.stored import check_data, check_folder
 from training.trainer import train_runs
+from utils.errors import RunError, UserError, one_line
 from utils.logging import check_backends, say, short_path
 from utils.spawned import check_program
 
@@ -76,3 +80,26 @@ def report_finished(runs: Sequence[Run], data: Fingerprint | None) -> None:
             check_data(run, data.transitions, data.task)
         compared = "" if data else " (its data is not here and was not compared)"
         say(f"finished already: {short_path(run.folder)}{compared}")
+
+
+def failure(error: Exception, runs: Sequence[Run]) -> str | None:
+    """Return the line about an error that ended a task; None for an unexpected one."""
+    folder = runs[0].folder if len(runs) == 1 else runs[0].folder.parent
+    begun = all(os.path.exists(run.folder / "config.json") for run in runs)
+    intact = f" (checkpoints in {folder} are intact)" if begun else ""
+    reason = one_line(error) or type(error).__name__
+    match error:
+        case BrokenPipeError():  # the reader of the output has ended
+            return None
+        case OSError():
+            return reason + intact
+        case RunError() | UserError():
+            return reason
+        case JaxRuntimeError() if "RESOURCE_EXHAUSTED" not in reason:
+            return None
+        case JaxRuntimeError() | MemoryError():
+            return (
+                f"out of memory ({reason}): give a smaller --num_seeds, --online_steps or"
+                f" --agent.batch_size, or --device_data_gb=0{intact}"
+            )
+    return None
