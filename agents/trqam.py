@@ -217,8 +217,7 @@ class TRQAM(Agent):
     @classmethod
     def init_state(cls, config: Any) -> dict[str, Any]:
         """lam starts at 1, the KL average at 0 or, for the closed form, at the budget."""
-        closed_form = config.get("dual_mode") == "closed_form"
-        kl_ema = config.kl_budget if closed_form else 0.0
+        kl_ema = config.kl_budget if config.get("dual_mode") == "closed_form" else 0.0
         start = (jnp.array(value, jnp.float32) for value in (1.0, kl_ema, config.kl_budget))
         return {"dual": Dual(*start)}
 
