@@ -81,15 +81,11 @@ def test_the_cross_entropy_is_least_at_the_gaussian_probabilities_of_the_bins():
     assert loss(jnp.zeros((3, 4))) > value
 
 
-def test_targets_outside_the_bins_are_counted_and_too_many_are_a_concern():
+def test_targets_outside_the_bins_are_counted():
     agent = tiny(trqam_distributional_critic, bins=4, q_min=-4.0, q_max=0.0)
     y = jnp.array([-5.0, -4.0, -2.0, 0.0, 0.5, -1.0])
     _, metrics = agent.critic_loss(agent.params["critic"], random_batch(), y)
     np.testing.assert_allclose(metrics["critic/clipped_targets"], 2 / B)
-    line = {"dual/lam": 1.0, "dual/path_kl": 1.0, "dual/kl_budget": 1.0}
-    few, many = (line | {"critic/clipped_targets": share} for share in (0.05, 0.06))
-    assert agent.concerns([many, few]) == {}
-    assert "lower --agent.q_min or" in agent.concerns([few, many])["clipped_targets"]
 
 
 def test_targets_outside_the_bins_are_clipped_to_their_ends():

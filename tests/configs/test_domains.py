@@ -310,11 +310,6 @@ def test_every_domain_has_every_tuned_setting():
             "--agent.lambda_min=200.0 lies above --agent.lambda_max=100.0",
         ),
         ("trqam", "rho=nan", "--agent.rho=nan: give a number"),
-        (
-            "trqam_distributional_critic",
-            "q_min=0",
-            "--agent.q_min=0.0 does not lie below --agent.q_max=0.0",
-        ),
     ],
 )
 def test_values_that_no_run_can_use_are_refused(agent, flag, message):
