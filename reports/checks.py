@@ -93,15 +93,15 @@ def check_runs(points: list[Point], notes: list[str]) -> None:
 
 def check_protocol(points: list[Point], notes: list[str]) -> None:
     """Settings of training and evaluation that differ between the agents of a task."""
-    values: dict[
-        tuple[str, str], dict[str, set[str]]
-    ] = {}  # by task and setting, then agent
+    # by task and setting, then by agent
+    values: dict[tuple[str, str], dict[str, set[str]]] = {}
     for point in points:
         result = point.result
         own = result.config.get("flags", {}) | result.config.get("agent", {})
-        for name in filter(own.__contains__, PROTOCOL):
+        protocol = {name: own[name] for name in PROTOCOL if name in own}
+        for name, value in protocol.items():
             of_agents = values.setdefault((result.env_name, name), {})
-            of_agents.setdefault(result.agent, set()).add(shown_value(own[name]))
+            of_agents.setdefault(result.agent, set()).add(shown_value(value))
     differing: dict[str, dict[str, None]] = {}  # names in order, once each
     for (task, name), of_agents in values.items():
         if len(set(map(frozenset, of_agents.values()))) > 1:
