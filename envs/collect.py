@@ -37,6 +37,7 @@ from envs.tasks import (
     is_user_env,
     world_name,
 )
+from envs.workers import cores
 from utils.errors import UserError
 from utils.files import exclusive_folder, expanded
 from utils.progress import Counter
@@ -275,17 +276,14 @@ def _collect(
     if not overwrite and _exists_already(outputs, settings, flag):
         shutil.rmtree(parts, ignore_errors=True)
         return outputs[0]
-    parts.mkdir(parents=True, exist_ok=True)
     with exclusive_folder(parts):
-        # another process may have been faster
-        if not overwrite and _exists_already(outputs, settings, flag):
-            return outputs[0]
-        parts.mkdir(exist_ok=True)
-        tasks = _episodes(job, parts, amount)
-        _make_missing(job, tasks, workers, progress)
-        for split, output in reversed(list(enumerate(outputs))):
-            written = [task[0] for task in tasks if task[1] == split]
-            _write(job, written, output, settings, progress)
+        # unless another process has been faster
+        if overwrite or not _exists_already(outputs, settings, flag):
+            tasks = _episodes(job, parts, amount)
+            _make_missing(job, tasks, workers, progress)
+            for split, output in reversed(list(enumerate(outputs))):
+                written = [task[0] for task in tasks if task[1] == split]
+                _write(job, written, output, settings, progress)
         shutil.rmtree(parts)
     return outputs[0]
 
@@ -359,7 +357,7 @@ def _check_and_collect(
     """Check the numbers and the folder, then collect; raise UserError."""
     if is_robomimic(job.dataset):
         robomimic_data.require_packages(f"--env_name={job.dataset}")
-    workers = (os.cpu_count() or 1) if workers is None else workers
+    workers = cores() if workers is None else workers
     counts = {
         _unit(job): amount,
         "workers": workers,

@@ -128,14 +128,13 @@ def measure(name: str, hosts: Sequence[Host]) -> tuple[int | None, str]:
 def _folder_of(destination: Path):
     """Create and lock the folder of a file for the block; remove it again if it stays empty."""
     missing = [folder for folder in destination.parents if not folder.exists()]
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive_folder(destination.parent):
-        try:
+    try:
+        with exclusive_folder(destination.parent):
             yield
-        finally:
-            with contextlib.suppress(OSError):  # not empty
-                for folder in missing:
-                    folder.rmdir()
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for folder in missing:
+                folder.rmdir()
 
 
 def _fetch(

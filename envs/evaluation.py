@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from envs.workers import ChunkResult, EnvWorkers, WorkerError
-from utils.errors import RunError
 from utils.progress import Counter
 
 Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -21,7 +20,7 @@ Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class EpisodeFault(WorkerError):
-    """An environment returned an unusable value; its process can run other episodes."""
+    """An environment or policy returned unusable values; other episodes can still be run."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +108,8 @@ def evaluate(
         progress: whether to show a bar over the episodes.
 
     Raises:
-        EpisodeFault: if an environment returns an unusable value.
+        EpisodeFault: if the environment or the policy returns an unusable value.
         WorkerError: if an environment fails.
-        RunError: if the policy returns NaN or infinity.
     """
     if episodes < 1:
         raise ValueError(f"nothing to evaluate: {episodes} episodes")
@@ -131,7 +129,7 @@ def evaluate(
             policy_rows += len(active)
             chunks = actions.reshape(workers.slots, chunk_length, action_dim)[active]
             if not np.isfinite(chunks).all():
-                raise RunError(
+                raise EpisodeFault(
                     f"the policy's actions for {workers.env_name} are not finite"
                 )
             bar.update(slots.run(active, np.clip(chunks, -1.0, 1.0)))

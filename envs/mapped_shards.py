@@ -72,7 +72,6 @@ def arrays_folder(
     beside = place._replace(folder=None).of(shards, key)
     folder = beside if beside.exists() else place.of(shards, key)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         with exclusive_folder(folder.parent):
             if not folder.exists():
                 write_folder(folder, write)

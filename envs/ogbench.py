@@ -69,11 +69,20 @@ def own_random_state(state: _State | None = None) -> Iterator[list[_State]]:
         outer.set()
 
 
+def _with_wrapped(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
+    """Yield an environment and what it wraps, from the outside in."""
+    while isinstance(env, gymnasium.Wrapper):
+        yield env
+        env = env.env
+    yield env
+
+
 class SeededEnv(gymnasium.Wrapper):
     """An environment that is determined to the bit by `reset(seed)` and the actions since then.
 
     OGBench draws from three generators: the environment's, its action space's and NumPy's
-    global one. robosuite draws from Python's global one too. `reset(seed)` seeds all four.
+    global one. robosuite draws from Python's global one too. `reset(seed)` seeds all four, and
+    the action space of each wrapped environment.
     While the environment runs, the global generators have a state of their own, so other code
     in the process and this environment do not affect each other. Observations are float32 [O];
     actions [A] are clipped to the action space. An unusable observation or reward raises
@@ -107,7 +116,8 @@ class SeededEnv(gymnasium.Wrapper):
         """Start an episode; return (observation [O], info)."""
         if seed is not None:
             self._state = _State.of_seed(seed)
-            self.action_space.seed(seed)
+            for env in _with_wrapped(self):
+                env.action_space.seed(seed)
         with self._own_random_state():
             observation, info = self.env.reset(seed=seed, options=options)
         self._steps = 0
@@ -216,11 +226,7 @@ def _make_users(env_name: str, film: bool) -> gymnasium.Env:
 
 def _has_limit(env: gymnasium.Env) -> bool:
     """Whether an environment has a TimeLimit wrapper, which `max_episode_steps` adds."""
-    while isinstance(env, gymnasium.Wrapper):
-        if isinstance(env, gymnasium.wrappers.TimeLimit):
-            return True
-        env = env.env
-    return False
+    return any(isinstance(e, gymnasium.wrappers.TimeLimit) for e in _with_wrapped(env))
 
 
 def _make_robomimic(env_name: str, film: bool, recipe: Recipe | None) -> gymnasium.Env:

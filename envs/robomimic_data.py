@@ -194,6 +194,11 @@ def _environment(file: Any, env_name: str, where: str) -> dict[str, Any]:
             f"{where} is a dataset of another environment: its own is {found['env_name']},"
             f" that of {env_name} {wanted}"
         )
+    if found["env_kwargs"].get("reward_shaping"):
+        raise UserError(
+            f"{where} was made for shaped rewards, which are above 0 without a success; give"
+            " the file with sparse rewards"
+        )
     return found
 
 

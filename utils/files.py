@@ -1,6 +1,7 @@
 """Paths, locks, checksums, and files that are read with a size limit and written atomically."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -46,17 +47,41 @@ def user_folder(variable: str, default: str) -> Path | None:
 
 @contextlib.contextmanager
 def exclusive_folder(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a folder for the block; wait while another process holds it."""
+    """Hold an exclusive lock on a folder for the block; wait while another process holds it.
+
+    A missing folder is created. What is locked is a file in it: NFS locks files for all
+    machines, but folders for one. A folder that cannot be written is locked itself.
+    """
+    descriptor = _lock_folder(folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(
+            OSError
+        ):  # a read-only folder, or one removed in the block
+            (folder / ".lock").unlink()
+        os.close(descriptor)
+
+
+def _lock_folder(folder: Path) -> int:
+    """Return the descriptor of the locked file of a folder, after waiting for it."""
     from utils.logging import say, short_path  # which imports this module
 
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / ".lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:
+            path = folder
+            descriptor = os.open(path, os.O_RDONLY)
         if not try_lock(descriptor, fcntl.LOCK_EX):
             say(f"waiting for another process in {short_path(folder)}")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)  # the process before has removed the file
 
 
 def lock_of(folder: Path) -> Path:
@@ -65,11 +90,23 @@ def lock_of(folder: Path) -> Path:
 
 
 def try_lock(file: IO | int, kind: int) -> bool:
-    """Lock an open file or its descriptor without waiting; return whether that succeeded."""
+    """Lock an open file or its descriptor without waiting; return whether that succeeded.
+
+    On a file system without locks nothing is locked, with a warning, and the result is True.
+    """
+    from utils.logging import warn_once  # which imports this module
+
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
+        warn_once(
+            "this file system has no locks (flock): never start two processes that write one"
+            " run or download one file"
+        )
     return True
 
 

@@ -340,6 +340,19 @@ def test_wrong_settings_are_refused_in_one_line(name, kwargs, message, tmp_path)
     assert "\n" not in str(error.value) and not (tmp_path / "data").exists()
 
 
+def test_data_are_made_on_the_cores_of_the_job_not_of_the_machine(
+    tmp_path, monkeypatch
+):
+    used = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(
+        module, "_collect", lambda *arguments, **_: used.append(arguments)
+    )
+    collect("pointmaze-medium", tmp_path, 10)
+    assert 2 in used[0] and 64 not in used[0]
+
+
 def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(

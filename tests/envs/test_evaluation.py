@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs.evaluation import evaluate, reset_seed
+from envs.evaluation import EpisodeFault, evaluate, reset_seed
 from envs.workers import EnvWorkers, WorkerError
 from tests.envs.stand_ins import Walk, make, make_script
-from utils.errors import RunError
 
 H, A = 3, 2
 
@@ -241,7 +240,7 @@ def test_reset_seeds_are_fixed_and_distinct():
 
 def test_actions_that_are_not_finite_are_an_error():
     with pytest.raises(
-        RunError, match="^the policy's actions for walk are not finite$"
+        EpisodeFault, match="^the policy's actions for walk are not finite$"
     ):
         evaluation(
             lambda observations, keys: np.full((4, H * A), np.nan), 1, episodes=1

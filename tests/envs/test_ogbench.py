@@ -198,6 +198,23 @@ def test_an_unusable_reset_is_reported():
         env.reset(seed=1)
 
 
+class SamplesItself(Script):
+    """Like OGBench's, it draws from its own action space when it is reset."""
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.action_space.sample().repeat(2), {}
+
+
+def test_the_action_space_of_a_wrapped_environment_is_seeded_too():
+    def first(seed):
+        low, high = np.float32([-0.5]), np.float32([0.5])
+        rescaled = gymnasium.wrappers.RescaleAction(SamplesItself(step_of()), low, high)
+        return SeededEnv(rescaled).reset(seed=seed)[0].tolist()
+
+    assert first(1) == first(1) != first(2)
+
+
 def test_a_reward_may_be_an_array_of_one_element():
     reward = played(step_of(reward=np.array([0.5]))).step(np.zeros(1))[1]
     assert reward == 0.5 and type(reward) is float

@@ -190,6 +190,7 @@ def test_changed_demonstrations_have_another_fingerprint(folder, tmp_path):
         (("demo_2", "obs/object", np.zeros((2, 4))), None, "damaged or no file of robomimic"),
         (("demo_2", "actions", np.zeros((2, 3))), None, "damaged or no file of robomimic"),
         (None, {"env_name": "PickPlaceCan", "env_kwargs": {}}, "its own is PickPlaceCan, that of lift-mh-low_dim Lift"),
+        (None, {"env_name": "Lift", "env_kwargs": KWARGS | {"reward_shaping": True}}, "made for shaped rewards"),
         (None, {"env_kwargs": {}}, "env_args is not robomimic's JSON"),
     ],
 )  # fmt: skip
