@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+from tqdm import tqdm
+
 from utils.errors import DamagedFile, UserError, one_line, printable
 from utils.files import CSV_BYTES, read_file, write_text
 
@@ -332,8 +334,10 @@ def wrapped(text: str) -> list[str]:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print a wrapped message to `file`, by default stdout."""
-    print("\n".join(wrapped(text)), file=file or sys.stdout, flush=True)
+    """Print a wrapped message to `file`, by default stdout, above any moving bar."""
+    file = file or sys.stdout
+    tqdm.write("\n".join(wrapped(text)), file)
+    file.flush()
 
 
 def warn(text: str) -> None:

@@ -1,13 +1,9 @@
 """Progress of training and other work: a moving bar in a terminal, plain lines in a file."""
 
-import contextlib
-import logging
 import math
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 from tqdm.std import Bar
@@ -23,7 +19,7 @@ OPTIONAL = ("left", "rate", "step")
 
 
 class TerminalBar(tqdm):
-    """A tqdm bar that moves in a terminal, with all other output above it.
+    """A tqdm bar that moves in a terminal, with the lines of `utils.logging.say` above it.
 
     A file gets a line a minute: subclasses define `print_line`.
 
@@ -33,22 +29,16 @@ class TerminalBar(tqdm):
     """
 
     def __init__(self, file: TextIO | None = None, **options: Any):
-        self.target = terminal_of(file or sys.stderr)
+        self.target = file or sys.stderr
         self.moving = self.target.isatty()
         self.printed = time.perf_counter()  # the time of the last line in a file
         drawn = self.target if self.moving else NullFile()
         super().__init__(file=drawn, dynamic_ncols=True, **options)
 
-    def __enter__(self) -> Self:
-        if self.moving:
-            stream_redirect.begin(self.target)
-        return super().__enter__()
-
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         if self.moving:
             self.target.write("\r")  # tqdm leaves the cursor at the end of a lower bar
-            stream_redirect.end()
 
     def update(self, n: float | None = 1) -> bool | None:
         """Count `n` items."""
@@ -70,8 +60,8 @@ class TerminalBar(tqdm):
 class ProgressBar(TerminalBar):
     """Progress of one phase of training, with the newest figures of the run.
 
-    A terminal shows one moving line, with other output above it. A file gets one line for each
-    call of `status`, and one a minute. The name is shortened where a line would be too long.
+    A terminal shows one moving line, with messages above it. A file gets one line for each call
+    of `status`, and one a minute. The name is shortened where a line would be too long.
 
     Args:
         total: updates or environment steps of the phase.
@@ -94,10 +84,8 @@ class ProgressBar(TerminalBar):
         self.name = name
         self.phase = phase
         self.figures: dict[str, str] = {}
-        self.logged = (
-            initial,
-            time.perf_counter(),
-        )  # count and time of the last `status`
+        # the count and the time of the last `status`
+        self.logged = initial, time.perf_counter()
         super().__init__(file, total=total, initial=initial, unit=unit)
 
     def status(
@@ -211,11 +199,10 @@ class Counter(TerminalBar):
         if self.disable or self.moving:
             return
         ending = "" if last else ", {remaining} left"
-        self.bar_format = (
-            "{desc}: {n_fmt}/{total_fmt}{unit} in {elapsed}, {rate_fmt}" + ending
-        )
-        self._ema_dt = lambda *_: 0.0  # the average rate, not the latest
-        self.write_line(str(self))
+        form = "{desc}: {n_fmt}/{total_fmt}{unit} in {elapsed}, {rate_fmt}" + ending
+        # without a rate, tqdm computes the average
+        average = self.format_dict | {"rate": None, "bar_format": form}
+        self.write_line(self.format_meter(**average))
 
 
 def run_name(agent: str, env_name: str, seeds: list[int]) -> str:
@@ -292,111 +279,8 @@ def can_encode(file: TextIO, text: str) -> bool:
     return True
 
 
-# ------------------------------------------------------------------------- printing above a bar
-
-
 class NullFile:
     """A file that discards its input, for a bar that counts without being drawn."""
 
     def write(self, text: str) -> None: ...
     def flush(self) -> None: ...
-
-
-class StreamAboveBar:
-    """A terminal's stream while a bar moves in it: complete lines appear above the bar."""
-
-    def __init__(self, stream: TextIO, bars: TextIO):
-        self.stream = stream
-        self.bars = bars
-        self.begun = ""
-
-    def write(self, text: str) -> int:
-        """Print the lines that are complete and keep the rest for the next call."""
-        lines, newline, begun = (self.begun + text).rpartition("\n")
-        self.begun = begun.rpartition("\r")[
-            2
-        ]  # a carriage return overwrites what came before
-        if newline:
-            with tqdm.external_write_mode(file=self.bars):
-                self.stream.write(lines + "\n")
-                self.stream.flush()
-        return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
-def terminal_of(stream: TextIO) -> TextIO:
-    """Return the terminal's own stream for one that prints above a bar."""
-    return stream.stream if isinstance(stream, StreamAboveBar) else stream
-
-
-class StreamRedirect:
-    """While a bar moves, makes stdout, stderr and loggers of a terminal print above it.
-
-    Bars may run in several threads: the first one replaces the streams, the last one restores
-    them.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.bars = 0
-        self.undo = contextlib.ExitStack()
-
-    def begin(self, bars: TextIO) -> None:
-        """Count a new bar in the terminal `bars`; replace the streams if it is the first."""
-        with self.lock:
-            self.bars += 1
-            if self.bars > 1:
-                return
-            for name in ("stdout", "stderr"):
-                stream = getattr(sys, name)
-                if stream.isatty():
-                    self.undo.enter_context(
-                        replaced(name, stream, StreamAboveBar(stream, bars))
-                    )
-
-    def end(self) -> None:
-        """Count a bar as ended; restore the streams if it was the last."""
-        with self.lock:
-            self.bars -= 1
-            if not self.bars:
-                self.undo.close()
-
-
-stream_redirect = StreamRedirect()
-
-
-@contextlib.contextmanager
-def replaced(name: str, stream: TextIO, above: StreamAboveBar) -> Iterator[None]:
-    """Replace sys.stdout or sys.stderr, also in loggers, for the block.
-
-    Args:
-        name: "stdout" or "stderr".
-        stream: the present stream.
-        above: its replacement.
-    """
-    handlers = [handler for handler in stream_handlers() if handler.stream is stream]
-
-    def put(new: Any) -> None:
-        setattr(sys, name, new)
-        for handler in handlers:
-            handler.setStream(new)
-
-    put(above)
-    try:
-        yield
-    finally:
-        put(stream)
-        stream.write(above.begun)
-
-
-def stream_handlers() -> list[logging.StreamHandler]:
-    """Return the stream handlers of all loggers."""
-    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
-    handlers = {
-        handler for logger in loggers for handler in getattr(logger, "handlers", ())
-    }
-    return [
-        handler for handler in handlers if isinstance(handler, logging.StreamHandler)
-    ]

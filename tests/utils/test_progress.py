@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import logging
 import re
 import sys
 
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.terminal import lines_on, terminal, written
+from utils.logging import say, warn
 from utils.progress import Counter, ProgressBar, clock, fit_line, run_name, short_count
 
 NAME = "trqam humanoidmaze-medium-navigate-task2 s10001-10008"
@@ -58,55 +58,52 @@ def test_a_wide_terminal_shows_a_bar(monkeypatch):
     assert line.startswith("bc scene-play s0  |█") and "|  step 4/8 offline  " in line
 
 
-def test_what_is_printed_while_a_bar_is_shown_has_its_own_lines(monkeypatch):
-    """This holds for messages, loggers, other bars, and two prints that make one line."""
+def test_messages_have_their_own_lines_above_all_bars(monkeypatch):
     with on_terminal(100, monkeypatch) as text:
-        logger = logging.getLogger("someone's")
-        # The handler is made before the bar, like that of an imported library.
-        handler = logging.StreamHandler()
-        logger.addHandler(handler)
-        before = sys.stdout
         with ProgressBar(10, NAME) as bar:
             bar.update(1)
-            print("finished: one")
+            say("finished: one")
             bar.update(1)
-            print("two", end=" ")
-            bar.refresh()
-            print("words", file=sys.stdout)
             with Counter("evaluation", 3, kept=False) as inner:
                 inner.update(2)
-                print("saved", file=sys.stderr)
-            logger.warning("a logger's")
+                warn("two")
+            say("saved", sys.stderr)
             bar.status(**FIGURES)
-            print("begun", end="")
-        assert sys.stdout is before and handler.stream is before
-        print(" and ended")
-        logger.removeHandler(handler)
+        say("ended")
         lines = lines_on(text())
-    assert lines[:4] == ["finished: one", "two words", "saved", "a logger's"]
-    assert FIGURES_TEXT in lines[4]
-    assert lines[5:] == ["begun and ended", ""]
+    assert lines[:3] == ["finished: one", "warning: two", "saved"]
+    assert FIGURES_TEXT in lines[3]
+    assert lines[4:] == ["ended", ""]
 
 
 def test_bars_may_end_in_any_order(monkeypatch):
-    """Evaluations in threads do so; prints go above their bars until the last one has ended."""
+    """Evaluations in threads do so; messages go above the bar that is left."""
     with on_terminal(100, monkeypatch) as text:
-        before = sys.stdout
         first, second = (Counter("evaluation", 3, kept=False) for _ in range(2))
         first.__enter__()
         second.__enter__()
         first.__exit__(None, None, None)
         second.update(1)
         second.refresh()
-        print("finished: one")
-        assert sys.stdout is not before
+        say("finished: one")
         second.__exit__(None, None, None)
-        assert sys.stdout is before
-        print("finished: two")
+        say("finished: two")
         assert [line for line in lines_on(text()) if line] == [
             "finished: one",
             "finished: two",
         ]
+
+
+def test_messages_to_a_file_are_complete_at_once_while_a_bar_moves(
+    monkeypatch, tmp_path
+):
+    """The file has no trace of the bar, which moves in a terminal."""
+    with on_terminal(100, monkeypatch), (tmp_path / "log").open("w") as log:
+        monkeypatch.setattr(sys, "stdout", log)
+        with ProgressBar(10, NAME) as bar:
+            bar.update(1)
+            say("finished: one")
+            assert (tmp_path / "log").read_text() == "finished: one\n"
 
 
 def test_a_file_gets_one_line_for_each_status():
