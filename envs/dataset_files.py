@@ -60,8 +60,7 @@ def find_dataset(env_name: str, dataset_dir: Path | str | None = None) -> Path:
 def stored_dataset(name: str, folder: Path) -> Path | None:
     """Return the dataset's file or folder of shards below `folder`; None if it is missing.
 
-    Where both are there, it is the folder for a dataset that is published as shards, else the
-    file.
+    If both exist, the folder wins for datasets published as shards, else the file.
     """
     if is_robomimic(name):
         file = robomimic_data.file_of(name, folder)
@@ -73,9 +72,8 @@ def stored_dataset(name: str, folder: Path) -> Path | None:
     for candidate in (folder / f"{name}-100m-v0", folder / f"{name}-10m-v0", folder):
         if (candidate / INCOMPLETE).exists():
             continue
-        if len(shards_in(candidate, shard_pattern(name, candidate))) >= SHARDS.get(
-            name, 1
-        ):
+        shards = shards_in(candidate, shard_pattern(name, candidate))
+        if len(shards) >= SHARDS.get(name, 1):
             return candidate
     return single if single.exists() else None
 
@@ -106,6 +104,7 @@ def dataset_files(
 
 
 def own_shards(folder: Path) -> list[Path]:
+    """Return the files of a folder of a user's own data, in order."""
     return sorted(path for path in folder.iterdir() if path.suffix in own_data.SUFFIXES)
 
 
@@ -152,11 +151,11 @@ def used_shards(name: str, folder: Path, named: bool) -> list[Path]:
 
 def _how_to_get(name: str, folder: Path) -> str:
     missing = f"the data of {name} is neither in {folder} nor to be downloaded"
-    place = f"--ogbench_dataset_dir={folder}"
-    fetch = f"python scripts/download.py --env_name={name} --data {place}"
+    flag = f"--ogbench_dataset_dir={folder}"
+    fetch = f"python scripts/download.py --env_name={name} --data {flag}"
     if has_oracle(name):
         many = f" --transitions={published_transitions(name)}" if name in SHARDS else ""
-        command = f"python scripts/make_data.py --env_name={name} {place}{many}"
+        command = f"python scripts/make_data.py --env_name={name} {flag}{many}"
         return f"{missing}; make it: {command}, or fetch it where there is a network: {fetch}"
     if name in REPOSITORIES:
         source = f"{endpoint()}/{REPOSITORIES[name]} to {folder}/{name}-10m-v0"
@@ -183,7 +182,9 @@ def stored_shards(name: str, folder: Path) -> list[Published]:
     if stored is None or not stored.is_dir():
         return []
     shards = shards_in(stored, shard_pattern(name, stored))
-    return [Published(f"{_place_of(name)}/{path.name}", path, hosts) for path in shards]
+    return [
+        Published(f"{_subfolder(name)}/{path.name}", path, hosts) for path in shards
+    ]
 
 
 def published_files(name: str, folder: Path) -> list[Published]:
@@ -192,21 +193,33 @@ def published_files(name: str, folder: Path) -> list[Published]:
     Raises UserError if the files have to be listed by a repository and that request fails.
     """
     hosts = _hosts_of(name)
-    place = _place_of(name)
+    subfolder = _subfolder(name)
     if name in SHARDS:
-        names = [f"{place}/{name}-v0-{index:03d}.npz" for index in range(SHARDS[name])]
+        names = [
+            f"{subfolder}/{name}-v0-{index:03d}.npz" for index in range(SHARDS[name])
+        ]
     elif name in REPOSITORIES:
         repositories = [host for host in hosts if isinstance(host, Repository)]
-        names = next(filter(None, (host.names(place) for host in repositories)), [])
+        names = _listed_names(subfolder, repositories)
         if not names:
             failures = "; ".join(f"{host}: {host.fault()}" for host in repositories)
             raise _unavailable(name, folder, failures)
     else:
-        names = [f"{name}-v0-val.npz", f"{name}-v0.npz"]
-    return [Published(file, folder / place / Path(file).name, hosts) for file in names]
+        names = [f"{name}-v0.npz"]
+    return [
+        Published(file, folder / subfolder / Path(file).name, hosts) for file in names
+    ]
 
 
-def _place_of(name: str) -> str:
+def _listed_names(folder: str, repositories: list[Repository]) -> list[str]:
+    """Return the npz files of the first repository that lists any there; [] if none does."""
+    for repository in repositories:
+        if names := repository.names(folder):
+            return names
+    return []
+
+
+def _subfolder(name: str) -> str:
     """Return the folder of a dataset's shards, locally and on hosts; "." for a single file."""
     if name in SHARDS:
         return f"{name}-100m-v0"
@@ -217,7 +230,7 @@ def _hosts_of(name: str) -> list[Host]:
     hosts = open_hosts(HOSTS)
     if name not in REPOSITORIES:
         return hosts
-    own = Repository(REPOSITORIES[name], folder=_place_of(name))
+    own = Repository(REPOSITORIES[name], folder=_subfolder(name))
     return [own, *(host for host in hosts if isinstance(host, Repository))]
 
 
@@ -227,15 +240,15 @@ def fetch_dataset(name: str, folder: Path) -> Path:
     Raises UserError, with the remedy, if a download fails.
     """
     files = published_files(name, folder)
-    place = files[0].path.parent
+    target = files[0].path.parent
     if name in SHARDS:
         many = f"{SHARDS[name]} files of a million transitions"
-        say(f"{name} is {many}, fetched to {place} where they are missing")
+        say(f"{name} is {many}, fetched to {target} where they are missing")
     try:
         # Without a network, only this mark shows that files of a repository are missing.
-        mark = place / INCOMPLETE
+        mark = target / INCOMPLETE
         if name in REPOSITORIES and not all(file.path.exists() for file in files):
-            place.mkdir(parents=True, exist_ok=True)
+            target.mkdir(parents=True, exist_ok=True)
             mark.touch()
         for file in files:
             download(*file)
@@ -244,10 +257,10 @@ def fetch_dataset(name: str, folder: Path) -> Path:
         raise _unavailable(name, folder, error) from error
     except OSError as error:
         raise UserError(
-            f"--ogbench_dataset_dir: cannot write to {place} ({error.strerror or error}); make"
+            f"--ogbench_dataset_dir: cannot write to {target} ({error.strerror or error}); make"
             " room or give another folder, and the same command resumes"
         ) from error
-    return files[-1].path if place == folder else place
+    return files[-1].path if target == folder else target
 
 
 def _unavailable(name: str, folder: Path, why: object) -> UserError:

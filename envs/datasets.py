@@ -46,7 +46,6 @@ def load_dataset(
     dataset_path: Path | str | None = None,
     proportion: float = 1.0,
     sparse: bool = False,
-    split: str = "train",
     dataset_layout: str = "auto",
     action_scale: float = 1.0,
     environment: bool = True,
@@ -65,7 +64,6 @@ def load_dataset(
         dataset_path: one file or folder; for a user's environment see envs/own_data.py.
         proportion: the share of the transitions to keep, from the start.
         sparse: whether to replace every reward that is not 0 by -1.
-        split: train, or val for OGBench's validation file.
         dataset_layout: the layout of a user's own data: auto, ogbench or flat.
         action_scale: a user's actions are divided by it.
         environment: whether it is an error if the environment of a user or of robomimic cannot
@@ -88,10 +86,8 @@ def load_dataset(
     with contextlib.ExitStack() as stack:
         make = functools.partial(_environment, stack, env_name, environment)
         env = None if is_robomimic(env_name) else make(None)
-        raw, path, recipe = _read_any(
-            source, env_name, split, dataset_layout, action_scale, place
-        )
-        where = f"{source.flag}: {path}"
+        raw, recipe = _read_any(source, env_name, dataset_layout, action_scale, place)
+        where = f"{source.flag}: {source.path}"
         if recipe:  # the file says how to make the environment
             env = make(recipe)
         if env:
@@ -164,18 +160,17 @@ def _environment(
     return env
 
 
-def _refuse_own_settings(
-    env_name: str, dataset_layout: str, action_scale: float
-) -> None:
+def _refuse_own_settings(dataset_layout: str, action_scale: float) -> None:
+    """Raise UserError for settings of a user's own data, with data of another kind."""
     if dataset_layout != "auto":
         raise UserError(
-            f"--dataset_layout={dataset_layout}: it is for own data; that of {env_name} has"
-            " always the same"
+            f"--dataset_layout={dataset_layout} is only for your own data"
+            " (--env_name=module:EnvId); leave it out"
         )
     if action_scale != 1:
         raise UserError(
-            f"--action_scale={action_scale}: it is for own data; the actions of {env_name} have"
-            " none"
+            f"--action_scale={action_scale} is only for your own data"
+            " (--env_name=module:EnvId); leave it out"
         )
 
 
@@ -195,35 +190,28 @@ def _sparse(rewards: np.ndarray, where: str) -> np.ndarray:
 def _read_any(
     source: _Source,
     env_name: str,
-    split: str,
     layout: str,
     action_scale: float,
     place: ArraysPlace,
-) -> tuple[Arrays, Path, Recipe | None]:
-    """Return arrays in the ogbench layout, the path for messages, and the recipe of robomimic.
+) -> tuple[Arrays, Recipe | None]:
+    """Return arrays in the ogbench layout, and the recipe of a task of robomimic.
 
     The arguments are those of `load_dataset`; `place` is where shards are converted to.
     """
     if is_user_env(env_name):
-        raw = _read_own(source.path, layout, action_scale, place)
-        return raw, source.path, None
-    _refuse_own_settings(env_name, layout, action_scale)
+        return _read_own(source.path, layout, action_scale, place), None
+    _refuse_own_settings(layout, action_scale)
     if is_robomimic(env_name):
-        raw, recipe = _read_robomimic(source.path, env_name, source.flag)
-        return raw, source.path, recipe
-    raw, path = _read(source.path, env_name, split, place, named=source.named)
-    return raw, path, None
+        return _read_robomimic(source.path, env_name, source.flag)
+    return _read(source.path, env_name, place, named=source.named), None
 
 
-def _read(
-    source: Path, env_name: str, split: str, place: ArraysPlace, named: bool
-) -> tuple[Arrays, Path]:
-    """Read OGBench's file or folder of shards; return its arrays and the path for messages.
+def _read(source: Path, env_name: str, place: ArraysPlace, named: bool) -> Arrays:
+    """Read OGBench's file or folder of shards.
 
     Args:
         source: the file or folder.
         env_name: the task.
-        split: train or val.
         place: where arrays are converted to.
         named: whether the user named the file or folder, see `used_shards`.
     """
@@ -232,16 +220,10 @@ def _read(
     if env_name.startswith(("scene", "puzzle")):
         needed.append("button_states")
     if not source.is_dir():
-        path = (
-            source if split == "train" else source.with_name(f"{source.stem}-val.npz")
-        )
-        return _read_file(path, needed, flag), path
+        return _read_file(source, needed, flag)
     shards = used_shards(dataset_name(env_name), source, named)
     if not shards:
         raise UserError(f"{flag}: {source} holds no npz files of {env_name}")
-    if split != "train":
-        path = shards[0].with_name(f"{shards[0].stem}-val.npz")
-        return _read_file(path, needed, flag), path
 
     def rows() -> Iterator[Arrays]:
         for path in shards:
@@ -252,7 +234,7 @@ def _read(
     def write(folder: Path) -> None:
         write_shards(shards, rows(), folder, flag)
 
-    return mapped(arrays_folder(shards, write, place)), source
+    return mapped(arrays_folder(shards, write, place))
 
 
 def _read_file(path: Path, needed: list[str], flag: str) -> Arrays:
@@ -333,10 +315,10 @@ def _read_robomimic(source: Path, env_name: str, flag: str) -> tuple[Arrays, Rec
         env_name: the task.
         flag: the flag that named it.
     """
-    found = read_demonstrations(source, env_name, flag)
-    rows, reading = own_data.as_rows(found.arrays, "flat", "robomimic's")
+    arrays, recipe = read_demonstrations(source, env_name, flag)
+    rows, reading = own_data.as_rows(arrays, "flat", "robomimic's")
     reading.announce(source)
-    return rows, found.recipe
+    return rows, recipe
 
 
 def _map_own_shards(

@@ -69,8 +69,6 @@ class Demonstrations(NamedTuple):
     arrays: Arrays
     """Arrays in the flat layout (envs/own_data.py), with scaled observations [N, O]."""
     recipe: Recipe
-    collection: dict[str, Any] | None
-    """The settings of the script that made the file; None for another file."""
 
 
 def file_of(env_name: str, folder: Path) -> Path:
@@ -165,8 +163,7 @@ def _read(file: Any, env_name: str, where: str) -> Demonstrations:
             raw[key] = recipe.scale(raw[key])
     arrays = check_arrays(raw, where, "fetch it again")
     check_action_range(arrays["actions"], where, "fetch it again")
-    made = data.attrs.get(COLLECTION)
-    return Demonstrations(arrays, recipe, json.loads(made) if made else None)
+    return Demonstrations(arrays, recipe)
 
 
 def _environment(file: Any, env_name: str, where: str) -> dict[str, Any]:
@@ -178,7 +175,7 @@ def _environment(file: Any, env_name: str, where: str) -> dict[str, Any]:
         )
     try:
         stored = json.loads(file["data"].attrs["env_args"])
-        found = {
+        found: dict[str, Any] = {
             "env_name": str(stored["env_name"]),
             "env_version": str(stored.get("env_version") or ""),
             "env_kwargs": dict(stored["env_kwargs"]),
@@ -245,7 +242,7 @@ def _demonstration(demo: Any, keys: Sequence[str], where: str) -> Arrays:
 
 
 def _complete(demo: Any, keys: Sequence[str], where: str) -> Arrays:
-    """Read the stored arrays of a demonstration, all with as many rows; raise UserError."""
+    """Read the stored arrays of a demonstration; raise UserError unless all are as long."""
     names = ["actions", "rewards", "dones"]
     names += [f"{group}/{key}" for group in ("obs", "next_obs") for key in keys]
     missing = [name for name in names if name not in demo]
@@ -257,7 +254,9 @@ def _complete(demo: Any, keys: Sequence[str], where: str) -> Arrays:
     found = {name: demo[name][()] for name in names}
     lengths = {value.shape[:1] for value in found.values()}
     if len(lengths) > 1 or lengths & {(), (0,)}:
-        raise UserError(f"{where}: the arrays of {demo.name} do not have as many rows")
+        raise UserError(
+            f"{where}: the arrays of {demo.name} do not all have the same number of rows"
+        )
     return found
 
 

@@ -28,7 +28,6 @@ from utils.errors import UserError, one_line
 
 ROOT = Path(__file__).resolve().parents[2]
 
-CUBE = "cube-single-play-singletask-task2-v0"
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 FILE = "pointmaze-medium-navigate-v0.npz"
 
@@ -167,11 +166,6 @@ def test_a_proportion_keeps_the_first_transitions(maze_data, proportion, rows, e
     }
 
 
-def test_the_validation_split_is_a_separate_file(cube_data):
-    data = load_dataset(CUBE, cube_data, split="val")
-    assert len(data["rows"]) == 20 and "val" not in find_dataset(CUBE, cube_data).name
-
-
 def test_a_tilde_is_the_home_folder(maze_data, monkeypatch):
     monkeypatch.setenv("HOME", str(maze_data))
     assert find_dataset(MAZE, "~") == maze_data / FILE
@@ -214,7 +208,6 @@ def test_shards_are_memory_mapped_in_order(shards):
     assert isinstance(data["observations"], np.memmap) and isinstance(
         data["actions"], np.memmap
     )
-    assert len(load_dataset(MAZE, shards, split="val")["rows"]) == 1
 
 
 def test_work_on_shards_shows_its_progress(shards, printed, monkeypatch):
@@ -655,10 +648,9 @@ def test_a_dataset_of_another_robot_is_refused(cube_data):
         ),
         (
             {"dataset_path": FILE, "dataset_layout": "flat"},
-            "--dataset_layout=flat: it is for own data",
+            "--dataset_layout=flat is only for your own data",
         ),
-        ({"action_scale": 2.0}, "--action_scale=2.0: it is for own data"),
-        ({"split": "val"}, "pointmaze-medium-navigate-v0-val.npz does not exist"),
+        ({"action_scale": 2.0}, "--action_scale=2.0 is only for your own data"),
     ],
 )
 def test_wrong_arguments_are_refused(maze_data, kwargs, message):
@@ -675,6 +667,6 @@ def test_a_file_given_as_the_folder_is_refused(maze_data):
 
 
 def test_collected_data_of_a_maze_loads(tmp_path):
-    collect("pointmaze-teleport", tmp_path, 200, 1, progress=False)
+    collect("pointmaze-teleport", tmp_path, 200, 1)
     data = load_dataset("pointmaze-teleport-navigate-singletask-task4-v0", tmp_path)
     assert len(data["rows"]) == 200 and np.sum(data["terminals"][data["rows"]]) == 1

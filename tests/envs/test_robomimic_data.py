@@ -183,7 +183,7 @@ def test_changed_demonstrations_have_another_fingerprint(folder, tmp_path):
     ("changed", "env_args", "message"),
     [
         (("demo_10", "obs/object", None), None, "lacks obs/object in /data/demo_10; give"),
-        (("demo_2", "rewards", np.zeros(9)), None, "of /data/demo_2 do not have as many rows"),
+        (("demo_2", "rewards", np.zeros(9)), None, "of /data/demo_2 do not all have the same number of rows"),
         (("demo_2", "actions", np.full((2, 7), 1.5)), None, "actions up to 1.5"),
         (("demo_2", "dones", np.array([0, 2])), None, "masks outside"),
         (("demo_2", "obs/object", np.full((2, 10), np.nan)), None, "holds NaN or infinite"),
@@ -241,9 +241,11 @@ def test_a_missing_file_is_one_line_with_the_ways_to_get_it(tmp_path):
 
 
 def test_settings_of_own_data_are_refused(folder):
-    with pytest.raises(UserError, match="--dataset_layout=flat: it is for own data"):
+    with pytest.raises(
+        UserError, match="--dataset_layout=flat is only for your own data"
+    ):
         load(folder, dataset_layout="flat")
-    with pytest.raises(UserError, match="--action_scale=2.0: it is for own data"):
+    with pytest.raises(UserError, match="--action_scale=2.0 is only for your own data"):
         load(folder, action_scale=2.0)
 
 

@@ -36,8 +36,7 @@ def hub(monkeypatch):
     hub = Hub()
     hub.storage = Host()
     hub.repositories[MODELS] = {"scene-play/params_300000.pkl": BASE}
-    data = {"scene-play-v0.npz": archive(), "scene-play-v0-val.npz": archive(1)}
-    hub.repositories[MIRROR] = data
+    hub.repositories[MIRROR] = {"scene-play-v0.npz": archive()}
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setattr(
         "envs.dataset_files.HOSTS", ("http://127.0.0.1:9", f"hf://{MIRROR}")
@@ -56,7 +55,6 @@ def test_base_and_data_of_a_domain_are_fetched(hub, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         f"params_300000.pkl: {SIZE} from {hub.url[7:]}, {sum_of(BASE)} as published",
-        f"scene-play-v0-val.npz: 24.3kB from {hub.url[7:]}, {sum_of(archive(1))} as published",
         f"scene-play-v0.npz: 24.3kB from {hub.url[7:]}, {sum_of(archive())} as published",
         "to train, with or without a network:",
         "python main.py --env_name=scene --agent=agents/trqam.py "
@@ -81,19 +79,13 @@ def test_existing_files_are_compared_with_the_published_ones(hub, tmp_path, caps
         lines[0]
         == f"{tmp_path}/{name}: there already, {SIZE}, {sum_of(BASE)}, as published"
     )
-    assert [
-        line.partition(": ")[0].removeprefix(f"{tmp_path}/") for line in lines[:3]
-    ] == [
-        name,
-        "scene-play-v0-val.npz",
-        "scene-play-v0.npz",
-    ]
-    assert all(line.endswith("as published") for line in lines[1:3])
+    assert lines[1].startswith(f"{tmp_path}/scene-play-v0.npz: ")
+    assert lines[1].endswith("as published")
 
     (tmp_path / "scene-play-v0.npz").write_bytes(archive(7))  # as if by make_data.py
     assert run(tmp_path, "--env_name=scene", "--data") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].endswith(f"{sum_of(archive(7))}, not a published file")
+    assert lines[0].endswith(f"{sum_of(archive(7))}, not a published file")
     assert lines[-1].startswith("python main.py --env_name=scene ")
     assert "published" not in lines[-1]
 
@@ -111,21 +103,22 @@ def test_existing_files_are_accepted_without_a_network(hub, tmp_path, capsys):
     capsys.readouterr()
     hub.stop()
     assert run(tmp_path, "--env_name=scene") == 0
-    assert capsys.readouterr().out.count("no published sum to compare with") == 3
+    assert capsys.readouterr().out.count("no published sum to compare with") == 2
 
 
 def test_a_dry_run_prints_sizes_and_fetches_nothing(hub, tmp_path, capsys):
+    hub.repositories[MIRROR]["puzzle-3x3-play-v0.npz"] = archive(1)
     (tmp_path / "scene-play-v0.npz").write_bytes(archive())
     assert run(tmp_path, "--env_name=scene", "--dry_run") == 0
     lines = capsys.readouterr().out.splitlines()
     place = f"{tmp_path}/bases/scene-play/params_300000.pkl"
     assert lines[0] == f"{place}: missing, {SIZE} at {hub.url[7:]}/{MODELS}"
     assert lines[1].startswith(f"{tmp_path}/scene-play-v0.npz: there already, 24.3kB")
-    assert lines[2].startswith(f"{tmp_path}/scene-play-v0-val.npz: missing, 24.3kB at ")
-    total = (len(BASE) + len(archive())) / 1000
-    assert (
-        lines[3] == f"missing: {total:.1f}kB; without --dry_run this command fetches it"
-    )
+    assert lines[2] == f"missing: {SIZE}; without --dry_run this command fetches it"
+    assert run(tmp_path, "--env_name=scene,puzzle-3x3", "--data", "--dry_run") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith(f"{tmp_path}/puzzle-3x3-play-v0.npz: missing, 24.3kB at")
+    assert lines[2].startswith("missing: 24.3kB; ")
     assert [path.name for path in tmp_path.iterdir()] == ["scene-play-v0.npz"]
     assert hub.storage.requests == []
 
@@ -134,11 +127,10 @@ def test_domains_tasks_and_lists_may_be_named(hub, tmp_path, capsys):
     """all50 asks for all ten bases; a list fetches each dataset once, however it is named."""
     domains = {path.partition("/")[0] for path in hub.repositories[MODELS]}
     names = "--env_name=puzzle-3x3-play-singletask-task1-v0,scene, puzzle-3x3"
-    both = [f"puzzle-3x3-play-v0{part}.npz" for part in ("", "-val")]
-    hub.repositories[MIRROR] |= dict.fromkeys(both, archive(3))
+    hub.repositories[MIRROR]["puzzle-3x3-play-v0.npz"] = archive(3)
     assert run(tmp_path, names, "--data") == 0
     assert {path.name for path in tmp_path.iterdir()} == set(hub.repositories[MIRROR])
-    assert capsys.readouterr().out.count("as published") == 4
+    assert capsys.readouterr().out.count("as published") == 2
     # The hub has only one of the ten bases.
     assert run(tmp_path, "--env_name=all50", "--base") == 1
     output = capsys.readouterr()
@@ -176,8 +168,7 @@ def test_shards_are_reported_one_by_one(hub, tmp_path, monkeypatch, printed):
 
 
 def test_a_domain_without_a_published_base_gets_only_its_data(hub, tmp_path, capsys):
-    both = [f"cube-single-play-v0{part}.npz" for part in ("", "-val")]
-    hub.repositories[MIRROR] |= dict.fromkeys(both, archive())
+    hub.repositories[MIRROR]["cube-single-play-v0.npz"] = archive()
     assert run(tmp_path, "--env_name=cube-single") == 0
     lines = capsys.readouterr().out.splitlines()
     assert (
