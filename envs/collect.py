@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -61,11 +62,21 @@ class _Job:
     seed: int
 
 
-_Task = tuple[Path, int, int, int]
-"""The file of an episode, its split (1: validation), its index and what it adds to the total:
-its steps, or 1 for a demonstration, whose length is not known before."""
+class _Task(NamedTuple):
+    """An episode to collect."""
+
+    part: Path
+    """Its file."""
+    split: int
+    """0 for training, 1 for validation data."""
+    number: int
+    """Its number in the split."""
+    counts_as: int
+    """Its steps; 1 for a demonstration, whose length is not known before."""
+
+
 _Record = Callable[[int, int, int], Arrays]
-"""(seed, index, what it adds to the total) -> the arrays of an episode."""
+"""(seed, number, counts_as) -> the arrays of an episode; see `_Task`."""
 
 
 def _make_world(job: _Job) -> tuple[gymnasium.Env, RandomActions]:
@@ -111,22 +122,17 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _write_part(part: Path, split: int, index: int, adds: int) -> int:
-    """Collect one episode into a file, atomically; return what it adds to the total.
-
-    Args:
-        part: the file.
-        split: 0 for training, 1 for validation data.
-        index: the number of the episode in its split.
-        adds: what it adds to the total.
-    """
+def _write_part(task: _Task) -> int:
+    """Collect one episode into its file, atomically; return its `counts_as`."""
     job, record = _worker
-    seed = int(np.random.SeedSequence([job.seed, split, index]).generate_state(1)[0])
-    temporary = part.with_suffix(f".{os.getpid()}.tmp")
+    entropy = [job.seed, task.split, task.number]
+    seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
+    temporary = task.part.with_suffix(f".{os.getpid()}.tmp")
+    episode = record(seed, task.number, task.counts_as)
     with temporary.open("wb") as file:
-        np.savez(file, **record(seed, index, adds))  # type: ignore[arg-type]
-    _put_in_place(temporary, part)
-    return adds
+        np.savez(file, **episode)  # type: ignore[arg-type]
+    _put_in_place(temporary, task.part)
+    return task.counts_as
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
@@ -141,14 +147,13 @@ def _episode_lengths(transitions: int, episode_steps: int) -> list[int]:
     return [episode_steps] * full + [rest] * (rest > 0)
 
 
-def _merge(parts: list[Path], path: Path, settings: dict, progress: bool) -> None:
+def _merge(parts: list[Path], path: Path, settings: dict) -> None:
     """Concatenate episode files into one npz atomically, with one episode in memory at a time.
 
     Args:
         parts: the episode files, in order.
         path: the file to write.
         settings: stored in the file, see `collection_settings`.
-        progress: whether to show a bar.
     """
     temporary = parts[0].with_name("merged.tmp")
     shapes: dict[str, tuple] = {}
@@ -158,13 +163,8 @@ def _merge(parts: list[Path], path: Path, settings: dict, progress: bool) -> Non
             # they differ in the number of rows alone
             shapes = shapes or {name: episode[name].shape[1:] for name in episode.files}
             rows += len(episode["terminals"])
-    bar = Counter(
-        f"writing {path.name}",
-        len(parts) * len(shapes),
-        kept=False,
-        disable=not progress,
-        unit=" arrays",
-    )
+    count = len(parts) * len(shapes)
+    bar = Counter(f"writing {path.name}", count, kept=False, unit=" arrays")
     with bar, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
         for name, shape in shapes.items():
             empty = np.empty((0, *shape), ROW_TYPES[name])
@@ -214,7 +214,7 @@ def _collect_missing(
     processes = pool._processes  # the exit codes have no public interface
     try:
         for future in as_completed(
-            [pool.submit(_write_part, *task) for task in missing]
+            [pool.submit(_write_part, task) for task in missing]
         ):
             bar.update(future.result())
     except BrokenProcessPool as error:
@@ -235,33 +235,30 @@ def _exists_already(outputs: list[Path], settings: dict, flag: str) -> bool:
     """
     present = [output for output in outputs if output.exists()]
     for output in present:
-        found = collection_settings(output)
-        if found != settings:
-            why = _differences(found or {}, settings) or "from elsewhere"
+        stored = collection_settings(output)
+        if stored != settings:
+            differing = _differences(stored or {}, settings)
+            fault = (
+                f"with other settings ({differing})" if differing else "from elsewhere"
+            )
             raise UserError(
-                f"--{flag}: {output} is there already, {why}; give another folder,"
-                " or --overwrite"
+                f"--{flag}: {output} exists, {fault}; give another folder, or --overwrite"
             )
     return len(present) == len(outputs)
 
 
-def _differences(found: dict, settings: dict) -> str:
-    """List the settings of a file that differ: 'transitions 20 there and 40 now'."""
+def _differences(stored: dict, settings: dict) -> str:
+    """List the settings of a file that differ: 'transitions: 20 there, 40 now'."""
     names = [
-        name for name in settings if name in found and found[name] != settings[name]
+        name for name in settings if name in stored and stored[name] != settings[name]
     ]
-    return ", ".join(
-        f"{name} {found[name]} there and {settings[name]} now" for name in names
+    return "; ".join(
+        f"{name}: {stored[name]} there, {settings[name]} now" for name in names
     )
 
 
 def _collect(
-    job: _Job,
-    folder: Path,
-    amount: int,
-    workers: int,
-    progress: bool,
-    overwrite: bool,
+    job: _Job, folder: Path, amount: int, workers: int, overwrite: bool
 ) -> Path:
     """Collect the files of a dataset unless they exist; return the training file."""
     simulator = "robosuite" if is_robomimic(job.dataset) else "ogbench"
@@ -280,10 +277,10 @@ def _collect(
         # unless another process has been faster
         if overwrite or not _exists_already(outputs, settings, flag):
             tasks = _episodes(job, parts, amount)
-            _make_missing(job, tasks, workers, progress)
+            _make_missing(job, tasks, workers)
             for split, output in reversed(list(enumerate(outputs))):
-                written = [task[0] for task in tasks if task[1] == split]
-                _write(job, written, output, settings, progress)
+                written = [task.part for task in tasks if task.split == split]
+                _write(job, written, output, settings)
         shutil.rmtree(parts)
     return outputs[0]
 
@@ -300,9 +297,7 @@ def _outputs(job: _Job, folder: Path) -> list[Path]:
     return [folder / f"{job.dataset}-v0{mark}.npz" for mark in ("", "-val")]
 
 
-def _write(
-    job: _Job, parts: list[Path], output: Path, settings: dict, progress: bool
-) -> None:
+def _write(job: _Job, parts: list[Path], output: Path, settings: dict) -> None:
     """Write the episodes of a split into its file, atomically.
 
     Args:
@@ -310,7 +305,6 @@ def _write(
         parts: the episode files, in order.
         output: the file to write.
         settings: stored in the file, see `collection_settings`.
-        progress: whether to show a bar.
     """
     if is_robomimic(job.dataset):
         from envs.robomimic_script import env_args_of
@@ -320,39 +314,34 @@ def _write(
         robomimic_data.write_demonstrations(parts, complete, env_args, settings)
         _put_in_place(complete, output)
     else:
-        _merge(parts, output, settings, progress)
+        _merge(parts, output, settings)
 
 
 def _episodes(job: _Job, parts: Path, amount: int) -> list[_Task]:
     """Return the episodes of the training data (split 0) and the validation data (split 1)."""
     if is_robomimic(job.dataset):
-        return [(parts / f"{index}.npz", 0, index, 1) for index in range(amount)]
+        return [_Task(parts / f"{index}.npz", 0, index, 1) for index in range(amount)]
     tasks = []
     for split, count in enumerate((amount, max(1, amount // 10))):
         for index, steps in enumerate(_episode_lengths(count, job.episode_steps)):
-            tasks.append((parts / f"{split}-{index}-{steps}.npz", split, index, steps))
+            part = parts / f"{split}-{index}-{steps}.npz"
+            tasks.append(_Task(part, split, index, steps))
     return tasks
 
 
-def _make_missing(job: _Job, tasks: list[_Task], workers: int, progress: bool) -> None:
+def _make_missing(job: _Job, tasks: list[_Task], workers: int) -> None:
     """Collect the episodes that have no complete file yet, with a progress bar over all."""
-    missing = [task for task in tasks if not zipfile.is_zipfile(task[0])]
-    total = sum(steps for *_, steps in tasks)
-    done = total - sum(steps for *_, steps in missing)
-    with Counter(
-        job.dataset,
-        total,
-        initial=done,
-        unit=f" {_unit(job)}",
-        unit_scale=True,
-        disable=not progress,
-    ) as bar:
+    missing = [task for task in tasks if not zipfile.is_zipfile(task.part)]
+    total = sum(task.counts_as for task in tasks)
+    done = total - sum(task.counts_as for task in missing)
+    unit = f" {_unit(job)}"
+    with Counter(job.dataset, total, initial=done, unit=unit, unit_scale=True) as bar:
         if missing:
             _collect_missing(job, missing, workers, bar)
 
 
 def _check_and_collect(
-    job: _Job, folder: Path | str, amount: int, workers: int | None, **kwargs
+    job: _Job, folder: Path | str, amount: int, workers: int | None, overwrite: bool
 ) -> Path:
     """Check the numbers and the folder, then collect; raise UserError."""
     if is_robomimic(job.dataset):
@@ -370,7 +359,7 @@ def _check_and_collect(
         raise UserError(f"--seed must not be negative, it is {job.seed}")
     folder = expanded(folder)
     try:
-        return _collect(job, folder, amount, workers, **kwargs)
+        return _collect(job, folder, amount, workers, overwrite)
     except OSError as error:
         raise UserError(
             f"--{folder_flag(job.dataset)}: cannot write to {folder}"
@@ -395,7 +384,6 @@ def collect(
     transitions: int = 1_000_000,
     workers: int | None = None,
     seed: int = 0,
-    progress: bool = True,
     overwrite: bool = False,
     episode_steps: int | None = None,
     demonstrations: int = 200,
@@ -412,7 +400,6 @@ def collect(
         transitions: the number of transitions in the training file, for OGBench.
         workers: processes; None: one per core. The data does not depend on it.
         seed: determines the data.
-        progress: whether to show a bar.
         overwrite: whether to replace existing files.
         episode_steps: transitions of an episode, at most for robomimic; None: as in OGBench's
             own datasets, or as many as the script needs.
@@ -439,9 +426,7 @@ def collect(
         seed,
     )
     amount = demonstrations if is_robomimic(dataset) else transitions
-    return _check_and_collect(
-        job, path_dir, amount, workers, progress=progress, overwrite=overwrite
-    )
+    return _check_and_collect(job, path_dir, amount, workers, overwrite)
 
 
 def _usual_steps(dataset: str) -> int:
@@ -452,24 +437,15 @@ def _usual_steps(dataset: str) -> int:
 
 
 def collect_random(
-    env_name: str,
-    path_dir: Path | str,
-    transitions: int,
-    seed: int = 0,
-    episode_steps: int = 100,
-    workers: int = 1,
-    progress: bool = False,
-    overwrite: bool = False,
+    env_name: str, path_dir: Path | str, transitions: int, episode_steps: int = 100
 ) -> Path:
     """Collect the same files with random actions, to test programs in any environment.
 
     The arguments are those of `collect`; robomimic gets as many demonstrations as are needed
     for the transitions.
     """
-    job = _Job(_dataset_to_make(env_name), "random", episode_steps, seed)
+    job = _Job(_dataset_to_make(env_name), "random", episode_steps, seed=0)
     amount = transitions
     if is_robomimic(job.dataset):
         amount = -(-transitions // episode_steps)
-    return _check_and_collect(
-        job, path_dir, amount, workers, progress=progress, overwrite=overwrite
-    )
+    return _check_and_collect(job, path_dir, amount, workers=1, overwrite=False)

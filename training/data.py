@@ -98,13 +98,12 @@ def prepare_data(run: Run) -> dict[str, np.ndarray]:
                 env_name,
                 folder,
                 transitions,
-                progress=True,
                 demonstrations=max(2, transitions // 100),
             )
         elif run.settings.random_data:
             made = f"{transitions:,} transitions of random actions, in {folder}"
             say(f"{name} has no oracle: {made}")
-            collect_random(env_name, folder, transitions, progress=True)
+            collect_random(env_name, folder, transitions)
     return load_data(run)
 
 

@@ -16,6 +16,7 @@ from envs import collect as module
 from envs.collect import (
     _Job,
     _make_world,
+    _Task,
     collect,
     collect_random,
     collection_settings,
@@ -39,7 +40,7 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.ci
 def test_the_number_of_workers_does_not_change_the_data(tmp_path):
     """One worker and two write the same bytes, with OGBench's keys, shapes and types."""
-    kwargs = {"transitions": 90, "episode_steps": 40, "seed": 3, "progress": False}
+    kwargs = {"transitions": 90, "episode_steps": 40, "seed": 3}
     dataset = "scene-noisy"
     path = collect(dataset, tmp_path / "two", workers=2, **kwargs)
     collect(dataset, tmp_path / "one", workers=1, **kwargs)
@@ -94,9 +95,7 @@ def test_an_episode_depends_only_on_its_seed(dataset):
 
 def test_a_row_holds_a_state_and_the_action_that_leads_to_the_next_row(tmp_path):
     """The observation of a row matches its qpos, and its action leads to the next row."""
-    data = load(
-        collect("pointmaze-medium", tmp_path, 300, 1, episode_steps=150, progress=False)
-    )
+    data = load(collect("pointmaze-medium", tmp_path, 300, 1, episode_steps=150))
     np.testing.assert_array_equal(data["observations"], data["qpos"])
     moved = np.diff(data["observations"], axis=0)[:149]
     free = np.all(np.abs(moved - 0.2 * data["actions"][:149]) < 1e-4, axis=1)
@@ -104,12 +103,8 @@ def test_a_row_holds_a_state_and_the_action_that_leads_to_the_next_row(tmp_path)
 
 
 def test_the_seed_changes_the_data(tmp_path):
-    one = load(
-        collect("pointmaze-medium", tmp_path / "1", 50, 1, seed=1, progress=False)
-    )
-    two = load(
-        collect("pointmaze-medium", tmp_path / "2", 50, 1, seed=2, progress=False)
-    )
+    one = load(collect("pointmaze-medium", tmp_path / "1", 50, 1, seed=1))
+    two = load(collect("pointmaze-medium", tmp_path / "2", 50, 1, seed=2))
     assert not np.array_equal(one["observations"], two["observations"])
 
 
@@ -264,27 +259,26 @@ def test_random_data_is_collected_for_any_environment(dataset, tmp_path):
 
 
 def test_a_finished_file_is_kept_and_a_different_one_needs_overwrite(tmp_path):
-    kwargs = {"workers": 1, "episode_steps": 20, "progress": False}
+    kwargs = {"workers": 1, "episode_steps": 20}
     path = collect("pointmaze-medium", tmp_path, 20, **kwargs)
     made = path.stat().st_mtime_ns
     assert (
         collect("pointmaze-medium", tmp_path, 20, **kwargs).stat().st_mtime_ns == made
     )
     with pytest.raises(
-        UserError, match="is there already, transitions 20 there and 40 now; give"
+        UserError,
+        match=r"exists, with other settings \(transitions: 20 there, 40 now\); give",
     ):
         collect("pointmaze-medium", tmp_path, 40, **kwargs)
     np.savez(path, observations=np.zeros(3))  # a file that was not collected
-    with pytest.raises(
-        UserError, match="is there already, from elsewhere; .* --overwrite"
-    ):
+    with pytest.raises(UserError, match="exists, from elsewhere; .* --overwrite"):
         collect("pointmaze-medium", tmp_path, 20, **kwargs)
     collect("pointmaze-medium", tmp_path, 40, overwrite=True, **kwargs)
     assert collection_settings(path)["transitions"] == 40
 
 
 def test_episodes_that_a_power_cut_truncated_are_collected_again(tmp_path, monkeypatch):
-    kwargs = {"workers": 1, "episode_steps": 20, "progress": False}
+    kwargs = {"workers": 1, "episode_steps": 20}
     with monkeypatch.context() as keeps_parts:
         keeps_parts.setattr(module.shutil, "rmtree", lambda *_, **__: None)
         collect("pointmaze-medium", tmp_path, 60, **kwargs)
@@ -308,8 +302,8 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     job = _Job("pointmaze-medium-navigate", "navigate", 1, 0)
     rows = {"terminals": np.array([False, True])}
     monkeypatch.setattr(module, "_worker", (job, lambda *_: rows), raising=False)
-    module._write_part(tmp_path / "part.npz", 0, 0, 1)
-    module._merge([tmp_path / "part.npz"], tmp_path / "whole.npz", {}, False)
+    module._write_part(_Task(tmp_path / "part.npz", split=0, number=0, counts_as=1))
+    module._merge([tmp_path / "part.npz"], tmp_path / "whole.npz", {})
     assert calls == ["fsync", "replace"] * 2
     np.testing.assert_array_equal(load(tmp_path / "whole.npz")["terminals"], [0, 1])
 

@@ -44,7 +44,7 @@ def recipe():
 def data(tmp_path_factory):
     """A folder with five demonstrations by the script."""
     folder = tmp_path_factory.mktemp("robomimic")
-    collect(LIFT, folder, workers=1, progress=False, demonstrations=5, episode_steps=50)
+    collect(LIFT, folder, workers=1, demonstrations=5, episode_steps=50)
     return folder
 
 
@@ -163,11 +163,11 @@ def test_data_of_the_script_agrees_with_the_environment(data):
 def test_a_second_collection_keeps_the_file_and_other_settings_are_refused(data):
     path = data / "lift" / "mh" / "low_dim_v15.hdf5"
     before = path.stat().st_mtime_ns
-    same = {"workers": 2, "progress": False, "episode_steps": 50}
+    same = {"workers": 2, "episode_steps": 50}
     assert collect(LIFT, data, demonstrations=5, **same) == path
     assert path.stat().st_mtime_ns == before
     with pytest.raises(
-        UserError, match="--robomimic_dataset_dir: .*demonstrations 5 there and 6"
+        UserError, match="--robomimic_dataset_dir: .*demonstrations: 5 there, 6 now"
     ):
         collect(LIFT, data, demonstrations=6, **same)
     with pytest.raises(UserError, match="--demonstrations must be positive"):
