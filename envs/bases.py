@@ -10,9 +10,8 @@ from envs.tasks import DOMAINS, dataset_name
 from utils.errors import UserError
 from utils.files import expanded
 
-PUBLISHED = (
-    "published"  # the value of --pretrained_actor_path for the domain's published base
-)
+# the value of --pretrained_actor_path for the domain's published base
+PUBLISHED = "published"
 REPOSITORY = "yonghoon96/trqam-bc-checkpoints"
 FILE = "params_300000.pkl"
 _FLAG = f"--pretrained_actor_path={PUBLISHED}"

@@ -33,7 +33,7 @@ class EvalResult:
     lengths: np.ndarray
     discounted_returns: np.ndarray
     policy_calls: int
-    policy_rows: int  # chunks that running episodes requested, over all calls
+    policy_requests: int  # chunks that running episodes requested, over all calls
     seconds: float
 
     @property
@@ -117,7 +117,7 @@ def evaluate(
     slots = _Slots(
         workers, seed, range(first_episode, first_episode + episodes), discount
     )
-    policy_calls = policy_rows = 0
+    policy_calls = policy_requests = 0
     with Counter(
         "evaluation", episodes, unit="ep", kept=False, disable=not progress
     ) as bar:
@@ -126,7 +126,7 @@ def evaluate(
             arguments = slots.observations.copy(), slots.keys.copy()
             actions = np.asarray(policy(*arguments), np.float32)
             policy_calls += 1
-            policy_rows += len(active)
+            policy_requests += len(active)
             chunks = actions.reshape(workers.slots, chunk_length, action_dim)[active]
             if not np.isfinite(chunks).all():
                 raise EpisodeFault(
@@ -136,7 +136,10 @@ def evaluate(
     taken = time.perf_counter() - start
     outcomes = slots.outcomes()
     return EvalResult(
-        **outcomes, policy_calls=policy_calls, policy_rows=policy_rows, seconds=taken
+        **outcomes,
+        policy_calls=policy_calls,
+        policy_requests=policy_requests,
+        seconds=taken,
     )
 
 

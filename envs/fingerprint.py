@@ -19,7 +19,7 @@ from utils.progress import Counter
 READER = 2
 """Version of the reading code; increase it if the same files are read as other data."""
 SETTLED_SECONDS = 2.0
-"""A younger file may change again without a new time of change, so it is not cached."""
+"""Files changed this recently are not cached: a second change could leave the same time."""
 _BLOCK = 1 << 26  # bytes between two updates of the progress bar
 
 
@@ -83,17 +83,17 @@ def cached_fingerprint(
     folder = user_folder("XDG_CACHE_HOME", "~/.cache")
     if folder is None:
         return fingerprint(load())
-    place = folder / "trqam" / "fingerprints" / f"{key}.json"
+    stored = folder / "trqam" / "fingerprints" / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
-        return Fingerprint(**json.loads(place.read_text()))
-    found = fingerprint(load())
+        return Fingerprint(**json.loads(stored.read_text()))
+    computed = fingerprint(load())
     changed = max((time_ns for *_, time_ns in identity), default=0)
     settled = time.time() - changed / 1e9 > SETTLED_SECONDS
     if settled and _identity(files) == identity:
         # without a writable home the data is read again next time
         with contextlib.suppress(OSError):
-            _write(place, found)
-    return found
+            _write(stored, computed)
+    return computed
 
 
 def _identity(files: Sequence[Path]) -> list[tuple[int, int, int, int]]:
@@ -104,9 +104,9 @@ def _identity(files: Sequence[Path]) -> list[tuple[int, int, int, int]]:
     ]
 
 
-def _write(place: Path, found: Fingerprint) -> None:
+def _write(path: Path, computed: Fingerprint) -> None:
     """Write a fingerprint atomically."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(found._asdict()))
-    os.replace(part, place)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(computed._asdict()))
+    os.replace(part, path)

@@ -81,8 +81,9 @@ def _token() -> str:
 
 
 def _is_endpoint(url: str) -> bool:
-    ours, theirs = (urllib.parse.urlsplit(address)[:2] for address in (endpoint(), url))
-    return ours == theirs
+    ours = urllib.parse.urlsplit(endpoint())
+    theirs = urllib.parse.urlsplit(url)
+    return (ours.scheme, ours.netloc) == (theirs.scheme, theirs.netloc)
 
 
 def _authorized(request: urllib.request.Request) -> urllib.request.Request:

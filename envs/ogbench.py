@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -28,45 +28,34 @@ from utils.errors import UserError
 EPISODE_LIMIT = 1000  # steps, for a user's own environment without a time limit
 
 
-class _State(NamedTuple):
-    """The states of the global generators of NumPy and of Python."""
+class RandomState:
+    """A state of NumPy's and Python's global generators, which they have inside `with`.
 
-    numpy: dict[str, Any] | tuple[Any, ...]
-    python: tuple[Any, ...]
+    It changes as the block draws, and the next block continues from there.
 
-    @classmethod
-    def of_seed(cls, seed: int | None) -> "_State":
-        """Return the states after seeding; None for unpredictable ones."""
-        return cls(
-            np.random.RandomState(seed).get_state(), random.Random(seed).getstate()
+    Args:
+        seed: determines the state; None: an unpredictable one.
+    """
+
+    def __init__(self, seed: int | None = None):
+        self._inside = (
+            np.random.RandomState(seed).get_state(),
+            random.Random(seed).getstate(),
         )
 
-    @classmethod
-    def current(cls) -> "_State":
-        """Return the present states."""
-        return cls(np.random.get_state(), random.getstate())
+    def __enter__(self) -> None:
+        self._outside = np.random.get_state(), random.getstate()
+        self._set(self._inside)
 
-    def set(self) -> None:
-        """Make these the present states."""
-        np.random.set_state(self.numpy)
-        random.setstate(self.python)
+    def __exit__(self, *_) -> None:
+        self._inside = np.random.get_state(), random.getstate()
+        self._set(self._outside)
 
-
-@contextlib.contextmanager
-def own_random_state(state: _State | None = None) -> Iterator[list[_State]]:
-    """Run the block with this state in the global generators; None for an unpredictable one.
-
-    Yields a list whose one item is the generators' state after the block.
-    """
-    outer = _State.current()
-    state = state or _State.of_seed(None)
-    state.set()
-    after = [state]
-    try:
-        yield after
-    finally:
-        after[0] = _State.current()
-        outer.set()
+    @staticmethod
+    def _set(states: tuple[Any, Any]) -> None:
+        numpy_state, python_state = states
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
 
 
 def _with_wrapped(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
@@ -98,27 +87,21 @@ class SeededEnv(gymnasium.Wrapper):
         super().__init__(env)
         self._limit = limit
         self._steps = 0
-        self._state = _State.of_seed(None)
-        with self._own_random_state():
+        self._random = RandomState()
+        with self._random:
             space = env.observation_space  # OGBench's arm resets itself to answer this
         self.observation_space = gymnasium.spaces.Box(
             -np.inf, np.inf, space.shape, np.float32
         )
         self.action_space = env.action_space
 
-    @contextlib.contextmanager
-    def _own_random_state(self) -> Iterator[None]:
-        with own_random_state(self._state) as after:
-            yield
-        self._state = after[0]
-
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         """Start an episode; return (observation [O], info)."""
         if seed is not None:
-            self._state = _State.of_seed(seed)
+            self._random = RandomState(seed)
             for env in _with_wrapped(self):
                 env.action_space.seed(seed)
-        with self._own_random_state():
+        with self._random:
             observation, info = self.env.reset(seed=seed, options=options)
         self._steps = 0
         return self._checked(observation, "observation of reset()"), info
@@ -126,7 +109,7 @@ class SeededEnv(gymnasium.Wrapper):
     def step(self, action: np.ndarray):
         """Act; return (observation [O], reward, terminated, truncated, info)."""
         action = np.clip(action, self.action_space.low, self.action_space.high)
-        with self._own_random_state():
+        with self._random:
             observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
         if self._steps == self._limit and not (terminated or truncated):
@@ -187,7 +170,7 @@ def make_raw(env_id: str, film: bool = False, **kwargs) -> gymnasium.Env:
         )
     if arm:
         _fix_action_space_seeding()
-    with own_random_state(), warnings.catch_warnings():
+    with RandomState(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*precision lowered by casting")
         env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
         env.action_space  # noqa: B018  built here, where its warning is silenced
@@ -236,7 +219,7 @@ def _make_robomimic(env_name: str, film: bool, recipe: Recipe | None) -> gymnasi
             f"--env_name={env_name}: its environment is described in its file of"
             " demonstrations; load that first"
         )
-    with imports_gl(film), own_random_state():
+    with imports_gl(film), RandomState():
         from envs.robomimic import make_simulator
 
         return make_simulator(recipe, env_name)

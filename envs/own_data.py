@@ -73,10 +73,10 @@ class Reading:
     def announce(self, source: Path) -> None:
         """Print how a file or folder was read, and warn of what is not used."""
         size = f"{self.transitions:,} transitions in {self.trajectories:,} trajectories"
-        place = short_path(source)
-        say(f"{place}: {size}, layout {self.layout} ({self.why})")
+        path = short_path(source)
+        say(f"{path}: {size}, layout {self.layout} ({self.why})")
         for line in self.losses():
-            warn(f"{place}: {line}")
+            warn(f"{path}: {line}")
 
     def losses(self) -> list[str]:
         """Return one line for each kind of data that is ignored or reinterpreted."""
@@ -265,8 +265,8 @@ def _refuse_unknown(arrays: Arrays, where: str) -> Arrays:
     ]
     if unknown:
         raise UserError(
-            f"{where} holds {', '.join(unknown)} with a value for each row, which nobody reads;"
-            f" rename to one of {', '.join(READ)}, or remove it"
+            f"{where} has arrays that are not used ({', '.join(unknown)}); rename them to one"
+            f" of {', '.join(READ)}, or remove them"
         )
     return {name: array for name, array in arrays.items() if name in READ}
 
@@ -276,8 +276,8 @@ def _refuse_unknown(arrays: Arrays, where: str) -> Arrays:
 
 def minari_file(path: Path) -> Path | None:
     """Return the HDF5 file of a Minari dataset's folder; None if there is none."""
-    places = (path / "main_data.hdf5", path / "data" / "main_data.hdf5")
-    return next((place for place in places if place.is_file()), None)
+    files = (path / "main_data.hdf5", path / "data" / "main_data.hdf5")
+    return next((file for file in files if file.is_file()), None)
 
 
 def is_minari(path: Path) -> bool:
@@ -461,44 +461,49 @@ def _ogbench_rows(arrays: Arrays) -> tuple[Arrays, Reading]:
 
 
 def _flat_rows(arrays: Arrays) -> tuple[Arrays, Reading]:
-    """Give every trajectory's final state a row of its own.
-
-    Its observation is the last next_observation. Without next_observations it is unknown. Where
-    the task ended (mask 0) it is not needed, and the last observation is repeated. At a time
-    limit it is needed, so the last transition is dropped and its observation becomes the final
-    state.
-    """
+    """Give every trajectory's final state a row of its own; see `_flat_ends`."""
     masks = arrays.get("masks", 1 - arrays["terminals"])
-    flags = [arrays[name] > 0 for name in ("terminals", *ENDS) if name in arrays]
-    ends = np.any(flags, axis=0)
-    following = arrays.get("next_observations")
-    jumps = 0
-    if following is None:
-        ends[-1:] = True
-        given_up = ends & (masks > 0)
-        observations = arrays["observations"]
-    else:
-        continues = np.all(following[:-1] == arrays["observations"][1:], axis=1)
-        jumps = int((~continues & ~ends[:-1]).sum())
-        ends = np.append(~continues | ends[:-1], True)
-        given_up = np.zeros(len(ends), bool)
-        observations = following
-    added = ends & ~given_up
-    source = np.repeat(np.arange(len(ends)), 1 + added)
-    is_added = np.diff(source, prepend=-1) == 0
+    ends, dropped, final_states, jumps = _flat_ends(arrays, masks)
+    needs_row = (
+        ends & ~dropped
+    )  # a dropped transition's own row becomes the final state
+    source = np.repeat(np.arange(len(ends)), 1 + needs_row)
+    is_new = np.diff(source, prepend=-1) == 0
     rows = {name: arrays[name][source] for name in NEEDED} | {"masks": masks[source]}
-    rows["observations"][is_added] = observations[added]
-    rows["rewards"][is_added] = 0
-    rows["masks"][is_added] = 1
-    rows["terminals"] = (is_added | given_up[source]).astype(np.float32)
+    rows["observations"][is_new] = final_states[needs_row]
+    rows["rewards"][is_new] = 0
+    rows["masks"][is_new] = 1
+    rows["terminals"] = (is_new | dropped[source]).astype(np.float32)
     has_ends = any(name in arrays for name in ("masks", *ENDS))
     return rows, Reading(
-        left_out=int(given_up.sum()),
-        rewards_left_out=float(arrays["rewards"][given_up].sum()),
+        left_out=int(dropped.sum()),
+        rewards_left_out=float(arrays["rewards"][dropped].sum()),
         jumps=jumps,
         assumed_ends=0 if has_ends else int(arrays["terminals"].sum()),
         ends_at_limits=0 if "masks" in arrays else _ends_at_limits(arrays),
     )
+
+
+def _flat_ends(
+    arrays: Arrays, masks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Return (ends [R], dropped [R], final states [R, O], number of jumps).
+
+    A final state is the last next_observation. Without next_observations it is unknown: where
+    the task ended (mask 0) it is not needed, and the last observation is repeated; at a time
+    limit it is needed, so the last transition is dropped.
+    """
+    flags = [arrays[name] > 0 for name in ("terminals", *ENDS) if name in arrays]
+    ends = np.any(flags, axis=0)
+    observations = arrays["observations"]
+    following = arrays.get("next_observations")
+    if following is None:
+        ends[-1:] = True
+        return ends, ends & (masks > 0), observations, 0
+    continues = np.all(following[:-1] == observations[1:], axis=1)
+    jumps = int((~continues & ~ends[:-1]).sum())
+    ends = np.append(~continues | ends[:-1], True)
+    return ends, np.zeros(len(ends), bool), following, jumps
 
 
 def _ends_at_limits(arrays: Arrays) -> int:

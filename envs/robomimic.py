@@ -18,6 +18,7 @@ from utils.errors import UserError
 from utils.logging import warn_once
 
 CAMERA = "agentview"
+FRAME_SIZE = 320  # the width and the height of frames
 
 # robosuite reads its settings from this module, if there is one, when it is imported.
 _SETTINGS = "robosuite.macros_private"
@@ -42,12 +43,11 @@ class RobosuiteEnv(gymnasium.Env):
     Args:
         recipe: the environment and the scaling, from the file of demonstrations.
         limit: the steps after which an episode ends without success.
-        size: the width and height of frames.
     """
 
     metadata = {"render_modes": ["rgb_array"]}
 
-    def __init__(self, recipe: Recipe, limit: int, size: int = 320):
+    def __init__(self, recipe: Recipe, limit: int):
         import robosuite
 
         self.recipe = recipe
@@ -58,7 +58,6 @@ class RobosuiteEnv(gymnasium.Env):
         self.action_space = gymnasium.spaces.Box(-1, 1, (self.simulator.action_dim,))
         self.raw: dict[str, np.ndarray] = {}
         """The latest observations by robosuite's names."""
-        self._size = size
         self._steps = 0
         self._renderer: Any = None
 
@@ -84,13 +83,13 @@ class RobosuiteEnv(gymnasium.Env):
         return self.recipe.scale(np.concatenate([v.ravel() for v in values.values()]))
 
     def render(self) -> np.ndarray:
-        """Return a frame [size, size, 3] of the camera, without collision shapes."""
+        """Return a frame [320, 320, 3] of the camera, without collision shapes."""
         import mujoco
 
         if self._renderer is None:
             model = self.simulator.sim.model._model
             model.vis.quality.shadowsize = 1024  # 4096 takes twice the time on a CPU
-            self._renderer = mujoco.Renderer(model, self._size, self._size)
+            self._renderer = mujoco.Renderer(model, FRAME_SIZE, FRAME_SIZE)
         shown = mujoco.MjvOption()
         shown.geomgroup[0] = 0
         data = self.simulator.sim.data._data

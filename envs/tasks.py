@@ -180,8 +180,8 @@ def _unknown_name(name: str) -> UserError:
         return UserError(f"--env_name={name}: {reason}")
     if name.split("-")[0] not in _FAMILIES and (nearest := _nearest_of_gymnasium(name)):
         return UserError(
-            f"--env_name={name}: an environment of Gymnasium's is written gymnasium:{nearest}, "
-            "and --dataset=FILE.npz names its data"
+            f"--env_name={name}: for Gymnasium's {nearest} write"
+            f" --env_name=gymnasium:{nearest} --dataset=FILE.npz"
         )
     said = f"no environment is called '{name}'; the nearest name is '{_nearest(name)}'"
     return UserError(f"--env_name: {said}")

@@ -42,7 +42,7 @@ _ENVIRON = {
 }
 _environ_lock = threading.Lock()
 _limits_lock = threading.Lock()  # evaluations of several seeds run in threads
-_limits_mentioned: set[str] = set()  # environments that a warning was printed for
+_limits_warned_of: set[str] = set()  # environments
 
 
 def make_task(env_name: str, recipe: Recipe | None = None) -> gymnasium.Env:
@@ -82,9 +82,8 @@ class ChunkResult(NamedTuple):
     truncated: bool
     success: float = np.nan  # reported at the last step; NaN for none
     success_any: float = np.nan  # the highest reported at any step; NaN for none
-    fault: str = (
-        ""  # the fault of the last step, whose observation and reward are then NaN
-    )
+    # the fault of the last step, whose observation and reward are then NaN
+    fault: str = ""
     cut_at: int = 0  # the step at which SeededEnv truncated the episode; 0: it did not
 
     @property
@@ -123,8 +122,10 @@ class EnvWorkers:
         make_env: a module-level function, or a partial of one, which is pickled by name.
         environ: environment variables of the processes, besides the defaults (no GL, one
             thread).
-        timeout: seconds to wait for an answer; the first one includes imports.
     """
+
+    timeout = 600.0
+    """Seconds to wait for an answer; the first one includes imports."""
 
     def __init__(
         self,
@@ -133,7 +134,6 @@ class EnvWorkers:
         workers: int | None = None,
         make_env: MakeEnv = make_task,
         environ: Mapping[str, str] | None = None,
-        timeout: float = 600.0,
     ):
         self.env_name = env_name
         self.slots = slots
@@ -144,7 +144,6 @@ class EnvWorkers:
             raise ValueError(
                 f"need at least one slot and one worker, got {slots} and {workers}"
             )
-        self.timeout = timeout
         self._processes: list[Any] = []
         self._pipes: list[connection.Connection] = []
         self._closed = False
@@ -194,7 +193,7 @@ class EnvWorkers:
         Raises WorkerError.
         """
         results = self._ask("run", slots, list(np.asarray(chunks, np.float32)))
-        _mention_limit(self.env_name, results)
+        _warn_of_limit(self.env_name, results)
         return results
 
     def close(self) -> None:
@@ -295,7 +294,7 @@ class LocalEnvs:
         """Run a chunk in each slot, as EnvWorkers.run_chunks does."""
         pairs = zip(slots, chunks, strict=True)
         results = [self._answer("run", slot, chunk) for slot, chunk in pairs]
-        _mention_limit(self.env_name, results)
+        _warn_of_limit(self.env_name, results)
         return results
 
     def close(self) -> None:
@@ -315,15 +314,15 @@ class LocalEnvs:
             raise WorkerError(summary, traceback.format_exc()) from error
 
 
-def _mention_limit(env_name: str, results: list[ChunkResult]) -> None:
+def _warn_of_limit(env_name: str, results: list[ChunkResult]) -> None:
     """Warn once, in the calling process, if SeededEnv truncated episodes of an environment."""
     limit = max((result.cut_at for result in results), default=0)
     if not limit:
         return
     with _limits_lock:
-        if env_name in _limits_mentioned:
+        if env_name in _limits_warned_of:
             return
-        _limits_mentioned.add(env_name)
+        _limits_warned_of.add(env_name)
     warn(
         f"an episode of {env_name} had not ended after {limit:,} steps and was truncated: the "
         "environment has no time limit; gymnasium.register(..., max_episode_steps=N) sets one"

@@ -164,14 +164,14 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(name, nearest):
         ),
         (
             "HalfCheetah-v5",
-            "environment of Gymnasium's",
-            "gymnasium:HalfCheetah-v5, and --dataset=",
+            "for Gymnasium's",
+            "gymnasium:HalfCheetah-v5 --dataset=",
         ),
-        ("HalfCheetah", "environment of Gymnasium's", "gymnasium:HalfCheetah-v"),
+        ("HalfCheetah", "for Gymnasium's", "gymnasium:HalfCheetah-v"),
         (
             "phys2d/CartPole-v1",
-            "environment of Gymnasium's",
-            "gymnasium:phys2d/CartPole-v1,",
+            "for Gymnasium's",
+            "gymnasium:phys2d/CartPole-v1 --",
         ),
     ],
 )

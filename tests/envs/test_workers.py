@@ -152,7 +152,7 @@ def test_a_fault_ends_the_chunk_and_nothing_else(name, length, fault):
 
 
 def test_an_episode_cut_at_our_limit_is_mentioned_once(printed, monkeypatch):
-    monkeypatch.setattr("envs.workers._limits_mentioned", set())
+    monkeypatch.setattr("envs.workers._limits_warned_of", set())
     for result in everywhere("endless"):
         assert not result.done and not result.cut_at
     assert printed().err == ""

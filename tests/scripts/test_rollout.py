@@ -177,7 +177,7 @@ def test_a_base_that_was_trained_here_stays_trusted_after_the_checkout_changes(r
 def test_other_rewards_of_the_value_are_mentioned(capsys):
     """With --sparse the critic estimates a return that no column of the table shows."""
     numbers = (np.ones(2, int) for _ in range(5))
-    result = EvalResult(*numbers, policy_calls=1, policy_rows=2, seconds=1.0)
+    result = EvalResult(*numbers, policy_calls=1, policy_requests=2, seconds=1.0)
     note = (
         "the run was trained with --sparse: the value is of rewards 0 and -1, the returns are"
         " the environment's own"
