@@ -50,12 +50,7 @@ def open_hosts(names: Sequence[str]) -> list[Host]:
     ]
 
 
-def download(
-    name: str,
-    destination: Path,
-    hosts: Sequence[Host] | None = None,
-    progress: bool = True,
-) -> Path:
+def download(name: str, destination: Path, hosts: Sequence[Host]) -> Path:
     """Download a file to `destination`, atomically, and print where it is from.
 
     An interrupted transfer is resumed. Size, sha256 (if the host publishes it) and content are
@@ -65,17 +60,16 @@ def download(
     Args:
         name: the file's path on each of the hosts.
         destination: the local path; an existing file is kept.
-        hosts: the hosts to try, in order; None: HOSTS.
-        progress: whether to show a bar.
+        hosts: the hosts to try, in order.
     """
     answers = []
     with _folder_of(destination):
         if destination.exists():  # another process was faster
             return destination
-        for host in open_hosts(HOSTS) if hosts is None else hosts:
+        for host in hosts:
             source = locate(host, name)
             try:
-                part, known = _fetch(source, destination, progress)
+                part, known = _fetch(source, destination)
                 checked = _check(part, known, destination.suffix == ".npz")
             except FAILURES as error:
                 if _is_of_this_disk(error):
@@ -137,9 +131,7 @@ def _folder_of(destination: Path):
                 folder.rmdir()
 
 
-def _fetch(
-    source: Source, destination: Path, progress: bool
-) -> tuple[Path, list[FileFacts]]:
+def _fetch(source: Source, destination: Path) -> tuple[Path, list[FileFacts]]:
     """Download into the part file of an address, resuming at its end.
 
     The part file's name depends on the address, so bytes of two hosts are never mixed. Also
@@ -151,7 +143,7 @@ def _fetch(
     for attempt in range(RETRIES + 1):
         before = part.stat().st_size if part.exists() else 0
         try:
-            _resume(web, source, part, progress, destination.name)
+            _resume(web, source, part, destination.name)
         except urllib.error.HTTPError:
             raise
         except FAILURES as error:
@@ -174,8 +166,15 @@ def _remove_parts(destination: Path) -> None:
         part.unlink()
 
 
-def _resume(web: Web, source: Source, part: Path, progress: bool, label: str) -> None:
-    """Append the missing bytes to the part file; raise one of FAILURES."""
+def _resume(web: Web, source: Source, part: Path, label: str) -> None:
+    """Append the missing bytes to the part file; raise one of FAILURES.
+
+    Args:
+        web: opens the address.
+        source: the address.
+        part: the part file.
+        label: the name of the progress bar.
+    """
     response = _open(web, source.url, part)
     if response is None:
         return
@@ -191,7 +190,6 @@ def _resume(web: Web, source: Source, part: Path, progress: bool, label: str) ->
                 total,
                 kept=False,  # `download` reports the file at the end
                 initial=start,
-                disable=not progress,
                 unit="B",
                 unit_scale=True,
             ) as bar,

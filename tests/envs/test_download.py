@@ -43,7 +43,7 @@ def mirror():
 
 def test_a_file_is_downloaded_once(host, tmp_path):
     host.files[f"/{NAME}"] = archive()
-    path = download(NAME, tmp_path / "new" / NAME, [host.url], progress=False)
+    path = download(NAME, tmp_path / "new" / NAME, [host.url])
     assert path.read_bytes() == archive() and [
         p.name for p in path.parent.iterdir()
     ] == [NAME]
@@ -66,7 +66,7 @@ def test_a_log_gets_one_line_for_each_file(host, tmp_path, capsys):
 def test_a_broken_transfer_resumes_by_itself(host, tmp_path):
     host.files[f"/{NAME}"] = archive()
     host.break_after = [5000, 7000]
-    path = download(NAME, tmp_path / NAME, [host.url], progress=False)
+    path = download(NAME, tmp_path / NAME, [host.url])
     assert path.read_bytes() == archive()
     assert [wanted for _, wanted in host.requests] == [
         None,
@@ -80,13 +80,10 @@ def test_an_interrupted_download_is_resumed_by_the_next(host, tmp_path):
     host.break_after = [5000, 0]  # the first answer breaks off, the next one is empty
     fault = f"{NAME} could not be downloaded .*5000 of {len(archive())} bytes"
     with pytest.raises(UserError, match=fault):
-        download(NAME, tmp_path / NAME, [host.url], progress=False)
+        download(NAME, tmp_path / NAME, [host.url])
     (part,) = tmp_path.iterdir()
     assert part.suffix == ".part" and part.stat().st_size == 5000
-    assert (
-        download(NAME, tmp_path / NAME, [host.url], progress=False).read_bytes()
-        == archive()
-    )
+    assert download(NAME, tmp_path / NAME, [host.url]).read_bytes() == archive()
     assert host.requests[-1][1] == "bytes=5000-" and len(list(tmp_path.iterdir())) == 1
 
 
@@ -94,35 +91,26 @@ def test_a_complete_part_file_is_only_renamed(host, tmp_path):
     host.files[f"/{NAME}"] = archive()
     host.break_after = [len(archive()) - 1, 0]
     with pytest.raises(UserError):
-        download(NAME, tmp_path / NAME, [host.url], progress=False)
+        download(NAME, tmp_path / NAME, [host.url])
     (part,) = tmp_path.iterdir()
     part.write_bytes(archive())
-    assert (
-        download(NAME, tmp_path / NAME, [host.url], progress=False).read_bytes()
-        == archive()
-    )
+    assert download(NAME, tmp_path / NAME, [host.url]).read_bytes() == archive()
 
 
 def test_a_part_file_that_is_too_long_is_discarded(host, tmp_path):
     host.files[f"/{NAME}"] = archive()
     host.break_after = [10, 0]
     with pytest.raises(UserError):
-        download(NAME, tmp_path / NAME, [host.url], progress=False)
+        download(NAME, tmp_path / NAME, [host.url])
     (part,) = tmp_path.iterdir()
     part.write_bytes(archive() + b"more")
-    assert (
-        download(NAME, tmp_path / NAME, [host.url], progress=False).read_bytes()
-        == archive()
-    )
+    assert download(NAME, tmp_path / NAME, [host.url]).read_bytes() == archive()
 
 
 def test_a_download_starts_over_if_the_host_cannot_resume(host, tmp_path):
     host.files[f"/{NAME}"] = archive()
     host.break_after, host.resumes = [5000], False
-    assert (
-        download(NAME, tmp_path / NAME, [host.url], progress=False).read_bytes()
-        == archive()
-    )
+    assert download(NAME, tmp_path / NAME, [host.url]).read_bytes() == archive()
 
 
 def test_the_mirror_is_asked_next_and_bytes_of_two_hosts_are_not_mixed(
@@ -130,14 +118,14 @@ def test_the_mirror_is_asked_next_and_bytes_of_two_hosts_are_not_mixed(
 ):
     host.files[f"/{NAME}"], mirror.files[f"/{NAME}"] = archive(0), archive(1)
     host.break_after = [5000, 0]
-    path = download(NAME, tmp_path / NAME, [host.url, mirror.url], progress=False)
+    path = download(NAME, tmp_path / NAME, [host.url, mirror.url])
     assert path.read_bytes() == archive(1) and mirror.requests == [(f"/{NAME}", None)]
     assert paths_in(tmp_path) == [NAME]  # the first host's bytes are deleted
 
 
 def test_the_mirror_is_asked_for_a_file_that_the_host_lacks(host, mirror, tmp_path):
     mirror.files[f"/{NAME}"] = archive()
-    path = download(NAME, tmp_path / NAME, [host.url, mirror.url], progress=False)
+    path = download(NAME, tmp_path / NAME, [host.url, mirror.url])
     assert path.read_bytes() == archive()
     assert len(host.requests) == 1  # a 404 is not asked for again
 
@@ -154,7 +142,7 @@ def test_the_mirror_is_asked_for_a_file_that_the_host_lacks(host, mirror, tmp_pa
 def test_an_incomplete_or_damaged_archive_is_not_kept(host, tmp_path, body):
     host.files[f"/{NAME}"] = body
     with pytest.raises(UserError, match="not a complete npz file"):
-        download(NAME, tmp_path / "new" / NAME, [host.url], progress=False)
+        download(NAME, tmp_path / "new" / NAME, [host.url])
     assert not (tmp_path / "new").exists()
 
 
@@ -162,7 +150,7 @@ def test_if_every_host_fails_each_reason_is_given(host, tmp_path):
     dead = Host()
     dead.stop()
     with pytest.raises(UserError) as error:
-        download(NAME, tmp_path / "new" / NAME, [dead.url, host.url], progress=False)
+        download(NAME, tmp_path / "new" / NAME, [dead.url, host.url])
     message = str(error.value)
     assert (
         "Connection refused" in message
@@ -177,7 +165,7 @@ def test_a_host_that_does_not_answer_times_out(host, tmp_path, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(host, "answer", lambda request: release.wait(10))
     with pytest.raises(UserError, match="timed out"):
-        download(NAME, tmp_path / NAME, [host.url], progress=False)
+        download(NAME, tmp_path / NAME, [host.url])
     release.set()
 
 
@@ -316,7 +304,7 @@ def test_the_token_is_sent_only_to_the_endpoint(hub, host, tmp_path, monkeypatch
     assert hub.storage.tokens == [None]
     assert len(hub.tokens) > 1 and set(hub.tokens) == {"Bearer hf_secret"}
     host.files[f"/{NAME}"] = archive()
-    download(NAME, tmp_path / NAME, [host.url], progress=False)
+    download(NAME, tmp_path / NAME, [host.url])
     assert host.tokens == [None]
 
 
