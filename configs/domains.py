@@ -15,22 +15,19 @@ QAM = "QAM paper (arXiv 2601.14234), its datasets and discount"
 RQL = "RQL's published commands (arXiv 2606.17551"
 QAM_COMMON = "QAM paper (arXiv 2601.14234), settings shared by all methods"
 AS_RUN = "_as_run"  # suffix of a key of the QAM table whose value was used in the actual runs
-COMMON_TYPES = {
-    **dict.fromkeys(
-        ("action_chunking", "actor_layer_norm", "value_layer_norm", "sparse"), True
+TYPES: dict[type, tuple[str, ...]] = {
+    bool: ("action_chunking", "actor_layer_norm", "value_layer_norm", "sparse"),
+    tuple: ("actor_hidden_dims", "value_hidden_dims"),
+    float: ("discount", "rho", "lr", "tau"),
+    int: (
+        *("horizon_length", "num_qs", "batch_size", "utd_ratio", "flow_steps"),
+        *("diffusion_steps", "time_dim", "start_training"),
+        *("offline_steps", "online_steps", "eval_interval", "eval_episodes"),
     ),
-    **dict.fromkeys(("actor_hidden_dims", "value_hidden_dims"), (512,)),
-    **dict.fromkeys(("discount", "rho", "lr", "tau"), 0.5),
-    **dict.fromkeys(
-        ("horizon_length", "num_qs", "batch_size", "utd_ratio", "flow_steps"), 1
-    ),
-    **dict.fromkeys(("diffusion_steps", "time_dim", "start_training"), 1),
-    **dict.fromkeys(
-        ("offline_steps", "online_steps", "eval_interval", "eval_episodes"), 1
-    ),
-    "beta_schedule": "vp",
+    str: ("beta_schedule",),
 }
-"""The settings in the QAM table that all methods share, each with an example of its type."""
+COMMON = {name: kind for kind, names in TYPES.items() for name in names}
+"""The settings in the QAM table that all methods share, with their types."""
 
 
 class Setting(NamedTuple):
@@ -105,7 +102,7 @@ QAM_TABLE = read_table("qam_table.csv", "method")
 cgql_simple, cgql_mse, cgql_linex."""
 BEYOND_TABLE = read_table("beyond_table.csv", "agent")
 """Settings of the methods that no paper's table has. The domain "all" comes before the others.
-A key may be a flag, which is only compared."""
+Lines whose key is a flag are not applied; tests compare them."""
 
 # The first matching prefix counts; every dataset of robomimic and OGBench matches one.
 NEAREST = {
@@ -157,15 +154,14 @@ def own_settings(
             key = line["key"]
             if key in agent and key != "mode":
                 rewards = ", sparse rewards" if line["sparse"] == "1" else ""
-                value = parse_value(as_run.get(key, line["value"]), agent[key])
+                value = parse_value(as_run.get(key, line["value"]), type(agent[key]))
                 found[key] = Setting(value, f"{QAM}{rewards}: {method}")
-    for place in ("all", domain):
-        for line in BEYOND_TABLE.get((place, name), ()):
+    for section in ("all", domain):
+        for line in BEYOND_TABLE.get((section, name), ()):
             key = line["key"]
             if key in agent:
-                found[key] = Setting(
-                    parse_value(line["value"], agent[key]), line["source"]
-                )
+                value = parse_value(line["value"], type(agent[key]))
+                found[key] = Setting(value, line["source"])
     return from_domain(dataset, found)
 
 
@@ -178,19 +174,14 @@ def values_as_run(method: str) -> dict[str, str]:
     return found
 
 
-def parse_value(text: str, default: Any) -> Any:
-    """Convert a value of the QAM table to the type of a default."""
-    match default:
-        case bool():
-            return text == "True"
-        case str():
-            return text
-        case tuple():
-            width, layers = text.split("x")
-            return (int(width),) * int(layers)
-        case int():
-            return int(text)
-    return float(text)
+def parse_value(text: str, kind: type) -> Any:
+    """Convert a value of the QAM table to a type; layers are written 512x4."""
+    if kind is bool:
+        return text == "True"
+    if kind is tuple:
+        width, layers = text.split("x")
+        return (int(width),) * int(layers)
+    return kind(text)
 
 
 def qam_common_settings(dataset: str) -> dict[str, Setting]:
@@ -199,10 +190,8 @@ def qam_common_settings(dataset: str) -> dict[str, Setting]:
     found = {}
     for line in [*QAM_TABLE["all", "common"], *QAM_TABLE.get((domain, "common"), ())]:
         key = line["key"]
-        if key in COMMON_TYPES:
-            found[key] = Setting(
-                parse_value(line["value"], COMMON_TYPES[key]), QAM_COMMON
-            )
+        if key in COMMON:
+            found[key] = Setting(parse_value(line["value"], COMMON[key]), QAM_COMMON)
     return from_domain(dataset, found) if domain else found
 
 

@@ -21,7 +21,7 @@ from utils.files import expanded
 from utils.logging import wrapped
 
 STEPS = ("bc_steps", "offline_steps", "online_steps")
-LOGGING = (
+NOT_TRAINING = (
     "log_interval",
     "eval_interval",
     "save_interval",
@@ -30,8 +30,6 @@ LOGGING = (
     "eval_async",
     "video_episodes",
     "video_frame_skip",
-)
-PLACE = (
     "arrays_dir",
     "compilation_cache_dir",
     "device_data_gb",
@@ -43,11 +41,12 @@ PLACE = (
     "seed",
     "num_seeds",
 )
+"""Flags that do not say how to train: names, folders, and what is logged, saved and filmed."""
 LAST_SEED = 2**31 - 1
 MAX_SEEDS = 1000
-UNHASHED = {*STEPS, *LOGGING, *PLACE}
+UNHASHED = {*STEPS, *NOT_TRAINING}
 DATA_FOLDERS = ("ogbench_dataset_dir", "robomimic_dataset_dir")
-MAY_CHANGE = {"offline_steps", "online_steps", *DATA_FOLDERS, *LOGGING, *PLACE}
+MAY_CHANGE = {"offline_steps", "online_steps", *DATA_FOLDERS, *NOT_TRAINING}
 IGNORED_VALUES = ("buffer_size", "dataset_replace_interval")
 IGNORED_SWITCHES = (
     "save_all_online_states",
@@ -99,8 +98,16 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
             name, default, doc, lower_bound=low, upper_bound=high, flag_values=fv
         )
 
-    def switch(name: str, doc: str) -> None:
-        flags.DEFINE_boolean(name, False, doc, flag_values=fv)
+    def number(
+        name: str, default: float | None, doc: str, low: float | None = None
+    ) -> None:
+        flags.DEFINE_float(name, default, doc, lower_bound=low, flag_values=fv)
+
+    def choice(name: str, default: str | None, values: list[str], doc: str) -> None:
+        flags.DEFINE_enum(name, default, values, doc, flag_values=fv)
+
+    def switch(name: str, doc: str, default: bool | None = False) -> None:
+        flags.DEFINE_boolean(name, default, doc, flag_values=fv)
 
     text(
         "env_name",
@@ -111,13 +118,12 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     )
     doc = "agent file; --agent.KEY=VALUE overrides; agents/trqam.py unless given"
     define_agent_flag(fv, argv, doc)
-    flags.DEFINE_enum(
+    choice(
         "preset",
         None,
         list(PRESETS),
         "settings for a purpose (configs/presets.py); quickstart, study and smoke make their"
         " own data",
-        flag_values=fv,
     )
     count("seed", 0, "random seed", high=LAST_SEED)
     count(
@@ -133,7 +139,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     count("online_steps", 500_000, "online environment steps")
     switch(
         "bc_only",
-        "train only the base, for offline_steps; a base for fine-tuning has bc_steps",
+        "only clone behaviour, for --offline_steps updates (within a normal run: --bc_steps)",
     )
     text(
         "pretrained_actor_path",
@@ -150,14 +156,13 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     count("utd_ratio", 1, "updates per online environment step", low=1)
     switch(
         "balanced_sampling",
-        "online: half of each batch from the dataset, half online; act at random until"
-        " start_training",
+        "online, take half of each batch from the dataset and half from the replay; actions are"
+        " random before start_training",
     )
-    flags.DEFINE_float(
+    number(
         "kl_budget_online",
         None,
         "the KL budget from the first online step on, above 0",
-        flag_values=fv,
     )
 
     count(
@@ -167,14 +172,10 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         low=1,
     )
     switch(
-        "sparse", "reward -1 wherever it is not 0; refused where rewards are above 0"
+        "sparse",
+        "replace every reward other than 0 by -1; an error if a reward is positive",
     )
-    flags.DEFINE_float(
-        "dataset_proportion",
-        1.0,
-        "share of the dataset used, from its start",
-        flag_values=fv,
-    )
+    number("dataset_proportion", 1.0, "share of the dataset used, from its start")
     text(
         "ogbench_dataset_dir",
         "~/.ogbench/data",
@@ -188,7 +189,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     text(
         "arrays_dir",
         None,
-        "where shards are converted to memory-mapped arrays, which are as large; unset: beside"
+        "folder for the memory-mapped copy of sharded data, as large as the data; unset: beside"
         " the shards",
     )
     text(
@@ -197,23 +198,26 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
         "data instead of the task's own: an npz, HDF5 or Minari file, or a folder of them;"
         " --env_name=module:EnvId needs it",
     )
-    doc = (
-        "of your own data: flat (every row is a transition) or ogbench (final states have"
-        " rows); auto detects the layout"
+    choice(
+        "dataset_layout",
+        "auto",
+        ["auto", "ogbench", "flat"],
+        "layout of --dataset: flat (every row is a transition), ogbench (each trajectory's"
+        " final state has its own row), auto (detect)",
     )
-    flags.DEFINE_enum(
-        "dataset_layout", "auto", ["auto", "ogbench", "flat"], doc, flag_values=fv
+    number(
+        "action_scale",
+        1.0,
+        "divide the actions of --dataset by this, if the environment has a wrapper that"
+        " rescales actions",
     )
-    doc = (
-        "your own data's actions are divided by it, for an environment wrapped to rescale"
-        " actions"
+    number(
+        "device_data_gb",
+        None,
+        "copy the dataset to the device if it has at most this many GB, else read it from the"
+        " host. 0: always from the host; unset: half of the device's free memory",
+        low=0.0,
     )
-    flags.DEFINE_float("action_scale", 1.0, doc, flag_values=fv)
-    doc = (
-        "GB a dataset may take on the device, larger ones stay on the host; 0: always; unset:"
-        " half of the free memory"
-    )
-    flags.DEFINE_float("device_data_gb", None, doc, flag_values=fv, lower_bound=0.0)
 
     count(
         "log_interval",
@@ -234,30 +238,26 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     count("keep_checkpoints", 2, doc, low=1)
     count("eval_episodes", 50, "episodes of an evaluation; 0: none")
     count("eval_workers", 0, "environment processes; 0: one per core, at most 8")
-    doc = (
-        "evaluate on the CPU while training continues; unset: if training runs on another"
-        " device"
+    switch(
+        "eval_async",
+        "evaluate on the CPU while training continues; unset: yes on a GPU or TPU, no on a CPU",
+        default=None,
     )
-    flags.DEFINE_boolean("eval_async", None, doc, flag_values=fv)
     count("video_episodes", 0, "episodes filmed when the run ends")
     count("video_frame_skip", 3, "environment steps per frame", low=1)
 
-    doc = (
-        "of matrix products, passed to JAX: on GPUs with TF32 (A100, H100) default, high and"
-        " bfloat16 multiply in TF32 and highest in float32; a CPU multiplies in float32"
-    )
-    flags.DEFINE_enum(
+    choice(
         "matmul_precision",
         "default",
         ["default", "highest", "high", "bfloat16"],
-        doc,
-        flag_values=fv,
+        "precision of matrix products. On A100 and H100, highest is float32 and the others are"
+        " TF32; a CPU always uses float32",
     )
-    doc = (
-        "where compiled programs are kept (JAX_COMPILATION_CACHE_DIR comes first); empty:"
-        " nowhere"
+    text(
+        "compilation_cache_dir",
+        "~/.cache/trqam/jax",
+        "folder for compiled programs, empty for none; JAX_COMPILATION_CACHE_DIR overrides it",
     )
-    text("compilation_cache_dir", "~/.cache/trqam/jax", doc)
 
     text("save_dir", "exp/", "where runs are stored")
     text("run_group", "Debug", "folder of the run below save_dir")
@@ -265,7 +265,7 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     text("logger", "csv", "csv, and tensorboard or wandb besides: --logger=csv,wandb")
     switch("dry_run", "print the resolved runs and settings, train nothing")
     switch("overwrite", "delete all that these runs have stored and start again")
-    switch("debug", "show the traceback of a mistake")
+    switch("debug", "show the traceback of an error")
     for name in IGNORED_VALUES:
         text(name, None, "accepted and ignored")
     for name in IGNORED_SWITCHES:
@@ -332,12 +332,15 @@ def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
 
 def last_of_each_setting(words: Sequence[str]) -> list[str]:
     """Keep the last --agent.KEY=VALUE of each key; ml_collections would join tuples."""
-    last = {setting_of(word): place for place, word in enumerate(words)}
-    return [
-        word
-        for place, word in enumerate(words)
-        if last[setting_of(word)] == place or not setting_of(word)
-    ]
+    kept: list[str] = []
+    seen: set[str] = set()
+    for word in reversed(words):
+        key = setting_of(word)
+        if key and key in seen:
+            continue
+        seen.add(key)
+        kept.append(word)
+    return kept[::-1]
 
 
 def setting_of(word: str) -> str:
@@ -413,14 +416,15 @@ def take_agent(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 def no_such_agent(path: str) -> UserError:
     """Return the error for an agent file that does not exist, with the nearest one."""
-    place = Path(os.path.abspath(expanded(path)))
+    file = Path(os.path.abspath(expanded(path)))
     if (ROOT / path).is_file():
         meant = f"the project has {ROOT / path}"
     else:
-        names = sorted(file.stem for file in AGENTS.glob("*.py") if is_agent(file))
-        name = f"agents/{difflib.get_close_matches(place.stem, names, n=1, cutoff=0.0)[0]}.py"
+        names = sorted(agent.stem for agent in AGENTS.glob("*.py") if is_agent(agent))
+        nearest = difflib.get_close_matches(file.stem, names, n=1, cutoff=0.0)[0]
+        name = f"agents/{nearest}.py"
         meant = f"the nearest agent is {name if Path(name).is_file() else ROOT / name}"
-    return UserError(f"--agent={path}: there is no such file as {place}; {meant}")
+    return UserError(f"--agent={path}: there is no such file as {file}; {meant}")
 
 
 def is_agent(file: Path) -> bool:
@@ -468,7 +472,9 @@ def unknown_flag(
     }
     if meant := names_here(name, written):
         words = [f"{written[key]}={value}" if value else written[key] for key in meant]
-        return UserError(f"--{name}: no such flag; it is written {' or '.join(words)}")
+        return UserError(
+            f"--{name}: no such flag; here it is called {' or '.join(words)}"
+        )
     for nearest in difflib.get_close_matches(name, written, n=1, cutoff=0.75):
         return UserError(f"--{name}: no such flag; the nearest is {written[nearest]}")
     return UserError(

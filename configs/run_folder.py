@@ -145,7 +145,7 @@ ENVIRONMENT = {
     "environment.high": NUMBERS,
 }
 """The entries about the environment of a task of robomimic."""
-MAY_BE = {
+OPTIONAL = {
     "flags.start_training": COUNT,
     "flags.utd_ratio": COUNT,
     "flags.sparse": or_null(SWITCH),
@@ -170,13 +170,17 @@ MAY_BE = {
     "command": TEXT,
 }
 """The optional entries that this program reads."""
-TRAINS = ("flags.start_training", "flags.utd_ratio", "agent.horizon_length")
+NEEDED_TO_RESUME = ("flags.start_training", "flags.utd_ratio", "agent.horizon_length")
 """Optional entries that are needed to resume a run."""
-ACTS = (*TRAINS, "observation_dim", "action_dim")
+NEEDED_TO_ACT = (*NEEDED_TO_RESUME, "observation_dim", "action_dim")
 """Optional entries that are needed to load a policy."""
 
 DONE = {"offline_steps": COUNT, "online_steps": COUNT}
-DONE_MAY_BE = {"bc_steps": COUNT, "success": or_null(SHARE), "return": or_null(NUMBER)}
+DONE_OPTIONAL = {
+    "bc_steps": COUNT,
+    "success": or_null(SHARE),
+    "return": or_null(NUMBER),
+}
 
 COLUMNS = {
     "eval.csv": ("step", "success", "episodes", "return"),
@@ -210,7 +214,7 @@ CELLS = {
 def read_config(folder: Path, also: tuple[str, ...] = ()) -> dict[str, Any] | None:
     """Read the config.json of a run folder; None if there is none. Raises DamagedFile.
 
-    also: required entries besides `CONFIG`: TRAINS or ACTS.
+    also: required entries besides `CONFIG`: NEEDED_TO_RESUME or NEEDED_TO_ACT.
     """
     path = folder / "config.json"
     stored = read_json(path)
@@ -229,8 +233,8 @@ def check_config(
         stored: the object in it.
         also: required entries besides `CONFIG`.
     """
-    needed = CONFIG | {name: MAY_BE[name] for name in also}
-    check_entries(path, stored, needed, MAY_BE)
+    needed = CONFIG | {name: OPTIONAL[name] for name in also}
+    check_entries(path, stored, needed, OPTIONAL)
     parts = (("source", SOURCE), ("base", BASE), ("environment", ENVIRONMENT))
     for part, entries in parts:
         if part in stored:
@@ -242,7 +246,7 @@ def read_done(folder: Path) -> dict[str, Any] | None:
     path = folder / "done.json"
     stored = read_json(path)
     if stored is not None:
-        check_entries(path, stored, DONE, DONE_MAY_BE)
+        check_entries(path, stored, DONE, DONE_OPTIONAL)
     return stored
 
 
@@ -266,7 +270,7 @@ def check_entries(
     path: Path,
     stored: dict[str, Any],
     needed: dict[str, Kind],
-    may_be: dict[str, Kind] | None = None,
+    optional: dict[str, Kind] | None = None,
 ) -> None:
     """Raise DamagedFile for the first entry that is missing or of another kind.
 
@@ -274,9 +278,9 @@ def check_entries(
         path: the file.
         stored: the object in it.
         needed: required entries by the path of their keys.
-        may_be: optional entries.
+        optional: optional entries.
     """
-    for name, kind in {**needed, **(may_be or {})}.items():
+    for name, kind in {**needed, **(optional or {})}.items():
         value = entry(stored, name)
         if value is ABSENT and name in needed:
             raise DamagedFile(path, f"{name} is missing")
@@ -328,12 +332,13 @@ def checked_columns(
     """
     if lines and "step" not in header:
         raise DamagedFile(path, "there is no column step")
-    places = {name: header.index(name) for name in names if name in header}
     absent = np.full(len(lines), np.nan)
     columns = dict.fromkeys(names, absent)
-    for name, place in places.items():
-        cells = [line[place] if place < len(line) else "" for line in lines]
-        columns[name] = checked_column(path, name, cells)
+    for name in names:
+        if name in header:
+            index = header.index(name)
+            cells = [line[index] if index < len(line) else "" for line in lines]
+            columns[name] = checked_column(path, name, cells)
     return columns
 
 
@@ -390,15 +395,12 @@ def checked_evaluations(path: Path, columns: Columns) -> Columns:
     return columns
 
 
-def evaluation_rows(folder: Path) -> list[dict[str, Any]]:
+def evaluation_lines(folder: Path) -> list[dict[str, Any]]:
     """Return the lines of eval.csv as dicts without the empty cells; raise DamagedFile."""
     columns = read_evaluations(folder)
-    evaluations = []
-    for cells in zip(*columns.values(), strict=True):
-        known = {
-            name: cell
-            for name, cell in zip(columns, cells, strict=True)
-            if cell == cell
-        }
-        evaluations.append(known | {"step": int(known["step"])})
-    return evaluations
+    lines = []
+    for i, step in enumerate(columns["step"]):
+        cells = {name: column[i] for name, column in columns.items()}
+        known = {name: cell for name, cell in cells.items() if not np.isnan(cell)}
+        lines.append(known | {"step": int(step)})
+    return lines

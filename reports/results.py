@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.flags import LOGGING, PLACE, UNHASHED
+from configs.flags import NOT_TRAINING, UNHASHED
 from configs.methods import row_name
 from configs.run_folder import (
     Columns,
@@ -144,7 +144,7 @@ class Result:
         found = {
             name: value
             for name, value in found.items()
-            if name not in {*LOGGING, *PLACE, *ORIGINS}
+            if name not in {*NOT_TRAINING, *ORIGINS}
         }
         found["pretrained_actor_path"] = self.origins.get(
             "pretrained_actor_path", "none"

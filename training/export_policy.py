@@ -32,7 +32,7 @@ import jax.numpy as jnp
 
 from agents.base import Agent
 from configs.agent_source import ROOT
-from configs.run_folder import evaluation_rows
+from configs.run_folder import evaluation_lines
 from envs.tasks import dataset_name
 from training.checkpoints import Checkpoints, agent_from
 from training.policy import (
@@ -181,7 +181,7 @@ def provenance(folder: Path, stored: dict[str, Any], step: int) -> dict[str, Any
     task = flags["env_name"]
     own = flags.get("dataset")
     name = Path(own).name if own else dataset_name(task)
-    evaluations = [line for line in evaluation_rows(folder) if line["step"] == step]
+    evaluations = [line for line in evaluation_lines(folder) if line["step"] == step]
     evaluated = evaluations[-1] if evaluations else {}
     return {
         "task": task,

@@ -14,7 +14,7 @@ import numpy as np
 from agents.base import Agent
 from configs.agent_file import Admit, load_source
 from configs.agent_source import ROOT, Source, differing_files, kept_source
-from configs.run_folder import ACTS, evaluation_rows, read_config
+from configs.run_folder import NEEDED_TO_ACT, evaluation_lines, read_config
 from configs.trust import UntrustedError, check_trusted
 from envs.evaluation import Policy, Values
 from envs.robomimic_data import Recipe
@@ -115,7 +115,7 @@ def read_stored(folder: Path) -> dict[str, Any]:
     Raises UserError if there is none, and RunError if it is damaged.
     """
     try:
-        stored = read_config(folder, ACTS)
+        stored = read_config(folder, NEEDED_TO_ACT)
     except DamagedFile as error:
         raise RunError(error.fault) from error
     if stored is None:
@@ -214,7 +214,7 @@ def best_evaluated(folder: Path, steps: Collection[int]) -> int | None:
 
     Returns None, with a warning, if none of them was evaluated.
     """
-    step = best_step(evaluation_rows(folder), steps)
+    step = best_step(evaluation_lines(folder), steps)
     if step is None and steps:
         warn(
             f"no checkpoint of {folder} was evaluated: the newest is taken for the best"

@@ -12,7 +12,7 @@ from typing import Any
 
 from configs.agent_source import ROOT, Source, differing_files, kept_source
 from configs.flags import MAY_CHANGE
-from configs.run_folder import TRAINS, read_config
+from configs.run_folder import NEEDED_TO_RESUME, read_config
 from envs.tasks import alias_of, folder_flag
 from training.run import Run, total_updates
 from utils.errors import DamagedFile, UserError, join_first
@@ -24,7 +24,7 @@ from utils.replay import transitions_per_sequence
 def check_folder(run: Run) -> None:
     """Raise UserError if the folder cannot be written, or holds other code or settings."""
     check_writable(run)
-    stored = read_config(run.folder, TRAINS)
+    stored = read_config(run.folder, NEEDED_TO_RESUME)
     if stored is None:
         mention_namesakes(run.folder.parent, run.agent_name, run.source)
         mention_alias(run)

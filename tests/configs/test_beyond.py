@@ -106,7 +106,7 @@ def test_every_agent_accepts_its_settings_in_the_table():
             assert line["source"]
             if line["key"] != "sparse":  # a flag
                 key = line["key"]
-                config[key] = parse_value(line["value"], config[key])
+                config[key] = parse_value(line["value"], type(config[key]))
                 compared += 1
         kind.check(config)
     assert compared == 117 and set(AGGREGATES) == {"min", "mean"}

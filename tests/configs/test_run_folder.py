@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs.run_folder import (
-    ACTS,
+    NEEDED_TO_ACT,
     read_columns,
     read_config,
     read_done,
@@ -76,15 +76,15 @@ def test_a_path_flag_may_be_missing_or_any_text(path, tmp_path):
 def test_the_entries_that_a_policy_needs_are_checked_when_they_are_asked_for(tmp_path):
     folder = good(tmp_path)
     with pytest.raises(DamagedFile, match="flags.start_training is missing"):
-        read_config(folder, ACTS)
-    for name in ACTS:
+        read_config(folder, NEEDED_TO_ACT)
+    for name in NEEDED_TO_ACT:
         with_entry(name, 5)(folder)
-    assert read_config(folder, ACTS)["action_dim"] == 5
+    assert read_config(folder, NEEDED_TO_ACT)["action_dim"] == 5
     with_entry("observation_dim", 10**12)(folder)
     with pytest.raises(
         DamagedFile, match="observation_dim is 1000000000000, not a whole number"
     ):
-        read_config(folder, ACTS)
+        read_config(folder, NEEDED_TO_ACT)
 
 
 @pytest.mark.parametrize(

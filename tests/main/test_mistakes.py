@@ -37,12 +37,12 @@ MISTAKES = {
     "two horizons": (["--env_name=scene", "--agent.horizon_length=3"], "--agent.horizon_length", "--horizon_length"),
     "unknown flag": (["--env_name=scene", "--offline_step=1"], "--offline_step:", "--offline_steps"),
     "like nothing": (["--env_name=scene", "--xyzzy=1"], "--xyzzy: no such flag, nor a setting of", "--help"),
-    "a setting as a flag": (["--env_name=scene", "--kl_budget=0.5"], "--kl_budget:", "written --agent.kl_budget=0.5"),
-    "and another": (["--env_name=scene", "--batch_size", "8"], "--batch_size:", "written --agent.batch_size"),
+    "a setting as a flag": (["--env_name=scene", "--kl_budget=0.5"], "--kl_budget:", "called --agent.kl_budget=0.5"),
+    "and another": (["--env_name=scene", "--batch_size", "8"], "--batch_size:", "called --agent.batch_size"),
     "of another agent file": (
-        ["--env_name=scene", "--agent=agents/qam.py", "--inv_temp=3"], "--inv_temp:", "written --agent.inv_temp=3",
+        ["--env_name=scene", "--agent=agents/qam.py", "--inv_temp=3"], "--inv_temp:", "called --agent.inv_temp=3",
     ),
-    "what others call it": (["--env_name=scene", "--gamma=0.99"], "--gamma:", "written --agent.discount=0.99"),
+    "what others call it": (["--env_name=scene", "--gamma=0.99"], "--gamma:", "called --agent.discount=0.99"),
     "two that others call so": (
         ["--env_name=scene", "--hidden_dims=(8,8)"],
         "--hidden_dims:", "--agent.actor_hidden_dims=(8,8) or --agent.value_hidden_dims=(8,8)",

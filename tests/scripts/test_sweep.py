@@ -19,7 +19,7 @@ MISTAKES = {
     "overwriting": ([f"--env_name={TASK}", "--overwrite"], "--overwrite", "--run_group"),
     "unknown flag": ([f"--env_name={TASK}", "--offline_step=1"], "offline_step", "offline_steps"),
     "a setting as a flag": (
-        [f"--env_name={TASK}", "--grid=kl_budget=1,2"], "--kl_budget", "written --agent.kl_budget=1",
+        [f"--env_name={TASK}", "--grid=kl_budget=1,2"], "--kl_budget", "called --agent.kl_budget=1",
     ),
     "unknown setting": ([f"--env_name={TASK}", "--agent.kl_bugdet=1"], "--agent.kl_bugdet", "--agent.kl_budget"),
     "a setting that one agent lacks": (
