@@ -34,7 +34,7 @@ def evaluation_speed(agent: Any, episodes: int) -> list[dict[str, float]]:
             done = evaluate(
                 policy, processes, episodes, 0, length, ACTION_DIM, progress=False
             )
-        counts = done.env_steps, done.policy_rows, done.policy_calls
+        counts = done.env_steps, done.policy_requests, done.policy_calls
         result.append(figures(workers, *counts, done.seconds))
     return result
 
