@@ -14,7 +14,7 @@ runs and skips finished ones.
 
 # first, so that signals are handled during the other imports
 if __name__ == "__main__":
-    from utils.first import end_at_signals
+    from utils.early_signals import end_at_signals
 
     end_at_signals()
 
@@ -46,8 +46,8 @@ def check_folders() -> None:
 check_folders()
 
 from utils.errors import UserError, one_line  # noqa: E402
+from utils.main_guard import leave_if_unguarded  # noqa: E402
 from utils.preemption import Preempted, handled  # noqa: E402
-from utils.spawned import leave_if_unguarded  # noqa: E402
 
 
 def main(argv: list[str]) -> int:
@@ -68,7 +68,7 @@ def run_all(argv: list[str]) -> int:
     debug = bool({"--debug", "--debug=true"} & set(argv))
     try:
         from configs.flags import help_text, parse_flags
-        from configs.screen import listing
+        from configs.settings_text import listing
         from training.plan import plan
 
         if {"--help", "-help", "-h"} & set(argv):

@@ -41,13 +41,13 @@ from envs.tasks import (
 from envs.workers import cores
 from utils.errors import UserError
 from utils.files import exclusive_folder, expanded
-from utils.progress import Counter
-from utils.spawned import (
+from utils.main_guard import (
     UNGUARDED,
     check_program,
     leave_if_unguarded,
     unguarded_program,
 )
+from utils.progress import Counter
 
 SCRIPT_STEPS = 80  # the limit of a scripted demonstration
 

@@ -22,7 +22,7 @@ from envs.checks import EnvFault, success_of
 from envs.robomimic_data import Recipe
 from utils.errors import RunError, UserError
 from utils.logging import warn
-from utils.spawned import (
+from utils.main_guard import (
     UNGUARDED,
     check_program,
     leave_if_unguarded,

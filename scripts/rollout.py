@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":  # before the other imports, which take a second in all
-    from utils.first import end_at_signals
+    from utils.early_signals import end_at_signals
 
     end_at_signals()
 

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 if __name__ == "__main__":  # before the other imports, which take a second
-    from utils.first import end_at_signals
+    from utils.early_signals import end_at_signals
 
     end_at_signals()
 

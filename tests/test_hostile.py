@@ -241,9 +241,9 @@ def test_a_program_without_a_guard_is_reported(place):
     (line,) = (line for line in err.splitlines() if line.startswith("error"))
     assert "Traceback" not in err
     assert line.startswith(
-        f"error: {place / 'noguard.py'} does its work also when it is"
+        f"error: {place / 'noguard.py'} starts its work when it is imported"
     )
-    assert line.endswith(f"write {GUARD} before what it does")
+    assert line.endswith(f"put its code below {GUARD}")
 
 
 def test_processes_can_be_spawned_from_a_program_that_is_no_file(place):

@@ -20,7 +20,7 @@ from training.stored import check_data, check_folder
 from training.trainer import train_runs
 from utils.errors import RunError, UserError, one_line
 from utils.logging import check_backends, say, short_path
-from utils.spawned import check_program
+from utils.main_guard import check_program
 
 
 def train(wanted: Sequence[Run], overwrite: bool = False) -> None:

@@ -62,9 +62,8 @@ def print_any_text(encoding: str | None = None) -> None:
     encoding: the new encoding of stdout; None keeps the present one.
     """
     codecs.register_error("plain", plain_letters)
-    with contextlib.suppress(
-        AttributeError
-    ):  # stdout may be replaced by another object
+    # stdout may be replaced by another object
+    with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(  # type: ignore[union-attr]
             encoding=encoding or sys.stdout.encoding, errors="plain"
         )
@@ -151,7 +150,7 @@ def existing_folder(text: str) -> Path:
 
 
 def existing_file(text: str) -> Path:
-    """The type of a file that exists."""
+    """Argparse type: a file that exists."""
     path = expanded(text)
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text}")

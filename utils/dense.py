@@ -1,4 +1,4 @@
-"""Layers whose program depends on the platform; their results do not, but for rounding."""
+"""Layers with a program for each platform; results are equal up to rounding."""
 
 import functools
 import itertools

@@ -28,9 +28,9 @@ def expanded(path: str | os.PathLike, flag: str = "") -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:  # HOME is unset, and the user has no entry in passwd
+        named = f"{flag}={path}" if flag else path
         raise UserError(
-            f"{flag}{flag and '='}{path}: this user has no home directory; set HOME, or give a"
-            " path without ~"
+            f"{named}: this user has no home directory; set HOME, or give a path without ~"
         ) from error
 
 
@@ -56,9 +56,8 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(
-            OSError
-        ):  # a read-only folder, or one removed in the block
+        # a read-only folder, or one removed in the block
+        with contextlib.suppress(OSError):
             (folder / ".lock").unlink()
         os.close(descriptor)
 

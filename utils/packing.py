@@ -1,6 +1,7 @@
-"""Puts the biases and norms of ensembles in one vector: on an accelerator the optimiser runs a
-kernel for each array. A flow's biases are not packed, because a library's product reads them
-and would need a copy of each.
+"""Packs the biases and norms of ensembles into one vector.
+
+On an accelerator the optimiser runs one kernel per array. Flows' biases stay apart: matrix
+libraries read them in place.
 """
 
 import math

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from configs.flags import parse_flags
-from configs.screen import listing
+from configs.settings_text import listing
 from envs.tasks import ALL_TASKS
 from training.plan import plan
 

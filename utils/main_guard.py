@@ -37,6 +37,6 @@ def unguarded_program() -> UserError:
     """Return the error for a program whose processes ended with UNGUARDED."""
     file = getattr(sys.modules["__main__"], "__file__", "the program")
     return UserError(
-        f"{file} does its work also when it is imported, and the processes that run"
-        f" environments import it: write {GUARD} before what it does"
+        f"{file} starts its work when it is imported, and environment processes import it:"
+        f" put its code below {GUARD}"
     )
