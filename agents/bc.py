@@ -1,5 +1,4 @@
-"""Behaviour cloning by flow matching: the base that every other agent starts from, and the
-first row of the table.
+"""Behaviour cloning by flow matching: the base that most agents start from, and a baseline.
 
     a ~ data, x0 ~ N(0, I), t ~ U[0, 1)
     descend  || v(s, (1-t) x0 + t a, t) - (a - x0) ||^2

@@ -19,12 +19,13 @@ DUAL_OPTIONS = ("dual_mode", "eta_lambda", "dual_gain", "lambda_min", "lambda_ma
 
 
 class FixedLambdaTRQAM(trqam.TRQAM):
-    """lambda = lam_scale * lam for the whole run; the path KL is averaged and logged, never
-    acted on; kl_budget only clips the average.
+    """lambda = lam for the whole run, as reports show it; the path KL is averaged and logged,
+    never acted on; kl_budget only clips the average.
     """
 
     OPTIONS = without(trqam.TRQAM.OPTIONS, *DUAL_OPTIONS) | {
         "lam": Option(1.0, "lam for the whole run; lambda = lam_scale lam", above=0),
+        "lam_scale": trqam.TRQAM.OPTIONS["lam_scale"]._replace(default=1.0),
     }
 
     @classmethod

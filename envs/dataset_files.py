@@ -31,6 +31,11 @@ SHARDS = {"puzzle-4x4-play": 10, "cube-triple-play": 10, "cube-quadruple-play": 
 INCOMPLETE = ".incomplete"  # marks a folder whose shards are not all downloaded yet
 
 
+def needs_data(env_name: str) -> UserError:
+    """Return the error for a user's environment without a dataset."""
+    return UserError(f"--dataset: {env_name} needs its data as --dataset=FILE.npz")
+
+
 def find_dataset(env_name: str, dataset_dir: Path | str | None = None) -> Path:
     """Return the file or the folder of shards of a task's dataset; download it if missing.
 
@@ -43,7 +48,7 @@ def find_dataset(env_name: str, dataset_dir: Path | str | None = None) -> Path:
         dataset_dir: the folder of the data; None for the default.
     """
     if is_user_env(env_name):
-        raise UserError(f"--dataset: {env_name} needs its data as --dataset=FILE.npz")
+        raise needs_data(env_name)
     name = dataset_name(env_name)
     flag = folder_flag(name)
     folder = expanded(dataset_dir or DATASET_DIRS[flag], f"--{flag}")

@@ -2,7 +2,7 @@
 
     python examples/own_environment.py reach.npz
     python main.py --env_name=examples.own_environment:Reach-v0 --dataset=reach.npz \\
-        --bc_steps=2000 --offline_steps=2000 --online_steps=0
+        --preset=cpu --bc_steps=2000 --offline_steps=2000
 
 The environment has one-dimensional Box spaces, actions in [-1, 1], a time limit, and `success`
 in its info. The data has the flat layout: each row is a transition, `terminals` marks the end
@@ -41,7 +41,7 @@ class Reach(gymnasium.Env):
         )
 
 
-gymnasium.register("Reach-v0", Reach, max_episode_steps=30)
+gymnasium.register("Reach-v0", f"{__name__}:Reach", max_episode_steps=30)
 
 
 def collect(episodes: int = 1000) -> dict[str, np.ndarray]:
@@ -63,7 +63,8 @@ def collect(episodes: int = 1000) -> dict[str, np.ndarray]:
         while not done:
             action = np.clip(rng.normal(-observation, 0.7), -1, 1).astype(np.float32)
             following, reward, terminated, truncated, _ = env.step(action)
-            values = (observation, action, reward, terminated, truncated, following)
+            at_limit = truncated and not terminated  # rows are one or the other
+            values = (observation, action, reward, terminated, at_limit, following)
             for name, value in zip(names, values, strict=True):
                 rows[name].append(value)
             observation = following

@@ -1,9 +1,11 @@
 """The files in examples/ do what the README says about them."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,14 @@ def python(*words: str) -> str:
     return " ".join((done.stdout + done.stderr).split())
 
 
+def test_the_example_of_an_environment_can_be_made_from_its_specification():
+    """As Minari's DataCollector does."""
+    importlib.import_module("examples.own_environment")
+    specification = gymnasium.spec("Reach-v0").to_json()
+    again = gymnasium.envs.registration.EnvSpec.from_json(specification)
+    assert gymnasium.make(again).reset(seed=0)[0].shape == (2,)
+
+
 @pytest.mark.ci
 def test_the_example_of_a_users_environment_and_data_trains(tmp_path):
     python("examples/own_environment.py", str(tmp_path / "reach.npz"))
@@ -42,6 +52,7 @@ def test_the_example_of_a_users_environment_and_data_trains(tmp_path):
     )
     assert (
         "left out" not in output
+        and "warning" not in output
         and "cube-double" not in output
         and "TRQAM paper" not in output
     )

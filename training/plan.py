@@ -6,7 +6,8 @@ from absl.flags import FlagValues
 
 from configs.settings import Settings, resolve
 from envs.bases import check_published
-from envs.tasks import dataset_name, resolve_env_names
+from envs.dataset_files import needs_data
+from envs.tasks import dataset_name, is_user_env, resolve_env_names
 from training.run import Run, bc_only, first_learning_step, starts_from_base
 from utils.errors import UserError
 from utils.replay import chunks_per_sequence
@@ -20,6 +21,7 @@ def plan(fv: FlagValues) -> list[Run]:
     tasks = tasks_of(fv)
     settings = settings_by_dataset(fv, tasks)
     first = settings[dataset_name(tasks[0])]
+    check_data_given(first, tasks)
     check_published(first.flags["pretrained_actor_path"], settings)
     check_some_steps(first)
     for resolved in settings.values():
@@ -68,6 +70,13 @@ def note_bc_only(fv: FlagValues) -> None:
                 " --offline_steps updates",
                 file=sys.stderr,
             )
+
+
+def check_data_given(settings: Settings, tasks: list[str]) -> None:
+    """Raise UserError if a user's environment has no --dataset."""
+    for task in tasks:
+        if is_user_env(task) and not settings.flags["dataset"]:
+            raise needs_data(task)
 
 
 def check_some_steps(settings: Settings) -> None:

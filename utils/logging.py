@@ -296,8 +296,8 @@ class RunLogger:
 
     def _open_wandb(self) -> Any:
         defaults = {
-            "project": "trqam",
-            "name": self.folder.name,
+            "project": os.environ.get("WANDB_PROJECT", "trqam"),
+            "name": f"{self.folder.parent.name} {self.folder.name}",
             "dir": str(self.folder),
         }
         defaults["id"] = wandb_id(self.folder)

@@ -120,6 +120,14 @@ def _watched() -> Iterator[None]:
         ours.close()  # ends the thread
 
 
+def _exit(signum: int) -> None:
+    """End the process at once, without running any handler."""
+    name = signal.Signals(signum).name
+    hint = "the same command resumes from the last checkpoint"
+    os.write(2, f"stopped by {name} before it could save; {hint}\n".encode())
+    os._exit(128 + signum)
+
+
 def _watch(pipe: socket.socket) -> None:
     """End the process GRACE_SECONDS after the first signal, even if handlers cannot run.
 
@@ -131,7 +139,7 @@ def _watch(pipe: socket.socket) -> None:
         while data := pipe.recv(64):  # until the block ends
             asked = [signum for signum in data if signum in SIGNALS]
             if asked and timer is None:
-                timer = threading.Timer(GRACE_SECONDS, os._exit, [128 + asked[0]])
+                timer = threading.Timer(GRACE_SECONDS, _exit, [asked[0]])
                 timer.daemon = True
                 timer.start()
     if timer is not None:

@@ -204,6 +204,14 @@ def test_budget_changes_without_a_recompile():
     assert update._cache_size() == 1
 
 
+def test_a_path_kl_that_is_clipped_to_its_budget_is_refused():
+    """Its average would never be above the budget, so that lambda could not rise."""
+    with pytest.raises(
+        UserError, match="--agent.kl_clip_coef=1.0: give a number above 1"
+    ):
+        tiny(trqam, kl_clip_coef=1.0)
+
+
 def test_only_a_trust_region_has_a_budget():
     for module in (qam, bc):
         with pytest.raises(
@@ -220,14 +228,15 @@ def test_a_frozen_lambda_has_no_settings_of_the_dual_step():
 
 @pytest.mark.ci
 def test_fork_freezes_lambda_and_nothing_else():
-    fork, ours = tiny(trqam_fixed_lambda, lam=1.0), tiny(trqam)
+    fork, ours = tiny(trqam_fixed_lambda, lam=3.0), tiny(trqam)
+    assert fork.trust_region() == ours.trust_region() == 3.0
     for u in range(3):
         fork, fork_metrics = fork.update(random_batch(u), jax.random.key(u))
         ours, metrics = ours.update(random_batch(u), jax.random.key(u))
         if u == 0:  # the same losses until the first dual step has changed lambda
             assert fork_metrics["adjoint/loss"] == metrics["adjoint/loss"]
-    assert fork.dual.lam == 1.0
-    assert ours.dual.lam != 1.0
+    assert fork.trust_region() == 3.0
+    assert ours.trust_region() != 3.0
     assert fork.dual.kl_ema > 0.0
 
 

@@ -61,6 +61,9 @@ MISTAKES = {
     "nothing to do": (
         ["--env_name=scene", "--bc_steps=0", "--offline_steps=0", "--online_steps=0"], "nothing to do", "--offline_steps",
     ),
+    "an environment of one's own without data": (
+        ["--env_name=gymnasium:Pendulum-v1", "--dry_run"], "--dataset", "gymnasium:Pendulum-v1 needs its data",
+    ),
     "unknown logger": ([f"--env_name={TASK}", "--logger=csv,wand"], "--logger=wand", "wandb"),
     "missing dataset": ([f"--env_name={TASK}", "--ogbench_dataset_dir={data}/empty"], "pointmaze", "scripts/make_data.py"),
     "truncated dataset": ([f"--env_name={TASK}", "--ogbench_dataset_dir={data}/truncated"], FILE, ""),
@@ -103,6 +106,31 @@ def test_a_mistake_prints_one_line_and_leaves_no_files(mistake, data, tmp_path, 
     assert named in lines[0]
     assert hint in lines[0]
     assert list(tmp_path.iterdir()) == []
+
+
+UNFINISHED = """
+from agents import trqam
+
+
+class Mine(trqam.TRQAM):
+    def loss(self, params, batch, noise, fixed):
+        raise ValueError("not written yet")
+
+
+get_config = Mine.get_config
+AGENT = Mine
+"""
+
+
+@pytest.mark.ci
+def test_an_error_in_a_forks_loss_ends_the_program_before_the_base_is_cloned(
+    data, tmp_path
+):
+    fork = tmp_path / "mine.py"
+    fork.write_text(UNFINISHED)
+    with pytest.raises(ValueError, match="not written yet"):
+        train(data, tmp_path / "exp", f"--agent={fork}")
+    assert list(tmp_path.iterdir()) == [fork]
 
 
 def test_a_folder_for_runs_that_the_user_may_not_enter_is_refused(tmp_path):

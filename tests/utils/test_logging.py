@@ -243,7 +243,8 @@ def test_wandb_continues_the_run_of_the_folder(tmp_path, wandb_calls):
     log_to_wandb(tmp_path / "b")
     first, second, third = (call for call in calls if isinstance(call, dict))
     assert first == second and first["resume"] == "allow"
-    assert (first["group"], first["project"], first["name"]) == ("g", "p", "a")
+    assert (first["group"], first["project"]) == ("g", "p")
+    assert first["name"] == f"{tmp_path.name} a"  # the task and the run
     # No mode is given, so that WANDB_MODE decides.
     assert (
         third["project"] == "trqam"
@@ -251,6 +252,14 @@ def test_wandb_continues_the_run_of_the_folder(tmp_path, wandb_calls):
         and "mode" not in first
     )
     assert calls[1:4] == [("*", "step"), ({"step": 1, "train/loss": 0.5},), "finished"]
+
+
+def test_the_wandb_project_of_the_environment_is_used(
+    tmp_path, monkeypatch, wandb_calls
+):
+    monkeypatch.setenv("WANDB_PROJECT", "my-paper")
+    log_to_wandb(tmp_path / "a")
+    assert wandb_calls[0]["project"] == "my-paper"
 
 
 def test_two_runs_that_log_to_wandb_at_the_same_time_are_two_runs_there(

@@ -83,12 +83,19 @@ def test_a_process_that_cannot_run_handlers_ends_after_a_grace_time(signum, code
         "    hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             assert process.stdout.readline() == "ready\n"
             time.sleep(0.2)
             process.send_signal(signum)
             assert process.wait(20) == code
+            assert process.stderr.read() == (
+                f"stopped by {signum.name} before it could save; the same command resumes"
+                " from the last checkpoint\n"
+            )
         finally:
             process.kill()
