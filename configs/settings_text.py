@@ -87,11 +87,11 @@ def task_lines(runs: Sequence[Listed], everything: bool) -> list[str]:
     for run in runs:
         tasks.setdefault(run.env_name, []).append(run)
     if len(runs) == 1:
-        place = f"1 run in {short_path(runs[0].folder)}"
+        where = f"1 run in {short_path(runs[0].folder)}"
     else:
         patterns = dict.fromkeys(short_path(pattern(run)) for run in runs)
-        place = f"{len(runs)} runs in {', '.join(patterns)}"
-    lines = wrapped(f"{runs[0].agent_name}: {place}")
+        where = f"{len(runs)} runs in {', '.join(patterns)}"
+    lines = wrapped(f"{runs[0].agent_name}: {where}")
     width = max(map(len, tasks))
     for task, members in tasks.items():
         lines.append(f"{task:{width}}  {seeds_text([run.seed for run in members])}")

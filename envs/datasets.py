@@ -20,7 +20,7 @@ from envs.arrays import (
     read_npz,
 )
 from envs.dataset_files import find_dataset, own_shards, used_shards
-from envs.mapped_shards import ArraysPlace, arrays_folder, mapped, write_shards
+from envs.mapped_shards import ArraysTarget, arrays_folder, mapped, write_shards
 from envs.ogbench import SeededEnv, make_env
 from envs.robomimic_data import Recipe, read_demonstrations
 from envs.tasks import (
@@ -82,11 +82,11 @@ def load_dataset(
         raise UserError(f"--dataset_proportion must lie in (0, 1], it is {proportion}")
     source = _source(env_name, dataset_dir, dataset_path)
     converted = expanded(arrays_dir, "--arrays_dir") if arrays_dir else None
-    place = ArraysPlace(source.flag, converted)
+    target = ArraysTarget(source.flag, converted)
     with contextlib.ExitStack() as stack:
         make = functools.partial(_environment, stack, env_name, environment)
         env = None if is_robomimic(env_name) else make(None)
-        raw, recipe = _read_any(source, env_name, dataset_layout, action_scale, place)
+        raw, recipe = _read_any(source, env_name, dataset_layout, action_scale, target)
         where = f"{source.flag}: {source.path}"
         if recipe:  # the file says how to make the environment
             env = make(recipe)
@@ -192,30 +192,30 @@ def _read_any(
     env_name: str,
     layout: str,
     action_scale: float,
-    place: ArraysPlace,
+    target: ArraysTarget,
 ) -> tuple[Arrays, Recipe | None]:
     """Return arrays in the ogbench layout, and the recipe of a task of robomimic.
 
-    The arguments are those of `load_dataset`; `place` is where shards are converted to.
+    The arguments are those of `load_dataset`; `target` is where shards are converted to.
     """
     if is_user_env(env_name):
-        return _read_own(source.path, layout, action_scale, place), None
+        return _read_own(source.path, layout, action_scale, target), None
     _refuse_own_settings(layout, action_scale)
     if is_robomimic(env_name):
         return _read_robomimic(source.path, env_name, source.flag)
-    return _read(source.path, env_name, place, named=source.named), None
+    return _read(source.path, env_name, target, named=source.named), None
 
 
-def _read(source: Path, env_name: str, place: ArraysPlace, named: bool) -> Arrays:
+def _read(source: Path, env_name: str, target: ArraysTarget, named: bool) -> Arrays:
     """Read OGBench's file or folder of shards.
 
     Args:
         source: the file or folder.
         env_name: the task.
-        place: where arrays are converted to.
+        target: where arrays are converted to.
         named: whether the user named the file or folder, see `used_shards`.
     """
-    flag = place.flag
+    flag = target.flag
     needed = ["observations", "actions", "terminals", "qpos"]
     if env_name.startswith(("scene", "puzzle")):
         needed.append("button_states")
@@ -234,7 +234,7 @@ def _read(source: Path, env_name: str, place: ArraysPlace, named: bool) -> Array
     def write(folder: Path) -> None:
         write_shards(shards, rows(), folder, flag)
 
-    return mapped(arrays_folder(shards, write, place))
+    return mapped(arrays_folder(shards, write, target))
 
 
 def _read_file(path: Path, needed: list[str], flag: str) -> Arrays:
@@ -286,7 +286,7 @@ def _check_names(names: list[str], needed: list[str], where: str) -> None:
 
 
 def _read_own(
-    source: Path, layout: str, action_scale: float, place: ArraysPlace
+    source: Path, layout: str, action_scale: float, target: ArraysTarget
 ) -> Arrays:
     """Read a user's own file or folder of shards in the ogbench layout, and print how.
 
@@ -294,11 +294,11 @@ def _read_own(
         source: the file or folder.
         layout: auto, ogbench or flat.
         action_scale: actions are divided by it.
-        place: where arrays of shards are converted to.
+        target: where arrays of shards are converted to.
     """
     if source.is_dir() and not own_data.minari_file(source):
-        return _map_own_shards(source, layout, action_scale, place)
-    flag = place.flag
+        return _map_own_shards(source, layout, action_scale, target)
+    flag = target.flag
     arrays = own_data.read_checked(source, layout, action_scale, flag)
     files = [(source, arrays)]
     chosen, why = own_data.choose_layout(files, layout, f"{flag}: {source}")
@@ -322,10 +322,10 @@ def _read_robomimic(source: Path, env_name: str, flag: str) -> tuple[Arrays, Rec
 
 
 def _map_own_shards(
-    source: Path, layout: str, action_scale: float, place: ArraysPlace
+    source: Path, layout: str, action_scale: float, target: ArraysTarget
 ) -> Arrays:
     """Read a folder of own files, all of one layout, as memory maps."""
-    flag = place.flag
+    flag = target.flag
     files = own_shards(source)
     if not files:
         raise UserError(
@@ -350,7 +350,7 @@ def _map_own_shards(
         write_shards(files, rows(), folder, flag)
         own_data.sum_readings(readings).write(folder / "reading.json")
 
-    folder = arrays_folder(files, write, place, (layout, action_scale))
+    folder = arrays_folder(files, write, target, (layout, action_scale))
     own_data.Reading.read(folder / "reading.json").announce(source)
     return mapped(folder)
 

@@ -16,7 +16,7 @@ from utils.files import exclusive_folder
 from utils.progress import Counter
 
 
-class ArraysPlace(NamedTuple):
+class ArraysTarget(NamedTuple):
     """Where the arrays of shards are written."""
 
     flag: str
@@ -56,7 +56,7 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 def arrays_folder(
     shards: list[Path],
     write: Callable[[Path], None],
-    place: ArraysPlace,
+    target: ArraysTarget,
     key: tuple = (),
 ) -> Path:
     """Return the folder of plain arrays of shards; create it the first time.
@@ -66,17 +66,17 @@ def arrays_folder(
     Args:
         shards: the files.
         write: writes the arrays into the folder passed to it.
-        place: where to create the folder; an existing one beside the shards is preferred.
+        target: where to create the folder; an existing one beside the shards is preferred.
         key: what the arrays depend on besides the shards.
     """
-    beside = place._replace(folder=None).of(shards, key)
-    folder = beside if beside.exists() else place.of(shards, key)
+    beside = target._replace(folder=None).of(shards, key)
+    folder = beside if beside.exists() else target.of(shards, key)
     try:
         with exclusive_folder(folder.parent):
             if not folder.exists():
                 write_folder(folder, write)
     except OSError as error:
-        raise place.fault(folder, error) from error
+        raise target.fault(folder, error) from error
     return folder
 
 

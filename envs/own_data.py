@@ -464,9 +464,8 @@ def _flat_rows(arrays: Arrays) -> tuple[Arrays, Reading]:
     """Give every trajectory's final state a row of its own; see `_flat_ends`."""
     masks = arrays.get("masks", 1 - arrays["terminals"])
     ends, dropped, final_states, jumps = _flat_ends(arrays, masks)
-    needs_row = (
-        ends & ~dropped
-    )  # a dropped transition's own row becomes the final state
+    # a dropped transition's own row becomes the final state
+    needs_row = ends & ~dropped
     source = np.repeat(np.arange(len(ends)), 1 + needs_row)
     is_new = np.diff(source, prepend=-1) == 0
     rows = {name: arrays[name][source] for name in NEEDED} | {"masks": masks[source]}
