@@ -90,11 +90,11 @@ def read_table(name: str, method: str) -> dict[tuple[str, str], list[dict[str, s
         name: the file.
         method: the column of the method.
     """
-    found = defaultdict(list)
+    table = defaultdict(list)
     with open(Path(__file__).with_name(name), newline="") as file:
         for line in csv.DictReader(file):
-            found[line["domain"], line[method]].append(line)
-    return dict(found)
+            table[line["domain"], line[method]].append(line)
+    return dict(table)
 
 
 QAM_TABLE = read_table("qam_table.csv", "method")
@@ -147,7 +147,7 @@ def own_settings(
     if ":" in dataset:
         return {}
     domain = nearest_domain(dataset)
-    found = dict(OWN.get(name, {}).get(domain, {}))
+    settings = dict(OWN.get(name, {}).get(domain, {}))
     for method in (name, f"{name}_{agent.get('mode')}"):
         as_run = values_as_run(method)
         for line in QAM_TABLE.get((domain, method), ()):
@@ -155,23 +155,23 @@ def own_settings(
             if key in agent and key != "mode":
                 rewards = ", sparse rewards" if line["sparse"] == "1" else ""
                 value = parse_value(as_run.get(key, line["value"]), type(agent[key]))
-                found[key] = Setting(value, f"{QAM}{rewards}: {method}")
+                settings[key] = Setting(value, f"{QAM}{rewards}: {method}")
     for section in ("all", domain):
         for line in BEYOND_TABLE.get((section, name), ()):
             key = line["key"]
             if key in agent:
                 value = parse_value(line["value"], type(agent[key]))
-                found[key] = Setting(value, line["source"])
-    return from_domain(dataset, found)
+                settings[key] = Setting(value, line["source"])
+    return from_domain(dataset, settings)
 
 
 def values_as_run(method: str) -> dict[str, str]:
     """Return the values that the actual runs of a method used in place of the domain's."""
-    found = {}
+    values = {}
     for line in QAM_TABLE.get(("all", method), ()):
         if line["key"].endswith(AS_RUN):
-            found[line["key"].removesuffix(AS_RUN)] = line["value"]
-    return found
+            values[line["key"].removesuffix(AS_RUN)] = line["value"]
+    return values
 
 
 def parse_value(text: str, kind: type) -> Any:
@@ -187,12 +187,12 @@ def parse_value(text: str, kind: type) -> Any:
 def qam_common_settings(dataset: str) -> dict[str, Setting]:
     """Return the QAM paper's settings of all methods in a domain: flags and agent settings."""
     domain = "" if ":" in dataset else nearest_domain(dataset)
-    found = {}
+    settings = {}
     for line in [*QAM_TABLE["all", "common"], *QAM_TABLE.get((domain, "common"), ())]:
         key = line["key"]
         if key in COMMON:
-            found[key] = Setting(parse_value(line["value"], COMMON[key]), QAM_COMMON)
-    return from_domain(dataset, found) if domain else found
+            settings[key] = Setting(parse_value(line["value"], COMMON[key]), QAM_COMMON)
+    return from_domain(dataset, settings) if domain else settings
 
 
 def tuning_note(dataset: str, settings: Mapping[str, Setting]) -> str:

@@ -190,10 +190,10 @@ def collection_settings(path: Path) -> dict | None:
     if path.suffix == ".hdf5":
         return robomimic_data.made_settings(path)
     try:
-        found = read_npz(
+        stored = read_npz(
             path, lambda names: [name for name in names if name == "collection"]
         )
-        return json.loads(str(found["collection"])) if found else None
+        return json.loads(str(stored["collection"])) if stored else None
     except ValueError:
         return None
 

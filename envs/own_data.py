@@ -404,17 +404,17 @@ def choose_layout(
     """
     if asked != "auto":
         return asked, f"--dataset_layout={asked}"
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for path, arrays in files:
         minari = ("ogbench", "Minari's") if is_minari(path) else None
         layout, why = minari or layout_evidence(arrays)
         if layout:
-            found.setdefault(layout, why)
-    if len(found) == 1:
-        return next(iter(found.items()))
-    problem = (
-        "its shards are of both layouts" if found else "nothing in it shows its layout"
-    )
+            reasons.setdefault(layout, why)
+    if len(reasons) == 1:
+        return next(iter(reasons.items()))
+    problem = "nothing in it shows its layout"
+    if reasons:
+        problem = "its shards are of both layouts"
     raise UserError(
         f"{where}: {problem}; give --dataset_layout=ogbench if the final state of every"
         " trajectory has a row of its own, with terminals 1 there, or --dataset_layout=flat if"

@@ -222,20 +222,20 @@ def _order(data: Any, where: str) -> list[str]:
 
 def _demonstration(demo: Any, keys: Sequence[str], where: str) -> Arrays:
     """Read one demonstration as arrays of T rows; raise UserError if it is incomplete."""
-    found = _complete(demo, keys, where)
-    ends = np.asarray(found["dones"], np.float64)
+    stored = _complete(demo, keys, where)
+    ends = np.asarray(stored["dones"], np.float64)
     terminals = ends.copy()
     terminals[-1] = 1
 
     def joined(group: str) -> np.ndarray:
-        parts = [found[f"{group}/{key}"] for key in keys]
+        parts = [stored[f"{group}/{key}"] for key in keys]
         return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
 
     return {
         "observations": joined("obs").astype(np.float64),
         "next_observations": joined("next_obs").astype(np.float64),
-        "actions": found["actions"],
-        "rewards": np.asarray(found["rewards"], np.float64) - 1,
+        "actions": stored["actions"],
+        "rewards": np.asarray(stored["rewards"], np.float64) - 1,
         "masks": 1 - ends,
         "terminals": terminals,
     }
@@ -251,13 +251,13 @@ def _complete(demo: Any, keys: Sequence[str], where: str) -> Arrays:
             f"{where} lacks {', '.join(missing)} in {demo.name}; give robomimic's file of type"
             " low_dim"
         )
-    found = {name: demo[name][()] for name in names}
-    lengths = {value.shape[:1] for value in found.values()}
+    columns = {name: demo[name][()] for name in names}
+    lengths = {value.shape[:1] for value in columns.values()}
     if len(lengths) > 1 or lengths & {(), (0,)}:
         raise UserError(
             f"{where}: the arrays of {demo.name} do not all have the same number of rows"
         )
-    return found
+    return columns
 
 
 # ---------------------------------------------------------------- writing

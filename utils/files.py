@@ -130,16 +130,16 @@ def read_file(path: Path, limit: int) -> bytes | None:
     never blocks on a pipe and never reads endlessly from a device such as /dev/zero.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
             raise DamagedFile(path, "a link to nothing") from None
         return None
     except OSError as error:
         raise DamagedFile(path, f"{error.strerror}") from error
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise DamagedFile(path, "a folder" if path.is_dir() else "not a regular file")
-    if found.st_size > limit:
+    if status.st_size > limit:
         raise DamagedFile(path, f"larger than {limit >> 20} MiB")
     try:
         return path.read_bytes()
