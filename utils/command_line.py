@@ -56,7 +56,7 @@ def plain_letters(error: UnicodeError) -> tuple[str, int]:
     return "".join(shown), error.end
 
 
-def print_any_text(encoding: str | None = None) -> None:
+def print_any_text(encoding: str | None) -> None:
     """Make stdout replace characters that its encoding lacks, instead of raising an error.
 
     encoding: the new encoding of stdout; None keeps the present one.

@@ -279,10 +279,10 @@ class Replay(flax.struct.PyTreeNode):
             else self.replace(stored=HostFed(self.stored.size, rows))
         )
 
-    def draws(
-        self, key: jax.Array, batch_size: int, points: int = 1
+    def sampling_plan(
+        self, key: jax.Array, batch_size: int, points: int
     ) -> list[tuple[Parts, jax.Array, int]]:
-        """Return the draws of a batch: (parts, key, number of chunks), the dataset first.
+        """Return what a batch is drawn from: (parts, key, number of chunks), the dataset first.
 
         The arguments are those of `sample`.
         """
@@ -297,14 +297,14 @@ class Replay(flax.struct.PyTreeNode):
         return [from_stored, from_online]
 
     def stored_starts(
-        self, key: jax.Array, batch_size: int, horizon: int, points: int = 1
+        self, key: jax.Array, batch_size: int, horizon: int, points: int
     ) -> jax.Array:
-        """Return the starts [B'] of the first of `draws`, those of the dataset.
+        """Return the starts [B'] of the first part of the sampling plan, the dataset.
 
         Starts beyond the dataset's size are online transitions. The arguments are those of
         `sample`.
         """
-        parts, key, count = self.draws(key, batch_size, points)[0]
+        parts, key, count = self.sampling_plan(key, batch_size, points)[0]
         return draw_starts(parts, key, count, horizon, points)
 
     def sample(
@@ -329,7 +329,7 @@ class Replay(flax.struct.PyTreeNode):
         """
         batches = [
             sample(parts, key, count, horizon, discount, points)
-            for parts, key, count in self.draws(key, batch_size, points)
+            for parts, key, count in self.sampling_plan(key, batch_size, points)
         ]
         if len(batches) == 1:
             return batches[0]
