@@ -47,7 +47,7 @@ check_folders()
 
 from utils.errors import UserError, one_line  # noqa: E402
 from utils.main_guard import leave_if_unguarded  # noqa: E402
-from utils.preemption import Preempted, handled  # noqa: E402
+from utils.preemption import Preempted, handled, leave_if_asked  # noqa: E402
 
 
 def main(argv: list[str]) -> int:
@@ -122,7 +122,9 @@ def train_task(runs: "list[Run]", fv: "FlagValues", first: bool) -> int:
         if fv.debug or text is None or (mistake and first):
             raise
         print("error:", text, file=sys.stderr)
+        leave_if_asked()  # the signal that the error kept from ending the program
         return 2 if mistake else 1
+    leave_if_asked()
     return 0
 
 

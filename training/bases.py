@@ -171,7 +171,7 @@ def from_bases(
         pretrained: one base for all seeds; None to train one for each.
         overwrite: whether every run starts again.
     """
-    new = [run for run in runs if overwrite or may_restart(run)]
+    new = list(runs) if overwrite else runs_that_may_start(runs)
     if pretrained:
         bases = {run.seed: pretrained.params for run in new}
     else:
@@ -182,12 +182,17 @@ def from_bases(
     ]
 
 
-def may_restart(run: Run) -> bool:
-    """Whether a run may start at step 0: it has no checkpoint, or only the first one.
+def runs_that_may_start(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs that may start at step 0.
 
-    A first checkpoint is dropped if another seed has none (`training.trainer.group_by_step`).
+    Those are the runs without a checkpoint, and beside them those with only the first one,
+    which is then dropped (`training.trainer.group_by_step`).
     """
-    return run.newest_checkpoint() <= run.settings.flags["save_interval"]
+    newest = [run.newest_checkpoint() for run in runs]
+    if min(newest) >= 0:
+        return []
+    first = runs[0].settings.flags["save_interval"]
+    return [run for run, step in zip(runs, newest, strict=True) if step <= first]
 
 
 def trained_bases(runs: Sequence[Run], data: TaskData) -> dict[int, dict]:

@@ -55,7 +55,7 @@ class Journal:
         self.outcome: dict[str, float | None] = {"success": None, "return": None}
         self.evaluated_at = -1
         lines: collections.deque[dict[str, Any]] = collections.deque(
-            maxlen=Agent.PATIENCE
+            maxlen=run.agent.PATIENCE
         )
         self.recent = lines
         """The newest lines of train.csv."""
@@ -64,6 +64,8 @@ class Journal:
         self.save_seconds = 0.0
         self.unreadable: list[int] = []
         """The steps of checkpoints that cannot be read."""
+        self.broken_siblings: set[int] = set()
+        """The seeds of the same program that had broken at the newest checkpoint."""
 
     # ---------------------------------------------------------------- resuming
 
@@ -84,6 +86,7 @@ class Journal:
             self.unreadable = [
                 other for other in self.checkpoints.steps() if other > step
             ]
+            self.broken_siblings = set(record.get("broken", ()))
             return step
         if self.checkpoints.steps():
             raise RunError(
@@ -115,7 +118,7 @@ class Journal:
         self.outcome = {name: record.get(name) for name in self.outcome}
         self.evaluated_at = record["evaluated_at"]
         self.warned = record["warned"]
-        self.recent.extend(self.logger["train"].read()[-Agent.PATIENCE :])
+        self.recent.extend(self.logger["train"].read())
         say(f"resumed at step {step}: {short_path(self.run.folder)}")
         return tree, record
 

@@ -74,22 +74,40 @@ def train_runs(
 def group_by_step(journals: Sequence[Journal]) -> list[tuple[int, list[int]]]:
     """Group runs by the step they resume from; each group trains as one program.
 
-    A process that is killed while it saves may leave one seed a checkpoint ahead of another.
-    That seed then resumes from the other's step, at most one save interval earlier. It does not
-    start again if a later checkpoint of it is damaged: then it was given no base.
-
     Returns (step, indices of runs) of each group.
     """
     newest = [journal.newest() for journal in journals]
-    interval = journals[0].run.settings.flags["save_interval"]
+    seeds_at: dict[int, set[int]] = {}
+    for journal, step in zip(journals, newest, strict=True):
+        seeds_at.setdefault(step, set()).add(journal.run.seed)
     groups: dict[int, list[int]] = {}
     for i, step in enumerate(newest):
-        previous = journals[i].previous(step)
-        near = previous in newest and step - max(0, previous) <= interval
-        if previous < 0 and journals[i].unreadable:
-            near = False
-        groups.setdefault(previous if near else step, []).append(i)
+        groups.setdefault(step_to_resume(journals[i], step, seeds_at), []).append(i)
     return sorted(groups.items())
+
+
+def step_to_resume(journal: Journal, step: int, seeds_at: dict[int, set[int]]) -> int:
+    """Return the step of a run's newest checkpoint, or of the one before it.
+
+    A process that is killed while it saves may leave one seed a checkpoint ahead of another.
+    That seed then resumes from the other's step, at most one save interval earlier. It does not
+    go back to a seed that had broken before, as that one would break again, nor to a damaged
+    checkpoint. It does not start again if it was given no base, because there seemed to be
+    other checkpoints.
+
+    Args:
+        journal: the files of the run.
+        step: the step of its newest checkpoint.
+        seeds_at: the seeds of the program by the step of their newest checkpoint.
+    """
+    previous = journal.previous(step)
+    is_near = step - max(0, previous) <= journal.run.settings.flags["save_interval"]
+    if not (is_near and seeds_at.get(previous, set()) - journal.broken_siblings):
+        return step
+    may_go_back = (
+        not journal.unreadable if previous < 0 else journal.checkpoints.holds(previous)
+    )
+    return previous if may_go_back else step
 
 
 class Start(NamedTuple):
@@ -118,7 +136,9 @@ def restore(journal: Journal, agent: Agent, step: int) -> Start:
     folder = journal.run.folder
     evaluating = tree.get("evaluating")
     agent = agent_from(tree["agent"], agent, folder)
-    if evaluating:
+    if record.get("evaluating") == step:
+        evaluating = without_optimiser(agent)
+    elif evaluating:
         evaluating = agent_from(evaluating, without_optimiser(agent), folder)
     return Start(SeedState(agent, tree["keys"], record["window"]), record, evaluating)
 
@@ -230,7 +250,7 @@ class Trainer:
         self.phase = "online"
         if self.step >= offline + steps:
             return
-        if flags["kl_budget_online"] is not None:
+        if flags["kl_budget_online"] is not None and self.step == offline:
             self.updates.set_kl_budget(flags["kl_budget_online"])
         balanced = flags["balanced_sampling"]
         start = first_learning_step(
@@ -334,7 +354,7 @@ class Trainer:
         preemption.leave_if_asked()
 
     def means(self) -> list[dict[str, float]]:
-        """Return each seed's mean metrics since the last log; [] if there was no update.
+        """Return each seed's mean metrics since its last log; [] or {} if it had no update.
 
         Seeds with a metric that is not finite are marked as broken.
         """
@@ -346,7 +366,9 @@ class Trainer:
         means = self.means()
         seconds = self.updates.clock.seconds()
         speed = self.updates.speed(seconds)
-        for seed, journal in self.seeds.active if means else ():
+        for seed, journal in self.seeds.active:
+            if not (means and means[seed]):
+                continue
             journal.checkpoints.check()
             row = {"phase": self.phase, **means[seed]}
             journal.log(self.step, row, speed, self.updates.agents)
@@ -414,6 +436,9 @@ class Trainer:
                 if evaluating := self.evaluations.agent_before(seed, self.step):
                     tree["evaluating"] = agent_tree(evaluating)
                 record = {"phase": self.phase, "window": window}
+                record["broken"] = [
+                    self.seeds.journals[i].run.seed for i in self.seeds.broken
+                ]
                 record["episode"] = episodes[seed] if episodes else None
                 journal.save(self.step, tree, record)
 

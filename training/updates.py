@@ -6,7 +6,7 @@ import math
 import operator
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Self
 
@@ -265,7 +265,8 @@ class Updates:
     """The agents of all seeds, with the compiled calls that train them.
 
     Args:
-        states: the state of each seed, all with the same number of updates.
+        states: the state of each seed, all with the same number of updates. Since their last
+            logs they may have had different numbers.
     """
 
     def __init__(self, states: Sequence[SeedState]):
@@ -275,9 +276,10 @@ class Updates:
         self.keys: dict[str, Any] = stack_seeds(
             [state.keys for state in states], self.mesh
         )
-        self.window_updates: int = states[0].window["updates"]
+        self.window_updates: list[int] = [state.window["updates"] for state in states]
+        """The updates of each seed since its last log."""
         self.windows: Window | None = None  # None before the first update after a log
-        if self.window_updates:
+        if any(self.window_updates):
             self.windows = stack_windows(
                 [state.window["sums"] for state in states], self.mesh
             )
@@ -317,10 +319,11 @@ class Updates:
             updates: U.
             rows: [S, U, B, ...] the rows of a dataset on the host; else None.
         """
+        if not self._metrics:
+            key = self.keys["updates"][0]
+            self._metrics = metric_names(self.agents, replay, key, rows)
+            self._leave_old_metrics()
         if self.windows is None:
-            if not self._metrics:
-                key = self.keys["updates"][0]
-                self._metrics = metric_names(self.agents, replay, key, rows)
             zeros = dict.fromkeys(self._metrics, 0.0)
             self.windows = stack_windows([zeros] * self.num_seeds, self.mesh)
         before = self._newest
@@ -336,12 +339,26 @@ class Updates:
             rows,
             self.mesh,
         )
-        self.window_updates += updates
+        self.window_updates = [before + updates for before in self.window_updates]
         self.clock.updates += updates
         if before is not None:
             # keeps signals, the bar and the clock close to the actual training
             before.block_until_ready()
         self.clock.seen_busy()
+
+    def _leave_old_metrics(self) -> None:
+        """Start new windows if those of a checkpoint have other metrics than the agent now."""
+        if self.windows is None or set(self.windows.names) == set(self._metrics):
+            return
+        warn(
+            "the agent has other metrics than at its checkpoint: the next line of train.csv is"
+            " a mean over the updates from here on"
+        )
+        self._empty_windows()
+
+    def _empty_windows(self) -> None:
+        self.windows = None
+        self.window_updates = [0] * self.num_seeds
 
     def act(self, observations: np.ndarray, step: int) -> np.ndarray:
         """Return actions [S, D] at observations [S, O] in online step `step`."""
@@ -371,14 +388,14 @@ class Updates:
         return found
 
     def means(self) -> list[dict[str, float]]:
-        """Return each seed's mean metrics since the last log; [] if there was no update."""
+        """Return each seed's mean metrics since its last log; [] or {} if it had no update."""
         if self.windows is None:
             return []
         sums = self.windows.by_name(self.windows.sums)
         self.clock.seen_busy()
         return [
-            {name: total / self.window_updates for name, total in row.items()}
-            for row in sums
+            {name: total / updates for name, total in row.items()} if updates else {}
+            for updates, row in zip(self.window_updates, sums, strict=True)
         ]
 
     def speed(self, seconds: float) -> dict[str, float]:
@@ -388,8 +405,7 @@ class Updates:
 
     def restart_window(self) -> None:
         """Start new sums and a new time after a log."""
-        self.windows = None
-        self.window_updates = 0
+        self._empty_windows()
         self.clock.restart()
 
     def states(self) -> list[SeedState]:
@@ -400,7 +416,7 @@ class Updates:
         states = []
         for seed in range(self.num_seeds):
             tree = jax.tree.map(operator.itemgetter(seed), host)
-            window = {"updates": self.window_updates, "sums": sums[seed]}
+            window = {"updates": self.window_updates[seed], "sums": sums[seed]}
             states.append(SeedState(tree["agent"], tree["keys"], window))
         return states
 
@@ -410,7 +426,7 @@ def metric_names(
 ) -> list[str]:
     """Return the names of an update's metrics, in order, without running an update.
 
-    Raises UserError as `traced_metrics` does.
+    Raises UserError as `traced_metrics` and `check_metrics` do.
 
     Args:
         agents: as in `train_block`.
@@ -427,12 +443,25 @@ def metric_names(
     def trace() -> dict[str, Any]:
         return jax.eval_shape(one_update, agent, one, update_key)[1]
 
-    return list(traced_metrics(trace, agent.config))
+    metrics = traced_metrics(trace, agent.config)
+    check_metrics(metrics)
+    return list(metrics)
 
 
-def stack_windows(sums: Iterable[dict[str, Any]], mesh: Mesh | None) -> Window:
-    """Create the windows [S, ...] of all seeds from their sums."""
-    return stack_seeds([Window.create(sums_of_one) for sums_of_one in sums], mesh)
+def check_metrics(metrics: dict[str, Any]) -> None:
+    """Raise UserError for a metric that cannot be a column of train.csv."""
+    for name, value in metrics.items():
+        if name in ("step", "phase"):
+            raise UserError(f"metric {name}: train.csv has a column {name}; rename it")
+        if value.shape:
+            shape = list(value.shape)
+            raise UserError(f"metric {name} has shape {shape}; metrics are scalars")
+
+
+def stack_windows(sums: Sequence[dict[str, Any]], mesh: Mesh | None) -> Window:
+    """Create the windows [S, ...] of all seeds from their sums; missing sums are 0."""
+    zeros = {name: 0.0 for each in sums for name in each}
+    return stack_seeds([Window.create(zeros | each) for each in sums], mesh)
 
 
 def updates_per_call(*counts: int) -> int:

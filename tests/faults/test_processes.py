@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -84,6 +85,25 @@ def test_an_interrupted_evaluation_is_repeated_with_the_agent_that_it_had(
         and "evaluating" in tree
     )
     assert_undisturbed()
+
+
+@pytest.mark.ci
+def test_extending_a_finished_run_keeps_its_last_evaluation(enter_folder):
+    enter_folder()
+    flags = ["--bc_steps=0", "--online_steps=0", "--eval_interval=4", "--eval_async"]
+    assert train(*flags, "--offline_steps=10") == 0
+    assert train(*flags, "--offline_steps=12") == 0
+    steps = [line["step"] for line in read_csv(folder_of() / "eval.csv")]
+    assert steps == [0, 4, 8, 10, 12]
+
+
+@pytest.mark.ci
+def test_a_run_that_resumes_needs_no_base(enter_folder):
+    """As on another machine, where only its folder was copied."""
+    enter_folder("offline")
+    shutil.rmtree("exp/bc")
+    assert train("--online_steps=0") == 0
+    assert not list(Path("exp/bc").glob("*/*/config.json"))
 
 
 @pytest.mark.ci

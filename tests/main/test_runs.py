@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from tests.tiny_runs import ROOT, TASK, TINY, only_run, run, train, unwrapped
 from training.checkpoints import Checkpoints
 from training.plan import plan
 from training.replay_file import ReplayFile
+from utils import preemption
 from utils.errors import RunError, UserError
 from utils.logging import CsvLog
 
@@ -198,6 +200,22 @@ def test_a_task_that_fails_does_not_stop_the_others(
     assert f"error: {line}\n" in capsys.readouterr().err
 
 
+def test_a_signal_ends_the_program_even_if_saving_fails(monkeypatch, tmp_path, capsys):
+    from training import train as train_module
+
+    begun = []
+
+    def interrupted(runs, overwrite):
+        begun.append(runs)
+        with preemption.deferred():
+            signal.raise_signal(signal.SIGTERM)
+            raise RunError("the disk is full")
+
+    monkeypatch.setattr(train_module, "train", interrupted)
+    assert run("--env_name=scene", f"--save_dir={tmp_path}") == 143
+    assert len(begun) == 1 and "error: the disk is full\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("error", "task", "flags", "ending"),
     [
@@ -220,7 +238,7 @@ def test_two_processes_never_write_one_run(data, tmp_path, capsys):
         f"--env_name={TASK}",
         f"--ogbench_dataset_dir={data}/good",
         f"--save_dir={tmp_path}",
-        "--bc_steps=0",
+        "--bc_steps=4",
     ]
     (planned,) = plan(parse_flags(["main.py", *flags, *TINY]))
     with planned.locked():
@@ -229,7 +247,8 @@ def test_two_processes_never_write_one_run(data, tmp_path, capsys):
         f"{planned.folder} is being written by another process"
         in capsys.readouterr().err
     )
-    assert not planned.folder.exists()
+    # nor does the second process train the base
+    assert not planned.folder.exists() and not list(tmp_path.glob("bc/*/*"))
 
 
 @pytest.mark.ci

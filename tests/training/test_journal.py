@@ -16,6 +16,7 @@ class Agent:
     """An agent that has a concern while lambda is 5."""
 
     cloning = False
+    PATIENCE = 2
 
     def concerns(self, lines):
         return {"lambda_max": AT_BOUND} if lines[-1]["dual/lam"] == 5.0 else {}
@@ -26,7 +27,11 @@ def journal(tmp_path):
     flags = {"tags": "", "run_group": "Debug", "logger": "csv", "keep_checkpoints": 1}
     settings = SimpleNamespace(flags=flags)
     run = SimpleNamespace(
-        folder=tmp_path, name="task/run", settings=settings, config=dict
+        folder=tmp_path,
+        name="task/run",
+        settings=settings,
+        config=dict,
+        agent=Agent,
     )
     with contextlib.ExitStack() as stack:
         yield Journal(run, stack, 3, 2)
@@ -41,6 +46,16 @@ def test_current_concerns_are_stored_and_each_is_printed_once(
         kept.append(json.loads((tmp_path / "concerns.json").read_text()))
     assert kept == [{}, {"lambda_max": AT_BOUND}, {"lambda_max": AT_BOUND}, {}, kept[1]]
     assert printed().err == f"warning: task/run, step 1: {AT_BOUND}\n"
+
+
+def test_an_agent_judges_as_many_lines_as_its_patience(journal):
+    judged = []
+    agent = Agent()
+    agent.concerns = lambda lines: judged.append(lines) or {}
+    for step in range(4):
+        journal.log(step, {"dual/lam": float(step)}, {}, agent)
+    assert [len(lines) for lines in judged] == [1, 2, 2, 2]
+    assert judged[-1] == [{"dual/lam": 2.0}, {"dual/lam": 3.0}]
 
 
 def test_a_behaviour_cloned_base_has_no_concerns(journal, tmp_path, printed):

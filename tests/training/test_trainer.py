@@ -7,20 +7,24 @@ import pytest
 
 from envs.evaluation import EpisodeFault
 from envs.workers import WorkerError
+from training import trainer as trainer_module
 from training.evaluator import Evaluation, Evaluations
 from training.seeds import Seeds
 from training.trainer import Trainer, group_by_step
 from utils.errors import RunError
 
 
-def journal(newest, previous, interval, unreadable=()):
+def journal(newest, previous, interval, seed=0, **others):
     settings = SimpleNamespace(flags={"save_interval": interval})
-    return SimpleNamespace(
-        run=SimpleNamespace(settings=settings),
-        newest=lambda: newest,
-        previous=lambda step: previous,
-        unreadable=unreadable,
-    )
+    found = {
+        "run": SimpleNamespace(settings=settings, seed=seed),
+        "newest": lambda: newest,
+        "previous": lambda step: previous,
+        "unreadable": (),
+        "broken_siblings": set(),
+        "checkpoints": SimpleNamespace(holds=lambda step: True),
+    }
+    return SimpleNamespace(**found | others)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +42,42 @@ def journal(newest, previous, interval, unreadable=()):
 )
 def test_a_seed_one_checkpoint_ahead_resumes_with_the_others(steps, interval, groups):
     assert group_by_step([journal(*pair, interval) for pair in steps]) == groups
+
+
+def test_a_seed_does_not_go_back_to_one_that_had_broken():
+    """The other would break at the same update again."""
+    ahead = journal(90, 50, 50, seed=0, broken_siblings={1})
+    broken, killed = journal(50, -1, 50, seed=1), journal(50, -1, 50, seed=2)
+    assert group_by_step([ahead, broken]) == [(50, [1]), (90, [0])]
+    assert group_by_step([ahead, broken, killed]) == [(50, [0, 1, 2])]
+
+
+def test_a_seed_does_not_go_back_to_a_damaged_checkpoint():
+    damaged = SimpleNamespace(holds=lambda step: step != 50)
+    journals = [journal(100, 50, 50, checkpoints=damaged), journal(50, -1, 50, seed=1)]
+    assert group_by_step(journals) == [(50, [1]), (100, [0])]
+
+
+def test_the_online_budget_is_set_once_when_the_phase_begins(monkeypatch):
+    """A fork may have changed it since."""
+
+    class Reached(Exception):
+        pass
+
+    def stop(config):
+        raise Reached
+
+    monkeypatch.setattr(trainer_module, "transitions_per_sequence", stop)
+    flags = {"online_steps": 8, "offline_steps": 4, "kl_budget_online": 1.0}
+    budgets = []
+    updates = SimpleNamespace(set_kl_budget=budgets.append, config=None)
+    for step in (4, 7):
+        trainer = SimpleNamespace(
+            flags=flags | {"balanced_sampling": False}, step=step, updates=updates
+        )
+        with pytest.raises(Reached):
+            Trainer.online(trainer, {})
+    assert budgets == [1.0]
 
 
 def test_a_seed_with_a_damaged_later_checkpoint_does_not_start_again():

@@ -7,19 +7,24 @@ import jax
 import numpy as np
 import pytest
 
-from agents import bc
+from agents import bc, trqam
 from tests.agents.tiny_agents import OBS, tiny
 from tests.small_datasets import make_dataset
 from tests.training.test_seeds import tiny_agents
 from training import updates as updates_module
 from training.updates import EMPTY_WINDOW, SeedState, Updates, WindowClock, act_online
+from utils.errors import UserError
 from utils.replay import Replay
 from utils.sharding import stack_seeds
 
 
 @pytest.fixture
 def replay():
-    dataset = make_dataset([30, 20])
+    return new_replay(30)
+
+
+def new_replay(length):
+    dataset = make_dataset([length, 20])
     return Replay.create(
         {name: np.nan_to_num(value) for name, value in dataset.items()}
     )
@@ -57,6 +62,40 @@ def test_updates_continue_from_their_states_to_the_bit(replay):
     assert uninterrupted.speed(2.0)["updates_per_s"] == 0
     assert uninterrupted.means() == [] and uninterrupted.not_finite() == {}
     assert uninterrupted.states()[0].window == EMPTY_WINDOW
+
+
+@pytest.mark.ci
+def test_seeds_with_different_numbers_of_updates_since_their_logs_have_their_own_means(
+    replay,
+):
+    """Such as one that was logged at the end of a shorter run, beside one that was killed."""
+    states = new_states(2)
+    begun = Updates(states[1:])
+    begun.run(replay, 2)
+    logged, killed = states[0], begun.states()[0]
+    killed = killed._replace(agent=states[1].agent)  # at the same update as the other
+    together = Updates([logged, killed])
+    assert together.means()[0] == {} and together.means()[1] == begun.means()[0]
+    together.run(replay, 1)
+    assert [state.window["updates"] for state in together.states()] == [1, 3]
+    alone = Updates(states)
+    alone.run(replay, 1)
+    assert together.means()[0] == pytest.approx(alone.means()[0], rel=1e-5)
+    name = "critic/loss"
+    total = 2 * begun.means()[0][name] + alone.means()[1][name]
+    assert together.means()[1][name] == pytest.approx(total / 3, rel=1e-5)
+
+
+@pytest.mark.ci
+def test_a_metric_that_the_agent_no_longer_has_starts_a_new_window(replay, printed):
+    (state,) = new_states(1)
+    window = {"updates": 3, "sums": {"critic/loss": 1.0, "of an earlier version": 2.0}}
+    updates = Updates([state._replace(window=window)])
+    updates.run(replay, 1)
+    assert "the agent has other metrics than at its checkpoint" in printed().err
+    fresh = Updates([state])
+    fresh.run(replay, 1)
+    assert updates.means() == fresh.means()
 
 
 @pytest.mark.ci
@@ -106,3 +145,22 @@ def test_speed_is_updates_over_training_time():
     clock = SimpleNamespace(idle=1.0, updates=20)
     measured = Updates.speed(SimpleNamespace(clock=clock), 4.0)
     assert measured == {"updates_per_s": 5.0, "device_idle": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"step": 1}, r"metric step: train.csv has a column step"),
+        ({"phase": 0.0}, r"metric phase: train.csv has a column phase"),
+        (
+            {"per_sample": np.zeros(4)},
+            r"metric per_sample has shape \[4\]; metrics are scalars",
+        ),
+    ],
+)
+def test_a_metric_that_cannot_be_a_column_is_refused(metrics, message, monkeypatch):
+    """Each replay has another length, because JAX remembers traces by shapes."""
+    after_step = lambda agent, ours: (agent, ours | metrics)  # noqa: E731
+    monkeypatch.setattr(trqam.TRQAM, "after_step", after_step)
+    with pytest.raises(UserError, match=f"^{message}"):
+        Updates(new_states(1)).run(new_replay(len(message)), 1)
