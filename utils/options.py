@@ -10,7 +10,9 @@ from utils.errors import UserError
 
 
 class Option(NamedTuple):
-    """One setting. A number must be finite and within the bounds that are not None."""
+    """One setting. A number must be finite and within the bounds that are not None; a tuple of
+    positive integers holds layer widths; a default of None allows any value.
+    """
 
     default: Any
     doc: str
@@ -36,14 +38,16 @@ class Option(NamedTuple):
     def fault(self, value: Any) -> str | None:
         """Return the advice for a value that is not allowed; None for an allowed value."""
         match self.default:
-            case bool():
+            case None | bool():
                 return None
             case str():
                 wrong = self.choices and value not in self.choices
                 return f"use one of {', '.join(self.choices)}" if wrong else None
-            case tuple():
+            case tuple() if are_widths(self.default):
                 advice = "give positive layer widths, such as '(512,512)'"
                 return None if are_widths(value) else advice
+            case tuple():
+                return None if all(map(is_finite, value)) else "give finite numbers"
         return None if self.allows(value) else self.advice()
 
     def advice(self) -> str:
@@ -74,6 +78,11 @@ Options = dict[str, Option]
 def are_widths(value: Any) -> bool:
     """Whether a value is a non-empty sequence of positive integers."""
     return bool(value) and all(isinstance(width, int) and width > 0 for width in value)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is no infinite or undefined number."""
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def defaults(options: Options) -> ml_collections.ConfigDict:

@@ -35,6 +35,7 @@ NAN, INF = float("nan"), float("inf")
             [-0.1, 2.0, NAN],
             "give a number from 0 to 1",
         ),
+        (Option(2.0, "", above=1), [1.1], [1, 0.5, NAN], "give a number above 1"),
         (Option(0.5, ""), [-3.0, 0], [NAN, -INF], "give a number"),
         (Option("a", "", choices=("a", "b")), ["b"], ["c"], "use one of a, b"),
         (
@@ -43,6 +44,15 @@ NAN, INF = float("nan"), float("inf")
             [(), (8, 0), (8.0,)],
             "give positive layer widths, such as '(512,512)'",
         ),
+        (
+            Option((0.1, 0.5), ""),
+            [(0.1, 0.5), (1, 2, 3), ()],
+            [(0.1, NAN), (INF,)],
+            "give finite numbers",
+        ),
+        (Option((), ""), [(), (8, 8), (0.5,)], [(NAN,)], "give finite numbers"),
+        (Option(("a", "b"), ""), [("a",)], [], ""),
+        (Option(None, ""), [None, -3.0, "text"], [], ""),
         (Option(True, ""), [True, False], [], ""),
         (Option("free", ""), ["text"], [], ""),
     ],

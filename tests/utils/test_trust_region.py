@@ -5,9 +5,9 @@ import pytest
 from utils.trust_region import concerns
 
 
-def lines(lam, ratios):
+def lines(lam, ratios, budget=0.2):
     return [
-        {"dual/lam": lam, "dual/path_kl": 0.2 * r, "dual/kl_budget": 0.2}
+        {"dual/lam": lam, "dual/path_kl": 0.2 * r, "dual/kl_budget": budget}
         for r in ratios
     ]
 
@@ -33,3 +33,11 @@ def test_lambda_at_a_bound_and_a_path_kl_off_its_budget_are_concerns(
     found = concerns(lines(lam, ratios), 0.01, 100.0, settled)
     assert found.keys() == kinds
     assert not any(digit in text for text in found.values() for digit in "0123456789")
+
+
+def test_a_path_kl_above_a_budget_of_zero_is_a_concern():
+    assert concerns(lines(1.0, [0.1], 0.0), 0.01, 100.0, True).keys() == {"path_kl"}
+
+
+def test_lines_without_the_dual_state_give_no_concerns():
+    assert concerns([{"dual/path_kl": 9.0}], 0.01, 100.0, True) == {}
