@@ -12,7 +12,7 @@ from reports.rows import Return, Row
 from reports.statistics import Interval
 from reports.summary import Report
 
-AGENT = 20  # the longest word beside a key
+LABEL_WIDTH = 20  # of the longest word beside a key
 
 
 def plus_minus(mean: float, half: float | None, digits: int = 1) -> str:
@@ -23,12 +23,12 @@ def plus_minus(mean: float, half: float | None, digits: int = 1) -> str:
 
 def bracket(interval: Interval, digits: int = 1) -> str:
     """64.1 [62.0, 66.0]; the value alone where there is no interval."""
-    value, low, high = (f"{number:.{digits}f}" for number in interval)
+    value, low, high = (f"{end:.{digits}f}" for end in interval)
     return value if np.isnan(interval.low) else f"{value} [{low}, {high}]"
 
 
 def spent(row: Row) -> str:
-    """0.312 / 0.3: path KL and its budget; what there is of the two."""
+    """0.312 / 0.3: path KL and its budget; whichever is known."""
     known = [
         (value, form)
         for value, form in ((row.path_kl, ".3f"), (row.kl_budget, ".3g"))
@@ -37,44 +37,42 @@ def spent(row: Row) -> str:
     return " / ".join(f"{value:{form}}" for value, form in known)
 
 
-def short(name: str) -> str:
-    """A task's name without what every task's has."""
+def number(value: float, form: str, unit: str = "") -> str:
+    """A number in a format, with its unit; nothing where it is NaN."""
+    return "" if np.isnan(value) else f"{value:{form}}{unit}"
+
+
+def settled(row: Row) -> str:
+    """The mean step from which on runs kept their budget; a dash if one never did."""
+    if np.isnan(row.kl_budget):
+        return ""
+    return "-" if np.isnan(row.settled) else f"{row.settled:,.0f}"
+
+
+def short_task(name: str) -> str:
+    """A task's name without -singletask and -v0."""
     return name.replace("-singletask", "").removesuffix("-v0")
 
 
 CELLS: dict[str, tuple[str, Callable[[Row], str]]] = {
-    "name": ("task", lambda row: short(row.name)),
+    "name": ("task", lambda row: short_task(row.name)),
     "method": ("method", lambda row: row.method),
     "step": ("step", lambda row: row.step),
     "tasks": ("tasks", lambda row: "" if row.scope == "task" else str(row.tasks)),
     "seeds": ("seeds", lambda row: str(row.seeds)),
     "success": ("success (%)", lambda row: plus_minus(row.mean, row.half)),
-    "start": (
-        "at step 0",
-        lambda row: "" if np.isnan(row.start) else f"{row.start:.1f}",
-    ),
+    "start": ("at step 0", lambda row: number(row.start, ".1f")),
     "iqm": ("IQM [95 %]", lambda row: bracket(row.iqm)),
     "path_kl": ("path KL / budget", spent),
-    "within": (
-        "within 10 %",
-        lambda row: "" if np.isnan(row.within) else f"{row.within:.0f} %",
-    ),
-    "settled": (
-        "settled at",
-        lambda row: (
-            "" if np.isnan(row.kl_budget) else f"{row.settled:,.0f}".replace("nan", "-")
-        ),
-    ),
+    "within": ("within 10 %", lambda row: number(row.within, ".0f", " %")),
+    "settled": ("settled at", settled),
     "highest": (
         "highest KL",
         lambda row: "" if np.isnan(row.kl_budget) else f"{row.highest:.2f}",
     ),
-    "lam": ("λ", lambda row: "" if np.isnan(row.lam) else f"{row.lam:.3g}"),
+    "lam": ("λ", lambda row: number(row.lam, ".3g")),
     "data": ("data", lambda row: size(row.common_value(lambda r: r.transitions))),
-    "episodes": (
-        "episodes",
-        lambda row: "" if np.isnan(row.episodes) else f"{row.episodes:.0f}",
-    ),
+    "episodes": ("episodes", lambda row: number(row.episodes, ".0f")),
 }
 """Columns by name: header and text."""
 
@@ -96,7 +94,7 @@ def comparison_cells(entry: Comparison) -> list[str]:
         data,
     ]
     return [
-        short(row.name),
+        short_task(row.name),
         row.method,
         *ours,
         *theirs,
@@ -136,27 +134,31 @@ def blocks(rows: Iterable[Row]) -> list[Block]:
     return [Block(phase, name, list(inside)) for (phase, name), inside in grouped]
 
 
-def main_rows(found: Report) -> list[Row]:
-    """The rows over several tasks, and those of tasks that are not in one for each method."""
-    inside = set()
-    for row in found.rows:
-        inside |= {
-            (row.phase, row.method, task) for task in row.names if row.scope == "domain"
-        }
-    alone = set()
-    for row in found.rows:
-        if row.scope == "task" and (row.phase, row.method, row.name) not in inside:
-            alone.add((row.phase, row.name))
+def main_rows(report: Report) -> list[Row]:
+    """The rows over several tasks, and those of tasks that some method's domain row leaves
+    out.
+    """
+    in_domains = {
+        (row.phase, row.method, task)
+        for row in report.rows
+        if row.scope == "domain"
+        for task in row.names
+    }
+    alone = {
+        (row.phase, row.name)
+        for row in report.rows
+        if row.scope == "task" and (row.phase, row.method, row.name) not in in_domains
+    }
     return [
         row
-        for row in found.rows
+        for row in report.rows
         if row.scope != "task" or (row.phase, row.name) in alone
     ]
 
 
-def main_names(found: Report) -> set[tuple[str, str]]:
+def main_names(report: Report) -> set[tuple[str, str]]:
     """The phases and names of the tables that are shown first."""
-    return {(row.phase, row.name) for row in main_rows(found)}
+    return {(row.phase, row.name) for row in main_rows(report)}
 
 
 def keys_of(methods: list[str]) -> dict[str, str]:
@@ -172,10 +174,10 @@ Pairs = dict[tuple[str, str], Interval]
 """P(X > Y) in percent by the methods (X, Y), in both orders."""
 
 
-def pairs_of(found: Report) -> dict[tuple[str, str], Pairs]:
+def pairs_of(report: Report) -> dict[tuple[str, str], Pairs]:
     """The pairs of methods, by phase and name."""
     pairs: dict[tuple[str, str], Pairs] = {}
-    for entry in found.improvements:
+    for entry in report.improvements:
         value, low, high = entry.probability
         inside = pairs.setdefault((entry.phase, entry.name), {})
         inside[entry.method, entry.other] = entry.probability
@@ -193,12 +195,12 @@ def best_of(rows: list[Row]) -> Row | None:
 class Lookup:
     """What the tables of a report share: keys, pairs of methods, published figures, sources."""
 
-    def __init__(self, found: Report):
-        self.keys = keys_of(found.methods)
-        self.pairs = pairs_of(found)
+    def __init__(self, report: Report):
+        self.keys = keys_of(report.methods)
+        self.pairs = pairs_of(report)
         self.sources: dict[str, int] = {}
         self.published: dict[tuple[str, str, str], list[Comparison]] = {}
-        for entry in found.comparisons:
+        for entry in report.comparisons:
             self.sources.setdefault(entry.published.source, len(self.sources) + 1)
             key = (entry.row.phase, entry.row.name, entry.row.method)
             self.published.setdefault(key, []).append(entry)
@@ -206,13 +208,14 @@ class Lookup:
     def label(self, method: str) -> str:
         """The key and the first word of a method's name."""
         agent = method.partition(" ")[0]
-        short_agent = agent if len(agent) <= AGENT else f"{agent[: AGENT - 3]}..."
-        return f"{self.keys[method]} {short_agent}"
+        if len(agent) > LABEL_WIDTH:
+            agent = f"{agent[: LABEL_WIDTH - 3]}..."
+        return f"{self.keys[method]} {agent}"
 
     def figures(self, row: Row) -> str:
         """The published figures of a row's method with the numbers of their sources."""
-        found = self.published.get((row.phase, row.name, row.method), [])
-        return ", ".join(self.figure(entry) for entry in found)
+        comparisons = self.published.get((row.phase, row.name, row.method), [])
+        return ", ".join(map(self.figure, comparisons))
 
     def figure(self, entry: Comparison) -> str:
         """84.5 ± 7.7 [1] ≠: a figure, its source, and whether anything is known to differ."""
@@ -237,7 +240,7 @@ class Lookup:
         """The cells of RETURN."""
         value = plus_minus(entry.mean, entry.half)
         return [
-            short(entry.name),
+            short_task(entry.name),
             self.label(entry.method),
             str(entry.seeds),
             value,
@@ -305,11 +308,11 @@ class Matrix(NamedTuple):
     """[rows, columns]; None on the diagonal and for methods without a common task."""
 
 
-def matrices(found: Report, lookup: Lookup) -> list[Matrix]:
+def matrices(report: Report, lookup: Lookup) -> list[Matrix]:
     """The matrix of each block that is shown and has several methods."""
-    keys = ((block.phase, block.name) for block in blocks(main_rows(found)))
+    keys = ((block.phase, block.name) for block in blocks(main_rows(report)))
     compared = [key for key in keys if key in lookup.pairs]
-    return [matrix_of(*key, found.methods, lookup.pairs[key]) for key in compared]
+    return [matrix_of(*key, report.methods, lookup.pairs[key]) for key in compared]
 
 
 def matrix_of(phase: str, name: str, methods: list[str], pairs: Pairs) -> Matrix:
@@ -321,6 +324,6 @@ def matrix_of(phase: str, name: str, methods: list[str], pairs: Pairs) -> Matrix
     )
 
 
-def certain(interval: Interval) -> bool:
+def excludes_half(interval: Interval) -> bool:
     """Whether the 95 % interval of a probability of improvement leaves out 50 %."""
     return interval.low > 50 or interval.high < 50

@@ -1,5 +1,7 @@
 """Notes on what limits the comparisons of a report."""
 
+import collections
+
 from reports.points import Point, by_phase
 from reports.results import differing_settings, shown_value
 from utils.errors import join_first, printable
@@ -94,23 +96,22 @@ def check_runs(points: list[Point], notes: list[str]) -> None:
 def check_protocol(points: list[Point], notes: list[str]) -> None:
     """Settings of training and evaluation that differ between the agents of a task."""
     # by task and setting, then by agent
-    values: dict[tuple[str, str], dict[str, set[str]]] = {}
+    values: dict[tuple[str, str], dict[str, set[str]]] = collections.defaultdict(
+        lambda: collections.defaultdict(set)
+    )
     for point in points:
         result = point.result
-        own = result.config.get("flags", {}) | result.config.get("agent", {})
-        protocol = {name: own[name] for name in PROTOCOL if name in own}
-        for name, value in protocol.items():
-            of_agents = values.setdefault((result.env_name, name), {})
-            of_agents.setdefault(result.agent, set()).add(shown_value(value))
-    differing: dict[str, dict[str, None]] = {}  # names in order, once each
+        settings = result.config.get("flags", {}) | result.config.get("agent", {})
+        for name in PROTOCOL:
+            if name in settings:
+                shown = shown_value(settings[name])
+                values[result.env_name, name][result.agent].add(shown)
+    tasks_of: dict[str, list[str]] = {}  # by what differs
     for (task, name), of_agents in values.items():
         if len(set(map(frozenset, of_agents.values()))) > 1:
-            each = (
-                f"{agent} {', '.join(sorted(found))}"
-                for agent, found in sorted(of_agents.items())
-            )
-            differing.setdefault(f"{name} ({'; '.join(each)})", {})[task] = None
-    for what, tasks in differing.items():
+            each = [f"{a} {', '.join(sorted(of_agents[a]))}" for a in sorted(of_agents)]
+            tasks_of.setdefault(f"{name} ({'; '.join(each)})", []).append(task)
+    for what, tasks in tasks_of.items():
         notes.append(
             f"agents were not trained or evaluated alike: {what}: {join_first(tasks)}"
         )

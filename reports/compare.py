@@ -11,7 +11,8 @@ from reports.statistics import Interval, improvements
 from utils.errors import join_first
 
 DATA_TOLERANCE = 0.05
-UNSURE = ("published data", "data ")  # how differences begin that there may not be
+UNSURE = ("published data", "data ")
+"""Prefixes of differences that are possible, not certain."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +129,8 @@ def differences(row: Row, figure: Published) -> list[str]:
             found.append(f"{what} {mine}, published {theirs}")
     found += pretraining(row, figure)
     # that of all its runs, or they would be another method's
-    if given := row.results[0].given:
-        found.append(f"settings {given}")
+    if overrides := row.results[0].overrides_text:
+        found.append(f"settings {overrides}")
     return found
 
 

@@ -5,10 +5,10 @@ A method has a colour, a dash pattern and, at the end of its line, its key.
 
 import base64
 import functools
-import html
 import io
 import math
 from collections.abc import Callable, Iterable
+from html import escape
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -61,17 +61,17 @@ def charts(methods: Iterable[str], title: str, results: list[Result]) -> list[Ch
     grouped = {m: [result for result in results if result.method == m] for m in methods}
     by_method = {method: runs for method, runs in grouped.items() if runs}
     online_at = online_starts(results)
-    kl, budget, lam = (
-        lines(by_method, functools.partial(kl_curve, name=name), online_at)
-        for name in ("path_kl", "kl_budget", "lam")
-    )
+
+    def logged(name: str) -> dict[str, Line]:
+        return lines(by_method, functools.partial(kl_curve, name=name), online_at)
+
     success = lines(by_method, curve, online_at)
-    found = (
+    possible = (
         Chart(f"{title}: success (%)", success, {}, online_at, 100.0),
-        Chart(f"{title}: path KL", kl, budget, online_at),
-        Chart(f"{title}: λ", lam, {}, online_at),
+        Chart(f"{title}: path KL", logged("path_kl"), logged("kl_budget"), online_at),
+        Chart(f"{title}: λ", logged("lam"), {}, online_at),
     )
-    return [chart for chart in found if chart.series]
+    return [chart for chart in possible if chart.series]
 
 
 def online_starts(results: list[Result]) -> set[int]:
@@ -112,19 +112,15 @@ def curve(results: list[Result]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     At each step over the seeds that were evaluated there on all of the tasks.
     """
-    tasks, seeds = (
-        sorted({r.env_name for r in results}),
-        sorted({r.seed for r in results}),
-    )
+    tasks = sorted({r.env_name for r in results})
+    seeds = sorted({r.seed for r in results})
     steps = np.unique(np.concatenate([r.evaluations["step"] for r in results]))
-    scores = np.full((len(tasks), len(steps), len(seeds)), np.nan)
+    success = np.full((len(tasks), len(steps), len(seeds)), np.nan)
     for r in results:
-        scores[
-            tasks.index(r.env_name),
-            np.searchsorted(steps, r.evaluations["step"]),
-            seeds.index(r.seed),
-        ] = r.evaluations["success"]
-    mean, half = mean_and_half(100 * scores.mean(0))
+        task, seed = tasks.index(r.env_name), seeds.index(r.seed)
+        at = np.searchsorted(steps, r.evaluations["step"])
+        success[task, at, seed] = r.evaluations["success"]
+    mean, half = mean_and_half(100 * success.mean(0))
     known = np.isfinite(mean)
     return steps[known], mean[known], half[known]
 
@@ -194,8 +190,8 @@ def line_style(i: int) -> dict[str, Any]:
 def value_range(shown: list[Line]) -> tuple[float, float]:
     """The lowest and the highest value of an axis; the lowest is above 0 on a logarithmic one.
 
-    It is so where the ends of the lines are far apart: those near 0 would not be seen. Values
-    far below the lowest end are left out.
+    The axis is logarithmic if the lines end far apart, or those near 0 would be invisible.
+    Values far below the lowest end are left out.
     """
     means = np.concatenate([mean for _, mean, _ in shown])
     ends = [mean[-1] for _, mean, _ in shown if mean[-1] > 0]
@@ -232,18 +228,20 @@ def write_keys(axes: Axes, chart: Chart, keys: dict[str, str]) -> None:
 
 
 def apart(heights: list[float]) -> list[float]:
-    """Ascending heights moved as little as keeps them a letter apart and between 0 and 1."""
+    """Move ascending heights as little as possible so that they are a letter apart and
+    between 0 and 1.
+    """
     gap = min(LETTER, 1.0 / max(1, len(heights) - 1))
     moved_up, lowest = [], -math.inf
     for y in heights:
         lowest = max(y, lowest + gap)
         moved_up.append(lowest)
     highest = 1.0 + gap
-    found = []
+    moved_down = []
     for y in reversed(moved_up):
         highest = min(y, highest - gap)
-        found.append(highest)
-    return found[::-1]
+        moved_down.append(highest)
+    return moved_down[::-1]
 
 
 def image(chart: Chart, figure: Figure) -> str:
@@ -260,8 +258,3 @@ def sample(i: int) -> str:
     """A piece of the line of method i, for the legend."""
     colour, dashes = line_style(i).values()
     return f'<i style="border-top: 2px {dashes} {colour}"></i>'
-
-
-def escape(text: str) -> str:
-    """Text for HTML."""
-    return html.escape(text)

@@ -1,4 +1,4 @@
-"""Studies: what a report reads of many runs in two files, without places."""
+"""Exports a study: what a report reads of its runs, in two files without local paths."""
 
 import csv
 import shlex
@@ -23,11 +23,11 @@ NOT_KEPT = {
 
 
 def export(results: list[Result], out: Path) -> int:
-    """Write what a report reads of the runs, with each run's command and without places, into
-    `out`: runs.json and curves.csv. Returns the number of runs.
+    """Write what a report reads of the runs, with each run's command and without local paths,
+    into `out`: runs.json and curves.csv. Returns the number of runs.
 
-    Raises UserError, before anything is written, for runs of one name in several places and for
-    a file that is a link out of its run.
+    Raises UserError, before anything is written, for runs of one name in several folders and
+    for a file that is a link out of its run.
     """
     results = [result for result in results if result.config]
     runs = {run_name(result): result for result in results}
@@ -54,7 +54,7 @@ def run_name(result: Result) -> str:
 
 
 def check_inside(folder: Path) -> None:
-    """Raise UserError for a file that is a link to a place outside its run."""
+    """Raise UserError for a file that is a link to one outside its run."""
     for name in ("config.json", "train.csv", "eval.csv", "concerns.json"):
         target = (folder / name).resolve()
         if not target.is_relative_to(folder):
@@ -65,8 +65,8 @@ def check_inside(folder: Path) -> None:
 
 
 def kept_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A config.json without places, and with the run's command."""
-    flags = without_place(config["flags"])
+    """A config.json without local paths, and with the run's command."""
+    flags = without_base_path(config["flags"])
     return config | {
         "agent_file": shown_file(config),
         "flags": {name: value for name, value in flags.items() if name not in NOT_KEPT},
@@ -105,24 +105,24 @@ def shown_number(name: str, cell: float | None) -> str:
     return repr(float(cell)) if name == "success" else f"{cell:.9g}"
 
 
-def without_place(flags: dict[str, Any]) -> dict[str, Any]:
+def without_base_path(flags: dict[str, Any]) -> dict[str, Any]:
     """The flags, with the name alone of the base that a run started from."""
     base = flags.get("pretrained_actor_path")
     return flags | {"pretrained_actor_path": Path(base).name} if base else flags
 
 
 def shown_file(config: dict[str, Any]) -> str:
-    """The agent file without its place: agents/trqam.py."""
+    """The agent file and its folder: agents/trqam.py."""
     return "/".join(Path(config["agent_file"]).parts[-2:])
 
 
 def command(config: dict[str, Any]) -> str:
-    """The command that makes a run of this config.json, without its places: of a base, only the
-    name is left.
+    """The command that makes a run of this config.json, without local paths: of a base, only
+    the name is left.
     """
     if "command" in config:
         return config["command"]
-    flags, sources = without_place(config["flags"]), config["sources"]
+    flags, sources = without_base_path(config["flags"]), config["sources"]
     values = flags | {f"agent.{key}": value for key, value in config["agent"].items()}
     shown_first = {
         "agent": shown_file(config),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reports.cells import CELLS, plus_minus, short
+from reports.cells import CELLS, plus_minus, short_task
 from reports.compare import Comparison, Improvement
 from reports.points import OVERALL, by_phase
 from reports.rows import Return, Row
@@ -21,13 +21,13 @@ COLUMNS = (
 ).split()
 
 
-def as_csv(found: Report) -> str:
+def as_csv(report: Report) -> str:
     """Every result, return, published figure and improvement as a line of CSV."""
     lines = [
-        *map(our_line, found.rows),
-        *map(return_line, found.returns),
-        *map(published_line, found.comparisons),
-        *map(improvement_line, found.improvements),
+        *map(our_line, report.rows),
+        *map(return_line, report.returns),
+        *map(published_line, report.comparisons),
+        *map(improvement_line, report.improvements),
     ]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -112,12 +112,12 @@ LATEX = {
 }
 
 
-def as_latex(found: Report) -> str:
+def as_latex(report: Report) -> str:
     """Tasks and domains down, methods across, the best mean of lines whose methods have the
     same tasks in bold; no package.
     """
-    phases = by_phase(found.rows, lambda row: row.phase)
-    return "\n".join(latex_table(phase, rows, found.methods) for phase, rows in phases)
+    phases = by_phase(report.rows, lambda row: row.phase)
+    return "\n".join(latex_table(phase, rows, report.methods) for phase, rows in phases)
 
 
 def latex_table(phase: str, rows: list[Row], methods: list[str]) -> str:
@@ -151,7 +151,7 @@ def latex_line(inside: dict[str, Row], methods: list[str]) -> str:
         words.append(
             rf"\textbf{{{cell}}}" if row and round(row.mean, 1) == best else cell
         )
-    name = escape(short(rows[0].name))
+    name = escape(short_task(rows[0].name))
     title = name if rows[0].scope == "task" else rf"\textit{{{name}}}"
     return " & ".join([title, *words]) + r" \\"
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator
+from html import escape
 from pathlib import Path
 
 from reports.cells import (
@@ -14,16 +15,16 @@ from reports.cells import (
     Matrix,
     blocks,
     bracket,
-    certain,
     comparison_cells,
+    excludes_half,
     main_names,
     main_rows,
     matrices,
-    short,
+    short_task,
     visible_table,
 )
 from reports.compare import Comparison, Improvement
-from reports.curves import escape, figures, sample
+from reports.curves import figures, sample
 from reports.points import OVERALL, by_phase, groups
 from reports.results import Result
 from reports.rows import Row
@@ -36,14 +37,14 @@ COLUMNS += ["highest", "lam", "data", "episodes", "step"]
 STYLE = Path(__file__).with_name("report.css")
 
 
-def page(found: Report) -> str:
+def page(report: Report) -> str:
     """The whole page."""
-    lookup = Lookup(found)
+    lookup = Lookup(report)
     sections = [
-        ("curves", "Curves", curves(found, lookup)),
-        ("tables", "Success, path KL and λ", main_tables(found, lookup)),
-        ("improvement", "Probability of improvement", improvement(found, lookup)),
-        ("details", "Details", details(found, lookup)),
+        ("curves", "Curves", curves(report, lookup)),
+        ("tables", "Success, path KL and λ", main_tables(report, lookup)),
+        ("improvement", "Probability of improvement", improvement(report, lookup)),
+        ("details", "Details", details(report, lookup)),
     ]
     sections = [section for section in sections if section[2]]
     links = "".join(f'<a href="#{key}">{name}</a> ' for key, name, _ in sections)
@@ -63,9 +64,9 @@ def page(found: Report) -> str:
 # ---------------------------------------------------------------- curves
 
 
-def curves(found: Report, lookup: Lookup) -> str:
+def curves(report: Report, lookup: Lookup) -> str:
     """The figures of all tasks and of each domain, and what their lines are."""
-    shown_groups = list(main_groups(found.results))
+    shown_groups = list(main_groups(report.results))
     rows = figure_rows(shown_groups, lookup)
     first = rows[:1] if len(rows) == len(shown_groups) else []
     about = (
@@ -84,9 +85,9 @@ def by_domain(
     def domain_of(group: tuple[str, str, list[Result]]) -> str:
         return OVERALL if group[0] == "overall" else group[2][0].domain
 
-    found = groups(results, lambda result: result)
-    for domain, inside in itertools.groupby(found, key=domain_of):
-        yield domain, [(short(name), runs) for _, name, runs in inside]
+    all_groups = groups(results, lambda result: result)
+    for domain, inside in itertools.groupby(all_groups, key=domain_of):
+        yield domain, [(short_task(name), runs) for _, name, runs in inside]
 
 
 def main_groups(results: list[Result]) -> Iterator[tuple[str, list[Result]]]:
@@ -116,10 +117,10 @@ def legend(lookup: Lookup) -> str:
 # ---------------------------------------------------------------- tables
 
 
-def main_tables(found: Report, lookup: Lookup) -> str:
+def main_tables(report: Report, lookup: Lookup) -> str:
     """A table for all tasks and for each domain, and the sources of the published figures."""
-    parts = [block_table(block, lookup) for block in blocks(main_rows(found))]
-    for phase, returns in by_phase(found.returns, lambda entry: entry.phase):
+    parts = [block_table(block, lookup) for block in blocks(main_rows(report))]
+    for phase, returns in by_phase(report.returns, lambda entry: entry.phase):
         body = table(RETURN, map(lookup.returned, returns))
         parts.append(f"<h3>Return of runs that report no success, {phase}</h3>{body}")
     sources = "".join(f"<li>{escape(source)}</li>" for source in lookup.sources)
@@ -135,9 +136,8 @@ def block_table(block: Block, lookup: Lookup) -> str:
     methods = [row.method for row in block.rows]
     body = methods_table(header, zip(methods, lines, strict=True), lookup)
     about = " · ".join([block.phase, *facts])
-    return (
-        f'<h3>{escape(short(block.name))} <span class="dim">{about}</span></h3>{body}'
-    )
+    name = escape(short_task(block.name))
+    return f'<h3>{name} <span class="dim">{about}</span></h3>{body}'
 
 
 def methods_table(
@@ -178,23 +178,20 @@ def _table(header: list[str], body: list[list[str]]) -> str:
 # ---------------------------------------------------------------- improvement
 
 
-def improvement(found: Report, lookup: Lookup) -> str:
+def improvement(report: Report, lookup: Lookup) -> str:
     """The matrices of all tasks, or of the only table, and folded those of the domains."""
-    made = matrices(found, lookup)
+    made = matrices(report, lookup)
     if not made:
         return ""
-    first: list[str] = []
-    folded: list[str] = []
-    for matrix in made:
-        (first if matrix.name == made[0].name else folded).append(
-            matrix_table(matrix, lookup)
-        )
     about = (
         "<p>In percent: how probably a run of the method on the left does better than one of "
         "the method above. Bold: the 95 % interval leaves out 50 %.</p>"
     )
-    more = fold("domains", "Of each domain", "".join(folded)) if folded else ""
-    return f"{about}{''.join(first)}{more}"
+    shown = made[0].name
+    first = [matrix_table(matrix, lookup) for matrix in made if matrix.name == shown]
+    others = [matrix_table(matrix, lookup) for matrix in made if matrix.name != shown]
+    more = fold("domains", "Of each domain", "".join(others)) if others else ""
+    return "".join([about, *first, more])
 
 
 def matrix_table(matrix: Matrix, lookup: Lookup) -> str:
@@ -204,9 +201,8 @@ def matrix_table(matrix: Matrix, lookup: Lookup) -> str:
         [method_head(method, lookup), *map(matrix_cell, cells)]
         for method, cells in zip(matrix.methods, matrix.cells, strict=True)
     ]
-    heading = (
-        f'<h3>{escape(short(matrix.name))} <span class="dim">{matrix.phase}</span></h3>'
-    )
+    name = escape(short_task(matrix.name))
+    heading = f'<h3>{name} <span class="dim">{matrix.phase}</span></h3>'
     return f'{heading}<div class="matrix">{_table(["", *header], body)}</div>'
 
 
@@ -215,9 +211,9 @@ def matrix_cell(interval: Interval | None) -> str:
     if interval is None:
         return "<td></td>"
     shade = SHADE * max(0.0, interval.value / 50 - 1)
-    kind = ' class="certain"' if certain(interval) else ""
+    mark = ' class="certain"' if excludes_half(interval) else ""
     tint = f' style="--p:{shade:.2f}"' if shade else ""
-    return f'<td{kind}{tint} title="{bracket(interval)}">{interval.value:.0f}</td>'
+    return f'<td{mark}{tint} title="{bracket(interval)}">{interval.value:.0f}</td>'
 
 
 # ---------------------------------------------------------------- details
@@ -228,26 +224,26 @@ def fold(key: str, title: str, body: str) -> str:
     return f'<details id="{key}"><summary>{escape(title)}</summary>{body}</details>'
 
 
-def details(found: Report, lookup: Lookup) -> str:
+def details(report: Report, lookup: Lookup) -> str:
     """Everything else, folded."""
     parts = [
-        ("methods", "Methods: settings, device, commit", methods_made(found, lookup))
+        ("methods", "Methods: settings, device, commit", methods_made(report, lookup))
     ]
-    if found.notes:
-        listed = "".join(f"<li>{escape(note)}</li>" for note in found.notes)
-        parts.insert(0, ("notes", f"Notes ({len(found.notes)})", f"<ul>{listed}</ul>"))
-    parts += task_curves(found, lookup)
-    parts += tables(found, lookup)
+    if report.notes:
+        listed = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
+        parts.insert(0, ("notes", f"Notes ({len(report.notes)})", f"<ul>{listed}</ul>"))
+    parts += task_curves(report, lookup)
+    parts += tables(report, lookup)
     return "".join(fold(*part) for part in parts)
 
 
-def methods_made(found: Report, lookup: Lookup) -> str:
+def methods_made(report: Report, lookup: Lookup) -> str:
     """The methods with their settings, the programs and machines."""
     header = ["runs", "tasks", "seeds", "settings given", "device", "commit"]
     by_method: dict[str, list[Result]] = {}
-    for result in found.results:
+    for result in report.results:
         by_method.setdefault(result.method, []).append(result)
-    lines = [(method, made_cells(by_method[method])) for method in found.methods]
+    lines = [(method, made_cells(by_method[method])) for method in report.methods]
     return methods_table(header, lines, lookup)
 
 
@@ -258,10 +254,10 @@ def made_cells(results: list[Result]) -> list[str]:
         len({r.env_name for r in results}),
         len({r.seed for r in results}),
     ]
-    given = sorted({result.given or "defaults" for result in results})
-    devices, commits = (named(results, key) for key in ("device", "commit"))
-    short_commits = [commit[:10] for commit in commits]
-    return [*map(str, numbers), *map("; ".join, (given, devices, short_commits))]
+    settings = sorted({result.overrides_text or "defaults" for result in results})
+    devices = named(results, "device")
+    commits = [commit[:10] for commit in named(results, "commit")]
+    return [*map(str, numbers), *map("; ".join, (settings, devices, commits))]
 
 
 def named(results: list[Result], key: str) -> list[str]:
@@ -269,10 +265,10 @@ def named(results: list[Result], key: str) -> list[str]:
     return sorted({str(r.config[key]) for r in results if r.config.get(key)})
 
 
-def task_curves(found: Report, lookup: Lookup) -> list[tuple[str, str, str]]:
+def task_curves(report: Report, lookup: Lookup) -> list[tuple[str, str, str]]:
     """(key, title, body): the figures of the tasks of each domain that has several."""
     parts: list[tuple[str, str, str]] = []
-    for domain, (_, *tasks) in by_domain(found.results):
+    for domain, (_, *tasks) in by_domain(report.results):
         if tasks:
             body = "".join(figure_rows(tasks, lookup))
             title = f"Curves: {domain}, {len(tasks)} tasks"
@@ -280,21 +276,23 @@ def task_curves(found: Report, lookup: Lookup) -> list[tuple[str, str, str]]:
     return parts
 
 
-def tables(found: Report, lookup: Lookup) -> list[tuple[str, str, str]]:
+def tables(report: Report, lookup: Lookup) -> list[tuple[str, str, str]]:
     """(key, title, body) of the tables with every column, every pair and published figure."""
     parts: list[tuple[str, str, str]] = []
     for scope, title in (("means", "Domains and all tasks"), ("tasks", "Tasks")):
         rows = [
-            row for row in found.rows if (row.scope == "task") == (scope == "tasks")
+            row for row in report.rows if (row.scope == "task") == (scope == "tasks")
         ]
         for phase, inside in by_phase(rows, lambda row: row.phase):
             body = full_tables(inside, lookup)
             parts.append((f"{phase}-{scope}", f"{title}, {phase}: every column", body))
-    for phase, entries in by_phase(main_pairs(found), lambda pair: pair.phase):
+    names = main_names(report)
+    pairs = [pair for pair in report.improvements if (pair.phase, pair.name) in names]
+    for phase, entries in by_phase(pairs, lambda pair: pair.phase):
         title = f"Pairs of methods with intervals, {phase}"
         parts.append((f"{phase}-pairs", title, pair_tables(entries, lookup)))
     for phase, comparisons in by_phase(
-        found.comparisons, lambda entry: entry.row.phase
+        report.comparisons, lambda entry: entry.row.phase
     ):
         body = table(COMPARISON, [labelled(entry, lookup) for entry in comparisons])
         body = f'<div class="wide">{body}</div>'
@@ -304,19 +302,13 @@ def tables(found: Report, lookup: Lookup) -> list[tuple[str, str, str]]:
     return parts
 
 
-def main_pairs(found: Report) -> list[Improvement]:
-    """The pairs of methods in the tables that are shown first."""
-    names = main_names(found)
-    return [pair for pair in found.improvements if (pair.phase, pair.name) in names]
-
-
 def pair_tables(entries: list[Improvement], lookup: Lookup) -> str:
     """Each pair of methods with the interval, a table for each name."""
     header = ["method X", "method Y", "tasks", "P(X > Y) in % [95 %]"]
     parts = []
     for name, inside in itertools.groupby(entries, key=lambda entry: entry.name):
         lines = [pair_cells(pair, lookup) for pair in inside]
-        parts.append(f"<h3>{escape(short(name))}</h3>{table(header, lines)}")
+        parts.append(f"<h3>{escape(short_task(name))}</h3>{table(header, lines)}")
     return "".join(parts)
 
 
@@ -341,5 +333,5 @@ def full_tables(rows: list[Row], lookup: Lookup) -> str:
     for block in blocks(rows):
         lines = [(row.method, [cell(row) for _, cell in columns]) for row in block.rows]
         body = methods_table(header, lines, lookup)
-        parts.append(f"<h3>{escape(short(block.name))}</h3>{body}")
+        parts.append(f"<h3>{escape(short_task(block.name))}</h3>{body}")
     return "".join(parts)

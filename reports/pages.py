@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from reports.cells import CELLS, bracket, plus_minus, short
+from reports.cells import CELLS, bracket, plus_minus, short_task
 from reports.curves import curve
 from reports.files import as_markdown, markdown
 from reports.points import Point
 from reports.reading import read_all
 from reports.rows import Row
 from reports.statistics import Interval, mean_and_half
-from reports.summary import report
+from reports.summary import make_report
 from utils.errors import UserError
 from utils.logging import read_csv
 
@@ -39,9 +39,8 @@ def renewed(text: str, results: Path) -> str:
     def block(match: re.Match) -> str:
         if match[1] not in TABLES:
             raise UserError(f"<!-- made: {match[1]} -->: there is {', '.join(TABLES)}")
-        return "".join(
-            [match[1], match[2], *(f"{x}\n" for x in TABLES[match[1]](results))]
-        )
+        table = "".join(f"{line}\n" for line in TABLES[match[1]](results))
+        return f"{match[1]}{match[2]}{table}"
 
     return BLOCK.sub(block, text)
 
@@ -51,12 +50,11 @@ def quickstart(results: Path) -> list[str]:
     found = []
     for path in sorted(results.glob("quickstart/*.json")):
         summary = json.loads(path.read_text())
-        evaluated = [
-            row for row in read_csv(path.with_suffix(".csv")) if "success" in row
-        ]
-        ends = [100 * evaluated[i]["success"] for i in (0, -1)]
-        found.append([*ends, summary["path_kl"], summary["lambda"]])
-    budget, columns = f"{summary['kl_budget']:g}", np.array(found).T
+        lines = read_csv(path.with_suffix(".csv"))
+        success = [100 * line["success"] for line in lines if "success" in line]
+        kl, lam = summary["path_kl"], summary["lambda"]
+        found.append([success[0], success[-1], kl, lam])
+    budget = f"{summary['kl_budget']:g}"
     rows = [
         [
             str(seed),
@@ -67,8 +65,8 @@ def quickstart(results: Path) -> list[str]:
         ]
         for seed, (bc, ours, kl, lam) in enumerate(found)
     ]
-    digits = (1, 1, 3, 2)
-    bc, ours, kl, lam = map(plus_minus, *mean_and_half(columns), digits)
+    mean, half = mean_and_half(np.array(found).T)
+    bc, ours, kl, lam = map(plus_minus, mean, half, (1, 1, 3, 2))
     rows.append(["mean ± 95 %", f"{bc} %", f"{ours} %", f"{kl} / {budget}", lam])
     header = ["seed", "success of BC", "success of TRQAM", "path KL / budget", "λ"]
     return markdown(header, rows)
@@ -81,8 +79,8 @@ def study(folder: Path) -> list[str]:
 
 def rows_of_tasks(folder: Path) -> list[Row]:
     """The rows of an exported study for each task and method, after the offline phase."""
-    found = report(read_all([str(folder)], 1)[0], "final", [])
-    return [row for row in found.rows if (row.scope, row.phase) == ("task", "offline")]
+    report = make_report(read_all([str(folder)], 1)[0], "final", [])
+    return [row for row in report.rows if (row.scope, row.phase) == ("task", "offline")]
 
 
 def learning(folder: Path) -> list[str]:
@@ -100,11 +98,10 @@ def learning(folder: Path) -> list[str]:
     *columns, _ = sorted(set.intersection(*map(set, curves)))
     lines = []
     for row, success in zip(rows, curves, strict=True):
-        first, last = (
-            [CELLS[name][1](row) for name in names]
-            for names in (("name", "method", "seeds"), ("success", "path_kl", "lam"))
-        )
-        lines.append([*first, *(f"{success[update]:.1f}" for update in columns), *last])
+        line = [CELLS[name][1](row) for name in ("name", "method", "seeds")]
+        line += [f"{success[update]:.1f}" for update in columns]
+        line += [CELLS[name][1](row) for name in ("success", "path_kl", "lam")]
+        lines.append(line)
     header = ["task", "method", "seeds", *(f"at {update:,}" for update in columns)]
     return markdown([*header, "at the end (%)", "path KL / budget", "λ"], lines)
 
@@ -120,18 +117,19 @@ def differences(folder: Path, method: str) -> list[str]:
     rates: dict[tuple[str, str], dict[int, float]] = {}
     for result in sorted(results, key=lambda r: (r.env_name, r.method)):
         if result.method == method or result.agent != agent:
-            by_seed = rates.setdefault((result.env_name, result.method), {})
+            of_method = rates.setdefault((result.env_name, result.method), {})
             success = result.success(result.ends()["offline"])
             if success is not None:
-                by_seed[result.seed] = 100 * success
+                of_method[result.seed] = 100 * success
     lines = []
     for (task, other), theirs in rates.items():
         if other != method:
             ours = rates.get((task, method), {})
             both = sorted(ours.keys() & theirs.keys())
-            found = np.array([ours[seed] - theirs[seed] for seed in both])
-            mean, half = map(float, mean_and_half(found))
-            lines.append([short(task), other, str(len(both)), plus_minus(mean, half)])
+            by_seed = np.array([ours[seed] - theirs[seed] for seed in both])
+            mean, half = map(float, mean_and_half(by_seed))
+            points = plus_minus(mean, half)
+            lines.append([short_task(task), other, str(len(both)), points])
     return markdown(["task", f"{method} minus", "seeds", "points"], lines)
 
 
@@ -183,9 +181,7 @@ def speed(path: Path) -> list[str]:
 
 def host_data(results: Path) -> list[str]:
     """How long updates wait for data on the host."""
-    measured = json.loads((results / "speed_cpu.json").read_text())["data"][
-        "measurements"
-    ]
+    speeds = json.loads((results / "speed_cpu.json").read_text())
     rows = [
         [
             f"{data['rows']:,}",
@@ -193,11 +189,10 @@ def host_data(results: Path) -> list[str]:
             f"{data['fastest_updates_per_s']:,.0f}",
             f"{data['paced_waiting']:.1%}",
         ]
-        for data in measured
+        for data in speeds["data"]["measurements"]
     ]
-    return markdown(
-        ["rows on the host", "threads", "updates/s at most", "waiting"], rows
-    )
+    header = ["rows on the host", "threads", "updates/s at most", "waiting"]
+    return markdown(header, rows)
 
 
 def oracle_speed(results: Path) -> list[str]:
@@ -216,17 +211,17 @@ def oracle_speed(results: Path) -> list[str]:
 def csv_table(path: Path) -> list[str]:
     """A CSV file as it is."""
     with path.open(newline="") as file:
-        header, *rows = csv.reader(file)
-    return markdown(header, rows)
+        header, *lines = csv.reader(file)
+    return markdown(header, lines)
 
 
 def chain(results: Path) -> list[str]:
     """Updates that a critic needs on the long chain, for every length of sequences and seed."""
     with (results / "chain.csv").open(newline="") as file:
-        header, *rows = csv.reader(file)
-    means = [f"{np.mean([int(count) for count in row[2:]]):,.0f}" for row in rows]
-    rows = [[*row, mean] for row, mean in zip(rows, means, strict=True)]
-    return markdown([*header, "mean"], rows)
+        header, *lines = csv.reader(file)
+    for line in lines:
+        line.append(f"{np.mean([int(count) for count in line[2:]]):,.0f}")
+    return markdown([*header, "mean"], lines)
 
 
 TABLES: dict[str, Callable[[Path], list[str]]] = {

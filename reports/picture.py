@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports.cells import short
+from reports.cells import short_task
 from reports.curves import (
     STYLE,
     Chart,
@@ -104,15 +104,15 @@ def _charts_of_tasks(
 ) -> dict[str, list[Chart]]:
     """Return the charts of each task; raise UserError if there are none."""
     tasks = sorted({result.env_name for result in results})
-    found = {
+    charts_of = {
         task: _charts(keys, task, [r for r in results if r.env_name == task])
         for task in tasks
     }
-    if not any(found.values()):
+    if not any(charts_of.values()):
         raise UserError(
             "--picture: no run has a success rate or a path KL to draw; leave it out"
         )
-    return found
+    return charts_of
 
 
 def _charts(keys: dict[str, str], task: str, results: list[Result]) -> list[Chart]:
@@ -121,16 +121,14 @@ def _charts(keys: dict[str, str], task: str, results: list[Result]) -> list[Char
     Methods that only train online begin where the others go online, see `curves.lines`.
     """
     later = max(result.cloning_steps for result in results)
-    waits = bool(online_starts(results))
-    begin = {
-        result.method: later
-        if waits and not result.offline_steps
-        else result.cloning_steps
-        for result in results
-    }
+    some_go_online = bool(online_starts(results))
+    shifts: dict[str, int] = {}  # of the steps of each method
+    for result in results:
+        waits = some_go_online and not result.offline_steps
+        shifts[result.method] = later if waits else result.cloning_steps
 
     def moved(lines: dict[str, Line]) -> dict[str, Line]:
-        return {m: (x + begin[m], y, half) for m, (x, y, half) in lines.items()}
+        return {m: (x + shifts[m], y, half) for m, (x, y, half) in lines.items()}
 
     return [
         chart._replace(
@@ -138,7 +136,7 @@ def _charts(keys: dict[str, str], task: str, results: list[Result]) -> list[Char
             budgets=moved(chart.budgets),
             online_at={step + later for step in chart.online_at},
         )
-        for chart in charts(keys, short(task), results)
+        for chart in charts(keys, short_task(task), results)
     ]
 
 

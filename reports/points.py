@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -70,12 +71,12 @@ def by_phase(
     return [(phase, inside) for phase, inside in found.items() if inside]
 
 
-def choose_points(results: list[Result], at: str, notes: list[str]) -> list[Point]:
+def choose_points(results: list[Result], step: str, notes: list[str]) -> list[Point]:
     """The evaluations that count, in the order of tasks, methods and seeds. `notes` names the
-    runs that are left out.
+    runs that are left out; `step` as in `make_report`.
     """
     ordered = sorted(results, key=lambda r: (r.domain, r.env_name, r.method, r.seed))
-    if at == "final":
+    if step == "final":
         points = final_points(ordered, notes)
         if points:
             return points
@@ -83,12 +84,10 @@ def choose_points(results: list[Result], at: str, notes: list[str]) -> list[Poin
             "no run has reached the end of a phase: every task at the last step that all of its"
             " runs share (--step=last)"
         )
-        at = "last"
-    return (
-        last_points(ordered, notes)
-        if at == "last"
-        else points_at(ordered, int(at), notes)
-    )
+        step = "last"
+    if step == "last":
+        return last_points(ordered, notes)
+    return points_at(ordered, int(step), notes)
 
 
 def points_at(results: list[Result], step: int, notes: list[str]) -> list[Point]:
@@ -179,25 +178,21 @@ def groups(
     """(scope, name, items): all tasks where there are several domains, domains where they have
     several tasks, each task.
     """
-    domains: dict[str, dict[str, list[Item]]] = {}
+    by_domain: dict[str, dict[str, list[Item]]] = {}
     for item in items:
         result = result_of(item)
-        domains.setdefault(result.domain, {}).setdefault(result.env_name, []).append(
-            item
-        )
-    found = [("overall", OVERALL, items)] if len(domains) > 1 else []
-    order = {domain: i for i, domain in enumerate(DOMAINS)}
-    for domain, tasks in sorted(
-        domains.items(), key=lambda entry: (order.get(entry[0], len(order)), entry[0])
-    ):
+        tasks = by_domain.setdefault(result.domain, {})
+        tasks.setdefault(result.env_name, []).append(item)
+
+    def published_first(domain: str) -> tuple[int, str]:
+        return DOMAINS.index(domain) if domain in DOMAINS else len(DOMAINS), domain
+
+    found = [("overall", OVERALL, items)] if len(by_domain) > 1 else []
+    for domain in sorted(by_domain, key=published_first):
+        tasks = by_domain[domain]
         if len(tasks) > 1:
-            found.append(
-                (
-                    "domain",
-                    domain,
-                    [item for inside in tasks.values() for item in inside],
-                )
-            )
+            inside = list(itertools.chain.from_iterable(tasks.values()))
+            found.append(("domain", domain, inside))
         found += [("task", task, inside) for task, inside in sorted(tasks.items())]
     return found
 
@@ -215,24 +210,24 @@ def dual_of(point: Point) -> TrustRegion | None:
     kl = point.result.kl(point.step)
     if not kl:
         return None
-    steps, spent, budget = kl["step"], kl["path_kl"], kl["kl_budget"][-1]
-    last, second = (steps > part * point.step for part in (0.9, SETTLED))
-    if not last.any():
+    steps, path_kl, budget = kl["step"], kl["path_kl"], kl["kl_budget"]
+    last_tenth = steps > 0.9 * point.step
+    if not last_tenth.any():
         return None
-    near = np.abs(spent / kl["kl_budget"] - 1) <= NEAR
-    within = np.nan if np.isnan(budget) else 100 * near[second].mean()
-    # of the logs from each one on
-    share = np.cumsum(near[::-1])[::-1] / np.arange(len(near), 0, -1)
-    settled = (
-        steps[near & (share >= SETTLED_SHARE)][0]
-        if within >= 100 * SETTLED_SHARE
-        else np.nan
-    )
+    ratio = path_kl / budget
+    near = np.abs(ratio - 1) <= NEAR
+    within = settled = np.nan
+    if not np.isnan(budget[-1]):
+        within = 100 * near[steps > SETTLED * point.step].mean()
+    if within >= 100 * SETTLED_SHARE:
+        # the share of logs near the budget, from each log on
+        share = np.cumsum(near[::-1])[::-1] / np.arange(len(near), 0, -1)
+        settled = steps[near & (share >= SETTLED_SHARE)][0]
     return TrustRegion(
-        spent[last].mean(),
-        budget,
-        within,
-        settled,
-        (spent / kl["kl_budget"]).max(),
-        kl["lam"][-1],
+        path_kl=path_kl[last_tenth].mean(),
+        kl_budget=budget[-1],
+        within=within,
+        settled=settled,
+        highest=ratio.max(),
+        lam=kl["lam"][-1],
     )

@@ -46,11 +46,9 @@ class Schedule(NamedTuple):
         )
         if not self.offline_steps:
             return f"{when}, online alone"
-        return (
-            f"{when}, online after {self.offline_steps:,}"
-            if self.online_steps
-            else when
-        )
+        if not self.online_steps:
+            return when
+        return f"{when}, online after {self.offline_steps:,}"
 
 
 class Curves(NamedTuple):
@@ -183,10 +181,11 @@ def evaluation_steps(evaluations: int, interval: int) -> np.ndarray:
     """
     if evaluations == 1:
         return np.array([OFFLINE_STEPS])
-    from_zero = (
-        evaluations - 1
-    ) * interval % ROUND == 0 and evaluations * interval % ROUND > 0
-    return interval * (np.arange(evaluations) + (0 if from_zero else 1))
+    last_from_zero = (evaluations - 1) * interval
+    last_from_interval = evaluations * interval
+    if last_from_zero % ROUND == 0 and last_from_interval % ROUND != 0:
+        return interval * np.arange(evaluations)
+    return interval * np.arange(1, evaluations + 1)
 
 
 def schedule(evaluations: int, interval: int, longest: int) -> Schedule:
@@ -308,7 +307,7 @@ class Published:
 
 
 def read_published(path: Path = PUBLISHED) -> list[Published]:
-    """The rows of configs/published.csv."""
+    """The figures of configs/published.csv."""
 
     def number(cell: str) -> float | None:
         return float(cell) if cell else None
@@ -319,17 +318,17 @@ def read_published(path: Path = PUBLISHED) -> list[Published]:
     with path.open(newline="") as file:
         return [
             Published(
-                method=row["method"],
-                name=row["name"],
-                phase=row["phase"],
-                step=int(row["step"]),
-                success=float(row["success"]),
-                std=number(row["std"]),
-                seeds=count(row["seeds"]),
-                transitions=count(row["transitions"]),
-                reward=row["reward"] or None,
-                discount=number(row["discount"]),
-                source=row["source"],
+                method=line["method"],
+                name=line["name"],
+                phase=line["phase"],
+                step=int(line["step"]),
+                success=float(line["success"]),
+                std=number(line["std"]),
+                seeds=count(line["seeds"]),
+                transitions=count(line["transitions"]),
+                reward=line["reward"] or None,
+                discount=number(line["discount"]),
+                source=line["source"],
             )
-            for row in csv.DictReader(file)
+            for line in csv.DictReader(file)
         ]

@@ -41,8 +41,9 @@ from utils.logging import read_cells
 def run_folders(
     folders: Iterable[str | os.PathLike], notes: list[str] | None = None
 ) -> list[Path]:
-    """Every folder of a run or of a study at or below the given ones, once each, also through
-    links; raises UserError for a given one that is not there.
+    """Find all run and study folders at or below the given ones, following links, each once.
+
+    Raises UserError for a given one that is not there.
 
     notes: where folders that cannot be read are named.
     """
@@ -62,12 +63,12 @@ def run_folders(
 
 
 def search(
-    folder: Path, seen: set[str], notes: list[str]
+    top: Path, seen: set[str], notes: list[str]
 ) -> tuple[list[Path], list[Path]]:
     """The folders of runs and studies at or below one, and the links to other folders.
 
     Args:
-        folder: where to begin.
+        top: the folder where to begin.
         seen: the folders that were searched, with all links resolved: they are not searched
             again. Grows.
         notes: where folders that cannot be read are named. Grows.
@@ -79,25 +80,25 @@ def search(
         )
 
     runs, links = [], []
-    for place, below, files in os.walk(folder, onerror=unreadable):
-        real = os.path.realpath(place)
+    for folder, below, files in os.walk(top, onerror=unreadable):
+        real = os.path.realpath(folder)
         is_run = bool({"config.json", RUNS} & {*files, *below})
         if is_run and real not in seen:
-            runs.append(Path(place))
+            runs.append(Path(folder))
         if is_run or real in seen:
             below.clear()  # of a run: checkpoints and films
         seen.add(real)
         below.sort()
-        links += [path for name in below if is_followed(path := Path(place, name))]
+        links += [path for name in below if is_followed(path := Path(folder, name))]
     return runs, links
 
 
 def is_followed(path: Path) -> bool:
-    """Whether a folder is a link to another place, and not to one that holds the link."""
+    """Whether a folder is a link, and not to a folder that holds the link."""
     if not path.is_symlink():
         return False
-    target, place = os.path.realpath(path), os.path.realpath(path.parent)
-    return os.path.commonpath([target, place]) != target
+    target, parent = os.path.realpath(path), os.path.realpath(path.parent)
+    return os.path.commonpath([target, parent]) != target
 
 
 def read_run(folder: Path) -> Result | None:
@@ -192,8 +193,8 @@ def kept_result(folder: Path, name: str, run: Any, columns: Columns) -> Result:
 
 
 def is_run(folder: Path, config: dict[str, Any]) -> bool:
-    """Whether a folder is of a run, damaged or not: config.json says so, or what lies beside
-    it.
+    """Whether a folder belongs to a run, even a damaged one, by its config.json or the files
+    beside it.
     """
     entries = {"agent_file", "flags", "agent", "sources"} & config.keys()
     beside = (*COLUMNS, "done.json", "checkpoints")
@@ -201,7 +202,7 @@ def is_run(folder: Path, config: dict[str, Any]) -> bool:
 
 
 def overrides_of(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what the command line set, by name, except steps, intervals and places.
+    """Return what the command line set, by name, except steps, intervals and paths.
 
     Includes the preset, and the digest of an agent file outside the checkout.
     """
@@ -262,30 +263,29 @@ def curves_results(path: Path, curves: Curves) -> list[Result]:
 
 
 def read_all(
-    places: Iterable[str],
+    paths: Iterable[str],
     pickle_interval: int,
     pickle_axes: str = AXES[0],
 ) -> tuple[list[Result], list[str]]:
     """Every result below folders and in pickle files, named apart, and notes on what was read.
 
     Args:
-        places: folders, and exp_data pickles (.pkl).
+        paths: folders, and exp_data pickles (.pkl).
         pickle_interval: steps between the evaluations in a pickle.
         pickle_axes: the axes of the arrays in a pickle, one of AXES.
 
     Raises UserError where there is no result at all.
     """
-    places = [str(expanded(place)) for place in places]
-    pickles = list(dict.fromkeys(place for place in places if place.endswith(".pkl")))
-    results, notes = read_runs([place for place in places if place not in pickles])
-    for path in map(Path, pickles):
-        found, read_as = read_curves(path, pickle_interval, pickle_axes)
-        results += [
-            result for curves in found for result in curves_results(path, curves)
-        ]
+    paths = [str(expanded(path)) for path in paths]
+    pickles = list(dict.fromkeys(path for path in paths if path.endswith(".pkl")))
+    results, notes = read_runs([path for path in paths if path not in pickles])
+    for pickle in map(Path, pickles):
+        all_curves, read_as = read_curves(pickle, pickle_interval, pickle_axes)
+        for curves in all_curves:
+            results += curves_results(pickle, curves)
         notes += read_as
     if not results:
-        raise no_result(places, notes)
+        raise no_result(paths, notes)
     fill_success(results)
     return without_doubles(name_methods(results), notes), notes
 
@@ -303,9 +303,9 @@ def fill_success(results: list[Result]) -> None:
             result.evaluations["success"] = np.nan_to_num(success)
 
 
-def no_result(places: list[str], notes: list[str]) -> UserError:
-    """The error for places without a result, with the first reason why a run is left out."""
-    nothing = f"no run with an evaluation in {', '.join(map(printable, places))}"
+def no_result(paths: list[str], notes: list[str]) -> UserError:
+    """The error for paths without a result, with the first reason why a run is left out."""
+    nothing = f"no run with an evaluation in {', '.join(map(printable, paths))}"
     why = f" ({join_first(notes, 1)})" if notes else ""
     return UserError(f"{nothing}{why}; train one with main.py, or give another folder")
 
@@ -313,24 +313,26 @@ def no_result(places: list[str], notes: list[str]) -> UserError:
 def read_runs(folders: Iterable[str]) -> tuple[list[Result], list[str]]:
     """The results of the evaluated runs below folders, and notes on the others."""
     results: list[Result] = []
-    without: list[Result] = []
     notes: list[str] = []
     for folder in run_folders(folders, notes):
         try:
-            kept = os.path.lexists(folder / RUNS)
-            found = read_study(folder) if kept else [read_run(folder)]
+            results += read_results(folder)
         except DamagedFile as error:
             notes.append(f"left out: {error.fault}")
-            continue
-        for result in found:
-            if result is not None and not is_base(result):
-                (results if result.last_step >= 0 else without).append(result)
+    without = [result for result in results if result.last_step < 0]
     if without:
         names = join_first(result.name for result in without)
         notes.append(
             f"{len(without)} runs have no evaluation yet and are left out: {names}"
         )
-    return results, notes
+    return [result for result in results if result.last_step >= 0], notes
+
+
+def read_results(folder: Path) -> list[Result]:
+    """The results in the folder of a run or a study, without bases; raises DamagedFile."""
+    is_study = os.path.lexists(folder / RUNS)
+    results = read_study(folder) if is_study else [read_run(folder)]
+    return [result for result in results if result and not is_base(result)]
 
 
 def is_base(result: Result) -> bool:

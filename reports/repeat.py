@@ -7,35 +7,28 @@ from reports.statistics import prediction_half
 from reports.summary import Report
 
 
-def repeats(found: Report, of: list[Result]) -> list[tuple[str, bool]]:
+def repeats(report: Report, earlier: list[Result]) -> list[tuple[str, bool]]:
     """For each run of a report a line on whether the other seeds of its agent, settings and
-    task in `of` predict it, and whether they do.
+    task in `earlier` predict it, and whether they do.
 
     They do if its success lies in the 95 % prediction interval of one more run at that step. A
     dataset of the same size with other content is mentioned but does not count as a different
     setting.
     """
-    return [repeat(result, of) for result in found.results]
+    return [repeat(result, earlier) for result in report.results]
 
 
-def repeat(result: Result, of: list[Result]) -> tuple[str, bool]:
+def repeat(result: Result, earlier: list[Result]) -> tuple[str, bool]:
     """The line of one run, and whether it lies inside the interval."""
     step, own = result.last_step, result.evaluations["success"][-1]
     name = f"{result.agent} {result.env_name.removesuffix('-v0')} seed {result.seed}"
     if np.isnan(own):
         return f"{name}: it reports no success to compare", False
-    others = other_seeds(result, of)
+    others = other_seeds(result, earlier)
     same = same_settings(result, others, step)
     rates = np.array([r.success(step) for r in same])
     if len(rates) < 2:
-        few = f"fewer than two other seeds of the same settings are evaluated at step {step:,}"
-        differing = ", ".join(
-            differing_settings([r.settings(step) for r in (result, *others)])
-        )
-        return (
-            f"{name}: {few}{differing and f'; there are others with {differing}'}",
-            False,
-        )
+        return f"{name}: {too_few(result, others, step)}", False
     half = prediction_half(rates, float(result.evaluations["episodes"][-1]))
     inside = bool(abs(own - rates.mean()) <= half)
     word = "inside" if inside else "OUTSIDE"
@@ -45,10 +38,19 @@ def repeat(result: Result, of: list[Result]) -> tuple[str, bool]:
     return f"{name}, step {step:,}: {100 * own:.1f} % is {where}{data}", inside
 
 
-def other_seeds(result: Result, of: list[Result]) -> list[Result]:
+def too_few(result: Result, others: list[Result], step: int) -> str:
+    """Say that there are too few seeds, and in what the settings of the others differ."""
+    text = f"fewer than two other seeds of the same settings are evaluated at step {step:,}"
+    differing = differing_settings([r.settings(step) for r in (result, *others)])
+    if differing:
+        text += f"; there are others with {', '.join(differing)}"
+    return text
+
+
+def other_seeds(result: Result, earlier: list[Result]) -> list[Result]:
     """The runs of the same agent, command line and task with another seed."""
     key = (result.agent, result.overrides, result.env_name)
-    same = [r for r in of if (r.agent, r.overrides, r.env_name) == key]
+    same = [r for r in earlier if (r.agent, r.overrides, r.env_name) == key]
     return [r for r in same if r.seed != result.seed]
 
 

@@ -11,9 +11,7 @@ import numpy as np
 
 from configs.flags import NOT_TRAINING, UNHASHED
 from configs.methods import row_name
-from configs.run_folder import (
-    Columns,
-)
+from configs.run_folder import Columns
 from envs.tasks import dataset_name
 from utils.errors import UserError, join_first, printable
 
@@ -33,7 +31,7 @@ class Result:
     method: str
     agent: str
     overrides: dict[str, Any]
-    """What the command line set besides steps, intervals and places, by name."""
+    """What the command line set besides steps, intervals and paths, by name."""
     env_name: str
     seed: int
     folder: Path
@@ -118,46 +116,37 @@ class Result:
     def reward(self) -> str | None:
         """sparse, or default: as OGBench gives it."""
         sparse = self.config.get("flags", {}).get("sparse")
-        return None if sparse is None else "sparse" if sparse else "default"
+        if sparse is None:
+            return None
+        return "sparse" if sparse else "default"
 
     @property
     def origins(self) -> dict[str, str]:
         """The names of the base and of the data's folder that the command line gave, without
-        their places and the seed.
+        their paths and the seed.
         """
         flags, sources = self.config.get("flags", {}), self.config.get("sources", {})
-        given = {
-            name: flags[name]
+        return {
+            name: Path(flags[name]).name.replace(f"_s{self.seed}_", "_")
             for name in ORIGINS
             if sources.get(name) == "command line" and flags.get(name)
-        }
-        return {
-            name: Path(path).name.replace(f"_s{self.seed}_", "_")
-            for name, path in given.items()
         }
 
     def settings(self, step: int) -> dict[str, Any]:
         """Return the settings in config.json that affect training until a step, by name: no
-        logging, no place, no seed.
+        logging, no path, no seed.
         """
-        found = self.config.get("flags", {}) | self.config.get("agent", {})
-        found = {
-            name: value
-            for name, value in found.items()
-            if name not in {*NOT_TRAINING, *ORIGINS}
+        values = self.config.get("flags", {}) | self.config.get("agent", {})
+        left_out = {*NOT_TRAINING, *ORIGINS}
+        found = {name: value for name, value in values.items() if name not in left_out}
+        found |= {
+            "pretrained_actor_path": self.origins.get("pretrained_actor_path", "none"),
+            "offline_steps": min(self.offline_steps, step),
+            "online_steps": min(self.online_steps, max(0, step - self.offline_steps)),
         }
-        found["pretrained_actor_path"] = self.origins.get(
-            "pretrained_actor_path", "none"
-        )
-        found["offline_steps"] = min(self.offline_steps, step)
-        found["online_steps"] = min(
-            self.online_steps, max(0, step - self.offline_steps)
-        )
-        return (
-            found
-            if self.transitions is None
-            else found | {"transitions": self.transitions}
-        )
+        if self.transitions is not None:
+            found["transitions"] = self.transitions
+        return found
 
     @property
     def discount(self) -> float | None:
@@ -165,7 +154,7 @@ class Result:
         return self.config.get("agent", {}).get("discount")
 
     @property
-    def given(self) -> str:
+    def overrides_text(self) -> str:
         """The overrides as text."""
         shown = {
             printable(name): shown_value(value)
@@ -177,14 +166,10 @@ class Result:
     def published_name(self) -> str:
         """What the papers call the method."""
         agent = self.config.get("agent", {})
+        if self.agent == "qam" and agent.get("edit_scale"):
+            return "QAM-E"
         if self.agent == "qam":
-            return (
-                "QAM-E"
-                if agent.get("edit_scale")
-                else "QAM-F"
-                if agent.get("fql_alpha")
-                else "QAM"
-            )
+            return "QAM-F" if agent.get("fql_alpha") else "QAM"
         if not self.config:
             return self.method
         return row_name(self.agent, agent) or self.agent.upper()
@@ -210,8 +195,9 @@ class Result:
 
 
 def differing_settings(settings: list[dict[str, Any]]) -> list[str]:
-    """In what settings differ, with the values: "bc_steps 10000 and 20". Where one says
-    nothing, it agrees.
+    """List the settings that differ, with their values: "bc_steps 10000 and 20".
+
+    A setting that one run does not record counts as equal.
     """
     found = []
     for name in sorted({name for own in settings for name in own}):
@@ -224,7 +210,7 @@ def differing_settings(settings: list[dict[str, Any]]) -> list[str]:
 # ------------------------------------------------------------------------------------- methods
 
 
-PLACE_OF_RUN = "in"
+GROUP_FOLDER = "in"
 """The setting that distinguishes runs of one method by their group's folder."""
 
 
@@ -248,14 +234,14 @@ def name_methods(results: list[Result]) -> list[Result]:
 def distinct_settings(results: list[Result]) -> list[dict[str, Any]]:
     """Return the overrides of each result, and more where runs share method, task and seed.
 
-    Runs in different places get the place's name, or its path if names do not differ. Runs in
-    one place get the names of the base and the data that they were given, or else the hash in
-    the folder's name.
+    Runs in different group folders get the folder's name, or its path if names do not differ.
+    Runs in one folder get the names of the base and the data that they were given, or else the
+    hash in the run folder's name.
     """
     settings = [dict(result.overrides) for result in results]
-    tell_apart(results, settings, lambda result: {PLACE_OF_RUN: place_of(result).name})
-    tell_apart(results, settings, lambda result: {PLACE_OF_RUN: str(place_of(result))})
-    tell_apart(results, settings, lambda result: result.origins)
+    tell_apart(results, settings, lambda r: {GROUP_FOLDER: group_folder(r).name})
+    tell_apart(results, settings, lambda r: {GROUP_FOLDER: str(group_folder(r))})
+    tell_apart(results, settings, lambda r: r.origins)
     tell_apart(
         results, settings, lambda r: {"hash": real_folder(r).name.rpartition("_")[2]}
     )
@@ -301,13 +287,11 @@ def method_name(
     shown = {
         name: value for name, value in settings.items() if name in differing[agent]
     }
-    words = [
-        f"in {shown_value(value)}"
-        if name == PLACE_OF_RUN
-        else f"{printable(name)}={shown_value(value)}"
-        for name, value in shown.items()
-    ]
-    return " ".join([agent, *words])
+    words = [agent]
+    for name, value in shown.items():
+        sign = " " if name == GROUP_FOLDER else "="
+        words.append(f"{printable(name)}{sign}{shown_value(value)}")
+    return " ".join(words)
 
 
 def real_folder(result: Result) -> Path:
@@ -315,13 +299,11 @@ def real_folder(result: Result) -> Path:
     return Path(os.path.realpath(result.folder))
 
 
-def place_of(result: Result) -> Path:
+def group_folder(result: Result) -> Path:
     """The folder of a run's group, or a pickle."""
-    return (
-        Path(os.path.abspath(result.folder)).parent.parent
-        if result.config
-        else result.folder
-    )
+    if not result.config:
+        return result.folder
+    return Path(os.path.abspath(result.folder)).parent.parent
 
 
 def _text(value: Any) -> str:
@@ -329,9 +311,10 @@ def _text(value: Any) -> str:
 
 
 def shown_value(value: Any) -> str:
-    return printable(
-        _text(value).replace(" ", "") if isinstance(value, list) else value
-    )
+    """A value for a message or a command line; lists without spaces."""
+    if isinstance(value, list):
+        value = _text(value).replace(" ", "")
+    return printable(value)
 
 
 def without_doubles(results: list[Result], notes: list[str]) -> list[Result]:

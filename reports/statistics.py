@@ -102,19 +102,16 @@ def bootstrap(
     for first in range(0, replicates, most):
         count = min(most, replicates - first)
         estimates.append(statistic(*(_drawn(rng, array, count) for array in scores)))
-    ends = _ends(value, np.concatenate(estimates), seeds, bounds)
-    return Interval(value, *ends.tolist())
+    return Interval(value, *_ends(value, np.concatenate(estimates), seeds, bounds))
 
 
 def _ends(
-    value: np.ndarray | float,
-    estimates: np.ndarray,
-    seeds: np.ndarray | int,
-    bounds: tuple[float, float],
-) -> np.ndarray:
-    """Both ends [2, ...] of the intervals of values [...] with bootstrap estimates [..., B]."""
-    ends = np.percentile(estimates, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=-1)
-    return np.clip(value + (ends - value) * np.sqrt(seeds / (seeds - 1)), *bounds)
+    value: float, estimates: np.ndarray, seeds: int, bounds: tuple[float, float]
+) -> list[float]:
+    """Both ends of the interval of a value with bootstrap estimates [B] from N seeds."""
+    ends = np.percentile(estimates, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    wider = value + (ends - value) * np.sqrt(seeds / (seeds - 1))
+    return np.clip(wider, *bounds).tolist()
 
 
 def _drawn(rng: np.random.Generator, scores: np.ndarray, count: int) -> np.ndarray:
@@ -132,47 +129,54 @@ def improvements(
 ) -> dict[tuple[str, str], tuple[int, Interval]]:
     """The probability of improvement of each method over each later one, by the two names.
 
-    Each with the number of tasks that both have, and what `bootstrap` gives. The probability is
-    a mean over tasks that are drawn apart, and so is each replicate: those of a task are
-    computed once, for it and for all groups of tasks.
+    Each with the number of tasks that both have, and what `bootstrap` gives. Tasks are
+    resampled independently, so the replicates of a task are computed once and averaged for
+    every group of tasks.
 
     Args:
         scores: by task, then by method: [N] of its seeds. The methods are in one order.
         replicates: of the bootstrap.
     """
-    scored: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
-    drawn: dict[tuple[str, str], list[np.ndarray]] = {}
+    pairs: dict[tuple[str, str], _Pair] = {}
     for task, by_method in scores.items():
         rates = tuple(
-            (method, tuple(rates.tolist())) for method, rates in by_method.items()
+            (method, tuple(own.tolist())) for method, own in by_method.items()
         )
-        pairs = itertools.combinations(by_method, 2)
-        for pair, wins in zip(pairs, _wins(task, rates, replicates), strict=True):
-            scored.setdefault(pair, []).append((by_method[pair[0]], by_method[pair[1]]))
-            drawn.setdefault(pair, []).append(wins)
-    if not scored:
-        return {}
-    both = [
-        [np.stack(one) for one in zip(*tasks, strict=True)] for tasks in scored.values()
-    ]
-    values = np.array([probability_of_improvement(x, y) for x, y in both])
-    seeds = np.array([min(x.shape[1], y.shape[1]) for x, y in both])
-    estimates = np.stack(
-        [np.mean(wins, axis=0, dtype=np.float64) for wins in drawn.values()]
-    )
-    ends = _ends(values, estimates, np.maximum(seeds, 2), (0.0, 1.0))
-    low, high = np.where(seeds > 1, ends, np.nan).tolist()
-    intervals = map(Interval, values.tolist(), low, high)
-    counts = map(len, scored.values())
-    return dict(zip(scored, zip(counts, intervals, strict=True), strict=True))
+        wins = _wins(task, rates, replicates)
+        for (x, y), won in zip(itertools.combinations(by_method, 2), wins, strict=True):
+            pair = pairs.setdefault((x, y), _Pair([], [], []))
+            pair.x.append(by_method[x])
+            pair.y.append(by_method[y])
+            pair.wins.append(won)
+    return {names: (len(pair.wins), pair.interval()) for names, pair in pairs.items()}
+
+
+class _Pair(NamedTuple):
+    """Two methods on the tasks that both have, one entry for each task."""
+
+    x: list[np.ndarray]
+    """Scores [N] of the first method."""
+    y: list[np.ndarray]
+    """Scores [M] of the second one."""
+    wins: list[np.ndarray]
+    """P(X > Y) + P(X = Y) / 2 in each replicate [B]."""
+
+    def interval(self) -> Interval:
+        """The probability of improvement, a mean over the tasks; without ends for one seed."""
+        x, y = np.stack(self.x), np.stack(self.y)
+        value = float(probability_of_improvement(x, y))
+        seeds = min(x.shape[1], y.shape[1])
+        if seeds < 2:
+            return Interval(value, np.nan, np.nan)
+        estimates = np.stack(self.wins).mean(axis=0, dtype=np.float64)
+        return Interval(value, *_ends(value, estimates, seeds, (0.0, 1.0)))
 
 
 _Scores = tuple[tuple[str, tuple[float, ...]], ...]
 
 
-@functools.lru_cache(
-    maxsize=64
-)  # a task is asked for alone, in its domain and in all tasks
+# A task is asked for alone, in its domain and in all tasks.
+@functools.lru_cache(maxsize=64)
 def _wins(task: str, scores: _Scores, replicates: int) -> np.ndarray:
     """P(X > Y) + P(X = Y) / 2 of each pair of methods on one task, in each replicate [P, B]."""
     drawn = [

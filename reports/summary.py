@@ -38,9 +38,9 @@ class Report:
     returns: list[Return] = dataclasses.field(default_factory=list)
 
 
-def report(
+def make_report(
     results: list[Result],
-    at: str,
+    step: str,
     published: list[Published],
     notes: Iterable[str] = (),
     replicates: int = REPLICATES,
@@ -49,13 +49,13 @@ def report(
 
     Args:
         results: the runs, each with the name of its method.
-        at: a step, "final" (the end of each phase) or "last" (that all runs of a task share).
+        step: a step, "final" (the end of each phase) or "last" (that all runs of a task share).
         published: figures to compare with.
         notes: on how the results were read.
         replicates: of the bootstrap.
     """
     notes = list(notes)
-    chosen = choose_points(results, at, notes)
+    chosen = choose_points(results, step, notes)
     methods = sorted({point.result.method for point in chosen})
     returns = returns_of(chosen, notes)
     points = [point for point in chosen if not np.isnan(point.success)]

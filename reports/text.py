@@ -11,12 +11,12 @@ from reports.cells import (
     Lookup,
     Matrix,
     blocks,
-    certain,
+    excludes_half,
     main_names,
     main_rows,
     matrices,
     plus_minus,
-    short,
+    short_task,
     visible_table,
 )
 from reports.compare import Comparison
@@ -87,17 +87,17 @@ def wrapped(text: str, indent: int = 2) -> str:
     )
 
 
-def as_text(found: Report, details: bool = False) -> str:
+def as_text(report: Report, details: bool = False) -> str:
     """The report for a terminal; with details also every task, all pairs and what differs."""
-    lookup = Lookup(found)
+    lookup = Lookup(report)
     parts = key_lines(lookup)
-    parts += [block_text(block, lookup) for block in blocks(main_rows(found))]
-    parts += return_tables(found, lookup)
+    parts += [block_text(block, lookup) for block in blocks(main_rows(report))]
+    parts += return_tables(report, lookup)
     if details:
-        parts += [matrix_text(matrix, lookup) for matrix in matrices(found, lookup)]
-        parts += task_tables(found, lookup)
-        parts += beside_tables(found, lookup)
-    parts.append("\n".join([*footnotes(found, lookup, details), *notes(found)]))
+        parts += [matrix_text(matrix, lookup) for matrix in matrices(report, lookup)]
+        parts += task_tables(report, lookup)
+        parts += beside_tables(report, lookup)
+    parts.append("\n".join([*footnotes(report, lookup, details), *notes(report)]))
     return "\n\n".join(parts)
 
 
@@ -121,10 +121,10 @@ def block_text(block: Block, lookup: Lookup) -> str:
     return f"{title(block.phase, block.name, ', '.join(facts))}\n{table}"
 
 
-def return_tables(found: Report, lookup: Lookup) -> list[str]:
+def return_tables(report: Report, lookup: Lookup) -> list[str]:
     """The returns of the runs without success, a table for each phase."""
     parts = []
-    for phase, returns in by_phase(found.returns, lambda entry: entry.phase):
+    for phase, returns in by_phase(report.returns, lambda entry: entry.phase):
         heading = (
             f"{phase}: return of runs that report no success, mean ± 95 % interval"
         )
@@ -136,7 +136,7 @@ def return_tables(found: Report, lookup: Lookup) -> list[str]:
 
 def title(phase: str, name: str, more: str) -> str:
     """The line above a table."""
-    return wrapped(f"{phase}, {short(name)}" + (f": {more}" if more else ""))
+    return wrapped(f"{phase}, {short_task(name)}" + (f": {more}" if more else ""))
 
 
 def matrix_text(matrix: Matrix, lookup: Lookup) -> str:
@@ -157,14 +157,14 @@ def matrix_text(matrix: Matrix, lookup: Lookup) -> str:
 def _chance(cell: Interval | None) -> str:
     if cell is None:
         return "  ."
-    return f"{cell.value:3.0f}" + "*" * certain(cell)
+    return f"{cell.value:3.0f}" + "*" * excludes_half(cell)
 
 
-def task_tables(found: Report, lookup: Lookup) -> list[str]:
+def task_tables(report: Report, lookup: Lookup) -> list[str]:
     """Tasks down and methods across, for each phase with tasks that are not shown before."""
-    before = {id(row) for row in main_rows(found)}
+    before = {id(row) for row in main_rows(report)}
     parts = []
-    for phase, rows in by_phase(found.rows, lambda row: row.phase):
+    for phase, rows in by_phase(report.rows, lambda row: row.phase):
         tasks = [row for row in rows if row.scope == "task"]
         if not before.issuperset(map(id, tasks)):
             heading = f"{phase}, tasks: success (%), path KL / budget (KL), λ"
@@ -175,16 +175,16 @@ def task_tables(found: Report, lookup: Lookup) -> list[str]:
 def across(rows: list[Row], lookup: Lookup) -> str:
     """A line for each task; columns of the success, the path KL and the λ of each method."""
     names = list(dict.fromkeys(row.name for row in rows))
-    columns = {"task": [short(name) for name in names]}
+    columns = {"task": [short_task(name) for name in names]}
     for quantity, word in (("success", ""), ("path_kl", "KL "), ("lam", "λ ")):
         for method, key in lookup.keys.items():
-            found = {
+            cells = {
                 row.name: CELLS[quantity][1](row)
                 for row in rows
                 if row.method == method
             }
             header = f"{word}{key}" if word else lookup.label(method)
-            columns[header] = [found.get(name, "") for name in names]
+            columns[header] = [cells.get(name, "") for name in names]
     return table_of(columns)
 
 
@@ -196,7 +196,7 @@ def table_of(columns: dict[str, list[str]]) -> str:
     )
 
 
-def beside_tables(found: Report, lookup: Lookup) -> list[str]:
+def beside_tables(report: Report, lookup: Lookup) -> list[str]:
     """Our rows beside the published figures, a table for each phase."""
     parts = []
     header = [
@@ -207,7 +207,7 @@ def beside_tables(found: Report, lookup: Lookup) -> list[str]:
         "seeds",
         "what differs",
     ]
-    for phase, entries in by_phase(found.comparisons, lambda entry: entry.row.phase):
+    for phase, entries in by_phase(report.comparisons, lambda entry: entry.row.phase):
         lines = [comparison_line(entry, lookup) for entry in entries]
         parts.append(
             f"{phase}: beside the published figures\n{aligned(header, lines, 20)}"
@@ -224,17 +224,18 @@ def comparison_line(entry: Comparison, lookup: Lookup) -> list[str]:
     seeds = f"{row.seeds} / {figure.seeds or '?'}"
     ours = plus_minus(row.mean, row.half)
     differs = "; ".join(entry.differences)
-    return [short(row.name), lookup.label(row.method), ours, theirs, seeds, differs]
+    name, label = short_task(row.name), lookup.label(row.method)
+    return [name, label, ours, theirs, seeds, differs]
 
 
-def footnotes(found: Report, lookup: Lookup, details: bool) -> list[str]:
+def footnotes(report: Report, lookup: Lookup, details: bool) -> list[str]:
     """What the columns are, and where the published figures that are shown come from."""
     lines = [wrapped(EXPLAINED)]
     if details and lookup.pairs:
         lines.append(STARRED)
-    names = main_names(found)
+    names = main_names(report)
     comparisons = [
-        e for e in found.comparisons if details or (e.row.phase, e.row.name) in names
+        e for e in report.comparisons if details or (e.row.phase, e.row.name) in names
     ]
     lines += source_lines(comparisons, lookup)
     if any(entry.differs for entry in comparisons):
@@ -253,6 +254,6 @@ def source_lines(comparisons: list[Comparison], lookup: Lookup) -> list[str]:
     return [wrapped(f"[{number}] {source}") for number, source in numbered]
 
 
-def notes(found: Report) -> list[str]:
+def notes(report: Report) -> list[str]:
     """What to know when reading the tables."""
-    return [wrapped(f"note: {note}", 6) for note in found.notes]
+    return [wrapped(f"note: {note}", 6) for note in report.notes]

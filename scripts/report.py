@@ -1,5 +1,5 @@
-"""Runs -> the table: success with intervals, method against method, curves, and the published
-figures beside.
+"""Turn runs into tables and curves: success with intervals, methods compared with each other
+and with published figures.
 
     python scripts/report.py exp/                                        # for each domain
     python scripts/report.py exp/ --details                              # and each task
@@ -54,7 +54,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "places",
+        "paths",
         nargs="+",
         metavar="FOLDER",
         help="folders with runs, and exp_data pickles (.pkl)",
@@ -90,8 +90,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="copy what a report reads of each run",
     )
     doc = (
-        "whether each run lands inside the 95 %% prediction interval of this folder's other"
-        " seeds of its settings"
+        "check each run against the 95 %% prediction interval of other seeds with the same"
+        " settings in this folder; exit code 1 if not all are inside"
     )
     parser.add_argument("--repeat_of", type=Path, metavar="DIR", help=doc)
     parser.add_argument(
@@ -127,34 +127,34 @@ def run(argv: list[str]) -> int:
     from reports.files import as_csv, as_latex
     from reports.published import read_published
     from reports.reading import read_all
-    from reports.summary import report
+    from reports.summary import make_report
     from reports.text import as_text
 
-    results, notes = read_all(flags.places, flags.pickle_interval, flags.pickle_axes)
-    found = report(results, flags.step, read_published(), notes, flags.bootstrap)
+    results, notes = read_all(flags.paths, flags.pickle_interval, flags.pickle_axes)
+    report = make_report(results, flags.step, read_published(), notes, flags.bootstrap)
     outputs = [(flags.csv, as_csv), (flags.latex, as_latex), (flags.html, as_html)]
-    written = write([(path, made(found)) for path, made in outputs if path])
+    written = write([(path, made(report)) for path, made in outputs if path])
     if flags.picture:
-        written.append(draw_picture(found, flags))
+        written.append(draw_picture(report, flags))
     if flags.export:
         exported = export(results, expanded(flags.export))
         written.append(f"{exported} runs below {printable(flags.export)}")
     print(
-        as_text(found, flags.details),
+        as_text(report, flags.details),
         *(f"written: {what}" for what in written),
         sep="\n",
     )
-    return repeated(found, flags) if flags.repeat_of else 0
+    return repeated(report, flags) if flags.repeat_of else 0
 
 
-def as_html(found: "Report") -> str:
+def as_html(report: "Report") -> str:
     """The page; matplotlib, which draws it, takes a second to import."""
     from reports.html import page
 
-    return page(found)
+    return page(report)
 
 
-def draw_picture(found: "Report", flags: argparse.Namespace) -> str:
+def draw_picture(report: "Report", flags: argparse.Namespace) -> str:
     """Draw --picture; return its name."""
     from reports.cells import keys_of
     from reports.picture import picture, read_published_curves
@@ -162,12 +162,12 @@ def draw_picture(found: "Report", flags: argparse.Namespace) -> str:
     path = flags.picture
     curves = flags.published_curves
     published = read_published_curves(expanded(curves)) if curves else []
-    figure = picture(keys_of(found.methods), found.results, published)
+    figure = picture(keys_of(report.methods), report.results, published)
     figure.savefig(path, dpi=160)
     return printable(path)
 
 
-def repeated(found: "Report", flags: argparse.Namespace) -> int:
+def repeated(report: "Report", flags: argparse.Namespace) -> int:
     """Compare runs with those of --repeat_of; returns the exit code, 1 where one is outside."""
     from reports.reading import read_all
     from reports.repeat import repeats
@@ -176,7 +176,7 @@ def repeated(found: "Report", flags: argparse.Namespace) -> int:
     others, _ = read_all(
         [str(flags.repeat_of)], flags.pickle_interval, flags.pickle_axes
     )
-    compared = repeats(found, others)
+    compared = repeats(report, others)
     print("", *(wrapped(line) for line, _ in compared), sep="\n")
     return 0 if all(inside for _, inside in compared) else 1
 

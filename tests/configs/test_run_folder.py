@@ -19,7 +19,7 @@ from reports.files import as_csv, as_latex
 from reports.html import page
 from reports.reading import read_run
 from reports.results import name_methods
-from reports.summary import report
+from reports.summary import make_report
 from reports.text import as_text
 from tests.odd_runs import ODD, with_entry
 from tests.synthetic_runs import write_run
@@ -141,7 +141,7 @@ def assert_reported_or_refused(folder):
     if result is None or result.last_step < 0:
         return False
     try:
-        found = report(name_methods([result, result]), "final", [], replicates=10)
+        found = make_report(name_methods([result, result]), "final", [], replicates=10)
     except UserError as error:
         assert "\n" not in str(error)
         return False

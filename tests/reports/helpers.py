@@ -6,12 +6,12 @@ import json
 import re
 from pathlib import Path
 
+from reports import summary
 from reports.cells import keys_of
 from reports.files import as_csv
 from reports.html import page
 from reports.published import read_published
 from reports.reading import read_all
-from reports.summary import report
 from reports.text import as_text
 from scripts import report as script
 
@@ -26,7 +26,9 @@ def run_report(*words):
 
 def make_report(folder, at="final", **changed):
     results, notes = read_all([str(folder)], 50_000)
-    return report(results, at, read_published(), notes, replicates=200, **changed)
+    return summary.make_report(
+        results, at, read_published(), notes, replicates=200, **changed
+    )
 
 
 def unwrapped(text):

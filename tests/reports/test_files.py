@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from reports.cells import main_names, short
+from reports.cells import main_names, short_task
 from tests.reports.helpers import SCENE, row_of, run_report
 from tests.synthetic_runs import write_run
 
@@ -169,7 +169,9 @@ def test_the_page_begins_with_curves_and_folds_the_details(which, request):
         0
     ]
     main = {
-        short(name) for phase, name in main_names(shown.found) if phase == "offline"
+        short_task(name)
+        for phase, name in main_names(shown.found)
+        if phase == "offline"
     }
     assert set(re.findall("<h3>(.*?)</h3>", folded_pairs)) == main
     count = len(shown.keys) * (len(shown.keys) - 1) // 2

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from reports.cells import short
+from reports.cells import short_task
 from tests.reports.helpers import VisibleTable, text_matrices
 
 
@@ -36,7 +36,9 @@ def test_the_matrices_are_the_pairs_of_the_csv(which, request):
     assert len(in_text) == {"study": 1, "table": 11, "crowd": 6}[which]
     pairs = 0
     for (phase, name), cells in in_text.items():
-        full = next(row.name for row in shown.found.rows if short(row.name) == name)
+        full = next(
+            row.name for row in shown.found.rows if short_task(row.name) == name
+        )
         assert len(cells) == len(shown.keys) ** 2
         for x, y in itertools.product(shown.keys, repeat=2):
             key = shown.keys[x], shown.keys[y]

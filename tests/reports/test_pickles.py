@@ -13,7 +13,7 @@ import pytest
 
 from envs.tasks import ALL_TASKS, dataset_name
 from reports.reading import read_all
-from reports.summary import report
+from reports.summary import make_report
 from tests.reports.helpers import CUBE, ROOT, run_report, unwrapped
 from tests.synthetic_runs import write_run
 
@@ -114,7 +114,7 @@ def test_published_pickles_are_read_beside_runs(tmp_path, capsys):
     write_run(tmp_path / "exp", CUBE.format(1), 0, {0: 0.0, 1_000_000: 0.9})
     path = dump(tmp_path / "exp_data.pkl", data)
     results, notes = read_all([str(tmp_path / "exp"), str(path)], 50_000)
-    found = report(results, "final", [], notes)
+    found = make_report(results, "final", [], notes)
     means = {
         (row.method, row.phase): (row.mean, row.step, row.seeds) for row in found.rows
     }
@@ -136,7 +136,7 @@ def test_published_pickles_are_read_beside_runs(tmp_path, capsys):
 def test_a_method_without_an_offline_phase_does_not_hold_back_the_others(tmp_path):
     path = dump(tmp_path / "exp_data.pkl", published())
     results, notes = read_all([str(path)], 50_000)
-    found = report(results, "last", [], notes, 50)
+    found = make_report(results, "last", [], notes, 50)
     assert {row.phase for row in found.rows} == {"online"}
     steps = {row.method: row.step for row in found.rows}
     assert steps == {"QAM-E": "1,500,000", "QAM": "1,500,000", "RLPD": "500,000"}

@@ -19,7 +19,7 @@ from envs.probe import write_dataset
 from reports.files import as_csv, escape
 from reports.published import read_published
 from reports.reading import read_all
-from reports.summary import report as report_of
+from reports.summary import make_report
 from reports.text import as_text
 from scripts import report, rollout, sweep
 from sweeps.engines import log_exit_code
@@ -80,7 +80,7 @@ def test_200_odd_runs_change_nothing_in_the_report_of_8_good_ones(draw, tmp_path
         results, notes = read_all([str(tmp_path / "good")], 1)
         left_out = [note for note in notes if note.startswith("left out: ")]
         others = [note for note in notes if note not in left_out]
-        found = report_of(results, "final", read_published(), others, replicates=50)
+        found = make_report(results, "final", read_published(), others, replicates=50)
         both.append((as_text(found, details=True), as_csv(found)))
         assert len(results) == 8 and len(left_out) == (200 if "odd" in name else 0)
         assert all("\n" not in line for line in left_out)
