@@ -15,6 +15,7 @@ import ml_collections
 import optax
 from flax import linen as nn
 
+from agents.initialising import fresh_params, policy_is_as_base
 from agents.losses import Loss, Losses, Networks, draw
 from agents.optimising import clip_norm, gradient_norm
 from agents.options import COMMON, CRITIC, check_sequences
@@ -70,7 +71,7 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
 
     @classmethod
     def critic_network(cls, config: Any) -> nn.Module:
-        """The ensemble of critics."""
+        """Hook: the ensemble of critics, (s, a) -> [E, ..., B]."""
         critics = ensemble(Critic, config.num_qs)
         return critics(config.value_hidden_dims, config.value_layer_norm)
 
@@ -114,11 +115,7 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
     ) -> dict[str, Any]:
         """Hook: fresh parameters of every network."""
         widths = {"s": observation_dim, "a": flat_action_dim} | cls.widths(config)
-        examples = {letter: jnp.zeros((1, width)) for letter, width in widths.items()}
-        modules = cls.networks(config)
-        inputs = {name: [examples[letter] for letter in cls.INPUTS[name]] for name in modules}
-        keys = zip(modules, jax.random.split(key, len(modules)), strict=True)
-        return {name: modules[name].init(k, *inputs[name])["params"] for name, k in keys}
+        return fresh_params(key, cls.networks(config), cls.INPUTS, widths)
 
     @classmethod
     def create(
@@ -134,14 +131,18 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
         config = ml_collections.FrozenConfigDict(config)
         flat = action_dim * (config.horizon_length if config.action_chunking else 1)
         params = cls.init_params(key, observation_dim, flat, config)
-        if cls.POLICY_FROM_BASE and "policy" in params:
+        if cls.POLICY_FROM_BASE and policy_is_as_base(params):
             params["policy"] = params["base"]
         params = {"base": params["base"]} if cloning else params
         averaged = [] if cloning else cls.TARGETS
-        return cls(
-            # Copies: the training loop donates buffers, and each can be donated only once.
-            params=jax.tree.map(jnp.array, params),
-            target_params=jax.tree.map(jnp.array, {name: params[name] for name in averaged}),
+        if missing := [name for name in averaged if name not in params]:
+            raise UserError(
+                f"TARGETS names {missing[0]}, which networks(config) does not give: list those"
+                " with a moving average"
+            )
+        agent = cls(
+            params=params,
+            target_params={name: params[name] for name in averaged},
             opt_state=cls.optimiser(config, cloning).init(params),
             step=jnp.zeros((), jnp.int32),
             config=config,
@@ -150,11 +151,13 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
             cloning=cloning,
             **cls.init_state(config),
         )
+        # Copies: the training loop donates buffers, and each can be donated only once.
+        return jax.tree.map(jnp.array, agent)
 
     @classmethod
     def optimiser(cls, config: Any, cloning: bool = False) -> optax.GradientTransformation:
-        """One Adam over all networks; where the agent has `clip_grad`, the norm of their joint
-        gradient is clipped to 1, but not while cloning.
+        """Hook: one Adam over all networks; where the agent has `clip_grad`, the norm of their
+        joint gradient is clipped to 1, but not while cloning, which trains the base alone.
         """
         adam = optax.adam(config.lr)
         if cloning or not config.get("clip_grad", False):
@@ -162,13 +165,14 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
         return optax.chain(clip_norm(), adam)
 
     def with_base(self, base: dict) -> Self:
-        """The agent with every velocity field started from a behaviour-cloned base; the
-        optimiser stays fresh.
+        """The agent with its base, and a policy of the same shapes, started from a
+        behaviour-cloned base; the optimiser stays fresh.
         """
+        fields = {"base", "policy"} if policy_is_as_base(self.params) else {"base"}
 
         def started(networks: dict) -> dict:
-            fields = {"policy", "base"} & networks.keys()
-            return networks | {name: jax.tree.map(jnp.array, base) for name in fields}
+            names = fields & networks.keys()
+            return networks | {name: jax.tree.map(jnp.array, base) for name in names}
 
         return self.replace(
             params=started(self.params), target_params=started(self.target_params)
@@ -183,11 +187,11 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
     # ---------------------------------------------------------------- learning
 
     def noise_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
-        """Hook: the shape of every random draw of one update, by name: next_action [n, B, D] of
-        the backup, and those of `flow_loss`. They are standard normal or, where a name ends in
-        _t, uniform on [0, 1).
+        """Hook: the shape of every random draw of one update, by name: next_action [draws, B,
+        D] of the backup, and those of `flow_loss`. They are standard normal or, where a name
+        ends in _t, uniform on [0, 1).
         """
-        next_action = (self.samples, batch_size, self.flat_action_dim)
+        next_action = (self.draws, batch_size, self.flat_action_dim)
         return {"next_action": next_action} | self.flow_noise_shapes(batch_size)
 
     def flow_noise_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:

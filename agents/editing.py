@@ -53,9 +53,11 @@ class Editing(Losses):
         return actions + self.config.edit_scale * edits, log_probs
 
     def editor_noise_shapes(self, batch_size: int) -> dict[str, tuple[int, ...]]:
-        """z [B, D] of the flow at s, and edit [n + 1, B, D], of each a', then at s."""
-        shape = (batch_size, self.flat_action_dim)
-        return {"z": shape, "edit": (self.samples + 1, *shape)}
+        """next_action [n, B, D] and z [B, D] of the flow, at s' and s, and edit [n + 1, B, D],
+        of each a', then at s.
+        """
+        shape, n = (batch_size, self.flat_action_dim), self.samples
+        return {"next_action": (n, *shape), "z": shape, "edit": (n + 1, *shape)}
 
     def with_edits(self, noise: dict) -> dict:
         """The noise whose next_action has all the draws that `act` takes."""

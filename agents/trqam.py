@@ -193,7 +193,7 @@ class TRQAM(Agent):
         "eta_lambda": Option(0.01, "step of the dual descent", above=0),
         "dual_gain": Option(0.03, "step of dual_mode=closed_form", above=0),
         "kl_ema_coef": Option(0.1, "step of the path KL's moving average", above=0, at_most=1),
-        "kl_clip_coef": Option(2.0, "clip of the path KL in its average, in budgets", above=0),
+        "kl_clip_coef": Option(2.0, "clip of the path KL in its average, in budgets", above=1),
         "lambda_min": Option(0.01, "lower bound of lam", above=0),
         "lambda_max": Option(100.0, "upper bound of lam", above=0),
     }

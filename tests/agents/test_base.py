@@ -1,14 +1,22 @@
 """The code that all agents share: targets, moving averages, optimiser, cloned base and acting."""
 
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from agents import bam, bc, rebrac, rlpd, trqam
+from agents import bam, bc, fql, rebrac, rlpd, trqam
+from agents.base import Agent
 from agents.flow import euler_sample, flow_matching_loss
 from tests.agents.straightforward import field, q_values
 from tests.agents.tiny_agents import OBS, A, B, D, H, random_batch, tiny
+from utils.errors import UserError
+from utils.networks import VelocityField
 
 
 @pytest.mark.ci
@@ -210,3 +218,93 @@ def test_gradients_are_clipped_except_while_cloning(cloning, moment):
     _, state = optimiser.update(gradient, optimiser.init(gradient), gradient)
     (mu,) = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2,)][:1]
     np.testing.assert_allclose(mu, moment, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------ agents of users
+
+
+def tiny_fork(kind):
+    """Return a small agent of a class that is in no agent file."""
+    return tiny(SimpleNamespace(get_config=kind.get_config, AGENT=kind))
+
+
+class TwoDraws(fql.FQL):
+    """Its sample needs two draws, and is the second."""
+
+    @property
+    def draws(self):
+        return 2
+
+    def sample(self, observations, x0):
+        return x0[1:]
+
+
+def test_the_backup_gets_as_many_draws_as_acting_takes():
+    agent = tiny_fork(TwoDraws)
+    noise = agent.draw_noise(jax.random.key(0), B)
+    assert noise["next_action"].shape == (2, B, D)
+    fixed = agent.fixed_quantities(random_batch(), noise)
+    expected = jnp.clip(noise["next_action"][1], -1.0, 1.0)
+    np.testing.assert_array_equal(fixed["next_actions"], expected)
+
+
+class OwnPolicy(trqam.TRQAM):
+    """Its policy is narrower than its base."""
+
+    @classmethod
+    def networks(cls, config):
+        return super().networks(config) | {"policy": VelocityField((8,), False)}
+
+
+def test_a_policy_of_other_shapes_than_the_base_keeps_its_parameters():
+    agent = tiny_fork(OwnPolicy)
+    started = agent.with_base(tiny(bc).params["base"])
+    for params in (agent.params, started.params):
+        assert params["policy"]["Dense_0"]["kernel"].shape == (OBS + D + 1, 8)
+        assert params["base"]["Dense_0"]["kernel"].shape == (OBS + D + 1, 16)
+
+
+class BatchNormCritic(nn.Module):
+    @nn.compact
+    def __call__(self, s, a):
+        x = nn.BatchNorm(use_running_average=False)(jnp.concatenate([s, a], axis=-1))
+        return nn.Dense(1)(x)[None, ..., 0]
+
+
+class BatchNorm(rlpd.RLPD):
+    @classmethod
+    def critic_network(cls, config):
+        return BatchNormCritic()
+
+
+class WithReward(rlpd.RLPD):
+    @classmethod
+    def networks(cls, config):
+        return super().networks(config) | {"reward": cls.value_network(config)}
+
+
+class WithoutBase(rlpd.RLPD):
+    TARGETS = Agent.TARGETS
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (BatchNorm, "the network critic has batch_stats: an agent keeps only params"),
+        (WithReward, "INPUTS lacks the network reward: add what it reads, as 'reward'"),
+        (WithoutBase, "TARGETS names base, which networks(config) does not give"),
+    ],
+)
+def test_networks_that_do_not_fit_an_agent_are_refused_by_name(kind, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        tiny_fork(kind)
+
+
+def test_the_guide_names_every_hook():
+    guide = (Path(__file__).parents[2] / "docs" / "agents.md").read_text()
+    members = {name: getattr(Agent, name) for name in dir(Agent)}
+    hooks = [n for n, m in members.items() if (m.__doc__ or "").startswith("Hook: ")]
+    assert len(hooks) > 20
+    assert [
+        name for name in hooks if not re.search(rf"`(self\.)?{name}\b", guide)
+    ] == []

@@ -210,3 +210,22 @@ def test_an_agent_is_restored_completely_and_another_one_is_refused():
         match=r"here holds another agent: .*LayerNorm_0/bias is missing there and \(4,\) here",
     ):
         agent_from(tree, bc.BC.create(jax.random.key(0), 3, 2, config), "here")
+
+
+class Weighted(bc.BC):
+    """An agent whose state holds a number of Python."""
+
+    weight: jax.Array
+
+    @classmethod
+    def init_state(cls, config):
+        return {"weight": 0.5}
+
+
+def test_an_agent_whose_state_began_as_a_number_is_restored():
+    config = bc.get_config()
+    config.update(dict(actor_hidden_dims=(4,), horizon_length=1))
+    agent = Weighted.create(jax.random.key(0), 3, 2, config)
+    tree = jax.tree.map(np.asarray, agent_tree(agent))
+    back = agent_from(tree, agent, "here")
+    assert back.weight == 0.5 and back.weight.dtype == jnp.float32

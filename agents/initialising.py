@@ -1,0 +1,42 @@
+"""Fresh parameters of an agent's networks."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from agents.losses import Networks
+from utils.errors import UserError, join_first
+
+
+def fresh_params(
+    key: jax.Array, networks: Networks, inputs: dict[str, str], widths: dict[str, int]
+) -> dict[str, Any]:
+    """Parameters by network. Raises UserError for a network that no agent can hold.
+
+    Args:
+        key: of all networks.
+        networks: by name.
+        inputs: what each network reads, in letters.
+        widths: of what the letters mean.
+    """
+    if missing := [name for name in networks if name not in inputs]:
+        name = missing[0]
+        raise UserError(f"INPUTS lacks the network {name}: add what it reads, as '{name}': 's'")
+    keys = zip(networks, jax.random.split(key, len(networks)), strict=True)
+    params = {}
+    for name, k in keys:
+        examples = [jnp.zeros((1, widths[letter])) for letter in inputs[name]]
+        variables = networks[name].init(k, *examples)
+        if lost := variables.keys() - {"params"}:
+            raise UserError(
+                f"the network {name} has {join_first(sorted(lost))}: an agent keeps only params"
+            )
+        params[name] = variables.get("params", {})
+    return params
+
+
+def policy_is_as_base(params: dict[str, Any]) -> bool:
+    """Whether there is a policy whose arrays have the names and shapes of the base's."""
+    policy, base = (jax.tree.map(jnp.shape, params.get(name)) for name in ("policy", "base"))
+    return base is not None and policy == base
