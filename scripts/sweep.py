@@ -10,9 +10,8 @@
 Every other flag is main.py's, for all runs (--run_group=table --offline_steps=500_000).
 Finished runs are skipped and unfinished ones resume, whichever engine began them. What a job of
 --engine=local or ray prints is in <save_dir>/<run_group>/sweep/; Slurm's is in its slurm-*.out,
-and --status calls such a job stopped or missing, not failed. The jobs that train the base of a
-domain come first, those that start from it after them. The printed lines choose no device; on
-four GPUs:
+and --status calls such a job stopped or missing, not failed. Jobs that train a domain's base
+come before the jobs that only use it. The printed lines do not choose a GPU; on four GPUs:
 
     parallel -j4 'export CUDA_VISIBLE_DEVICES=$(({%} - 1)); eval {}' < jobs.txt
 """
@@ -127,19 +126,19 @@ def parser() -> Parser:
         "--engine", choices=("print", "local", "ray"), default="print", help=text
     )
     text = (
-        "write the commands as the script of a Slurm array instead; exit code 1 where nothing"
+        "write a Slurm array script instead of printing the commands; exit code 1 if no job"
         " is left"
     )
     result.add_argument("--slurm", metavar="FILE", help=text)
     count(
         "--pack",
         None,
-        "seeds in one process; unset: all of a task, but one where --engine=local finds no GPU",
+        "seeds per process; unset: all seeds of a task, but one if --engine=local finds no GPU",
     )
     count(
         "--jobs_per_device",
         1,
-        "jobs that share a GPU, or where there is none, a machine",
+        "jobs per GPU, or per machine without GPUs",
     )
     result.add_argument(
         "--ray_address",
@@ -178,7 +177,7 @@ def plan_jobs(
         words = [*settings, *flags, *point]
         words = with_its_phases(agent, words) if len(methods) > 1 else words
         jobs.extend(jobs_of_agent(agent, words, options, pack))
-    folders: dict[Path, Job] = {}
+    folders: set[Path] = set()
     for job in jobs:
         for run in job.runs:
             if run.folder in folders:
@@ -186,7 +185,7 @@ def plan_jobs(
                     f"--grid, --agents: two of these runs would share {run.folder}; a grid over"
                     " steps or intervals needs a sweep with its own --run_group for each value"
                 )
-            folders[run.folder] = job
+            folders.add(run.folder)
     return far_apart(jobs)
 
 
@@ -280,13 +279,13 @@ def shell(job: Job, python: str) -> str:
 def slurm_script(jobs: Sequence[Job], argv: Sequence[str]) -> str:
     """The script of an array with one task for each job."""
     end = min(len(jobs) - 1, LAST_TASK)
-    first = len({tuple(base.folder for base in job.bases) for job in jobs}) - 1
-    bases = (
-        BASES.format(last=first, next=first + 1, end=end)
-        if jobs[0].bases and first < end
-        else ""
-    )
-    options = [f"\n#   sbatch {words} FILE" for words in later_arrays(len(jobs))]
+    last_base = len({tuple(base.folder for base in job.bases) for job in jobs}) - 1
+    bases = later = ""
+    if jobs[0].bases and last_base < end:
+        bases = BASES.format(last=last_base, next=last_base + 1, end=end)
+    if arrays := later_arrays(len(jobs)):
+        commands = [f"\n#   sbatch {options} FILE" for options in arrays]
+        later = LATER.format(last=end) + "".join(commands)
     # not a bare python, which would depend on the environment in which the file is submitted
     lines = "\n".join(shell(job, sys.executable) for job in jobs)
     command = shlex.join(["python", *argv])
@@ -294,7 +293,7 @@ def slurm_script(jobs: Sequence[Job], argv: Sequence[str]) -> str:
         last=end,
         command=command,
         bases=bases,
-        later=LATER.format(last=end) + "".join(options) if options else "",
+        later=later,
         cwd=shlex.quote(os.getcwd()),
         lines=lines,
     )
@@ -319,9 +318,9 @@ def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
             f" --engine={options.engine} out"
         )
     if options.status:
-        from sweeps.status import report
+        from sweeps.status import status_lines
 
-        print("\n".join(report(jobs_as_run(options, flags))))
+        print("\n".join(status_lines(jobs_as_run(options, flags))))
         return 0
     jobs = plan_jobs(options, flags, options.pack or default_pack(options, environ))
     left = [job for job in jobs if not job.is_done()]
@@ -352,14 +351,9 @@ def check_left(
             f"--slurm={options.slurm}: nothing is left to submit, all {len(jobs)} jobs have"
             " finished; not written"
         )
-    print(how_many(left, jobs), flush=True)
-
-
-def how_many(left: Sequence[Job], jobs: Sequence[Job]) -> str:
-    """How many jobs and runs are left to do, of how many jobs."""
     runs = sum(len(job.runs) for job in left)
     others = "; the others have finished" if len(left) < len(jobs) else ""
-    return f"{len(left)} jobs of {len(jobs)}, {runs} runs{others}"
+    print(f"{len(left)} jobs of {len(jobs)}, {runs} runs{others}", flush=True)
 
 
 def start(

@@ -12,19 +12,19 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from configs.agent_source import ROOT
 from sweeps.jobs import INTERRUPTED, Job
 from utils.errors import UserError, one_line
 from utils.files import is_locked
 
-TIED = ROOT / "sweeps" / "tied.py"
+EXEC_WITH_PARENT = ROOT / "sweeps" / "exec_with_parent.py"
 GRACE_SECONDS = 30.0  # for a process to save and end after SIGTERM
 LOCK_SECONDS = 180.0  # to wait for the lock of a run that a lost machine may still hold
 POLL_SECONDS = 0.5
 PASSED_ON = ("JAX_", "XLA_", "MUJOCO_", "WANDB_")  # variables passed to other machines
-SETUP_SECONDS = 300.0  # to keep a job where it cannot start, or all soon fail there
+SETUP_SECONDS = 300.0  # wait on a broken machine, or it would fail job after job
 MEMORY = 0.9  # the share of a GPU's memory for all its jobs together
 
 
@@ -44,6 +44,7 @@ def launch(
         cores: the cores to run on, such as "0,1"; "" for all.
         note: a text for the first line of the log.
     """
+    pid = str(os.getpid())
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         file.write(
@@ -51,7 +52,7 @@ def launch(
         )
         file.flush()
         return subprocess.Popen(
-            [sys.executable, "-I", str(TIED), str(os.getpid()), cores, *command],
+            [sys.executable, "-I", str(EXEC_WITH_PARENT), pid, cores, *command],
             env=dict(environ),
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -131,6 +132,15 @@ def memory_share(jobs_per_device: int) -> dict[str, str]:
     return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{MEMORY / jobs_per_device:.3f}"}
 
 
+class Slot(NamedTuple):
+    """Where one job at a time may run: a GPU, or some cores."""
+
+    device: dict[str, str]
+    """The environment variable that selects the GPU; {} without one."""
+    cores: str
+    """The cores as for `launch`."""
+
+
 class Local(Engine):
     """This machine: `jobs_per_device` jobs per GPU or, without any GPU, on parts of the cores.
 
@@ -141,37 +151,32 @@ class Local(Engine):
 
     def __init__(self, environ: Mapping[str, str], jobs_per_device: int):
         self.environ = environ
-        self.free: list[tuple[dict[str, str], str]] = []
-        """Free places: (environment variables, cores)."""
-        found = gpus(environ)
-        if found:
+        devices = gpus(environ)
+        if devices:
             self.environ = memory_share(jobs_per_device) | dict(environ)
-            self.free = [
-                ({"CUDA_VISIBLE_DEVICES": gpu}, "") for gpu in found
-            ] * jobs_per_device
+            slots = [Slot({"CUDA_VISIBLE_DEVICES": gpu}, "") for gpu in devices]
+            self.free = slots * jobs_per_device
         else:
-            self.free = [({}, cores) for cores in shares_of_cores(jobs_per_device)]
-        self.running: dict[
-            Job, tuple[subprocess.Popen, tuple[dict[str, str], str]]
-        ] = {}
+            self.free = [Slot({}, cores) for cores in shares_of_cores(jobs_per_device)]
+        self.running: dict[Job, tuple[subprocess.Popen, Slot]] = {}
 
     def room(self) -> bool:
         return bool(self.free)
 
     def start(self, job: Job) -> None:
-        device, cores = place = self.free.pop(0)
-        process = launch(
-            [sys.executable, *job.words], job.log, {**self.environ, **device}, cores
-        )
-        self.running[job] = process, place
+        slot = self.free.pop(0)
+        command = [sys.executable, *job.words]
+        environ = {**self.environ, **slot.device}
+        process = launch(command, job.log, environ, slot.cores)
+        self.running[job] = process, slot
 
     def ended(self) -> list[tuple[Job, int]]:
         ended = []
-        for job, (process, place) in list(self.running.items()):
+        for job, (process, slot) in list(self.running.items()):
             code = process.poll()
             if code is not None:
                 del self.running[job]
-                self.free.append(place)
+                self.free.append(slot)
                 ended.append((job, log_exit_code(job.log, code)))
         if not ended:
             time.sleep(POLL_SECONDS)
@@ -182,7 +187,7 @@ class Local(Engine):
 
 
 def shares_of_cores(shares: int) -> list[str]:
-    """Split this process's cores into `shares` parts in the format of sweeps/tied.py.
+    """Split this process's cores into `shares` parts in the format of exec_with_parent.py.
 
     If there are too few cores, every part is "", all of them.
     """

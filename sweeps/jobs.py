@@ -67,7 +67,8 @@ class Job:
     def lines_of_log(self) -> list[str]:
         """Return the lines of the log.
 
-        [] if there is none, or if a run was written later: Slurm or a printed command did that.
+        [] without a log, or if a run folder is newer than it, as when Slurm or a printed
+        command ran the job.
         """
         if not self.log.is_file():
             return []
@@ -93,9 +94,9 @@ def far_apart(jobs: Sequence[Job]) -> list[Job]:
     Jobs with the same base would otherwise wait for each other.
     """
     counts: Counter[tuple[Path, ...]] = Counter()
-    places = {}
+    positions = {}
     for job in jobs:
         bases = tuple(base.folder for base in job.bases)
-        places[job] = counts[bases]
+        positions[job] = counts[bases]
         counts[bases] += 1
-    return sorted(jobs, key=lambda job: places[job])
+    return sorted(jobs, key=lambda job: positions[job])

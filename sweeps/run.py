@@ -9,7 +9,34 @@ from tqdm import tqdm
 
 from sweeps.engines import Engine
 from sweeps.jobs import Job, is_done
+from training.run import Run
 from utils.preemption import deferred, handled, leave_if_asked
+
+
+class Queue:
+    """The jobs of a sweep; a job waits while another one trains its base."""
+
+    def __init__(self, jobs: Sequence[Job]):
+        self.waiting = list(jobs)
+        self.running: list[Job] = []
+        self._trained: set[Path] = set()
+        """Folders of finished bases."""
+
+    def take(self) -> Job | None:
+        """Return a job that may start, which then counts as running; None if there is none."""
+        bases = [base for job in self.running for base in job.bases]
+        in_training = {base.folder for base in bases if not self._is_trained(base)}
+        for job in self.waiting:
+            if in_training.isdisjoint(base.folder for base in job.bases):
+                self.waiting.remove(job)
+                self.running.append(job)
+                return job
+        return None
+
+    def _is_trained(self, base: Run) -> bool:
+        if base.folder not in self._trained and is_done(base):
+            self._trained.add(base.folder)
+        return base.folder in self._trained
 
 
 def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
@@ -18,24 +45,8 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
     A job waits until no other job is training its base. SIGTERM and Ctrl-C raise Preempted
     after all jobs have saved and ended; another SIGTERM changes nothing.
     """
-    waiting = list(jobs)
-    running = list[Job]()
+    queue = Queue(jobs)
     failed = 0
-    trained: set[Path] = set()  # folders of finished bases
-
-    def next_job() -> Job | None:
-        """Return a job whose bases are not being trained now; None if there is none."""
-        training = set()
-        for base in (base for job in running for base in job.bases):
-            if base.folder not in trained and is_done(base):
-                trained.add(base.folder)
-            if base.folder not in trained:
-                training.add(base.folder)
-        for job in waiting:
-            if training.isdisjoint(base.folder for base in job.bases):
-                return job
-        return None
-
     # handled here, because Ray replaces the signal handlers when it starts
     with handled(), contextlib.ExitStack() as stack:
         stack.enter_context(deferred())
@@ -43,17 +54,15 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
         bar = stack.enter_context(
             tqdm(total=len(jobs), desc="sweep", unit="job", disable=None)
         )
-        while waiting or running:
+        while queue.waiting or queue.running:
             leave_if_asked()
-            while waiting and engine.room() and (job := next_job()):
-                waiting.remove(job)
-                running.append(job)
+            while queue.waiting and engine.room() and (job := queue.take()):
                 engine.start(job)
             for job, code in engine.ended():
-                running.remove(job)
+                queue.running.remove(job)
                 bar.update(1)
                 failed += code != 0
-                done = len(jobs) - len(waiting) - len(running)
+                done = len(jobs) - len(queue.waiting) - len(queue.running)
                 tqdm.write(f"[{done}/{len(jobs)}] {result(job, code)}")
                 sys.stdout.flush()
     return failed

@@ -178,7 +178,7 @@ def longest_left(found: Sequence[RunStatus], speeds: Speeds) -> float | None:
     return longest
 
 
-def report(jobs: Sequence[Job]) -> list[str]:
+def status_lines(jobs: Sequence[Job]) -> list[str]:
     """Return the lines of a status report.
 
     They count the runs in each state by agent and domain, list running, failed and stopped

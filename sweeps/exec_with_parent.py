@@ -1,6 +1,6 @@
 """Executes a command pinned to cores; on Linux it gets SIGTERM when its parent dies.
 
-    python -I sweeps/tied.py PARENT CORES COMMAND...
+    python -I sweeps/exec_with_parent.py PARENT CORES COMMAND...
 
 PARENT is the process id of the parent; CORES are core numbers such as 0,1, or empty for all.
 """
