@@ -79,9 +79,9 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
         raise UserError(f"'{rest[0]}' is not a flag; flags are written --name=value")
     if not fv.env_name:
         raise UserError("--env_name is missing: give tasks or domains, or all50")
-    if expanded(fv.ogbench_dataset_dir, "--ogbench_dataset_dir").is_file():
-        place = fv.ogbench_dataset_dir
-        raise UserError(f"--ogbench_dataset_dir={place} is a file; give a folder")
+    folder = fv.ogbench_dataset_dir
+    if expanded(folder, "--ogbench_dataset_dir").is_file():
+        raise UserError(f"--ogbench_dataset_dir={folder} is a file; give a folder")
     endpoint()  # raises UserError for an invalid address
     datasets = datasets_of(fv.env_name)
     check_published(PUBLISHED if fv.base else None, datasets)

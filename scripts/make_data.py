@@ -10,73 +10,68 @@ robomimic's layout; a script demonstrates. The same command resumes an interrupt
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from envs.collect import collect  # noqa: E402
 from envs.dataset_files import DATASET_DIRS  # noqa: E402
 from envs.tasks import folder_flag  # noqa: E402
-from utils.command_line import user_errors_of_flags  # noqa: E402
+from utils.command_line import (  # noqa: E402
+    report_error,
+    run_program,
+    user_errors_of_flags,
+)
 from utils.errors import UserError  # noqa: E402
 
-FLAGS = flags.FLAGS
-flags.DEFINE_string(
-    "env_name",
-    None,
-    "a dataset, domain or task: cube-double-play, puzzle-4x4, lift-mh-low_dim",
-)
-flags.DEFINE_integer(
-    "transitions",
-    1_000_000,
-    "OGBench: transitions in the training file; the validation file has a tenth",
-)
-flags.DEFINE_integer("demonstrations", 200, "robomimic: demonstrations in the file")
-flags.DEFINE_integer("workers", None, "processes (default: one per core)")
-flags.DEFINE_integer("seed", 0, "decides the data, whatever the number of workers")
-for name, folder in DATASET_DIRS.items():
-    flags.DEFINE_string(name, folder, "folder to write to")
-flags.DEFINE_bool("overwrite", False, "replace a dataset that is there already")
-flags.mark_flag_as_required("env_name")
+
+def define() -> flags.FlagValues:
+    """Define the flags of this script."""
+    fv = flags.FlagValues()
+    text = "a dataset, domain or task: cube-double-play, puzzle-4x4, lift-mh-low_dim"
+    flags.DEFINE_string("env_name", None, text, flag_values=fv)
+    text = "OGBench: transitions in the training file; the validation file has a tenth"
+    flags.DEFINE_integer("transitions", 1_000_000, text, flag_values=fv)
+    text = "robomimic: demonstrations in the file"
+    flags.DEFINE_integer("demonstrations", 200, text, flag_values=fv)
+    text = "processes (default: one per core)"
+    flags.DEFINE_integer("workers", None, text, flag_values=fv)
+    text = "random seed; the data does not depend on the number of workers"
+    flags.DEFINE_integer("seed", 0, text, flag_values=fv)
+    for name, folder in DATASET_DIRS.items():
+        flags.DEFINE_string(name, folder, "folder to write to", flag_values=fv)
+    text = "replace a dataset that is there already"
+    flags.DEFINE_bool("overwrite", False, text, flag_values=fv)
+    flags.mark_flag_as_required("env_name", fv)
+    return fv
 
 
-def main(_: list[str]) -> None:
-    """Collect the data and print the path of the file."""
-    path = collect(
-        FLAGS.env_name,
-        getattr(FLAGS, folder_flag(FLAGS.env_name)),
-        FLAGS.transitions,
-        workers=FLAGS.workers,
-        seed=FLAGS.seed,
-        overwrite=FLAGS.overwrite,
-        demonstrations=FLAGS.demonstrations,
-    )
-    print(path)
-
-
-def _fail(error: Exception) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _parse(arguments: list[str]) -> list[str]:
+def main(argv: list[str]) -> int:
+    """Collect the data, print the path of the file, and return the exit code."""
+    fv = define()
+    if {"--help", "-help", "-h"} & set(argv):
+        print(__doc__, fv.get_help(), sep="\n")
+        return 0
     try:
         with user_errors_of_flags():
-            return flags.FLAGS(arguments)
+            fv(argv)
+        path = collect(
+            fv.env_name,
+            getattr(fv, folder_flag(fv.env_name)),
+            fv.transitions,
+            workers=fv.workers,
+            seed=fv.seed,
+            overwrite=fv.overwrite,
+            demonstrations=fv.demonstrations,
+        )
     except UserError as error:
-        _fail(error)
-        raise
-
-
-def _run(arguments: list[str]) -> None:
-    try:
-        main(arguments)
-    except UserError as error:
-        _fail(error)
+        return report_error(error)
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    print(path)
+    return 0
 
 
 if __name__ == "__main__":
-    app.run(_run, flags_parser=_parse)
+    run_program(lambda: main(sys.argv))

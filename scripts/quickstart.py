@@ -21,11 +21,9 @@ from utils.files import read_json, write_json  # noqa: E402
 
 def read_logs(run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Read the lines of eval.csv and of train.csv."""
-    from utils.logging import CsvLog
+    from utils.logging import read_csv
 
-    return CsvLog(run.folder / "eval.csv").read(), CsvLog(
-        run.folder / "train.csv"
-    ).read()
+    return read_csv(run.folder / "eval.csv"), read_csv(run.folder / "train.csv")
 
 
 def summarise(run, seconds: float, command: list[str]) -> dict[str, Any]:
@@ -40,7 +38,7 @@ def summarise(run, seconds: float, command: list[str]) -> dict[str, Any]:
     """
     evaluations, logs = read_logs(run)
     config = read_json(run.folder / "config.json") or {}
-    last = [row for row in logs if row["step"] > 0.9 * logs[-1]["step"]]
+    last = [line for line in logs if line["step"] > 0.9 * logs[-1]["step"]]
     return {
         "env_name": run.env_name,
         "seed": run.seed,
@@ -48,7 +46,7 @@ def summarise(run, seconds: float, command: list[str]) -> dict[str, Any]:
         "episodes": evaluations[-1]["episodes"],
         "success_bc": evaluations[0]["success"],
         "success_trqam": evaluations[-1]["success"],
-        "path_kl": sum(row["dual/path_kl"] for row in last) / len(last),
+        "path_kl": sum(line["dual/path_kl"] for line in last) / len(last),
         "kl_budget": run.settings.agent.kl_budget,
         "lambda": run.settings.agent.lam_scale * logs[-1]["dual/lam"],
         "seconds_after_install": seconds,
@@ -65,21 +63,22 @@ def draw(run, path: Path) -> None:
     from matplotlib import pyplot
 
     evaluations, logs = read_logs(run)
-    steps = [row["step"] for row in logs]
+    steps = [line["step"] for line in logs]
     figure, (success, kl, lam) = pyplot.subplots(
         1, 3, figsize=(12, 3.2), layout="constrained"
     )
     success.plot(
-        [row["step"] for row in evaluations],
-        [100 * row["success"] for row in evaluations],
+        [line["step"] for line in evaluations],
+        [100 * line["success"] for line in evaluations],
         marker="o",
     )
     success.set(title="success (%)", ylim=(0, 100))
-    kl.plot(steps, [row["dual/path_kl"] for row in logs], label="path KL")
-    kl.plot(steps, [row["dual/kl_budget"] for row in logs], "k--", label="budget")
+    kl.plot(steps, [line["dual/path_kl"] for line in logs], label="path KL")
+    kl.plot(steps, [line["dual/kl_budget"] for line in logs], "k--", label="budget")
     kl.set(title="path KL to the base (nats per action)", ylim=(0, None))
     kl.legend()
-    lam.plot(steps, [run.settings.agent.lam_scale * row["dual/lam"] for row in logs])
+    lam_scale = run.settings.agent.lam_scale
+    lam.plot(steps, [lam_scale * line["dual/lam"] for line in logs])
     lam.set(title=r"$\lambda$", ylim=(0, None))
     for axes in (success, kl, lam):
         axes.set_xlabel("updates (0: behaviour cloning)")
