@@ -11,7 +11,7 @@ from agents.base import Agent
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS
 from tests.agents.tiny_agents import tiny
-from tests.tiny_runs import resolved
+from tests.tiny_runs import lenient, resolved, run_code
 from training.cloning import cloning_identity
 from training.pretrained import check_base
 from training.run import base_identity, bc_only
@@ -19,24 +19,40 @@ from utils.errors import UserError
 
 NETWORK = '''
 """A field of one's own."""
-import jax.numpy as jnp
+import functools
 from flax import linen as nn
 from helper import squash, Inner
 import other
 
 WIDTH = 8
+ACT = nn.relu
+NEGATED = lambda x: -x
+INIT = nn.initializers.orthogonal(0.01)
+DENSE = functools.partial(nn.Dense, use_bias=False)
+
+
+class Trunk(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.swish(DENSE(self.width)(x))
 
 
 class Field(nn.Module):
     depth: int
+    trunk: nn.Module
 
     @nn.compact
     def __call__(self, s, x, t):
-        return squash(nn.Dense(x.shape[-1])(Inner(WIDTH)(x))) + other.shift(x)
+        y = ACT(Inner(WIDTH)(self.trunk(NEGATED(x))))
+        y = nn.Dense(x.shape[-1], kernel_init=INIT)(y)
+        return squash(y) + other.shift(x) + other.squash(x)
 '''
 AGENT = """
 from agents import trqam
-from network import Field
+from flax import linen as nn
+from network import Field, Trunk
 from utils.options import Option
 
 
@@ -45,7 +61,7 @@ class Mine(trqam.TRQAM):
 
     @classmethod
     def networks(cls, config):
-        field = Field(config.depth)
+        field = Field(config.depth, Trunk(4))
         return super().networks(config) | {"base": field, "policy": field}
 
     def trust_region(self):
@@ -78,7 +94,7 @@ FILES = {
     "mine.py": AGENT,
     "network.py": NETWORK,
     "helper.py": HELPER,
-    "other.py": "def shift(x):\n    return 0 * x\n",
+    "other.py": "def shift(x):\n    return 0 * x\n\n\ndef squash(x):\n    return x\n",
 }
 LOSS = """
 from agents import trqam
@@ -135,6 +151,9 @@ class Mine(trqam.TRQAM):
     @classmethod
     def extra(cls, x):
         return 0.0
+
+    def loss(self, params, batch, noise, fixed):
+        return super().loss(params, batch, noise, fixed)
 
 
 get_config = Mine.get_config
@@ -208,7 +227,15 @@ def test_the_same_network_in_another_file_has_the_same_identity(tmp_path):
         ("network.py", "WIDTH = 8", "WIDTH = 16"),
         ("helper.py", "def squash(x):\n    return x", "def squash(x):\n    return -x"),
         ("helper.py", "nn.Dense(self.width)(x)", "nn.Dense(2 * self.width)(x)"),
-        ("other.py", "return 0 * x", "return x"),
+        ("other.py", "return 0 * x", "return 2 * x"),
+        ("other.py", "squash(x):\n    return x", "squash(x):\n    return -x"),
+        ("network.py", "nn.swish", "nn.tanh"),
+        ("network.py", "ACT = nn.relu", "ACT = nn.tanh"),
+        ("network.py", "lambda x: -x", "lambda x: x"),
+        ("network.py", "orthogonal(0.01)", "orthogonal(1.0)"),
+        ("network.py", "use_bias=False", "use_bias=True"),
+        ("mine.py", "Trunk(4)", "Trunk(8)"),
+        ("mine.py", "field = Field(", "field = nn.remat(Field)("),
     ],
 )
 def test_any_code_that_the_network_runs_changes_the_identity(
@@ -217,6 +244,110 @@ def test_any_code_that_the_network_runs_changes_the_identity(
     changed = {**FILES, name: FILES[name].replace(before, after)}
     assert changed != FILES
     assert identity(tmp_path / "a") != identity(tmp_path / "b", changed)
+
+
+def test_the_code_of_a_transformed_network_counts(tmp_path):
+    remat = FILES["mine.py"].replace("field = Field(", "field = nn.remat(Field)(")
+    files = {**FILES, "mine.py": remat}
+    shifted = NETWORK.replace("+ other.shift(x)", "- other.shift(x)")
+    first = identity(tmp_path / "a", files)
+    assert first == identity(tmp_path / "b", files)
+    assert first != identity(tmp_path / "c", {**files, "network.py": shifted})
+
+
+FUNCTIONS = """
+import functools
+from collections.abc import Callable
+from typing import Any
+from agents import trqam
+from flax import linen as nn
+
+RATE = 0.1
+
+
+def leaky(x):
+    return nn.leaky_relu(x, RATE)
+
+
+def scaled(size):
+    return lambda x: size * x
+
+
+class Field(nn.Module):
+    functions: Any
+    activation: Callable = nn.relu
+    kernel_init: Callable = nn.initializers.orthogonal()
+
+    @nn.compact
+    def __call__(self, s, x, t):
+        return self.activation(nn.Dense(x.shape[-1], kernel_init=self.kernel_init)(x))
+
+
+class Mine(trqam.TRQAM):
+    @classmethod
+    def networks(cls, config):
+        functions = leaky, scaled(3), functools.partial(leaky), lambda x: config.tau * x
+        field = Field(functions)
+        return super().networks(config) | {"base": field, "policy": field}
+
+    def loss(self, params, batch, noise, fixed):
+        return super().loss(params, batch, noise, fixed)
+
+
+get_config = Mine.get_config
+AGENT = Mine
+"""
+
+
+def test_a_network_with_functions_as_fields_has_the_same_identity_in_every_process(
+    tmp_path,
+):
+    ours = identity(tmp_path, {"mine.py": FUNCTIONS})
+    assert set(ours) == {"cloning", "tau"}
+    code = f"""
+from configs.agent_file import load_source
+from training.cloning import cloning_identity
+
+load_source("agents/fql.py")
+source = load_source({str(tmp_path / "mine.py")!r})
+assert cloning_identity(source, source.module.get_config()) == {ours}
+"""
+    run_code(code, lenient())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("Callable = nn.relu", "Callable = nn.tanh"),
+        ("orthogonal()", "orthogonal(0.01)"),
+        ("leaky, scaled", "nn.relu, scaled"),
+        ("scaled(3)", "scaled(4)"),
+        ("size * x", "size + x"),
+        ("RATE = 0.1", "RATE = 0.2"),
+        ("partial(leaky)", "partial(leaky, 1)"),
+        ("config.tau * x", "-config.tau * x"),
+    ],
+)
+def test_another_function_as_a_field_changes_the_identity(before, after, tmp_path):
+    changed = FUNCTIONS.replace(before, after)
+    assert changed != FUNCTIONS
+    first = identity(tmp_path / "a", {"mine.py": FUNCTIONS})
+    assert first != identity(tmp_path / "b", {"mine.py": changed})
+
+
+def test_a_field_that_differs_in_every_process_is_refused(tmp_path):
+    files = {"mine.py": FUNCTIONS.replace("Field(functions)", "Field(object())")}
+    with pytest.raises(UserError, match="the base has the field <object object at 0x"):
+        identity(tmp_path, files)
+
+
+@pytest.mark.parametrize("code", [FUNCTIONS, PARTS])
+def test_an_edit_of_the_loss_does_not_change_the_identity(code, tmp_path):
+    files = {"mine.py": code, "parts.py": POWER}
+    edited = code.replace("return super().loss(", "return 1 * super().loss(")
+    assert edited != code
+    first = identity(tmp_path / "a", files)
+    assert first == identity(tmp_path / "b", {**files, "mine.py": edited})
 
 
 def test_the_networks_settings_change_the_identity(tmp_path):
@@ -235,6 +366,7 @@ def test_an_overridden_flow_loss_counts_with_the_settings_that_it_reads(tmp_path
     [
         ("mine.py", "[1, 2]", "[1, 3]"),
         ("mine.py", '"a": 1', '"a": 2'),
+        ("mine.py", "jax.nn.relu", "jax.nn.gelu"),
         ("mine.py", '"y"', '"z"'),
         ("mine.py", "np.arange(2000)", "np.arange(2000) * (np.arange(2000) != 1000)"),
         ("mine.py", "POWER = 2", "POWER = 4"),
@@ -255,6 +387,32 @@ def test_any_code_that_an_overridden_flow_loss_runs_changes_the_identity(
     assert changed != files
     assert identity(tmp_path / "a", files) == identity(tmp_path / "b", files)
     assert identity(tmp_path / "a", files) != identity(tmp_path / "c", changed)
+
+
+READ_BY_NAME = """
+from agents import trqam
+from utils.options import Option
+
+
+class Mine(trqam.TRQAM):
+    OPTIONS = trqam.TRQAM.OPTIONS | {"bc_weight": Option(1.0, "weight of cloning")}
+
+    def flow_loss(self, base, batch, noise):
+        weight = self.config.get("bc_weight", 1.0)
+        return weight * super().flow_loss(base, batch, noise)
+
+
+get_config = Mine.get_config
+AGENT = Mine
+"""
+
+
+@pytest.mark.parametrize("read", ['.get("bc_weight", 1.0)', '["bc_weight"]'])
+def test_a_setting_that_is_read_by_its_name_counts(read, tmp_path):
+    code = READ_BY_NAME.replace('.get("bc_weight", 1.0)', read)
+    found = identity(tmp_path, {"mine.py": code})
+    assert found["bc_weight"] == 1.0
+    assert identity(tmp_path, {"mine.py": code}, bc_weight=3.0) != found
 
 
 OVERRIDDEN = """
@@ -327,3 +485,30 @@ AGENT = Mine
 """)
     mine = bc_only(resolved("--env_name=scene", f"--agent={fork}"))
     assert mine.agent == bc_only(resolved("--env_name=scene")).agent
+
+
+def test_a_fork_may_leave_out_the_widths_of_the_shared_flow(tmp_path):
+    """Its base is its own, since no setting says how wide it is."""
+    fork = tmp_path / "mine.py"
+    fork.write_text("""
+from agents import trqam
+from agents.options import without
+from utils.networks import VelocityField
+
+
+class Mine(trqam.TRQAM):
+    OPTIONS = without(trqam.TRQAM.OPTIONS, "actor_hidden_dims")
+
+    @classmethod
+    def networks(cls, config):
+        flow = VelocityField((64, 64), config.actor_layer_norm)
+        return {"critic": cls.critic_network(config), "base": flow, "policy": flow}
+
+
+get_config = Mine.get_config
+AGENT = Mine
+""")
+    settings = resolved("--env_name=scene", f"--agent={fork}")
+    found = base_identity(settings)
+    assert found["actor_hidden_dims"] is None and "cloning" in found
+    assert bc_only(settings).source == settings.source
