@@ -13,6 +13,7 @@ from jax.errors import JaxRuntimeError
 
 from configs.trust import record_trusted
 from envs.fingerprint import Fingerprint
+from training.agent_check import check_agent
 from training.bases import check_start, from_bases, new_agent, pretrained_base
 from training.data import data_fingerprint, task_data, warn_of_data
 from training.run import Run
@@ -46,15 +47,16 @@ def train(wanted: Sequence[Run], overwrite: bool = False) -> None:
     data = task_data(runs[0])
     report_finished(finished, data.fingerprint)
     agents = [new_agent(run, data) for run in runs]
+    check_agent(runs[0], agents[0], data)
     check_start(runs[0], agents[0], pretrained)
     warn_of_data(runs[0], data)
-    agents = from_bases(runs, agents, data, pretrained, overwrite)
     found = data.record(data.fingerprint.task) | (
         {"base": pretrained.record} if pretrained else {}
     )
     with contextlib.ExitStack() as stack:
         for run in runs:
             stack.enter_context(run.locked())
+        agents = from_bases(runs, agents, data, pretrained, overwrite)
         train_runs(runs, agents, data.arrays, found, overwrite)
 
 

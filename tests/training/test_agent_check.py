@@ -1,0 +1,122 @@
+"""Tests which agents are refused before any training."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+
+from agents import fql, trqam
+from configs.agent_file import load_source
+from tests.small_datasets import make_dataset
+from tests.tiny_runs import AGENTS, ROOT
+from training.agent_check import check_agent
+from utils.errors import UserError
+from utils.networks import Critic
+
+RUN = SimpleNamespace(settings=SimpleNamespace(agent_file="mine.py"))
+DATA = SimpleNamespace(arrays=make_dataset([30, 20]), dims=(3, 2))
+
+
+def check(module, **settings):
+    """Check a tiny agent of an agent file or of a class that is in none."""
+    config = module.get_config()
+    tiny = {"actor_hidden_dims": (8, 8), "value_hidden_dims": (8, 8), "num_qs": 2}
+    tiny |= {"flow_steps": 3, "horizon_length": 3, "action_chunking": True}
+    tiny |= {"batch_size": 8} | settings
+    config.update({key: value for key, value in tiny.items() if key in config})
+    agent = module.AGENT.create(jax.random.key(0), *DATA.dims, config)
+    check_agent(RUN, agent, DATA)
+
+
+def check_fork(kind, **settings):
+    check(SimpleNamespace(get_config=kind.get_config, AGENT=kind), **settings)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.usefixtures("no_key_twice")
+def test_every_agent_passes(agent):
+    check(load_source(ROOT / agent).module)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("settings", [{"best_of_n": 3}, {"lql_points": 2}])
+def test_an_agent_passes_with_settings_that_change_the_shapes(settings):
+    check(trqam, **settings)
+
+
+class WithLastAxis(nn.Module):
+    """Two critics that keep the last axis of their output layer."""
+
+    @nn.compact
+    def __call__(self, s, a):
+        return jnp.stack([nn.Dense(1)(s) + nn.Dense(1)(a) for _ in range(2)])
+
+
+class OneCritic(fql.FQL):
+    """It has no ensemble."""
+
+    @classmethod
+    def critic_network(cls, config):
+        return Critic(config.value_hidden_dims, config.value_layer_norm)
+
+
+class Columns(fql.FQL):
+    @classmethod
+    def critic_network(cls, config):
+        return WithLastAxis()
+
+
+class WholeBatch(fql.FQL):
+    """It returns the samples of all draws."""
+
+    def act(self, observations, x0):
+        return self.sample(observations, x0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (OneCritic, r"the critic returns values of shape \[1009\] for 1009 actions"),
+        (Columns, r"values of shape \[2, 1009, 1\] for 1009 actions; return \[E, 1009\]"),
+        (WholeBatch, r"act returns actions of shape \[1, 1009, 6\] .*; return \[1009, 6\]"),
+    ],
+)  # fmt: skip
+def test_values_and_actions_of_a_wrong_shape_are_refused(kind, message):
+    with pytest.raises(UserError, match=f"^--agent=mine.py: .*{message}"):
+        check_fork(kind)
+
+
+class Concatenated(nn.Module):
+    """A field for inputs of equal leading axes, as the loss of cloning has them."""
+
+    @nn.compact
+    def __call__(self, s, x, t):
+        return nn.Dense(x.shape[-1])(jnp.concatenate([s, x, t], axis=-1))
+
+
+class Narrow(trqam.TRQAM):
+    @classmethod
+    def networks(cls, config):
+        field = Concatenated()
+        return super().networks(config) | {"base": field, "policy": field}
+
+
+def test_a_field_that_can_be_cloned_but_not_asked_for_actions_is_found():
+    with pytest.raises(TypeError, match="[Cc]oncatenate"):
+        check_fork(Narrow)
+
+
+class Named(fql.FQL):
+    """It logs a metric that has the name of a column."""
+
+    def loss(self, params, batch, noise, fixed):
+        loss, metrics = super().loss(params, batch, noise, fixed)
+        return loss, metrics | {"step": loss}
+
+
+def test_a_metric_that_cannot_be_logged_is_refused():
+    with pytest.raises(UserError, match="metric step"):
+        check_fork(Named)

@@ -1,0 +1,76 @@
+"""Checks what training asks of an agent, before any training."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from agents.base import Agent
+from agents.lql import traced_metrics
+from training.data import TaskData
+from training.run import Run
+from training.updates import check_metrics, one_update
+from utils.errors import UserError
+from utils.replay import FIELDS, Replay, Transitions
+
+
+def check_agent(run: Run, agent: Agent, data: TaskData) -> None:
+    """Trace the critic, the actions and one update of an agent, which compiles nothing.
+
+    A mistake in the agent's code is found here, and not after hours of cloning. Raises what the
+    code raises, and UserError for wrong shapes.
+
+    Args:
+        run: the run of a seed.
+        agent: its agent.
+        data: the dataset.
+    """
+    check_shapes(agent, data.dims[0], f"--agent={run.settings.agent_file}")
+    dataset = {name: data.arrays[name] for name in (*FIELDS, "rows")}
+    # with the shapes of the offline phase, which then finds this trace in JAX's cache
+    replay = Replay(jax.eval_shape(Transitions.create, dataset))
+    key = jax.random.key(0)
+
+    def metrics() -> dict[str, Any]:
+        return jax.eval_shape(one_update, agent, replay, key)[1]
+
+    check_metrics(traced_metrics(metrics, agent.config))
+
+
+def check_shapes(agent: Agent, observation_dim: int, where: str) -> None:
+    """Raise UserError if values or actions have a wrong shape, which could be broadcast.
+
+    Args:
+        agent: the agent.
+        observation_dim: O.
+        where: the start of the message.
+    """
+    states, width = 1009, agent.flat_action_dim  # a prime that no other axis has
+    shapes = {
+        "observations": (states, observation_dim),
+        "actions": (states, width),
+        "x0": (agent.draws, states, width),
+    }
+    inputs = {
+        name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()
+    }
+    if agent.has_critic:
+        q = jax.eval_shape(values, agent, inputs["observations"], inputs["actions"])
+        if q.ndim != 2 or q.shape[1] != states:
+            raise UserError(
+                f"{where}: the critic returns values of shape {list(q.shape)} for {states}"
+                f" actions; return [E, {states}], E the size of the ensemble"
+            )
+    actions = jax.eval_shape(
+        type(agent).act, agent, inputs["observations"], inputs["x0"]
+    )
+    if actions.shape != (states, width):
+        raise UserError(
+            f"{where}: act returns actions of shape {list(actions.shape)} for {states}"
+            f" observations; return [{states}, {width}]"
+        )
+
+
+def values(agent: Agent, observations: jax.Array, actions: jax.Array) -> jax.Array:
+    """Return Q_e(s, a) of the online critic at s [B, O] and a [B, D]."""
+    return agent.values(agent.params["critic"], observations)(actions)
