@@ -8,6 +8,7 @@ that imports one later does not find it.
 """
 
 import importlib
+import inspect
 import itertools
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from configs.agent_source import ROOT, Source, read
 from configs.trust import UntrustedError
@@ -61,11 +63,30 @@ def load_source(
         raise
     except Exception as error:  # a user's file may raise any type
         text = f"the file does not run ({type(error).__name__}: {error})"
-        raise UserError(f"--agent={path}: {text}") from error
+        raise UserError(f"--agent={path}: {text}{hint(error, file)}") from error
     if fault := fault_of(source.module):
         raise UserError(f"--agent={path}: {fault}")
     _loaded[file] = source
     return source
+
+
+def hint(error: Exception, file: Path) -> str:
+    """Return what to do if an import found a folder of the project in place of a sibling of the
+    same name; "" for other errors.
+
+    Args:
+        error: what executing the agent file raised.
+        file: the agent file.
+    """
+    if not isinstance(error, ImportError) or not error.name or file.parent == ROOT:
+        return ""
+    top = error.name.partition(".")[0]
+    siblings = (file.parent / top, file.parent / f"{top}.py")
+    if not (ROOT / top / "__init__.py").is_file() or not any(
+        sibling.exists() for sibling in siblings
+    ):
+        return ""
+    return f"; {top} is a folder of the project: write from .{error.name} import ..."
 
 
 def fault_of(module: ModuleType) -> str:
@@ -75,6 +96,8 @@ def fault_of(module: ModuleType) -> str:
         return (
             "the file defines no AGENT and get_config; see agents/trqam_fixed_lambda.py"
         )
+    if fault := fault_of_class(kind):
+        return fault
     owner = getattr(get_config, "__self__", kind)
     if getattr(owner, "OPTIONS", None) != getattr(kind, "OPTIONS", None):
         return (
@@ -87,6 +110,16 @@ def fault_of(module: ModuleType) -> str:
         return f"get_config fails ({type(error).__name__}: {error})"
     names = ", ".join(missing)
     return f"there is no setting {names}, which every agent needs" if missing else ""
+
+
+def fault_of_class(kind: Any) -> str:
+    """Return what the class of an agent lacks; "" if it can be created."""
+    if not any(base.__module__ == "agents.base" for base in kind.__mro__):
+        return f"AGENT = {kind.__name__} is no subclass of agents.base.Agent"
+    if inspect.isabstract(kind):
+        missing = ", ".join(sorted(kind.__abstractmethods__))
+        return f"{kind.__name__} does not define {missing}, which every agent needs"
+    return ""
 
 
 def _package_name(folder: Path) -> str:

@@ -122,40 +122,44 @@ def domain_layer(
     """Return the settings of a domain for an agent.
 
     The defaults that an agent file changes from its parent's are kept, unless the domain has a
-    setting for this very agent.
+    setting for this very agent. Its ancestors are treated in the same way, the oldest first.
 
     Args:
         dataset: such as 'puzzle-4x4-play'.
         source: the source of the agent file.
         agent: the agent's settings, from its file and the command line.
     """
-    names = lineage(source)
     own = source.file.stem if source.of_checkout else ""
-    ancestors = [name for name in names if name != own]
+    ancestors = [name for name in lineage(source) if name != own]
+    family = [*(load_source(AGENTS / f"{name}.py") for name in ancestors), source]
     layer = shared_settings(dataset)
-    for name in ancestors:
-        layer |= own_settings(dataset, name, agent)
-    if ancestors:
-        layer |= changed_from(ancestors[-1], source, layer)
-    return layer | own_settings(dataset, own, agent)
+    for parent, child in zip([None, *family], family, strict=False):
+        layer |= changed_from(parent, child, layer)
+        if child.of_checkout:
+            layer |= own_settings(dataset, child.file.stem, agent)
+    return layer
 
 
 def changed_from(
-    parent: str, source: Source, layer: dict[str, Setting]
+    parent: Source | None, source: Source, layer: dict[str, Setting]
 ) -> dict[str, Setting]:
     """Return the settings of a layer whose default an agent file changes from its parent's.
 
     Args:
-        parent: the name of the parent, agents/<parent>.py.
+        parent: the source of its parent; None for an agent written from scratch, which is
+            compared with the defaults that all agents share.
         source: the source of the agent file.
         layer: the settings to consider.
     """
     config = source.module.get_config()
-    before = load_source(AGENTS / f"{parent}.py").module.get_config()
+    before = sys.modules["agents.base"].Agent.get_config()
+    label = f"{source.file.name}, changed from base.py"
+    if parent:
+        before = parent.module.get_config()
+        label = f"{source.file.name}, changed from {parent.file.name}"
     changed = [
         name for name in layer if name in config and before.get(name) != config[name]
     ]
-    label = f"{source.file.name}, changed from {parent}.py"
     return {name: Setting(config[name], label) for name in changed}
 
 
@@ -251,8 +255,17 @@ def without_missing_phases(layers: Layers, source: Source) -> None:
 
 
 def missing_phases(agent: Any, config: ml_collections.ConfigDict) -> list[str]:
-    """Return the phases that an agent does not have; an agent that only clones has cloning."""
-    phases = set(agent.phases(config))
+    """Return the phases that an agent does not have; an agent that only clones has cloning.
+
+    Raises UserError if its `phases` names no phases.
+    """
+    named = agent.phases(config)
+    if not isinstance(named, tuple | list | set) or not set(named) <= set(PHASES):
+        raise UserError(
+            f"--agent: {agent.__name__}.phases returns {named!r}; return a tuple of"
+            f" {', '.join(PHASES)}, such as ('offline',)"
+        )
+    phases = set(named)
     if agent.CLONES_ALONE:
         phases.add("cloning")
     return [phase for phase in PHASES if phase not in phases]

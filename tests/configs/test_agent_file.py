@@ -380,6 +380,44 @@ def test_a_file_that_does_not_run_is_a_user_error(tmp_path):
         load_source(write(tmp_path, imports="raise SystemExit"))
 
 
+@pytest.mark.parametrize(
+    ("base", "member", "message"),
+    [
+        ("Agent", "def act(self): ...", "Mine does not define loss, which every agent needs"),
+        ("", "def loss(self): ...", "AGENT = Mine is no subclass of agents.base.Agent"),
+    ],
+)  # fmt: skip
+def test_a_class_that_is_no_complete_agent_is_refused(base, member, message, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f"from agents.base import Agent\n\n\nclass Mine({base}):\n    {member}\n\n\n"
+        "get_config = Agent.get_config\nAGENT = Mine\n"
+    )
+    assert mistake(path) == f"--agent={path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ("from utils.nets import V", "write from .utils.nets import ..."),
+        ("import utils.nets", "write from .utils.nets import ..."),
+        ("from utils import V", "write from .utils import ..."),
+    ],
+)
+def test_the_error_for_a_sibling_with_a_name_of_the_project_says_how_to_import_it(
+    line, remedy, tmp_path
+):
+    helpers = {"utils/__init__.py": "V = 1", "utils/nets.py": "V = 1"}
+    path = write(tmp_path, imports=line, helpers=helpers)
+    assert mistake(path).endswith(f"; utils is a folder of the project: {remedy}")
+    path = write(tmp_path / "other", imports="import nowhere", helpers=HELPER_1)
+    assert mistake(path).endswith("No module named 'nowhere')")
+    path = write(
+        tmp_path / "fine", imports="from .utils.nets import V", helpers=helpers
+    )
+    assert value_of(path) == 1
+
+
 def test_the_error_for_a_missing_file_says_where_it_was_looked_for(
     tmp_path, monkeypatch
 ):

@@ -9,7 +9,7 @@ import pytest
 
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS
-from configs.domains import DOMAINS, QAM_TABLE, own_settings
+from configs.domains import DOMAINS, QAM_TABLE, ROBOMIMIC, own_settings
 from configs.flags import parse_flags
 from configs.methods import METHODS, row_name
 from tests.tiny_runs import resolved
@@ -28,9 +28,14 @@ AGENT = Mine
 """
 
 
+def place(domain):
+    """Return the flags for a domain, or for an environment of one's own."""
+    return [f"--env_name={domain}", *(["--dataset=mine.npz"] if ":" in domain else [])]
+
+
 def own(agent, domain, *keys):
     """Return an agent's values of settings in a domain, and the set of their sources."""
-    settings = resolved(f"--env_name={domain}", f"--agent={agent}")
+    settings = resolved(*place(domain), f"--agent={agent}")
     return tuple(settings.agent[key] for key in keys), {
         settings.sources[f"agent.{key}"] for key in keys
     }
@@ -217,13 +222,56 @@ def test_a_value_changed_by_a_fork_overrides_that_of_the_domain(
     fork = tmp_path / "mine.py"
     fork.write_text(CHANGED.format(parent=parent, key=key, value=value))
     assert own(fork, domain, key) == ((value,), {f"mine.py, changed from {parent}.py"})
-    settings = resolved(f"--env_name={domain}", f"--agent={fork}", "--agent.lr=0.5")
+    settings = resolved(*place(domain), f"--agent={fork}", "--agent.lr=0.5")
     assert settings.sources["agent.lr"] == "command line"
     if key == "kl_budget":
         given = resolved(
             f"--env_name={domain}", f"--agent={fork}", "--agent.kl_budget=2.0"
         )
         assert given.agent.kl_budget == 2.0
+
+
+@pytest.mark.parametrize("domain", [*DOMAINS, *ROBOMIMIC])
+def test_a_fork_that_changes_nothing_has_the_settings_of_its_parent(domain, tmp_path):
+    """SQAM changes the budget of TRQAM, which the domain sets for some tasks."""
+    fork = tmp_path / "mine.py"
+    fork.write_text(FORK.format(parent="sqam"))
+    settings = [
+        resolved(f"--env_name={domain}", f"--agent={agent}").agent
+        for agent in (fork, "agents/sqam.py")
+    ]
+    assert settings[0] == settings[1]
+    assert settings[0].kl_budget == 0.5
+
+
+FROM_SCRATCH = """
+from agents.base import Agent
+from utils.options import Option
+
+
+class Mine(Agent):
+    OPTIONS = Agent.OPTIONS | {
+        "rho": Option(0.25, "pessimism"),
+        "actor_hidden_dims": Option((64, 64), "widths"),
+    }
+
+    def loss(self, params, batch, noise, fixed):
+        return self.critic_loss(params["critic"], batch, fixed["td_target"])
+
+
+get_config = Mine.get_config
+AGENT = Mine
+"""
+
+
+def test_an_agent_from_scratch_keeps_the_defaults_that_it_changes(tmp_path):
+    file = tmp_path / "scratch.py"
+    file.write_text(FROM_SCRATCH)
+    values, sources = own(file, "humanoidmaze-large", "rho", "actor_hidden_dims")
+    assert values == (0.25, (64, 64)) and sources == {
+        "scratch.py, changed from base.py"
+    }
+    assert own(file, "humanoidmaze-large", "discount")[0] == (0.999,)
 
 
 def test_a_fork_gets_no_settings_by_the_name_of_its_file(tmp_path):
@@ -345,6 +393,17 @@ def test_a_phase_that_an_agent_does_not_have_takes_no_steps(tmp_path):
         resolved(*place, "--offline_steps=5")
     assert not plan(parse_flags(["main.py", *place]))[0].needs_base()
     assert plan(parse_flags(["main.py", "--env_name=scene"]))[0].needs_base()
+
+
+@pytest.mark.parametrize("phases", ['"online"', '("ofline",)', "None"])
+def test_phases_that_do_not_exist_are_refused(phases, tmp_path):
+    fork = tmp_path / "mine.py"
+    fork.write_text(ONLINE.replace('("online",)', phases))
+    message = (
+        "--agent: Mine.phases returns .*; return a tuple of cloning, offline, online"
+    )
+    with pytest.raises(UserError, match=message):
+        resolved("--env_name=scene", f"--agent={fork}")
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,8 @@ def test_the_horizon_flag_sets_the_agents_horizon():
 
 
 def test_a_users_environment_takes_chunks_and_otherwise_the_agents_defaults():
-    settings = resolved("--env_name=some.module:Thing-v0", "--agent=agents/trqam.py")
+    place = ("--env_name=some.module:Thing-v0", "--dataset=mine.npz")
+    settings = resolved(*place, "--agent=agents/trqam.py")
     assert (settings.agent.horizon_length, settings.agent.action_chunking) == (5, True)
     sources = {
         name.removeprefix("agent."): source
