@@ -446,12 +446,11 @@ def check_agent_keys(argv: Sequence[str], agent: str, known: list[str]) -> None:
         if not word.startswith("-") or key == name or key in known:
             continue
         near = names_here(key, known) or difflib.get_close_matches(
-            key, known, 1, cutoff=0.0
+            key, known, 1, cutoff=0.6
         )
         nearest = " or ".join(f"--agent.{key}" for key in near)
-        raise UserError(
-            f"--agent.{key}: {agent} has no such setting; the nearest is {nearest}"
-        )
+        hint = f"the nearest is {nearest}" if near else "--help lists all"
+        raise UserError(f"--agent.{key}: {agent} has no such setting; {hint}")
 
 
 def unknown_flag(

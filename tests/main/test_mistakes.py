@@ -50,6 +50,10 @@ MISTAKES = {
     "a flag that others call so": (["--env_name=scene", "--chunk_size=5"], "--chunk_size:", "--horizon_length=5"),
     "a setting that others call so": (["--env_name=scene", "--agent.gamma=0.9"], "--agent.gamma:", "is --agent.discount"),
     "a mistyped setting": (["--env_name=scene", "--kl_bugdet=1"], "--kl_bugdet:", "nearest is --agent.kl_budget"),
+    "a setting of another agent": (
+        ["--env_name=scene", "--agent=agents/qam.py", "--agent.kl_budget=1"],
+        "--agent.kl_budget:", "has no such setting; --help lists all",
+    ),
     "not a flag": (["--env_name=scene", "seed=1"], "seed=1", "--name=value"),
     "negative number": (["--env_name=scene", "--offline_steps=-1"], "--offline_steps=-1", "non-negative"),
     "not a number": (["--env_name=scene", "--seed=one"], "--seed=one", "int"),

@@ -68,7 +68,9 @@ class VisibleTable:
         self.keys = keys_of(found.methods)
 
     def chance(self, phase, name, x, y):
-        """Return P(X > Y) and the ends of its interval from the CSV; None without a common task."""
+        """Return P(X > Y) and the ends of its interval, if any, from the CSV; None without a
+        common task.
+        """
         for line in self.lines:
             if (line["kind"], line["phase"], line["name"]) != (
                 "improvement",
@@ -76,11 +78,12 @@ class VisibleTable:
                 name,
             ):
                 continue
-            values = [float(line[key]) for key in ("probability", "low", "high")]
+            cells = [line[key] for key in ("probability", "low", "high")]
+            values = [float(cell) for cell in cells if cell]
             if (line["method"], line["versus"]) == (x, y):
                 return values
             if (line["method"], line["versus"]) == (y, x):
-                return [100 - values[i] for i in (0, 2, 1)]
+                return [100 - values[i] for i in (0, 2, 1)[: len(values)]]
         return None
 
 

@@ -241,13 +241,27 @@ def test_an_interval_does_not_depend_on_what_else_is_compared():
 
 
 def test_pairs_are_compared_on_the_tasks_that_both_have():
-    scores = by_task(
-        a=np.array([[0.1, 0.2], [0.9, 0.9]]), b=np.array([[0.5, 0.6], [0.5, 0.6]])
-    )
-    scores["task1"] = {"b": scores["task1"]["b"], "c": np.array([0.5, 0.4])}
+    low, high = np.array([[0.1, 0.2, 0.1, 0.2]]), np.array([[0.5, 0.6, 0.5, 0.6]])
+    scores = by_task(a=np.concatenate([low, high]), b=np.concatenate([high, high]))
+    scores["task1"] = {"b": scores["task1"]["b"], "c": np.array([0.5, 0.4, 0.5, 0.4])}
     found = improvements(scores, replicates=50)
     assert found["a", "b"] == (1, (0.0, 0.0, 0.0)) and len(found) == 2
-    assert found["b", "c"] == (1, pytest.approx((0.875, 0.875 - 0.375 * 2**0.5, 1.0)))
+    tasks, better = found["b", "c"]
+    assert tasks == 1 and better.value == 0.875 and better.low < 0.875 < better.high
+
+
+def test_too_few_seeds_for_significance_have_no_interval():
+    """Three seeds of each on one task are in one of 20 orders: p is at least 0.1."""
+
+    def has_interval(tasks, seeds):
+        apart = by_task(a=np.zeros((tasks, seeds)), b=np.ones((tasks, seeds)))
+        ((_, interval),) = improvements(apart, replicates=50).values()
+        assert interval.value == 0.0
+        return not np.isnan(interval.low)
+
+    few = [(1, 2), (1, 3), (2, 2), (9, 1)]
+    assert not any(has_interval(*sizes) for sizes in few)
+    assert all(has_interval(*sizes) for sizes in [(1, 4), (2, 3), (3, 2)])
 
 
 def test_one_seed_has_no_interval_and_widening_ends_at_the_bounds():
@@ -256,8 +270,8 @@ def test_one_seed_has_no_interval_and_widening_ends_at_the_bounds():
     )
     tasks, interval = one["a", "b"]
     assert tasks == 1 and interval.value == 0.5 and np.isnan(interval[1:]).all()
-    scores = by_task(a=np.array([[0.0, 0.0, 1.0]]), b=np.full((1, 3), 0.5))
-    assert improvements(scores)["a", "b"] == (1, (pytest.approx(1 / 3), 0.0, 1.0))
+    scores = by_task(a=np.array([[0.0, 0.0, 1.0, 1.0]]), b=np.full((1, 4), 0.5))
+    assert improvements(scores)["a", "b"] == (1, (0.5, 0.0, 1.0))
 
 
 # ---------------------------------------------------------------- coverage
