@@ -151,8 +151,9 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
             cloning=cloning,
             **cls.init_state(config),
         )
-        # Copies: the training loop donates buffers, and each can be donated only once.
-        return jax.tree.map(jnp.array, agent)
+        # Copies: the training loop donates buffers, and each can be donated only once. The type
+        # is explicit: a number of Python would have a weak one, and be compiled twice.
+        return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf)), agent)
 
     @classmethod
     def optimiser(cls, config: Any, cloning: bool = False) -> optax.GradientTransformation:

@@ -229,3 +229,5 @@ def test_an_agent_whose_state_began_as_a_number_is_restored():
     tree = jax.tree.map(np.asarray, agent_tree(agent))
     back = agent_from(tree, agent, "here")
     assert back.weight == 0.5 and back.weight.dtype == jnp.float32
+    # else the second call of a compiled update would be compiled again
+    assert not agent.weight.weak_type
