@@ -498,7 +498,7 @@ def test_the_error_names_the_kind_of_a_file_that_is_refused(tmp_path):
     [
         (
             {"episode_ends": np.zeros(6)},
-            "has arrays that are not used (episode_ends); rename them to one of observations, ",
+            r"has arrays that are not used \(episode_ends\); rename them to one of observations,",
         ),
         (
             {"terminals": None},
