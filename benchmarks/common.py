@@ -122,12 +122,12 @@ class ChosenAgent(NamedTuple):
     """The agent file, class and settings that a command line names."""
 
     file: str
-    kind: Any
+    agent_class: Any
     config: ml_collections.ConfigDict
 
     def create(self, seed: int) -> Any:
         """Create an agent with the dimensions of puzzle-4x4."""
-        return self.kind.create(
+        return self.agent_class.create(
             jax.random.key(seed), OBSERVATION_DIM, ACTION_DIM, self.config
         )
 

@@ -125,7 +125,7 @@ def block_shapes(
     """The shapes of what `train_block` takes: agents, windows, replay, keys."""
     widths = options.observation_dim, options.action_dim
     agent = jax.eval_shape(
-        lambda: chosen.kind.create(jax.random.key(0), *widths, chosen.config)
+        lambda: chosen.agent_class.create(jax.random.key(0), *widths, chosen.config)
     )
     replay = replay_shapes(options.transitions, *widths)
     key = jax.eval_shape(lambda: jax.random.key(0))

@@ -153,9 +153,8 @@ def measure_rows(
         options: the flags.
     """
     dataset = synthetic(folder, rows, options.written)
-    numbers = itertools.count(
-        0, 10_000_000
-    )  # pages that no earlier measurement has read
+    # first updates, whose pages no earlier measurement has read
+    numbers = itertools.count(0, 10_000_000)
     for readers in options.readers:
         result: dict[str, Any] = {"rows": rows, "readers": readers}
         for label, demand in (("fastest", None), ("paced", options.demand)):

@@ -47,9 +47,8 @@ def one_process_loop(agent: Any, episodes: int) -> dict[str, float]:
     env = make_env(TASK)
     policy = evaluation_policy(agent)
     steps = 0
-    policy(
-        np.zeros((1, OBSERVATION_DIM), np.float32), np.zeros((1, 3), np.uint32)
-    )  # compiles
+    # compiles
+    policy(np.zeros((1, OBSERVATION_DIM), np.float32), np.zeros((1, 3), np.uint32))
     start = time.perf_counter()
     queue: list[np.ndarray] = []
     for episode in range(episodes):
@@ -90,12 +89,13 @@ def figures(
     }
 
 
-def describe(row: dict[str, float]) -> str:
-    """Describe one evaluation."""
+def describe(measured: dict[str, float]) -> str:
+    """Describe the figures of one evaluation."""
     how = "in one process, the policy called at every step"
-    if row["workers"]:
-        how = f"with {row['workers']} workers"
+    if measured["workers"]:
+        how = f"with {measured['workers']} workers"
+    calls, rows = measured["policy_calls"], measured["policy_rows"]
     return (
-        f"evaluation {how}: {row['seconds']:.1f} s, {row['steps_per_s']:.0f} steps/s,"
-        f" {row['policy_calls']} calls of the policy with {row['policy_rows']} rows in use"
+        f"evaluation {how}: {measured['seconds']:.1f} s, {measured['steps_per_s']:.0f} steps/s,"
+        f" {calls} calls of the policy with {rows} rows in use"
     )

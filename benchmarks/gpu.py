@@ -82,9 +82,9 @@ def fastest_options(found: dict[str, Any]) -> str:
         for row in rows
         if row["compiled_as"] != "training"
     ]
-    return (
-        "speed relative to training's options: " + ", ".join(ratios) if ratios else ""
-    )
+    if not ratios:
+        return ""
+    return f"speed relative to training's options: {', '.join(ratios)}"
 
 
 def run(options: argparse.Namespace) -> None:
@@ -96,6 +96,6 @@ def run(options: argparse.Namespace) -> None:
         return left if left >= LEAST else None
 
     found = table.measure_missing(MEASUREMENTS, out, options.tiny, seconds_left)
-    print(table.report(found))
+    print(table.tables(found))
     print(fastest_options(found))
     print(f"kept in {json.dumps(str(out))}")

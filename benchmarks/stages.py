@@ -49,7 +49,7 @@ def stage_seconds(agent: Any, replay: Any, repeats: int = 6) -> dict[str, float]
         repeats: how often each part is timed.
     """
     config = agent.config
-    kind = type(agent)
+    agent_class = type(agent)
     stages = Stages()
 
     def draw(replay: Any, seed: int) -> Any:
@@ -58,7 +58,7 @@ def stage_seconds(agent: Any, replay: Any, repeats: int = 6) -> dict[str, float]
         return replay.sample(key, *sizes, chunks_per_sequence(config))
 
     def draw_noise(agent: Any, seed: int) -> Any:
-        return kind.draw_noise(agent, jax.random.key(seed), config.batch_size)
+        return agent_class.draw_noise(agent, jax.random.key(seed), config.batch_size)
 
     def gradients(params: Any, agent: Any, *rest: Any) -> Any:
         return jax.grad(lambda params: agent.loss(params, *rest)[0])(params)
@@ -71,7 +71,8 @@ def stage_seconds(agent: Any, replay: Any, repeats: int = 6) -> dict[str, float]
     noise = stages.add("noise", draw_noise, agent, 1)
     if "sde_noise" in noise:
         add_flow_stages(stages, agent, batch, noise)
-    fixed = stages.add("fixed quantities", kind.fixed_quantities, agent, batch, noise)
+    fix = agent_class.fixed_quantities
+    fixed = stages.add("fixed quantities", fix, agent, batch, noise)
     arguments = (agent.params, agent, batch, noise, fixed)
     grads = stages.add("losses and gradients", gradients, *arguments)
     stages.add("optimiser", step, agent, grads)

@@ -35,9 +35,8 @@ OTHERS = (
     *("qam", "qam_edit", "qam_fql", "sqam", "fql", "ifql", "dsrl", "cgql"),
     *("fedit", "fbrac", "bam", "fawac", "qsm", "dac", "rebrac", "rlpd"),
 )
-WIDE_ACTOR, WIDE_CRITIC = (
-    f"--agent.{kind}_hidden_dims=(1024,1024,1024,1024)" for kind in ("actor", "value")
-)
+WIDE_ACTOR = "--agent.actor_hidden_dims=(1024,1024,1024,1024)"
+WIDE_CRITIC = "--agent.value_hidden_dims=(1024,1024,1024,1024)"
 MEASUREMENTS = {
     "trqam": [*TRQAM, "--seeds=1,2,4,8", "--stages"],
     "trqam one by one": [*TRQAM, "--seeds=1,8", "--updates=1", "--blocks=5"],
@@ -312,7 +311,7 @@ def details(name: str, result: dict[str, Any]) -> Iterator[str]:
         yield numbers_table(DATA_COLUMNS, measurements)
 
 
-def report(found: dict[str, Any]) -> str:
+def tables(found: dict[str, Any]) -> str:
     """Return all tables as Markdown."""
     texts = [table(SPEED_COLUMNS, rows_of(found))]
     for name, result in found.items():
@@ -339,8 +338,5 @@ def wanted_names(only: str) -> list[str]:
 def run(options: argparse.Namespace) -> None:
     """Run the missing measurements and print the tables."""
     wanted = {name: MEASUREMENTS[name] for name in wanted_names(options.only)}
-    print(
-        report(
-            measure_missing(wanted, options.out, options.tiny, lambda: options.timeout)
-        )
-    )
+    found = measure_missing(wanted, options.out, options.tiny, lambda: options.timeout)
+    print(tables(found))

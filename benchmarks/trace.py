@@ -48,9 +48,9 @@ def profile(folder: str, call: Callable[[], Any]) -> dict[str, Any]:
 def device_events(trace: Path) -> Iterator[Event]:
     """Yield the kernels in a trace file."""
     on_cpu = jax.default_backend() == "cpu"
-    plane_name, line_name = (
-        ("/host:CPU", "tf_XLAEigen") if on_cpu else ("/device:", "Stream")
-    )
+    plane_name, line_name = "/device:", "Stream"
+    if on_cpu:
+        plane_name, line_name = "/host:CPU", "tf_XLAEigen"
     for plane in jax.profiler.ProfileData.from_file(str(trace)).planes:
         for line in plane.lines if plane.name.startswith(plane_name) else ():
             for event in line.events if line.name.startswith(line_name) else ():

@@ -107,20 +107,16 @@ def gflop_per_update(agent: Any) -> float | None:
         name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()
     }
     noise = jax.eval_shape(lambda: agent.draw_noise(jax.random.key(0), batch))
-    update = jax.jit(
-        lambda agent, batch, noise: type(agent).update_with_noise(agent, batch, noise)[
-            :2
-        ]
-    )
+
+    def update(agent: Any, batch: Any, noise: Any) -> Any:
+        return type(agent).update_with_noise(agent, batch, noise)[:2]
+
     with jax.default_device(host_device()):
-        compiled: Any = update.lower(
-            jax.eval_shape(lambda: agent), arguments, noise
-        ).compile()
-    return (
-        None
-        if " while(" in compiled.as_text()
-        else compiled.cost_analysis()["flops"] / 1e9
-    )
+        shape = jax.eval_shape(lambda: agent)
+        compiled: Any = jax.jit(update).lower(shape, arguments, noise).compile()
+    if " while(" in compiled.as_text():
+        return None
+    return compiled.cost_analysis()["flops"] / 1e9
 
 
 class Training:

@@ -30,8 +30,7 @@ USAGE = (
 
 
 def convert(source: str, out: Path, arguments: list[str]) -> None:
-    """Write the folder `out`, whole or not at all, for the run that main.py's `arguments`
-    describe.
+    """Write the run folder `out` atomically for the run that main.py's `arguments` describe.
 
     Raises UserError for a file that is no such checkpoint, one that does not fit the
     environment, and a folder in use.
@@ -65,9 +64,7 @@ def convert(source: str, out: Path, arguments: list[str]) -> None:
 
 
 def write_run(run, base: dict, step: int, file: Path, out: Path) -> None:
-    """Write the run of agents/bc.py from which `run` would start, with this base for its
-    result.
-    """
+    """Write the agents/bc.py run that `run` would start from, with this base as its result."""
     import jax
     import jax.numpy as jnp
 
@@ -80,10 +77,8 @@ def write_run(run, base: dict, step: int, file: Path, out: Path) -> None:
 
     recipe = recipe_of(run)
     env = make_env(run.env_name, recipe=recipe)
-    (observation_dim,), (action_dim,) = (
-        env.observation_space.shape,
-        env.action_space.shape,
-    )
+    (observation_dim,) = env.observation_space.shape
+    (action_dim,) = env.action_space.shape
     env.close()
     run = run.expected_base()
     settings = run.settings
@@ -95,8 +90,8 @@ def write_run(run, base: dict, step: int, file: Path, out: Path) -> None:
     dims = {"observation_dim": observation_dim, "action_dim": action_dim}
     dims |= {"environment": recipe._asdict()} if recipe else {}
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as place:
-        part = Path(place) / "run"
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        part = Path(folder) / "run"
         with Checkpoints(part / "checkpoints", keep=1) as checkpoints:
             checkpoints.save(step, {"agent": agent_tree(agent)}, record={})
         config = run.config() | dims | {"converted_from": file.name}
@@ -117,15 +112,15 @@ def parse(argv: list[str]) -> tuple[str, Path, list[str]]:
     """The checkpoint, the new folder and the flags of main.py; raises UserError."""
     refuse_control_characters(argv)
     flags = [word for word in argv[1:] if word.startswith("--")]
-    places = [word for word in argv[1:] if not word.startswith("--")]
-    if len(places) != 2 or not any(flag.startswith("--env_name=") for flag in flags):
+    paths = [word for word in argv[1:] if not word.startswith("--")]
+    if len(paths) != 2 or not any(flag.startswith("--env_name=") for flag in flags):
         raise UserError(USAGE)
     if any(flag.startswith("--agent.actor_") for flag in flags):
         raise UserError(
             "--agent.actor_hidden_dims, --agent.actor_layer_norm: they are read off the file;"
             " leave them out"
         )
-    return places[0], expanded(places[1]), flags
+    return paths[0], expanded(paths[1]), flags
 
 
 def main(argv: list[str]) -> int:

@@ -107,7 +107,7 @@ def test_the_report_shows_the_figures_of_each_kind_of_measurement():
         "d": {"measurements": [dict.fromkeys(table.DATA_COLUMNS, 12345.678)]},
         "e": {"error": "no luck"},
     }
-    lines = table.report(found).splitlines()
+    lines = table.tables(found).splitlines()
     assert "| noise | 1.5 |" in lines and "| a: stage | ms |" in lines
     assert (
         "b: the device is at work 50.0% of the time" in lines
