@@ -231,6 +231,7 @@ TABLES: dict[str, Callable[[Path], list[str]]] = {
         results / "study", "trqam dual_mode=closed_form kl_budget=0.3"
     ),
     "scene": lambda results: learning(results / "scene"),
+    "scene_differences": lambda results: differences(results / "scene", "trqam"),
     "scene_tuning": lambda results: returns(results / "scene_tuning"),
     "lift": lambda results: study(results / "lift"),
     "speed": lambda results: speed(results / "speed_cpu.json"),
