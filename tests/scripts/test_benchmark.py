@@ -40,7 +40,7 @@ def test_each_benchmark_has_a_command_and_its_flags_in_its_help(name, capsys):
         ("updat", "'updat'", "'update'"),
         ("update --agent=agents/trqam.py --blocks=2", "--blocks", "at least 5"),
         ("update --agent=agents/nothing.py", "--agent=agents/nothing.py", "the nearest agent is"),
-        ("update --agent=agents/bc.py --agent.num_q=3", "--agent.num_q", "the nearest is"),
+        ("update --agent=agents/bc.py --agent.num_q=3", "--agent.num_q", "no such setting; --help lists all"),
         ("update --agent=agents/trqam.py --agent.num_q=3", "--agent.num_q", "--agent.num_qs"),
         ("update agents/bc.py", "'agents/bc.py'", "--name=value"),
         ("update --seeds=1,x", "--seeds", "at least 1, not x"),

@@ -48,7 +48,14 @@ def test_the_summary_has_the_figures_of_the_logs(tmp_path):
         (["--preset=quickstart"], True),
         (["--preset=quickstart", "--bc_steps=0"], False),
         (["--preset=cpu", "--env_name=lift-mh-low_dim"], False),
-        (["--preset=cpu", "--env_name=examples.own_environment:Reach-v0"], False),
+        (
+            [
+                "--preset=cpu",
+                "--env_name=examples.own_environment:Reach-v0",
+                "--dataset=reach.npz",
+            ],
+            False,
+        ),
     ],
 )
 def test_only_tasks_of_ogbench_are_compared(words, compared):
