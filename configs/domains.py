@@ -181,7 +181,8 @@ def parse_value(text: str, kind: type) -> Any:
     if kind is tuple:
         width, layers = text.split("x")
         return (int(width),) * int(layers)
-    return kind(text)
+    # a fork may set None where its parent has a number
+    return kind(text) if kind in TYPES else float(text)
 
 
 def qam_common_settings(dataset: str) -> dict[str, Setting]:

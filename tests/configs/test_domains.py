@@ -244,6 +244,12 @@ def test_a_fork_that_changes_nothing_has_the_settings_of_its_parent(domain, tmp_
     assert settings[0].kl_budget == 0.5
 
 
+def test_a_value_of_the_table_is_a_number_where_a_fork_has_none():
+    alpha = load_source(AGENTS / "fql.py").module.get_config().alpha
+    given = own_settings("scene-play", "fql", {"alpha": None})
+    assert given == own_settings("scene-play", "fql", {"alpha": alpha})
+
+
 FROM_SCRATCH = """
 from agents.base import Agent
 from utils.options import Option
