@@ -112,9 +112,8 @@ def test_every_exported_agent_acts_in_another_process_as_it_does_here(tmp_path, 
     for name in names:
         agent, chunks = agent_of(name), np.load(tmp_path / name / "chunks.npy")
         assert chunks.shape == (B, 3 if agent.config.action_chunking else 1, A)
-        assert chunks.dtype == np.float32 and np.abs(chunks).max() <= 1.0 < np.ptp(
-            chunks
-        )
+        assert chunks.dtype == np.float32
+        assert np.abs(chunks).max() <= 1.0 and np.ptp(chunks) > 0.5
         errors[name] = np.abs(chunks - act(agent)).max()
     assert {name: error for name, error in errors.items() if not error <= 1e-6} == {}
 
