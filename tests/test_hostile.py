@@ -43,7 +43,7 @@ LINES = {
     "a switch with no and a value": (["--nodry_run=1"], "--nodry_run=1 does not take an argument"),
     "no such flag file": (["--flagfile=/nonexistent"], "Unable to open flagfile: [Errno 2]"),
     "a flag file without a name": (["--flagfile"], "--flagfile with no argument"),
-    "no setting": (["--agent.=3"], "--agent.: agents/trqam.py has no such setting; the nearest is --agent."),
+    "no setting": (["--agent.=3"], "--agent.: agents/trqam.py has no such setting; --help lists all"),
     "below a setting": (
         ["--agent.kl_budget.x=3"], "--agent.kl_budget.x: agents/trqam.py has no such setting; the nearest is --agent.kl_budget",
     ),

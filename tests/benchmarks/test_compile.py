@@ -149,7 +149,7 @@ def test_every_gpu_measurement_is_a_valid_command_line_and_finished_ones_are_kep
     monkeypatch.setattr(
         gpu.table, "measure", lambda words, left: measured.append(words) or {}
     )
-    monkeypatch.setattr(gpu.table, "report", lambda found: "")
+    monkeypatch.setattr(gpu.table, "tables", lambda found: "")
     gpu.run(argparse.Namespace(out=out, seconds=100.0, tiny=False))
     assert measured == [
         words for name, words in gpu.MEASUREMENTS.items() if name != "compile options"

@@ -150,7 +150,7 @@ def test_a_frozen_lambda_has_no_budget_and_no_bound(tmp_path):
 
 
 def test_widened_intervals_stay_between_0_and_100_percent(tmp_path):
-    for seed, rate in enumerate((0.0, 0.0, 1.0)):
+    for seed, rate in enumerate((0.0, 0.0, 1.0, 1.0)):
         write_run(tmp_path, CUBE.format(1), seed, {1_000_000: rate})
         write_run(tmp_path, CUBE.format(1), seed, {1_000_000: 0.5}, agent="qam")
     found = make_report(tmp_path)
