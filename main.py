@@ -113,6 +113,7 @@ def train_task(runs: "list[Run]", fv: "FlagValues", first: bool) -> int:
     # imported before signals raise exceptions
     from training.train import failure, train
 
+    code = 0
     try:
         with handled():
             train(runs, fv.overwrite)
@@ -122,10 +123,9 @@ def train_task(runs: "list[Run]", fv: "FlagValues", first: bool) -> int:
         if fv.debug or text is None or (mistake and first):
             raise
         print("error:", text, file=sys.stderr)
-        leave_if_asked()  # the signal that the error kept from ending the program
-        return 2 if mistake else 1
-    leave_if_asked()
-    return 0
+        code = 2 if mistake else 1
+    leave_if_asked()  # a signal that came with the error, or after the last save
+    return code
 
 
 if __name__ == "__main__":

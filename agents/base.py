@@ -15,7 +15,7 @@ import ml_collections
 import optax
 from flax import linen as nn
 
-from agents.initialising import fresh_params, policy_is_as_base
+from agents.initialising import fresh_params, policy_matches_base
 from agents.losses import Loss, Losses, Networks, draw
 from agents.optimising import clip_norm, gradient_norm
 from agents.options import COMMON, CRITIC, check_sequences
@@ -131,7 +131,7 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
         config = ml_collections.FrozenConfigDict(config)
         flat = action_dim * (config.horizon_length if config.action_chunking else 1)
         params = cls.init_params(key, observation_dim, flat, config)
-        if cls.POLICY_FROM_BASE and policy_is_as_base(params):
+        if cls.POLICY_FROM_BASE and policy_matches_base(params):
             params["policy"] = params["base"]
         params = {"base": params["base"]} if cloning else params
         averaged = [] if cloning else cls.TARGETS
@@ -169,7 +169,7 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
         """The agent with its base, and a policy of the same shapes, started from a
         behaviour-cloned base; the optimiser stays fresh.
         """
-        fields = {"base", "policy"} if policy_is_as_base(self.params) else {"base"}
+        fields = {"base", "policy"} if policy_matches_base(self.params) else {"base"}
 
         def started(networks: dict) -> dict:
             names = fields & networks.keys()

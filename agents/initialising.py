@@ -36,7 +36,8 @@ def fresh_params(
     return params
 
 
-def policy_is_as_base(params: dict[str, Any]) -> bool:
+def policy_matches_base(params: dict[str, Any]) -> bool:
     """Whether there is a policy whose arrays have the names and shapes of the base's."""
-    policy, base = (jax.tree.map(jnp.shape, params.get(name)) for name in ("policy", "base"))
-    return base is not None and policy == base
+    if not {"policy", "base"} <= params.keys():
+        return False
+    return jax.tree.map(jnp.shape, params["policy"]) == jax.tree.map(jnp.shape, params["base"])

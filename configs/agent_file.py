@@ -112,9 +112,19 @@ def fault_of(module: ModuleType) -> str:
     return f"there is no setting {names}, which every agent needs" if missing else ""
 
 
+def root_class(kind: type) -> Any:
+    """Return agents.base.Agent, found among a class's ancestors; None if it is not there.
+
+    This folder does not import agents/.
+    """
+    return next(
+        (base for base in kind.__mro__ if base.__module__ == "agents.base"), None
+    )
+
+
 def fault_of_class(kind: Any) -> str:
     """Return what the class of an agent lacks; "" if it can be created."""
-    if not any(base.__module__ == "agents.base" for base in kind.__mro__):
+    if root_class(kind) is None:
         return f"AGENT = {kind.__name__} is no subclass of agents.base.Agent"
     if inspect.isabstract(kind):
         missing = ", ".join(sorted(kind.__abstractmethods__))

@@ -13,7 +13,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from configs.agent_file import load_source
+from configs.agent_file import load_source, root_class
 from configs.agent_source import AGENTS, Source
 from configs.domains import (
     Setting,
@@ -152,7 +152,7 @@ def changed_from(
         layer: the settings to consider.
     """
     config = source.module.get_config()
-    before = sys.modules["agents.base"].Agent.get_config()
+    before = root_class(source.module.AGENT).get_config()
     label = f"{source.file.name}, changed from base.py"
     if parent:
         before = parent.module.get_config()

@@ -58,7 +58,7 @@ class RandomState:
         random.setstate(python_state)
 
 
-def _with_wrapped(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
+def _layers(env: gymnasium.Env) -> Iterator[gymnasium.Env]:
     """Yield an environment and what it wraps, from the outside in."""
     while isinstance(env, gymnasium.Wrapper):
         yield env
@@ -99,7 +99,7 @@ class SeededEnv(gymnasium.Wrapper):
         """Start an episode; return (observation [O], info)."""
         if seed is not None:
             self._random = RandomState(seed)
-            for env in _with_wrapped(self):
+            for env in _layers(self):
                 env.action_space.seed(seed)
         with self._random:
             observation, info = self.env.reset(seed=seed, options=options)
@@ -209,7 +209,8 @@ def _make_users(env_name: str, film: bool) -> gymnasium.Env:
 
 def _has_limit(env: gymnasium.Env) -> bool:
     """Whether an environment has a TimeLimit wrapper, which `max_episode_steps` adds."""
-    return any(isinstance(e, gymnasium.wrappers.TimeLimit) for e in _with_wrapped(env))
+    time_limit = gymnasium.wrappers.TimeLimit
+    return any(isinstance(layer, time_limit) for layer in _layers(env))
 
 
 def _make_robomimic(env_name: str, film: bool, recipe: Recipe | None) -> gymnasium.Env:

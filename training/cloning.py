@@ -58,17 +58,20 @@ def words(found: Iterable[Any]) -> set[str]:
     """Return the names of all attributes and all texts in syntax trees, such as `lr` in
     `config.lr` and in `config["lr"]`; other values have none.
     """
-    trees = [tree for tree in found if isinstance(tree, ast.AST)]
     names = set()
-    for node in (node for tree in trees for node in ast.walk(tree)):
-        match node:
-            case ast.Attribute(attr=name) | ast.Constant(value=str(name)):
-                names.add(name)
+    for tree in found:
+        for node in ast.walk(tree) if isinstance(tree, ast.AST) else ():
+            match node:
+                case ast.Attribute(attr=name) | ast.Constant(value=str(name)):
+                    names.add(name)
     return names
 
 
 def clones_as_bc(kind: type[Agent], config: Any) -> bool:
-    """Whether agents/bc.py clones the same base as an agent with these settings."""
+    """Whether agents/bc.py clones the same base as an agent with these settings.
+
+    It does not if no setting says how wide the network is.
+    """
     shared = VelocityField(
         config.get("actor_hidden_dims"), config.get("actor_layer_norm", False)
     )
@@ -141,7 +144,7 @@ def used_by(
         kind: the class of the agent, whose methods may use each other.
         source: the source of the agent.
     """
-    module, of = place(thing)
+    module, user = place(thing)
     used = captured(thing)
     if inspect.isclass(thing):
         # a transformed class is Flax's, and inherits from the user's
@@ -152,7 +155,7 @@ def used_by(
     if inspect.isfunction(thing):
         for base in kind.__mro__:
             used |= members_in(tree, base) if is_own(base, source) else {}
-    return [(f"{of}: {name}", value) for name, value in used.items()]
+    return [(f"{user}: {name}", value) for name, value in used.items()]
 
 
 def captured(thing: Any) -> dict[str, Any]:
@@ -194,15 +197,15 @@ def named_in(tree: ast.AST, names: dict[str, Any], source: Source) -> dict[str, 
         source: the source of the agent.
     """
     found = {}
-    for n in ast.walk(tree):
-        if isinstance(n, ast.Name) and n.id in names:
-            found[n.id] = names[n.id]
-        if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name):
-            module = names.get(n.value.id)
-            if inspect.ismodule(module) and hasattr(module, n.attr):
-                value = getattr(module, n.attr)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in names:
+            found[node.id] = names[node.id]
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = names.get(node.value.id)
+            if inspect.ismodule(module) and hasattr(module, node.attr):
+                value = getattr(module, node.attr)
                 if is_own_module(module.__name__, source) or not is_code(value):
-                    found[f"{n.value.id}.{n.attr}"] = value
+                    found[f"{node.value.id}.{node.attr}"] = value
     return found
 
 

@@ -101,13 +101,14 @@ def step_to_resume(journal: Journal, step: int, seeds_at: dict[int, set[int]]) -
         seeds_at: the seeds of the program by the step of their newest checkpoint.
     """
     previous = journal.previous(step)
-    is_near = step - max(0, previous) <= journal.run.settings.flags["save_interval"]
-    if not (is_near and seeds_at.get(previous, set()) - journal.broken_siblings):
+    others = seeds_at.get(previous, set()) - journal.broken_siblings
+    interval = journal.run.settings.flags["save_interval"]
+    if not others or step - max(0, previous) > interval:
         return step
-    may_go_back = (
-        not journal.unreadable if previous < 0 else journal.checkpoints.holds(previous)
-    )
-    return previous if may_go_back else step
+    if previous < 0:
+        was_given_base = not journal.unreadable
+        return previous if was_given_base else step
+    return previous if journal.checkpoints.holds(previous) else step
 
 
 class Start(NamedTuple):
@@ -354,7 +355,7 @@ class Trainer:
         preemption.leave_if_asked()
 
     def means(self) -> list[dict[str, float]]:
-        """Return each seed's mean metrics since its last log; [] or {} if it had no update.
+        """Return each seed's mean metrics since its last log; {} if it had no update.
 
         Seeds with a metric that is not finite are marked as broken.
         """
@@ -367,13 +368,12 @@ class Trainer:
         seconds = self.updates.clock.seconds()
         speed = self.updates.speed(seconds)
         for seed, journal in self.seeds.active:
-            if not (means and means[seed]):
-                continue
-            journal.checkpoints.check()
-            row = {"phase": self.phase, **means[seed]}
-            journal.log(self.step, row, speed, self.updates.agents)
+            if means[seed]:
+                journal.checkpoints.check()
+                line = {"phase": self.phase, **means[seed]}
+                journal.log(self.step, line, speed, self.updates.agents)
         self.updates.restart_window()
-        first = means[self.seeds.active[0][0]] if means else {}
+        first = means[self.seeds.active[0][0]]
         figures = {
             name: first.get(f"dual/{name}") for name in ("path_kl", "kl_budget", "lam")
         }

@@ -339,7 +339,7 @@ class Updates:
             rows,
             self.mesh,
         )
-        self.window_updates = [before + updates for before in self.window_updates]
+        self.window_updates = [count + updates for count in self.window_updates]
         self.clock.updates += updates
         if before is not None:
             # keeps signals, the bar and the clock close to the actual training
@@ -388,9 +388,9 @@ class Updates:
         return found
 
     def means(self) -> list[dict[str, float]]:
-        """Return each seed's mean metrics since its last log; [] or {} if it had no update."""
+        """Return each seed's mean metrics since its last log; {} if it had no update."""
         if self.windows is None:
-            return []
+            return [{} for _ in range(self.num_seeds)]
         sums = self.windows.by_name(self.windows.sums)
         self.clock.seen_busy()
         return [

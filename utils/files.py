@@ -56,9 +56,11 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # a read-only folder, or one removed in the block
-        with contextlib.suppress(OSError):
-            (folder / ".lock").unlink()
+        path = folder / ".lock"
+        # not where the folder is read-only, nor the file of another process if the block has
+        # removed the folder
+        if _is_open_file(path, descriptor):
+            path.unlink()
         os.close(descriptor)
 
 
@@ -77,10 +79,17 @@ def _lock_folder(folder: Path) -> int:
         if not try_lock(descriptor, fcntl.LOCK_EX):
             say(f"waiting for another process in {short_path(folder)}")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
-                return descriptor
+        if _is_open_file(path, descriptor):
+            return descriptor
         os.close(descriptor)  # the process before has removed the file
+
+
+def _is_open_file(path: Path, descriptor: int) -> bool:
+    """Whether a path still leads to the file that a descriptor was opened for."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def lock_of(folder: Path) -> Path:

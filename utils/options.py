@@ -81,7 +81,7 @@ def are_widths(value: Any) -> bool:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value is no infinite or undefined number."""
+    """Return False for NaN and infinities, True for everything else."""
     return not isinstance(value, float) or math.isfinite(value)
 
 

@@ -462,52 +462,42 @@ def test_a_base_of_another_network_is_refused_with_the_differences():
         check_base(ours, theirs, "x")
 
 
-def test_a_fork_of_the_shared_flow_may_leave_out_the_layer_norm(tmp_path):
-    """Its base is trained as TRQAM's."""
-    fork = tmp_path / "mine.py"
-    fork.write_text("""
+def fork_without(option, flow, folder):
+    """Return a fork of TRQAM that lacks an option, with the velocity field `flow`."""
+    fork = folder / "mine.py"
+    fork.write_text(f"""
 from agents import trqam
 from agents.options import without
 from utils.networks import VelocityField
 
 
 class Mine(trqam.TRQAM):
-    OPTIONS = without(trqam.TRQAM.OPTIONS, "actor_layer_norm")
+    OPTIONS = without(trqam.TRQAM.OPTIONS, "{option}")
 
     @classmethod
     def networks(cls, config):
-        flow = VelocityField(config.actor_hidden_dims, False)
-        return {"critic": cls.critic_network(config), "base": flow, "policy": flow}
+        flow = {flow}
+        return {{"critic": cls.critic_network(config), "base": flow, "policy": flow}}
 
 
 get_config = Mine.get_config
 AGENT = Mine
 """)
+    return fork
+
+
+def test_a_fork_of_the_shared_flow_may_leave_out_the_layer_norm(tmp_path):
+    """Its base is trained as TRQAM's."""
+    flow = "VelocityField(config.actor_hidden_dims, False)"
+    fork = fork_without("actor_layer_norm", flow, tmp_path)
     mine = bc_only(resolved("--env_name=scene", f"--agent={fork}"))
     assert mine.agent == bc_only(resolved("--env_name=scene")).agent
 
 
 def test_a_fork_may_leave_out_the_widths_of_the_shared_flow(tmp_path):
     """Its base is its own, since no setting says how wide it is."""
-    fork = tmp_path / "mine.py"
-    fork.write_text("""
-from agents import trqam
-from agents.options import without
-from utils.networks import VelocityField
-
-
-class Mine(trqam.TRQAM):
-    OPTIONS = without(trqam.TRQAM.OPTIONS, "actor_hidden_dims")
-
-    @classmethod
-    def networks(cls, config):
-        flow = VelocityField((64, 64), config.actor_layer_norm)
-        return {"critic": cls.critic_network(config), "base": flow, "policy": flow}
-
-
-get_config = Mine.get_config
-AGENT = Mine
-""")
+    flow = "VelocityField((64, 64), config.actor_layer_norm)"
+    fork = fork_without("actor_hidden_dims", flow, tmp_path)
     settings = resolved("--env_name=scene", f"--agent={fork}")
     found = base_identity(settings)
     assert found["actor_hidden_dims"] is None and "cloning" in found

@@ -71,7 +71,7 @@ def agent_of(name, **changes):
     rng = np.random.default_rng(1)
 
     def moved(leaf):
-        return leaf + rng.normal(0, 0.1, leaf.shape).astype(np.float32)
+        return leaf + rng.normal(0, 0.2, leaf.shape).astype(np.float32)
 
     params, targets = jax.tree.map(moved, (agent.params, agent.target_params))
     return agent.replace(params=params, target_params=targets)
@@ -113,7 +113,7 @@ def test_every_exported_agent_acts_in_another_process_as_it_does_here(tmp_path, 
         agent, chunks = agent_of(name), np.load(tmp_path / name / "chunks.npy")
         assert chunks.shape == (B, 3 if agent.config.action_chunking else 1, A)
         assert chunks.dtype == np.float32
-        assert np.abs(chunks).max() <= 1.0 and np.ptp(chunks) > 0.5
+        assert np.abs(chunks).max() <= 1.0 < np.ptp(chunks)
         errors[name] = np.abs(chunks - act(agent)).max()
     assert {name: error for name, error in errors.items() if not error <= 1e-6} == {}
 

@@ -60,7 +60,7 @@ def test_updates_continue_from_their_states_to_the_bit(replay):
     assert uninterrupted.speed(2.0)["updates_per_s"] == 6 / 2.0
     uninterrupted.restart_window()
     assert uninterrupted.speed(2.0)["updates_per_s"] == 0
-    assert uninterrupted.means() == [] and uninterrupted.not_finite() == {}
+    assert uninterrupted.means() == [{}, {}] and uninterrupted.not_finite() == {}
     assert uninterrupted.states()[0].window == EMPTY_WINDOW
 
 

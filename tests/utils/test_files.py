@@ -66,6 +66,15 @@ class Opened:
         )
 
 
+def test_the_lock_of_the_next_process_stays_if_the_block_removes_the_folder(tmp_path):
+    folder = tmp_path / "parts"
+    with exclusive_folder(folder):
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / ".lock").touch()  # by the next process
+    assert (folder / ".lock").exists()
+
+
 def test_a_folder_that_its_holder_removes_is_free_again(tmp_path):
     with exclusive_folder(tmp_path / "parts"):
         shutil.rmtree(tmp_path / "parts")
