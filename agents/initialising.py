@@ -20,9 +20,7 @@ def fresh_params(
         inputs: what each network reads, in letters.
         widths: of what the letters mean.
     """
-    if missing := [name for name in networks if name not in inputs]:
-        name = missing[0]
-        raise UserError(f"INPUTS lacks the network {name}: add what it reads, as '{name}': 's'")
+    check_inputs(networks, inputs, widths)
     keys = zip(networks, jax.random.split(key, len(networks)), strict=True)
     params = {}
     for name, k in keys:
@@ -34,6 +32,22 @@ def fresh_params(
             )
         params[name] = variables.get("params", {})
     return params
+
+
+def check_inputs(networks: Networks, inputs: dict[str, str], widths: dict[str, int]) -> None:
+    """Raise UserError for a network whose inputs or their widths are not given.
+
+    The arguments are those of `fresh_params`.
+    """
+    if missing := [name for name in networks if name not in inputs]:
+        name = missing[0]
+        raise UserError(f"INPUTS lacks the network {name}: add what it reads, as '{name}': 's'")
+    read = [(name, letter) for name in networks for letter in inputs[name]]
+    if unknown := [pair for pair in read if pair[1] not in widths]:
+        name, letter = unknown[0]
+        raise UserError(
+            f"INPUTS['{name}'] has the letter {letter}: let widths(config) say how wide it is"
+        )
 
 
 def policy_matches_base(params: dict[str, Any]) -> bool:

@@ -283,6 +283,10 @@ class WithReward(rlpd.RLPD):
         return super().networks(config) | {"reward": cls.value_network(config)}
 
 
+class WithoutWidth(WithReward):
+    INPUTS = rlpd.RLPD.INPUTS | {"reward": "sg"}
+
+
 class WithoutBase(rlpd.RLPD):
     TARGETS = Agent.TARGETS
 
@@ -292,6 +296,7 @@ class WithoutBase(rlpd.RLPD):
     [
         (BatchNorm, "the network critic has batch_stats: an agent keeps only params"),
         (WithReward, "INPUTS lacks the network reward: add what it reads, as 'reward'"),
+        (WithoutWidth, "INPUTS['reward'] has the letter g: let widths(config) say how"),
         (WithoutBase, "TARGETS names base, which networks(config) does not give"),
     ],
 )
