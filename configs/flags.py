@@ -15,7 +15,11 @@ from ml_collections import config_flags
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS, ROOT
 from configs.presets import PRESETS
-from utils.command_line import refuse_control_characters, user_errors_of_flags
+from utils.command_line import (
+    refuse_control_characters,
+    refuse_words,
+    user_errors_of_flags,
+)
 from utils.errors import UserError
 from utils.files import expanded
 from utils.logging import wrapped
@@ -312,8 +316,7 @@ def help_text(argv: Sequence[str]) -> str:
 def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
     """Parse a command line; raise UserError for any mistake in it."""
     refuse_control_characters(argv)
-    with user_errors_of_flags():
-        words = flags.FlagValues().read_flags_from_files(list(argv[1:]), False)
+    words = with_flag_files(argv[1:])
     agent, rest = take_agent([argv[0], *last_of_each_setting(words)])
     known = list(load_source(agent).module.get_config())
     # --agent first, because it defines the flags --agent.KEY
@@ -328,6 +331,12 @@ def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
                 file=sys.stderr,
             )
     return fv
+
+
+def with_flag_files(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line, with those of each --flagfile in its place."""
+    with user_errors_of_flags():
+        return flags.FlagValues().read_flags_from_files(list(words), force_gnu=True)
 
 
 def last_of_each_setting(words: Sequence[str]) -> list[str]:
@@ -368,8 +377,7 @@ def parse_words(
             rest = fv(argv)
         except flags.UnrecognizedFlagError as error:
             raise unknown_flag(error.flagvalue, fv, agent, known) from error
-    if len(rest) > 1:
-        raise UserError(f"'{rest[1]}' is not a flag; flags are written --name=value")
+    refuse_words(rest[1:])
 
 
 def check_values(fv: flags.FlagValues) -> None:

@@ -46,6 +46,7 @@ from envs.tasks import (  # noqa: E402
     resolve_env_name,
 )
 from utils.command_line import (  # noqa: E402
+    refuse_words,
     report_error,
     run_program,
     user_errors_of_flags,
@@ -75,8 +76,7 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     fv = define()
     with user_errors_of_flags():
         _, *rest = fv(argv)
-    if rest:
-        raise UserError(f"'{rest[0]}' is not a flag; flags are written --name=value")
+    refuse_words(rest)
     if not fv.env_name:
         raise UserError("--env_name is missing: give tasks or domains, or all50")
     folder = fv.ogbench_dataset_dir

@@ -16,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from envs.collect import collect  # noqa: E402
 from envs.dataset_files import DATASET_DIRS  # noqa: E402
-from envs.tasks import folder_flag  # noqa: E402
+from envs.tasks import folder_flag, is_robomimic  # noqa: E402
 from utils.command_line import (  # noqa: E402
+    refuse_words,
     report_error,
     run_program,
     user_errors_of_flags,
@@ -46,6 +47,15 @@ def define() -> flags.FlagValues:
     return fv
 
 
+def refuse_other_amount(fv: flags.FlagValues) -> None:
+    """Raise UserError for the amount that counts the data of other environments."""
+    unread, read = "demonstrations", "transitions"
+    if is_robomimic(fv.env_name):
+        unread, read = read, unread
+    if fv[unread].present:
+        raise UserError(f"--{unread}: {fv.env_name} counts {read}; give --{read}=N")
+
+
 def main(argv: list[str]) -> int:
     """Collect the data, print the path of the file, and return the exit code."""
     fv = define()
@@ -54,7 +64,9 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         with user_errors_of_flags():
-            fv(argv)
+            _, *rest = fv(argv)
+        refuse_words(rest)
+        refuse_other_amount(fv)
         path = collect(
             fv.env_name,
             getattr(fv, folder_flag(fv.env_name)),

@@ -60,6 +60,12 @@ OURS = {
     "overwrite": "another --run_group, or delete the folders",
 }
 """Flags of main.py that a sweep sets itself, and what to give instead."""
+READ_BY = {
+    "jobs_per_device": ("local", "ray"),
+    "ray_address": ("ray",),
+    "retries": ("ray",),
+}
+"""Engines that read these flags of the sweep."""
 
 SBATCH = """#!/bin/bash
 #SBATCH --job-name=sweep
@@ -212,8 +218,8 @@ def jobs_of_agent(
 
 
 def listed_agents(names: str) -> list[tuple[str, list[str]]]:
-    """The file of each agent given by name or path, and the settings that it is run with; with
-    'table', of every method that configs/methods.csv marks as the papers'.
+    """The file of each agent given by name or path, and the settings that it is run with, once
+    each; with 'table', of every method that configs/methods.csv marks as the papers'.
     """
     given = [name for name in names.split(",") if name]
     if not given:
@@ -225,7 +231,7 @@ def listed_agents(names: str) -> list[tuple[str, list[str]]]:
         else:
             file = name if name.endswith(".py") else beside(f"agents/{name}.py")
             listed.append((file, []))
-    return listed
+    return [pair for i, pair in enumerate(listed) if pair not in listed[:i]]
 
 
 def table_row(method: Method) -> tuple[str, list[str]]:
@@ -243,8 +249,16 @@ def with_its_phases(agent: str, words: Sequence[str]) -> list[str]:
         return list(words)
     module = load_source(agent).module
     missing = missing_phases(module.AGENT, module.get_config())
-    lengths = tuple(f"--{PHASES[phase]}=" for phase in missing)
-    return [word for word in words if not word.startswith(lengths)]
+    lengths = {f"--{PHASES[phase]}" for phase in missing}
+    kept = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, _ = word.partition("=")
+        if name not in lengths:
+            kept.append(word)
+        elif not equals:
+            next(rest, None)  # --offline_steps 10
+    return kept
 
 
 def beside(name: str) -> str:
@@ -279,9 +293,10 @@ def shell(job: Job, python: str) -> str:
 def slurm_script(jobs: Sequence[Job], argv: Sequence[str]) -> str:
     """The script of an array with one task for each job."""
     end = min(len(jobs) - 1, LAST_TASK)
-    last_base = len({tuple(base.folder for base in job.bases) for job in jobs}) - 1
+    needed = {tuple(base.folder for base in job.bases) for job in jobs if job.bases}
+    last_base = len(needed) - 1
     bases = later = ""
-    if jobs[0].bases and last_base < end:
+    if needed and last_base < end:
         bases = BASES.format(last=last_base, next=last_base + 1, end=end)
     if arrays := later_arrays(len(jobs)):
         commands = [f"\n#   sbatch {options} FILE" for options in arrays]
@@ -311,12 +326,10 @@ def later_arrays(count: int) -> list[str]:
 def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Do what the command line asks for; returns the exit code."""
     refuse_control_characters(argv)
-    options, flags = parser().parse_known_args(argv[1:])
-    if options.slurm and options.engine != "print":
-        raise UserError(
-            f"--slurm={options.slurm}: Slurm runs the jobs then; leave"
-            f" --engine={options.engine} out"
-        )
+    from configs.flags import with_flag_files
+
+    options, flags = parser().parse_known_args(with_flag_files(argv[1:]))
+    check_options(options)
     if options.status:
         from sweeps.status import status_lines
 
@@ -329,17 +342,36 @@ def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     return start(left, options, argv, environ) if left else 0
 
 
+def check_options(options: argparse.Namespace) -> None:
+    """Raise UserError for flags of the sweep that would change nothing."""
+    if options.slurm and (options.engine != "print" or options.status):
+        other = "--status" if options.status else f"--engine={options.engine}"
+        raise UserError(
+            f"--slurm={options.slurm}: Slurm runs the jobs then; leave {other} out"
+        )
+    for name, engines in READ_BY.items():
+        given = getattr(options, name) != parser().get_default(name)
+        if given and not options.status and options.engine not in engines:
+            raise UserError(
+                f"--{name}: only --engine={' or '.join(engines)} reads it; leave it out"
+            )
+
+
 def default_pack(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """How many seeds train in one program: one on this machine's cores, else all."""
     return 1 if options.engine == "local" and not gpus(environ) else options.seeds
 
 
 def jobs_as_run(options: argparse.Namespace, flags: Sequence[str]) -> list[Job]:
-    """The jobs as they were started: of one seed each where such a job has a log."""
-    single = plan_jobs(options, flags, options.pack or 1)
-    if options.pack or any(job.log.is_file() for job in single):
-        return single
-    return plan_jobs(options, flags, options.seeds)
+    """The jobs as they were started last, by their logs: all seeds in one, or one in each."""
+    packs = [options.pack] if options.pack else [options.seeds, 1]
+    return max((plan_jobs(options, flags, pack) for pack in packs), key=newest_log)
+
+
+def newest_log(jobs: Sequence[Job]) -> int:
+    """When the newest log of jobs was written, in ns; 0 without any."""
+    logs = [job.log for job in jobs if job.log.is_file()]
+    return max((log.stat().st_mtime_ns for log in logs), default=0)
 
 
 def check_left(

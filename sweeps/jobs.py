@@ -46,6 +46,10 @@ class Job:
         """The pretraining runs of this job's bases; the first job that needs one trains it."""
         return tuple(run.expected_base() for run in self.runs if run.needs_base())
 
+    def has_begun(self) -> bool:
+        """Whether its runs have started, so that they need no base any more."""
+        return all((run.folder / "config.json").exists() for run in self.runs)
+
     def is_done(self) -> bool:
         """Whether all its runs have finished."""
         return all(map(is_done, self.runs))
@@ -91,7 +95,8 @@ def is_done(run: Run) -> bool:
 def far_apart(jobs: Sequence[Job]) -> list[Job]:
     """Reorder jobs so that those with the same base are far apart.
 
-    Jobs with the same base would otherwise wait for each other.
+    Jobs with the same base would otherwise wait for each other. The first of each base come
+    before all others.
     """
     counts: Counter[tuple[Path, ...]] = Counter()
     positions = {}
@@ -99,4 +104,4 @@ def far_apart(jobs: Sequence[Job]) -> list[Job]:
         bases = tuple(base.folder for base in job.bases)
         positions[job] = counts[bases]
         counts[bases] += 1
-    return sorted(jobs, key=lambda job: positions[job])
+    return sorted(jobs, key=lambda job: (positions[job], not job.bases))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sweeps.engines import Engine
+from sweeps.engines import GRACE_SECONDS, Engine
 from sweeps.jobs import Job, is_done
 from training.run import Run
 from utils.preemption import deferred, handled, leave_if_asked
@@ -24,14 +24,18 @@ class Queue:
 
     def take(self) -> Job | None:
         """Return a job that may start, which then counts as running; None if there is none."""
-        bases = [base for job in self.running for base in job.bases]
-        in_training = {base.folder for base in bases if not self._is_trained(base)}
+        starting = [job for job in self.running if not job.has_begun()]
+        in_training = {base.folder for job in starting for base in self._untrained(job)}
         for job in self.waiting:
-            if in_training.isdisjoint(base.folder for base in job.bases):
+            waits_for = {base.folder for base in job.bases} & in_training
+            if not waits_for or job.has_begun():
                 self.waiting.remove(job)
                 self.running.append(job)
                 return job
         return None
+
+    def _untrained(self, job: Job) -> list[Run]:
+        return [base for base in job.bases if not self._is_trained(base)]
 
     def _is_trained(self, base: Run) -> bool:
         if base.folder not in self._trained and is_done(base):
@@ -47,8 +51,8 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
     """
     queue = Queue(jobs)
     failed = 0
-    # handled here, because Ray replaces the signal handlers when it starts
-    with handled(), contextlib.ExitStack() as stack:
+    # handled here, because Ray replaces the signal handlers when it starts; 15 s for its end
+    with handled(GRACE_SECONDS + 15), contextlib.ExitStack() as stack:
         stack.enter_context(deferred())
         stack.callback(engine.stop)
         bar = stack.enter_context(

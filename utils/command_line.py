@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -31,6 +31,12 @@ def refuse_control_characters(words: Iterable[str]) -> None:
                 f"{name}: {word!a:.80} has a control character, or bytes that are not UTF-8;"
                 " leave them out"
             )
+
+
+def refuse_words(words: Sequence[str]) -> None:
+    """Raise UserError for words of a command line that are left when its flags are read."""
+    if words:
+        raise UserError(f"'{words[0]}' is not a flag; flags are written --name=value")
 
 
 @contextlib.contextmanager

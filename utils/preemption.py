@@ -80,15 +80,17 @@ def _handle(signum: int, frame: object) -> None:
 
 
 @contextlib.contextmanager
-def handled() -> Iterator[None]:
+def handled(grace: float | None = None) -> Iterator[None]:
     """Handle SIGTERM and SIGINT in this block.
 
     Only the main thread receives signals; in any other thread this does nothing.
+    grace: seconds after the first signal until the process ends in any case; None:
+        GRACE_SECONDS.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    with _handlers(), _watched():
+    with _handlers(), _watched(GRACE_SECONDS if grace is None else grace):
         yield
 
 
@@ -105,12 +107,12 @@ def _handlers() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _watched() -> Iterator[None]:
+def _watched(grace: float) -> Iterator[None]:
     """In this block a thread notices signals even while Python cannot run handlers."""
     theirs, ours = socket.socketpair()
     ours.setblocking(False)
     threading.Thread(
-        target=_watch, args=(theirs,), daemon=True, name="preemption"
+        target=_watch, args=(theirs, grace), daemon=True, name="preemption"
     ).start()
     wakeup = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
     try:
@@ -128,8 +130,8 @@ def _exit(signum: int) -> None:
     os._exit(128 + signum)
 
 
-def _watch(pipe: socket.socket) -> None:
-    """End the process GRACE_SECONDS after the first signal, even if handlers cannot run.
+def _watch(pipe: socket.socket, grace: float) -> None:
+    """End the process `grace` seconds after the first signal, even if handlers cannot run.
 
     A long compilation keeps Python from running signal handlers. Checkpoints are written
     atomically, so only the work since the last one is lost.
@@ -139,7 +141,7 @@ def _watch(pipe: socket.socket) -> None:
         while data := pipe.recv(64):  # until the block ends
             asked = [signum for signum in data if signum in SIGNALS]
             if asked and timer is None:
-                timer = threading.Timer(GRACE_SECONDS, _exit, [asked[0]])
+                timer = threading.Timer(grace, _exit, [asked[0]])
                 timer.daemon = True
                 timer.start()
     if timer is not None:

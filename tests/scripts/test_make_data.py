@@ -6,14 +6,14 @@ from scripts import make_data
 
 
 @pytest.mark.parametrize(
-    ("env_name", "folder"),
+    ("env_name", "folder", "amount"),
     [
-        ("scene-play", "ogbench_dataset_dir"),
-        ("lift-mh-low_dim", "robomimic_dataset_dir"),
+        ("scene-play", "ogbench_dataset_dir", {"transitions": 50}),
+        ("lift-mh-low_dim", "robomimic_dataset_dir", {"demonstrations": 7}),
     ],
 )
 def test_every_flag_reaches_the_collection(
-    env_name, folder, tmp_path, monkeypatch, capsys
+    env_name, folder, amount, tmp_path, monkeypatch, capsys
 ):
     calls = []
     monkeypatch.setattr(
@@ -22,16 +22,27 @@ def test_every_flag_reaches_the_collection(
     values = {
         "env_name": env_name,
         folder: str(tmp_path),
-        "transitions": 50,
         "workers": 2,
         "seed": 3,
         "overwrite": True,
-        "demonstrations": 7,
     }
-    given = [f"--{name}={value}" for name, value in values.items()]
+    given = [f"--{name}={value}" for name, value in (values | amount).items()]
     assert make_data.main(["make_data.py", *given]) == 0
-    named = {
-        name: values[name]
-        for name in ("workers", "seed", "overwrite", "demonstrations")
-    }
-    assert calls == [((env_name, str(tmp_path), 50), named)]
+    named = {name: values[name] for name in ("workers", "seed", "overwrite")}
+    amounts = {"transitions": 1_000_000, "demonstrations": 200} | amount
+    named["demonstrations"] = amounts["demonstrations"]
+    assert calls == [((env_name, str(tmp_path), amounts["transitions"]), named)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--overwrite", "false"], "'false' is not a flag; flags are written"),
+        (["--demonstrations=7"], "--demonstrations: scene-play counts transitions;"),
+        (["--env_name=lift-mh-low_dim", "--transitions=9"], "give --demonstrations=N"),
+    ],
+)
+def test_words_that_would_be_ignored_are_refused(words, message, monkeypatch, capsys):
+    monkeypatch.setattr(make_data, "collect", None)
+    assert make_data.main(["make_data.py", "--env_name=scene-play", *words]) == 2
+    assert message in capsys.readouterr().err

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tests.sweeps.stub_jobs import TASK, run
+from tests.sweeps.stub_jobs import TASK, printed, run
 
 MISTAKES = {
     "unknown agent": (["--agents=trqam,qamm", f"--env_name={TASK}"], "--agent=agents/qamm.py", "agents/qam.py"),
@@ -30,8 +30,10 @@ MISTAKES = {
     "an empty value": ([f"--env_name={TASK}", "--grid=agent.kl_budget=1,,2"], "--grid=agent.kl_budget", "KEY=A,B,C"),
     "a grid over seeds": ([f"--env_name={TASK}", "--grid=seed=1,2"], "--grid=seed=1,2", "--first_seed"),
     "a grid over steps": ([f"--env_name={TASK}", "--grid=offline_steps=1,2"], "would share", "--run_group"),
-    "an agent twice": ([f"--env_name={TASK}", "--agents=trqam,trqam"], "would share", "--agents"),
     "Slurm and another engine": ([f"--env_name={TASK}", "--slurm=x", "--engine=local"], "--slurm=x", "--engine=local"),
+    "a script of a status": ([f"--env_name={TASK}", "--slurm=x", "--status"], "--slurm=x", "leave --status out"),
+    "devices for a scheduler": ([f"--env_name={TASK}", "--slurm=x", "--jobs_per_device=2"], "--jobs_per_device", "local or ray"),
+    "retries without Ray": ([f"--env_name={TASK}", "--engine=local", "--retries=9"], "--retries", "--engine=ray reads it"),
     "a newline in a value": (
         [f"--env_name={TASK}", "--tags=a\necho b", "--slurm=x"], "--tags: '--tags=a\\necho b'", "a control character",
     ),
@@ -48,6 +50,17 @@ def test_a_mistake_prints_one_line(mistake, tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and named in line and hint in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flag_file_may_not_set_what_a_sweep_sets(tmp_path, capsys):
+    file = tmp_path / "flags.txt"
+    file.write_text("--seed=5\n")
+    flags = [f"--env_name={TASK}", "--seeds=3", f"--flagfile={file}"]
+    assert run(*flags) == 2
+    assert "--seed: a sweep sets it; use --first_seed=N" in capsys.readouterr().err
+    file.write_text("--first_seed=4\n--offline_steps=7\n")
+    (words,) = printed(capsys, *flags)
+    assert words[-3:] == ["--seed=4", "--num_seeds=3", "--offline_steps=7"]
 
 
 def test_without_ray_or_a_cluster_one_line_says_what_to_do(

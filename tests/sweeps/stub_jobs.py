@@ -108,9 +108,11 @@ time.sleep(600)
 """
 
 
-def stop_a_sweep(tmp_path, engine, *signals):
+def stop_a_sweep(tmp_path, engine, *signals, before=""):
     """Send signals to a process that runs two jobs of SAVES. Returns its exit code, what it
     printed, the log of the first job and the id of that job's process.
+
+    before: code that it executes first.
     """
     code = f"""
 import os, sys
@@ -118,8 +120,10 @@ from pathlib import Path
 from sweeps.engines import Local, Ray
 from sweeps.run import run_jobs
 from tests.sweeps.stub_jobs import SAVES, stubs
+from utils import preemption
 from utils.preemption import Preempted
 
+{before}
 jobs = stubs(Path({str(tmp_path)!r}), SAVES, SAVES)
 print(jobs[0].log, flush=True)
 try:

@@ -13,7 +13,7 @@ import pytest
 
 from sweeps import engines
 from sweeps.engines import Local
-from sweeps.run import run_jobs
+from sweeps.run import Queue, run_jobs
 from tests.sweeps.stub_jobs import (
     TASK,
     gone,
@@ -25,6 +25,7 @@ from tests.sweeps.stub_jobs import (
     wait_for,
     with_program,
 )
+from utils.files import write_json
 
 
 def test_a_failing_job_is_reported_and_the_others_continue(tmp_path, capsys):
@@ -136,6 +137,36 @@ def test_a_job_does_not_wait_in_a_slot_for_the_base_that_another_one_trains(tmp_
     assert begun < trained < float(output(second)) < ended
 
 
+def test_a_job_waits_for_no_base_once_the_run_that_may_train_it_has_begun(tmp_path):
+    """A base may be stored under another spelling of its data's folder, or be deleted."""
+    jobs = planned("--env_name=scene", f"--save_dir={tmp_path}")[:3]
+    queue = Queue(jobs)
+    assert (queue.take(), queue.take()) == (jobs[0], None)
+    begin(jobs[0])
+    assert (queue.take(), queue.take()) == (jobs[1], None)
+    begin(jobs[2])
+    assert queue.take() is jobs[2]
+
+
+def begin(job):
+    """Write what a run writes when it has its base."""
+    for one in job.runs:
+        one.folder.mkdir(parents=True)
+        write_json(one.folder / "config.json", one.config())
+
+
+def test_a_stopped_sweep_outlives_its_jobs(tmp_path):
+    """SAVES takes a second to end, longer here than a process of training may."""
+    code, stdout, log, _ = stop_a_sweep(
+        tmp_path,
+        "Local(dict(os.environ), 1)",
+        signal.SIGTERM,
+        before="preemption.GRACE_SECONDS = 0.2",
+    )
+    assert (code, stdout) == (143, "")
+    assert log.read_text().splitlines()[-2:] == ["saved", "== exit code 143"]
+
+
 @pytest.mark.parametrize(
     "signals",
     [
@@ -191,6 +222,13 @@ class StubRay(types.SimpleNamespace):
             raised = self.exceptions.RayError("a traceback")
             raised.cause = error
             raise raised from error
+
+
+def test_jobs_on_a_ray_cluster_see_the_variables_of_downloads(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", StubRay())
+    given = {"HF_ENDPOINT": "a mirror", "HOME": "elsewhere"}
+    environ = engines.Ray(given, 1, "auto", 0).environ
+    assert environ == {"HF_ENDPOINT": "a mirror"}
 
 
 @pytest.mark.parametrize("missing", ["the project", "the current folder"])

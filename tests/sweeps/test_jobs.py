@@ -6,6 +6,7 @@ import pytest
 
 from configs.flags import parse_flags
 from envs.tasks import ALL_TASKS
+from scripts import sweep
 from tests.sweeps.stub_jobs import ROOT, TASK, planned, printed
 from training.plan import plan
 from utils.files import write_json
@@ -55,6 +56,32 @@ def test_jobs_that_train_different_bases_come_first(capsys):
         "--env_name=scene", "--bc_steps=0"
     )
     assert [job.bases for job in without] == [()] * 10
+
+
+@pytest.mark.parametrize("agents", ["rlpd,trqam", "trqam,rlpd"])
+def test_jobs_without_a_base_come_after_those_that_train_one(agents):
+    jobs = planned(f"--agents={agents}", "--env_name=scene,cube-double")
+    assert [bool(job.bases) for job in jobs[:3]] == [True, True, False]
+    assert jobs[0].bases[0].folder != jobs[1].bases[0].folder
+    assert "# Tasks 0-1 train the bases" in sweep.slurm_script(jobs, [])
+
+
+def test_an_agent_that_is_named_twice_is_one():
+    once, *more = (
+        [job.words for job in planned(f"--agents={names}", f"--env_name={TASK}")]
+        for names in ("trqam", "trqam,agents/trqam.py", "trqam,trqam")
+    )
+    assert more == [once, once]
+
+
+def test_the_length_of_a_phase_that_an_agent_lacks_may_be_a_word_of_its_own():
+    flags = ("--agents=trqam,rlpd", f"--env_name={TASK}")
+    spellings = (["--offline_steps", "9"], ["--offline_steps=9"])
+    jobs, others = (planned(*flags, *spelling) for spelling in spellings)
+    assert [job.runs[0].folder for job in jobs] == [
+        job.runs[0].folder for job in others
+    ]
+    assert jobs[1].words == others[1].words
 
 
 def test_a_task_that_is_named_twice_is_one_job():

@@ -108,6 +108,23 @@ def test_status_finds_jobs_of_one_seed_each_as_engines_on_cores_run_them(
     ]
 
 
+def test_status_follows_the_newest_log_after_more_seeds_were_asked_for(
+    tmp_path, capsys
+):
+    flags = [f"--env_name={TASK}", f"--save_dir={tmp_path}", "--bc_steps=0"]
+    (alone,) = planned(*flags, pack=1)
+    (packed,) = planned(*flags, "--seeds=4", pack=4)
+    for time, job in enumerate((alone, packed)):
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        job.log.write_text("error: out of memory\n")
+        engines.log_exit_code(job.log, 1)
+        os.utime(job.log, (time, time))
+    assert run(*flags, "--seeds=4", "--status") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["all", "0", "0", "0", "4", "0"]
+    assert lines[3] == f"failed   exit code 1: out of memory  {packed.log}"
+
+
 @pytest.mark.parametrize(
     ("newer", "state"), [("log", "failed"), ("timing.csv", "stopped")]
 )
