@@ -146,6 +146,7 @@ ENVIRONMENT = {
 }
 """The entries about the environment of a task of robomimic."""
 OPTIONAL = {
+    "flags.bc_steps": COUNT,
     "flags.start_training": COUNT,
     "flags.utd_ratio": COUNT,
     "flags.sparse": or_null(SWITCH),

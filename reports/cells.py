@@ -269,7 +269,7 @@ def visible_table(block: Block, lookup: Lookup) -> VisibleTable:
     """The table of a block; columns that are empty are left out."""
     columns = cells_of(block, MAIN)
     columns |= lookup.improvement(block)
-    columns["published"] = [lookup.figures(row) for row in block.rows]
+    columns["published ± std"] = [lookup.figures(row) for row in block.rows]
     facts = []
     for name in ("start", "tasks", "seeds", "step"):
         column = cells_of(block, [name])

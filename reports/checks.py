@@ -89,8 +89,25 @@ def check_runs(points: list[Point], notes: list[str]) -> None:
         notes.append(
             f"seeds of one method were trained with {what}: {join_first(names)}"
         )
+    check_code(seeds, notes)
     check_protocol(points, notes)
     check_concerns(points, notes)
+
+
+def check_code(
+    seeds: dict[tuple[str, str, str], list[Point]], notes: list[str]
+) -> None:
+    """Code that differs between the seeds of a method, by phase, task and method."""
+    mixed: dict[str, None] = {}  # names in order, once each
+    for (_, task, method), inside in seeds.items():
+        sources = [point.result.config.get("source", {}) for point in inside]
+        code = {str([s["digest"], sorted(s["checkout"].items())]) for s in sources if s}
+        if len(code) > 1:
+            mixed[f"{method} {task}"] = None
+    if mixed:
+        notes.append(
+            f"seeds of one method were trained with different code: {join_first(mixed)}"
+        )
 
 
 def check_protocol(points: list[Point], notes: list[str]) -> None:
@@ -118,11 +135,11 @@ def check_protocol(points: list[Point], notes: list[str]) -> None:
 
 
 def check_concerns(points: list[Point], notes: list[str]) -> None:
-    """The agents' own warnings at the end of their runs, each with the names of the runs."""
+    """The agents' own warnings at the newest steps of their runs, with the runs' names."""
     runs_of: dict[str, dict[str, None]] = {}  # names in order, once each
     for point in points:
         result = point.result
-        if point.step == max(result.ends().values(), default=-1):
+        if point.step in (result.last_step, max(result.ends().values(), default=-1)):
             for concern in result.concerns.values():
                 runs_of.setdefault(printable(concern), {})[result.name] = None
     for concern, names in runs_of.items():

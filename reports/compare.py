@@ -140,7 +140,11 @@ def pretraining(row: Row, figure: Published) -> list[str]:
     if base not in ("", "published"):
         return [f"base {base or 'various'}"]
     cloned = row.common_value(lambda r: r.cloning_steps)
-    if cloned == 0 or not figure.source.startswith("QAM paper"):
+    if not figure.source.startswith("QAM paper"):
+        return []
+    if base == "published":
+        return ["base published, published runs cloned nothing"]
+    if cloned == 0:
         return []
     updates = "various" if cloned is None else f"{cloned:,}"
     return [f"cloning of {updates} updates, published none"]
@@ -150,7 +154,7 @@ def size(transitions: int | None) -> str:
     """1M, 60K; "?" if it is not recorded or not one number."""
     if transitions is None:
         return "?"
-    for unit, letter in ((1_000_000, "M"), (1_000, "K")):
-        if transitions >= unit:
+    for unit, letter in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "K")):
+        if transitions >= 0.9995 * unit:  # which has three digits of the smaller unit
             return f"{transitions / unit:.3g}{letter}"
     return str(transitions)

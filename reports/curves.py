@@ -159,7 +159,7 @@ def draw(chart: Chart, keys: dict[str, str]) -> Figure:
 
 def draw_on(axes: Axes, chart: Chart, keys: dict[str, str]) -> None:
     """Draw a chart on axes; keys: of all the report's methods, in the order of colours."""
-    axes.set_title(chart.title)
+    axes.set_title(chart.title, parse_math=False)
     low, top = value_range([*chart.series.values(), *chart.budgets.values()])
     axes.set_yscale("log" if low > 0 and not chart.top else "linear")
     axes.set_ylim((0.0, chart.top) if chart.top else (low, top))

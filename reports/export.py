@@ -8,9 +8,15 @@ from typing import Any
 import numpy as np
 
 from configs.run_folder import COLUMNS
-from reports.results import CURVES, RUNS, Result, real_folder, shown_value
-from utils.errors import UserError, printable
-from utils.files import write_json
+from reports.results import (
+    CURVES,
+    RUNS,
+    Result,
+    real_folder,
+    shown_value,
+)
+from utils.errors import UserError, join_first, printable
+from utils.files import read_json, write_json
 
 NOT_KEPT = {
     "save_dir",
@@ -26,16 +32,17 @@ def export(results: list[Result], out: Path) -> int:
     """Write what a report reads of the runs, with each run's command and without local paths,
     into `out`: runs.json and curves.csv. Returns the number of runs.
 
-    Raises UserError, before anything is written, for runs of one name in several folders and
-    for a file that is a link out of its run.
+    Raises UserError, before anything is written, for runs of one name in several folders, for
+    a folder that holds other runs, and for a file that is a link out of its run.
     """
     results = [result for result in results if result.config]
     runs = {run_name(result): result for result in results}
     if len(runs) < len(results):
         raise UserError(
-            "--export: runs of one name lie in several of the folders; export them one after"
-            " the other"
+            "--export: runs of one name lie in several of the folders; export each folder to"
+            " one of its own"
         )
+    check_nothing_is_lost(out, runs)
     for result in results:
         check_inside(real_folder(result))
     out.mkdir(parents=True, exist_ok=True)
@@ -45,6 +52,16 @@ def export(results: list[Result], out: Path) -> int:
     write_json(out / RUNS, kept)
     write_curves(runs, out / CURVES)
     return len(runs)
+
+
+def check_nothing_is_lost(out: Path, runs: dict[str, Result]) -> None:
+    """Raise UserError if a folder holds runs that an export of others would replace."""
+    before = read_json(out / RUNS) or {}
+    if lost := sorted(before.keys() - runs.keys()):
+        raise UserError(
+            f"--export={out}: it holds other runs, {join_first(lost)}; give another folder,"
+            " or this one too among the folders to read"
+        )
 
 
 def run_name(result: Result) -> str:
@@ -66,7 +83,7 @@ def check_inside(folder: Path) -> None:
 
 def kept_config(config: dict[str, Any]) -> dict[str, Any]:
     """A config.json without local paths, and with the run's command."""
-    flags = without_base_path(config["flags"])
+    flags = with_names_of_paths(config["flags"])
     return config | {
         "agent_file": shown_file(config),
         "flags": {name: value for name, value in flags.items() if name not in NOT_KEPT},
@@ -105,10 +122,11 @@ def shown_number(name: str, cell: float | None) -> str:
     return repr(float(cell)) if name == "success" else f"{cell:.9g}"
 
 
-def without_base_path(flags: dict[str, Any]) -> dict[str, Any]:
-    """The flags, with the name alone of the base that a run started from."""
-    base = flags.get("pretrained_actor_path")
-    return flags | {"pretrained_actor_path": Path(base).name} if base else flags
+def with_names_of_paths(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags, with the names alone of the base and the data that the command line gave."""
+    names = ("pretrained_actor_path", "dataset")
+    paths = {name: flags[name] for name in names if flags.get(name)}
+    return flags | {name: Path(path).name for name, path in paths.items()}
 
 
 def shown_file(config: dict[str, Any]) -> str:
@@ -117,12 +135,12 @@ def shown_file(config: dict[str, Any]) -> str:
 
 
 def command(config: dict[str, Any]) -> str:
-    """The command that makes a run of this config.json, without local paths: of a base, only
-    the name is left.
+    """The command that makes a run of this config.json, without local paths: of a base
+    and of data, only the names are left.
     """
     if "command" in config:
         return config["command"]
-    flags, sources = without_base_path(config["flags"]), config["sources"]
+    flags, sources = with_names_of_paths(config["flags"]), config["sources"]
     values = flags | {f"agent.{key}": value for key, value in config["agent"].items()}
     shown_first = {
         "agent": shown_file(config),

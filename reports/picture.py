@@ -177,6 +177,8 @@ def _write_legend(figure: Figure, keys: dict[str, str], dashes: dict[str, Any]) 
         handle = Line2D([], [], color="grey", linestyle=style)
         lines.append((handle, f"published: {name}"))
     handles, labels = zip(*lines, strict=True)
-    figure.legend(
+    legend = figure.legend(
         handles, labels, loc="outside lower left", ncols=NAMES_BESIDE, frameon=False
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)

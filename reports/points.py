@@ -204,21 +204,22 @@ def episodes_of(point: Point) -> float:
 
 
 def dual_of(point: Point) -> TrustRegion | None:
-    """A run's trust region up to a point; without a budget only path KL and λ, and None without
-    a KL.
+    """A run's trust region in the phase of a point, up to it; without a budget only path KL and
+    λ, and None without a KL.
     """
+    begin = point.step - point.phase_step
     kl = point.result.kl(point.step)
-    if not kl:
+    kl = {name: column[kl["step"] > begin] for name, column in kl.items()}
+    if not kl or not len(kl["step"]):
         return None
     steps, path_kl, budget = kl["step"], kl["path_kl"], kl["kl_budget"]
-    last_tenth = steps > 0.9 * point.step
-    if not last_tenth.any():
-        return None
+    last_tenth = steps > begin + 0.9 * point.phase_step
+    last_tenth[-1] = True  # where logs are further apart
     ratio = path_kl / budget
     near = np.abs(ratio - 1) <= NEAR
     within = settled = np.nan
     if not np.isnan(budget[-1]):
-        within = 100 * near[steps > SETTLED * point.step].mean()
+        within = 100 * near[steps > begin + SETTLED * point.phase_step].mean()
     if within >= 100 * SETTLED_SHARE:
         # the share of logs near the budget, from each log on
         share = np.cumsum(near[::-1])[::-1] / np.arange(len(near), 0, -1)

@@ -82,15 +82,24 @@ def search(
     runs, links = [], []
     for folder, below, files in os.walk(top, onerror=unreadable):
         real = os.path.realpath(folder)
-        is_run = bool({"config.json", RUNS} & {*files, *below})
-        if is_run and real not in seen:
+        holds_runs = RUNS in {*files, *below} or is_run_folder(Path(folder))
+        if holds_runs and real not in seen:
             runs.append(Path(folder))
-        if is_run or real in seen:
+        if holds_runs or real in seen:
             below.clear()  # of a run: checkpoints and films
         seen.add(real)
         below.sort()
         links += [path for name in below if is_followed(path := Path(folder, name))]
     return runs, links
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a folder has the config.json of a run, or one that cannot be read."""
+    try:
+        config = read_json(folder / "config.json")
+    except DamagedFile:
+        return True
+    return config is not None and is_run(folder, config)
 
 
 def is_followed(path: Path) -> bool:

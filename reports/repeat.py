@@ -35,7 +35,9 @@ def repeat(result: Result, earlier: list[Result]) -> tuple[str, bool]:
     interval = f"95 % prediction interval of {len(rates)} seeds"
     where = f"{word} {100 * rates.mean():.1f} ± {100 * half:.1f} ({interval})"
     data = "; the data were not the same" if differing_data(result, same) else ""
-    return f"{name}, step {step:,}: {100 * own:.1f} % is {where}{data}", inside
+    end = max(result.ends().values(), default=step)
+    rest = f" of {end:,}, not finished" if step < end else ""
+    return f"{name}, step {step:,}{rest}: {100 * own:.1f} % is {where}{data}", inside
 
 
 def too_few(result: Result, others: list[Result], step: int) -> str:

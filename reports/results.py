@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,11 +124,11 @@ class Result:
     @property
     def origins(self) -> dict[str, str]:
         """The names of the base and of the data's folder that the command line gave, without
-        their paths and the seed.
+        their paths and the base's seed.
         """
         flags, sources = self.config.get("flags", {}), self.config.get("sources", {})
         return {
-            name: Path(flags[name]).name.replace(f"_s{self.seed}_", "_")
+            name: re.sub(r"_s\d+_(?=[0-9a-f]+$)", "_", Path(flags[name]).name)
             for name in ORIGINS
             if sources.get(name) == "command line" and flags.get(name)
         }

@@ -34,6 +34,30 @@ def test_different_numbers_of_seeds_and_tasks_are_noted(tmp_path):
     assert narrow in notes
 
 
+def test_seeds_that_different_code_trained_are_noted(tmp_path):
+    folders = [
+        write_run(tmp_path, CUBE.format(1), seed, {1_000_000: 0.5}) for seed in (0, 1)
+    ]
+    text = "seeds of one method were trained with different code: trqam"
+    for commit, losses in enumerate(("a", "a", "b")):
+        config = json.loads((folders[commit % 2] / "config.json").read_text())
+        checkout = {"agents/losses.py": losses}
+        source = {"file": "trqam.py", "package": "agents", "digest": "d"}
+        source |= {"of_checkout": True, "checkout": checkout}
+        config |= {"commit": f"{commit}", "source": source}
+        (folders[commit % 2] / "config.json").write_text(json.dumps(config))
+        found = [note for note in make_report(tmp_path).notes if text in note]
+        assert len(found) == (losses == "b")
+
+
+def test_the_warnings_of_a_run_are_noted_before_it_has_finished(tmp_path):
+    folder = write_run(tmp_path, CUBE.format(1), 0, {250_000: 0.1, 500_000: 0.2})
+    (folder / "concerns.json").write_text('{"lambda_max": "lambda is at its bound"}')
+    for at, noted in (("last", True), ("250000", False)):
+        notes = make_report(tmp_path, at).notes
+        assert any("lambda is at its bound" in note for note in notes) == noted
+
+
 def test_the_final_warnings_of_agents_and_mixed_data_are_noted(tmp_path):
     done, bound = (
         {1_000_000: 0.5},

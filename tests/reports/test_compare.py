@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from reports.compare import size
 from reports.html import page
 from reports.published import read_published
 from reports.reading import read_all
@@ -92,12 +93,23 @@ def test_cloning_and_a_base_are_differences_from_the_papers_runs(tmp_path):
         tmp_path / "cloned", SCENE.format(1), 0, done, agent="qam", bc_steps=300_000
     )
     write_run(tmp_path / "given", SCENE.format(1), 0, done, agent="qam", given=base)
+    base = {"pretrained_actor_path": "published"}
+    write_run(tmp_path / "theirs", SCENE.format(1), 0, done, agent="qam", given=base)
     for folder, difference in (
         ("cloned", "cloning of 300,000 updates, published none"),
         ("given", "base mine"),
+        ("theirs", "base published, published runs cloned nothing"),
     ):
         (entry,) = make_report(tmp_path / folder).comparisons
         assert difference in entry.differences and entry.differs
+
+
+@pytest.mark.parametrize(
+    ("transitions", "text"),
+    [(999_995, "1M"), (99_950, "100K"), (1_234_567_890, "1.23G"), (999, "999")],
+)
+def test_sizes_of_data_are_short(transitions, text):
+    assert size(transitions) == text
 
 
 SETTINGS = [

@@ -49,6 +49,24 @@ def test_exported_runs_make_the_same_report(table, tmp_path):
         assert (tmp_path / "b" / file).read_bytes() == (kept / file).read_bytes()
 
 
+def test_an_export_replaces_no_other_runs_and_names_data_without_its_path(
+    tmp_path, capsys
+):
+    for name, seed in (("a", 0), ("b", 1)):
+        given = {"dataset": "/home/me/reach.npz"}
+        write_run(tmp_path / name, CUBE.format(1), seed, {1_000_000: 0.5}, given=given)
+    kept = tmp_path / "kept"
+    assert run_report(tmp_path / "a", f"--export={kept}") == 0
+    text = (kept / "runs.json").read_text()
+    assert "--dataset=reach.npz" in text and "/home/me" not in text
+    capsys.readouterr()
+    assert run_report(tmp_path / "b", f"--export={kept}") == 2
+    assert "it holds other runs, " in capsys.readouterr().err
+    assert (kept / "runs.json").read_text() == text
+    assert run_report(kept, tmp_path / "b", f"--export={kept}") == 0
+    assert len(json.loads((kept / "runs.json").read_text())) == 2
+
+
 def test_a_study_keeps_warnings_and_is_checked_like_runs(tmp_path, capsys):
     folder = write_run(tmp_path / "exp", CUBE.format(1), 0, {0: 0.1, 1_000_000: 0.5})
     (folder / "concerns.json").write_text(

@@ -49,6 +49,15 @@ def test_the_updates_of_the_base_count_as_steps(results):
     assert labels == [f"{method}  {method}" for method in methods]
 
 
+def test_names_with_dollars_are_no_formulas(tmp_path):
+    env_name = "my:Env$\\x$-v0"
+    write_run(tmp_path, env_name, 0, {0: 0.1, 1_000_000: 0.5})
+    keys = {"trqam": "A", "trqam tags=$\\y$": "B"}
+    figure = picture(keys, read_all([str(tmp_path)], 1)[0], [])
+    figure.savefig(tmp_path / "a.png")
+    assert any("Env$\\x$" in axes.get_title() for axes in figure.axes)
+
+
 def test_published_curves_are_drawn_in_grey_only_for_their_task(results, tmp_path):
     published = read_published_curves(write_csv(tmp_path / "published.csv"))
     assert [len(curve.steps) for curve in published] == [2, 1]

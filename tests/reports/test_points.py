@@ -2,6 +2,8 @@
 
 import pytest
 
+from reports.points import final_points
+from reports.reading import read_all
 from tests.reports.helpers import CUBE, make_report, run_report
 from tests.synthetic_runs import write_run
 
@@ -88,6 +90,32 @@ def test_online_steps_are_counted_from_the_end_of_the_offline_phase(tmp_path):
     assert note.startswith(
         "online: runs are at different steps of it, 250,000 to 500,000; "
     )
+
+
+def test_the_trust_region_online_is_that_of_the_online_phase(tmp_path):
+    """Offline the path KL is far from the budget; 50,000 online steps are 5 % of the run."""
+    offline = [(step, 0.3, 2.0) for step in range(100_000, 1_000_001, 100_000)]
+    online = [(1_000_000 + step, 1.0, 1.0) for step in range(10_000, 50_001, 10_000)]
+    write_run(
+        tmp_path,
+        CUBE.format(1),
+        0,
+        {1_000_000: 0.5, 1_050_000: 0.6},
+        kl=offline + online,
+        online_steps=50_000,
+    )
+    results, _ = read_all([str(tmp_path)], 50_000)
+    before, after = (point.trust_region for point in final_points(results, []))
+    assert (before.path_kl, before.highest) == (pytest.approx(0.3), pytest.approx(0.3))
+    assert (after.path_kl, after.within, after.highest) == (1.0, 100.0, 1.0)
+    assert after.settled == 1_010_000
+
+
+def test_logs_that_are_far_apart_still_show_the_path_kl(tmp_path):
+    logs = [(30_000, 0.7, 2.0), (60_000, 0.9, 1.0)]
+    write_run(tmp_path, CUBE.format(1), 0, {50_000: 0.5, 100_000: 0.5}, kl=logs)
+    (row,) = make_report(tmp_path, "50000").rows
+    assert (row.path_kl, row.lam) == (pytest.approx(0.7), pytest.approx(2.0 * 3.0))
 
 
 def test_a_cloned_policy_that_was_evaluated_is_a_method(tmp_path):

@@ -128,6 +128,39 @@ def test_runs_of_one_group_from_other_bases_or_data_are_other_methods(tmp_path):
     }
 
 
+def test_seeds_that_start_from_one_base_are_one_method(tmp_path):
+    for i, base in enumerate(("bc_s0_aaaaaaaa", "bc_s0_bbbbbbbb")):
+        given = {"pretrained_actor_path": f"exp/{base}"}
+        for seed in range(3):
+            write_run(
+                tmp_path,
+                CUBE.format(1),
+                seed,
+                {1_000_000: 0.5},
+                given=given,
+                hashed=f"{i}",
+            )
+    found = make_report(tmp_path)
+    assert {row.method: row.seeds for row in found.rows} == {
+        "trqam pretrained_actor_path=bc_aaaaaaaa": 3,
+        "trqam pretrained_actor_path=bc_bbbbbbbb": 3,
+    }
+    assert not any("seeds of one method" in note for note in found.notes)
+
+
+def test_a_folder_of_runs_may_hold_the_config_of_something_else(tmp_path):
+    write_run(tmp_path, CUBE.format(1), 0, {1_000_000: 0.5})
+    (tmp_path / "config.json").write_text('{"editor": "x"}')
+    assert len(make_report(tmp_path).rows) == 1
+
+
+def test_a_length_of_cloning_that_is_no_number_is_a_damaged_file(tmp_path, capsys):
+    write_run(tmp_path, CUBE.format(1), 0, {1_000_000: 0.5})
+    write_run(tmp_path, CUBE.format(1), 1, {1_000_000: 0.5}, bc_steps="many")
+    assert run_report(tmp_path) == 0
+    assert "flags.bc_steps is 'many'" in unwrapped(capsys.readouterr().out)
+
+
 def test_bases_of_one_name_are_distinguished_by_the_hash_and_copies_are_noted(tmp_path):
     given = [{"pretrained_actor_path": f"{place}/params.pkl"} for place in "ab"]
     folders = [

@@ -12,6 +12,15 @@ def repeat(folder, name, kept):
     return run_report(folder / name, *words)
 
 
+def test_a_repeat_that_has_not_finished_is_compared_and_says_so(tmp_path, capsys):
+    for seed, success in enumerate(({0: 0.1, 1_000_000: 0.4},) * 3 + ({0: 0.1},)):
+        name = "kept" if seed < 3 else "again"
+        write_run(tmp_path / name, SCENE.format(1), seed, success)
+    assert repeat(tmp_path, "again", "kept") == 0
+    out = unwrapped(capsys.readouterr().out)
+    assert "seed 3, step 0 of 1,000,000, not finished: 10.0 % is inside" in out
+
+
 def test_repeated_runs_are_compared_with_runs_of_the_same_settings(tmp_path, capsys):
     """Only runs with the same settings count, and a run is not compared with itself. A run
     outside the interval makes the exit code 1.

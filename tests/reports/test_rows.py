@@ -85,6 +85,7 @@ def test_a_report_says_when_the_path_kl_settled_and_how_high_it_was(tmp_path):
             "trqam",
             kl,
             given={"agent.kl_budget": 2.0},
+            offline_steps=1_100_000,
         )
     settled, strayed = (
         row for row in make_report(tmp_path).rows if row.scope == "task"
