@@ -155,6 +155,6 @@ def size(transitions: int | None) -> str:
     if transitions is None:
         return "?"
     for unit, letter in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "K")):
-        if transitions >= 0.9995 * unit:  # which has three digits of the smaller unit
+        if transitions >= 0.9995 * unit:  # 999,500 is 1M, not 1000K
             return f"{transitions / unit:.3g}{letter}"
     return str(transitions)

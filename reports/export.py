@@ -8,13 +8,7 @@ from typing import Any
 import numpy as np
 
 from configs.run_folder import COLUMNS
-from reports.results import (
-    CURVES,
-    RUNS,
-    Result,
-    real_folder,
-    shown_value,
-)
+from reports.results import CURVES, RUNS, Result, real_folder, shown_value
 from utils.errors import UserError, join_first, printable
 from utils.files import read_json, write_json
 

@@ -48,7 +48,7 @@ def define() -> flags.FlagValues:
 
 
 def refuse_other_amount(fv: flags.FlagValues) -> None:
-    """Raise UserError for the amount that counts the data of other environments."""
+    """Raise UserError for --demonstrations of OGBench or --transitions of robomimic."""
     unread, read = "demonstrations", "transitions"
     if is_robomimic(fv.env_name):
         unread, read = read, unread

@@ -34,6 +34,7 @@ if __name__ == "__main__":  # before the other imports, which take a second
 
     end_at_signals()
 
+from configs.flags import parse_flags, with_flag_files  # noqa: E402
 from configs.methods import METHODS, Method  # noqa: E402
 from sweeps.engines import Engine, Local, Ray, gpus  # noqa: E402
 from sweeps.jobs import Job, far_apart  # noqa: E402
@@ -199,8 +200,6 @@ def jobs_of_agent(
     agent: str, flags: Sequence[str], options: argparse.Namespace, pack: int
 ) -> list[Job]:
     """The jobs of one agent with one set of settings."""
-    from configs.flags import parse_flags
-
     seeds = [f"--seed={options.first_seed}", f"--num_seeds={options.seeds}"]
     # a preset may name one
     tasks = [f"--env_name={options.env_name}"] if options.env_name else []
@@ -326,8 +325,6 @@ def later_arrays(count: int) -> list[str]:
 def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """Do what the command line asks for; returns the exit code."""
     refuse_control_characters(argv)
-    from configs.flags import with_flag_files
-
     options, flags = parser().parse_known_args(with_flag_files(argv[1:]))
     check_options(options)
     if options.status:
@@ -363,7 +360,9 @@ def default_pack(options: argparse.Namespace, environ: Mapping[str, str]) -> int
 
 
 def jobs_as_run(options: argparse.Namespace, flags: Sequence[str]) -> list[Job]:
-    """The jobs as they were started last, by their logs: all seeds in one, or one in each."""
+    """The jobs as they were last started: all seeds in one process, or each in its own,
+    whichever wrote the newer log.
+    """
     packs = [options.pack] if options.pack else [options.seeds, 1]
     return max((plan_jobs(options, flags, pack) for pack in packs), key=newest_log)
 

@@ -23,13 +23,8 @@ EXEC_WITH_PARENT = ROOT / "sweeps" / "exec_with_parent.py"
 GRACE_SECONDS = 30.0  # for a process to save and end after SIGTERM
 LOCK_SECONDS = 180.0  # to wait for the lock of a run that a lost machine may still hold
 POLL_SECONDS = 0.5
-PASSED_ON = (
-    "JAX_",
-    "XLA_",
-    "MUJOCO_",
-    "WANDB_",
-    "HF_",
-)  # variables passed to other machines
+PASSED_ON = ("JAX_", "XLA_", "MUJOCO_", "WANDB_", "HF_")
+"""Prefixes of the environment variables that reach other machines."""
 SETUP_SECONDS = 300.0  # wait on a broken machine, or it would fail job after job
 MEMORY = 0.9  # the share of a GPU's memory for all its jobs together
 

@@ -95,8 +95,8 @@ def is_done(run: Run) -> bool:
 def far_apart(jobs: Sequence[Job]) -> list[Job]:
     """Reorder jobs so that those with the same base are far apart.
 
-    Jobs with the same base would otherwise wait for each other. The first of each base come
-    before all others.
+    Jobs with the same base would otherwise wait for each other. The first job of each
+    base comes before all others.
     """
     counts: Counter[tuple[Path, ...]] = Counter()
     positions = {}

@@ -51,7 +51,8 @@ def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:
     """
     queue = Queue(jobs)
     failed = 0
-    # handled here, because Ray replaces the signal handlers when it starts; 15 s for its end
+    # handled here, because Ray replaces the signal handlers when it starts; the sweep outlives
+    # the jobs that it stops
     with handled(GRACE_SECONDS + 15), contextlib.ExitStack() as stack:
         stack.enter_context(deferred())
         stack.callback(engine.stop)

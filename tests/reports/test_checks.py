@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.reports.helpers import CUBE, change_dataset, make_report, row_of
 from tests.synthetic_runs import write_run
 
@@ -34,20 +36,23 @@ def test_different_numbers_of_seeds_and_tasks_are_noted(tmp_path):
     assert narrow in notes
 
 
-def test_seeds_that_different_code_trained_are_noted(tmp_path):
-    folders = [
-        write_run(tmp_path, CUBE.format(1), seed, {1_000_000: 0.5}) for seed in (0, 1)
-    ]
+def set_code(folder, digest, commit):
+    """Change what the config.json of a run says about its code."""
+    config = json.loads((folder / "config.json").read_text())
+    source = {"file": "trqam.py", "package": "agents", "digest": "d"}
+    source |= {"of_checkout": True, "checkout": {"agents/losses.py": digest}}
+    config |= {"commit": commit, "source": source}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(("second", "noted"), [("a", False), ("b", True)])
+def test_seeds_that_different_code_trained_are_noted(second, noted, tmp_path):
+    """Another commit with the same code makes no note."""
+    for seed, digest in enumerate(("a", second)):
+        folder = write_run(tmp_path, CUBE.format(1), seed, {1_000_000: 0.5})
+        set_code(folder, digest, commit=f"commit {seed}")
     text = "seeds of one method were trained with different code: trqam"
-    for commit, losses in enumerate(("a", "a", "b")):
-        config = json.loads((folders[commit % 2] / "config.json").read_text())
-        checkout = {"agents/losses.py": losses}
-        source = {"file": "trqam.py", "package": "agents", "digest": "d"}
-        source |= {"of_checkout": True, "checkout": checkout}
-        config |= {"commit": f"{commit}", "source": source}
-        (folders[commit % 2] / "config.json").write_text(json.dumps(config))
-        found = [note for note in make_report(tmp_path).notes if text in note]
-        assert len(found) == (losses == "b")
+    assert any(text in note for note in make_report(tmp_path).notes) == noted
 
 
 def test_the_warnings_of_a_run_are_noted_before_it_has_finished(tmp_path):
