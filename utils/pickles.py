@@ -1,87 +1,94 @@
 """Reads the pickle files of published programs (weights, curves) without running their code.
 
-Each file is read in a separate process with limits of memory and time;
-`utils/pickle_reader.py` says what a file may contain.
+A pickle may name any function and have it called. Only the names that arrays and dicts need are
+found here, as the manual of `pickle` describes ("Restricting Globals").
 """
 
-import json
+import io
 import os
-import signal
-import subprocess
-import sys
+import pickle
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from utils.errors import UserError
 
-READER = Path(__file__).with_name("pickle_reader.py")
-MEMORY = 1 << 28  # bytes of memory for the reading process,
-MEMORY_FACTOR = 8  # plus this many for each byte of the file
-SECONDS = 30  # its limit of processor time
+ARRAY_FUNCTIONS = {
+    *{("numpy", "ndarray"), ("_codecs", "encode")},
+    *{("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar")},
+    ("numpy._core.numeric", "_frombuffer"),
+}
+"""What a file may name and call: protocols before 3 write bytes by `_codecs.encode`."""
+NUMERIC = {"b1", *"i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split()}
+
+
+class Refused(pickle.UnpicklingError):
+    """Raised for a file that needs anything but containers, arrays, numbers and text."""
+
+
+def numeric_dtype(name: Any, *_: Any) -> np.dtype:
+    """Stand-in for numpy.dtype that knows no objects; raise Refused for other types.
+
+    It returns a copy, because what follows in the file sets its byte order.
+    """
+    if type(name) is not str or name not in NUMERIC:
+        raise Refused(f"holds an array of dtype {str(name)!r:.40}")
+    return np.dtype(name, copy=True)
+
+
+def jax_array(make: Any, args: tuple, state: tuple, _: Any) -> np.ndarray:
+    """Stand-in for jax._src.array._reconstruct_array: return the NumPy array inside."""
+    array = make(*args)
+    array.__setstate__(state)
+    return array
+
+
+STAND_INS = {
+    ("numpy", "dtype"): numeric_dtype,
+    ("jax._src.array", "_reconstruct_array"): jax_array,
+    ("collections", "OrderedDict"): dict,
+    ("flax.core.frozen_dict", "FrozenDict"): dict,
+}
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Raises Refused for a file that names anything else."""
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        """Return a function that makes arrays or dicts; `name` is compared whole."""
+        module = module.replace("numpy.core", "numpy._core")  # the name in NumPy 1
+        if (module, name) in STAND_INS:
+            return STAND_INS[module, name]
+        if (module, name) not in ARRAY_FUNCTIONS:
+            raise Refused(f"asks for {f'{module}.{name}'!r:.80}")
+        return super().find_class(module, name)
 
 
 def safe_unpickle(path: str | os.PathLike, where: str | None = None) -> Any:
     """Read a pickle of dicts, lists, tuples, text, numbers and numeric arrays.
 
-    Arrays of NumPy and JAX are returned as read-only NumPy arrays. No code that the file names
-    is executed. Raises UserError for a file that holds anything else, is damaged, expands
-    beyond the size limit or takes too long; `where` (default: the path) begins the message.
+    Arrays of NumPy and JAX are returned as NumPy arrays. No code that the file names is
+    executed. Raises UserError for a file that names anything else or is damaged; `where`
+    (default: the path) begins the message.
     """
     where = where or str(path)
     try:
         if Path(path).exists() and not Path(path).is_file():
             raise UserError(f"{where}: it is not a file")
-        with Path(path).open("rb") as file:
-            head, blobs = ask_reader(file)
+        content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(
             f"{where}: the file cannot be read ({error.strerror})"
         ) from error
-    if "tree" in head:
-        return tree_of(head["tree"], blobs)
-    if reason := head.get("refused"):
+    try:
+        return ArrayUnpickler(io.BytesIO(content)).load()
+    except Refused as error:
         raise UserError(
-            f"{where}: refused, because the file {reason}; only containers and arrays of"
+            f"{where}: refused, because the file {error}; only containers and arrays of"
             " numbers are read, and nothing in it was executed"
-        )
-    raise UserError(
-        f"{where}: not a pickle file, or a damaged one; nothing in it was executed"
-    )
-
-
-def ask_reader(file: BinaryIO) -> tuple[dict[str, Any], list[bytes]]:
-    """Run the reading process on an open file; return its answer and the blobs."""
-    memory = MEMORY + MEMORY_FACTOR * os.fstat(file.fileno()).st_size
-    command = [sys.executable, "-I", "-S", str(READER), str(memory), str(SECONDS)]
-    done = subprocess.run(command, stdin=file, capture_output=True)
-    if done.returncode == -signal.SIGXCPU:
-        return {"refused": f"takes more than {SECONDS} s to read"}, []
-    if done.returncode:  # out of memory before it could print an answer
-        return {"refused": "takes more memory than its size explains"}, []
-    line, _, rest = done.stdout.partition(b"\n")
-    head = json.loads(line)
-    blobs = []
-    start = 0
-    for size in head.get("sizes", ()):
-        blobs.append(rest[start : start + size])
-        start += size
-    return head, blobs
-
-
-def tree_of(node: Any, blobs: list[bytes]) -> Any:
-    """Rebuild containers and arrays from what `pickle_reader.Writer.node` returned."""
-    if not isinstance(node, dict):
-        return node
-    ((kind, content),) = node.items()
-    if kind in ("list", "tuple"):
-        items = [tree_of(item, blobs) for item in content]
-        return items if kind == "list" else tuple(items)
-    if kind == "dict":
-        return dict(tree_of(pair, blobs) for pair in content)
-    if kind == "bytes":
-        return blobs[content]
-    place, dtype, shape, order = content
-    array = np.frombuffer(blobs[place], np.dtype(dtype)).reshape(shape, order=order)
-    return array[()] if kind == "scalar" else array
+        ) from error
+    except Exception as error:  # damaged bytes can lead anywhere
+        raise UserError(
+            f"{where}: not a pickle file, or a damaged one; nothing in it was executed"
+        ) from error
