@@ -376,8 +376,7 @@ def read_evaluations(folder: Path) -> Columns:
     """Read the columns of eval.csv; success is all NaN if the environment reports none.
 
     An environment may report success only in successful episodes: then a missing value counts
-    as 0. Zeros beside missing values, without any success, were written by older versions for
-    an environment that reports none. Raises DamagedFile.
+    as 0. Raises DamagedFile.
     """
     return checked_evaluations(folder / "eval.csv", read_columns(folder / "eval.csv"))
 
@@ -387,11 +386,9 @@ def checked_evaluations(path: Path, columns: Columns) -> Columns:
 
     path: the file, for messages.
     """
-    success = columns["success"]
-    if np.isnan(success).any():
-        missing = 0.0 if (success > 0).any() else np.nan
-        columns["success"] = np.where(success > 0, success, missing)
-    if np.isnan(columns["success"]).all() and np.isnan(columns["return"]).any():
+    if not np.isnan(columns["success"]).all():
+        columns["success"] = np.nan_to_num(columns["success"])
+    elif np.isnan(columns["return"]).any():
         raise DamagedFile(path, "an evaluation has neither success nor return")
     return columns
 

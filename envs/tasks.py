@@ -138,12 +138,6 @@ def resolve_alias(name: str) -> str:
     return f"{match['dataset']}-singletask-task{number}-v0"
 
 
-def alias_of(task: str) -> str | None:
-    """Return OGBench's alias for a task; None if it has none."""
-    alias = re.sub("-task[1-5]-v0$", "-v0", task)
-    return alias if alias != task and resolve_alias(alias) == task else None
-
-
 @functools.cache
 def _say_alias(alias: str, task: str) -> None:
     """Print a note about an alias, once per process."""

@@ -235,12 +235,10 @@ def overrides_of(config: dict[str, Any]) -> dict[str, Any]:
 
 def source_of(config: dict[str, Any]) -> dict[str, str]:
     """The override that names an agent file outside the checkout: two files of one name are two
-    agents if their code differs. An older version recorded only the path.
+    agents if their code differs. A config.json without an entry is of the checkout's agents.
     """
-    source, file = config.get("source"), Path(config["agent_file"])
-    if source:
-        return {} if source["of_checkout"] else {"agent_source": source["digest"][:8]}
-    return {} if file.parent.name == "agents" else {"agent_file": str(file)}
+    source = config.get("source", {"of_checkout": True})
+    return {} if source["of_checkout"] else {"agent_source": source["digest"][:8]}
 
 
 def curves_results(path: Path, curves: Curves) -> list[Result]:

@@ -15,7 +15,6 @@ import fcntl
 import glob
 import importlib.metadata
 import json
-import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from typing import Any
 import ml_collections
 
 from configs.agent_file import load_source
-from configs.agent_source import AGENTS, Source, kept_source
+from configs.agent_source import AGENTS, Source
 from configs.flags import STEPS, UNHASHED
 from configs.run_folder import read_config, read_done
 from configs.settings import Settings
@@ -69,26 +68,18 @@ class Run:
     def of_task(cls, env_name: str, seed: int, settings: Settings) -> "Run":
         """Create the run of a task, identified by what the command line sets.
 
+        An agent file outside the checkout is identified by its content, not by its path.
+
         Args:
             env_name: the task.
             seed: the seed.
             settings: the settings for the task's dataset.
         """
         overrides = settings.overrides()
-        overrides = {
-            name: value for name, value in overrides.items() if name not in UNHASHED
-        }
-        run = cls(env_name, seed, settings, overrides)
-        if run.source.of_checkout:
-            return run
-        # An agent file outside the checkout is identified by its content, not by its path.
-        run = dataclasses.replace(
-            run, identity=overrides | {"agent_source": run.source.digest}
-        )
-        # Older versions used the path.
-        path = str(expanded(settings.agent_file).resolve())
-        older = dataclasses.replace(run, identity=overrides | {"agent_file": path})
-        return older if not os.path.exists(run.folder) and older.is_stored() else run
+        identity = {name: overrides[name] for name in overrides if name not in UNHASHED}
+        if not settings.source.of_checkout:
+            identity["agent_source"] = settings.source.digest
+        return cls(env_name, seed, settings, identity)
 
     def base_settings(self) -> Settings:
         """Return the settings of the pretraining run whose base this run starts from."""
@@ -164,17 +155,6 @@ class Run:
     def starts_from_base(self) -> bool:
         """Whether the run starts with behaviour cloning."""
         return starts_from_base(self.settings)
-
-    def is_stored(self) -> bool:
-        """Whether the folder holds a run of this agent, or one that keeps no source."""
-        try:
-            stored = read_config(self.folder)
-        except DamagedFile:  # reported when the run resumes
-            return True
-        kept = kept_source(self.folder, stored) if stored else None
-        return stored is not None and (
-            kept is None or kept.digest == self.source.digest
-        )
 
     def is_done(self) -> bool:
         """Whether the run has finished at least as many steps as its flags ask for."""

@@ -1,7 +1,6 @@
 """Compares a run with its folder: whether it may resume there, and what has changed."""
 
 import contextlib
-import dataclasses
 import glob
 import json
 import os
@@ -13,7 +12,7 @@ from typing import Any
 from configs.agent_source import ROOT, Source, differing_files, kept_source
 from configs.flags import MAY_CHANGE
 from configs.run_folder import NEEDED_TO_RESUME, read_config
-from envs.tasks import alias_of, folder_flag
+from envs.tasks import folder_flag
 from training.run import Run, total_updates
 from utils.errors import DamagedFile, UserError, join_first
 from utils.files import write_json
@@ -27,7 +26,6 @@ def check_folder(run: Run) -> None:
     stored = read_config(run.folder, NEEDED_TO_RESUME)
     if stored is None:
         mention_namesakes(run.folder.parent, run.agent_name, run.source)
-        mention_alias(run)
         return
     check_source(run, stored)
     if found := differences(run, stored):
@@ -126,20 +124,8 @@ def check_source(run: Run, stored: dict[str, Any]) -> None:
         mention_changes(kept, run.folder)
 
 
-def mention_alias(run: Run) -> None:
-    """Warn if an older version stored this run under OGBench's alias for its task."""
-    alias = alias_of(run.env_name)
-    older = dataclasses.replace(run, env_name=alias).folder if alias else None
-    if older and (older / "config.json").exists():
-        text = f"{older} is this run under another name of its task"
-        warn_once(f"{text}; to continue it, move it to {run.folder}")
-
-
 def check_data(run: Run, transitions: int, crc: str) -> None:
     """Raise UserError if the folder holds a run that was trained on other data.
-
-    Older versions stored an integer, the checksum of a sample; then only the numbers of
-    transitions are compared.
 
     Args:
         run: the run.
@@ -148,8 +134,7 @@ def check_data(run: Run, transitions: int, crc: str) -> None:
     """
     stored = (read_config(run.folder) or {}).get("dataset", {})
     before = stored.get("transitions", transitions)
-    checksum = stored.get("crc", crc)
-    if before == transitions and (checksum == crc or isinstance(checksum, int)):
+    if before == transitions and stored.get("crc", crc) == crc:
         return
     named = run.settings.flags["dataset"]
     flag = "--dataset" if named else f"--{folder_flag(run.env_name)}"

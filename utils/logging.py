@@ -139,14 +139,9 @@ def wandb_id(folder: Path) -> str:
     file = folder / "wandb_id"
     if file.exists() and (kept := file.read_text().strip()):
         return kept
-    # Older versions stored no id. W&B's own folders, run-<time>-<id>, still have it, even if
-    # the run folder was moved.
-    logged = sorted(
-        path.name.partition("run-")[2] for path in folder.glob("wandb/*run-*-*")
-    )
-    found = logged[-1].rpartition("-")[2] if logged else secrets.token_hex(8)
-    write_text(file, f"{found}\n")
-    return found
+    new = secrets.token_hex(8)
+    write_text(file, f"{new}\n")
+    return new
 
 
 def _lines(table: list[Sequence[str]]) -> str:

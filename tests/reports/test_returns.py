@@ -92,10 +92,3 @@ def test_a_run_that_never_succeeds_counts_as_0_if_another_of_its_task_succeeds(
     found = make_report(tmp_path)
     (row,) = found.rows
     assert (row.mean, row.seeds) == (40.0, 2) and not found.returns
-
-
-def test_a_success_of_0_is_ignored_if_a_run_stops_reporting_success(tmp_path):
-    """Earlier versions wrote 0 for an environment without success, and such a run may resume."""
-    write_returns(tmp_path, "mine:Walker-v0", 0, {0: -90.0, 1_000_000: -10.0}, {0: 0.0})
-    found = make_report(tmp_path)
-    assert not found.rows and [entry.mean for entry in found.returns] == [-10.0]

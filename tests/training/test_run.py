@@ -10,7 +10,7 @@ import pytest
 import main as program
 from configs.agent_file import load_source
 from configs.agent_source import ROOT
-from configs.flags import UNHASHED, parse_flags
+from configs.flags import parse_flags
 from envs.probe import write_dataset
 from reports import reading
 from tests.agents.tiny_agents import random_batch, tiny
@@ -19,9 +19,9 @@ from training import data as data_module
 from training.plan import plan
 from training.policy import load_policy
 from training.run import Run, total_updates
-from training.stored import check_folder, differences
+from training.stored import differences
 from utils.errors import UserError
-from utils.files import digest, read_json, write_json
+from utils.files import read_json, write_json
 from utils.logging import read_csv, warn_once
 
 ENV_NAME = "envs.probe:ProbeReward-v0"
@@ -237,40 +237,6 @@ def test_changes_of_the_checkout_since_a_run_began_are_mentioned_each_time_it_re
         assert printed().err.count(mention) == 1
 
 
-def as_older(folder, path):
-    """Turn a run folder into that of an older version, named by the file's path, without source."""
-    older = dict(read_json(folder / "config.json"))
-    del older["source"]
-    write_json(folder / "config.json", older)
-    shutil.rmtree(folder / "source")
-    values = older["flags"] | {
-        f"agent.{key}": value for key, value in older["agent"].items()
-    }
-    given = {
-        name for name, source in older["sources"].items() if source == "command line"
-    }
-    identity = {"agent_file": str(path)}
-    identity |= {name: values[name] for name in given - UNHASHED}
-    return folder.rename(folder.with_name(f"mine_s0_{digest(identity)}"))
-
-
-def test_a_run_of_an_older_version_resumes_in_its_folder(begun, tmp_path, printed):
-    (dataset, exp, agent), new = begun
-    older = as_older(new, agent)
-    assert older != new and planned(dataset, exp, agent).folder == older
-    assert program.main(words(dataset, exp, agent, "--offline_steps=4")) == 0
-    assert f"resumed at step 2: {older}" in printed().out and not new.exists()
-    assert (older / "source" / "gain.py").is_file()  # from now on it keeps its source
-    assert planned(dataset, exp, agent).folder == older
-    fork(tmp_path / "code", gain=0.5)
-    assert planned(dataset, exp, agent).folder not in (older, new)
-    # If the config.json is damaged, the code is unknown, and no new run begins.
-    (older / "config.json").write_text("{")
-    assert planned(dataset, exp, agent).folder == older
-    assert program.main(words(dataset, exp, agent)) == 1
-    assert "config.json is damaged" in printed().err
-
-
 def store_setting(folder, part, name, source):
     """Add a setting to config.json, as a version that still had it stored it."""
     config = read_json(folder / "config.json")
@@ -310,26 +276,6 @@ def test_a_stored_setting_that_is_unknown_now_is_refused_if_it_was_set(
     assert (folder / "config.json").read_bytes() == before
 
 
-def test_a_run_under_the_alias_of_its_task_is_mentioned(tmp_path, printed):
-    flags = [
-        "main.py",
-        "--env_name=scene-play-singletask-task2-v0",
-        f"--save_dir={tmp_path}",
-    ]
-    run = plan(parse_flags(flags))[0]
-    older = tmp_path / "Debug" / "scene-play-singletask-v0" / run.folder.name
-    check_folder(run)
-    assert printed().err == ""
-    older.mkdir(parents=True)
-    write_json(older / "config.json", {})
-    check_folder(run)
-    advice = f"to continue it, move it to {run.folder}"
-    expected = (
-        f"warning: {older} is this run under another name of its task; {advice}\n"
-    )
-    assert printed().err == expected
-
-
 # ---------------------------------------------------------------- its name in a report
 
 
@@ -364,17 +310,13 @@ def test_a_report_distinguishes_agents_of_one_name_by_their_code(tmp_path):
         f"mine agent_source={code}" for code in codes
     ]
     assert codes[0] == codes[1] != codes[2]
-    # For the checkout's agents and for runs of an older version, the file's path decides.
+    # For the checkout's agents the name of the file decides.
     ours = load_source(ROOT / "agents" / "fql.py").record()["source"]
     for seed, letter in enumerate("ab"):
         record = ours | {"digest": letter}
         write_reported(tmp_path / "ours", task, seed, "agents/mine.py", record)
     write_reported(tmp_path / "ours", task, 2, "agents/mine.py", None)
     assert methods(tmp_path / "ours", 3) == ["mine"] * 3
-    write_reported(tmp_path / "ours", task, 3, "/my/mine.py", None)
-    assert methods(tmp_path / "ours", 4) == ["mine"] * 3 + [
-        "mine agent_file=/my/mine.py"
-    ]
 
 
 def test_a_report_counts_the_alias_of_a_task_as_that_task(tmp_path):

@@ -316,16 +316,6 @@ def test_a_folder_that_starts_again_is_another_run_in_wandb(tmp_path, wandb_call
     assert all(re.fullmatch("[0-9a-f]{16}", found) for found in ids)
 
 
-def test_a_run_that_an_older_version_logged_to_wandb_is_continued(
-    tmp_path, wandb_calls
-):
-    runs = ("run-20250102_000000-0123abcd", "offline-run-20250203_000000-4567cdef")
-    for name in (*runs, "latest-run"):
-        (tmp_path / "wandb" / name).mkdir(parents=True)
-    log_to_wandb(tmp_path)
-    assert wandb_calls[0]["id"] == "4567cdef"
-
-
 def test_backends_are_imported_only_when_asked_for(tmp_path, monkeypatch):
     for name in ("tensorboardX", "wandb"):
         monkeypatch.setitem(sys.modules, name, None)  # importing them fails
