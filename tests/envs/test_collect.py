@@ -466,31 +466,6 @@ def test_a_killed_collection_resumes_and_writes_the_same_file(tmp_path, started)
     assert len(files(folder)) == 2  # the files of single episodes are deleted
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--env_name=scene", "--transitions=ten"], "--transitions=ten"),
-        (["--env_name=antmaze-large"], "expert policies"),
-        (["--env_name=scene", "--worker=3"], "worker"),
-        ([], "env_name"),
-    ],
-)
-def test_errors_of_the_program_are_one_line(arguments, message, tmp_path):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "scripts/make_data.py",
-            f"--ogbench_dataset_dir={tmp_path}",
-            *arguments,
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2 and message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1 and not any(tmp_path.iterdir())
-
-
 def test_workers_never_import_jax():
     code = (
         "import sys, envs.collect, envs.datasets, envs.download; sys.argv=['x']; "

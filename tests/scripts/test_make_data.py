@@ -46,3 +46,19 @@ def test_words_that_would_be_ignored_are_refused(words, message, monkeypatch, ca
     monkeypatch.setattr(make_data, "collect", None)
     assert make_data.main(["make_data.py", "--env_name=scene-play", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--env_name=scene", "--transitions=ten"], "--transitions=ten"),
+        (["--env_name=antmaze-large"], "expert policies"),
+        (["--env_name=scene", "--worker=3"], "worker"),
+        ([], "env_name"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_files(words, message, tmp_path, capsys):
+    place = f"--ogbench_dataset_dir={tmp_path}"
+    assert make_data.main(["make_data.py", place, *words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line and not any(tmp_path.iterdir())
