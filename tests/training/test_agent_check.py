@@ -26,7 +26,9 @@ def check(module, **settings):
     tiny |= {"flow_steps": 3, "horizon_length": 3, "action_chunking": True}
     tiny |= {"batch_size": 8} | settings
     config.update({key: value for key, value in tiny.items() if key in config})
-    agent = module.AGENT.create(jax.random.key(0), *DATA.dims, config)
+    agent = jax.eval_shape(
+        lambda: module.AGENT.create(jax.random.key(0), *DATA.dims, config)
+    )
     check_agent(RUN, agent, DATA)
 
 
