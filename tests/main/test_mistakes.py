@@ -1,6 +1,5 @@
 """main.py refuses mistaken command lines with one line of error."""
 
-import json
 import os
 import signal
 import subprocess
@@ -8,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.tiny_runs import FILE, ROOT, TASK, only_run, run, train
+from tests.tiny_runs import FILE, ROOT, TASK, run, train
 
 MISTAKES = {
     "unknown environment": (["--env_name=puzle-4x4"], "--env_name", "puzzle-4x4"),
@@ -188,19 +187,6 @@ def test_a_command_ends_quietly_when_its_reader_closes_the_pipe(command, tmp_pat
     with subprocess.Popen(words, **pipes, text=True, cwd=ROOT) as process:
         process.stdout.close()
         assert (process.stderr.read(), process.wait()) == ("", 128 + signal.SIGPIPE)
-
-
-@pytest.mark.ci
-def test_other_settings_in_the_same_folder_are_refused(data, tmp_path, capsys):
-    assert train(data, tmp_path, "--online_steps=0") == 0
-    folder = only_run(tmp_path)
-    config = json.loads((folder / "config.json").read_text())
-    config["agent"]["lr"] = 0.5
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "done.json").unlink()
-    assert train(data, tmp_path, "--online_steps=0") == 2
-    assert "--agent.lr: stored 0.5, now 0.0003" in capsys.readouterr().err
-    assert train(data, tmp_path, "--online_steps=0", "--overwrite") == 0
 
 
 def test_only_the_smoke_preset_acts_at_random_where_there_is_no_oracle(

@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 
 from envs.tasks import dataset_name
-from tests.tiny_runs import ROOT, TASK, TINY, only_run, run, train, unwrapped
+from tests.tiny_runs import (
+    ROOT,
+    TASK,
+    TINY,
+    only_run,
+    resolved,
+    run,
+    train,
+    unwrapped,
+)
 from training.checkpoints import Checkpoints
 from training.plan import plan
 from training.replay_file import ReplayFile
@@ -101,9 +110,8 @@ def check_progress(lines, rows, evaluations):
         assert shown in line if row else "KL" not in line and "λ" not in line
 
 
-@pytest.mark.ci
-def test_the_readmes_fork_command_trains_a_copied_agent(
-    data, tmp_path, monkeypatch, capsys
+def test_the_readmes_fork_command_plans_runs_of_a_copied_agent(
+    tmp_path, monkeypatch, capsys
 ):
     readme = (ROOT / "README.md").read_text()
     (line,) = re.findall(
@@ -121,13 +129,10 @@ def test_the_readmes_fork_command_trains_a_copied_agent(
         output.startswith(f"{fork.stem}: 5 runs in ")
         and output.count("  seed 0\n") == 5
     )
-    assert train(data, "exp", agent, setting, "--online_steps=0") == 0
-    config = json.loads((only_run(tmp_path / "exp") / "config.json").read_text())
+    settings = resolved(place, agent, setting)
+    assert settings.source.file == fork.resolve()
     key, value = setting.removeprefix("--agent.").split("=")
-    assert config["agent"][key] == float(value)
-    rows = CsvLog(only_run(tmp_path / "exp") / "train.csv").read()
-    # The run used the overridden hook.
-    assert {row["dual/lam"] for row in rows} == {np.float32(value)}
+    assert settings.agent[key] == float(value)
 
 
 @pytest.mark.ci
@@ -327,21 +332,6 @@ def test_nan_stops_the_run_and_the_error_names_the_metric_and_the_last_checkpoin
         r" checkpoint yet",
         error,
     )
-
-
-@pytest.mark.ci
-def test_load_policy_gives_chunks_of_the_trained_agent(data, tmp_path):
-    from training.policy import load_policy
-
-    flags = ["--horizon_length=3", "--agent.action_chunking=True", "--online_steps=0"]
-    assert train(data, tmp_path, *flags) == 0
-    policy = load_policy(only_run(tmp_path))
-    one, many = policy(np.zeros(2, np.float32)), policy(np.zeros((5, 2), np.float32))
-    assert (one.shape, many.shape) == ((3, 2), (5, 3, 2))
-    assert np.abs(many).max() <= 1.0
-    assert np.unique(many, axis=0).shape == many.shape  # fresh noise in every entry
-    with pytest.raises(UserError, match="is not the folder of a run"):
-        load_policy(tmp_path)
 
 
 @pytest.mark.ci
