@@ -79,7 +79,6 @@ def sparse(path: Path) -> None:
 
 STRANGER = {"agent_file": "a.py", "flags": {}, "agent": {}, "sources": {}}
 DEEP = '{"agent_file": ' + "[" * 100_000 + "]" * 100_000 + "}"
-NESTED = '{"agent_file": ' + "[" * 300 + "]" * 300 + "}"
 
 ODD: dict[str, tuple[Callable[[Path], None], str]] = {
     "no entries": (text("config.json", "{}"), "config.json .*agent_file is missing"),
@@ -151,10 +150,6 @@ ODD: dict[str, tuple[Callable[[Path], None], str]] = {
         "config.json is damaged .'utf-8' codec can't encode",
     ),
     "deep": (text("config.json", DEEP), "config.json is damaged .nested too deeply"),
-    "nested": (
-        text("config.json", NESTED),
-        "config.json is damaged .nested too deeply",
-    ),
     "a long number": (
         text("config.json", "9" * 10_000),
         "config.json is damaged .Exceeds",

@@ -16,8 +16,6 @@ from utils.errors import DamagedFile, UserError
 JSON_BYTES = 1 << 24
 CSV_BYTES = 1 << 29
 """Size limits for the JSON and CSV files that are read."""
-JSON_LEVELS = 20
-"""How deep objects and lists may be nested: ours are 4 deep, and Python's limit is 1000."""
 
 
 def expanded(path: str | os.PathLike, flag: str = "") -> Path:
@@ -166,30 +164,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(content.decode())
-        check_object(value)
+        if not isinstance(value, dict):
+            raise ValueError("no object")
+        # half of a surrogate pair and deep nesting can be read but not written
+        json.dumps(value, ensure_ascii=False, indent=1).encode()
     except RecursionError as error:
         raise DamagedFile(path, "nested too deeply") from error
     except ValueError as error:
         raise DamagedFile(path, str(error)) from error
     return value
-
-
-def check_object(value: Any) -> None:
-    """Raise ValueError for a JSON value that is not an object or cannot be written again."""
-    if not isinstance(value, dict):
-        raise ValueError("no object")
-    if is_deeper(value, JSON_LEVELS):
-        raise ValueError("nested too deeply")
-    # half of a surrogate pair has no encoding
-    json.dumps(value, ensure_ascii=False).encode()
-
-
-def is_deeper(value: Any, levels: int) -> bool:
-    """Whether objects and lists are nested more than `levels` deep."""
-    if not isinstance(value, dict | list):
-        return False
-    inside = value.values() if isinstance(value, dict) else value
-    return not levels or any(is_deeper(inner, levels - 1) for inner in inside)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -117,8 +117,7 @@ class ProgressBar(TerminalBar):
             budget = f"/{kl_budget:.3g}" if has_budget else ""
             self.figures["kl"] = f"KL {path_kl:.3g}{budget}"
         if lam is not None:
-            symbol = "λ" if can_encode(self.target, "λ") else "lam"
-            self.figures["lam"] = f"{symbol} {lam:.3g}"
+            self.figures["lam"] = f"λ {lam:.3g}"
         if self.moving:
             self.refresh()
         else:
@@ -132,7 +131,7 @@ class ProgressBar(TerminalBar):
         name, rest = fit_line(
             self.name, self.parts((self.n - count) / max(taken, 1e-9)), WIDTH
         )
-        self.write_line(self.encoded(f"{name}  {rest}"))
+        self.write_line(f"{name}  {rest}")
 
     def parts(self, rate: float | None) -> dict[str, str]:
         """Return what follows the name on a line, in order; empty parts are left out later."""
@@ -144,10 +143,6 @@ class ProgressBar(TerminalBar):
             "left": f"{clock(left)} left" if left else "",
         }
 
-    def encoded(self, text: str) -> str:
-        """Replace the ellipsis of a shortened name where the target cannot encode it."""
-        return text if can_encode(self.target, text) else text.replace("…", "~")
-
     def __str__(self) -> str:
         """Return the moving line, with a bar between name and figures where there is room."""
         meter = self.format_dict
@@ -158,9 +153,9 @@ class ProgressBar(TerminalBar):
         name, rest = fit_line(self.name, self.parts(meter["rate"] or average), width)
         room = width - len(name) - len(rest) - 6
         if room < SHORTEST_BAR:
-            return self.encoded(f"{name}  {rest}")
+            return f"{name}  {rest}"
         bar = Bar(self.n / self.total, room, Bar.ASCII if meter["ascii"] else Bar.UTF)
-        return self.encoded(f"{name}  |{bar}|  {rest}")
+        return f"{name}  |{bar}|  {rest}"
 
 
 class Counter(TerminalBar):
@@ -268,15 +263,6 @@ def clock(seconds: float) -> str:
     if days:
         return f"{days}d{hour:02}h"
     return f"{hours}h{minute:02}m" if hours else f"{minute}:{second:02}"
-
-
-def can_encode(file: TextIO, text: str) -> bool:
-    """Whether the encoding of a file has these characters."""
-    try:
-        text.encode(getattr(file, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 class NullFile:

@@ -174,16 +174,6 @@ def test_no_budget_is_shown_where_there_is_none():
     ] * 2
 
 
-def test_a_file_that_is_not_unicode_gets_plain_letters():
-    raw = io.BytesIO()
-    file = io.TextIOWrapper(raw, encoding="latin-1")
-    with ProgressBar(1_000_000, NAME, file=file) as bar:
-        bar.update(123_456)
-        bar.status(60.0, **FIGURES)
-    file.flush()
-    assert "  lam 1.02  " in raw.getvalue().decode("ascii")
-
-
 @pytest.mark.parametrize(
     ("count", "text"),
     [
