@@ -12,6 +12,7 @@ from envs.ogbench import make_env
 from envs.workers import SLOTS, EnvWorkers, default_workers
 from training.evaluator import without_optimiser
 from training.policy import evaluation_policy
+from utils.replay import chunk_length
 from utils.sharding import host_device
 
 TASK = "puzzle-4x4-play-singletask-task1-v0"
@@ -25,7 +26,7 @@ def evaluation_speed(agent: Any, episodes: int) -> list[dict[str, float]]:
     """
     result = [one_process_loop(agent, episodes)]
     policy = evaluation_policy(jax.device_put(without_optimiser(agent), host_device()))
-    length = agent.config.horizon_length if agent.config.action_chunking else 1
+    length = chunk_length(agent.config)
     limit = default_workers()
     for workers in sorted({1, 2, 4, SLOTS, limit} & set(range(1, limit + 1))):
         with EnvWorkers(TASK, workers=workers) as processes:

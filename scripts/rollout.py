@@ -156,19 +156,14 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     from envs.robomimic_data import Recipe
     from envs.video import film, film_maker
     from envs.workers import EnvWorkers, default_workers, maker
-    from training.policy import (
-        chunk_length,
-        evaluation_policy,
-        evaluation_values,
-        load_run,
-    )
+    from training.policy import evaluation_policy, evaluation_values, load_run
     from utils.logging import say
+    from utils.replay import chunk_length
 
-    agent, stored = load_run(run_dir, fv.best, fv.trust)
+    agent, stored, _ = load_run(run_dir, best=fv.best, trust=fv.trust)
     task = task_of(stored, fv.env_name)
-    seed = fv.seed
+    seed = stored["flags"]["seed"] if fv.seed is None else fv.seed
     config = agent.config
-    seed = stored["flags"]["seed"] if seed is None else seed
     policy = evaluation_policy(agent)
     values = evaluation_values(agent)
     expected = np.full(fv.episodes, np.nan)
@@ -206,20 +201,18 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     print_episodes(result, expected, stored["flags"].get("sparse", False))
     if not fv.video:
         return 0
-    episodes = min(fv.episodes, fv.video_episodes)
-    path = expanded(fv.video)
-    shape = (seed, chunk_length(config), stored["action_dim"], fv.video_frame_skip)
-    caption = task.removesuffix("-v0")
-    make_film = film_maker(recipe)
     with handled():
         filmed = film(
             task,
             policy,
-            path,
-            episodes,
-            *shape,
-            make_env=make_film,
-            caption=caption,
+            expanded(fv.video),
+            min(fv.episodes, fv.video_episodes),
+            seed,
+            chunk_length(config),
+            stored["action_dim"],
+            fv.video_frame_skip,
+            make_env=film_maker(recipe),
+            caption=task.removesuffix("-v0"),
             values=values,
         )
     print(filmed or "no film")

@@ -87,7 +87,7 @@ def test_a_policy_takes_raw_observations_and_scales_them_like_the_data(root, tmp
     data = load_dataset(LIFT, root / "data", environment=False)
     rows = data["rows"][3:5]  # demo_1
     raw = raw_observations()
-    agent, stored = load_run(run_of(root))
+    agent, stored, _ = load_run(run_of(root))
     recipe = stored["environment"]
     scaled = 2 * ((raw - recipe["low"]) / (np.subtract(recipe["high"], recipe["low"]) + 1e-6) - 0.5)  # fmt: skip
     np.testing.assert_allclose(scaled, data["observations"][rows], atol=1e-6)

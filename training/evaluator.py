@@ -20,11 +20,12 @@ from envs.workers import (
     default_workers,
     make_task,
 )
-from training.policy import chunk_length, evaluation_policy
+from training.policy import evaluation_policy
 from training.seeds import Seeds
 from utils import preemption
 from utils.logging import say
 from utils.progress import SECONDS_PER_LINE
+from utils.replay import chunk_length
 from utils.sharding import host_device
 
 

@@ -34,10 +34,8 @@ from agents.base import Agent
 from configs.agent_source import ROOT
 from configs.run_folder import evaluation_lines
 from envs.tasks import dataset_name
-from training.checkpoints import Checkpoints, agent_from
 from training.policy import (
     Scaling,
-    best_evaluated,
     chunks_from_seed,
     load_run,
     scaling_of,
@@ -61,8 +59,7 @@ def export_policy(
 ) -> dict[str, Any]:
     """Write the policy of a run folder to a file; return the content of its about.json.
 
-    Raises UserError for the same reasons as `load_run`, for a step without a checkpoint, and if
-    the file exists.
+    Raises UserError for the same reasons as `load_run`, and if the file exists.
 
     Args:
         run_dir: the run folder.
@@ -77,40 +74,12 @@ def export_policy(
     if path.is_dir() or (path.exists() and not overwrite):
         remedy = "a file in it" if path.is_dir() else "another name, or --overwrite"
         raise UserError(f"--out={out} exists; give {remedy}")
-    agent, stored, step = load_checkpoint(folder, step, best, trust)
+    agent, stored, step = load_run(folder, step, best, trust)
     dims = stored["observation_dim"], stored["action_dim"]
     exported = export_agent(agent, *dims, scaling_of(stored))
     about = describe(exported) | provenance(folder, stored, step)
     write_policy(path, exported, about)
     return about
-
-
-def load_checkpoint(
-    folder: Path,
-    step: int | None,
-    best: bool,
-    trust: bool,
-) -> tuple[Agent, dict[str, Any], int]:
-    """Load (agent, config.json, step) at a checkpoint of a run folder.
-
-    The arguments are those of `export_policy`. With `best`, the newest checkpoint is used if
-    none was evaluated.
-    """
-    agent, stored = load_run(folder, trust=trust)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    steps = checkpoints.steps()
-    if step is not None and step not in steps:
-        there = ", ".join(map(str, steps))
-        raise UserError(
-            f"--step={step}: {folder} has no such checkpoint; it has {there}"
-        )
-    if best:
-        step = best_evaluated(folder, steps)
-    if step is None:
-        step, tree, _ = next(checkpoints.readable())  # `load_run` found one
-    else:
-        tree, _ = checkpoints.read(step)
-    return agent_from(tree["agent"], agent, folder), stored, step
 
 
 def export_agent(

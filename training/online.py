@@ -8,14 +8,13 @@ import numpy as np
 from envs.evaluation import reset_seed
 from envs.workers import ChunkResult, EnvWorkers, LocalEnvs, maker
 from training.journal import Journal
-from training.policy import chunk_length
 from training.replay_file import as_dataset
 from training.run import Run
 from training.seeds import Seeds
 from training.updates import Updates
 from utils.errors import RunError
 from utils.logging import warn
-from utils.replay import Transitions
+from utils.replay import Transitions, chunk_length
 from utils.sharding import stack_seeds
 
 ONLINE_SEEDS = 1 << 20
@@ -255,17 +254,16 @@ class Interaction:
         self, wanted: Mapping[int, np.ndarray | None], online_step: int
     ) -> dict[int, np.ndarray | None]:
         """Return the policies' chunks [H, A] by seed at observations [O]; None for None."""
-        present = [each for each in wanted.values() if each is not None]
-        if not present:
-            return dict(wanted)
-        observations = np.zeros((len(self.seeds), *present[0].shape), np.float32)
-        for seed, observation in wanted.items():
-            observations[seed] = 0.0 if observation is None else observation
-        acted = self.updates.act(observations, online_step)
-        return {
-            seed: None if observation is None else acted[seed].reshape(self.chunk_shape)
-            for seed, observation in wanted.items()
-        }
+        asking = {seed: each for seed, each in wanted.items() if each is not None}
+        chunks: dict[int, np.ndarray | None] = dict.fromkeys(wanted)
+        if asking:
+            shape = next(iter(asking.values())).shape
+            observations = np.zeros((len(self.seeds), *shape), np.float32)
+            for seed, observation in asking.items():
+                observations[seed] = observation
+            acted = self.updates.act(observations, online_step)
+            chunks |= {seed: acted[seed].reshape(self.chunk_shape) for seed in asking}
+        return chunks
 
     def _require_finite(self, seed: int, chunk: np.ndarray | None, step: int) -> None:
         """Mark a seed as broken if its chunk [H, A] is not finite."""

@@ -46,11 +46,6 @@ def act_with_keys(agent: Agent, observations: jax.Array, keys: jax.Array) -> jax
     return agent.act(observations, jax.vmap(noise, out_axes=1)(keys))
 
 
-def chunk_length(config: Any) -> int:
-    """Return the number of environment steps per policy call."""
-    return config.horizon_length if config.action_chunking else 1
-
-
 def evaluation_policy(agent: Agent) -> Policy:
     """Return an agent as a policy for `envs.evaluation.evaluate`."""
     return lambda observations, keys: np.asarray(
@@ -80,19 +75,23 @@ def evaluation_values(agent: Agent) -> Values | None:
 
 
 def load_run(
-    run_dir: str | os.PathLike, best: bool = False, trust: bool = False
-) -> tuple[Agent, dict[str, Any]]:
-    """Load the agent of a run folder, and its config.json.
+    run_dir: str | os.PathLike,
+    step: int | None = None,
+    best: bool = False,
+    trust: bool = False,
+) -> tuple[Agent, dict[str, Any], int]:
+    """Load the agent at a checkpoint of a run folder, its config.json, and the step.
 
     The agent's code is the source in the run folder, not the current agent file. **That code is
     executed.** `trust` is needed unless each of its files equals one of this checkout or was
     trained on this machine: load only runs of people whom you trust.
 
-    Raises UserError if the folder holds no readable checkpoint of a run, and if its code is not
-    trusted; the message lists the files.
+    Raises UserError if the folder holds no such checkpoint or none that can be read, and if its
+    code is not trusted; the message lists the files.
 
     Args:
         run_dir: the run folder.
+        step: the step of the checkpoint; None for the newest that can be read.
         best: whether to load the checkpoint with the best evaluation instead of the newest.
         trust: whether unknown code may be executed.
     """
@@ -100,12 +99,19 @@ def load_run(
     stored = read_stored(folder)
     agent = create_untrained(folder, stored, agent_of_run(folder, stored, trust))
     checkpoints = Checkpoints(folder / "checkpoints")
-    step = best_evaluated(folder, checkpoints.steps()) if best else None
+    steps = checkpoints.steps()
+    if step is not None and step not in steps:
+        there = ", ".join(map(str, steps)) or "none"
+        raise UserError(
+            f"--step={step}: {folder} has no such checkpoint; it has {there}"
+        )
+    if best:
+        step = best_evaluated(folder, steps)
     if step is not None:
         tree, _ = checkpoints.read(step)
-        return agent_from(tree["agent"], agent, folder), stored
-    for _, tree, _ in checkpoints.readable():
-        return agent_from(tree["agent"], agent, folder), stored
+        return agent_from(tree["agent"], agent, folder), stored, step
+    for step, tree, _ in checkpoints.readable():
+        return agent_from(tree["agent"], agent, folder), stored, step
     raise UserError(f"{folder} holds no checkpoint that can be read")
 
 
@@ -156,9 +162,8 @@ def agent_of_run(
     """Load the class of the agent that a run began with.
 
     The code is executed from the run folder, or from the recorded path if the code there is
-    equal (it may read data files beside it). A warning mentions code that has changed. Runs of
-    older versions kept no source: their file is searched at its recorded path, then in the
-    checkout. Raises UserError as `load_source` does, and UntrustedError.
+    equal (it may read data files beside it). A warning mentions code that has changed. Raises
+    UserError if the folder has no source and as `load_source` does, and UntrustedError.
 
     Args:
         folder: the run folder.
@@ -166,13 +171,10 @@ def agent_of_run(
         trust: whether unknown code may be executed.
     """
     kept = kept_source(folder, stored)
-    recorded = Path(stored["agent_file"])
-    path = ROOT / recorded
-    admit = None if trust else check_trusted
     if kept is None:
-        path = recorded if recorded.is_file() else path
-        warn(f"{folder} keeps no source of its agent; {path.absolute()} is used")
-        return load_source(path, admit=admit).module.AGENT
+        raise UserError(f"{folder} lacks the code of its agent, source/")
+    path = ROOT / stored["agent_file"]
+    admit = None if trust else check_trusted
     if admit:  # all files in one error; `load_source` would report them one by one
         admit({kept.file.parent / name: content for name, content in kept.kept.items()})
     mention_changes(kept, folder)
@@ -306,7 +308,7 @@ def load_policy(
         best: whether to load the checkpoint with the best evaluation instead of the newest.
         trust: whether unknown code may be executed.
     """
-    agent, stored = load_run(run_dir, best, trust)
+    agent, stored, _ = load_run(run_dir, best=best, trust=trust)
     scale = scaling_of(stored)
     action_dim = stored["action_dim"]
 

@@ -19,7 +19,7 @@ from training.evaluator import Evaluations, Evaluator, without_optimiser
 from training.journal import Journal
 from training.keys import keys_of
 from training.online import Interaction
-from training.policy import chunk_length, evaluation_policy
+from training.policy import evaluation_policy
 from training.run import Run, first_learning_step
 from training.seeds import Seeds
 from training.stored import prepare_folder
@@ -29,7 +29,13 @@ from utils.errors import RunError
 from utils.logging import say, short_path
 from utils.prefetch import Block, place_dataset
 from utils.progress import ProgressBar
-from utils.replay import FIELDS, Replay, Transitions, transitions_per_sequence
+from utils.replay import (
+    FIELDS,
+    Replay,
+    Transitions,
+    chunk_length,
+    transitions_per_sequence,
+)
 
 
 def train_runs(

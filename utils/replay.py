@@ -206,7 +206,7 @@ def gather_chunks(
 
 
 def draw_starts(
-    parts: Parts, key: jax.Array, batch_size: int, horizon: int, points: int = 1
+    parts: Parts, key: jax.Array, batch_size: int, horizon: int, points: int
 ) -> jax.Array:
     """Draw the starts [B] of a batch, uniform on 0..N-H for N transitions in all parts.
 
@@ -238,6 +238,11 @@ def sample(
     """Sample a batch of chunks [B, H, ...]; the arguments are those of `draw_starts`."""
     starts = draw_starts(parts, key, batch_size, horizon, points)
     return gather_chunks(parts, starts, horizon, discount, points)
+
+
+def chunk_length(config: Any) -> int:
+    """Return the environment steps per policy call: H with action chunking, else 1."""
+    return config.horizon_length if config.action_chunking else 1
 
 
 def chunks_per_sequence(config: Any) -> int:

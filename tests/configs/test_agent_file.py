@@ -577,22 +577,10 @@ def test_changes_of_the_checkouts_own_modules_are_mentioned(begun, printed):
     assert printed().err == f"warning: {changed} since {folder} began\n"
 
 
-def test_a_run_without_a_kept_source_says_which_file_it_uses(
-    begun, printed, monkeypatch
-):
-    folder, stored, path = begun
-    del stored["source"]
-    assert agent_of_run(folder, stored, trust=True) is load_source(path).module.AGENT
-    used = f"warning: {folder} keeps no source of its agent; {path} is used\n"
-    assert printed().err == used
-    monkeypatch.chdir("/")
-    stored["agent_file"] = "agents/fql.py"
-    assert (
-        agent_of_run(folder, stored, trust=True)
-        is load_source(AGENTS / "fql.py").module.AGENT
-    )
-    stored["agent_file"] = "agents/gone.py"
-    with pytest.raises(UserError, match="there is no such file"):
+def test_a_run_folder_without_its_agents_source_is_refused(begun):
+    folder, stored, _ = begun
+    shutil.rmtree(folder / "source")
+    with pytest.raises(UserError, match="lacks the code of its agent, source/"):
         agent_of_run(folder, stored, trust=True)
 
 

@@ -112,9 +112,7 @@ def test_copies_of_the_checkouts_agents_need_no_trust_flag_in_any_folder(tmp_pat
     assert not trusted_file().exists()
 
 
-@pytest.mark.parametrize(
-    "claim", ["a module beside it", "of the checkout", "no source"]
-)
+@pytest.mark.parametrize("claim", ["a module beside it", "of the checkout"])
 def test_every_file_is_checked_before_it_is_executed(claim, strange, tmp_path):
     """This holds whatever config.json claims, and in every folder."""
     folder, stored, made = strange
@@ -128,12 +126,9 @@ def test_every_file_is_checked_before_it_is_executed(claim, strange, tmp_path):
         (elsewhere / "fql.py").write_bytes(known)
         # It would replace the installed flax, which the agent imports.
         (elsewhere / "flax.py").write_text(f"open({str(made)!r}, 'w').close()")
-    elif claim == "of the checkout":
+    else:
         stored["source"]["of_checkout"] = True
         stored["agent_file"] = "agents/fql.py"
-    else:
-        del stored["source"]
-        (elsewhere / "fql.py").write_text(f"open({str(made)!r}, 'w').close()")
     if claim == "a module beside it":
         # The agent in the run folder is loaded.
         assert agent_of_run(folder, stored).__name__ == "FQL"

@@ -97,7 +97,7 @@ def test_the_policy_of_a_converted_folder_acts_like_the_published_network(conver
 
     observations = np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2)
     chunks = load_policy(converted, seed=4)(observations)
-    agent, _ = load_run(converted)
+    agent, *_ = load_run(converted)
     x0 = jax.random.normal(
         jax.random.fold_in(stream(jax.random.key(4), "policy"), 0), (1, 3, 2)
     )

@@ -93,7 +93,7 @@ def test_the_value_of_a_distributional_critic_is_the_agents_own(tmp_path, capsys
     capsys.readouterr()
     assert run(folder, "--episodes=1", "--seed=6", "--eval_workers=1") == 0
     printed_value = float(capsys.readouterr().out.splitlines()[-2].split()[-1])
-    agent, stored = load_run(folder)
+    agent, stored, _ = load_run(folder)
     policy, starts = evaluation_policy(agent), []
 
     def watched(observations, keys):
@@ -120,7 +120,7 @@ STEERED = {
 def test_a_loaded_policy_is_steered_as_the_equations_say(tmp_path, name, capsys):
     """The episodes of a rollout, too, are those of the run's evaluation."""
     folder = finished_run(tmp_path, name, *STEERED[name])
-    agent, stored = load_run(folder)
+    agent, stored, _ = load_run(folder)
     s = (
         np.random.default_rng(0)
         .normal(size=(6, stored["observation_dim"]))
@@ -191,9 +191,8 @@ def test_other_rewards_of_the_value_are_mentioned(capsys):
 
 
 def test_the_alias_of_a_task_is_that_task():
-    """This also holds for a run of an older version that stored the alias."""
     alias, task = (f"scene-play-singletask-{name}v0" for name in ("", "task2-"))
-    stored = {"flags": {"env_name": alias}}
+    stored = {"flags": {"env_name": task}}
     assert rollout.task_of(stored, None) == rollout.task_of(stored, alias) == task
 
 
