@@ -1,5 +1,6 @@
 """The memory of the processes that run the tests is bounded; a session beyond it fails."""
 
+import math
 import re
 import subprocess
 import sys
@@ -12,24 +13,32 @@ import pytest
 from tests import conftest
 
 
-def memory_maps():
-    return len(Path("/proc/self/maps").read_text().splitlines())
-
-
 @pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux limits the number of maps"
 )
 def test_compiled_programs_are_given_back():
     kept = [jax.jit(lambda x, i=i: jnp.sin(x) * i) for i in range(20)]
     assert [function(1.0) for function in kept][0] == 0
-    compiled = memory_maps()
+    compiled = conftest.memory_maps()
     conftest.release_memory()
-    assert compiled - memory_maps() >= 3 * 20  # code, constants and data of each
+    given_back = compiled - conftest.memory_maps()
+    assert given_back >= 3 * 20  # code, constants and data of each
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+@pytest.mark.parametrize("limit", ["RELEASE_GB", "RELEASE_MAPS"])
+def test_memory_and_maps_each_have_a_limit(limit, monkeypatch):
+    monkeypatch.setattr(conftest, "RELEASE_GB", math.inf)
+    monkeypatch.setattr(conftest, "RELEASE_MAPS", math.inf)
+    assert not conftest.has_grown()
+    monkeypatch.setattr(conftest, limit, 0)
+    assert conftest.has_grown()
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize(("limit", "code"), [("2.0", 0), ("0.01", 1)])
+@pytest.mark.parametrize(
+    ("workers", "limit", "code"), [(0, "0.01", 1), (1, "0.01", 1), (1, "2.0", 0)]
+)
 def test_a_session_with_a_process_beyond_the_limit_fails(
     tmp_path, workers, limit, code
 ):
