@@ -11,6 +11,8 @@ from agents.trqam import lean_adjoint, memoryless_rollout
 from benchmarks.common import seconds
 from utils.replay import chunks_per_sequence
 
+REPEATS = 6
+
 
 class Stages:
     """Compiled functions with their arguments, by the name of the stage."""
@@ -29,24 +31,20 @@ class Stages:
         self.calls[name] = functools.partial(jax.jit(function), *arguments)
         return self.calls[name]()
 
-    def medians(self, repeats: int) -> dict[str, float]:
-        """Return the median seconds of each stage."""
+    def medians(self) -> dict[str, float]:
+        """Return the median seconds of each stage, of `REPEATS` calls."""
         medians = {}
         for name, call in self.calls.items():
-            times = [seconds(call) for _ in range(repeats)]
+            times = [seconds(call) for _ in range(REPEATS)]
             medians[name] = statistics.median(times)
         return medians
 
 
-def stage_seconds(agent: Any, replay: Any, repeats: int = 6) -> dict[str, float]:
+def stage_seconds(agent: Any, replay: Any) -> dict[str, float]:
     """Return the median seconds of the parts of an update.
 
-    Their sum exceeds the time of an update, whose parts share work.
-
-    Args:
-        agent: the agent.
-        replay: what batches are sampled from.
-        repeats: how often each part is timed.
+    Their sum exceeds the time of an update, whose parts share work. `replay` is what batches
+    are sampled from.
     """
     config = agent.config
     agent_class = type(agent)
@@ -76,7 +74,7 @@ def stage_seconds(agent: Any, replay: Any, repeats: int = 6) -> dict[str, float]
     arguments = (agent.params, agent, batch, noise, fixed)
     grads = stages.add("losses and gradients", gradients, *arguments)
     stages.add("optimiser", step, agent, grads)
-    return stages.medians(repeats)
+    return stages.medians()
 
 
 def add_flow_stages(stages: Stages, agent: Any, batch: Any, noise: Any) -> None:

@@ -10,7 +10,6 @@ downloader stores them.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -266,7 +265,7 @@ def _complete(demo: Any, keys: Sequence[str], where: str) -> Arrays:
 def write_demonstrations(
     parts: Sequence[Path], path: Path, recipe: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    """Write demonstrations from their npz files into one HDF5 file, atomically.
+    """Write demonstrations from their npz files into one HDF5 file.
 
     Args:
         parts: npz files with actions, rewards, dones, obs/KEY and next_obs/KEY [T, ...].
@@ -275,9 +274,8 @@ def write_demonstrations(
         settings: of the collection, stored in the file.
     """
     h5py = _h5py(str(path))
-    temporary = parts[0].with_name("merged.tmp")
     total = 0
-    with h5py.File(temporary, "w") as file:
+    with h5py.File(path, "w") as file:
         data = file.create_group("data")
         for number, part in enumerate(parts):
             demo = data.create_group(f"demo_{number}")
@@ -289,7 +287,6 @@ def write_demonstrations(
         data.attrs["total"] = total
         data.attrs["env_args"] = json.dumps(recipe)
         data.attrs[COLLECTION] = json.dumps(settings)
-    os.replace(temporary, path)
 
 
 def made_settings(path: Path) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from utils.logging import say, short_path
 from utils.progress import Counter
 
 _SIZE = 320
+_FPS = 15
 _LINE = 16  # height of a caption's line in pixels
 _NO_GL = ("disabled", "disable", "off", "false", "0", "")
 
@@ -65,18 +66,15 @@ def film(
     chunk_length: int,
     action_dim: int,
     frame_skip: int = 3,
-    fps: int = 15,
     *,
-    slots: int = SLOTS,
     make_env: MakeEnv = make_film_env,
     caption: str = "",
     values: Values | None = None,
 ) -> Path | None:
     """Film the first episodes of an evaluation into one mp4 or gif.
 
-    The policy runs in this process and gets the same batches as in `evaluate` with the same
-    number of slots, so every episode ends as it does there. MUJOCO_GL is the user's value, by
-    default egl.
+    The policy runs in this process and gets the same batches as in an evaluation, so every
+    episode ends as it does there. MUJOCO_GL is the user's value, by default egl.
 
     Args:
         env_name: the task.
@@ -87,8 +85,6 @@ def film(
         chunk_length: H, steps per policy call.
         action_dim: A.
         frame_skip: environment steps per frame.
-        fps: frames per second of the film.
-        slots: the slots of the evaluation.
         make_env: as in EnvWorkers, for environments that render.
         caption: text over the frames, above episode, step and success; "" for none.
         values: the critic's values of the actions, for the caption.
@@ -104,24 +100,28 @@ def film(
     )
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
     gl = "egl" if chosen in _NO_GL else chosen
-    writing = {"part": part, "episodes": episodes, "frame_skip": frame_skip, "fps": fps}
     make_filmed = functools.partial(
-        _make_filmed, **writing, make_env=make_env, caption=caption, value=value
+        _make_filmed,
+        part=part,
+        episodes=episodes,
+        frame_skip=frame_skip,
+        make_env=make_env,
+        caption=caption,
+        value=value,
     )
 
     def filmed_policy(observations: np.ndarray, keys: np.ndarray) -> np.ndarray:
         actions = policy(observations, keys)
         if value and values:
             # the only slot with an episode
-            value.value = values(observations, actions)[episode % slots]
+            value.value = values(observations, actions)[episode % SLOTS]
         return actions
 
     say(f"filming {short_path(path)}, episodes: {episodes}")
-    environ = {"MUJOCO_GL": gl}
     try:
         with (
             EnvWorkers(
-                env_name, slots, workers=1, make_env=make_filmed, environ=environ
+                env_name, workers=1, make_env=make_filmed, environ={"MUJOCO_GL": gl}
             ) as workers,
             Counter("filming", episodes, unit=" ep", kept=False) as bar,
         ):
@@ -156,7 +156,6 @@ def _make_filmed(
     part: Path,
     episodes: int,
     frame_skip: int,
-    fps: int,
     make_env: MakeEnv,
     caption: str,
     value: Any,
@@ -164,10 +163,10 @@ def _make_filmed(
     # GL objects print errors if they are deleted at exit
     sys.unraisablehook = lambda _: None
     env = make_env(env_name)
-    options: dict[str, Any] = {"duration": 1000 / fps, "loop": 0}
+    options: dict[str, Any] = {"duration": 1000 / _FPS, "loop": 0}
     if part.suffix != ".gif":
         # macro_block_size 1: no resizing, frames are cropped below
-        options = {"fps": fps, "macro_block_size": 1}
+        options = {"fps": _FPS, "macro_block_size": 1}
     writer = imageio.get_writer(part, **options)
     return _Filmed(env, writer, episodes, frame_skip, caption, value)
 

@@ -61,9 +61,7 @@ class Curves(NamedTuple):
     schedule: Schedule
 
 
-def read_curves(
-    path: Path, interval: int, axes: str = AXES[0]
-) -> tuple[list[Curves], Notes]:
+def read_curves(path: Path, interval: int, axes: str) -> tuple[list[Curves], Notes]:
     """The learning curves of each method on each task, and notes on how they were read.
 
     Args:
@@ -306,7 +304,7 @@ class Published:
     source: str
 
 
-def read_published(path: Path = PUBLISHED) -> list[Published]:
+def read_published() -> list[Published]:
     """The figures of configs/published.csv."""
 
     def number(cell: str) -> float | None:
@@ -315,7 +313,7 @@ def read_published(path: Path = PUBLISHED) -> list[Published]:
     def count(cell: str) -> int | None:
         return int(cell) if cell else None
 
-    with path.open(newline="") as file:
+    with PUBLISHED.open(newline="") as file:
         return [
             Published(
                 method=line["method"],

@@ -82,7 +82,6 @@ def bootstrap(
     statistic: Callable[..., np.ndarray],
     *scores: np.ndarray,
     replicates: int = REPLICATES,
-    seed: int = 0,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Interval:
     """statistic(*scores) with its stratified bootstrap interval; several arrays are drawn
@@ -94,7 +93,7 @@ def bootstrap(
     value, seeds = float(statistic(*scores)), min(array.shape[-1] for array in scores)
     if seeds < 2:
         return Interval(value, np.nan, np.nan)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     most = max(
         1, CHUNK // (len(scores[0]) * math.prod(array.shape[-1] for array in scores))
     )

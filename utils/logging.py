@@ -294,8 +294,8 @@ class RunLogger:
             "project": os.environ.get("WANDB_PROJECT", "trqam"),
             "name": f"{self.folder.parent.name} {self.folder.name}",
             "dir": str(self.folder),
+            "id": wandb_id(self.folder),
         }
-        defaults["id"] = wandb_id(self.folder)
         try:
             run = importlib.import_module("wandb").init(
                 resume="allow",

@@ -156,11 +156,7 @@ def test_the_interval_is_that_of_the_definition():
 def test_the_bootstrap_is_seeded_and_may_be_drawn_in_pieces(monkeypatch):
     scores = np.random.default_rng(5).random((4, 6))
     at_once = bootstrap(iqm, scores, replicates=300)
-    assert (
-        bootstrap(iqm, scores, replicates=300)
-        == at_once
-        != bootstrap(iqm, scores, replicates=300, seed=1)
-    )
+    assert bootstrap(iqm, scores, replicates=300) == at_once
     # Draw seven replicates at a time.
     monkeypatch.setattr("reports.statistics.CHUNK", 24 * 7)
     pieces = bootstrap(iqm, scores, replicates=300)
