@@ -91,7 +91,8 @@ def hint(error: Exception, file: Path) -> str:
 
 def fault_of(module: ModuleType) -> str:
     """Return what an agent file's AGENT and get_config lack; "" if they are usable."""
-    kind, get_config = (getattr(module, name, None) for name in ("AGENT", "get_config"))
+    kind = getattr(module, "AGENT", None)
+    get_config = getattr(module, "get_config", None)
     if not (isinstance(kind, type) and callable(get_config)):
         return (
             "the file defines no AGENT and get_config; see agents/trqam_fixed_lambda.py"

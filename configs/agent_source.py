@@ -23,14 +23,14 @@ class Source:
     """An agent file and its siblings, as they were read."""
 
     file: Path
-    package: str  # the folder's name in imports: `mine` in `from mine.nets import Net`
-    kept: dict[
-        str, bytes
-    ]  # content of the agent file and its siblings, by path in the folder
-    checkout: dict[
-        str, str
-    ]  # digests of the project's own modules that agents use, by path
-    module: Any = None  # the module of the agent file; None if it was not executed
+    package: str
+    """The folder's name in imports: `mine` in `from mine.nets import Net`."""
+    kept: dict[str, bytes]
+    """The content of the agent file and its siblings, by path in the folder."""
+    checkout: dict[str, str]
+    """The digests of the project's own modules that agents use, by path."""
+    module: Any = None
+    """The module of the agent file; None if it was not executed."""
 
     @property
     def digests(self) -> dict[str, str]:

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from utils.files import user_folder
+from utils.files import user_folder, write_json
 from utils.progress import Counter
 
 READER = 2
@@ -92,7 +91,8 @@ def cached_fingerprint(
     if settled and _identity(files) == identity:
         # without a writable home the data is read again next time
         with contextlib.suppress(OSError):
-            _write(stored, computed)
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            write_json(stored, computed._asdict())
     return computed
 
 
@@ -102,11 +102,3 @@ def _identity(files: Sequence[Path]) -> list[tuple[int, int, int, int]]:
     return [
         (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats
     ]
-
-
-def _write(path: Path, computed: Fingerprint) -> None:
-    """Write a fingerprint atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(computed._asdict()))
-    os.replace(part, path)

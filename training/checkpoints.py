@@ -78,11 +78,14 @@ class Checkpoints:
         return self
 
     def __exit__(self, failed: type[BaseException] | None, *_) -> None:
-        if self._keep is not None:
-            # after an error in the block, that error is reported
-            with contextlib.suppress(*[RunError] if failed else []):
-                self.wait()
-            self._manager.close()
+        if self._keep is None:
+            return
+        try:
+            self.wait()
+        except RunError:
+            if not failed:  # else the error of the block is reported
+                raise
+        self._manager.close()
 
     def steps(self) -> list[int]:
         """Return the steps of all checkpoints, the newest last."""
@@ -118,7 +121,7 @@ class Checkpoints:
                 )
             arrays[name] = _fingerprint(leaf)
         content: dict[str, Any] = {"record": record, "arrays": arrays}
-        content |= {"crc": _crc(json.dumps(content, sort_keys=True).encode())}
+        content |= {"crc": zlib.crc32(json.dumps(content, sort_keys=True).encode())}
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(host), record=ocp.args.JsonSave(content)
         )
@@ -200,7 +203,7 @@ class Checkpoints:
             arguments = ocp.args.Composite(record=ocp.args.JsonRestore())
             content = self._manager.restore(step, args=arguments).record
             crc = content.pop("crc")
-            if crc != _crc(json.dumps(content, sort_keys=True).encode()):
+            if crc != zlib.crc32(json.dumps(content, sort_keys=True).encode()):
                 raise ValueError("its record is not what was written")
             arguments = ocp.args.Composite(state=ocp.args.StandardRestore())
             tree = self._manager.restore(step, args=arguments).state
@@ -266,8 +269,8 @@ def best_step(
     def rank(row: dict[str, Any]) -> tuple[float, float, int]:
         return row.get("success", 0.0), row.get("return", -math.inf), row["step"]
 
-    ranks = (rank(row) for row in evaluations if row["step"] in steps)
-    return max(ranks, default=(0.0, 0.0, None))[2]
+    among = [row for row in evaluations if row["step"] in steps]
+    return max(among, key=rank)["step"] if among else None
 
 
 @functools.cache
@@ -283,12 +286,12 @@ def _quiet_orbax() -> None:
     )
 
 
-def _crc(data: Any) -> int:
-    return zlib.crc32(data)
-
-
 def _fingerprint(leaf: np.ndarray) -> list:
-    return [list(leaf.shape), str(leaf.dtype), _crc(np.ascontiguousarray(leaf))]
+    return [
+        list(leaf.shape),
+        str(leaf.dtype),
+        zlib.crc32(np.ascontiguousarray(leaf).data),
+    ]
 
 
 def _named_leaves(tree: Any) -> list[tuple[str, Any]]:

@@ -112,34 +112,35 @@ def _train_block(
         mesh: the devices that the seeds are sharded over.
     """
 
-    def block(
+    def train_seed(
         agent: Agent,
         window: Window,
         key: jax.Array,
         online: Transitions | None,
-        rows: Rows | None,
+        seed_rows: Rows | None,
         stored: Transitions | HostFed,
     ) -> tuple[Agent, Window, jax.Array]:
-        seeds_replay = replay.replace(stored=stored, online=online)
+        seed_replay = replay.replace(stored=stored, online=online)
         packing = Packing.of(agent)
 
-        def one(
-            carry: tuple[Packed, Window], rows: Rows | None
+        def step(
+            carry: tuple[Packed, Window], update_rows: Rows | None
         ) -> tuple[tuple[Packed, Window], None]:
+            packed, window = carry
             agent, metrics = one_update(
-                packing.unpack(carry[0]),
-                seeds_replay.feed(rows),
+                packing.unpack(packed),
+                seed_replay.feed(update_rows),
                 jax.random.wrap_key_data(key),
             )
-            return (packing.pack(agent), carry[1].add(metrics, agent.step)), None
+            return (packing.pack(agent), window.add(metrics, agent.step)), None
 
-        carry = packing.pack(agent), window
-        (packed, window), _ = jax.lax.scan(one, carry, rows, length=updates)
+        start = packing.pack(agent), window
+        (packed, window), _ = jax.lax.scan(step, start, seed_rows, length=updates)
         agent = packing.unpack(packed)
-        return agent, window, agent.step + 0
+        return agent, window, agent.step + 0  # a new array, which is not donated
 
-    mapped = for_each_seed(block, (0, 0, 0, 0, 0, None), mesh)
-    return mapped(agents, windows, keys, replay.online, rows, replay.stored)
+    train_seeds = for_each_seed(train_seed, (0, 0, 0, 0, 0, None), mesh)
+    return train_seeds(agents, windows, keys, replay.online, rows, replay.stored)
 
 
 @functools.cache
@@ -165,7 +166,7 @@ def store(
     online: Transitions,
     transitions: dict[str, jax.Array],
     first: jax.Array,
-    mesh: Mesh | None = None,
+    mesh: Mesh | None,
 ) -> Transitions:
     """Append one online transition of every seed.
 
