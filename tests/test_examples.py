@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import main as program
 from configs.agent_file import load_source
 from envs.probe import ProbeReward
 from tests.agents.test_optimum import distance_from_optimum
@@ -115,12 +116,12 @@ def test_td3_bc_finds_the_best_action_of_the_probe(tmp_path):
     assert distance_from_optimum(agent) < 0.05
 
 
-@pytest.mark.ci
-def test_td3_bc_trains_offline_and_online(tmp_path):
-    python(
-        "main.py", "--env_name=pointmaze-medium-navigate-singletask-task1-v0", "--agent=examples/td3_bc.py",
-        "--preset=smoke", f"--save_dir={tmp_path}",
-    )  # fmt: skip
+@pytest.mark.slow
+def test_td3_bc_trains_offline_and_online(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    place = "--env_name=pointmaze-medium-navigate-singletask-task1-v0"
+    words = [place, "--agent=examples/td3_bc.py", "--preset=smoke"]
+    assert program.main(["main.py", *words, f"--save_dir={tmp_path}"]) == 0
     (log,) = tmp_path.glob("smoke/*/td3_bc_s0_*/train.csv")
     assert {line["phase"] for line in read_csv(log)} == {"offline", "online"}
     assert not list(tmp_path.glob("bc/**/done.json"))  # it has no base

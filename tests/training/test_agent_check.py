@@ -37,7 +37,7 @@ def check_fork(kind, **settings):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", [*AGENTS, "examples/td3_bc.py"])
 @pytest.mark.usefixtures("no_key_twice")
 def test_every_agent_passes(agent):
     check(load_source(ROOT / agent).module)
