@@ -1,6 +1,7 @@
 """Helpers of command-line programs: argument types, one-line errors and printable output."""
 
 import argparse
+import codecs
 import contextlib
 import math
 import os
@@ -48,6 +49,32 @@ def user_errors_of_flags() -> Iterator[None]:
         raise UserError(text.removeprefix("ERROR:: ")) from error
 
 
+PLAIN = {"±": "+-", "λ": "lambda", "≠": "!=", "√": "sqrt", "≥": ">=", "≤": "<="}
+
+
+def plain_letters(error: UnicodeError) -> tuple[str, int]:
+    """Codec error handler: replace characters that the encoding lacks by ASCII or escapes."""
+    assert isinstance(error, UnicodeEncodeError)
+    letters = error.object[error.start : error.end]
+    shown = [
+        PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in letters
+    ]
+    return "".join(shown), error.end
+
+
+def print_any_text(encoding: str | None) -> None:
+    """Make stdout replace characters that its encoding lacks, instead of raising an error.
+
+    encoding: the new encoding of stdout; None keeps the present one.
+    """
+    codecs.register_error("plain", plain_letters)
+    # stdout may be replaced by another object
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(  # type: ignore[union-attr]
+            encoding=encoding or sys.stdout.encoding, errors="plain"
+        )
+
+
 def run_program(main: Callable[[], int], encoding: str | None = None) -> NoReturn:
     """Run a program and exit with its code, or with 141 if its output was closed.
 
@@ -55,11 +82,7 @@ def run_program(main: Callable[[], int], encoding: str | None = None) -> NoRetur
         main: the program, which returns its exit code.
         encoding: of stdout; None keeps the present one.
     """
-    # what the encoding lacks is escaped; stdout may be replaced by another object
-    with contextlib.suppress(AttributeError):
-        sys.stdout.reconfigure(  # type: ignore[union-attr]
-            encoding=encoding, errors="backslashreplace"
-        )
+    print_any_text(encoding)
     try:
         code = main()
         sys.stdout.flush()
