@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from agents.base import Agent, Loss, Networks
-from agents.flow import step_and_noise
+from agents.flow import step_and_noise, time_grid
 from agents.options import CLIP_GRAD
 from agents.trqam import memoryless_rollout
 from utils.options import Option
@@ -59,11 +59,11 @@ class BAM(Agent):
         s = batch["observations"]
         critic_loss, metrics = self.critic_loss(params["critic"], batch, fixed["td_target"])
         flow_loss = self.flow_loss(params["base"], batch, noise)
-        fields = (params["policy"], self.target_params["base"])
-        policy, base = (self.velocity(field, s) for field in fields)
+        policy = self.velocity(params["policy"], s)
+        base = self.velocity(self.target_params["base"], s)
         x0, eps = noise["sde_x0"], noise["sde_noise"]
         rollout = memoryless_rollout(policy, base, x0, eps, constant=False)
-        _, g = step_and_noise(self.config.flow_steps)
+        _, g = step_and_noise(time_grid(self.config.flow_steps))
         costs = 2.0 / g**2 * (rollout.policy - rollout.base) ** 2
         bc_loss = jnp.mean(jnp.sum(costs[:-1], axis=(0, 2)))
         value = self.pessimistic_value(params["critic"], s, rollout.x_final).mean()

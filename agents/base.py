@@ -22,7 +22,7 @@ from agents.options import COMMON, CRITIC, check_sequences
 from utils.errors import UserError
 from utils.networks import Critic, VelocityField, ensemble
 from utils.options import Options, check, defaults
-from utils.replay import Batch
+from utils.replay import Batch, chunk_length
 
 
 class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
@@ -129,7 +129,7 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
     ) -> Self:
         """A fresh agent for O, A of one environment step, and the updates of the whole run."""
         config = ml_collections.FrozenConfigDict(config)
-        flat = action_dim * (config.horizon_length if config.action_chunking else 1)
+        flat = action_dim * chunk_length(config)
         params = cls.init_params(key, observation_dim, flat, config)
         if cls.POLICY_FROM_BASE and policy_matches_base(params):
             params["policy"] = params["base"]
@@ -236,8 +236,10 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
 
     def update_with_noise(self, batch: Batch, noise: dict) -> tuple[Self, dict, dict]:
         """One update with the random draws given; also returns the fixed quantities."""
-        fixed = {} if self.cloning else self.fixed_quantities(batch, noise)
-        loss = self.cloning_loss if self.cloning else self.loss
+        if self.cloning:
+            loss, fixed = self.cloning_loss, {}
+        else:
+            loss, fixed = self.loss, self.fixed_quantities(batch, noise)
         grads, metrics = jax.grad(loss, has_aux=True)(self.params, batch, noise, fixed)
         optimiser = self.optimiser(self.config, self.cloning)
         updates, opt_state = optimiser.update(grads, self.opt_state, self.params)
@@ -252,4 +254,6 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
             step=self.step + 1,
         )
         metrics |= {"grad_norm": gradient_norm(grads)}
-        return *((agent, metrics) if self.cloning else agent.after_step(metrics)), fixed
+        if not self.cloning:
+            agent, metrics = agent.after_step(metrics)
+        return agent, metrics, fixed

@@ -193,9 +193,8 @@ class Denoising(Agent):
         errors = jnp.mean((noise["ddpm_noise"] - eps) ** 2, axis=-1)
         guidance = self.guidance(eps, fixed["slope"], fixed["deviation"])
         valid = batch["valid"][:, -1] > 0.0
-        denoising_loss, actor_loss = (
-            jnp.mean(jnp.where(valid, term, 1.0)) for term in (errors, guidance)
-        )
+        denoising_loss = jnp.mean(jnp.where(valid, errors, 1.0))
+        actor_loss = jnp.mean(jnp.where(valid, guidance, 1.0))
         own = {"actor/denoising_loss": denoising_loss, "actor/loss": actor_loss}
         return critic_loss + self.config.alpha * denoising_loss + actor_loss, metrics | own
 

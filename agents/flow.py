@@ -93,18 +93,13 @@ def flow_matching_loss(
     return jnp.mean(jnp.mean(error**2, axis=-1) * valid)
 
 
-def euler_step(x: jax.Array, velocity: jax.Array, flow_steps: int) -> jax.Array:
-    """x + h v."""
-    return x + velocity / flow_steps
-
-
 def euler_sample(velocity: Velocity, x0: jax.Array, flow_steps: int) -> jax.Array:
     """Integrate dx = v(x, t) dt from x0 [..., B, D] at t = 0 to t = 1 in `flow_steps` Euler
     steps; the result is not clipped.
     """
 
     def step(x: jax.Array, t: jax.Array) -> tuple[jax.Array, None]:
-        return euler_step(x, velocity(x, t), flow_steps), None
+        return x + velocity(x, t) / flow_steps, None
 
     return loop(step, x0, time_grid(flow_steps))[0]
 
@@ -114,7 +109,7 @@ def memoryless_noise(t: jax.Array, h: float) -> jax.Array:
     return jnp.sqrt(2.0 * (1.0 - t + h) / (t + h))
 
 
-def step_and_noise(flow_steps: int, ts: jax.Array | None = None) -> tuple[float, jax.Array]:
-    """h = 1/K and g_k [K, 1, 1], at the times ts [K]: the time grid unless they are given."""
-    h = 1.0 / flow_steps
-    return h, memoryless_noise(time_grid(flow_steps) if ts is None else ts, h)[:, None, None]
+def step_and_noise(ts: jax.Array) -> tuple[float, jax.Array]:
+    """h = 1/K and g_k [K, 1, 1] at the times ts [K]."""
+    h = 1.0 / len(ts)
+    return h, memoryless_noise(ts, h)[:, None, None]

@@ -45,8 +45,11 @@ def velocity_and_slope(
         v = velocity(x, t)
         a = x + (1.0 - t) * v
         clipped = jnp.clip(a, -1.0, 1.0)
-        return a + jax.lax.stop_gradient(clipped - a) if straight else clipped, v
+        if path == "straight_through":  # the value of the clip, without its gradient
+            clipped = a + jax.lax.stop_gradient(clipped - a)
+        return clipped, v
 
-    straight = path == "straight_through"
     a, transpose, v = jax.vjp(end, x, has_aux=True)
-    return v, slope(a) if path == "approx" else transpose(slope(a))[0]
+    if path == "approx":
+        return v, slope(a)
+    return v, transpose(slope(a))[0]

@@ -41,7 +41,7 @@ from agents.flow import Velocity, loop, memoryless_noise, simulate, step_and_noi
 from agents.options import CLIP_GRAD
 from utils.errors import UserError
 from utils.options import Option
-from utils.replay import Batch
+from utils.replay import Batch, chunk_length
 from utils.trust_region import concerns
 
 
@@ -113,33 +113,32 @@ def lean_adjoint(base: Velocity, xs: jax.Array, adjoint: jax.Array) -> jax.Array
 
 
 def adjoint_matching_loss(
-    delta: jax.Array, adjoints: jax.Array, lam: jax.Array | float, ts: jax.Array | None = None
+    delta: jax.Array, adjoints: jax.Array, lam: jax.Array | float, ts: jax.Array
 ) -> jax.Array:
     """mean_B sum_k || 2 D_k / sigma_k + sigma_k adj_k ||^2 with sigma_k = g_k / sqrt(lam).
 
     delta [K, B, D] is D_k with the gradient to the policy; adjoints [K, B, D] are constants;
-    lam is floored at 1e-8. Minimised by D_k = -(g_k^2 / 2 lam) E[adj_k | x_k].
+    lam is floored at 1e-8; ts are the times t_k [K]. Minimised by D_k = -(g_k^2 / 2 lam)
+    E[adj_k | x_k].
     """
-    _, g = step_and_noise(len(delta), ts)
+    _, g = step_and_noise(ts)
     sigma = g / jnp.sqrt(jnp.maximum(lam, 1e-8))
     return jnp.mean(jnp.sum((2.0 * delta / sigma + sigma * adjoints) ** 2, axis=(0, 2)))
 
 
-def path_kl(delta: jax.Array, ts: jax.Array | None = None) -> jax.Array:
+def path_kl(delta: jax.Array, ts: jax.Array) -> jax.Array:
     """KL between the paths of policy and base (Girsanov), in nats: mean_B sum_k (2h / g_k^2)
     ||D_k||^2 of delta [K, B, D]. The term of the last, noise-free step is kept as published.
     """
-    h, g = step_and_noise(len(delta), ts)
+    h, g = step_and_noise(ts)
     return jnp.mean(jnp.sum(2.0 * h / g**2 * delta**2, axis=(0, 2)))
 
 
-def path_kl_bound(
-    adjoints: jax.Array, lam: jax.Array | float, ts: jax.Array | None = None
-) -> jax.Array:
+def path_kl_bound(adjoints: jax.Array, lam: jax.Array | float, ts: jax.Array) -> jax.Array:
     """mean_B sum_k h g_k^2 ||adj_k||^2 / (2 lam^2) of adjoints [K, B, D]: the most the path KL
     is at the loss's minimiser (Jensen). A path KL above it: the policy lags behind lambda.
     """
-    h, g = step_and_noise(len(adjoints), ts)
+    h, g = step_and_noise(ts)
     return jnp.mean(jnp.sum(h * g**2 * adjoints**2, axis=(0, 2))) / (2.0 * lam**2)
 
 
@@ -210,7 +209,7 @@ class TRQAM(Agent):
     def check(cls, config: Any) -> None:
         """Raise UserError for values that no run can use, and for bounds in the wrong order."""
         super().check(config)
-        low, high = (config.get(f"lambda_{end}", 1.0) for end in ("min", "max"))
+        low, high = config.get("lambda_min", 1.0), config.get("lambda_max", 1.0)
         if low > high:
             raise UserError(f"--agent.lambda_min={low} lies above --agent.lambda_max={high}")
 
@@ -218,8 +217,8 @@ class TRQAM(Agent):
     def init_state(cls, config: Any) -> dict[str, Any]:
         """lam starts at 1, the KL average at 0 or, for the closed form, at the budget."""
         kl_ema = config.kl_budget if config.get("dual_mode") == "closed_form" else 0.0
-        start = (jnp.array(value, jnp.float32) for value in (1.0, kl_ema, config.kl_budget))
-        return {"dual": Dual(*start)}
+        kl_ema, kl_budget = jnp.float32(kl_ema), jnp.float32(config.kl_budget)
+        return {"dual": Dual(lam=jnp.float32(1.0), kl_ema=kl_ema, kl_budget=kl_budget)}
 
     def with_kl_budget(self, kl_budget: float) -> Self:
         """The agent with another KL budget; nothing is compiled again."""
@@ -263,7 +262,7 @@ class TRQAM(Agent):
         rollout, adjoints = self.matching(params["policy"], s, noise, fixed)
         delta = rollout.policy - rollout.base
         adj_loss = adjoint_matching_loss(delta, adjoints, lam, ts)
-        per_action = self.config.horizon_length if self.config.action_chunking else 1
+        per_action = chunk_length(self.config)
         return critic_loss + flow_loss + adj_loss, metrics | {
             "flow/loss": flow_loss,
             "adjoint/loss": adj_loss,

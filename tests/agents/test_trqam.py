@@ -110,16 +110,16 @@ def test_loss_and_path_kl_by_hand():
 
     With D = 1, adj = 1 and lam = 1 the terms are (2 / g + g)^2 = 4 / g^2 + 4 + g^2.
     """
-    ones = jnp.ones((2, 1, 1))
+    ones, ts = jnp.ones((2, 1, 1)), time_grid(2)
     expected = (4 / 6 + 4 + 6) + (4 / 2 + 4 + 2)
     np.testing.assert_allclose(
-        trqam.adjoint_matching_loss(ones, ones, 1.0), expected, rtol=1e-6
+        trqam.adjoint_matching_loss(ones, ones, 1.0, ts), expected, rtol=1e-6
     )
     np.testing.assert_allclose(
-        trqam.path_kl(ones), 2 * 0.5 * (1 / 6 + 1 / 2), rtol=1e-6
+        trqam.path_kl(ones, ts), 2 * 0.5 * (1 / 6 + 1 / 2), rtol=1e-6
     )
     np.testing.assert_allclose(
-        trqam.path_kl_bound(ones, 2.0), 0.5 * (6 + 2) / (2 * 4), rtol=1e-6
+        trqam.path_kl_bound(ones, 2.0, ts), 0.5 * (6 + 2) / (2 * 4), rtol=1e-6
     )
 
 
@@ -129,13 +129,14 @@ def test_path_kl_at_the_minimiser_equals_the_bound():
     There the path KL equals its bound.
     """
     adjoints, lam = jax.random.normal(jax.random.key(0), (K, B, D)), 0.7
-    g = memoryless_noise(time_grid(K), 1 / K)[:, None, None]
+    ts = time_grid(K)
+    g = memoryless_noise(ts, 1 / K)[:, None, None]
     delta = -(g**2) * adjoints / (2 * lam)
     np.testing.assert_allclose(
-        jax.grad(trqam.adjoint_matching_loss)(delta, adjoints, lam), 0.0, atol=1e-5
+        jax.grad(trqam.adjoint_matching_loss)(delta, adjoints, lam, ts), 0.0, atol=1e-5
     )
     np.testing.assert_allclose(
-        trqam.path_kl(delta), trqam.path_kl_bound(adjoints, lam), rtol=1e-5
+        trqam.path_kl(delta, ts), trqam.path_kl_bound(adjoints, lam, ts), rtol=1e-5
     )
 
 
@@ -286,13 +287,14 @@ def test_external_penalty_adds_lambda_times_the_path_kl_to_the_loss_of_qam():
 def test_external_penalty_acts_as_an_internal_lambda_above_one(lam):
     """Its minimiser is that of adjoint matching at mu = 1 + h lam / (2 H)."""
     adjoints = jax.random.normal(jax.random.key(0), (K, B, D))
-    g = memoryless_noise(time_grid(K), 1 / K)[:, None, None]
+    ts = time_grid(K)
+    g = memoryless_noise(ts, 1 / K)[:, None, None]
     delta = -(g**2) * adjoints / (2 * (1 + lam / (2 * K * H)))
 
     def loss(delta):
         return (
-            trqam.adjoint_matching_loss(delta, adjoints, 1.0)
-            + lam * trqam.path_kl(delta) / H
+            trqam.adjoint_matching_loss(delta, adjoints, 1.0, ts)
+            + lam * trqam.path_kl(delta, ts) / H
         )
 
     np.testing.assert_allclose(jax.grad(loss)(delta), 0.0, atol=2e-5)
@@ -364,5 +366,5 @@ def test_path_kl_is_per_environment_action():
     xs = states(agent, batch, noise, fixed)["xs"]
     delta = field(policy, s)(xs, ts) - field(agent.target_params["base"], s)(xs, ts)
     np.testing.assert_allclose(
-        metrics["dual/path_kl"], trqam.path_kl(delta) / H, rtol=1e-5
+        metrics["dual/path_kl"], trqam.path_kl(delta, time_grid(K)) / H, rtol=1e-5
     )
