@@ -20,6 +20,7 @@ parameters the absolute error may be 1e-5 after each update. States are adjoints
 next_actions of QSM and DAC, whose sampler multiplies rounding by 12.
 """
 
+import functools
 import importlib
 import json
 import os
@@ -113,7 +114,8 @@ class Golden:
     def __init__(self, path: str):
         with np.load(path, allow_pickle=False) as file:
             self.arrays = {name: file[name] for name in file.files if name != "meta"}
-            self.meta = json.loads(file["meta"].tobytes().decode())
+            self.text = file["meta"].tobytes().decode()
+        self.meta = json.loads(self.text)
 
     def tree(self, prefix: str) -> dict:
         """The arrays below `prefix/` as a nested dictionary."""
@@ -248,6 +250,12 @@ def update_and_states(agent, batch: dict, noise: dict) -> tuple:
     return updated, metrics, fixed
 
 
+@functools.cache
+def compiled_outputs(meta: str) -> parity_own.Outputs:
+    """The outputs before an update that files with these settings alone hold, compiled once."""
+    return jax.jit(parity_own.outputs_of(json.loads(meta)))
+
+
 def outputs(agent, metrics: dict, fixed: dict, meta: dict) -> dict[str, np.ndarray]:
     """All our quantities that a file may hold, under the file's names."""
     keys = METRICS | OWN_METRICS.get(meta["agent"], {})
@@ -268,10 +276,7 @@ def compare(path: str) -> tuple[dict[str, float], list[str]]:
     if problems := differing_networks(agent, golden):
         return {}, problems
     agent, problems, worst = started(agent, golden), golden.strays(), defaultdict(float)
-    update, own = (
-        jax.jit(update_and_states),
-        jax.jit(parity_own.outputs_of(golden.meta)),
-    )
+    update, own = jax.jit(update_and_states), compiled_outputs(golden.text)
     for u in range(golden.meta["n_updates"]):
         noise, batch = golden.noise(u, agent.samples), golden.tree(f"update{u}/batch")
         batch = parity_own.batch_of(golden.meta, batch)

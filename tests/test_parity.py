@@ -10,6 +10,7 @@ from tests import parity
 GOLDEN = Path(__file__).parent / "golden"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name", ["trqam_chunk5", "trqam_nochunk_ln", "qam_chunk5", "sqam_chunk5"]
 )
@@ -26,6 +27,7 @@ def test_published_numbers_are_reproduced(name):
     } <= set(worst)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "quantities"),
     [
@@ -101,6 +103,7 @@ def test_states_have_their_own_tolerance(agent, own):
     assert {parity.tolerance(name, agent) for name in quantities - states} == {1e-5}
 
 
+@pytest.mark.ci
 def test_the_agent_of_the_file_decides_what_a_state_is(tmp_path, monkeypatch):
     def shift(arrays):
         arrays["update0/out/next_actions"] *= np.float32(1 + 3e-5)
@@ -161,33 +164,42 @@ def scale(name):
     return change
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (scale("update2/out/path_kl"), "path_kl: error"),
-        (
-            scale("update0/params_after/critic/Dense_1/kernel"),
-            "params_after/critic: error",
-        ),
-        (
-            lambda arrays: arrays.update({"update1/out/surprise": np.zeros(3)}),
-            "surprise is in the file and not computed",
-        ),
-        (
-            lambda arrays: arrays.update({"update7/out/lam": np.zeros(())}),
-            "update7/out/lam is in the file and belongs to no",
-        ),
-        (
-            lambda arrays: arrays.pop("update1/out/xs"),
-            "xs is computed here and not in the file",
-        ),
-        (
-            lambda arrays: arrays.pop("update0/params_after/policy/Dense_0/bias"),
-            "params_after/policy/Dense_0/bias is computed",
-        ),
-    ],
-)
-def test_a_wrong_file_is_noticed(tmp_path, capsys, change, message):
+# each with the line about it
+FAULTS = [
+    (scale("update2/out/path_kl"), "path_kl: error"),
+    (
+        scale("update0/params_after/critic/Dense_1/kernel"),
+        "params_after/critic: error",
+    ),
+    (
+        lambda arrays: arrays.update({"update1/out/surprise": np.zeros(3)}),
+        "update 1: surprise is in the file and not computed",
+    ),
+    (
+        lambda arrays: arrays.update({"update7/out/lam": np.zeros(())}),
+        "update7/out/lam is in the file and belongs to no",
+    ),
+    (
+        lambda arrays: arrays.pop("update1/out/xs"),
+        "update 1: xs is computed here and not in the file",
+    ),
+    (
+        lambda arrays: arrays.pop("update0/params_after/policy/Dense_0/bias"),
+        "update 0: params_after/policy/Dense_0/bias is computed",
+    ),
+]
+
+
+@pytest.mark.ci
+def test_every_fault_of_a_wrong_file_is_a_problem_of_its_own(tmp_path, capsys):
+    def change(arrays):
+        for fault, _ in FAULTS:
+            fault(arrays)
+
     path = changed(tmp_path, change)
     assert parity.main([str(path)]) == 1
-    assert message in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    problems = [line.split(" WRONG ")[1] for line in lines if " WRONG " in line]
+    assert len(problems) == len(FAULTS)
+    for _, message in FAULTS:
+        assert any(problem.startswith(message) for problem in problems), message
