@@ -234,6 +234,7 @@ def test_a_program_from_stdin_is_asked_to_be_a_file(place):
     assert not (place / "exp").exists()  # nothing was trained
 
 
+@pytest.mark.ci
 def test_a_program_without_a_guard_is_reported(place):
     (place / "noguard.py").write_text(CALL)
     code, out, err = run_program("noguard.py")
@@ -287,6 +288,7 @@ def homeless(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.mark.ci
 def test_a_run_needs_no_home(homeless, place, capsys):
     assert program.main(["main.py", *TINY, "--eval_episodes=0"]) == 0
     out, err = capsys.readouterr()

@@ -311,6 +311,7 @@ def test_balanced_sampling_acts_at_random_first(data, tmp_path):
     assert list(equal) == [True] * 4 + [False] * 8
 
 
+@pytest.mark.ci
 def test_nan_stops_the_run_and_the_error_names_the_metric_and_the_last_checkpoint(
     data, tmp_path, monkeypatch, capsys
 ):
