@@ -101,8 +101,6 @@ def main(argv: list[str]) -> int:
             )
     except (UserError, RunError, OSError) as error:
         return report_error(error)
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 

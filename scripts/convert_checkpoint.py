@@ -133,8 +133,6 @@ def main(argv: list[str]) -> int:
         convert(source, out, flags)
     except (UserError, RunError, OSError) as error:
         return report_error(error)
-    except KeyboardInterrupt:
-        return 130
     print(out)
     return 0
 

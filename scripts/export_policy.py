@@ -87,8 +87,6 @@ def main(argv: list[str]) -> int:
         return export(*parse(argv))
     except (UserError, RunError, OSError) as error:
         return report_error(error)
-    except KeyboardInterrupt:
-        return 130
 
 
 if __name__ == "__main__":

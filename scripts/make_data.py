@@ -23,7 +23,7 @@ from utils.command_line import (  # noqa: E402
     run_program,
     user_errors_of_flags,
 )
-from utils.errors import UserError  # noqa: E402
+from utils.errors import RunError, UserError  # noqa: E402
 
 
 def define() -> flags.FlagValues:
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
             overwrite=fv.overwrite,
             demonstrations=fv.demonstrations,
         )
-    except UserError as error:
+    except (UserError, RunError, OSError) as error:
         return report_error(error)
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)

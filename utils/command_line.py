@@ -76,7 +76,7 @@ def print_any_text(encoding: str | None) -> None:
 
 
 def run_program(main: Callable[[], int], encoding: str | None = None) -> NoReturn:
-    """Run a program and exit with its code, or with 141 if its output was closed.
+    """Run a program and exit with its code, 130 after Ctrl-C, 141 if its output was closed.
 
     Args:
         main: the program, which returns its exit code.
@@ -90,6 +90,8 @@ def run_program(main: Callable[[], int], encoding: str | None = None) -> NoRetur
         # `| head` has ended; the rest of the output is discarded
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141  # a shell's exit code after SIGPIPE
+    except KeyboardInterrupt:
+        code = 130
     sys.exit(code)
 
 

@@ -220,12 +220,13 @@ def test_the_new_folder_may_exist_if_it_is_empty(tmp_path, capsys):
     )
 
 
-def test_ctrl_c_prints_no_traceback(tmp_path, monkeypatch):
+def test_ctrl_c_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("training.pretrained.load_published", interrupt)
-    assert convert(PKL, tmp_path / "out", "--env_name=pointmaze-medium") == 130
+    with pytest.raises(KeyboardInterrupt):
+        convert(PKL, tmp_path / "out", "--env_name=pointmaze-medium")
     assert list(tmp_path.iterdir()) == []
 
 

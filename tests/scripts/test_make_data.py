@@ -48,6 +48,15 @@ def test_words_that_would_be_ignored_are_refused(words, message, monkeypatch, ca
     assert message in capsys.readouterr().err
 
 
+def test_a_full_disk_is_one_line(monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(make_data, "collect", full)
+    assert make_data.main(["make_data.py", "--env_name=scene-play"]) == 1
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
