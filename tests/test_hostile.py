@@ -18,7 +18,7 @@ from configs.flags import LAST_SEED, MAX_SEEDS, parse_flags
 from envs.probe import write_dataset
 from envs.workers import EnvWorkers
 from training.plan import plan
-from utils.errors import one_line
+from utils.errors import one_line, printable
 from utils.files import expanded, user_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,7 +135,7 @@ def test_any_command_line_plans_runs_or_is_refused_in_one_line(
         assert lines == [] and out
     else:
         assert (code, out) == (2, "") and len(lines) == 1 and err.endswith("\n")
-        assert re.match("error: .", lines[0]) and lines[0].isprintable()
+        assert re.match("error: .", lines[0]) and printable(lines[0]) == lines[0]
 
 
 def test_an_error_of_several_lines_is_printed_as_one():

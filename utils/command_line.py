@@ -36,7 +36,7 @@ def refuse_control_characters(words: Iterable[str]) -> None:
 def refuse_words(words: Sequence[str]) -> None:
     """Raise UserError for words of a command line that are left when its flags are read."""
     if words:
-        raise UserError(f"'{words[0]}' is not a flag; flags are written --name=value")
+        raise UserError(f"{words[0]!r} is not a flag; flags are written --name=value")
 
 
 @contextlib.contextmanager
