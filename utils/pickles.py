@@ -32,8 +32,10 @@ def numeric_dtype(name: Any, *_: Any) -> np.dtype:
 
     It returns a copy, because what follows in the file sets its byte order.
     """
-    if type(name) is not str or name not in NUMERIC:
-        raise Refused(f"holds an array of dtype {str(name)!r:.40}")
+    if type(name) is not str:  # the text of nested tuples may be endless
+        raise Refused(f"holds an array of dtype {type(name).__name__}")
+    if name not in NUMERIC:
+        raise Refused(f"holds an array of dtype {name!r:.40}")
     return np.dtype(name, copy=True)
 
 

@@ -295,7 +295,10 @@ REFUSED = {
     "a list by its name": (name("builtins", "list") + b"((ltR.", "asks for 'builtins.list'"),
     "a set by its name": (pickle.dumps({1}, 2), "asks for '__builtin__.set'"),
     "objects": (name("numpy", "dtype") + b"(VO8\nI00\nI01\ntR.", "dtype 'O8'"),
-    "no type": (name("numpy", "dtype") + b"(NtR.", "dtype 'None'"),
+    "no type": (name("numpy", "dtype") + b"(NtR.", "dtype NoneType"),
+    "a dtype of 2^60 numbers": (
+        name("numpy", "dtype") + b"(I1\n" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"tR.", "dtype tuple",
+    ),
     "an admitted callable in JAX's place": (JAX + b"(" + name("collections", "OrderedDict") + b"(t(t}tR.", None),
     "JAX in JAX": (JAX + b"(" + JAX + b"(t(t}tR.", None),
     "an array of another class": (RECONSTRUCT + b"(" + name("collections", "OrderedDict") + b"(I0\ntVb\ntR.", None),
