@@ -128,7 +128,7 @@ def adjoint_matching_loss(
 
 def path_kl(delta: jax.Array, ts: jax.Array) -> jax.Array:
     """KL between the paths of policy and base (Girsanov), in nats: mean_B sum_k (2h / g_k^2)
-    ||D_k||^2 of delta [K, B, D] at times ts [K]. The last, noise-free step counts, as published.
+    ||D_k||^2 of delta [K, B, D] at times ts [K]. As published, the noise-free last step counts.
     """
     h, g = step_and_noise(ts)
     return jnp.mean(jnp.sum(2.0 * h / g**2 * delta**2, axis=(0, 2)))
@@ -136,7 +136,7 @@ def path_kl(delta: jax.Array, ts: jax.Array) -> jax.Array:
 
 def path_kl_bound(adjoints: jax.Array, lam: jax.Array | float, ts: jax.Array) -> jax.Array:
     """mean_B sum_k h g_k^2 ||adj_k||^2 / (2 lam^2) of adjoints [K, B, D] at times ts [K]: the
-    most the path KL is at the loss's minimiser (Jensen). Above it, the policy lags behind lambda.
+    most the path KL is at the loss's minimiser (Jensen). Above it the policy lags behind lam.
     """
     h, g = step_and_noise(ts)
     return jnp.mean(jnp.sum(h * g**2 * adjoints**2, axis=(0, 2))) / (2.0 * lam**2)
