@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -24,10 +23,10 @@ import numpy as np
 from benchmarks.common import TRAJECTORY, add_output, trajectories
 from utils.command_line import at_least, each_at_least, existing_folder, positive_float
 from utils.prefetch import Block, OnHost, Prefetch
-from utils.replay import Replay
+from utils.replay import BatchSpec, Replay
 
 WIDTHS = {"observations": 55, "actions": 5}
-CONFIG = SimpleNamespace(batch_size=256, horizon_length=5)
+SPEC = BatchSpec(batch_size=256, horizon=5, discount=0.99)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +122,7 @@ def measure(
     blocks = (
         Block(first + i * updates_per_call, updates_per_call) for i in itertools.count()
     )
-    with Prefetch(data, Replay(data.stored), keys, CONFIG, blocks, readers) as feed:
+    with Prefetch(data, Replay(data.stored), keys, SPEC, blocks, readers) as feed:
         jax.block_until_ready(next(feed))  # compiles
         start = time.perf_counter()
         waited = feed.waited

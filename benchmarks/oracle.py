@@ -34,7 +34,7 @@ from configs.agent_source import ROOT
 from training.compile_options import compile_options
 from utils.command_line import at_least
 from utils.progress import Counter
-from utils.replay import Replay
+from utils.replay import BatchSpec, Replay
 
 STRAIGHTFORWARD = ROOT / "tests" / "agents" / "straightforward.py"
 
@@ -115,8 +115,7 @@ def compare(config: Any, rounds: int, updates: int) -> dict[str, Any]:
         return Blocks(update, agent, batch, updates)
 
     replay = Replay.create(synthetic(20_000))
-    sizes = (config.batch_size, config.horizon_length)
-    batch = replay.sample(jax.random.key(2), *sizes, config.discount)
+    batch = replay.sample(jax.random.key(2), BatchSpec.of(config))
     product = peak_product()
     ours = blocks(trqam.AGENT.update_with_noise)
     oracle = blocks(load_straightforward().update_with_noise)

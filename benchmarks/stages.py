@@ -9,7 +9,7 @@ import jax
 
 from agents.trqam import lean_adjoint, memoryless_rollout
 from benchmarks.common import seconds
-from utils.replay import chunks_per_sequence
+from utils.replay import BatchSpec
 
 REPEATS = 6
 
@@ -51,9 +51,7 @@ def stage_seconds(agent: Any, replay: Any) -> dict[str, float]:
     stages = Stages()
 
     def draw(replay: Any, seed: int) -> Any:
-        key = jax.random.key(seed)
-        sizes = config.batch_size, config.horizon_length, config.discount
-        return replay.sample(key, *sizes, chunks_per_sequence(config))
+        return replay.sample(jax.random.key(seed), BatchSpec.of(config))
 
     def draw_noise(agent: Any, seed: int) -> Any:
         return agent_class.draw_noise(agent, jax.random.key(seed), config.batch_size)

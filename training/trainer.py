@@ -31,6 +31,7 @@ from utils.prefetch import Block, place_dataset
 from utils.progress import ProgressBar
 from utils.replay import (
     FIELDS,
+    BatchSpec,
     Replay,
     Transitions,
     chunk_length,
@@ -233,9 +234,9 @@ class Trainer:
             Block(before + step, updates) for step in range(self.step, steps, updates)
         )
         keys = self.updates.keys["updates"]
-        config = self.updates.config
+        spec = BatchSpec.of(self.updates.config)
         with (
-            data.feed(replay, keys, config, blocks) as feed,
+            data.feed(replay, keys, spec, blocks) as feed,
             ProgressBar(steps, self.seeds.name, initial=self.step) as bar,
         ):
             for rows in feed:
@@ -273,9 +274,9 @@ class Trainer:
             Block(done + i * utd, utd, step + 1) for i, step in enumerate(learning)
         )
         keys = self.updates.keys["updates"]
-        config = self.updates.config
+        spec = BatchSpec.of(self.updates.config)
         with (
-            data.feed(replay, keys, config, blocks) as feed,
+            data.feed(replay, keys, spec, blocks) as feed,
             ProgressBar(
                 steps, self.seeds.name, "online", "steps", self.step - offline
             ) as bar,

@@ -24,11 +24,11 @@ from utils.files import expanded
 from utils.logging import warn
 from utils.packing import Packed, Packing
 from utils.replay import (
+    BatchSpec,
     HostFed,
     Replay,
     Rows,
     Transitions,
-    chunks_per_sequence,
     update_keys,
 )
 from utils.sharding import for_each_seed, mesh_for, one_seed, stack_seeds
@@ -81,10 +81,8 @@ def one_update(
         replay: what the batch is sampled from.
         key: the run's key for updates.
     """
-    config = agent.config
     key_batch, key_update = update_keys(key, agent.step)
-    sizes = config.batch_size, config.horizon_length, config.discount
-    batch = replay.sample(key_batch, *sizes, chunks_per_sequence(config))
+    batch = replay.sample(key_batch, BatchSpec.of(agent.config))
     return agent.update(batch, key_update)
 
 

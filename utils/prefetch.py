@@ -2,7 +2,7 @@
 
     data = place_dataset(dataset, gigabytes, mesh)
     replay = Replay(data.stored)
-    with data.feed(replay, keys, config, blocks) as feed:
+    with data.feed(replay, keys, spec, blocks) as feed:
         for rows in feed:  # one item for each block of updates
             train_block(..., rows)
 
@@ -34,11 +34,11 @@ from jax.sharding import Mesh
 from utils.errors import RunError
 from utils.replay import (
     FIELDS,
+    BatchSpec,
     HostFed,
     Replay,
     Rows,
     Transitions,
-    chunks_per_sequence,
     update_keys,
 )
 from utils.sharding import host_device, replicate, shard
@@ -104,7 +104,7 @@ class OnDevice:
         )
 
     def feed(
-        self, replay: Replay, keys: jax.Array, config: Any, blocks: Iterable[Block]
+        self, replay: Replay, keys: jax.Array, spec: BatchSpec, blocks: Iterable[Block]
     ) -> contextlib.AbstractContextManager[Iterator[Rows | None]]:
         """Yield None for each block; the arguments are those of `OnHost.feed`."""
         return contextlib.nullcontext(None for _ in blocks)
@@ -124,17 +124,17 @@ class OnHost:
         self.stored: Transitions | HostFed = replicate(HostFed(size), mesh)
 
     def feed(
-        self, replay: Replay, keys: jax.Array, config: Any, blocks: Iterable[Block]
+        self, replay: Replay, keys: jax.Array, spec: BatchSpec, blocks: Iterable[Block]
     ) -> "Prefetch":
         """Return an iterator over the rows [S, U, B, ...] of each block of updates.
 
         Args:
             replay: what the updates sample from.
             keys: [S] the data of each seed's key for updates.
-            config: the agent's settings; batch_size, horizon_length and lql_points are used.
+            spec: of the batches.
             blocks: the coming calls, in order.
         """
-        return Prefetch(self, replay, keys, config, blocks)
+        return Prefetch(self, replay, keys, spec, blocks)
 
     def read_ahead(self, stop: threading.Event) -> None:
         """Read the files once if they fit in memory, to fill the page cache."""
@@ -181,7 +181,7 @@ class Prefetch:
 
     Args:
         data: the dataset.
-        replay: as in `OnHost.feed`, like keys, config and blocks.
+        replay: as in `OnHost.feed`, like keys, spec and blocks.
         readers: the number of reading threads.
     """
 
@@ -190,12 +190,12 @@ class Prefetch:
         data: OnHost,
         replay: Replay,
         keys: jax.Array,
-        config: Any,
+        spec: BatchSpec,
         blocks: Iterable[Block],
         readers: int = READERS,
     ):
         self.data = data
-        self.config = config
+        self.spec = spec
         self.blocks = iter(blocks)
         self.balanced = replay.balanced
         # On an accelerator the draws would wait for the running updates.
@@ -250,12 +250,9 @@ class Prefetch:
         """Read the rows [S, U, B, ...] of a block with all reader threads."""
         numbers = np.arange(block.first, block.first + block.updates, dtype=np.int32)
         sizes = (len(self.data.dataset["rows"]), block.online or None)
-        horizon = self.config.horizon_length
-        batch = self.config.batch_size, horizon, chunks_per_sequence(self.config)
-        starts = np.asarray(
-            starts_of(self.keys, numbers, *sizes, self.balanced, *batch)
-        )
-        rows = self.data.empty(starts.size, horizon)
+        spec = self.spec
+        starts = np.asarray(starts_of(self.keys, numbers, *sizes, self.balanced, spec))
+        rows = self.data.empty(starts.size, spec.horizon)
         cuts = np.linspace(0, starts.size, self.pieces + 1).astype(int)
         reading = []
         for first, end in itertools.pairwise(cuts):
@@ -272,16 +269,14 @@ class Prefetch:
         return shard(rows, self.data.mesh)
 
 
-@partial(jax.jit, static_argnames=("balanced", "batch_size", "horizon", "points"))
+@partial(jax.jit, static_argnames=("balanced", "spec"))
 def starts_of(
     keys: jax.Array,
     updates: jax.Array,
     stored: int,
     online: int | None,
     balanced: bool,
-    batch_size: int,
-    horizon: int,
-    points: int,
+    spec: BatchSpec,
 ) -> jax.Array:
     """Draw the starts [S, U, B] of the chunks that the updates sample from the dataset.
 
@@ -293,16 +288,14 @@ def starts_of(
         stored: transitions of the dataset.
         online: online transitions; None without any.
         balanced: whether half of each batch is online.
-        batch_size: chunks in a batch.
-        horizon: H.
-        points: chunks in a sequence.
+        spec: of the batches.
     """
     later = None if online is None else HostFed(jnp.asarray(online, jnp.int32))
     replay = Replay(HostFed(jnp.asarray(stored, jnp.int32)), later, balanced)
 
     def one(key: jax.Array, update: jax.Array) -> jax.Array:
         key_batch, _ = update_keys(jax.random.wrap_key_data(key), update)
-        return replay.stored_starts(key_batch, batch_size, horizon, points)
+        return replay.stored_starts(key_batch, spec)
 
     return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(keys, updates)
 

@@ -5,7 +5,7 @@ observation in row r + 1. A trajectory's final observation has a row in which no
 starts; `rows` lists all other rows, in time order.
 """
 
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import flax.struct
 import jax
@@ -18,6 +18,24 @@ next_observations [B, H, O].
 """
 
 FIELDS = ("observations", "actions", "rewards", "masks", "terminals")
+
+
+class BatchSpec(NamedTuple):
+    """What a batch consists of: B chunks of H steps, whose reward sums are discounted.
+
+    points: n, how many chunks of a sequence follow each other; 1 without sequences.
+    """
+
+    batch_size: int
+    horizon: int
+    discount: float
+    points: int = 1
+
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        """Return the batches that an agent with these settings is trained on."""
+        points = chunks_per_sequence(config)
+        return cls(config.batch_size, config.horizon_length, config.discount, points)
 
 
 class Rows(flax.struct.PyTreeNode):
@@ -189,55 +207,35 @@ def sequence_chunks(rows: Rows, discount: float) -> Batch:
     }
 
 
-def gather_chunks(
-    parts: Parts, starts: jax.Array, horizon: int, discount: float, points: int = 1
-) -> Batch:
+def gather_chunks(parts: Parts, starts: jax.Array, spec: BatchSpec) -> Batch:
     """Return the chunks [B, H, ...] that start at the transitions `starts` [B].
 
     Args:
         parts: where to look.
         starts: numbers of transitions, counted through all parts.
-        horizon: H.
-        discount: of the reward sums.
-        points: n, chunks in a sequence; 1 for none.
+        spec: of the batch.
     """
-    rows = look_up(parts, starts, horizon)
-    return chunks(rows, discount) if points == 1 else sequence_chunks(rows, discount)
+    rows = look_up(parts, starts, spec.horizon)
+    make = chunks if spec.points == 1 else sequence_chunks
+    return make(rows, spec.discount)
 
 
-def draw_starts(
-    parts: Parts, key: jax.Array, batch_size: int, horizon: int, points: int
-) -> jax.Array:
+def draw_starts(parts: Parts, key: jax.Array, spec: BatchSpec) -> jax.Array:
     """Draw the starts [B] of a batch, uniform on 0..N-H for N transitions in all parts.
 
-    With sequences of n chunks, which follow each other, only the B / n first ones are drawn,
-    from 0..N-nH.
+    With sequences of n chunks, only the B / n first ones are drawn, from 0..N-nH.
 
     Args:
         parts: the transitions.
         key: the random key.
-        batch_size: B.
-        horizon: H.
-        points: n.
+        spec: of the batch.
     """
+    points, horizon = spec.points, spec.horizon
     last = sum(part.size for part in parts) - points * horizon
-    first = jax.random.randint(key, (batch_size // points,), 0, last + 1)
+    first = jax.random.randint(key, (spec.batch_size // points,), 0, last + 1)
     if points == 1:
         return first
     return (first[:, None] + horizon * jnp.arange(points)[None]).ravel()
-
-
-def sample(
-    parts: Parts,
-    key: jax.Array,
-    batch_size: int,
-    horizon: int,
-    discount: float,
-    points: int = 1,
-) -> Batch:
-    """Sample a batch of chunks [B, H, ...]; the arguments are those of `draw_starts`."""
-    starts = draw_starts(parts, key, batch_size, horizon, points)
-    return gather_chunks(parts, starts, horizon, discount, points)
 
 
 def chunk_length(config: Any) -> int:
@@ -278,48 +276,38 @@ class Replay(flax.struct.PyTreeNode):
 
     def feed(self, rows: Rows | None) -> Self:
         """Use `rows` [B, ...] of a dataset on the host for one update; None changes nothing."""
-        return (
-            self
-            if rows is None
-            else self.replace(stored=HostFed(self.stored.size, rows))
-        )
+        if rows is None:
+            return self
+        return self.replace(stored=HostFed(self.stored.size, rows))
 
-    def sampling_plan(
-        self, key: jax.Array, batch_size: int, points: int
-    ) -> list[tuple[Parts, jax.Array, int]]:
-        """Return what a batch is drawn from: (parts, key, number of chunks), the dataset first.
+    def draws(
+        self, key: jax.Array, spec: BatchSpec
+    ) -> list[tuple[Parts, jax.Array, BatchSpec]]:
+        """Return the arguments of `draw_starts` for each part of a batch, the dataset first.
 
         The arguments are those of `sample`.
         """
         if self.online is None:
-            return [((self.stored,), key, batch_size)]
+            return [((self.stored,), key, spec)]
         if not self.balanced:
-            return [((self.stored, self.online), key, batch_size)]
+            return [((self.stored, self.online), key, spec)]
         key_stored, key_online = jax.random.split(key)
-        half = batch_size // points // 2 * points  # of whole sequences
-        from_stored = (self.stored,), key_stored, batch_size - half
-        from_online = (self.online,), key_online, half
-        return [from_stored, from_online]
+        half = spec.batch_size // spec.points // 2 * spec.points  # of whole sequences
+        rest = spec.batch_size - half
+        return [
+            ((self.stored,), key_stored, spec._replace(batch_size=rest)),
+            ((self.online,), key_online, spec._replace(batch_size=half)),
+        ]
 
-    def stored_starts(
-        self, key: jax.Array, batch_size: int, horizon: int, points: int
-    ) -> jax.Array:
-        """Return the starts [B'] of the first part of the sampling plan, the dataset.
+    def stored_starts(self, key: jax.Array, spec: BatchSpec) -> jax.Array:
+        """Return the starts [B'] of the chunks that are looked up in the dataset.
 
         Starts beyond the dataset's size are online transitions. The arguments are those of
         `sample`.
         """
-        parts, key, count = self.sampling_plan(key, batch_size, points)[0]
-        return draw_starts(parts, key, count, horizon, points)
+        return draw_starts(*self.draws(key, spec)[0])
 
-    def sample(
-        self,
-        key: jax.Array,
-        batch_size: int,
-        horizon: int,
-        discount: float,
-        points: int = 1,
-    ) -> Batch:
+    def sample(self, key: jax.Array, spec: BatchSpec) -> Batch:
         """Sample a batch of chunks [B, H, ...].
 
         With balanced sampling each half of the batch has as many online chunks, because
@@ -327,18 +315,16 @@ class Replay(flax.struct.PyTreeNode):
 
         Args:
             key: the random key.
-            batch_size: B.
-            horizon: H.
-            discount: of the reward sums.
-            points: n, how many chunks follow each other.
+            spec: of the batch.
         """
         batches = [
-            sample(parts, key, count, horizon, discount, points)
-            for parts, key, count in self.sampling_plan(key, batch_size, points)
+            gather_chunks(parts, draw_starts(parts, part_key, share), share)
+            for parts, part_key, share in self.draws(key, spec)
         ]
         if len(batches) == 1:
             return batches[0]
-        quarter = len(batches[1]["rewards"]) // points // 2 * points  # whole sequences
+        online_sequences = len(batches[1]["rewards"]) // spec.points
+        quarter = online_sequences // 2 * spec.points
 
         def join(stored: jax.Array, online: jax.Array) -> jax.Array:
             return jnp.concatenate(

@@ -8,7 +8,7 @@ import pytest
 
 from agents import trqam
 from benchmarks import common, oracle
-from utils.replay import Replay
+from utils.replay import BatchSpec, Replay
 
 
 def tiny():
@@ -22,7 +22,8 @@ def tiny():
 def test_both_versions_do_the_same_updates():
     """The parameters agree, and the straightforward version does more work."""
     config = tiny()
-    batch = Replay.create(common.synthetic(2000)).sample(jax.random.key(2), 8, 5, 0.995)
+    replay = Replay.create(common.synthetic(2000))
+    batch = replay.sample(jax.random.key(2), BatchSpec(8, 5, 0.995))
     updates = (
         trqam.AGENT.update_with_noise,
         oracle.load_straightforward().update_with_noise,

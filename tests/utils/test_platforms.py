@@ -13,7 +13,7 @@ from agents import trqam
 from agents.optimising import clip_norm, gradient_norm
 from utils.dense import LayerNorm, joined, split
 from utils.packing import Packing
-from utils.replay import Replay
+from utils.replay import BatchSpec, Replay
 
 TREE = {
     "a": {"bias": jnp.arange(6.0).reshape(2, 3), "kernel": jnp.ones((2, 3, 4))},
@@ -49,7 +49,7 @@ def updated():
     }
     data = {name: np.float32(value) for name, value in columns.items()}
     replay = Replay.create(data | {"rows": np.arange(29)})
-    batch = replay.sample(jax.random.key(1), 8, 2, 0.99)
+    batch = replay.sample(jax.random.key(1), BatchSpec(8, 2, 0.99))
     # A new function, so that JAX traces the update anew.
     update = jax.jit(lambda *arguments: trqam.AGENT.update(*arguments))
     return update(agent, batch, jax.random.key(2))

@@ -21,11 +21,11 @@ from training.updates import Window, train_block
 from utils import prefetch
 from utils.errors import RunError
 from utils.prefetch import Block, OnDevice, OnHost, place_dataset
-from utils.replay import Replay, Transitions, update_keys
+from utils.replay import BatchSpec, Replay, Transitions, update_keys
 from utils.sharding import mesh_for, stack_seeds
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = types.SimpleNamespace(batch_size=8, horizon_length=3)
+SPEC = BatchSpec(batch_size=8, horizon=3, discount=0.9)
 
 
 def mapped(dataset, folder):
@@ -78,15 +78,15 @@ def test_batches_from_the_host_equal_those_of_the_device(mode, points, tmp_path)
     """They are equal to the bit, across trajectory ends and where online transitions follow."""
     dataset = mapped(make_dataset([4, 1, 3, 2]), tmp_path)
     online = None if mode == "offline" else online_part(0)
-    sample = jax.jit(Replay.sample, static_argnums=(2, 3, 4, 5))
-    config = types.SimpleNamespace(**vars(CONFIG), lql_points=points)
+    sample = jax.jit(Replay.sample, static_argnames="spec")
+    spec = SPEC._replace(points=points)
     device, host = (
         Replay(data.stored, online, mode == "balanced")
         for data in (OnDevice(dataset, None), OnHost(dataset, None))
     )
     keys = jax.random.key_data(jax.random.split(jax.random.key(1), 1))
     with OnHost(dataset, None).feed(
-        host, keys, config, [Block(7, 20, 7 * (online is not None))]
+        host, keys, spec, [Block(7, 20, 7 * (online is not None))]
     ) as feed:
         rows = next(feed)
     for update in range(20):
@@ -95,7 +95,7 @@ def test_batches_from_the_host_equal_those_of_the_device(mode, points, tmp_path)
             sample(
                 replay,
                 update_keys(jax.random.wrap_key_data(keys[0]), 7 + update)[0],
-                *(8, 3, 0.9, points),
+                spec,
             )
             for replay in (fed, device)
         )
@@ -145,7 +145,7 @@ def test_training_on_the_host_equals_training_on_the_device(seeds, mode, tmp_pat
             Block(5 + i * updates, updates, 0 if online is None else 7)
             for i in range(blocks)
         ]
-        with data.feed(replay, keys, agent.config, numbers) as feed:
+        with data.feed(replay, keys, BatchSpec.of(config), numbers) as feed:
             for rows in feed:
                 agents, windows, _ = train_block(
                     agents, windows, replay, keys, updates, rows, mesh
@@ -170,9 +170,9 @@ def test_starts_are_uniform_over_all_shards(tmp_path):
         OnHost(dataset, None),
         jax.random.key_data(jax.random.split(jax.random.key(0), 1)),
     )
-    config = types.SimpleNamespace(batch_size=1000, horizon_length=3)
+    spec = SPEC._replace(batch_size=1000)
     with data.feed(
-        Replay(data.stored), keys, config, [Block(i * 10, 10) for i in range(3)]
+        Replay(data.stored), keys, spec, [Block(i * 10, 10) for i in range(3)]
     ) as feed:
         rows = np.concatenate(
             [np.asarray(block.observations)[..., 0, 0].ravel() for block in feed]
@@ -218,9 +218,8 @@ MEMORY = """
 import re, sys
 from pathlib import Path
 import jax, numpy as np
-from types import SimpleNamespace
 from envs.datasets import _compact
-from utils.replay import Replay
+from utils.replay import BatchSpec, Replay
 from utils.prefetch import Block, OnHost
 
 folder, rows = Path(sys.argv[1]), 4_000_000
@@ -239,7 +238,7 @@ dataset = _compact(raw, 1.0, "")
 assert all(isinstance(dataset[name], np.memmap) for name in ("observations", "actions"))
 data, keys = OnHost(dataset, None), jax.random.key_data(jax.random.split(jax.random.key(0), 1))
 blocks, most = [Block(i * 4, 4) for i in range(60)], 0.0
-with data.feed(Replay(data.stored), keys, SimpleNamespace(batch_size=64, horizon_length=5), blocks) as feed:
+with data.feed(Replay(data.stored), keys, BatchSpec(64, 5, 0.99), blocks) as feed:
     for fed in feed:
         most = max(most, anonymous())
 print(most - before)
@@ -267,7 +266,7 @@ def test_memory_stays_bounded(tmp_path):
 def endless(data):
     keys = jax.random.key_data(jax.random.split(jax.random.key(0), 1))
     return data.feed(
-        Replay(data.stored), keys, CONFIG, (Block(i * 4, 4) for i in range(10**9))
+        Replay(data.stored), keys, SPEC, (Block(i * 4, 4) for i in range(10**9))
     )
 
 

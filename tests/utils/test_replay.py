@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.small_datasets import append, make_dataset, online_replay, online_transition
-from utils.replay import Replay, Transitions, gather_chunks, sample
+from utils.replay import BatchSpec, Replay, Transitions, gather_chunks
 
 GAMMA = 0.9
 
@@ -81,7 +81,9 @@ def test_every_chunk_equals_the_naive_one(lengths, horizon):
     starts = np.arange(sum(lengths) - horizon + 1)
     assert_chunks(
         gather_chunks(
-            (Transitions.create(dataset),), jnp.array(starts), horizon, GAMMA
+            (Transitions.create(dataset),),
+            jnp.array(starts),
+            BatchSpec(len(starts), horizon, GAMMA),
         ),
         dataset,
         starts,
@@ -91,7 +93,8 @@ def test_every_chunk_equals_the_naive_one(lengths, horizon):
 
 def test_starts_are_uniform_over_the_transitions():
     dataset = make_dataset([4, 2, 5])
-    batch = sample((Transitions.create(dataset),), jax.random.key(0), 90_000, 3, GAMMA)
+    spec = BatchSpec(90_000, 3, GAMMA)
+    batch = Replay.create(dataset).sample(jax.random.key(0), spec)
     starts = [
         int(np.flatnonzero((dataset["observations"] == row).all(axis=1))[0])
         for row in np.unique(batch["observations"], axis=0)
@@ -111,8 +114,9 @@ def test_online_transitions_are_stored_in_time_order():
     replay = online_replay(dataset, 9)
     kept = dict(dataset)
     rows, first, observation = len(kept["actions"]), True, np.ones(3, np.float32)
-    chunks_at = jax.jit(lambda parts, starts: gather_chunks(parts, starts, 3, GAMMA))
-    draw = jax.jit(lambda replay, key: replay.sample(key, 500, 3, GAMMA))
+    spec = BatchSpec(500, 3, GAMMA)
+    chunks_at = jax.jit(lambda parts, starts: gather_chunks(parts, starts, spec))
+    draw = jax.jit(lambda replay, key: replay.sample(key, spec))
     for step in range(9):
         done = step in (2, 3)
         transition = online_transition(rng, observation, done, success=step == 3)
@@ -164,7 +168,7 @@ def test_balanced_batches_are_half_online():
             transition | {"next_observations": np.full(3, 101.0 + step, np.float32)},
             jnp.array(step == 0),
         )
-    batch = replay.sample(jax.random.key(0), 32, 2, GAMMA)
+    batch = replay.sample(jax.random.key(0), BatchSpec(32, 2, GAMMA))
     assert (np.asarray(batch["observations"])[:, 0] >= 100.0).sum() == 16
 
 
@@ -195,9 +199,8 @@ def test_sequences_are_raw_rows_across_trajectory_ends():
     # The trajectory continues after this success.
     dataset["masks"][dataset["rows"][15]] = 0.0
     starts = np.arange(16)
-    batch = gather_chunks(
-        (Transitions.create(dataset),), jnp.array(starts), 3, GAMMA, points=2
-    )
+    spec = BatchSpec(16, 3, GAMMA, points=2)
+    batch = gather_chunks((Transitions.create(dataset),), jnp.array(starts), spec)
     for i, start in enumerate(starts):
         for name, value in naive_sequence_chunk(dataset, start, 3).items():
             np.testing.assert_allclose(
@@ -211,7 +214,7 @@ def test_sequences_are_raw_rows_across_trajectory_ends():
 def test_chunks_of_a_sequence_follow_each_other_from_uniform_starts():
     dataset = make_dataset([4, 2, 5])
     replay = Replay.create(dataset)
-    batch = replay.sample(jax.random.key(0), 60_000, 2, GAMMA, points=3)
+    batch = replay.sample(jax.random.key(0), BatchSpec(60_000, 2, GAMMA, points=3))
     rows = {
         tuple(row): i for i, row in enumerate(dataset["observations"][dataset["rows"]])
     }
@@ -239,16 +242,16 @@ def test_a_sequence_continues_into_the_online_transitions():
     replay = online_replay(dataset, 9, online=online)
     starts = jnp.array(rng.permutation(14 - 3 + 1))
     found, expected = (
-        gather_chunks(parts, starts, 3, GAMMA, points=2)
+        gather_chunks(parts, starts, BatchSpec(12, 3, GAMMA, points=2))
         for parts in ((replay.stored, replay.online), (Transitions.create(both),))
     )
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     balanced = online_replay(dataset, 9, online=online, balanced=True)
-    batch = balanced.sample(jax.random.key(0), 18, 1, GAMMA, points=3)
+    batch = balanced.sample(jax.random.key(0), BatchSpec(18, 1, GAMMA, points=3))
     stored = {tuple(row) for row in dataset["observations"]}
     where = [tuple(row) in stored for row in np.asarray(batch["observations"])]
     assert where == ([True] * 3 + [False] * 3) + ([True] * 6 + [False] * 6)
-    batch = balanced.sample(jax.random.key(0), 32, 1, GAMMA)
+    batch = balanced.sample(jax.random.key(0), BatchSpec(32, 1, GAMMA))
     where = [tuple(row) in stored for row in np.asarray(batch["observations"])]
     assert sum(where[:16]) == sum(where[16:]) == 8
 
@@ -258,8 +261,9 @@ def test_sequences_need_no_additional_gather():
     replay = Replay.create(make_dataset([30]))
     gathers = {}
     for points in (1, 4):
+        spec = BatchSpec(8, 2, 0.9, points)
         sample = jax.jit(
-            lambda replay, n=points: replay.sample(jax.random.key(0), 8, 2, 0.9, n)
+            lambda replay, spec=spec: replay.sample(jax.random.key(0), spec)
         )
         gathers[points] = sample.lower(replay).as_text().count('"stablehlo.gather"')
     # Chunks also gather the last valid next observation; sequences do not.
