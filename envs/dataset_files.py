@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from envs import own_data, robomimic_data
+from envs import own_files, robomimic_data
 from envs.download import HOSTS, REPOSITORIES, Host, download, open_hosts
 from envs.hub import Repository, endpoint
 from envs.tasks import (
@@ -104,13 +104,15 @@ def dataset_files(
     if is_ogbench(env_name):
         named = dataset_path is not None
         return used_shards(dataset_name(env_name), source, named)
-    minari = own_data.minari_file(source)
+    minari = own_files.minari_file(source)
     return [minari] if minari else own_shards(source)
 
 
 def own_shards(folder: Path) -> list[Path]:
     """Return the files of a folder of a user's own data, in order."""
-    return sorted(path for path in folder.iterdir() if path.suffix in own_data.SUFFIXES)
+    return sorted(
+        path for path in folder.iterdir() if path.suffix in own_files.SUFFIXES
+    )
 
 
 def published_transitions(env_name: str) -> int:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs import own_data
+from envs import own_data, own_files
 from envs.arrays import (
     ACTION_LIMIT,
     Arrays,
@@ -296,10 +296,10 @@ def _read_own(
         action_scale: actions are divided by it.
         target: where arrays of shards are converted to.
     """
-    if source.is_dir() and not own_data.minari_file(source):
+    if source.is_dir() and not own_files.minari_file(source):
         return _map_own_shards(source, layout, action_scale, target)
     flag = target.flag
-    arrays = own_data.read_checked(source, layout, action_scale, flag)
+    arrays = own_files.read_checked(source, layout, action_scale, flag)
     files = [(source, arrays)]
     chosen, why = own_data.choose_layout(files, layout, f"{flag}: {source}")
     rows, reading = own_data.as_rows(arrays, chosen, why)
@@ -334,7 +334,7 @@ def _map_own_shards(
 
     def write(folder: Path) -> None:
         shards = (
-            (path, own_data.read_checked(path, layout, action_scale, flag))
+            (path, own_files.read_checked(path, layout, action_scale, flag))
             for path in files
         )
         chosen, why = own_data.choose_layout(shards, layout, f"{flag}: {source}")
@@ -342,7 +342,7 @@ def _map_own_shards(
 
         def rows() -> Iterator[Arrays]:
             for path in files:
-                arrays = own_data.read_checked(path, layout, action_scale, flag)
+                arrays = own_files.read_checked(path, layout, action_scale, flag)
                 shard, reading = own_data.as_rows(arrays, chosen, why)
                 readings.append(reading)
                 yield shard
