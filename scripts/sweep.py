@@ -17,10 +17,7 @@ come before the jobs that only use it. The printed lines do not choose a GPU; on
 """
 
 import argparse
-import itertools
 import os
-import re
-import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,12 +31,12 @@ if __name__ == "__main__":  # before the other imports, which take a second
 
     end_at_signals()
 
-from configs.flags import parse_flags, with_flag_files  # noqa: E402
-from configs.methods import METHODS, Method  # noqa: E402
+from configs.flags import with_flag_files  # noqa: E402
 from sweeps.engines import Engine, Local, Ray, gpus  # noqa: E402
-from sweeps.jobs import Job, far_apart  # noqa: E402
+from sweeps.jobs import Job, shell  # noqa: E402
+from sweeps.planning import plan_jobs  # noqa: E402
 from sweeps.run import run_jobs  # noqa: E402
-from training.plan import plan  # noqa: E402
+from sweeps.slurm import slurm_script, write_script  # noqa: E402
 from utils.command_line import (  # noqa: E402
     Parser,
     at_least,
@@ -51,51 +48,12 @@ from utils.errors import RunError, UserError  # noqa: E402
 from utils.files import expanded  # noqa: E402
 from utils.preemption import Preempted  # noqa: E402
 
-TABLE = "table"  # of --agents
-OURS = {
-    "agent": "--agents=NAME,NAME",
-    "seed": "--first_seed=N",
-    "num_seeds": "--seeds=N",
-    "env_name": "--env_name=NAME",
-    "dry_run": "--engine=print, or --status",
-    "overwrite": "another --run_group, or delete the folders",
-}
-"""Flags of main.py that a sweep sets itself, and what to give instead."""
 READ_BY = {
     "jobs_per_device": ("local", "ray"),
     "ray_address": ("ray",),
     "retries": ("ray",),
 }
 """Engines that read these flags of the sweep."""
-
-SBATCH = """#!/bin/bash
-#SBATCH --job-name=sweep
-#SBATCH --array=0-{last}
-#SBATCH --gres=gpu:1
-#SBATCH --cpus-per-task=8
-#SBATCH --requeue
-#SBATCH --open-mode=append
-#SBATCH --signal=B:TERM@60
-# {command}
-# Account, partition and time limit: here, or before this file's name on sbatch's command line,
-# which comes first. A job that was cut short has saved; submit this file again and it resumes,
-# while finished ones end at once.{bases}{later}
-cd {cwd} || exit 1
-mapfile -t jobs <<'JOBS'
-{lines}
-JOBS
-number=$((${{SWEEP_FIRST:-0}} + ${{SLURM_ARRAY_TASK_ID:?submit this file with sbatch}}))
-eval "exec ${{jobs[number]}}"
-"""
-BASES = """
-# Tasks 0-{last} train the bases; to have no others wait for them:
-#   sbatch --parsable --array=0-{last} FILE
-#   sbatch --array={next}-{end} --dependency=afterany:ID FILE"""
-LATER = """
-# An array ends at {last} unless a cluster allows more. For the other jobs, with the same
-# --dependency if there is one:"""
-LAST_TASK = 1000
-"""The largest index of an array unless a cluster sets another MaxArraySize."""
 
 
 def parser() -> Parser:
@@ -164,162 +122,6 @@ def parser() -> Parser:
         help="count finished, running, stopped and missing runs; estimate the time left",
     )
     return result
-
-
-def plan_jobs(
-    options: argparse.Namespace, flags: Sequence[str], pack: int
-) -> list[Job]:
-    """All jobs, each of up to `pack` seeds of one task; raises UserError, as main.py would, for
-    anything wrong in them.
-    """
-    for word in flags:
-        name = word.lstrip("-").partition("=")[0]
-        if word.startswith("-") and name.removeprefix("no") in OURS:
-            raise UserError(
-                f"--{name}: a sweep sets it; use {OURS[name.removeprefix('no')]}"
-            )
-    jobs = []
-    methods, grid = listed_agents(options.agents), grid_points(options.grid)
-    for (agent, settings), point in itertools.product(methods, grid):
-        words = [*settings, *flags, *point]
-        words = with_its_phases(agent, words) if len(methods) > 1 else words
-        jobs.extend(jobs_of_agent(agent, words, options, pack))
-    folders: set[Path] = set()
-    for job in jobs:
-        for run in job.runs:
-            if run.folder in folders:
-                raise UserError(
-                    f"--grid, --agents: two of these runs would share {run.folder}; a grid over"
-                    " steps or intervals needs a sweep with its own --run_group for each value"
-                )
-            folders.add(run.folder)
-    return far_apart(jobs)
-
-
-def jobs_of_agent(
-    agent: str, flags: Sequence[str], options: argparse.Namespace, pack: int
-) -> list[Job]:
-    """The jobs of one agent with one set of settings."""
-    seeds = [f"--seed={options.first_seed}", f"--num_seeds={options.seeds}"]
-    # a preset may name one
-    tasks = [f"--env_name={options.env_name}"] if options.env_name else []
-    words = ["sweep.py", f"--agent={agent}", *tasks, *seeds, *flags]
-    runs = plan(parse_flags(words))
-    jobs = []
-    for task, of_task in itertools.groupby(runs, key=lambda run: run.env_name):
-        together = list(of_task)
-        for first in range(0, len(together), pack):
-            part = tuple(together[first : first + pack])
-            words = [f"--agent={agent}", f"--env_name={task}", f"--seed={part[0].seed}"]
-            words += [f"--num_seeds={len(part)}"] if len(part) > 1 else []
-            jobs.append(Job((beside("main.py"), *words, *flags), part))
-    return jobs
-
-
-def listed_agents(names: str) -> list[tuple[str, list[str]]]:
-    """The file of each agent given by name or path, and the settings that it is run with, once
-    each; with 'table', of every method that configs/methods.csv marks as the papers'.
-    """
-    given = [name for name in names.split(",") if name]
-    if not given:
-        raise UserError("--agents: give at least one agent, such as trqam")
-    listed: list[tuple[str, list[str]]] = []
-    for name in given:
-        if name == TABLE:
-            listed += [table_row(method) for method in METHODS]
-        else:
-            file = name if name.endswith(".py") else beside(f"agents/{name}.py")
-            listed.append((file, []))
-    return [pair for i, pair in enumerate(listed) if pair not in listed[:i]]
-
-
-def table_row(method: Method) -> tuple[str, list[str]]:
-    """The agent file of a row of the table, and its settings as flags."""
-    settings = [f"--agent.{key}={value}" for key, value in method.settings.items()]
-    return beside(f"agents/{method.agent}.py"), settings
-
-
-def with_its_phases(agent: str, words: Sequence[str]) -> list[str]:
-    """The words without the lengths of phases that an agent has not: RLPD's --offline_steps."""
-    from configs.agent_file import load_source
-    from configs.settings import PHASES, missing_phases
-
-    if not Path(agent).is_file():  # planning its runs says so
-        return list(words)
-    module = load_source(agent).module
-    missing = missing_phases(module.AGENT, module.get_config())
-    lengths = {f"--{PHASES[phase]}" for phase in missing}
-    kept = []
-    rest = iter(words)
-    for word in rest:
-        name, equals, _ = word.partition("=")
-        if name not in lengths:
-            kept.append(word)
-        elif not equals:
-            next(rest, None)  # --offline_steps 10
-    return kept
-
-
-def beside(name: str) -> str:
-    """A file of the project, as seen from the current folder."""
-    return name if Path.cwd() == ROOT else str(ROOT / name)
-
-
-def grid_points(grid: Sequence[str]) -> list[tuple[str, ...]]:
-    """Flags of every combination; commas inside brackets belong to the value."""
-    axes = []
-    for axis in grid:
-        key, equals, values = axis.lstrip("-").partition("=")
-        split = re.split(r",(?![^(]*\))", values)
-        if not equals or not all(split):
-            raise UserError(
-                f"--grid={axis}: write KEY=A,B,C, for example --grid=agent.kl_budget=0.5,1,2"
-            )
-        if key in OURS:
-            raise UserError(f"--grid={axis}: a sweep sets --{key}; use {OURS[key]}")
-        axes.append([f"--{key}={value}" for value in split])
-    return list(itertools.product(*axes))
-
-
-def shell(job: Job, python: str) -> str:
-    """The job as a line for a shell in the current folder; raises UserError where it would be
-    several.
-    """
-    refuse_control_characters([python, *job.words])
-    return shlex.join([python, *job.words])
-
-
-def slurm_script(jobs: Sequence[Job], argv: Sequence[str]) -> str:
-    """The script of an array with one task for each job."""
-    end = min(len(jobs) - 1, LAST_TASK)
-    needed = {tuple(base.folder for base in job.bases) for job in jobs if job.bases}
-    last_base = len(needed) - 1
-    bases = later = ""
-    if needed and last_base < end:
-        bases = BASES.format(last=last_base, next=last_base + 1, end=end)
-    if arrays := later_arrays(len(jobs)):
-        commands = [f"\n#   sbatch {options} FILE" for options in arrays]
-        later = LATER.format(last=end) + "".join(commands)
-    # not a bare python, which would depend on the environment in which the file is submitted
-    lines = "\n".join(shell(job, sys.executable) for job in jobs)
-    command = shlex.join(["python", *argv])
-    return SBATCH.format(
-        last=end,
-        command=command,
-        bases=bases,
-        later=later,
-        cwd=shlex.quote(os.getcwd()),
-        lines=lines,
-    )
-
-
-def later_arrays(count: int) -> list[str]:
-    """The options of sbatch for the jobs that do not fit into the first array of `count`."""
-    size = LAST_TASK + 1
-    return [
-        f"--export=ALL,SWEEP_FIRST={first} --array=0-{min(size, count - first) - 1}"
-        for first in range(size, count, size)
-    ]
 
 
 def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -418,19 +220,6 @@ def start(
             environ, options.jobs_per_device, options.ray_address, options.retries
         )
     return int(run_jobs(left, engine) > 0)
-
-
-def write_script(path: Path, text: str, count: int) -> None:
-    """Write a script of `count` jobs and print the commands that submit it."""
-    try:
-        path.write_text(text, encoding=sys.getfilesystemencoding())
-    except OSError as error:
-        raise UserError(
-            f"--slurm={path}: cannot be written ({error.strerror}); give another file"
-        ) from error
-    file = f"./{path}" if str(path).startswith("-") else str(path)
-    for options in ("", *later_arrays(count)):
-        print(shlex.join(["sbatch", *options.split(), file]))
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:

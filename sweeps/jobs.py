@@ -7,11 +7,13 @@ that.
 import dataclasses
 import functools
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from training.run import Run
+from utils.command_line import refuse_control_characters
 from utils.errors import DamagedFile
 
 INTERRUPTED = (130, 143)  # exit codes after Ctrl-C and SIGTERM
@@ -105,3 +107,12 @@ def far_apart(jobs: Sequence[Job]) -> list[Job]:
         positions[job] = counts[bases]
         counts[bases] += 1
     return sorted(jobs, key=lambda job: (positions[job], not job.bases))
+
+
+def shell(job: Job, python: str) -> str:
+    """Return a job as one line for a shell in the current folder.
+
+    Raises UserError for a control character, which could end the line.
+    """
+    refuse_control_characters([python, *job.words])
+    return shlex.join([python, *job.words])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from scripts import sweep
 from sweeps.jobs import Job
+from sweeps.planning import plan_jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +30,7 @@ def printed(capsys, *flags):
 
 def planned(*flags, pack=1):
     options, rest = sweep.parser().parse_known_args(map(str, flags))
-    return sweep.plan_jobs(options, rest, pack)
+    return plan_jobs(options, rest, pack)
 
 
 def stubs(tmp_path, *programs, flags=("--bc_steps=0",)):

@@ -6,7 +6,7 @@ import pytest
 
 from configs.flags import parse_flags
 from envs.tasks import ALL_TASKS
-from scripts import sweep
+from sweeps.slurm import slurm_script
 from tests.sweeps.stub_jobs import ROOT, TASK, planned, printed
 from training.plan import plan
 from utils.files import write_json
@@ -63,7 +63,7 @@ def test_jobs_without_a_base_come_after_those_that_train_one(agents):
     jobs = planned(f"--agents={agents}", "--env_name=scene,cube-double")
     assert [bool(job.bases) for job in jobs[:3]] == [True, True, False]
     assert jobs[0].bases[0].folder != jobs[1].bases[0].folder
-    assert "# Tasks 0-1 train the bases" in sweep.slurm_script(jobs, [])
+    assert "# Tasks 0-1 train the bases" in slurm_script(jobs, [])
 
 
 def test_an_agent_that_is_named_twice_is_one():

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 
-from scripts import sweep
+from sweeps import slurm
 from sweeps.jobs import Job
 from tests.sweeps.stub_jobs import ROOT, TASK, planned, printed, run
 from utils.files import write_json
@@ -87,8 +87,8 @@ def test_a_slurm_script_of_more_jobs_than_an_array_may_have_is_submitted_in_part
     (planned_job,) = planned(f"--env_name={TASK}", f"--save_dir={tmp_path}")
     jobs = [Job((str(number),), planned_job.runs) for number in range(2100)]
     script = tmp_path / "a table.sbatch"
-    text = sweep.slurm_script(jobs, ["scripts/sweep.py"])
-    sweep.write_script(script, text, len(jobs))
+    text = slurm.slurm_script(jobs, ["scripts/sweep.py"])
+    slurm.write_script(script, text, len(jobs))
     parts = [
         "--export=ALL,SWEEP_FIRST=1001 --array=0-1000",
         "--export=ALL,SWEEP_FIRST=2002 --array=0-97",
