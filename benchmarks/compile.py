@@ -32,7 +32,8 @@ from jax.experimental import topologies
 
 from benchmarks import hlo
 from benchmarks.common import ChosenAgent, add_agent, add_output, chosen_agent
-from training.updates import Window, one_update, train_block_on
+from training.updates import one_update, train_block_on
+from training.windows import Window
 from utils.command_line import at_least, each_at_least, existing_file
 from utils.errors import RunError, UserError
 from utils.replay import Replay, Transitions

@@ -36,12 +36,12 @@ from benchmarks.stages import stage_seconds
 from benchmarks.trace import profile
 from training.compile_options import CANDIDATES
 from training.updates import (
-    Window,
     configure_jax,
     one_update,
     train_block_on,
     updates_per_call,
 )
+from training.windows import Window
 from utils.command_line import at_least, each_at_least
 from utils.progress import Counter
 from utils.replay import Replay

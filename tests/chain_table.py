@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from agents import fql
-from training.updates import Window, one_update, train_block
+from training.updates import one_update, train_block
+from training.windows import Window
 from utils.replay import Replay
 from utils.sharding import stack_seeds
 

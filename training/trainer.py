@@ -23,7 +23,8 @@ from training.policy import evaluation_policy
 from training.run import Run, first_learning_step
 from training.seeds import Seeds
 from training.stored import prepare_folder
-from training.updates import EMPTY_WINDOW, SeedState, Updates, store, updates_per_call
+from training.updates import SeedState, Updates, store, updates_per_call
+from training.windows import EMPTY_WINDOW
 from utils import preemption
 from utils.errors import RunError
 from utils.logging import say, short_path

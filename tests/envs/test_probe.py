@@ -9,7 +9,8 @@ from envs.datasets import load_dataset
 from envs.ogbench import make_env
 from envs.probe import LENGTH, ProbeChain, ProbeReward, write_dataset
 from tests.agents.straightforward import q_values
-from training.updates import Window, one_update, train_block
+from training.updates import one_update, train_block
+from training.windows import Window
 from utils.replay import Replay
 from utils.sharding import one_seed, stack_seeds
 

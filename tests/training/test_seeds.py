@@ -14,7 +14,8 @@ import pytest
 
 from agents import trqam
 from tests.small_datasets import make_dataset
-from training.updates import Window, one_update, train_block, train_block_on
+from training.updates import one_update, train_block, train_block_on
+from training.windows import Window
 from utils.replay import Replay
 from utils.sharding import host_device, one_seed, stack_seeds
 
@@ -108,7 +109,8 @@ from tests.training.test_seeds import tiny_agents, train, SEEDS
 from tests.small_datasets import make_dataset
 from utils.replay import Replay
 from utils.sharding import mesh_for, one_seed, replicate, stack_seeds
-from training.updates import Window, one_update, train_block
+from training.updates import one_update, train_block
+from training.windows import Window
 
 replay = Replay.create({{name: np.nan_to_num(value) for name, value in make_dataset([30, 20]).items()}})
 keys = np.random.default_rng(0).integers(0, 1 << 32, (SEEDS, 2), np.uint32)

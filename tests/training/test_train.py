@@ -1,41 +1,12 @@
-"""Tests the window of metrics between two lines of train.csv, and warnings before training."""
+"""Tests warnings before training."""
 
 import json
 from types import SimpleNamespace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from training import data
-from training.updates import Window, updates_per_call
-
-
-def test_a_window_sums_and_remembers_the_first_update_that_broke_each_metric():
-    window = Window.create({"a": 0.5, "b": 0.0, "c": 0.0})
-    values = {
-        "a": [1.0, 2.0, 3.0, 4.0],
-        "b": [1.0, np.nan, 2.0, np.inf],
-        "c": [0.0, 0.0, -np.inf, np.nan],
-    }
-    add = jax.jit(Window.add)
-    for step in range(4):
-        window = add(
-            window,
-            {name: jnp.array(value[step]) for name, value in values.items()},
-            jnp.array(11 + step),
-        )
-    # All metrics are in one array, so that one kernel adds them.
-    assert window.sums.shape == window.broken.shape == (3,)
-    assert window.by_name(window.sums[None])[0]["a"] == 10.5
-    assert window.by_name(window.broken[None]) == [{"a": -1, "b": 12, "c": 13}]
-
-
-def test_calls_have_one_length_that_crosses_no_interval():
-    assert updates_per_call(1000, 0, 20, 50, 0) == 2
-    assert updates_per_call(1000, 0, 100, 200, 0) == 4  # the most on a CPU
-    assert updates_per_call(60, 45, 10, 40, 15) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
-"""Tests what updates keep between calls, and the clock of a window."""
+"""Tests what updates keep between calls, and the length of a call."""
 
-import itertools
 from types import SimpleNamespace
 
 import jax
@@ -11,8 +10,8 @@ from agents import bc, trqam
 from tests.agents.tiny_agents import OBS, tiny
 from tests.small_datasets import make_dataset
 from tests.training.test_seeds import tiny_agents
-from training import updates as updates_module
-from training.updates import EMPTY_WINDOW, SeedState, Updates, WindowClock, act_online
+from training.updates import SeedState, Updates, act_online, updates_per_call
+from training.windows import EMPTY_WINDOW
 from utils.errors import UserError
 from utils.replay import Replay
 from utils.sharding import stack_seeds
@@ -113,19 +112,10 @@ def test_a_metric_that_is_not_finite_is_named_with_its_seed_and_first_update(rep
     assert found == {1: f"{min(broken)} is not finite since update 1"}
 
 
-def test_the_clock_leaves_out_what_is_untimed(monkeypatch):
-    """The time advances by one second each time it is read."""
-    seconds = itertools.count(0.0)
-    monkeypatch.setattr(updates_module.time, "perf_counter", lambda: next(seconds))
-    clock = WindowClock()  # 0
-    clock.seen_busy()  # 1
-    with clock.untimed():  # 2 to 3
-        pass
-    clock.seen_idle()  # 4: three seconds after 1, one of them untimed
-    assert clock.idle == 2.0
-    assert clock.seconds() == 4.0  # 5
-    clock.restart()  # 6
-    assert (clock.seconds(), clock.idle) == (1.0, 0.0)
+def test_calls_have_one_length_that_crosses_no_interval():
+    assert updates_per_call(1000, 0, 20, 50, 0) == 2
+    assert updates_per_call(1000, 0, 100, 200, 0) == 4  # the most on a CPU
+    assert updates_per_call(60, 45, 10, 40, 15) == 1
 
 
 def test_the_noise_of_actions_differs_at_every_online_step():

@@ -17,7 +17,8 @@ import pytest
 from agents import bc
 from tests.small_datasets import make_dataset, online_transition
 from tests.tiny_runs import TASK, only_run, train
-from training.updates import Window, train_block
+from training.updates import train_block
+from training.windows import Window
 from utils import prefetch
 from utils.errors import RunError
 from utils.prefetch import Block, OnDevice, OnHost, place_dataset
