@@ -21,8 +21,8 @@ from configs.flags import (
     define_agent_flag,
     parse_words,
     take_agent,
-    unknown_flag,
 )
+from configs.suggestions import unknown_flag
 from utils.command_line import output_file
 from utils.files import write_json
 
