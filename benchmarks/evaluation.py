@@ -12,7 +12,6 @@ from envs.ogbench import make_env
 from envs.workers import SLOTS, EnvWorkers, default_workers
 from training.evaluator import without_optimiser
 from training.policy import evaluation_policy
-from utils.replay import chunk_length
 from utils.sharding import host_device
 
 TASK = "puzzle-4x4-play-singletask-task1-v0"
@@ -26,15 +25,12 @@ def evaluation_speed(agent: Any, episodes: int) -> list[dict[str, float]]:
     """
     result = [one_process_loop(agent, episodes)]
     policy = evaluation_policy(jax.device_put(without_optimiser(agent), host_device()))
-    length = chunk_length(agent.config)
     limit = default_workers()
     for workers in sorted({1, 2, 4, SLOTS, limit} & set(range(1, limit + 1))):
         with EnvWorkers(TASK, workers=workers) as processes:
             # creates the environments
-            evaluate(policy, processes, SLOTS, 1, length, ACTION_DIM, progress=False)
-            done = evaluate(
-                policy, processes, episodes, 0, length, ACTION_DIM, progress=False
-            )
+            evaluate(policy, processes, SLOTS, 1, progress=False)
+            done = evaluate(policy, processes, episodes, 0, progress=False)
         counts = done.env_steps, done.policy_requests, done.policy_calls
         result.append(figures(workers, *counts, done.seconds))
     return result
@@ -49,7 +45,7 @@ def one_process_loop(agent: Any, episodes: int) -> dict[str, float]:
     policy = evaluation_policy(agent)
     steps = 0
     # compiles
-    policy(np.zeros((1, OBSERVATION_DIM), np.float32), np.zeros((1, 3), np.uint32))
+    policy.act(np.zeros((1, OBSERVATION_DIM), np.float32), np.zeros((1, 3), np.uint32))
     start = time.perf_counter()
     queue: list[np.ndarray] = []
     for episode in range(episodes):
@@ -58,9 +54,8 @@ def one_process_loop(agent: Any, episodes: int) -> dict[str, float]:
         queue.clear()
         while not done:
             keys = np.array([[0, episode, steps]], np.uint32)
-            chunk = np.clip(
-                policy(observation[None].astype(np.float32), keys), -1.0, 1.0
-            )
+            chunk = policy.act(observation[None].astype(np.float32), keys)
+            chunk = np.clip(chunk, -1.0, 1.0)
             queue.extend(chunk.reshape(-1, ACTION_DIM) if not queue else ())
             observation, _, terminated, truncated, _ = env.step(queue.pop(0))
             steps += 1

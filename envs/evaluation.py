@@ -3,18 +3,27 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from envs.workers import ChunkResult, EnvWorkers, WorkerError
 from utils.progress import Counter
 
-Policy = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(observations [S, O] float32, keys [S, 3] uint32) -> actions [S, H*A] or [S, H, A].
 
-A key is (seed, episode, chunk index). The actions of slot i may depend only on observation i
-and key i.
-"""
+class Policy(NamedTuple):
+    """Acts in environments, H steps per call."""
+
+    act: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    """(observations [S, O] float32, keys [S, 3] uint32) -> actions [S, H*A] or [S, H, A].
+
+    A key is (seed, episode, chunk index). The actions of slot i may depend only on observation
+    i and key i.
+    """
+    chunk_shape: tuple[int, int]
+    """(H, A)."""
+
+
 Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(observations [S, O], actions [S, D] of the policy) -> the critic's values [S]."""
 
@@ -83,8 +92,6 @@ def evaluate(
     workers: EnvWorkers,
     episodes: int,
     seed: int,
-    chunk_length: int,
-    action_dim: int,
     *,
     discount: float = 1.0,
     first_episode: int = 0,
@@ -97,12 +104,10 @@ def evaluate(
     error, does not depend on the number of workers or of remaining episodes.
 
     Args:
-        policy: see Policy; its actions are clipped to [-1, 1] here.
+        policy: its actions are clipped to [-1, 1] here.
         workers: the environments, S slots.
         episodes: the number of episodes.
         seed: with the episode's number it determines start, goal and policy noise.
-        chunk_length: H, steps per policy call.
-        action_dim: A.
         discount: for the discounted returns.
         first_episode: the number of the first episode.
         progress: whether to show a bar over the episodes.
@@ -124,10 +129,10 @@ def evaluate(
         while active := slots.start_episodes():
             # Copies: an asynchronous policy may still read them when the next round begins.
             arguments = slots.observations.copy(), slots.keys.copy()
-            actions = np.asarray(policy(*arguments), np.float32)
+            actions = np.asarray(policy.act(*arguments), np.float32)
             policy_calls += 1
             policy_requests += len(active)
-            chunks = actions.reshape(workers.slots, chunk_length, action_dim)[active]
+            chunks = actions.reshape(workers.slots, *policy.chunk_shape)[active]
             if not np.isfinite(chunks).all():
                 raise EpisodeFault(
                     f"the policy's actions for {workers.env_name} are not finite"

@@ -63,8 +63,6 @@ def film(
     path: str | os.PathLike,
     episodes: int,
     seed: int,
-    chunk_length: int,
-    action_dim: int,
     frame_skip: int = 3,
     *,
     make_env: MakeEnv = make_film_env,
@@ -78,12 +76,10 @@ def film(
 
     Args:
         env_name: the task.
-        policy: see Policy.
+        policy: the policy.
         path: the file, written atomically; its ending selects mp4 or gif.
         episodes: the number of episodes.
         seed: the seed of the evaluation.
-        chunk_length: H, steps per policy call.
-        action_dim: A.
         frame_skip: environment steps per frame.
         make_env: as in EnvWorkers, for environments that render.
         caption: text over the frames, above episode, step and success; "" for none.
@@ -110,8 +106,8 @@ def film(
         value=value,
     )
 
-    def filmed_policy(observations: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        actions = policy(observations, keys)
+    def act(observations: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        actions = policy.act(observations, keys)
         if value and values:
             # the only slot with an episode
             value.value = values(observations, actions)[episode % SLOTS]
@@ -127,12 +123,10 @@ def film(
         ):
             for episode in range(episodes):
                 evaluate(
-                    filmed_policy,
+                    policy._replace(act=act),
                     workers,
                     1,
                     seed,
-                    chunk_length,
-                    action_dim,
                     first_episode=episode,
                     progress=False,
                 )

@@ -158,18 +158,16 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     from envs.workers import EnvWorkers, default_workers, maker
     from training.policy import evaluation_policy, evaluation_values, load_run
     from utils.logging import say
-    from utils.replay import chunk_length
 
     agent, stored, _ = load_run(run_dir, best=fv.best, trust=fv.trust)
     task = task_of(stored, fv.env_name)
     seed = stored["flags"]["seed"] if fv.seed is None else fv.seed
-    config = agent.config
     policy = evaluation_policy(agent)
     values = evaluation_values(agent)
     expected = np.full(fv.episodes, np.nan)
 
     def watched(observations: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        actions = policy(observations, keys)
+        actions = policy.act(observations, keys)
         if values:
             slots = np.arange(len(keys))
             # chunk 0, in slots that have an episode
@@ -190,13 +188,11 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
         EnvWorkers(task, workers=processes, make_env=make_env) as workers,
     ):
         result = evaluate(
-            watched,
+            policy._replace(act=watched),
             workers,
             fv.episodes,
             seed,
-            chunk_length(config),
-            stored["action_dim"],
-            discount=config.discount,
+            discount=agent.config.discount,
         )
     print_episodes(result, expected, stored["flags"].get("sparse", False))
     if not fv.video:
@@ -208,8 +204,6 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
             expanded(fv.video),
             min(fv.episodes, fv.video_episodes),
             seed,
-            chunk_length(config),
-            stored["action_dim"],
             fv.video_frame_skip,
             make_env=film_maker(recipe),
             caption=task.removesuffix("-v0"),

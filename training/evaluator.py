@@ -25,7 +25,6 @@ from training.seeds import Seeds
 from utils import preemption
 from utils.logging import say
 from utils.progress import SECONDS_PER_LINE
-from utils.replay import chunk_length
 from utils.sharding import host_device
 
 
@@ -46,7 +45,6 @@ class Evaluator:
         flags: eval_episodes, eval_workers, and eval_async: whether policies act on the CPU
             while the device trains; None: if the device is not the CPU.
         seeds: the maximum of policies evaluated at the same time.
-        action_dim: A.
         make_env: as in EnvWorkers.
     """
 
@@ -55,12 +53,10 @@ class Evaluator:
         env_name: str,
         flags: dict[str, Any],
         seeds: int,
-        action_dim: int,
         make_env: MakeEnv = make_task,
     ):
         self.env_name = env_name
         self.make_env = make_env
-        self.action_dim = action_dim
         self.episodes = flags["eval_episodes"]
         self.concurrent = flags["eval_async"]
         if self.concurrent is None:
@@ -104,15 +100,12 @@ class Evaluator:
             self._opened.append(self._own.workers)
             if self._closing:  # too late for __exit__ to close them
                 self._own.workers.close()
-        config = agent.config
         return evaluate(
             evaluation_policy(agent),
             self._own.workers,
             self.episodes,
             seed,
-            chunk_length(config),
-            self.action_dim,
-            discount=config.discount,
+            discount=agent.config.discount,
             progress=not self.concurrent,
         )
 

@@ -75,30 +75,25 @@ def export_policy(
         remedy = "a file in it" if path.is_dir() else "another name, or --overwrite"
         raise UserError(f"--out={out} exists; give {remedy}")
     agent, stored, step = load_run(folder, step, best, trust)
-    dims = stored["observation_dim"], stored["action_dim"]
-    exported = export_agent(agent, *dims, scaling_of(stored))
+    exported = export_agent(agent, stored["observation_dim"], scaling_of(stored))
     about = describe(exported) | provenance(folder, stored, step)
     write_policy(path, exported, about)
     return about
 
 
 def export_agent(
-    agent: Agent,
-    observation_dim: int,
-    action_dim: int,
-    scale: Scaling = unscaled,
+    agent: Agent, observation_dim: int, scale: Scaling = unscaled
 ) -> jax.export.Exported:
     """Export an agent as (observations [B, O], seed, call) -> chunks [B, H, A], for any B.
 
     Args:
         agent: the agent.
         observation_dim: O.
-        action_dim: A.
         scale: maps observations [B, O] to those of the agent.
     """
 
     def policy(observations: jax.Array, seed: jax.Array, call: jax.Array) -> jax.Array:
-        chunks = chunks_from_seed(agent, scale(observations), seed, call, action_dim)
+        chunks = chunks_from_seed(agent, scale(observations), seed, call)
         finite = jnp.isfinite(observations).all(axis=-1)
         return jnp.where(finite[:, None, None], chunks, jnp.nan)
 

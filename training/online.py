@@ -8,13 +8,14 @@ import numpy as np
 from envs.evaluation import reset_seed
 from envs.workers import ChunkResult, EnvWorkers, LocalEnvs, maker
 from training.journal import Journal
+from training.policy import chunk_shape
 from training.replay_file import as_dataset
 from training.run import Run
 from training.seeds import Seeds
 from training.updates import Updates
 from utils.errors import RunError
 from utils.logging import warn
-from utils.replay import Transitions, chunk_length
+from utils.replay import Transitions
 from utils.sharding import stack_seeds
 
 ONLINE_SEEDS = 1 << 20
@@ -164,13 +165,10 @@ class Interaction:
     Args:
         seeds: the seeds. Broken ones no longer act, and their environments idle.
         updates: holds the policies.
-        action_dim: A.
         at_random_until: the online step before which actions are random.
     """
 
-    def __init__(
-        self, seeds: Seeds, updates: Updates, action_dim: int, at_random_until: int
-    ):
+    def __init__(self, seeds: Seeds, updates: Updates, at_random_until: int):
         env_name = seeds.run.env_name
         self.seeds = seeds
         self.updates = updates
@@ -180,11 +178,12 @@ class Interaction:
             if len(seeds) > 1
             else LocalEnvs(env_name, make_env)
         )
+        self.chunk_shape = chunk_shape(updates.agents)
+        _, action_dim = self.chunk_shape
         self.episodes = [
             OnlineEpisodes(journal.run, self.envs, slot, action_dim, at_random_until)
             for slot, journal in enumerate(seeds.journals)
         ]
-        self.chunk_shape = (chunk_length(updates.config), action_dim)
 
     def close(self) -> None:
         """Close the environments."""

@@ -25,7 +25,7 @@ from training.stored import mention_changes
 from utils.errors import DamagedFile, RunError, UserError
 from utils.files import expanded
 from utils.logging import warn
-from utils.replay import transitions_per_sequence
+from utils.replay import chunk_length, transitions_per_sequence
 
 
 @jax.jit
@@ -48,9 +48,17 @@ def act_with_keys(agent: Agent, observations: jax.Array, keys: jax.Array) -> jax
 
 def evaluation_policy(agent: Agent) -> Policy:
     """Return an agent as a policy for `envs.evaluation.evaluate`."""
-    return lambda observations, keys: np.asarray(
-        act_with_keys(agent, observations, keys)
-    )
+
+    def act(observations: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        return np.asarray(act_with_keys(agent, observations, keys))
+
+    return Policy(act, chunk_shape(agent))
+
+
+def chunk_shape(agent: Agent) -> tuple[int, int]:
+    """Return (H, A): the environment steps per call of an agent, and an action's width."""
+    length = chunk_length(agent.config)
+    return length, agent.flat_action_dim // length
 
 
 @jax.jit
@@ -225,11 +233,7 @@ def best_evaluated(folder: Path, steps: Collection[int]) -> int | None:
 
 
 def chunks_from_seed(
-    agent: Agent,
-    observations: jax.Array,
-    seed: jax.Array,
-    call: jax.Array,
-    action_dim: int,
+    agent: Agent, observations: jax.Array, seed: jax.Array, call: jax.Array
 ) -> jax.Array:
     """Return action chunks [B, H, A] in [-1, 1], with noise from a seed and a call number.
 
@@ -240,15 +244,11 @@ def chunks_from_seed(
         observations: [B, O]; B may be a symbolic dimension.
         seed: uint32 scalar.
         call: uint32 scalar, the number of the call.
-        action_dim: A.
     """
     batch_size = observations.shape[0]
-    flat = agent.flat_action_dim
     key = jax.random.fold_in(stream(jax.random.key(seed), "policy"), call)
-    x0 = jax.random.normal(key, (agent.draws, batch_size, flat))
-    return agent.act(observations, x0).reshape(
-        batch_size, flat // action_dim, action_dim
-    )
+    x0 = jax.random.normal(key, (agent.draws, batch_size, agent.flat_action_dim))
+    return agent.act(observations, x0).reshape(batch_size, *chunk_shape(agent))
 
 
 Scaling = Callable[[jax.Array], jax.Array]
@@ -310,13 +310,12 @@ def load_policy(
     """
     agent, stored, _ = load_run(run_dir, best=best, trust=trust)
     scale = scaling_of(stored)
-    action_dim = stored["action_dim"]
 
     @jax.jit
     def act(
         agent: Agent, observations: jax.Array, seed: jax.Array, call: jax.Array
     ) -> jax.Array:
-        return chunks_from_seed(agent, scale(observations), seed, call, action_dim)
+        return chunks_from_seed(agent, scale(observations), seed, call)
 
     start = np.uint32(seed)
     calls = itertools.count()

@@ -35,7 +35,6 @@ from utils.replay import (
     BatchSpec,
     Replay,
     Transitions,
-    chunk_length,
     transitions_per_sequence,
 )
 
@@ -69,10 +68,7 @@ def train_runs(
         for step, members in group_by_step(journals):
             try:
                 seeds = Seeds([journals[i] for i in members], recipe)
-                trainer = Trainer(
-                    seeds, [agents[i] for i in members], step, dims[1], stack
-                )
-                trainer.run(dataset)
+                Trainer(seeds, [agents[i] for i in members], step, stack).run(dataset)
             except RunError as error:
                 errors.append(error)
         if errors:
@@ -159,7 +155,6 @@ class Trainer:
         seeds: the runs; their files are reset to the checkpoint.
         agents: the agent that each run starts with if there is no checkpoint.
         step: the step of the checkpoint; -1 starts new runs.
-        action_dim: A.
         stack: closes processes and threads at its end.
     """
 
@@ -168,7 +163,6 @@ class Trainer:
         seeds: Seeds,
         agents: Sequence[Agent],
         step: int,
-        action_dim: int,
         stack: contextlib.ExitStack,
     ):
         starts = [
@@ -177,7 +171,6 @@ class Trainer:
         ]
         self.seeds = seeds
         self.flags = seeds.flags
-        self.action_dim = action_dim
         self.stack = stack
         self.records = [start.record for start in starts]
         self.step = max(0, step)
@@ -186,7 +179,7 @@ class Trainer:
         self.interaction: Interaction | None = None  # before the online phase
         env_name = seeds.run.env_name
         make_env = maker(seeds.recipe)
-        evaluator = Evaluator(env_name, self.flags, len(seeds), action_dim, make_env)
+        evaluator = Evaluator(env_name, self.flags, len(seeds), make_env)
         self.evaluations = Evaluations(seeds, stack.enter_context(evaluator))
         for seed, start in enumerate(starts):
             if start.evaluating:
@@ -210,7 +203,7 @@ class Trainer:
         if self.step == 0:
             self.save()  # without any offline or online step the base is the result
         self.record_evaluations()
-        film_policies(self.seeds, self.updates, self.step, self.action_dim)
+        film_policies(self.seeds, self.updates, self.step)
         for _, journal in self.seeds.active:
             journal.finish()
         for error in self.seeds.broken.values():
@@ -297,9 +290,7 @@ class Trainer:
 
         at_random_until: the online step before which actions are random.
         """
-        interaction = Interaction(
-            self.seeds, self.updates, self.action_dim, at_random_until
-        )
+        interaction = Interaction(self.seeds, self.updates, at_random_until)
         self.stack.callback(interaction.close)
         empty = {name: dataset[name][:0] for name in (*FIELDS, "rows")}
         online = interaction.start(self.records, empty, self.flags["online_steps"])
@@ -451,17 +442,15 @@ class Trainer:
                 journal.save(self.step, tree, record)
 
 
-def film_policies(seeds: Seeds, updates: Updates, step: int, action_dim: int) -> None:
+def film_policies(seeds: Seeds, updates: Updates, step: int) -> None:
     """Film the policies if --video_episodes is set and no film of this step exists.
 
     Args:
         seeds: the seeds to film.
         updates: holds their agents.
         step: the step of the agents.
-        action_dim: A.
     """
     flags = seeds.flags
-    config = updates.config
     if not flags["video_episodes"]:
         return
     for seed, journal in seeds.active:
@@ -473,8 +462,6 @@ def film_policies(seeds: Seeds, updates: Updates, step: int, action_dim: int) ->
                 path,
                 flags["video_episodes"],
                 journal.run.seed,
-                chunk_length(config),
-                action_dim,
                 flags["video_frame_skip"],
                 make_env=film_maker(seeds.recipe),
             )

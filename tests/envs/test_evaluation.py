@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs.evaluation import EpisodeFault, evaluate, reset_seed
+from envs.evaluation import EpisodeFault, Policy, evaluate, reset_seed
 from envs.workers import EnvWorkers, WorkerError
 from tests.envs.stand_ins import Walk, make, make_script
 
@@ -22,7 +22,7 @@ def numpy_policy(observations, keys):
 
 
 def evaluation(
-    policy,
+    act,
     workers,
     episodes=11,
     seed=3,
@@ -33,15 +33,14 @@ def evaluation(
 ):
     """The evaluation of a policy in four slots."""
     with EnvWorkers(env_name, slots=4, workers=workers, make_env=make_env) as pool:
-        return evaluate(policy, pool, episodes, seed, horizon, A, **kwargs)
+        return evaluate(Policy(act, (horizon, A)), pool, episodes, seed, **kwargs)
 
 
 def play(name, episodes=5, horizon=H, **kwargs):
     """The evaluation of actions of 0 in a script of stand_ins.py."""
+    policy = Policy(lambda *_: np.zeros((4, horizon)), (horizon, 1))
     with EnvWorkers(name, slots=4, workers=1, make_env=make_script) as pool:
-        return evaluate(
-            lambda *_: np.zeros((4, horizon)), pool, episodes, 0, horizon, 1, **kwargs
-        )
+        return evaluate(policy, pool, episodes, 0, **kwargs)
 
 
 def assert_same(a, b):

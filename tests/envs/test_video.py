@@ -11,7 +11,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from envs.evaluation import evaluate
+from envs.evaluation import Policy, evaluate
 from envs.video import _captioned, _outcome, film, make_film_env
 from envs.workers import EnvWorkers
 from tests.envs.stand_ins import make
@@ -19,11 +19,14 @@ from tests.envs.stand_ins import make
 H, A = 5, 2
 
 
-def policy(observations, keys):
+def act(observations, keys):
     return (
         np.stack([np.random.default_rng(key).normal(size=H * A) for key in keys])
         + observations[:, :1]
     )
+
+
+POLICY = Policy(act, (H, A))
 
 
 @pytest.fixture(autouse=True)
@@ -53,12 +56,10 @@ def test_captions_show_the_episode_the_step_the_value_and_the_outcome(tmp_path):
     assert (
         film(
             "counter",
-            policy,
+            POLICY,
             path,
             2,
             0,
-            H,
-            A,
             make_env=make,
             caption="counter-task1",
             values=values,
@@ -93,7 +94,7 @@ def test_a_caption_has_no_outcome_if_no_success_is_reported():
 
 
 class Recorder:
-    """A policy that keeps the observation of each key."""
+    """Acts as POLICY does and keeps the observation of each key."""
 
     def __init__(self):
         self.rows = {}
@@ -101,15 +102,12 @@ class Recorder:
     def __call__(self, observations, keys):
         for observation, key in zip(observations, keys, strict=True):
             self.rows[tuple(key.tolist())] = observation
-        return policy(observations, keys)
+        return act(observations, keys)
 
 
 def test_an_mp4_has_every_frame_skipth_frame_of_each_episode(tmp_path, capfd):
     path = tmp_path / "videos" / "counter.mp4"
-    assert (
-        film("counter", policy, str(path), 2, 0, H, A, frame_skip=3, make_env=make)
-        == path
-    )
+    assert film("counter", POLICY, str(path), 2, 0, frame_skip=3, make_env=make) == path
     assert list(path.parent.iterdir()) == [path]
     video = frames(path)
     # steps 0 3 6 7 of two episodes; odd sizes are made even
@@ -122,9 +120,10 @@ def test_an_mp4_has_every_frame_skipth_frame_of_each_episode(tmp_path, capfd):
 
 def test_filmed_episodes_equal_those_of_the_evaluation(tmp_path):
     filmed, evaluated = Recorder(), Recorder()
-    assert film("walk", filmed, tmp_path / "walk.mp4", 3, 7, H, A, make_env=make)
+    path = tmp_path / "walk.mp4"
+    assert film("walk", POLICY._replace(act=filmed), path, 3, 7, make_env=make)
     with EnvWorkers("walk", workers=2, make_env=make) as workers:
-        evaluate(evaluated, workers, 3, 7, H, A)
+        evaluate(POLICY._replace(act=evaluated), workers, 3, 7)
     shared = [key for key in filmed.rows if key[0] == 7]
     assert {key[1] for key in shared} == {0, 1, 2} and len(shared) > 3
     for key in shared:
@@ -160,17 +159,8 @@ def test_ogbench_is_filmed_large_enough_to_see(
     # a training process may have set this for itself
     monkeypatch.setenv("MUJOCO_GL", "disabled")
     path = tmp_path / "ogbench.mp4"
-    actions = np.ones((8, 3, action_dim))
-    filmed = film(
-        name,
-        lambda *_: actions,
-        path,
-        1,
-        0,
-        3,
-        action_dim,
-        make_env=make_short_film_env,
-    )
+    policy = Policy(lambda *_: np.ones((8, 3, action_dim)), (3, action_dim))
+    filmed = film(name, policy, path, 1, 0, make_env=make_short_film_env)
     err = capfd.readouterr().err
     # without GL the message must say so, and the test must not fail
     if not egl_renders():
@@ -218,9 +208,7 @@ def test_without_gl_there_is_one_line_that_says_what_to_install(
     advice = breakage(tmp_path / "lib", monkeypatch)
     gl = os.environ["MUJOCO_GL"]
     path = tmp_path / "videos" / "a.mp4"
-    assert (
-        film("cube-single-play-singletask-task1-v0", policy, path, 1, 0, H, A) is None
-    )
+    assert film("cube-single-play-singletask-task1-v0", POLICY, path, 1, 0) is None
     out, err = capfd.readouterr()
     lines = err.splitlines()
     assert out.startswith("filming") and len(lines) == 1
@@ -235,7 +223,7 @@ def test_without_gl_there_is_one_line_that_says_what_to_install(
 def test_a_failing_environment_leaves_no_partial_video(tmp_path, capfd):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"an earlier video")
-    assert film("raises", policy, path, 1, 0, H, A, make_env=make) is None
+    assert film("raises", POLICY, path, 1, 0, make_env=make) is None
     assert path.read_bytes() == b"an earlier video" and list(tmp_path.iterdir()) == [
         path
     ]
@@ -246,18 +234,15 @@ def test_an_environment_that_cannot_render_gives_no_video(tmp_path, capfd):
     """The class of the example takes no render_mode. A run resumes where its film fails."""
     path = tmp_path / "a.mp4"
     name = "examples.own_environment:Reach-v0"
-    assert film(name, policy, path, 1, 0, H, A) is None
+    assert film(name, POLICY, path, 1, 0) is None
     line = capfd.readouterr().err.splitlines()[-1]  # after a warning of Gymnasium's
     assert line.startswith("no video a.mp4, all else is unaffected: ") and name in line
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_policy_that_returns_nan_gives_no_video(tmp_path, capfd):
-    def failing(*_):
-        return np.full((8, H, A), np.nan)
-
-    assert (
-        film("counter", failing, tmp_path / "a.mp4", 1, 0, H, A, make_env=make) is None
-    )
+    failing = POLICY._replace(act=lambda *_: np.full((8, H, A), np.nan))
+    path = tmp_path / "a.mp4"
+    assert film("counter", failing, path, 1, 0, make_env=make) is None
     assert "the policy's actions for counter are not finite" in capfd.readouterr().err
     assert list(Path(tmp_path).iterdir()) == []

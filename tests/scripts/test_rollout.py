@@ -93,16 +93,16 @@ def test_the_value_of_a_distributional_critic_is_the_agents_own(tmp_path, capsys
     capsys.readouterr()
     assert run(folder, "--episodes=1", "--seed=6", "--eval_workers=1") == 0
     printed_value = float(capsys.readouterr().out.splitlines()[-2].split()[-1])
-    agent, stored, _ = load_run(folder)
+    agent, _, _ = load_run(folder)
     policy, starts = evaluation_policy(agent), []
 
     def watched(observations, keys):
-        actions = policy(observations, keys)
+        actions = policy.act(observations, keys)
         starts.append((observations[:1], actions[:1]))
         return actions
 
     with EnvWorkers(TASK, workers=1) as workers:
-        evaluate(watched, workers, 1, 6, 5, stored["action_dim"])
+        evaluate(policy._replace(act=watched), workers, 1, 6)
     observations, chunks = starts[0]
     (value,) = agent.expected_return(observations, chunks.reshape(1, -1))
     assert printed_value == pytest.approx(float(value), rel=1e-2)

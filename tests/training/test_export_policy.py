@@ -79,11 +79,11 @@ def agent_of(name, **changes):
 
 def act(agent, observations=OBSERVATIONS):
     """Return the chunks of an agent in this process."""
-    return jax.jit(chunks_from_seed, static_argnums=4)(agent, observations, *NUMBERS, A)
+    return jax.jit(chunks_from_seed)(agent, observations, *NUMBERS)
 
 
 def export(agent):
-    return export_agent(agent, WIDTH, A)
+    return export_agent(agent, WIDTH)
 
 
 @pytest.mark.ci

@@ -322,7 +322,10 @@ def journal_of(seed):
 class Policies:
     """Seed i acts [i + 1, t]; at step 1 the policy of seed 1 gives NaN."""
 
-    config = types.SimpleNamespace(horizon_length=1, action_chunking=True)
+    agents = types.SimpleNamespace(
+        config=types.SimpleNamespace(horizon_length=1, action_chunking=True),
+        flat_action_dim=2,
+    )
     mesh = None
 
     def act(self, observations, step):
@@ -338,7 +341,7 @@ class Policies:
 def test_a_seed_that_breaks_online_does_not_stop_the_others(monkeypatch, printed):
     monkeypatch.setattr(online, "EnvWorkers", SideBySide)
     seeds = Seeds([journal_of(seed) for seed in range(3)])
-    interaction = Interaction(seeds, Policies(), 2, at_random_until=0)
+    interaction = Interaction(seeds, Policies(), at_random_until=0)
     transitions, first = interaction.advance(0)
     assert transitions["actions"].tolist() == [[1, 0], [2, 0], [3, 0]]
     assert transitions["next_observations"].tolist() == [[0, 1], [1, 1], [2, 1]]
