@@ -4,7 +4,7 @@ import ast
 import collections
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,18 @@ from configs.agent_source import Source, read
 from utils.code import repr_digest, skeleton
 from utils.networks import VelocityField
 
+NETWORKS = ("networks", "INPUTS", "widths")
 HOOKS = (
     *("velocity", "flow_loss", "flow_noise_shapes", "flat_actions"),
     *("cloning_loss", "draw_noise", "optimiser", "init_params"),
 )
 """The methods of an agent that cloning depends on, besides those about its networks."""
-OF_CRITICS = ("critic_network", "value_network")
-"""Methods that cloning does not depend on, although `networks` calls them."""
+NOT_CLONING = ("critic_network", "value_network", "noise_shapes", "loss")
+"""Methods that cloning does not depend on, although `networks` or a hook names them."""
+SHARED = ("agents.base", "agents.losses")
+"""Modules with the members of all agents, which clone the base of agents/bc.py."""
+RECEIVERS = ("self", "cls", "super()", "type(self)")
+"""What a method calls its agent."""
 
 Definitions = dict[str, list[ast.stmt]]
 """Statements by the names that they define; the name of an agent's member begins with a dot."""
@@ -28,19 +33,29 @@ Definitions = dict[str, list[ast.stmt]]
 def cloning_identity(source: Source, config: Any) -> dict[str, Any]:
     """Return what identifies an agent's base: a digest of code, and the settings it reads.
 
-    The code is that of `networks` and of the cloning methods, where the agent file and its
-    siblings define them, with everything there that it names. Returns {} if agents/bc.py clones
-    the same base.
+    The code is that of the cloning methods that the agent or its ancestors override, of its
+    networks if the agent file and its siblings define them, and of everything there and in its
+    ancestors that this code names. Returns {} if agents/bc.py clones the same base.
     """
     kind = source.module.AGENT
     if clones_as_bc(kind, config):
         return {}
     base = kind.networks(config)["base"]
     network = re.sub(" at 0x[0-9a-f]+", "", repr(base))
-    start = [f".{name}" for name in ("networks", "INPUTS", "widths", *HOOKS)]
-    start += re.findall(r"\w+", network)
-    start += [each.__name__ for each in type(base).__mro__]
-    code = reached(definitions(source, type(base)), start)
+    names = [
+        *re.findall(r"\w+", network),
+        *(each.__name__ for each in type(base).__mro__),
+    ]
+    ancestors = [*kind.__mro__, *type(base).__mro__]
+    modules = {each.__module__ for each in ancestors if is_agents(each)}
+    agents = {each.__name__ for each in kind.__mro__}
+    own = definitions(source.kept.values(), agents)
+    inherited = definitions(map(content_of, sorted(modules - {*SHARED})), agents)
+    shared = definitions(map(content_of, SHARED), agents)
+    members = [f".{name}" for name in HOOKS]
+    start = found(own, [f".{name}" for name in NETWORKS])
+    start += found(own, [*names, *members]) + found(inherited, [*names, *members])
+    code = reached(start, [own, inherited, shared], agents)
     settings = {name: config[name] for name in sorted(words(code) & set(config))}
     texts = {repr(skeleton(statement)) for statement in code}
     return {**settings, "cloning": repr_digest((network, sorted(texts)))}
@@ -62,18 +77,24 @@ def clones_as_bc(kind: type[Agent], config: Any) -> bool:
     return kind.networks(config)["base"] == shared and not overrides
 
 
-def definitions(source: Source, network: type) -> Definitions:
-    """Return what the agent file, its siblings and the network's file in agents/ define.
+def is_agents(kind: type) -> bool:
+    """Whether a class is defined in agents/."""
+    return kind.__module__.startswith("agents.")
+
+
+def content_of(module: str) -> bytes:
+    """Return the content of an imported module's file."""
+    return read(Path(str(sys.modules[module].__file__)))
+
+
+def definitions(contents: Iterable[bytes], agents: Collection[str]) -> Definitions:
+    """Return what files define.
 
     Args:
-        source: the source of the agent.
-        network: the class of the velocity field.
+        contents: of the files.
+        agents: the names of the classes whose members are found by their names.
     """
-    contents = list(source.kept.values())
-    if network.__module__.startswith("agents."):
-        contents.append(read(Path(str(sys.modules[network.__module__].__file__))))
-    agents = {each.__name__ for each in source.module.AGENT.__mro__}
-    found: Definitions = collections.defaultdict(list)
+    defined: Definitions = collections.defaultdict(list)
     for content in contents:
         for statement in ast.parse(content).body:
             prefix, inner = "", [statement]
@@ -81,8 +102,8 @@ def definitions(source: Source, network: type) -> Definitions:
                 prefix, inner = ".", statement.body
             for each in inner:
                 for name in defined_names(each):
-                    found[prefix + name].append(each)
-    return found
+                    defined[prefix + name].append(each)
+    return defined
 
 
 def defined_names(statement: ast.stmt) -> set[str]:
@@ -101,31 +122,48 @@ def defined_names(statement: ast.stmt) -> set[str]:
     return names
 
 
-def reached(found: Definitions, start: Iterable[str]) -> list[ast.stmt]:
-    """Return the definitions of names, of the names that these use, and so on."""
-    code: list[ast.stmt] = []
-    waiting = list(start)
-    seen = {f".{name}" for name in OF_CRITICS}
-    while waiting:
-        name = waiting.pop()
-        if name not in seen:
-            seen.add(name)
-            code += found.get(name, [])
-            for statement in found.get(name, []):
-                waiting += used_names(statement)
+def found(defined: Definitions, names: Iterable[str]) -> list[ast.stmt]:
+    """Return the statements that define names."""
+    return [statement for name in names for statement in defined.get(name, [])]
+
+
+def reached(
+    start: Iterable[ast.stmt], places: Sequence[Definitions], agents: Collection[str]
+) -> list[ast.stmt]:
+    """Return statements and what defines the names that they use, and so on.
+
+    `networks` and what is NOT_CLONING are not followed.
+
+    Args:
+        start: the statements.
+        places: where names may be defined.
+        agents: the names of the classes whose members have names with a dot.
+    """
+    code = list(start)
+    seen = {f".{name}" for name in (*NETWORKS, *NOT_CLONING)}
+    for statement in code:  # which grows meanwhile
+        names = used_names(statement, agents) - seen
+        seen |= names
+        code += [each for place in places for each in found(place, sorted(names))]
     return code
 
 
-def used_names(statement: ast.stmt) -> Iterator[str]:
-    """Yield the names that a statement uses or imports, those of attributes with a dot too."""
+def used_names(statement: ast.stmt, agents: Collection[str]) -> set[str]:
+    """Return the names that a statement uses or imports; those of agents' members with a dot.
+
+    agents: the names of their classes.
+    """
+    names = set()
     for node in ast.walk(statement):
         match node:
             case ast.Name(id=name):
-                yield name
-            case ast.Attribute(attr=name):
-                yield from (name, f".{name}")
+                names.add(name)
+            case ast.Attribute(value=value, attr=name):
+                of_agent = ast.unparse(value) in (*RECEIVERS, *agents)
+                names.add(f".{name}" if of_agent else name)
             case ast.alias(name=name):
-                yield name.rpartition(".")[2]
+                names.add(name.rpartition(".")[2])
+    return names
 
 
 def words(code: Iterable[ast.stmt]) -> set[str]:

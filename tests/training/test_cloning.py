@@ -360,7 +360,8 @@ def test_the_networks_settings_change_the_identity(tmp_path):
 
 def test_an_overridden_flow_loss_counts_with_the_settings_that_it_reads(tmp_path):
     found = identity(tmp_path, {"mine.py": LOSS})
-    assert found["lam_scale"] == 3.0 and set(found) == {"cloning", "lam_scale"}
+    assert found["lam_scale"] == 3.0
+    assert set(found) == {"cloning", "lam_scale", "action_chunking"}
     assert identity(tmp_path, {"mine.py": LOSS}, kl_budget=0.1) == found
     assert identity(tmp_path, {"mine.py": LOSS.replace("* super", "+ super")}) != found
 
@@ -419,6 +420,39 @@ def test_a_setting_that_is_read_by_its_name_counts(read, tmp_path):
     assert identity(tmp_path, {"mine.py": code}, bc_weight=3.0) != found
 
 
+INHERITED = """
+from agents import qgf
+
+
+class Mine(qgf.QGF):
+    pass
+
+
+get_config = Mine.get_config
+AGENT = Mine
+"""
+SAMPLED = """
+from agents import trqam
+
+
+class Mine(trqam.TRQAM):
+    def flow_loss(self, base, batch, noise):
+        sample = self.flow_sample(base, batch["observations"], noise["flow_x0"])
+        return super().flow_loss(base, batch, noise) + sample.mean()
+
+
+get_config = Mine.get_config
+AGENT = Mine
+"""
+
+
+@pytest.mark.parametrize("code", [INHERITED, SAMPLED])
+def test_a_setting_that_cloning_reads_in_an_ancestor_counts(code, tmp_path):
+    found = identity(tmp_path, {"mine.py": code}, flow_steps=7)
+    assert found["flow_steps"] == 7
+    assert set(found) == {"cloning", "flow_steps", "action_chunking"}
+
+
 OVERRIDDEN = """
 from agents import trqam
 
@@ -444,7 +478,8 @@ def test_an_agent_with_its_own_noise_loss_optimiser_or_start_has_its_own_base(
     words = ("@classmethod", "cls") if of_class else ("", "self")
     code = OVERRIDDEN.format(name=name, decorator=words[0], receiver=words[1])
     found = identity(tmp_path / "a", {"mine.py": code})
-    assert set(found) == {"cloning"}
+    allowed = {"cloning", "action_chunking", "lr", "clip_grad"}
+    assert {"cloning"} <= set(found) <= allowed
     changed = code.replace("return super", "return 1 * super")
     assert identity(tmp_path / "b", {"mine.py": changed}) != found
 
