@@ -77,7 +77,7 @@ def check_inside(folder: Path) -> None:
 
 def kept_config(config: dict[str, Any]) -> dict[str, Any]:
     """A config.json without local paths, and with the run's command."""
-    flags = with_names_of_paths(config["flags"])
+    flags = config["flags"]
     return config | {
         "agent_file": shown_file(config),
         "flags": {name: value for name, value in flags.items() if name not in NOT_KEPT},
@@ -116,25 +116,16 @@ def shown_number(name: str, cell: float | None) -> str:
     return repr(float(cell)) if name == "success" else f"{cell:.9g}"
 
 
-def with_names_of_paths(flags: dict[str, Any]) -> dict[str, Any]:
-    """The flags, with the names alone of the base and the data that the command line gave."""
-    names = ("pretrained_actor_path", "dataset")
-    paths = {name: flags[name] for name in names if flags.get(name)}
-    return flags | {name: Path(path).name for name, path in paths.items()}
-
-
 def shown_file(config: dict[str, Any]) -> str:
     """The agent file and its folder: agents/trqam.py."""
     return "/".join(Path(config["agent_file"]).parts[-2:])
 
 
 def command(config: dict[str, Any]) -> str:
-    """The command that makes a run of this config.json, without local paths: of a base
-    and of data, only the names are left.
-    """
+    """The command that makes a run of this config.json, without local paths."""
     if "command" in config:
         return config["command"]
-    flags, sources = with_names_of_paths(config["flags"]), config["sources"]
+    flags, sources = config["flags"], config["sources"]
     values = flags | {f"agent.{key}": value for key, value in config["agent"].items()}
     shown_first = {
         "agent": shown_file(config),

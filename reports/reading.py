@@ -141,7 +141,9 @@ def result_of(
         training: the columns of its train.csv.
         concerns: the agent's warnings.
     """
-    flags, agent = config["flags"], printable(Path(config["agent_file"]).stem)
+    flags = with_names_of_paths(config["flags"])
+    config = config | {"flags": flags}
+    agent = printable(Path(config["agent_file"]).stem)
     return Result(
         method=agent,
         agent=agent,
@@ -208,6 +210,15 @@ def is_run(folder: Path, config: dict[str, Any]) -> bool:
     entries = {"agent_file", "flags", "agent", "sources"} & config.keys()
     beside = (*COLUMNS, "done.json", "checkpoints")
     return bool(entries) or any(os.path.lexists(folder / name) for name in beside)
+
+
+def with_names_of_paths(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags, with the names alone of the base and the data that the command line gave: the
+    same files may lie elsewhere.
+    """
+    names = ("pretrained_actor_path", "dataset")
+    paths = {name: flags[name] for name in names if flags.get(name)}
+    return flags | {name: Path(path).name for name, path in paths.items()}
 
 
 def overrides_of(config: dict[str, Any]) -> dict[str, Any]:

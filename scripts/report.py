@@ -132,6 +132,8 @@ def run(argv: list[str]) -> int:
 
     results, notes = read_all(flags.paths, flags.pickle_interval, flags.pickle_axes)
     report = make_report(results, flags.step, read_published(), notes, flags.bootstrap)
+    if flags.latex and not report.rows:
+        raise UserError("--latex: no run reports success; --csv has returns too")
     outputs = [(flags.csv, as_csv), (flags.latex, as_latex), (flags.html, as_html)]
     written = write([(path, made(report)) for path, made in outputs if path])
     if flags.picture:

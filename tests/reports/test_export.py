@@ -63,6 +63,7 @@ def test_an_export_replaces_no_other_runs_and_names_data_without_its_path(
     assert run_report(tmp_path / "b", f"--export={kept}") == 2
     assert "it holds other runs, " in capsys.readouterr().err
     assert (kept / "runs.json").read_text() == text
+    assert len(methods_of(kept, tmp_path / "b")) == 1
     assert run_report(kept, tmp_path / "b", f"--export={kept}") == 0
     assert len(json.loads((kept / "runs.json").read_text())) == 2
 

@@ -24,6 +24,13 @@ def write_returns(folder, name, seed, returns, success=None, **changed):
     write_csv(place / "eval.csv", header, rows)
 
 
+def test_a_latex_table_of_runs_without_success_is_refused(tmp_path, capsys):
+    write_returns(tmp_path / "exp", "mine:Walker-v0", 0, {1_000_000: -10.0})
+    assert run_report(tmp_path / "exp", f"--latex={tmp_path / 'o.tex'}") == 2
+    assert "--latex: no run reports success" in capsys.readouterr().err
+    assert not (tmp_path / "o.tex").exists()
+
+
 def test_runs_without_success_are_named_and_their_returns_shown(tmp_path, capsys):
     own, task = "mine:Walker-v0", CUBE.format(1)
     other = CUBE.format(2)
