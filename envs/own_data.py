@@ -143,7 +143,10 @@ def _evidence_of_masks(masks: np.ndarray, final: np.ndarray) -> tuple[str | None
     if (masks[final] == 0).any():
         return "flat", "a terminal row has mask 0"
     if (masks[:-1][final[1:]] == 0).any():
-        return "ogbench", "masks are 0 in rows before terminal rows alone"
+        return (
+            "ogbench",
+            "masks are 0 in rows before terminal rows, and in none of those",
+        )
     return None, ""
 
 

@@ -40,6 +40,7 @@ def read_checked(path: Path, layout: str, action_scale: float, flag: str) -> Arr
     where = f"{flag}: {path}"
     arrays = _refuse_unknown(read_file(path, flag), where)
     if layout == "ogbench":
+        _refuse_flat(arrays, where)
         _fill_final_rows(arrays)
     arrays = check_arrays(arrays, where, "correct it in the file")
     _check_sizes(arrays, where)
@@ -51,6 +52,16 @@ def read_checked(path: Path, layout: str, action_scale: float, flag: str) -> Arr
     )
     check_action_range(arrays["actions"], where, remedy)
     return arrays
+
+
+def _refuse_flat(arrays: Arrays, where: str) -> None:
+    """Raise UserError for arrays that the ogbench layout does not have."""
+    flat = [name for name in ("next_observations", *ENDS) if name in arrays]
+    if flat:
+        raise UserError(
+            f"{where} holds {', '.join(flat)}, which --dataset_layout=ogbench does not read;"
+            " give --dataset_layout=flat, or remove them"
+        )
 
 
 def _check_sizes(arrays: Arrays, where: str) -> None:

@@ -219,7 +219,7 @@ def test_a_final_row_starts_no_transition(tmp_path, printed):
         and data["observations"].dtype == np.float32
     )
     assert (
-        "layout ogbench (masks are 0 in rows before terminal rows alone)"
+        "layout ogbench (masks are 0 in rows before terminal rows, and in none of those)"
         in printed().out
     )
 
@@ -260,6 +260,17 @@ def test_an_ambiguous_file_is_refused_unless_its_layout_is_given(tmp_path, array
     assert len(load(tmp_path, arrays, dataset_layout="ogbench")["rows"]) == rows - 2
     as_flat = load(tmp_path, arrays, dataset_layout="flat")
     assert len(as_flat["rows"]) == (rows - 2 if "masks" in arrays else rows)
+
+
+@pytest.mark.parametrize("name", ["truncations", "timeouts", "next_observations"])
+def test_arrays_that_the_given_layout_does_not_have_are_refused(tmp_path, name):
+    """Otherwise chunks would cross the time limits."""
+    arrays = ogbench()
+    arrays[name] = arrays["observations" if name.startswith("next") else "terminals"]
+    with pytest.raises(
+        UserError, match=f"holds {name}, which --dataset_layout=ogbench"
+    ):
+        load(tmp_path, arrays, dataset_layout="ogbench")
 
 
 def test_unused_values_of_an_ogbench_file_are_mentioned(tmp_path, printed):
