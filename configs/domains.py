@@ -181,8 +181,11 @@ def parse_value(text: str, kind: type) -> Any:
     if kind is tuple:
         width, layers = text.split("x")
         return (int(width),) * int(layers)
-    # a fork may set None where its parent has a number
-    return kind(text) if kind in TYPES else float(text)
+    if kind is str:
+        return text
+    # a fork may set None or 3 where its parent has a number such as 0.5
+    number = float(text)
+    return int(number) if kind is int and number.is_integer() else number
 
 
 def qam_common_settings(dataset: str) -> dict[str, Setting]:

@@ -99,7 +99,6 @@ SHARE = Kind("a number from 0 to 1", lambda value: is_number(value) and 0 <= val
 OBJECT = object_of("an object", lambda value: True)
 TEXTS = object_of("an object of texts", is_text)
 PATH = Kind("a path or nothing", lambda value: value in (None, "") or is_text(value))
-SCALAR = Kind("neither a list nor an object", is_scalar)
 
 
 def list_of(wanted: str, holds: Callable[[Any], bool]) -> Kind:
@@ -159,7 +158,6 @@ OPTIONAL = {
     "agent.lam_scale": POSITIVE,
     "agent.lambda_min": NUMBER,
     "agent.lambda_max": NUMBER,
-    "agent.mode": SCALAR,
     "source": OBJECT,
     "base": OBJECT,
     "cloning": OBJECT,

@@ -11,7 +11,8 @@ from utils.errors import UserError
 
 class Option(NamedTuple):
     """One setting. A number must be finite and within the bounds that are not None; a tuple of
-    positive integers holds layer widths; a default of None allows any value.
+    positive integers holds layer widths; a default of None allows any value. The type of the
+    default is that of every value: 1.0 allows 0.5, 1 does not.
     """
 
     default: Any
@@ -48,7 +49,10 @@ class Option(NamedTuple):
                 return None if are_widths(value) else advice
             case tuple():
                 return None if all(map(is_finite, value)) else "give finite numbers"
-        return None if self.allows(value) else self.advice()
+            case int() | float():
+                return None if self.allows(value) else self.advice()
+        kind = type(self.default).__name__
+        return f"the default is of type {kind}; give a number, a text, a tuple or None"
 
     def advice(self) -> str:
         """Say which numbers are allowed."""

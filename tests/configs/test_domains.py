@@ -250,6 +250,11 @@ def test_a_value_of_the_table_is_a_number_where_a_fork_has_none():
     assert given == own_settings("scene-play", "fql", {"alpha": alpha})
 
 
+def test_a_value_of_the_table_is_whole_where_a_fork_has_a_whole_default():
+    given = own_settings("cube-double-play", "qam", {"inv_temp": 3})
+    assert given["inv_temp"].value == 1 and type(given["inv_temp"].value) is int
+
+
 FROM_SCRATCH = """
 from agents.base import Agent
 from utils.options import Option

@@ -1,5 +1,6 @@
 """Tests which values a setting accepts, the advice for other values, and the text of --help."""
 
+import numpy as np
 import pytest
 
 from utils.errors import UserError
@@ -60,6 +61,13 @@ NAN, INF = float("nan"), float("inf")
 def test_wrong_values_get_advice_and_right_ones_do_not(option, fine, wrong, advice):
     assert [option.fault(value) for value in fine] == [None] * len(fine)
     assert [option.fault(value) for value in wrong] == [advice] * len(wrong)
+
+
+@pytest.mark.parametrize("default", [[1, 2], {}, np.float32(0.5), np.int64(3)])
+def test_a_default_of_another_type_is_refused(default):
+    """config.json could not hold it, or not as it is."""
+    advice = f"the default is of type {type(default).__name__}; give a number, a text, "
+    assert Option(default, "").fault(default).startswith(advice)
 
 
 def test_the_first_fault_is_an_error_that_names_the_flag():
