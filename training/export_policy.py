@@ -32,12 +32,12 @@ import jax.numpy as jnp
 
 from agents.base import Agent
 from configs.agent_source import ROOT
-from configs.run_folder import evaluation_lines
 from envs.tasks import dataset_name
 from training.policy import (
     Scaling,
     chunks_from_seed,
     load_run,
+    read_evaluation_lines,
     scaling_of,
     unscaled,
 )
@@ -145,7 +145,9 @@ def provenance(folder: Path, stored: dict[str, Any], step: int) -> dict[str, Any
     task = flags["env_name"]
     own = flags.get("dataset")
     name = Path(own).name if own else dataset_name(task)
-    evaluations = [line for line in evaluation_lines(folder) if line["step"] == step]
+    evaluations = [
+        line for line in read_evaluation_lines(folder) if line["step"] == step
+    ]
     evaluated = evaluations[-1] if evaluations else {}
     return {
         "task": task,

@@ -173,7 +173,8 @@ class Journal:
         self.logger.timing(step, {**speed, "save_seconds": self.save_seconds})
         self.save_seconds = 0.0
         self.recent.append(line)
-        concerns = {} if agent.cloning else agent.concerns(list(self.recent))
+        found = {} if agent.cloning else agent.concerns(list(self.recent))
+        concerns = {name: " ".join(text.split()) for name, text in found.items()}
         write_json(self.run.folder / "concerns.json", concerns)
         for concern, text in concerns.items():
             if concern not in self.warned:

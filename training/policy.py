@@ -95,12 +95,13 @@ def load_run(
     trained on this machine: load only runs of people whom you trust.
 
     Raises UserError if the folder holds no such checkpoint or none that can be read, and if its
-    code is not trusted; the message lists the files.
+    code is not trusted; the message lists the files. Raises RunError for damaged files.
 
     Args:
         run_dir: the run folder.
         step: the step of the checkpoint; None for the newest that can be read.
-        best: whether to load the checkpoint with the best evaluation instead of the newest.
+        best: whether to load the checkpoint with the best evaluation instead; `step` has no
+            effect then.
         trust: whether unknown code may be executed.
     """
     folder = expanded(run_dir)
@@ -224,12 +225,23 @@ def best_evaluated(folder: Path, steps: Collection[int]) -> int | None:
 
     Returns None, with a warning, if none of them was evaluated.
     """
-    step = best_step(evaluation_lines(folder), steps)
+    step = best_step(read_evaluation_lines(folder), steps)
     if step is None and steps:
         warn(
             f"no checkpoint of {folder} was evaluated: the newest is taken for the best"
         )
     return step
+
+
+def read_evaluation_lines(folder: Path) -> list[dict[str, Any]]:
+    """Read the lines of eval.csv in a run folder whose policy is loaded.
+
+    Raises RunError if it is damaged, without the advice for a run that is to resume.
+    """
+    try:
+        return evaluation_lines(folder)
+    except DamagedFile as error:
+        raise RunError(error.fault) from error
 
 
 def chunks_from_seed(

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from configs.run_folder import read_concerns
 from training.journal import Journal
 from utils.logging import read_csv
 
@@ -46,6 +47,14 @@ def test_current_concerns_are_stored_and_each_is_printed_once(
         kept.append(json.loads((tmp_path / "concerns.json").read_text()))
     assert kept == [{}, {"lambda_max": AT_BOUND}, {"lambda_max": AT_BOUND}, {}, kept[1]]
     assert printed().err == f"warning: task/run, step 1: {AT_BOUND}\n"
+
+
+def test_a_concern_is_stored_as_one_line(journal, tmp_path):
+    """Reports refuse a concerns.json with line breaks."""
+    agent = Agent()
+    agent.concerns = lambda lines: {"kl": "the path KL is high:\n  lower the step"}
+    journal.log(1, {"dual/lam": 1.0}, {}, agent)
+    assert read_concerns(tmp_path) == {"kl": "the path KL is high: lower the step"}
 
 
 def test_an_agent_judges_as_many_lines_as_its_patience(journal):

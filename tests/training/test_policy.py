@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from agents import bc
 from tests.agents.tiny_agents import OBS, tiny
 from training.keys import stream
-from training.policy import act_with_keys
+from training.policy import act_with_keys, best_evaluated
+from utils.errors import RunError
 
 
 def test_evaluation_noise_depends_on_seed_episode_and_chunk():
@@ -25,3 +27,11 @@ def test_evaluation_noise_depends_on_seed_episode_and_chunk():
     noise = jax.random.normal(key, (agent.draws, agent.flat_action_dim))
     expected = agent.act(observations[:1], noise[:, None])
     np.testing.assert_allclose(actions[-1], expected[0], rtol=1e-5, atol=1e-6)
+
+
+def test_damaged_evaluations_are_not_advised_to_be_deleted(tmp_path):
+    """The run may be another person's; without the file its best checkpoint is lost."""
+    (tmp_path / "eval.csv").write_text("step,episodes,success\n10,50,2.0\n")
+    with pytest.raises(RunError, match="success is '2.0', not a number") as caught:
+        best_evaluated(tmp_path, [10])
+    assert "resumes the run" not in str(caught.value)
