@@ -15,8 +15,8 @@ import numpy as np
 from utils.errors import UserError
 
 ARRAY_FUNCTIONS = {
-    *{("numpy", "ndarray"), ("_codecs", "encode")},
-    *{("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar")},
+    ("_codecs", "encode"),
+    ("numpy._core.multiarray", "scalar"),
     ("numpy._core.numeric", "_frombuffer"),
 }
 """What a file may name and call: protocols before 3 write bytes by `_codecs.encode`."""
@@ -39,6 +39,16 @@ def numeric_dtype(name: Any, *_: Any) -> np.dtype:
     return np.dtype(name, copy=True)
 
 
+def new_array(kind: Any, *_: Any) -> np.ndarray:
+    """Stand-in for NumPy's _reconstruct: return an array for `__setstate__` to fill.
+
+    kind: None stands for numpy.ndarray; raise Refused for other classes.
+    """
+    if kind is not None:
+        raise Refused("holds an array of another class")
+    return np.empty(0, np.int8)
+
+
 def jax_array(make: Any, args: tuple, state: tuple, _: Any) -> np.ndarray:
     """Stand-in for jax._src.array._reconstruct_array: return the NumPy array inside."""
     array = make(*args)
@@ -48,6 +58,9 @@ def jax_array(make: Any, args: tuple, state: tuple, _: Any) -> np.ndarray:
 
 STAND_INS = {
     ("numpy", "dtype"): numeric_dtype,
+    ("numpy", "ndarray"): None,  # an argument alone, never called
+    ("numpy._core.multiarray", "_reconstruct"): new_array,
+    ("__builtin__", "bytes"): lambda *_: b"",  # by protocols before 3
     ("jax._src.array", "_reconstruct_array"): jax_array,
     ("collections", "OrderedDict"): dict,
     ("flax.core.frozen_dict", "FrozenDict"): dict,

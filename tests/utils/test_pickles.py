@@ -163,6 +163,7 @@ def test_arrays_of_every_layout_are_read(protocol, tmp_path):
         "integers": np.array([-1, 1 << 40]),
         "no axis": np.array(3, np.uint8),
         "scalar": np.float32(0.25),
+        "empty": np.zeros((0, 3), np.float32),
     }
     read = safe_unpickle(write(tmp_path / "a.pkl", arrays, protocol))
     for name, array in arrays.items():
@@ -255,6 +256,15 @@ LIVE = {
 }
 
 
+def test_an_array_larger_than_the_file_is_refused(tmp_path):
+    """np.ndarray itself would make 8 GB of 8 bytes, or an array of objects."""
+    for arguments in (((10**9,), "f8", b"8 bytes.", 0, (0,)), ((3,), "O")):
+        content = pickle.dumps(Call(np.ndarray, *arguments))
+        (tmp_path / "a.pkl").write_bytes(content)
+        with pytest.raises(UserError, match="not a pickle file, or a damaged one"):
+            safe_unpickle(tmp_path / "a.pkl")
+
+
 # An attack that was executed leaves an open file.
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize("attack", LIVE)
@@ -301,7 +311,7 @@ REFUSED = {
     ),
     "an admitted callable in JAX's place": (JAX + b"(" + name("collections", "OrderedDict") + b"(t(t}tR.", None),
     "JAX in JAX": (JAX + b"(" + JAX + b"(t(t}tR.", None),
-    "an array of another class": (RECONSTRUCT + b"(" + name("collections", "OrderedDict") + b"(I0\ntVb\ntR.", None),
+    "an array of another class": (RECONSTRUCT + b"(" + name("collections", "OrderedDict") + b"(I0\ntVb\ntR.", "holds an array of another class"),
     "a list for bytes": (
         EMPTY_ARRAY + b"(I1\n(I1\nt" + name("numpy", "dtype") + b"(Vf4\ntRI00\n(lNatb.", None,
     ),
