@@ -44,11 +44,8 @@ class Option(NamedTuple):
             case str():
                 wrong = self.choices and value not in self.choices
                 return f"use one of {', '.join(self.choices)}" if wrong else None
-            case tuple() if are_widths(self.default):
-                advice = "give positive layer widths, such as '(512,512)'"
-                return None if are_widths(value) else advice
             case tuple():
-                return None if all(map(is_finite, value)) else "give finite numbers"
+                return fault_of_tuple(self.default, value)
             case int() | float():
                 return None if self.allows(value) else self.advice()
         kind = type(self.default).__name__
@@ -77,6 +74,14 @@ class Option(NamedTuple):
 
 
 Options = dict[str, Option]
+
+
+def fault_of_tuple(default: tuple, value: Any) -> str | None:
+    """Return the advice for a tuple that is not allowed where `default` is; else None."""
+    if are_widths(default):
+        advice = "give positive layer widths, such as '(512,512)'"
+        return None if are_widths(value) else advice
+    return None if all(map(is_finite, value)) else "give finite numbers"
 
 
 def are_widths(value: Any) -> bool:
