@@ -8,13 +8,12 @@ import numpy as np
 
 from benchmarks.common import ACTION_DIM, OBSERVATION_DIM
 from envs.evaluation import evaluate, reset_seed
-from envs.ogbench import make_env
-from envs.workers import SLOTS, EnvWorkers, default_workers
+from envs.workers import SLOTS, EnvWorkers, Task, default_workers
 from training.evaluator import without_optimiser
 from training.policy import evaluation_policy
 from utils.sharding import host_device
 
-TASK = "puzzle-4x4-play-singletask-task1-v0"
+TASK = Task("puzzle-4x4-play-singletask-task1-v0")
 
 
 def evaluation_speed(agent: Any, episodes: int) -> list[dict[str, float]]:
@@ -41,7 +40,7 @@ def one_process_loop(agent: Any, episodes: int) -> dict[str, float]:
 
     The policy is called even while actions of its last chunk are left.
     """
-    env = make_env(TASK)
+    env = TASK.make()
     policy = evaluation_policy(agent)
     steps = 0
     # compiles

@@ -15,6 +15,7 @@ import gymnasium
 import numpy as np
 
 from envs.checks import check_number, check_observation
+from envs.rendering import check_rendering
 from envs.robomimic_data import Recipe
 from envs.tasks import (
     dataset_name,
@@ -25,6 +26,7 @@ from envs.tasks import (
 )
 from utils.errors import UserError
 
+_FILM_SIZE = 320
 EPISODE_LIMIT = 1000  # steps, for a user's own environment without a time limit
 
 
@@ -232,17 +234,26 @@ def make_env(
     """Make an OGBench single task, a task of robomimic or a user's 'module:EnvId'.
 
     A user's environment without a TimeLimit is truncated after EPISODE_LIMIT steps. Raises
-    UserError if the name is unknown or the environment cannot be made.
+    UserError if the name is unknown or the environment cannot be made, and RuntimeError, which
+    names what is missing, if MuJoCo cannot render.
 
     Args:
         env_name: the task.
-        film: whether it can render, by the OpenGL library in MUJOCO_GL, by default EGL.
+        film: whether it renders, by the OpenGL library in MUJOCO_GL, a user's own in its size
+            and others in 320 x 320.
         recipe: of a task of robomimic, from its file of demonstrations.
     """
     if is_user_env(env_name):
         env = _make_users(env_name, film)
         return SeededEnv(env, None if _has_limit(env) else EPISODE_LIMIT)
+    if film:
+        check_rendering()
     if is_robomimic(env_name):
         return SeededEnv(_make_robomimic(env_name, film, recipe))
-    task = env_name.removeprefix(dataset_name(env_name))
-    return SeededEnv(make_raw(world_name(env_name) + task, film))
+    task = world_name(env_name) + env_name.removeprefix(dataset_name(env_name))
+    if not film:
+        return SeededEnv(make_raw(task))
+    env = SeededEnv(make_raw(task, film=True, width=_FILM_SIZE, height=_FILM_SIZE))
+    # 4096 looks the same and takes twice the time on a CPU
+    env.unwrapped.model.vis.quality.shadowsize = 1024
+    return env

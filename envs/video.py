@@ -1,11 +1,11 @@
 """Films episodes in a separate process, the only one that uses OpenGL."""
 
-import ctypes
 import functools
 import math
 import multiprocessing
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,56 +16,24 @@ from PIL import Image, ImageDraw, ImageFont
 
 from envs.checks import success_of
 from envs.evaluation import Policy, Values, evaluate
-from envs.robomimic_data import Recipe
-from envs.tasks import dataset_name, is_robomimic, is_user_env, world_name
-from envs.workers import SLOTS, EnvWorkers, MakeEnv, WorkerError
+from envs.workers import SLOTS, EnvWorkers, Task, WorkerError
 from utils.errors import UserError
 from utils.logging import say, short_path
 from utils.progress import Counter
 
-_SIZE = 320
 _FPS = 15
 _LINE = 16  # height of a caption's line in pixels
 _NO_GL = ("disabled", "disable", "off", "false", "0", "")
 
 
-def make_film_env(env_name: str, recipe: Recipe | None = None) -> gymnasium.Env:
-    """Make an environment that renders, a user's own or one with frames of 320 x 320.
-
-    Raises RuntimeError, which names what is missing, if MuJoCo cannot render.
-
-    Args:
-        env_name: the task.
-        recipe: of a task of robomimic.
-    """
-    from envs.ogbench import SeededEnv, make_env, make_raw
-
-    if is_user_env(env_name):
-        return make_env(env_name, film=True)
-    _check_rendering()
-    if is_robomimic(env_name):
-        return make_env(env_name, film=True, recipe=recipe)
-    task = world_name(env_name) + env_name.removeprefix(dataset_name(env_name))
-    env = SeededEnv(make_raw(task, film=True, width=_SIZE, height=_SIZE))
-    # 4096 looks the same and takes twice the time on a CPU
-    env.unwrapped.model.vis.quality.shadowsize = 1024
-    return env
-
-
-def film_maker(recipe: Recipe | None) -> MakeEnv:
-    """Return `make_film_env` with a recipe; None for tasks that have none."""
-    return functools.partial(make_film_env, recipe=recipe)
-
-
 def film(
-    env_name: str,
+    task: Task,
     policy: Policy,
     path: str | os.PathLike,
     episodes: int,
     seed: int,
     frame_skip: int = 3,
     *,
-    make_env: MakeEnv = make_film_env,
     caption: str = "",
     values: Values | None = None,
 ) -> Path | None:
@@ -75,13 +43,12 @@ def film(
     episode ends as it does there. MUJOCO_GL is the user's value, by default egl.
 
     Args:
-        env_name: the task.
+        task: the task.
         policy: the policy.
         path: the file, written atomically; its ending selects mp4 or gif.
         episodes: the number of episodes.
         seed: the seed of the evaluation.
         frame_skip: environment steps per frame.
-        make_env: as in EnvWorkers, for environments that render.
         caption: text over the frames, above episode, step and success; "" for none.
         values: the critic's values of the actions, for the caption.
 
@@ -96,12 +63,12 @@ def film(
     )
     chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
     gl = "egl" if chosen in _NO_GL else chosen
-    make_filmed = functools.partial(
-        _make_filmed,
+    filmed = _FilmedTask(
+        env_name=task.env_name,
+        task=task,
         part=part,
         episodes=episodes,
         frame_skip=frame_skip,
-        make_env=make_env,
         caption=caption,
         value=value,
     )
@@ -116,9 +83,7 @@ def film(
     say(f"filming {short_path(path)}, episodes: {episodes}")
     try:
         with (
-            EnvWorkers(
-                env_name, workers=1, make_env=make_filmed, environ={"MUJOCO_GL": gl}
-            ) as workers,
+            EnvWorkers(filmed, workers=1, environ={"MUJOCO_GL": gl}) as workers,
             Counter("filming", episodes, unit=" ep", kept=False) as bar,
         ):
             for episode in range(episodes):
@@ -143,26 +108,35 @@ def film(
     return path
 
 
-# Cached: all slots share one environment and one file, because episodes follow each other.
-@functools.cache
-def _make_filmed(
-    env_name: str,
-    part: Path,
-    episodes: int,
-    frame_skip: int,
-    make_env: MakeEnv,
-    caption: str,
-    value: Any,
-):
-    # GL objects print errors if they are deleted at exit
-    sys.unraisablehook = lambda _: None
-    env = make_env(env_name)
-    options: dict[str, Any] = {"duration": 1000 / _FPS, "loop": 0}
-    if part.suffix != ".gif":
-        # macro_block_size 1: no resizing, frames are cropped below
-        options = {"fps": _FPS, "macro_block_size": 1}
-    writer = imageio.get_writer(part, **options)
-    return _Filmed(env, writer, episodes, frame_skip, caption, value)
+@dataclass(frozen=True, kw_only=True)
+class _FilmedTask(Task):
+    """A task whose environment writes a film of itself; the fields are those of _Filmed."""
+
+    task: Task
+    part: Path
+    """The file until it is complete."""
+    episodes: int
+    frame_skip: int
+    caption: str
+    value: Any
+
+    def make(self, film: bool = False) -> gymnasium.Env:
+        return self._filmed
+
+    # All slots share one environment and one file, because episodes follow each other.
+    @functools.cached_property
+    def _filmed(self) -> gymnasium.Env:
+        # GL objects print errors if they are deleted at exit
+        sys.unraisablehook = lambda _: None
+        env = self.task.make(film=True)
+        options: dict[str, Any] = {"duration": 1000 / _FPS, "loop": 0}
+        if self.part.suffix != ".gif":
+            # macro_block_size 1: no resizing, frames are cropped below
+            options = {"fps": _FPS, "macro_block_size": 1}
+        writer = imageio.get_writer(self.part, **options)
+        return _Filmed(
+            env, writer, self.episodes, self.frame_skip, self.caption, self.value
+        )
 
 
 class _Filmed(gymnasium.Wrapper):
@@ -251,40 +225,3 @@ def _captioned(frame: np.ndarray, lines: list[str]) -> np.ndarray:
             (4, 2 + _LINE * i), line, "white", font, stroke_width=1, stroke_fill="black"
         )
     return np.asarray(image)
-
-
-def _check_rendering() -> None:
-    """Render one tiny frame; raise RuntimeError that names the missing library.
-
-    MuJoCo's own errors do not name it. MuJoCo is first imported here.
-    """
-    try:
-        import mujoco
-
-        model = mujoco.MjModel.from_xml_string("<mujoco/>")
-        with mujoco.Renderer(model, 16, 16) as renderer:
-            renderer.update_scene(mujoco.MjData(model))
-            renderer.render()
-    except Exception as error:
-        gl = os.environ["MUJOCO_GL"]
-        raise RuntimeError(
-            f"MUJOCO_GL={gl} does not render here ({_advice(gl)})"
-        ) from error
-
-
-def _advice(gl: str) -> str:
-    if gl == "egl" and not _library_loads("libEGL.so.1"):
-        return "libEGL is missing: apt-get install libegl1 libgl1"
-    if gl == "egl":
-        return "libEGL finds no driver: apt-get install libegl-mesa0 libgl1-mesa-dri"
-    if gl == "osmesa" and not _library_loads("libOSMesa.so.8"):
-        return "libOSMesa is missing: apt-get install libosmesa6"
-    return "unset MUJOCO_GL to use egl"
-
-
-def _library_loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True

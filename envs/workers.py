@@ -4,14 +4,14 @@ A request sends one chunk of actions to every slot, and all processes work at th
 """
 
 import contextlib
-import functools
 import multiprocessing
 import os
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing import connection
 from typing import Any, NamedTuple, Self
 
@@ -30,7 +30,6 @@ from utils.main_guard import (
 )
 
 SLOTS = 8
-MakeEnv = Callable[[str], gymnasium.Env]
 
 # NumPy and MuJoCo read these when they are imported, so they are set before a process starts.
 # Without GL no driver or display is needed; with one thread each, W workers use W cores.
@@ -45,21 +44,24 @@ _limits_lock = threading.Lock()  # evaluations of several seeds run in threads
 _limits_warned_of: set[str] = set()  # environments
 
 
-def make_task(env_name: str, recipe: Recipe | None = None) -> gymnasium.Env:
-    """Call envs.ogbench.make_env, imported only in the process that makes the environment.
+@dataclass(frozen=True)
+class Task:
+    """What an environment is made from. It can be pickled, unlike the environment."""
 
-    Args:
-        env_name: the task.
-        recipe: of a task of robomimic.
-    """
-    from envs.ogbench import make_env
+    env_name: str
+    recipe: Recipe | None = None
+    """Of a task of robomimic, from its file of demonstrations."""
 
-    return make_env(env_name, recipe=recipe)
+    @classmethod
+    def of(cls, env_name: str, config: Mapping[str, Any]) -> Self:
+        """Return a task with the recipe in a config.json, if it has one."""
+        return cls(env_name, Recipe.from_record(config.get("environment")))
 
+    def make(self, film: bool = False) -> gymnasium.Env:
+        """Make an environment; simulators are imported only in the process that does."""
+        from envs.ogbench import make_env
 
-def maker(recipe: Recipe | None) -> MakeEnv:
-    """Return `make_task` with a recipe; None for tasks that have none."""
-    return functools.partial(make_task, recipe=recipe)
+        return make_env(self.env_name, film, self.recipe)
 
 
 class WorkerError(RunError):
@@ -116,10 +118,9 @@ class EnvWorkers:
     the processes cannot import the program.
 
     Args:
-        env_name: the argument of `make_env`.
+        task: makes the environments; it is pickled.
         slots: S; an episode's slot does not depend on W, and so neither do results.
         workers: W; None: default_workers(slots=S).
-        make_env: a module-level function, or a partial of one, which is pickled by name.
         environ: environment variables of the processes, besides the defaults (no GL, one
             thread).
     """
@@ -129,13 +130,12 @@ class EnvWorkers:
 
     def __init__(
         self,
-        env_name: str,
+        task: Task,
         slots: int = SLOTS,
         workers: int | None = None,
-        make_env: MakeEnv = make_task,
         environ: Mapping[str, str] | None = None,
     ):
-        self.env_name = env_name
+        self.env_name = task.env_name
         self.slots = slots
         self.workers = (
             default_workers(slots=slots) if workers is None else min(workers, slots)
@@ -158,7 +158,7 @@ class EnvWorkers:
                     # daemon: also ended by an interpreter that exits without close()
                     process = context.Process(
                         target=_serve,
-                        args=(theirs, env_name, make_env),
+                        args=(theirs, task),
                         name=f"env-{worker}",
                         daemon=True,
                     )
@@ -280,9 +280,9 @@ class EnvWorkers:
 class LocalEnvs:
     """The interface of EnvWorkers in this process; for a single slot it is faster."""
 
-    def __init__(self, env_name: str, make_env: MakeEnv = make_task):
-        self.env_name = env_name
-        self._make_env = make_env
+    def __init__(self, task: Task):
+        self.env_name = task.env_name
+        self._task = task
         self._envs: dict[int, gymnasium.Env] = {}
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
@@ -304,9 +304,7 @@ class LocalEnvs:
 
     def _answer(self, command: str, slot: int, argument: Any) -> Any:
         try:
-            return _answer(
-                self._envs, command, slot, argument, self.env_name, self._make_env
-            )
+            return _answer(self._envs, command, slot, argument, self._task)
         except UserError:
             raise
         except Exception as error:
@@ -345,7 +343,7 @@ def _patched_environ(values: Mapping[str, str]):
                     os.environ[name] = value
 
 
-def _serve(pipe: connection.Connection, env_name: str, make_env: MakeEnv) -> None:
+def _serve(pipe: connection.Connection, task: Task) -> None:
     """Answer requests until the pipe ends, by close() or by the parent's death."""
     # Ctrl-C reaches the whole process group; the parent ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -357,9 +355,7 @@ def _serve(pipe: connection.Connection, env_name: str, make_env: MakeEnv) -> Non
             try:
                 answers: dict[int, Any] = {}
                 for slot, argument in requests:
-                    answers[slot] = _answer(
-                        envs, command, slot, argument, env_name, make_env
-                    )
+                    answers[slot] = _answer(envs, command, slot, argument, task)
             except UserError as error:
                 pipe.send(("user error", str(error)))
                 break
@@ -382,8 +378,7 @@ def _answer(
     command: str,
     slot: int,
     argument: Any,
-    env_name: str,
-    make_env: MakeEnv,
+    task: Task,
 ) -> np.ndarray | ChunkResult:
     """Execute "reset" or "run"; return an observation [O] or the result of a chunk.
 
@@ -392,13 +387,12 @@ def _answer(
         command: "reset" or "run".
         slot: the slot.
         argument: the seed, or the chunk [H, A].
-        env_name: the argument of `make_env`.
-        make_env: makes a missing environment.
+        task: makes a missing environment.
     """
     if command == "run":
         return _run(envs[slot], argument)
     if slot not in envs:
-        envs[slot] = make_env(env_name)
+        envs[slot] = task.make()
     observation, _ = envs[slot].reset(seed=argument)
     return np.asarray(observation, np.float32)
 

@@ -153,14 +153,13 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     import numpy as np
 
     from envs.evaluation import evaluate
-    from envs.robomimic_data import Recipe
-    from envs.video import film, film_maker
-    from envs.workers import EnvWorkers, default_workers, maker
+    from envs.video import film
+    from envs.workers import EnvWorkers, Task, default_workers
     from training.policy import evaluation_policy, evaluation_values, load_run
     from utils.logging import say
 
     agent, stored, _ = load_run(run_dir, best=fv.best, trust=fv.trust)
-    task = task_of(stored, fv.env_name)
+    task = Task.of(task_of(stored, fv.env_name), stored)
     seed = stored["flags"]["seed"] if fv.seed is None else fv.seed
     policy = evaluation_policy(agent)
     values = evaluation_values(agent)
@@ -177,16 +176,11 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
 
     agent_name = Path(stored["agent_file"]).stem
     say(
-        f"{agent_name} after {int(agent.step)} updates on {task}, seed {seed}: {fv.episodes}"
-        " episodes"
+        f"{agent_name} after {int(agent.step)} updates on {task.env_name}, seed {seed}:"
+        f" {fv.episodes} episodes"
     )
-    recipe = Recipe.from_record(stored.get("environment"))
     processes = fv.eval_workers or default_workers(fv.episodes)
-    make_env = maker(recipe)
-    with (
-        handled(),
-        EnvWorkers(task, workers=processes, make_env=make_env) as workers,
-    ):
+    with handled(), EnvWorkers(task, workers=processes) as workers:
         result = evaluate(
             policy._replace(act=watched),
             workers,
@@ -205,8 +199,7 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
             min(fv.episodes, fv.video_episodes),
             seed,
             fv.video_frame_skip,
-            make_env=film_maker(recipe),
-            caption=task.removesuffix("-v0"),
+            caption=task.env_name.removesuffix("-v0"),
             values=values,
         )
     print(filmed or "no film")

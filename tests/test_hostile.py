@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import main as program
 from configs.flags import LAST_SEED, MAX_SEEDS, parse_flags
 from envs.probe import write_dataset
-from envs.workers import EnvWorkers
+from envs.workers import EnvWorkers, Task
 from training.plan import plan
 from utils.errors import one_line, printable
 from utils.files import expanded, user_folder
@@ -249,10 +249,10 @@ def test_a_program_without_a_guard_is_reported(place):
 
 def test_processes_can_be_spawned_from_a_program_that_is_no_file(place):
     """Spawned processes import nothing again from python -c or from a notebook."""
-    call = f"from envs.workers import EnvWorkers\nwith EnvWorkers({PROBE!r}, slots=1) as w:\n    print(w.reset([0], [0]).shape)"
+    call = f"from envs.workers import EnvWorkers, Task\nwith EnvWorkers(Task({PROBE!r}), slots=1) as w:\n    print(w.reset([0], [0]).shape)"
     assert run_program("-c", call)[:2] == (0, "(1, 1)\n")
     # the same from the program that runs the tests
-    with EnvWorkers(PROBE, slots=1) as workers:
+    with EnvWorkers(Task(PROBE), slots=1) as workers:
         assert workers.reset([0], [0]).shape == (1, 1)
 
 

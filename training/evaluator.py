@@ -12,14 +12,7 @@ import jax
 
 from agents.base import Agent
 from envs.evaluation import EvalResult, evaluate
-from envs.workers import (
-    SLOTS,
-    EnvWorkers,
-    MakeEnv,
-    cores,
-    default_workers,
-    make_task,
-)
+from envs.workers import SLOTS, EnvWorkers, Task, cores, default_workers
 from training.policy import evaluation_policy
 from training.seeds import Seeds
 from utils import preemption
@@ -41,22 +34,14 @@ class Evaluator:
     """Evaluates policies, several at a time if there are enough cores; a context manager.
 
     Args:
-        env_name: the task.
+        task: the task.
         flags: eval_episodes, eval_workers, and eval_async: whether policies act on the CPU
             while the device trains; None: if the device is not the CPU.
         seeds: the maximum of policies evaluated at the same time.
-        make_env: as in EnvWorkers.
     """
 
-    def __init__(
-        self,
-        env_name: str,
-        flags: dict[str, Any],
-        seeds: int,
-        make_env: MakeEnv = make_task,
-    ):
-        self.env_name = env_name
-        self.make_env = make_env
+    def __init__(self, task: Task, flags: dict[str, Any], seeds: int):
+        self.task = task
         self.episodes = flags["eval_episodes"]
         self.concurrent = flags["eval_async"]
         if self.concurrent is None:
@@ -94,9 +79,7 @@ class Evaluator:
 
     def _evaluate(self, agent: Agent, seed: int) -> EvalResult:
         if not hasattr(self._own, "workers"):
-            self._own.workers = EnvWorkers(
-                self.env_name, workers=self.workers, make_env=self.make_env
-            )
+            self._own.workers = EnvWorkers(self.task, workers=self.workers)
             self._opened.append(self._own.workers)
             if self._closing:  # too late for __exit__ to close them
                 self._own.workers.close()

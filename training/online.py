@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from envs.evaluation import reset_seed
-from envs.workers import ChunkResult, EnvWorkers, LocalEnvs, maker
+from envs.workers import ChunkResult, EnvWorkers, LocalEnvs
 from training.journal import Journal
 from training.policy import chunk_shape
 from training.replay_file import as_dataset
@@ -169,14 +169,12 @@ class Interaction:
     """
 
     def __init__(self, seeds: Seeds, updates: Updates, at_random_until: int):
-        env_name = seeds.run.env_name
         self.seeds = seeds
         self.updates = updates
-        make_env = maker(seeds.recipe)
         self.envs: EnvWorkers | LocalEnvs = (
-            EnvWorkers(env_name, len(seeds), make_env=make_env)
+            EnvWorkers(seeds.task, len(seeds))
             if len(seeds) > 1
-            else LocalEnvs(env_name, make_env)
+            else LocalEnvs(seeds.task)
         )
         self.chunk_shape = chunk_shape(updates.agents)
         _, action_dim = self.chunk_shape

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from envs.robomimic_data import Recipe
+from envs.workers import Task
 from training.journal import Journal
 from training.run import Run
 from utils.errors import RunError
@@ -16,12 +16,12 @@ class Seeds:
 
     Args:
         journals: the files of each run.
-        recipe: how to make the environment of a task of robomimic; None for other tasks.
+        task: their task.
     """
 
-    def __init__(self, journals: Sequence[Journal], recipe: Recipe | None = None):
+    def __init__(self, journals: Sequence[Journal], task: Task):
         self.journals = journals
-        self.recipe = recipe
+        self.task = task
         self.broken: dict[int, RunError] = {}
 
     def __len__(self) -> int:

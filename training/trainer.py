@@ -11,9 +11,8 @@ import numpy as np
 
 from agents.base import Agent
 from envs.evaluation import EpisodeFault
-from envs.robomimic_data import Recipe
-from envs.video import film, film_maker
-from envs.workers import WorkerError, maker
+from envs.video import film
+from envs.workers import Task, WorkerError
 from training.checkpoints import agent_from, agent_tree
 from training.evaluator import Evaluations, Evaluator, without_optimiser
 from training.journal import Journal
@@ -61,13 +60,13 @@ def train_runs(
     for run in runs:
         prepare_folder(run, overwrite, found | {"device": device})
     dims = found["observation_dim"], found["action_dim"]
-    recipe = Recipe.from_record(found.get("environment"))
+    task = Task.of(runs[0].env_name, found)
     errors = []
     with contextlib.ExitStack() as stack:
         journals = [Journal(run, stack, *dims) for run in runs]
         for step, members in group_by_step(journals):
             try:
-                seeds = Seeds([journals[i] for i in members], recipe)
+                seeds = Seeds([journals[i] for i in members], task)
                 Trainer(seeds, [agents[i] for i in members], step, stack).run(dataset)
             except RunError as error:
                 errors.append(error)
@@ -177,9 +176,7 @@ class Trainer:
         self.phase = self.records[0].get("phase", "offline")
         self.updates = Updates([start.state for start in starts])
         self.interaction: Interaction | None = None  # before the online phase
-        env_name = seeds.run.env_name
-        make_env = maker(seeds.recipe)
-        evaluator = Evaluator(env_name, self.flags, len(seeds), make_env)
+        evaluator = Evaluator(seeds.task, self.flags, len(seeds))
         self.evaluations = Evaluations(seeds, stack.enter_context(evaluator))
         for seed, start in enumerate(starts):
             if start.evaluating:
@@ -457,11 +454,10 @@ def film_policies(seeds: Seeds, updates: Updates, step: int) -> None:
         path = journal.run.folder / "videos" / f"step_{step}.mp4"
         if not path.exists():
             film(
-                seeds.run.env_name,
+                seeds.task,
                 evaluation_policy(updates.agent(seed)),
                 path,
                 flags["video_episodes"],
                 journal.run.seed,
                 flags["video_frame_skip"],
-                make_env=film_maker(seeds.recipe),
             )

@@ -13,6 +13,7 @@ import numpy as np
 
 from envs.evaluation import reset_seed
 from envs.probe import ProbeReward
+from envs.workers import Task
 from utils.errors import UserError
 
 
@@ -145,16 +146,19 @@ SCRIPTS = {
 }
 
 
-def make_script(name: str) -> gymnasium.Env:
-    """Wrap a script as make_env wraps a user's environment.
+class Scripted(Task):
+    """A script, wrapped as a user's environment is.
 
     Episodes have 4 steps; those of "endless" are cut after 6.
     """
-    from envs.ogbench import SeededEnv
 
-    if name == "endless":
-        return SeededEnv(Script(*SCRIPTS[name]), limit=6)
-    return SeededEnv(gymnasium.wrappers.TimeLimit(Script(*SCRIPTS[name]), 4))
+    def make(self, film=False):
+        from envs.ogbench import SeededEnv
+
+        script = Script(*SCRIPTS[self.env_name])
+        if self.env_name == "endless":
+            return SeededEnv(script, limit=6)
+        return SeededEnv(gymnasium.wrappers.TimeLimit(script, 4))
 
 
 class Silent(ProbeReward):
@@ -193,9 +197,13 @@ for name, probe in {
 gymnasium.register("Limited-v0", "tests.envs.stand_ins:Endless", max_episode_steps=3)
 
 
-def make(name: str) -> gymnasium.Env:
-    if name == "walk":
-        return Walk()
-    if name == "no-such-env":
-        raise UserError("--env_name=no-such-env: did you mean walk?")
-    return Counter() if name == "counter" else Trouble(name)
+class Small(Task):
+    """An environment of this file by its name."""
+
+    def make(self, film=False):
+        name = self.env_name
+        if name == "walk":
+            return Walk()
+        if name == "no-such-env":
+            raise UserError("--env_name=no-such-env: did you mean walk?")
+        return Counter() if name == "counter" else Trouble(name)

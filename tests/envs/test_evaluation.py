@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from envs.evaluation import EpisodeFault, Policy, evaluate, reset_seed
-from envs.workers import EnvWorkers, WorkerError
-from tests.envs.stand_ins import Walk, make, make_script
+from envs.workers import EnvWorkers, Task, WorkerError
+from tests.envs.stand_ins import Scripted, Small, Walk
 
 H, A = 3, 2
+WALK = Small("walk")
 
 
 def numpy_policy(observations, keys):
@@ -26,20 +27,19 @@ def evaluation(
     workers,
     episodes=11,
     seed=3,
-    env_name="walk",
-    make_env=make,
+    task=WALK,
     horizon=H,
     **kwargs,
 ):
     """The evaluation of a policy in four slots."""
-    with EnvWorkers(env_name, slots=4, workers=workers, make_env=make_env) as pool:
+    with EnvWorkers(task, slots=4, workers=workers) as pool:
         return evaluate(Policy(act, (horizon, A)), pool, episodes, seed, **kwargs)
 
 
 def play(name, episodes=5, horizon=H, **kwargs):
     """The evaluation of actions of 0 in a script of stand_ins.py."""
     policy = Policy(lambda *_: np.zeros((4, horizon)), (horizon, 1))
-    with EnvWorkers(name, slots=4, workers=1, make_env=make_script) as pool:
+    with EnvWorkers(Scripted(name), slots=4, workers=1) as pool:
         return evaluate(policy, pool, episodes, 0, **kwargs)
 
 
@@ -164,11 +164,9 @@ def test_a_jax_policy_on_pointmaze_is_bit_identical_for_any_number_of_workers():
         x = jnp.tanh(observations @ weights[0])
         return jnp.tanh(x @ weights[1]) @ weights[2] + jax.vmap(noise)(seeds)
 
-    name = "pointmaze-medium-navigate-singletask-task1-v0"
+    task = Short("pointmaze-medium-navigate-singletask-task1-v0")
     short = [
-        evaluation(
-            network, workers, 5, 0, name, make_short_pointmaze, 25, progress=False
-        )
+        evaluation(network, workers, 5, 0, task, 25, progress=False)
         for workers in (1, 2, 3)
     ]
     assert (short[0].lengths == 50).all() and len(set(short[0].returns)) == 5
@@ -191,10 +189,11 @@ class Distance(gymnasium.Wrapper):
         )
 
 
-def make_short_pointmaze(name):
-    from envs.ogbench import make_env
+class Short(Task):
+    """Episodes of 50 steps whose reward is Distance."""
 
-    return gymnasium.wrappers.TimeLimit(Distance(make_env(name)), 50)
+    def make(self, film=False):
+        return gymnasium.wrappers.TimeLimit(Distance(super().make()), 50)
 
 
 def test_the_batch_is_always_padded_and_episodes_keep_their_slot():
@@ -204,7 +203,7 @@ def test_the_batch_is_always_padded_and_episodes_keep_their_slot():
         seen.append((observations, keys))
         return np.zeros((4, H, A))
 
-    result = evaluation(policy, 3, episodes=6, env_name="counter")
+    result = evaluation(policy, 3, episodes=6, task=Small("counter"))
     # two episodes of three chunks in slots 0 and 1
     assert result.policy_calls == len(seen) == 6
     for observations, keys in seen:

@@ -19,7 +19,7 @@ from envs.ogbench import make_env  # noqa: E402
 from envs.robomimic import RobosuiteEnv  # noqa: E402
 from envs.robomimic_data import Recipe, observation_keys  # noqa: E402
 from envs.robomimic_script import env_args_of  # noqa: E402
-from envs.workers import EnvWorkers, LocalEnvs, maker  # noqa: E402
+from envs.workers import EnvWorkers, LocalEnvs, Task  # noqa: E402
 from utils.errors import UserError  # noqa: E402
 
 LIFT = "lift-mh-low_dim"
@@ -50,14 +50,14 @@ def data(tmp_path_factory):
 
 def test_a_seed_repeats_an_episode_in_every_process_and_after_other_episodes(recipe):
     chunks = np.random.default_rng(0).uniform(-1, 1, (2, 5, 7)).astype(np.float32)
-    local = LocalEnvs(LIFT, maker(recipe))
+    local = LocalEnvs(Task(LIFT, recipe))
     first = local.reset([0], [11])
     steps = local.run_chunks([0], chunks[:1])[0].observations
     local.reset([0], [12])
     local.run_chunks([0], chunks[1:])
     np.random.seed(3)
     np.testing.assert_array_equal(local.reset([0], [11]), first)
-    with EnvWorkers(LIFT, 2, 2, maker(recipe)) as workers:
+    with EnvWorkers(Task(LIFT, recipe), 2, 2) as workers:
         starts = workers.reset([0, 1], [12, 11])
         np.testing.assert_array_equal(starts[1], first[0])
         # the cube is in another place

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from envs.evaluation import Policy, evaluate
-from envs.video import _captioned, _outcome, film, make_film_env
-from envs.workers import EnvWorkers
-from tests.envs.stand_ins import make
+from envs.video import _captioned, _outcome, film
+from envs.workers import EnvWorkers, Task
+from tests.envs.stand_ins import Small
 
 H, A = 5, 2
 
@@ -55,12 +55,11 @@ def test_captions_show_the_episode_the_step_the_value_and_the_outcome(tmp_path):
 
     assert (
         film(
-            "counter",
+            Small("counter"),
             POLICY,
             path,
             2,
             0,
-            make_env=make,
             caption="counter-task1",
             values=values,
         )
@@ -107,7 +106,7 @@ class Recorder:
 
 def test_an_mp4_has_every_frame_skipth_frame_of_each_episode(tmp_path, capfd):
     path = tmp_path / "videos" / "counter.mp4"
-    assert film("counter", POLICY, str(path), 2, 0, frame_skip=3, make_env=make) == path
+    assert film(Small("counter"), POLICY, str(path), 2, 0, frame_skip=3) == path
     assert list(path.parent.iterdir()) == [path]
     video = frames(path)
     # steps 0 3 6 7 of two episodes; odd sizes are made even
@@ -120,9 +119,9 @@ def test_an_mp4_has_every_frame_skipth_frame_of_each_episode(tmp_path, capfd):
 
 def test_filmed_episodes_equal_those_of_the_evaluation(tmp_path):
     filmed, evaluated = Recorder(), Recorder()
-    path = tmp_path / "walk.mp4"
-    assert film("walk", POLICY._replace(act=filmed), path, 3, 7, make_env=make)
-    with EnvWorkers("walk", workers=2, make_env=make) as workers:
+    path, walk = tmp_path / "walk.mp4", Small("walk")
+    assert film(walk, POLICY._replace(act=filmed), path, 3, 7)
+    with EnvWorkers(walk, workers=2) as workers:
         evaluate(POLICY._replace(act=evaluated), workers, 3, 7)
     shared = [key for key in filmed.rows if key[0] == 7]
     assert {key[1] for key in shared} == {0, 1, 2} and len(shared) > 3
@@ -130,8 +129,11 @@ def test_filmed_episodes_equal_those_of_the_evaluation(tmp_path):
         np.testing.assert_array_equal(filmed.rows[key], evaluated.rows[key])
 
 
-def make_short_film_env(name):
-    return gymnasium.wrappers.TimeLimit(make_film_env(name), 6)
+class Short(Task):
+    """Episodes of 6 steps."""
+
+    def make(self, film=False):
+        return gymnasium.wrappers.TimeLimit(super().make(film), 6)
 
 
 def egl_renders() -> bool:
@@ -160,7 +162,7 @@ def test_ogbench_is_filmed_large_enough_to_see(
     monkeypatch.setenv("MUJOCO_GL", "disabled")
     path = tmp_path / "ogbench.mp4"
     policy = Policy(lambda *_: np.ones((8, 3, action_dim)), (3, action_dim))
-    filmed = film(name, policy, path, 1, 0, make_env=make_short_film_env)
+    filmed = film(Short(name), policy, path, 1, 0)
     err = capfd.readouterr().err
     # without GL the message must say so, and the test must not fail
     if not egl_renders():
@@ -208,7 +210,8 @@ def test_without_gl_there_is_one_line_that_says_what_to_install(
     advice = breakage(tmp_path / "lib", monkeypatch)
     gl = os.environ["MUJOCO_GL"]
     path = tmp_path / "videos" / "a.mp4"
-    assert film("cube-single-play-singletask-task1-v0", POLICY, path, 1, 0) is None
+    task = Task("cube-single-play-singletask-task1-v0")
+    assert film(task, POLICY, path, 1, 0) is None
     out, err = capfd.readouterr()
     lines = err.splitlines()
     assert out.startswith("filming") and len(lines) == 1
@@ -223,7 +226,7 @@ def test_without_gl_there_is_one_line_that_says_what_to_install(
 def test_a_failing_environment_leaves_no_partial_video(tmp_path, capfd):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"an earlier video")
-    assert film("raises", POLICY, path, 1, 0, make_env=make) is None
+    assert film(Small("raises"), POLICY, path, 1, 0) is None
     assert path.read_bytes() == b"an earlier video" and list(tmp_path.iterdir()) == [
         path
     ]
@@ -234,7 +237,7 @@ def test_an_environment_that_cannot_render_gives_no_video(tmp_path, capfd):
     """The class of the example takes no render_mode. A run resumes where its film fails."""
     path = tmp_path / "a.mp4"
     name = "examples.own_environment:Reach-v0"
-    assert film(name, POLICY, path, 1, 0) is None
+    assert film(Task(name), POLICY, path, 1, 0) is None
     line = capfd.readouterr().err.splitlines()[-1]  # after a warning of Gymnasium's
     assert line.startswith("no video a.mp4, all else is unaffected: ") and name in line
     assert list(tmp_path.iterdir()) == []
@@ -243,6 +246,6 @@ def test_an_environment_that_cannot_render_gives_no_video(tmp_path, capfd):
 def test_a_policy_that_returns_nan_gives_no_video(tmp_path, capfd):
     failing = POLICY._replace(act=lambda *_: np.full((8, H, A), np.nan))
     path = tmp_path / "a.mp4"
-    assert film("counter", failing, path, 1, 0, make_env=make) is None
+    assert film(Small("counter"), failing, path, 1, 0) is None
     assert "the policy's actions for counter are not finite" in capfd.readouterr().err
     assert list(Path(tmp_path).iterdir()) == []

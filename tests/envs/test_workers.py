@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from envs.workers import EnvWorkers, LocalEnvs, WorkerError, default_workers
-from tests.envs.stand_ins import Script, make, make_script
+from tests.envs.stand_ins import Script, Scripted, Small
 from utils.errors import UserError
 
 
@@ -34,8 +34,8 @@ def wait_until_gone(pids, seconds=10.0) -> bool:
     return False
 
 
-def start(name, **kwargs):
-    return EnvWorkers(name, **{"slots": 3, "workers": 2, "make_env": make, **kwargs})
+def start(name, slots=3):
+    return EnvWorkers(Small(name), slots, workers=2)
 
 
 def test_slots_run_in_their_process_without_jax_gl_or_threads():
@@ -84,7 +84,7 @@ def test_chunks_run_open_loop_and_stop_at_the_end_of_the_episode():
 
 def test_slots_in_this_process_equal_those_in_workers():
     """They take single steps, as in the online phase."""
-    rng, local = np.random.default_rng(0), LocalEnvs("walk", make)
+    rng, local = np.random.default_rng(0), LocalEnvs(Small("walk"))
     with start("walk", slots=2) as workers:
         np.testing.assert_array_equal(
             local.reset([1, 0], [3, 4]), workers.reset([1, 0], [3, 4])
@@ -104,8 +104,8 @@ def test_slots_in_this_process_equal_those_in_workers():
 
 def everywhere(name):
     """Yield the result of a chunk of five steps in another process and in this one."""
-    local = LocalEnvs(name, make_script)
-    with start(name, slots=1, workers=1, make_env=make_script) as workers:
+    local = LocalEnvs(Scripted(name))
+    with EnvWorkers(Scripted(name), slots=1, workers=1) as workers:
         for envs in (workers, local):
             envs.reset([0], [0])
             yield envs.run_chunks([0], np.zeros((1, 5, 1)))[0]
@@ -143,7 +143,7 @@ def test_a_fault_ends_the_chunk_and_nothing_else(name, length, fault):
         assert (result.fault, result.length, result.done) == (fault, length, False)
         assert np.isnan(result.observations[-1]).all() and np.isnan(result.rewards[-1])
         assert result.observations[:-1].tolist() == [[1.0, 2.0]] * (length - 1)
-    with start(name, slots=2, make_env=make_script) as workers:
+    with EnvWorkers(Scripted(name), slots=2, workers=2) as workers:
         workers.reset([0, 1], [0, 0])
         workers.run_chunks([0], np.zeros((1, length - 1, 1)))
         broken, intact = workers.run_chunks([0, 1], np.zeros((2, 1, 1)))
@@ -156,7 +156,7 @@ def test_an_episode_cut_at_our_limit_is_mentioned_once(printed, monkeypatch):
     for result in everywhere("endless"):
         assert not result.done and not result.cut_at
     assert printed().err == ""
-    local = LocalEnvs("endless", make_script)
+    local = LocalEnvs(Scripted("endless"))
     for seed in range(2):
         local.reset([0], [seed])
         (result,) = local.run_chunks([0], np.zeros((1, 9, 1)))
@@ -173,7 +173,7 @@ def test_an_error_of_an_environment_in_this_process_is_one_line(command, monkeyp
     def melt(*_, **__):
         raise ValueError("the cube\nmelted")
 
-    local = LocalEnvs("none", make_script)
+    local = LocalEnvs(Scripted("none"))
     local.reset([4], [0])
     monkeypatch.setattr(Script, command, melt)
     ask = {
@@ -190,14 +190,14 @@ def test_an_error_of_an_environment_in_this_process_is_one_line(command, monkeyp
 def test_an_unusable_observation_of_reset_is_one_line(monkeypatch):
     monkeypatch.setattr(Script, "reset", lambda *_, **__: (np.zeros(1), {}))
     with pytest.raises(WorkerError) as caught:
-        LocalEnvs("none", make_script).reset([0], [0])
+        LocalEnvs(Scripted("none")).reset([0], [0])
     fault = "the observation of reset() has the shape (1,) instead of (2,)"
     assert caught.value.summary == f"environment none (slot 0): {fault}"
 
 
 def test_a_user_error_in_this_process_stays_a_user_error():
     with pytest.raises(UserError, match="^--env_name=no-such-env: did you mean"):
-        LocalEnvs("no-such-env", make).reset([0], [0])
+        LocalEnvs(Small("no-such-env")).reset([0], [0])
 
 
 @pytest.mark.ci
@@ -270,8 +270,8 @@ def test_workers_do_not_outlive_their_parent(end):
     script = (
         "import sys, time\n"
         "from envs.workers import EnvWorkers\n"
-        "from tests.envs.stand_ins import make\n"
-        "workers = EnvWorkers('counter', slots=2, workers=2, make_env=make)\n"
+        "from tests.envs.stand_ins import Small\n"
+        "workers = EnvWorkers(Small('counter'), slots=2, workers=2)\n"
         "workers.reset([0, 1], [0, 1])\n"
         "print(*workers.pids, flush=True)\n"
         f"if {end!r} == 'raise': raise SystemError\n"

@@ -13,7 +13,7 @@ import main as program
 from configs.trust import content_digest, trusted_digests
 from envs.collect import collect_random
 from envs.evaluation import EvalResult, evaluate
-from envs.workers import EnvWorkers
+from envs.workers import EnvWorkers, Task
 from scripts import rollout
 from tests.agents import straightforward_beyond
 from tests.envs.test_video import egl_renders
@@ -101,7 +101,7 @@ def test_the_value_of_a_distributional_critic_is_the_agents_own(tmp_path, capsys
         starts.append((observations[:1], actions[:1]))
         return actions
 
-    with EnvWorkers(TASK, workers=1) as workers:
+    with EnvWorkers(Task(TASK), workers=1) as workers:
         evaluate(policy._replace(act=watched), workers, 1, 6)
     observations, chunks = starts[0]
     (value,) = agent.expected_return(observations, chunks.reshape(1, -1))

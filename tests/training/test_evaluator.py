@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import jax
 
 from agents import bc
+from envs.workers import Task
 from training import evaluator
 
 FLAGS = {"eval_episodes": 1, "eval_workers": 1, "eval_async": True}
@@ -18,7 +19,7 @@ def test_workers_that_open_while_it_closes_are_closed_too(monkeypatch):
     opening, closing = threading.Event(), threading.Event()
 
     class SlowWorkers:
-        def __init__(self, env_name, workers, make_env):
+        def __init__(self, task, workers):
             self.closed = False
             opening.set()
             assert closing.wait(30)
@@ -32,7 +33,7 @@ def test_workers_that_open_while_it_closes_are_closed_too(monkeypatch):
     )
     config = bc.get_config()
     config.update(actor_hidden_dims=(4,), batch_size=2)
-    with evaluator.Evaluator("walk", FLAGS, 1) as evaluations:
+    with evaluator.Evaluator(Task("walk"), FLAGS, 1) as evaluations:
         shutdown = evaluations._executor.shutdown
         # When the evaluator is left, it waits for the threads last.
         monkeypatch.setattr(
@@ -62,7 +63,7 @@ def test_an_evaluation_has_the_seed_of_its_run(monkeypatch):
     journal = SimpleNamespace(run=run, evaluating=None)
     seeds = SimpleNamespace(journals=[journal])
     flags = FLAGS | {"eval_async": False}
-    begun = evaluator.Evaluator("walk", flags, 1)
+    begun = evaluator.Evaluator(Task("walk"), flags, 1)
     evaluations = evaluator.Evaluations(seeds, begun)
     evaluations.start(0, 4, agent)
     assert evaluations.pending[0].future.result() == 7

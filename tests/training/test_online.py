@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs.workers import ChunkResult, LocalEnvs, WorkerError
+from envs.workers import ChunkResult, LocalEnvs, Task, WorkerError
 from tests.small_datasets import append, make_dataset, online_replay, online_transition
 from training import online
 from training.checkpoints import CheckpointError
@@ -259,11 +259,11 @@ def test_a_running_episode_is_repeated_to_the_bit(env_name, action_dim):
         rng = np.random.default_rng(int(abs(observation).sum() * 1e6))
         return rng.uniform(-1, 1, (4, action_dim)).astype(np.float32)
 
-    uninterrupted = episodes_of(LocalEnvs(env_name), action_dim)
+    uninterrupted = episodes_of(LocalEnvs(Task(env_name)), action_dim)
     before = [step_of(uninterrupted, step, ask)[0] for step in range(30)]
     record = uninterrupted.record()
     assert (record["length"], len(record["queue"])) == (30, 2)
-    cut = episodes_of(LocalEnvs(env_name), action_dim)
+    cut = episodes_of(LocalEnvs(Task(env_name)), action_dim)
     assert cut.resume(
         record, np.stack([transition["actions"] for transition in before])
     )
@@ -272,7 +272,7 @@ def test_a_running_episode_is_repeated_to_the_bit(env_name, action_dim):
         assert ours[1] == theirs[1]
         jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
     wrong = record | {"observation": [value + 1e-6 for value in record["observation"]]}
-    again = episodes_of(LocalEnvs(env_name), action_dim)
+    again = episodes_of(LocalEnvs(Task(env_name)), action_dim)
     assert not again.resume(
         wrong, np.stack([transition["actions"] for transition in before])
     )
@@ -283,7 +283,7 @@ def test_a_running_episode_is_repeated_to_the_bit(env_name, action_dim):
 class SideBySide:
     """Environments that observe [slot, t] and never end; `faults` holds errors by slot and step."""
 
-    def __init__(self, env_name, slots, make_env):
+    def __init__(self, task, slots):
         self.steps, self.chunks, self.faults = 0, [], {}
 
     def reset(self, slots, seeds):
@@ -340,7 +340,7 @@ class Policies:
 
 def test_a_seed_that_breaks_online_does_not_stop_the_others(monkeypatch, printed):
     monkeypatch.setattr(online, "EnvWorkers", SideBySide)
-    seeds = Seeds([journal_of(seed) for seed in range(3)])
+    seeds = Seeds([journal_of(seed) for seed in range(3)], Task("some:Env-v0"))
     interaction = Interaction(seeds, Policies(), at_random_until=0)
     transitions, first = interaction.advance(0)
     assert transitions["actions"].tolist() == [[1, 0], [2, 0], [3, 0]]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from envs.evaluation import EpisodeFault
-from envs.workers import WorkerError
+from envs.workers import Task, WorkerError
 from training import trainer as trainer_module
 from training.evaluator import Evaluation, Evaluations
 from training.seeds import Seeds
@@ -98,7 +98,7 @@ def test_an_environment_that_fails_in_an_evaluation_breaks_only_its_seed(printed
         )
         for seed in range(2)
     ]
-    seeds = Seeds(journals)
+    seeds = Seeds(journals, Task("walk"))
     evaluations = Evaluations(seeds, SimpleNamespace(concurrent=False))
     trainer = SimpleNamespace(seeds=seeds, evaluations=evaluations, step=8)
     trainer.save = lambda: saved.append(list(evaluations.pending))
