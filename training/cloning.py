@@ -42,23 +42,32 @@ def cloning_identity(source: Source, config: Any) -> dict[str, Any]:
         return {}
     base = kind.networks(config)["base"]
     network = re.sub(" at 0x[0-9a-f]+", "", repr(base))
-    names = [
-        *re.findall(r"\w+", network),
-        *(each.__name__ for each in type(base).__mro__),
-    ]
-    ancestors = [*kind.__mro__, *type(base).__mro__]
-    modules = {each.__module__ for each in ancestors if is_agents(each)}
-    agents = {each.__name__ for each in kind.__mro__}
-    own = definitions(source.kept.values(), agents)
-    inherited = definitions(map(content_of, sorted(modules - {*SHARED})), agents)
-    shared = definitions(map(content_of, SHARED), agents)
-    members = [f".{name}" for name in HOOKS]
-    start = found(own, [f".{name}" for name in NETWORKS])
-    start += found(own, [*names, *members]) + found(inherited, [*names, *members])
-    code = reached(start, [own, inherited, shared], agents)
+    code = cloning_code(source, type(base), re.findall(r"\w+", network))
     settings = {name: config[name] for name in sorted(words(code) & set(config))}
     texts = {repr(skeleton(statement)) for statement in code}
     return {**settings, "cloning": repr_digest((network, sorted(texts)))}
+
+
+def cloning_code(source: Source, network: type, named: Iterable[str]) -> list[ast.stmt]:
+    """Return the statements that cloning depends on.
+
+    Args:
+        source: the source of the agent.
+        network: the class of the velocity field.
+        named: words in the text of the velocity field, such as the classes of its fields.
+    """
+    kind = source.module.AGENT
+    agents = {each.__name__ for each in kind.__mro__}
+    ancestors = [*kind.__mro__, *network.__mro__]
+    modules = {each.__module__ for each in ancestors if is_agents(each)}
+    own = definitions(source.kept.values(), agents)
+    inherited = definitions(map(content_of, sorted(modules - {*SHARED})), agents)
+    shared = definitions(map(content_of, SHARED), agents)
+    names = [*named, *(each.__name__ for each in network.__mro__)]
+    names += [f".{name}" for name in HOOKS]
+    start = found(own, [f".{name}" for name in NETWORKS])
+    start += found(own, names) + found(inherited, names)
+    return reached(start, [own, inherited, shared], agents)
 
 
 def clones_as_bc(kind: type[Agent], config: Any) -> bool:
@@ -71,8 +80,8 @@ def clones_as_bc(kind: type[Agent], config: Any) -> bool:
     )
     hooks = [(getattr(kind, name), getattr(Agent, name)) for name in HOOKS]
     overrides = any(
-        getattr(own, "__func__", own) is not getattr(shared, "__func__", shared)
-        for own, shared in hooks
+        getattr(own, "__func__", own) is not getattr(theirs, "__func__", theirs)
+        for own, theirs in hooks
     )
     return kind.networks(config)["base"] == shared and not overrides
 
