@@ -190,6 +190,7 @@ class Result:
         if np.isnan(columns["path_kl"]).all():
             return {}
         agent = self.config.get("agent", {})
+        # with a step size of the dual, `lam` is another setting of a fork
         if "lam" in agent and "eta_lambda" not in agent:
             columns["kl_budget"] = np.full_like(columns["kl_budget"], np.nan)
         return columns | {"lam": columns["lam"] * agent.get("lam_scale", 1.0)}

@@ -59,14 +59,15 @@ def cloning_code(source: Source, network: type, named: Iterable[str]) -> list[as
     kind = source.module.AGENT
     agents = {each.__name__ for each in kind.__mro__}
     ancestors = [*kind.__mro__, *network.__mro__]
-    modules = {each.__module__ for each in ancestors if is_agents(each)}
+    modules = {each.__module__ for each in ancestors}
+    modules = {name for name in modules - {*SHARED} if name.startswith("agents.")}
     own = definitions(source.kept.values(), agents)
-    inherited = definitions(map(content_of, sorted(modules - {*SHARED})), agents)
+    inherited = definitions(map(content_of, sorted(modules)), agents)
     shared = definitions(map(content_of, SHARED), agents)
     names = [*named, *(each.__name__ for each in network.__mro__)]
     names += [f".{name}" for name in HOOKS]
-    start = found(own, [f".{name}" for name in NETWORKS])
-    start += found(own, names) + found(inherited, names)
+    start = statements_of(own, [f".{name}" for name in NETWORKS])
+    start += statements_of(own, names) + statements_of(inherited, names)
     return reached(start, [own, inherited, shared], agents)
 
 
@@ -84,11 +85,6 @@ def clones_as_bc(kind: type[Agent], config: Any) -> bool:
         for own, theirs in hooks
     )
     return kind.networks(config)["base"] == shared and not overrides
-
-
-def is_agents(kind: type) -> bool:
-    """Whether a class is defined in agents/."""
-    return kind.__module__.startswith("agents.")
 
 
 def content_of(module: str) -> bytes:
@@ -131,7 +127,7 @@ def defined_names(statement: ast.stmt) -> set[str]:
     return names
 
 
-def found(defined: Definitions, names: Iterable[str]) -> list[ast.stmt]:
+def statements_of(defined: Definitions, names: Iterable[str]) -> list[ast.stmt]:
     """Return the statements that define names."""
     return [statement for name in names for statement in defined.get(name, [])]
 
@@ -148,12 +144,16 @@ def reached(
         places: where names may be defined.
         agents: the names of the classes whose members have names with a dot.
     """
-    code = list(start)
+    code = []
+    waiting = list(start)
     seen = {f".{name}" for name in (*NETWORKS, *NOT_CLONING)}
-    for statement in code:  # which grows meanwhile
+    while waiting:
+        statement = waiting.pop()
+        code.append(statement)
         names = used_names(statement, agents) - seen
         seen |= names
-        code += [each for place in places for each in found(place, sorted(names))]
+        for place in places:
+            waiting += statements_of(place, names)
     return code
 
 

@@ -174,7 +174,8 @@ class Journal:
         self.save_seconds = 0.0
         self.recent.append(line)
         found = {} if agent.cloning else agent.concerns(list(self.recent))
-        concerns = {name: " ".join(text.split()) for name, text in found.items()}
+        lines = {name: " ".join(str(text).split()) for name, text in found.items()}
+        concerns = {name: line for name, line in lines.items() if line}
         write_json(self.run.folder / "concerns.json", concerns)
         for concern, text in concerns.items():
             if concern not in self.warned:

@@ -128,6 +128,15 @@ def test_path_kl_without_a_budget_is_shown_alone(tmp_path):
     assert "6.400" in page(found) and ">nan" not in page(found)
 
 
+def test_a_fork_may_call_another_setting_lam(tmp_path):
+    """It steers towards a budget, because its dual has a step size."""
+    kl = [(500_000, 9.0, 100.0), (1_000_000, 9.0, 100.0)]
+    given = {"agent.lam": 0.5, "agent.eta_lambda": 0.1}
+    write_run(tmp_path, CUBE.format(1), 0, {1_000_000: 0.5}, "mine", kl, given=given)
+    (row,) = make_report(tmp_path).rows
+    assert CELLS["within"][1](row) == "0 %"
+
+
 def test_a_frozen_lambda_has_no_budget_and_no_bound(tmp_path):
     """agents/trqam_fixed_lambda.py logs its parent's budget but does not steer towards it."""
     kl = [(500_000, 9.0, 100.0), (1_000_000, 9.0, 100.0)]

@@ -50,9 +50,12 @@ def test_current_concerns_are_stored_and_each_is_printed_once(
 
 
 def test_a_concern_is_stored_as_one_line(journal, tmp_path):
-    """Reports refuse a concerns.json with line breaks."""
+    """Reports refuse a concerns.json with line breaks or empty texts."""
     agent = Agent()
-    agent.concerns = lambda lines: {"kl": "the path KL is high:\n  lower the step"}
+    agent.concerns = lambda lines: {
+        "kl": "the path KL is high:\n  lower the step",
+        "none": "",
+    }
     journal.log(1, {"dual/lam": 1.0}, {}, agent)
     assert read_concerns(tmp_path) == {"kl": "the path KL is high: lower the step"}
 
