@@ -155,7 +155,12 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     from envs.evaluation import evaluate
     from envs.video import film
     from envs.workers import EnvWorkers, Task, default_workers
-    from training.policy import evaluation_policy, evaluation_values, load_run
+    from training.policy import (
+        evaluation_policy,
+        evaluation_values,
+        load_run,
+        stored_precision,
+    )
     from utils.logging import say
 
     agent, stored, _ = load_run(run_dir, best=fv.best, trust=fv.trust)
@@ -180,7 +185,11 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
         f" {fv.episodes} episodes"
     )
     processes = fv.eval_workers or default_workers(fv.episodes)
-    with handled(), EnvWorkers(task, workers=processes) as workers:
+    with (
+        handled(),
+        stored_precision(stored),
+        EnvWorkers(task, workers=processes) as workers,
+    ):
         result = evaluate(
             policy._replace(act=watched),
             workers,
@@ -191,7 +200,7 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     print_episodes(result, expected, stored["flags"].get("sparse", False))
     if not fv.video:
         return 0
-    with handled():
+    with handled(), stored_precision(stored):
         filmed = film(
             task,
             policy,

@@ -39,6 +39,7 @@ from training.policy import (
     load_run,
     read_evaluation_lines,
     scaling_of,
+    stored_precision,
     unscaled,
 )
 from training.run import git_commit
@@ -75,7 +76,8 @@ def export_policy(
         remedy = "a file in it" if path.is_dir() else "another name, or --overwrite"
         raise UserError(f"--out={out} exists; give {remedy}")
     agent, stored, step = load_run(folder, step, best, trust)
-    exported = export_agent(agent, stored["observation_dim"], scaling_of(stored))
+    with stored_precision(stored):
+        exported = export_agent(agent, stored["observation_dim"], scaling_of(stored))
     about = describe(exported) | provenance(folder, stored, step)
     write_policy(path, exported, about)
     return about

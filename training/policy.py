@@ -281,6 +281,15 @@ def scaling_of(stored: dict[str, Any]) -> Scaling:
     return recipe.scale if recipe else unscaled
 
 
+def stored_precision(stored: dict[str, Any]) -> contextlib.AbstractContextManager:
+    """Return a context in which matrix products have the precision of a run's own.
+
+    stored: the run's config.json.
+    """
+    name = stored["flags"].get("matmul_precision", "default")
+    return jax.default_matmul_precision(None if name == "default" else name)
+
+
 def checked_observations(observations: np.ndarray, observation_dim: int) -> np.ndarray:
     """Return observations [O] or [B, O] as float32 [B, O].
 
@@ -335,7 +344,8 @@ def load_policy(
     def policy(observations: np.ndarray) -> np.ndarray:
         batch = checked_observations(observations, stored["observation_dim"])
         call = np.uint32(next(calls))
-        chunks = np.asarray(act(agent, batch, start, call))
+        with stored_precision(stored):
+            chunks = np.asarray(act(agent, batch, start, call))
         return chunks if np.ndim(observations) > 1 else chunks[0]
 
     return policy

@@ -87,12 +87,44 @@ def device_budget(device: jax.Device) -> float:
 
 
 def available_memory() -> float:
-    """Return the bytes of available host memory, or the total where that is not known."""
+    """Return the bytes of available host memory, or the total where that is not known.
+
+    At most the limit of the cluster job or container that this process runs in.
+    """
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+                available = int(line.split()[1]) * 1024
+    return min(
+        available, cgroup_limit(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    )
+
+
+def cgroup_limit(membership: Path, mount: Path) -> float:
+    """Return the smallest memory limit of a process's control groups, in bytes; inf for none.
+
+    Args:
+        membership: the file with the groups of the process, /proc/self/cgroup.
+        mount: the folder of all groups, of version 1 or 2.
+    """
+    limits = [math.inf]
+    with contextlib.suppress(OSError):
+        for line in membership.read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers in ("", "memory"):
+                name = "memory.limit_in_bytes" if controllers else "memory.max"
+                root = mount / controllers
+                limits += limits_up_to(root, root / group.lstrip("/"), name)
+    return min(limits)
+
+
+def limits_up_to(root: Path, folder: Path, name: str) -> Iterator[float]:
+    """Yield the limits in the files `name` of a folder and of its parents up to `root`."""
+    for place in (folder, *folder.parents):
+        if place.is_relative_to(root):
+            with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+                yield int((place / name).read_text())
 
 
 class OnDevice:

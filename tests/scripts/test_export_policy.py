@@ -15,6 +15,7 @@ import pytest
 import main as program
 from envs.collect import collect_random
 from scripts import export_policy
+from tests.scripts.precision import precisions_of_acting, with_highest_precision
 from training.policy import load_policy
 from utils.errors import UserError
 
@@ -119,6 +120,17 @@ def test_load_policy_gives_chunks_of_the_trained_agent(run_dir, tmp_path):
     assert np.unique(many, axis=0).shape == many.shape  # fresh noise in every entry
     with pytest.raises(UserError, match="is not the folder of a run"):
         load_policy(tmp_path)
+
+
+def test_a_policy_multiplies_with_the_precision_of_its_run(
+    run_dir, tmp_path, monkeypatch
+):
+    copy = with_highest_precision(run_dir, tmp_path / "run")
+    precisions = precisions_of_acting(monkeypatch)
+    load_policy(copy)(OBSERVATIONS)
+    assert run(copy, f"--out={tmp_path}/policy.zip") == 0
+    load_policy(run_dir)(OBSERVATIONS)
+    assert precisions == ["highest", "highest", None]
 
 
 def test_best_and_step_choose_the_checkpoint(run_dir, tmp_path):

@@ -17,6 +17,7 @@ from envs.workers import EnvWorkers, Task
 from scripts import rollout
 from tests.agents import straightforward_beyond
 from tests.envs.test_video import egl_renders
+from tests.scripts.precision import precisions_of_acting, with_highest_precision
 from training.keys import stream
 from training.policy import evaluation_policy, load_policy, load_run
 from utils.logging import CsvLog
@@ -84,6 +85,15 @@ def test_the_episodes_are_those_of_the_runs_evaluation(run_dir, capsys):
     assert run(run_dir, "--episodes=2", "--seed=6", "--eval_workers=1", "--best") == 0
     again = capsys.readouterr().out.splitlines()[-3].split()
     assert other == again and other[-1] != table[0]["value"]
+
+
+def test_a_rollout_multiplies_with_the_precision_of_its_run(
+    run_dir, tmp_path, monkeypatch
+):
+    copy = with_highest_precision(run_dir, tmp_path / "run")
+    precisions = precisions_of_acting(monkeypatch)
+    assert run(copy, "--episodes=1", "--eval_workers=1") == 0
+    assert precisions == ["highest"]
 
 
 @pytest.mark.ci
