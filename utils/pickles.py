@@ -8,7 +8,7 @@ import io
 import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ ARRAY_FUNCTIONS = {
     ("numpy._core.numeric", "_frombuffer"),
 }
 """What a file may name and call: protocols before 3 write bytes by `_codecs.encode`."""
+PLAIN = np.dtype("f4").__reduce__()[2][2:]
+"""What follows the byte order in the state of a numeric dtype: no parts, no objects."""
 NUMERIC = {"b1", *"i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split()}
 
 
@@ -51,6 +53,8 @@ def new_array(kind: Any, *_: Any) -> np.ndarray:
 
 def jax_array(make: Any, args: tuple, state: tuple, _: Any) -> np.ndarray:
     """Stand-in for jax._src.array._reconstruct_array: return the NumPy array inside."""
+    if make is not new_array:
+        raise Refused("holds an array of another class")
     array = make(*args)
     array.__setstate__(state)
     return array
@@ -67,8 +71,25 @@ STAND_INS = {
 }
 
 
-class ArrayUnpickler(pickle.Unpickler):
-    """Raises Refused for a file that names anything else."""
+class ArrayUnpickler(pickle._Unpickler):
+    """Raises Refused for a file that names anything else.
+
+    It is the unpickler in Python: the one in C gives a dtype any state, such as one that is
+    larger than the array's bytes.
+    """
+
+    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)
+
+    def load_build(self) -> None:
+        """Set the state of an array, or the byte order of a dtype."""
+        *_, made, state = self.stack
+        if not isinstance(made, (np.dtype, np.ndarray)):
+            raise Refused(f"sets the state of a {type(made).__name__}")
+        if isinstance(made, np.dtype) and state[2:] != PLAIN:
+            raise Refused("holds an array of a dtype of its own")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module: str, name: str, /) -> Any:
         """Return a function that makes arrays or dicts; `name` is compared whole."""

@@ -297,6 +297,7 @@ def name(module, attribute):
 RECONSTRUCT = name("numpy.core.multiarray", "_reconstruct")
 EMPTY_ARRAY = RECONSTRUCT + b"(" + name("numpy", "ndarray") + b"(I0\ntVb\ntR"
 JAX = name("jax._src.array", "_reconstruct_array")
+DTYPE = name("numpy", "dtype")
 REFUSED = {
     "an unknown class": (name("os", "system") + b".", "asks for 'os.system'"),
     "getattr": (name("builtins", "getattr") + b".", "asks for 'builtins.getattr'"),
@@ -304,23 +305,34 @@ REFUSED = {
     "a name of two lines": (b"\x80\x04\x8c\x02os\x8c\x05a\nb\x1bc\x93.", r"asks for 'os.a\nb\x1bc'"),
     "a list by its name": (name("builtins", "list") + b"((ltR.", "asks for 'builtins.list'"),
     "a set by its name": (pickle.dumps({1}, 2), "asks for '__builtin__.set'"),
-    "objects": (name("numpy", "dtype") + b"(VO8\nI00\nI01\ntR.", "dtype 'O8'"),
-    "no type": (name("numpy", "dtype") + b"(NtR.", "dtype NoneType"),
+    "objects": (DTYPE + b"(VO8\nI00\nI01\ntR.", "dtype 'O8'"),
+    "no type": (DTYPE + b"(NtR.", "dtype NoneType"),
     "a dtype of 2^60 numbers": (
-        name("numpy", "dtype") + b"(I1\n" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"tR.", "dtype tuple",
+        DTYPE + b"(I1\n" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"tR.", "dtype tuple",
     ),
-    "an admitted callable in JAX's place": (JAX + b"(" + name("collections", "OrderedDict") + b"(t(t}tR.", None),
-    "JAX in JAX": (JAX + b"(" + JAX + b"(t(t}tR.", None),
+    "an admitted callable in JAX's place": (JAX + b"(" + name("collections", "OrderedDict") + b"(t(t}tR.", "holds an array of another class"),
+    "JAX in JAX": (JAX + b"(" + JAX + b"(t(t}tR.", "holds an array of another class"),
+    "a dtype in JAX's place": (
+        JAX + b"(" + DTYPE + b"(Vf4\nt(I3\nV<\nNNNI-1\nI-1\nI63\nt}tR.", "holds an array of another class",
+    ),
+    "a dtype larger than its bytes": (
+        DTYPE + b"(Vf4\ntR(I3\nV<\n(" + DTYPE + b"(Vf4\ntR(I100000000\nttNNI400000000\nI1\nI0\ntb.", "a dtype of its own",
+    ),
+    "a dtype with a part outside": (
+        DTYPE + b"(Vf4\ntR(I3\nV<\nN(Va\nt}Va\n(" + DTYPE + b"(Vf4\ntRI1073741824\ntsI8\nI1\nI0\ntb.", "a dtype of its own",
+    ),
+    "numbers as objects": (DTYPE + b"(Vf8\ntR(I3\nV<\nNNNI-1\nI-1\nI63\ntb.", "a dtype of its own"),
+    "the state of a function": (DTYPE + b"}Va\nI1\nsb.", "sets the state of a function"),
     "an array of another class": (RECONSTRUCT + b"(" + name("collections", "OrderedDict") + b"(I0\ntVb\ntR.", "holds an array of another class"),
     "a list for bytes": (
-        EMPTY_ARRAY + b"(I1\n(I1\nt" + name("numpy", "dtype") + b"(Vf4\ntRI00\n(lNatb.", None,
+        EMPTY_ARRAY + b"(I1\n(I1\nt" + DTYPE + b"(Vf4\ntRI00\n(lNatb.", None,
     ),
     "a call of text": (b"Va\n(tR.", None),
     "an array as a key": (b"}" + EMPTY_ARRAY + b"Ns.", None),
     "a registered extension": (b"\x82\x01.", None),
     "a persistent object": (b"Px\n.", None),
     "an array larger than its bytes": (
-        EMPTY_ARRAY + b"(I1\n(I9999999\nt" + name("numpy", "dtype") + b"(Vf4\ntRI00\n"
+        EMPTY_ARRAY + b"(I1\n(I9999999\nt" + DTYPE + b"(Vf4\ntRI00\n"
         + name("_codecs", "encode") + b"(Vabcd\nVlatin1\ntRtb.", None,
     ),
     "bytes without end": (b"\x96" + (1 << 62).to_bytes(8, "little"), None),
@@ -353,7 +365,7 @@ def test_files_with_other_content_are_refused_in_one_line(what, tmp_path):
 
 def test_no_file_changes_the_reader_for_the_next(tmp_path):
     """The byte order that a file sets is that of its own dtype, not of NumPy's float32."""
-    swapped = name("numpy", "dtype") + b"(Vf4\ntR(I3\nV>\nNNNI-1\nI-1\nI0\ntb."
+    swapped = DTYPE + b"(Vf4\ntR(I3\nV>\nNNNI-1\nI-1\nI0\ntb."
     (tmp_path / "a.pkl").write_bytes(swapped)
     assert safe_unpickle(tmp_path / "a.pkl") == np.dtype(">f4")
     assert np.dtype("f4") == np.float32 and np.float32(1).tobytes() == b"\0\0\x80?"
