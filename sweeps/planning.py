@@ -14,6 +14,7 @@ from configs.settings import PHASES, missing_phases
 from sweeps.jobs import Job, far_apart
 from training.plan import plan
 from utils.errors import UserError
+from utils.files import expanded
 
 TABLE = "table"  # of --agents
 OURS = {
@@ -38,6 +39,7 @@ def plan_jobs(
         pack: the maximum of seeds in a job, which are of one task.
     """
     refuse_own_flags(flags)
+    refuse_repeated_keys(options.grid, flags)
     jobs = []
     methods, grid = listed_agents(options.agents), grid_points(options.grid)
     for (agent, settings), point in itertools.product(methods, grid):
@@ -51,11 +53,28 @@ def plan_jobs(
 def refuse_own_flags(flags: Sequence[str]) -> None:
     """Raise UserError for a flag of main.py that a sweep sets itself."""
     for word in flags:
-        name = word.lstrip("-").partition("=")[0]
+        name = name_of(word)
         if word.startswith("-") and name.removeprefix("no") in OURS:
             raise UserError(
                 f"--{name}: a sweep sets it; use {OURS[name.removeprefix('no')]}"
             )
+
+
+def refuse_repeated_keys(grid: Sequence[str], flags: Sequence[str]) -> None:
+    """Raise UserError for a key of a grid that another grid or a flag sets too."""
+    keys = [name_of(axis) for axis in grid]
+    given = [*keys, *(name_of(word) for word in flags if word.startswith("-"))]
+    for key in keys:
+        if given.count(key) > 1:
+            raise UserError(
+                f"--grid={key}: {key} is given twice; list all of its values once,"
+                f" --grid={key}=A,B"
+            )
+
+
+def name_of(word: str) -> str:
+    """Return the name in --NAME=VALUE or NAME=VALUE."""
+    return word.lstrip("-").partition("=")[0]
 
 
 def refuse_shared_folders(jobs: Sequence[Job]) -> None:
@@ -64,8 +83,8 @@ def refuse_shared_folders(jobs: Sequence[Job]) -> None:
     for run in (run for job in jobs for run in job.runs):
         if run.folder in folders:
             raise UserError(
-                f"--grid, --agents: two of these runs would share {run.folder}; a grid over"
-                " steps or intervals needs a sweep with its own --run_group for each value"
+                f"--grid, --agents: two of these runs would share {run.folder}; leave one out."
+                " For other steps or intervals, start another sweep with another --run_group"
             )
         folders.add(run.folder)
 
@@ -124,7 +143,7 @@ def table_row(method: Method) -> tuple[str, list[str]]:
 
 def with_its_phases(agent: str, words: Sequence[str]) -> list[str]:
     """Return flags without the lengths of phases that an agent lacks (RLPD's offline_steps)."""
-    if not Path(agent).is_file():  # planning its runs says so
+    if not expanded(agent).is_file():  # planning its runs says so
         return list(words)
     module = load_source(agent).module
     missing = missing_phases(module.AGENT, module.get_config())
@@ -150,7 +169,7 @@ def grid_points(grid: Sequence[str]) -> list[tuple[str, ...]]:
     axes = []
     for axis in grid:
         key, equals, values = axis.lstrip("-").partition("=")
-        split = re.split(r",(?![^(]*\))", values)
+        split = re.split(r",(?![^(\[]*[)\]])", values)
         if not equals or not all(split):
             raise UserError(
                 f"--grid={axis}: write KEY=A,B,C, for example --grid=agent.kl_budget=0.5,1,2"

@@ -19,28 +19,31 @@ class Queue:
     def __init__(self, jobs: Sequence[Job]):
         self.waiting = list(jobs)
         self.running: list[Job] = []
+        # a base's folder is a search on the disk, so it is looked up once
+        self._bases = {job: {base.folder: base for base in job.bases} for job in jobs}
         self._trained: set[Path] = set()
         """Folders of finished bases."""
 
     def take(self) -> Job | None:
         """Return a job that may start, which then counts as running; None if there is none."""
         starting = [job for job in self.running if not job.has_begun()]
-        in_training = {base.folder for job in starting for base in self._untrained(job)}
+        in_training = {
+            folder
+            for job in starting
+            for folder, base in self._bases[job].items()
+            if not self._is_trained(folder, base)
+        }
         for job in self.waiting:
-            waits_for = {base.folder for base in job.bases} & in_training
-            if not waits_for or job.has_begun():
+            if not (self._bases[job].keys() & in_training) or job.has_begun():
                 self.waiting.remove(job)
                 self.running.append(job)
                 return job
         return None
 
-    def _untrained(self, job: Job) -> list[Run]:
-        return [base for base in job.bases if not self._is_trained(base)]
-
-    def _is_trained(self, base: Run) -> bool:
-        if base.folder not in self._trained and is_done(base):
-            self._trained.add(base.folder)
-        return base.folder in self._trained
+    def _is_trained(self, folder: Path, base: Run) -> bool:
+        if folder not in self._trained and is_done(base):
+            self._trained.add(folder)
+        return folder in self._trained
 
 
 def run_jobs(jobs: Sequence[Job], engine: Engine) -> int:

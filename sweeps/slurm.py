@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sweeps.jobs import Job, shell
+from sweeps.jobs import Job, is_done, shell
 from utils.errors import UserError
 
 SBATCH = """#!/bin/bash
@@ -29,7 +29,7 @@ number=$((${{SWEEP_FIRST:-0}} + ${{SLURM_ARRAY_TASK_ID:?submit this file with sb
 eval "exec ${{jobs[number]}}"
 """
 BASES = """
-# Tasks 0-{last} train the bases; to have no others wait for them:
+# Tasks 0-{last} train the bases, for which others wait; to begin those when these have ended:
 #   sbatch --parsable --array=0-{last} FILE
 #   sbatch --array={next}-{end} --dependency=afterany:ID FILE"""
 LATER = """
@@ -45,10 +45,9 @@ def slurm_script(jobs: Sequence[Job], argv: Sequence[str]) -> str:
     argv: the command line of the sweep, which the script mentions.
     """
     end = min(len(jobs) - 1, LAST_TASK)
-    needed = {tuple(base.folder for base in job.bases) for job in jobs if job.bases}
-    last_base = len(needed) - 1
+    last_base = last_to_train(jobs)
     bases = later = ""
-    if needed and last_base < end:
+    if 0 <= last_base < end:
         bases = BASES.format(last=last_base, next=last_base + 1, end=end)
     if arrays := later_arrays(len(jobs)):
         commands = [f"\n#   sbatch {options} FILE" for options in arrays]
@@ -64,6 +63,16 @@ def slurm_script(jobs: Sequence[Job], argv: Sequence[str]) -> str:
         cwd=shlex.quote(os.getcwd()),
         lines=lines,
     )
+
+
+def last_to_train(jobs: Sequence[Job]) -> int:
+    """Return the index of the last job that trains a base; -1 if none does."""
+    first: dict[Path, int] = {}
+    for i, job in enumerate(jobs):
+        for base in () if job.has_begun() else job.bases:
+            if not is_done(base):
+                first.setdefault(base.folder, i)
+    return max(first.values(), default=-1)
 
 
 def later_arrays(count: int) -> list[str]:

@@ -19,7 +19,7 @@ from utils.files import is_locked
 STATES = ("finished", "running", "stopped", "failed", "missing")
 PHASES = ("offline", "online")
 Speeds = dict[tuple[str, str], list[float]]
-"""Measured seconds per step, by (agent and dataset, phase)."""
+"""Measured seconds per step, by (agent and dataset, phase); a base's phase is cloning."""
 
 
 class RunStatus(NamedTuple):
@@ -118,8 +118,13 @@ def measure_speeds(found: Iterable[RunStatus]) -> Speeds:
     speeds: Speeds = defaultdict(list)
     for status in found:
         for phase, seconds in seconds_per_step(status).items() if status.timing else ():
-            speeds[agent_and_dataset(status.run), phase].append(seconds)
+            speeds[speed_key(status.run, phase)].append(seconds)
     return speeds
+
+
+def speed_key(run: Run, phase: str) -> tuple[str, str]:
+    """Return the key in `Speeds` of a run's phase; cloning is faster than fine-tuning."""
+    return agent_and_dataset(run), "cloning" if run.cloning else phase
 
 
 def agent_and_dataset(run: Run) -> str:
@@ -143,9 +148,8 @@ def seconds_left(run: Run, step: int, speeds: Speeds) -> float | None:
     for phase, end in ends.items():
         steps = min(end - step, flags[f"{phase}_steps"])
         if steps > 0:
-            known = speeds.get((agent_and_dataset(run), phase)) or of_phase(
-                speeds, phase
-            )
+            key = speed_key(run, phase)
+            known = speeds.get(key) or of_phase(speeds, key[1])
             if not known:
                 return None
             left += steps * statistics.mean(known)
@@ -211,9 +215,11 @@ def is_running(found: Iterable[RunStatus]) -> bool:
 
 
 def base_status(jobs: Sequence[Job]) -> list[list[RunStatus]]:
-    """Read the states of the bases that unfinished jobs start from."""
+    """Read the states of the bases that jobs have yet to start from."""
     return [
-        [run_status(base) for base in job.bases] for job in jobs if not job.is_done()
+        [run_status(base) for base in job.bases]
+        for job in jobs
+        if not (job.is_done() or job.has_begun())
     ]
 
 

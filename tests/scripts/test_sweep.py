@@ -30,6 +30,13 @@ MISTAKES = {
     "an empty value": ([f"--env_name={TASK}", "--grid=agent.kl_budget=1,,2"], "--grid=agent.kl_budget", "KEY=A,B,C"),
     "a grid over seeds": ([f"--env_name={TASK}", "--grid=seed=1,2"], "--grid=seed=1,2", "--first_seed"),
     "a grid over steps": ([f"--env_name={TASK}", "--grid=offline_steps=1,2"], "would share", "--run_group"),
+    "a value twice": ([f"--env_name={TASK}", "--grid=agent.kl_budget=1,1.0"], "would share", "leave one out"),
+    "two grids over a setting": (
+        [f"--env_name={TASK}", "--grid=agent.kl_budget=1", "--grid=agent.kl_budget=2"], "--grid=agent.kl_budget", "given twice",
+    ),
+    "a setting and a grid over it": (
+        [f"--env_name={TASK}", "--agent.kl_budget=1", "--grid=agent.kl_budget=2,3"], "--grid=agent.kl_budget", "given twice",
+    ),
     "Slurm and another engine": ([f"--env_name={TASK}", "--slurm=x", "--engine=local"], "--slurm=x", "--engine=local"),
     "a script of a status": ([f"--env_name={TASK}", "--slurm=x", "--status"], "--slurm=x", "leave --status out"),
     "devices for a scheduler": ([f"--env_name={TASK}", "--slurm=x", "--jobs_per_device=2"], "--jobs_per_device", "local or ray"),

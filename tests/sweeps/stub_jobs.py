@@ -11,6 +11,7 @@ from pathlib import Path
 from scripts import sweep
 from sweeps.jobs import Job
 from sweeps.planning import plan_jobs
+from utils.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +48,13 @@ def with_program(job, tmp_path, program):
     path = tmp_path / f"{job.name}.py"
     path.write_text(program)
     return Job((str(path),), job.runs)
+
+
+def begin(job):
+    """Write what a run writes when it has its base."""
+    for one in job.runs:
+        one.folder.mkdir(parents=True)
+        write_json(one.folder / "config.json", one.config())
 
 
 def output(job):

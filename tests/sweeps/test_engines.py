@@ -16,6 +16,7 @@ from sweeps.engines import Local
 from sweeps.run import Queue, run_jobs
 from tests.sweeps.stub_jobs import (
     TASK,
+    begin,
     gone,
     output,
     planned,
@@ -25,7 +26,7 @@ from tests.sweeps.stub_jobs import (
     wait_for,
     with_program,
 )
-from utils.files import write_json
+from training.run import ExpectedBase
 
 
 def test_a_failing_job_is_reported_and_the_others_continue(tmp_path, capsys):
@@ -148,11 +149,18 @@ def test_a_job_waits_for_no_base_once_the_run_that_may_train_it_has_begun(tmp_pa
     assert queue.take() is jobs[2]
 
 
-def begin(job):
-    """Write what a run writes when it has its base."""
-    for one in job.runs:
-        one.folder.mkdir(parents=True)
-        write_json(one.folder / "config.json", one.config())
+def test_taking_a_job_asks_no_waiting_job_for_its_bases(tmp_path, monkeypatch):
+    """Thousands of jobs may wait on a shared disk."""
+    jobs = planned("--env_name=scene", f"--save_dir={tmp_path}")
+    queue = Queue(jobs)
+    queue.take()
+    asked = []
+    folder = ExpectedBase.folder
+    monkeypatch.setattr(
+        ExpectedBase, "folder", property(lambda b: asked.append(b) or folder.fget(b))
+    )
+    assert queue.take() is None and len(queue.waiting) == 4
+    assert {id(base) for base in asked} == {id(jobs[0].bases[0])}
 
 
 def test_a_stopped_sweep_outlives_its_jobs(tmp_path):

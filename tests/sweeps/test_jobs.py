@@ -106,25 +106,31 @@ def test_seeds_are_packed_and_a_grid_is_every_combination(capsys):
     grid = [
         "--grid=agent.kl_budget=0.5,1",
         "--grid=agent.actor_hidden_dims=(8,8),(16,)",
+        "--grid=agent.value_hidden_dims=[4,4],[8]",
     ]
     lines = printed(capsys, *flags, *grid)
     seeds = [
         (words[3], *(word for word in words if word.startswith("--num_seeds")))
         for words in lines
     ]
-    assert seeds == 4 * [
+    assert seeds == 8 * [
         ("--seed=2", "--num_seeds=3"),
         ("--seed=5", "--num_seeds=3"),
         ("--seed=8", "--num_seeds=2"),
     ]
-    assert collections.Counter(tuple(words[-2:]) for words in lines) == {
-        (f"--agent.kl_budget={kl}", f"--agent.actor_hidden_dims={dims}"): 3
+    assert collections.Counter(tuple(words[-3:]) for words in lines) == {
+        (
+            f"--agent.kl_budget={kl}",
+            f"--agent.actor_hidden_dims={dims}",
+            f"--agent.value_hidden_dims={values}",
+        ): 3
         for kl in ("0.5", "1")
         for dims in ("(8,8)", "(16,)")
+        for values in ("[4,4]", "[8]")
     }
     assert all("--run_group=mine" in words for words in lines)
     assert (
-        len({run.folder for words in lines for run in plan(parse_flags(words))}) == 32
+        len({run.folder for words in lines for run in plan(parse_flags(words))}) == 64
     )
 
 
@@ -177,6 +183,11 @@ def test_the_path_of_an_agent_file_may_begin_with_a_tilde(tmp_path, monkeypatch)
         job.runs for job in planned("--agents=~/mine.py", f"--env_name={TASK}")
     )
     assert run.agent_name == "mine" and run.source.file == tmp_path / "mine.py"
+    (tmp_path / "mine.py").write_text((ROOT / "agents" / "rlpd.py").read_text())
+    flags = ("--agents=trqam,~/mine.py", f"--env_name={TASK}", "--offline_steps=9")
+    assert (
+        len(planned(*flags)) == 2
+    )  # the length of the phase that RLPD lacks is left out
 
 
 @pytest.mark.parametrize(

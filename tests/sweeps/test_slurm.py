@@ -10,7 +10,7 @@ import sys
 
 from sweeps import slurm
 from sweeps.jobs import Job
-from tests.sweeps.stub_jobs import ROOT, TASK, planned, printed, run
+from tests.sweeps.stub_jobs import ROOT, TASK, begin, planned, printed, run
 from utils.files import write_json
 
 
@@ -59,6 +59,22 @@ def test_the_slurm_script_runs_each_command_once(tmp_path, monkeypatch, capsys):
         ["bash", script], capture_output=True, text=True, cwd=tmp_path
     )
     assert alone.returncode != 0 and "submit this file with sbatch" in alone.stderr
+
+
+def test_the_slurm_script_names_only_jobs_that_train_a_base(tmp_path):
+    jobs = planned("--env_name=scene,cube-double", f"--save_dir={tmp_path}")
+    assert "# Tasks 0-1 train the bases" in slurm.slurm_script(jobs, [])
+    begin(jobs[1])
+    assert "# Tasks 0-3 train the bases" in slurm.slurm_script(jobs, [])
+    (base,) = jobs[0].bases
+    base.folder.mkdir(parents=True)
+    write_json(base.folder / "config.json", base.config())
+    done = {"bc_steps": 0, "offline_steps": 10**9, "online_steps": 0}
+    write_json(base.folder / "done.json", done)
+    for job in jobs:
+        if not job.has_begun() and job.bases[0].folder != base.folder:
+            begin(job)
+    assert "train the bases" not in slurm.slurm_script(jobs, [])
 
 
 def test_the_slurm_script_names_its_interpreter_even_if_its_environment_is_active(

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shutil
 import threading
 
 import pytest
@@ -78,6 +79,34 @@ def test_status_counts_states_and_estimates_the_time_left(tmp_path, capsys):
         " as now"
     )
     assert len(lines) == 8
+
+
+def test_the_speed_of_cloning_is_not_that_of_training(tmp_path, capsys):
+    """A fork with its own flow loss clones a base of its own, which has its name."""
+    fork = tmp_path / "mine.py"
+    fork.write_text(
+        "from agents.trqam import TRQAM\nclass Mine(TRQAM):\n"
+        "    def flow_loss(self, *given):\n        return 2 * super().flow_loss(*given)\n"
+        "get_config = Mine.get_config\nAGENT = Mine\n"
+    )
+    flags = [f"--agents={fork}", f"--env_name={TASK}", f"--save_dir={tmp_path}/exp",
+             "--bc_steps=1000", "--offline_steps=1000", "--online_steps=0"]  # fmt: skip
+    (job,) = planned(*flags)
+    (base,) = job.bases
+    base.folder.mkdir(parents=True)
+    write_json(base.folder / "config.json", base.config())
+    (base.folder / "timing.csv").write_text("step,updates_per_s\n500,100.0\n")
+    assert run(*flags, "--status") == 0
+    assert "not known before" in capsys.readouterr().out
+    (one,) = job.runs
+    one.folder.mkdir(parents=True)
+    (one.folder / "timing.csv").write_text("step,updates_per_s\n500,1.0\n")
+    assert run(*flags, "--status") == 0  # 5 s of cloning and 500 s of training are left
+    assert "time left (h:mm:ss): 0:08:25 " in capsys.readouterr().out
+    write_json(one.folder / "config.json", one.config())
+    shutil.rmtree(base.folder)  # a run that has begun needs it no more
+    assert run(*flags, "--status") == 0
+    assert "time left (h:mm:ss): 0:08:20 " in capsys.readouterr().out
 
 
 def test_status_finds_jobs_of_one_seed_each_as_engines_on_cores_run_them(
