@@ -9,7 +9,7 @@ import numpy as np
 
 from configs.run_folder import COLUMNS
 from reports.results import CURVES, RUNS, Result, real_folder, shown_value
-from utils.errors import UserError, join_first, printable
+from utils.errors import DamagedFile, UserError, join_first, printable
 from utils.files import read_json, write_json
 
 NOT_KEPT = {
@@ -50,12 +50,27 @@ def export(results: list[Result], out: Path) -> int:
 
 def check_nothing_is_lost(out: Path, runs: dict[str, Result]) -> None:
     """Raise UserError if a folder holds runs that an export of others would replace."""
-    before = read_json(out / RUNS) or {}
-    if lost := sorted(before.keys() - runs.keys()):
+    if lost := sorted(names_in(out) - runs.keys()):
         raise UserError(
             f"--export={out}: it holds other runs, {join_first(lost)}; give another folder,"
             " or this one too among the folders to read"
         )
+
+
+def names_in(out: Path) -> set[str]:
+    """Return the names of the runs that a folder holds. Raises UserError if it is damaged."""
+    try:
+        before = read_json(out / RUNS)
+    except DamagedFile as error:
+        raise UserError(
+            f"--export={out}: {error.fault}; restore the file, or give another folder"
+        ) from error
+    if before is None and (out / CURVES).exists():
+        raise UserError(
+            f"--export={out}: it holds {CURVES} but no {RUNS}; restore it, or give another"
+            " folder"
+        )
+    return set(before or {})
 
 
 def run_name(result: Result) -> str:

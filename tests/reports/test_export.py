@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 
@@ -66,6 +67,14 @@ def test_an_export_replaces_no_other_runs_and_names_data_without_its_path(
     assert len(methods_of(kept, tmp_path / "b")) == 1
     assert run_report(kept, tmp_path / "b", f"--export={kept}") == 0
     assert len(json.loads((kept / "runs.json").read_text())) == 2
+    curves = (kept / "curves.csv").read_text()
+    for damage in (lambda path: path.write_text("<<<<<<<"), Path.unlink):
+        damage(kept / "runs.json")
+        capsys.readouterr()
+        assert run_report(tmp_path / "a", f"--export={kept}") == 2
+        error = capsys.readouterr().err
+        assert "restore " in error and "delete" not in error
+        assert (kept / "curves.csv").read_text() == curves
 
 
 def test_a_study_keeps_warnings_and_is_checked_like_runs(tmp_path, capsys):

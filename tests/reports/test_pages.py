@@ -3,12 +3,14 @@
 import csv
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from reports.pages import PAGES, TABLES, learning, renewed
+from scripts import results
 from tests.reports.helpers import CUBE
 from tests.synthetic_runs import write_run
 from utils.errors import UserError
@@ -48,6 +50,16 @@ def test_a_changed_measurement_changes_its_table(tmp_path):
 def test_a_table_of_an_unknown_name_is_a_mistake(tmp_path):
     with pytest.raises(UserError, match="made: speeds -->: there is quickstart, study"):
         renewed("<!-- made: speeds -->\n<!-- end -->\n", tmp_path)
+
+
+def test_a_mistake_in_a_page_prints_one_line(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- made: speeds -->\n<!-- end -->\n")
+    monkeypatch.setattr(results, "PAGES", (page,))
+    monkeypatch.setattr(sys, "argv", ["scripts/results.py"])
+    assert results.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: <!-- made: speeds -->: there is ")
 
 
 def test_differences_are_between_the_same_seeds():
