@@ -59,7 +59,9 @@ def main(argv: list[str]) -> int:
     try:
         return run_all(argv)
     except Preempted as signal:
-        print(f"stopped by {signal}; the same command resumes", file=sys.stderr)
+        words = {"--overwrite", "-overwrite", "--overwrite=true"} & set(argv)
+        but = "without --overwrite " if words else ""
+        print(f"stopped by {signal}; the same command {but}resumes", file=sys.stderr)
         return signal.exit_code
 
 

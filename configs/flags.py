@@ -344,7 +344,7 @@ def parse_words(
         agent: the agent file.
         known: the names of its settings.
     """
-    check_agent_keys(argv, agent, known)
+    check_agent_keys(argv, list(fv), agent, known)
     with user_errors_of_flags():
         try:
             rest = fv(argv)

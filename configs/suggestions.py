@@ -57,11 +57,14 @@ def is_agent(file: Path) -> bool:
     return "\nAGENT = " in file.read_text()
 
 
-def check_agent_keys(argv: Sequence[str], agent: str, known: list[str]) -> None:
-    """Raise UserError, with the nearest key, for an --agent.KEY that the agent does not have.
+def check_agent_keys(
+    argv: Sequence[str], flag_names: Collection[str], agent: str, known: list[str]
+) -> None:
+    """Raise UserError, with the nearest name, for an --agent.KEY that the agent does not have.
 
     Args:
         argv: the command line.
+        flag_names: the names of all flags.
         agent: the agent file.
         known: the names of its settings.
     """
@@ -70,12 +73,19 @@ def check_agent_keys(argv: Sequence[str], agent: str, known: list[str]) -> None:
         key = name.removeprefix("agent.")
         if not word.startswith("-") or key == name or key in known:
             continue
-        near = names_here(key, known) or difflib.get_close_matches(
-            key, known, 1, cutoff=0.6
-        )
-        nearest = " or ".join(f"--agent.{key}" for key in near)
-        hint = f"the nearest is {nearest}" if near else "--help lists all"
+        hint = nearest_setting(key, flag_names, known)
         raise UserError(f"--agent.{key}: {agent} has no such setting; {hint}")
+
+
+def nearest_setting(key: str, flag_names: Collection[str], known: list[str]) -> str:
+    """Return a hint at the flag or setting that --agent.KEY, which does not exist, may mean."""
+    for flag in names_here(key, flag_names):
+        return f"it is a flag, --{flag}"
+    near = names_here(key, known) or difflib.get_close_matches(
+        key, known, 1, cutoff=0.6
+    )
+    nearest = " or ".join(f"--agent.{name}" for name in near)
+    return f"the nearest is {nearest}" if near else "--help lists all"
 
 
 def unknown_flag(

@@ -110,6 +110,11 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, str]:
         raise UserError(
             f"--video={fv.video}: the name has to end in {' or '.join(ENDINGS)}"
         )
+    for name in ("video_episodes", "video_frame_skip"):
+        if fv[name].present and not fv.video:
+            raise UserError(
+                f"--{name}={fv[name].value}: it is of a film; give --video=out.mp4 too"
+            )
     return fv, places[0]
 
 

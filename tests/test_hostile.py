@@ -50,6 +50,8 @@ LINES = {
     "a part of a setting": (
         ["--agent.num_qs[0]=3"], "--agent.num_qs[0]: agents/trqam.py has no such setting; the nearest is --agent.num_qs",
     ),
+    "a flag as a setting": (["--agent.kl_budget_online=3"], "has no such setting; it is a flag, --kl_budget_online"),
+    "a flag's other name as a setting": (["--agent.horizon=3"], "has no such setting; it is a flag, --horizon_length"),
     "no with a setting": (["--noagent.action_chunking=3"], "--noagent.action_chunking=3 does not take an argument"),
     "seeds beyond the largest": (
         [f"--seed={LAST_SEED}", "--num_seeds=2"], f"--num_seeds=2: the last of the seeds from --seed={LAST_SEED} on would be 2147483648",

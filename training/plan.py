@@ -12,6 +12,9 @@ from training.run import Run, bc_only, first_learning_step, starts_from_base
 from utils.errors import UserError
 from utils.replay import chunks_per_sequence
 
+ONLINE = ("kl_budget_online", "start_training", "utd_ratio", "balanced_sampling")
+"""Flags of the online phase."""
+
 
 def plan(fv: FlagValues) -> list[Run]:
     """Return the runs that the flags describe, ordered by task and then by seed.
@@ -24,6 +27,7 @@ def plan(fv: FlagValues) -> list[Run]:
     check_data_given(first, tasks)
     check_published(first.flags["pretrained_actor_path"], settings)
     check_some_steps(first)
+    note_no_online(fv, first)
     for resolved in settings.values():
         check_online_steps(resolved)
         check_balanced(resolved)
@@ -68,6 +72,16 @@ def note_bc_only(fv: FlagValues) -> None:
             print(
                 f"note: --{name} has no effect with --bc_only, which trains for"
                 " --offline_steps updates",
+                file=sys.stderr,
+            )
+
+
+def note_no_online(fv: FlagValues, settings: Settings) -> None:
+    """Name the flags that have no effect without an online phase."""
+    for name in ONLINE:
+        if fv[name].present and not settings.flags["online_steps"]:
+            print(
+                f"note: --{name} has no effect without an online phase: --online_steps is 0",
                 file=sys.stderr,
             )
 

@@ -117,10 +117,15 @@ def check_source(run: Run, stored: dict[str, Any]) -> None:
             f"({join_first(differing)}; its own is in source/); "
             "give another --run_group, or delete that folder"
         )
-    # for finished runs a newer version of the project does not matter
-    if not run.is_done():
-        if differing:
-            warn(f"{stored['agent_file']} has changed since {run.folder} began")
+    file = stored["agent_file"]
+    if differing and run.is_done():
+        warn(
+            f"{file} has changed since {run.folder}, which has finished; to train it anew:"
+            " another --run_group, or --overwrite"
+        )
+    elif differing:
+        warn(f"{file} has changed since {run.folder} began")
+    if not run.is_done():  # modules of the project do not matter to a finished run
         mention_changes(kept, run.folder)
 
 
@@ -177,6 +182,8 @@ def prepare_folder(run: Run, overwrite: bool, found: dict[str, Any]) -> None:
         check_data(run, **found["dataset"])
         check_environment(run, found.get("environment"))
     if overwrite and run.folder.exists():
+        if (step := run.newest_checkpoint()) >= 0:
+            warn(f"--overwrite: {run.folder} is deleted, which was at step {step:,}")
         shutil.rmtree(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
     stored = read_config(run.folder) or {}

@@ -218,7 +218,12 @@ def test_a_signal_ends_the_program_even_if_saving_fails(monkeypatch, tmp_path, c
 
     monkeypatch.setattr(train_module, "train", interrupted)
     assert run("--env_name=scene", f"--save_dir={tmp_path}") == 143
-    assert len(begun) == 1 and "error: the disk is full\n" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert len(begun) == 1 and "error: the disk is full\n" in error
+    assert error.endswith("; the same command resumes\n")
+    assert run("--env_name=scene", f"--save_dir={tmp_path}", "--overwrite") == 143
+    error = capsys.readouterr().err
+    assert error.endswith("; the same command without --overwrite resumes\n")
 
 
 @pytest.mark.parametrize(
@@ -340,17 +345,17 @@ def test_a_users_environment_and_agent_file_train(tmp_path, capsys):
     """--env_name=module:EnvId with --dataset=FILE, trained by an agent file outside agents/."""
     from envs.probe import write_dataset
 
-    dataset = write_dataset("envs.probe:ProbeReward-v0", tmp_path / "mine.npz", 200)
+    dataset = write_dataset("envs.probe:ProbeChain-v0", tmp_path / "mine.npz", 200)
     agent = tmp_path / "my_agent.py"
     shutil.copy(ROOT / "agents" / "trqam_fixed_lambda.py", agent)
     flags = [
-        "--env_name=envs.probe:ProbeReward-v0", f"--dataset={dataset}", f"--agent={agent}", "--agent.lam=0.5",
+        "--env_name=envs.probe:ProbeChain-v0", f"--dataset={dataset}", f"--agent={agent}", "--agent.lam=0.5",
         f"--save_dir={tmp_path}/exp", "--bc_steps=4", "--offline_steps=4", "--online_steps=6", "--start_training=3",
         "--eval_episodes=2", "--eval_workers=1", *TINY,
     ]  # fmt: skip
     assert run(*flags) == 0
     assert "own environment" in capsys.readouterr().out
     (log,) = (tmp_path / "exp").glob(
-        "Debug/envs.probe_ProbeReward-v0/my_agent_s0_*/train.csv"
+        "Debug/envs.probe_ProbeChain-v0/my_agent_s0_*/train.csv"
     )
     assert [row["dual/lam"] for row in CsvLog(log).read()] == [0.5, 0.5]

@@ -271,6 +271,13 @@ def test_steps_without_effect_are_named(capsys):
     note = "note: --bc_steps has no effect with --bc_only"
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(note)
+    resolved("--env_name=scene", "--preset=cpu", "--utd_ratio=2")
+    note = (
+        "note: --utd_ratio has no effect without an online phase: --online_steps is 0\n"
+    )
+    assert capsys.readouterr().err == note
+    resolved("--env_name=scene", "--utd_ratio=2")
+    assert capsys.readouterr().err == ""
 
 
 def test_help_names_every_flag(capsys):

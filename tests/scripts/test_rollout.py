@@ -239,6 +239,7 @@ def mistakes(run_dir, tmp_path):
         "no checkpoint that did best": ([empty, "--best"], "holds no checkpoint"),
         "unknown ending": ([run_dir, "--video=out.avi"], "--video=out.avi"),
         "too large a seed": ([run_dir, f"--seed={2**32}"], "--seed=4294967296"),
+        "a film without a name": ([run_dir, "--video_episodes=2"], "--video=out.mp4"),
         "no episodes": ([run_dir, "--episodes=0"], "--episodes=0"),
         "unknown flag": ([run_dir, "--episode=1"], "Did you mean: episodes"),
         "another world": (

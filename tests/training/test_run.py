@@ -24,7 +24,7 @@ from utils.errors import UserError
 from utils.files import read_json, write_json
 from utils.logging import read_csv, warn_once
 
-ENV_NAME = "envs.probe:ProbeReward-v0"
+ENV_NAME = "envs.probe:ProbeChain-v0"
 FORK = '''
 """{doc}"""
 
@@ -199,11 +199,15 @@ def test_a_run_of_a_project_agent_resumes_with_a_newer_version_which_is_mentione
     kept.write_text(began)
     printed()
     assert program.main(words(*arguments, "--offline_steps=4")) == 0
-    printed = printed()
-    assert f"warning: agents/fql.py has changed since {folder} began\n" in printed.err
-    assert f"resumed at step 2: {folder}" in printed.out
+    resumed = printed()
+    assert f"warning: agents/fql.py has changed since {folder} began\n" in resumed.err
+    assert f"resumed at step 2: {folder}" in resumed.out
+    assert program.main(words(*arguments, "--offline_steps=4")) == 0
+    changed = f"agents/fql.py has changed since {folder}, which has finished"
+    assert f"warning: {changed}; to train it anew: another" in printed().err
     assert kept.read_text() == began
     assert program.main(words(*arguments, "--offline_steps=4", "--overwrite")) == 0
+    assert f"--overwrite: {folder} is deleted, which was at step 4\n" in printed().err
     assert kept.read_text() == (ROOT / "agents" / "fql.py").read_text()
 
 
