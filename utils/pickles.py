@@ -82,12 +82,12 @@ class ArrayUnpickler(pickle._Unpickler):
 
     def load_build(self) -> None:
         """Set the state of an array, or the byte order of a dtype."""
-        *_, made, state = self.stack
+        *_, made, state = self.stack  # type: ignore[attr-defined]
         if not isinstance(made, (np.dtype, np.ndarray)):
             raise Refused(f"sets the state of a {type(made).__name__}")
         if isinstance(made, np.dtype) and state[2:] != PLAIN:
             raise Refused("holds an array of a dtype of its own")
-        super().load_build()
+        super().load_build()  # type: ignore[misc]
 
     dispatch[pickle.BUILD[0]] = load_build
 
