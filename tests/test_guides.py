@@ -41,6 +41,16 @@ def test_a_sweep_command_prints_its_jobs(command, tmp_path, capsys):
     assert "main.py" in capsys.readouterr().out
 
 
+def test_every_hook_of_the_readme_is_explained():
+    _, _, table = TEXTS["README.md"].partition("| to change | start from | hooks |")
+    lines = table.partition("\n\n")[0].splitlines()[2:]
+    hooks = {hook for line in lines for hook in re.findall(r"`(\w+)", line)}
+    assert {"dual_step", "networks", "times"} <= hooks
+    assert {
+        h for h in hooks if not re.search(rf"\b{h}\b", TEXTS["docs/agents.md"])
+    } == set()
+
+
 def test_the_guides_have_commands_of_both_kinds():
     assert len(TRAININGS) >= 3 and SWEEPS
 
