@@ -15,11 +15,15 @@ from utils.networks import VelocityField
 
 NETWORKS = ("networks", "INPUTS", "widths")
 HOOKS = (
-    *("velocity", "flow_loss", "flow_noise_shapes", "flat_actions"),
-    *("cloning_loss", "draw_noise", "optimiser", "init_params"),
+    *("apply", "velocity", "flow_loss", "flow_noise_shapes", "flat_actions"),
+    *("update", "update_with_noise", "cloning_loss", "draw_noise"),
+    *("optimiser", "init_params"),
 )
 """The methods of an agent that cloning depends on, besides those about its networks."""
-NOT_CLONING = ("critic_network", "value_network", "noise_shapes", "loss")
+NOT_CLONING = (
+    *("critic_network", "value_network", "noise_shapes", "loss"),
+    *("fixed_quantities", "averaging_step", "after_step"),
+)
 """Methods that cloning does not depend on, although `networks` or a hook names them."""
 SHARED = ("agents.base", "agents.losses")
 """Modules with the members of all agents, which clone the base of agents/bc.py."""

@@ -453,35 +453,46 @@ def test_a_setting_that_cloning_reads_in_an_ancestor_counts(code, tmp_path):
     assert set(found) == {"cloning", "flow_steps", "action_chunking"}
 
 
-OVERRIDDEN = """
+SHARED_FLOW = """
 from agents import trqam
 
 
 class Mine(trqam.TRQAM):
-    {decorator}
-    def {name}({receiver}, *arguments, **options):
-        return super().{name}(*arguments, **options)
+    def trust_region(self):
+        return 1.0
 
 
 get_config = Mine.get_config
 AGENT = Mine
 """
+OVERRIDDEN = """    {decorator}
+    def {name}({receiver}, *arguments, **options):
+        return super().{name}(*arguments, **options)
+
+    def trust_region"""
 
 
+@pytest.mark.parametrize("code", [SHARED_FLOW, AGENT])
 @pytest.mark.parametrize(
-    "name", ["draw_noise", "cloning_loss", "optimiser", "init_params"]
+    "name",
+    [
+        *("apply", "update", "update_with_noise"),
+        *("draw_noise", "cloning_loss", "optimiser", "init_params"),
+    ],
 )
-def test_an_agent_with_its_own_noise_loss_optimiser_or_start_has_its_own_base(
-    name, tmp_path
+def test_an_agent_with_its_own_step_noise_loss_optimiser_or_start_has_its_own_base(
+    name, code, tmp_path
 ):
     of_class = isinstance(inspect.getattr_static(Agent, name), classmethod)
     words = ("@classmethod", "cls") if of_class else ("", "self")
-    code = OVERRIDDEN.format(name=name, decorator=words[0], receiver=words[1])
-    found = identity(tmp_path / "a", {"mine.py": code})
-    allowed = {"cloning", "action_chunking", "lr", "clip_grad"}
+    method = OVERRIDDEN.format(name=name, decorator=words[0], receiver=words[1])
+    files = {**FILES, "mine.py": code.replace("    def trust_region", method)}
+    found = identity(tmp_path / "a", files)
+    allowed = {"cloning", "action_chunking", "lr", "clip_grad", "depth"}
     assert {"cloning"} <= set(found) <= allowed
-    changed = code.replace("return super", "return 1 * super")
-    assert identity(tmp_path / "b", {"mine.py": changed}) != found
+    again = method.replace(f"return super().{name}", f"return 1 * super().{name}")
+    files["mine.py"] = code.replace("    def trust_region", again)
+    assert identity(tmp_path / "b", files) != found
 
 
 def test_a_base_of_another_network_is_refused_with_the_differences():
