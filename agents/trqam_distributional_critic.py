@@ -55,6 +55,16 @@ class DistributionalTRQAM(trqam.TRQAM):
         found = {"critic/loss": loss, "critic/clipped_targets": jnp.mean(y != td_target)}
         return loss, found | {"critic/q_mean": self.values(critic, s)(actions).mean()}
 
+    def concerns(self, lines: list[dict[str, Any]]) -> dict[str, str]:
+        """TRQAM's, and values beyond the bins, which the critic cannot tell apart."""
+        found = super().concerns(lines)
+        if lines[-1].get("critic/clipped_targets", 0.0) > 0.1:
+            found["clipped_targets"] = (
+                "over a tenth of the critic's targets lie outside q_min..q_max: lower"
+                " --agent.q_min or raise --agent.q_max"
+            )
+        return found
+
 
 get_config = DistributionalTRQAM.get_config
 AGENT = DistributionalTRQAM

@@ -88,6 +88,13 @@ def test_targets_outside_the_bins_are_counted():
     np.testing.assert_allclose(metrics["critic/clipped_targets"], 2 / B)
 
 
+def test_many_targets_outside_the_bins_are_a_concern():
+    agent = tiny(trqam_distributional_critic)
+    assert agent.concerns([{"critic/clipped_targets": 0.05}]) == {}
+    found = agent.concerns([{"critic/clipped_targets": 0.5}])
+    assert "lower --agent.q_min" in found["clipped_targets"]
+
+
 def test_targets_outside_the_bins_are_clipped_to_their_ends():
     agent = tiny(trqam_distributional_critic, bins=4, q_min=-4.0, q_max=0.0)
     losses = [
