@@ -322,7 +322,7 @@ class Trainer:
             self.record_evaluations(wait=False)
             figures = self.log()
         if self.is_due("eval", last):
-            self.means()
+            self.check_finite()
             self.evaluate()
         if figures and bar is not None:
             outcome = self.seeds.active[0][1].outcome
@@ -350,17 +350,14 @@ class Trainer:
             )
         preemption.leave_if_asked()
 
-    def means(self) -> list[dict[str, float]]:
-        """Return each seed's mean metrics since its last log; {} if it had no update.
-
-        Seeds with a metric that is not finite are marked as broken.
-        """
+    def check_finite(self) -> None:
+        """Mark the seeds with a metric that is not finite since the last log as broken."""
         self.seeds.mark_not_finite(self.updates.not_finite(), self.step)
-        return self.updates.means()
 
     def log(self) -> dict[str, Any]:
         """Log each seed's means; return the figures for the progress bar."""
-        means = self.means()
+        self.check_finite()
+        means = self.updates.means()
         seconds = self.updates.clock.seconds()
         speed = self.updates.speed(seconds)
         for seed, journal in self.seeds.active:
@@ -419,7 +416,7 @@ class Trainer:
 
         They hold everything that a run needs to continue as if it had not been interrupted.
         """
-        self.means()
+        self.check_finite()
         with self.updates.clock.untimed():
             states = self.updates.states()
             episodes = self.interaction.records() if self.interaction else None

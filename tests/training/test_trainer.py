@@ -1,5 +1,6 @@
 """Seeds that resume from one step train in one program; one that breaks leaves it."""
 
+import contextlib
 from concurrent.futures import Future
 from types import SimpleNamespace
 
@@ -78,6 +79,23 @@ def test_the_online_budget_is_set_once_when_the_phase_begins(monkeypatch):
         with pytest.raises(Reached):
             Trainer.online(trainer, {})
     assert budgets == [1.0]
+
+
+def test_broken_seeds_are_marked_before_an_evaluation_and_a_save_without_the_means():
+    trainer, marked = Trainer.__new__(Trainer), []
+    trainer.step, trainer.interaction = 8, None
+    trainer.flags = {"log_interval": 0, "eval_interval": 8, "save_interval": 8}
+    trainer.flags["eval_episodes"] = 0
+    trainer.seeds = SimpleNamespace(
+        active=[], mark_not_finite=lambda *found: marked.append(found)
+    )
+    trainer.updates = SimpleNamespace(  # without means
+        not_finite=lambda: {0: "a loss is not finite"},
+        clock=SimpleNamespace(untimed=contextlib.nullcontext),
+        states=list,
+    )
+    trainer.at_intervals(None, last=False)
+    assert marked == 2 * [({0: "a loss is not finite"}, 8)]
 
 
 def test_a_seed_with_a_damaged_later_checkpoint_does_not_start_again():
