@@ -11,6 +11,9 @@ import numpy as np
 
 from utils.errors import UserError
 
+READER = 3
+"""Version of the reading code; increase it if the same files are read as other data. OGBench's
+converted shards do not depend on it."""
 ACTION_LIMIT = 1 - 1e-5
 """Actions are clipped to this, strictly inside the policy's range [-1, 1]."""
 ACTION_TOLERANCE = 1.001

@@ -14,6 +14,7 @@ import numpy as np
 from envs import own_data, own_files
 from envs.arrays import (
     ACTION_LIMIT,
+    READER,
     Arrays,
     check_action_range,
     check_arrays,
@@ -350,7 +351,8 @@ def _map_own_shards(
         write_shards(files, rows(), folder, flag)
         own_data.sum_readings(readings).write(folder / "reading.json")
 
-    folder = arrays_folder(files, write, target, (layout, action_scale))
+    key = (READER, layout, action_scale)
+    folder = arrays_folder(files, write, target, key)
     own_data.Reading.read(folder / "reading.json").announce(source)
     return mapped(folder)
 

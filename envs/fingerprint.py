@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from envs.arrays import READER
 from utils.files import user_folder, write_json
 from utils.progress import Counter
 
-READER = 2
-"""Version of the reading code; increase it if the same files are read as other data."""
 SETTLED_SECONDS = 2.0
 """Files changed this recently are not cached: a second change could leave the same time."""
 _BLOCK = 1 << 26  # bytes between two updates of the progress bar

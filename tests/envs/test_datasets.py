@@ -220,13 +220,15 @@ def test_work_on_shards_shows_its_progress(shards, printed, monkeypatch):
     assert "computing rewards: 21/21 rows in " in lines
 
 
-def test_shards_are_converted_once_until_they_change(shards):
+def test_shards_are_converted_once_until_they_change(shards, monkeypatch):
     load_dataset(MAZE, shards)
+    monkeypatch.setattr("envs.datasets.READER", -1)  # reads them as before
     folder = shards / "pointmaze-medium-navigate-100m-v0"
     (arrays,) = folder.glob("arrays-*")
     converted = (arrays / "observations.npy").stat().st_mtime_ns
     load_dataset(MAZE, shards, proportion=0.5)
     assert (arrays / "observations.npy").stat().st_mtime_ns == converted
+    assert list(folder.glob("arrays-*")) == [arrays]
 
     changed = maze_rows((8, 8), seed=5)
     np.savez(folder / "pointmaze-medium-navigate-v0-001.npz", **changed)

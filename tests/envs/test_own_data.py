@@ -366,6 +366,16 @@ def test_shards_share_a_layout_and_two_layouts_are_refused(tmp_path, printed):
     assert len([path for path in folder.iterdir() if path.is_dir()]) == 1
 
 
+def test_another_version_of_the_reading_code_converts_shards_again(
+    tmp_path, monkeypatch
+):
+    np.savez(tmp_path / "a.npz", **flat())
+    for version, folders in ((1, 1), (1, 1), (2, 2)):
+        monkeypatch.setattr("envs.datasets.READER", version)
+        load_dataset(NAME, dataset_path=tmp_path)
+        assert len(list(tmp_path.glob("arrays-*"))) == folders
+
+
 def test_hdf5_in_d4rls_layout_is_read(tmp_path):
     with h5py.File(tmp_path / "d4rl.hdf5", "w") as file:
         for name, value in flat(terminals=np.array([0, 0, 1, 0, 0, 0])).items():
