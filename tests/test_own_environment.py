@@ -35,7 +35,7 @@ STAND_INS = "tests.envs.stand_ins"
 def data(tmp_path, monkeypatch):
     """A dataset in the working directory."""
     monkeypatch.chdir(tmp_path)
-    write_dataset("tests.envs.stand_ins:Silent-v0", "data.npz", 60)
+    write_dataset("envs.probe:ProbeChain-v0", "data.npz", 60)
 
 
 def train(name, *flags):

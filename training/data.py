@@ -22,6 +22,7 @@ from envs.tasks import (
     is_user_env,
 )
 from training.run import Run
+from utils.errors import UserError
 from utils.logging import say, warn, warn_once
 
 
@@ -145,6 +146,46 @@ def data_fingerprint(
     return cached_fingerprint(
         files, settings, lambda: load_data(run) if dataset is None else dataset
     )
+
+
+MIN_USABLE = 0.5
+"""Below this share of usable chunks, the horizon hardly fits the data."""
+
+
+def check_chunks(run: Run, data: TaskData) -> None:
+    """Raise UserError if a run learns from no chunk of its data; warn if from less than half.
+
+    Losses leave out the chunks that continue past the end of a trajectory. A run that learns
+    online alone is not refused: its own episodes may be longer.
+    """
+    flags, horizon = run.settings.flags, run.settings.agent.horizon_length
+    ends = np.flatnonzero(data.arrays["terminals"][data.arrays["rows"]])
+    lengths = np.diff(ends, prepend=-1)
+    share = usable_chunks(lengths, horizon)
+    if share >= MIN_USABLE:
+        return
+    longest = int(lengths.max())
+    shorter = range(min(horizon, longest), 0, -1)
+    fits = next(h for h in shorter if usable_chunks(lengths, h) >= MIN_USABLE)
+    flag = f"--horizon_length={horizon}"
+    if horizon > longest and (flags["offline_steps"] or run.needs_base()):
+        raise UserError(
+            f"{flag}: no trajectory of the data has more than {longest} transitions, so nothing"
+            f" would be learnt from it; give --horizon_length={fits}"
+        )
+    warn(
+        f"{flag}: only {share:.0%} of the chunks in the data lie within one trajectory, and"
+        f" nothing is learnt from the others; --horizon_length={fits} uses half of them or more"
+    )
+
+
+def usable_chunks(lengths: np.ndarray, horizon: int) -> float:
+    """Return the share of the chunks of H transitions that lie within one trajectory.
+
+    lengths: the number of transitions of each trajectory.
+    """
+    usable = np.maximum(lengths - horizon + 1, 0).sum()
+    return float(usable / (lengths.sum() - horizon + 1))
 
 
 def warn_of_data(run: Run, data: TaskData) -> None:

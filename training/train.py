@@ -15,7 +15,7 @@ from configs.trust import record_trusted
 from envs.fingerprint import Fingerprint
 from training.agent_check import check_agent
 from training.bases import check_start, from_bases, new_agent, pretrained_base
-from training.data import data_fingerprint, task_data, warn_of_data
+from training.data import check_chunks, data_fingerprint, task_data, warn_of_data
 from training.run import Run
 from training.stored import check_data, check_folder
 from training.trainer import train_runs
@@ -47,6 +47,7 @@ def train(wanted: Sequence[Run], overwrite: bool = False) -> None:
     data = task_data(runs[0])
     report_finished(finished, data.fingerprint)
     agents = [new_agent(run, data) for run in runs]
+    check_chunks(runs[0], data)
     check_agent(runs[0], agents[0], data)
     check_start(runs[0], agents[0], pretrained)
     warn_of_data(runs[0], data)

@@ -7,6 +7,7 @@ import pytest
 
 from envs import download
 from envs.collect import collect_random
+from envs.probe import write_dataset
 from tests.tiny_runs import ROOT, TASK
 
 
@@ -23,7 +24,7 @@ def data(tmp_path_factory):
     """Return a folder of datasets.
 
     good/ holds a small dataset of TASK, truncated/ and shapes/ damaged copies of it, other/ a
-    dataset of another environment, and empty/ nothing.
+    dataset of another environment, short/ episodes of one step, and empty/ nothing.
     """
     root = tmp_path_factory.mktemp("data")
     good = collect_random(TASK, root / "good", 300)
@@ -38,5 +39,7 @@ def data(tmp_path_factory):
     )
     wide = np.concatenate([arrays["observations"]] * 2, axis=1)
     np.savez(root / "other" / good.name, **(arrays | {"observations": wide}))
-    (root / "empty").mkdir()
+    for name in ("short", "empty"):
+        (root / name).mkdir()
+    write_dataset("envs.probe:ProbeReward-v0", root / "short" / "x.npz", 20)
     return root

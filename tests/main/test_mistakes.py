@@ -77,6 +77,10 @@ MISTAKES = {
     "chunk longer than the data": (
         [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/good", "--horizon_length=301"], "--horizon_length=301", "300",
     ),
+    "chunk longer than every trajectory": (
+        ["--env_name=envs.probe:ProbeReward-v0", "--dataset={data}/short/x.npz", "--preset=smoke"],
+        "--horizon_length=5", "give --horizon_length=1",
+    ),
     "unwritable folder": (
         [f"--env_name={TASK}", "--ogbench_dataset_dir={data}/good", "--save_dir={data}/good/" + FILE],
         "--save_dir", "cannot write",
@@ -177,7 +181,6 @@ def test_a_mistake_shows_a_traceback_only_with_debug(flag, tmp_path):
         "main.py --env_name=all50 --dry_run --save_dir={}",
         "scripts/sweep.py --engine=print --env_name=all50 --agents=trqam --save_dir={}",
         "scripts/report.py results/study",
-        "scripts/results.py",
     ],
 )
 def test_a_command_ends_quietly_when_its_reader_closes_the_pipe(command, tmp_path):
