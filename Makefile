@@ -1,4 +1,4 @@
-# Needs Python 3.11 or 3.12, git and make. PYTHON=... picks the interpreter, VENV=... the environment's folder.
+# Needs Python 3.11 or 3.12, git and make. PYTHON=... picks the interpreter of a new environment, VENV=... its folder.
 VENV ?= .venv
 SEED ?= 0
 ARGS ?=

@@ -23,6 +23,7 @@ from configs.flags import (
     take_agent,
 )
 from configs.suggestions import unknown_flag
+from envs.workers import cores
 from utils.command_line import output_file
 from utils.files import write_json
 
@@ -31,6 +32,8 @@ TRAJECTORY = 1001  # rows of a trajectory: 1,000 transitions and the final state
 PEAK_ROWS = 2560
 PEAK_WIDTH = 512
 LARGE = 8192
+LOAD = os.getloadavg()[0]
+"""The load of the machine before this program adds to it."""
 
 # ---------------------------------------------------------------- data
 
@@ -168,16 +171,16 @@ def chosen_agent(options: argparse.Namespace) -> ChosenAgent:
 def device() -> str:
     """Describe the device: its name, the number of devices and of CPU cores."""
     devices = jax.devices()
-    counts = f"{len(devices)} device(s), {os.cpu_count()} CPU cores"
+    counts = f"{len(devices)} device(s), {cores()} CPU cores"
     return f"{devices[0].device_kind} ({counts})"
 
 
 def machine() -> dict[str, Any]:
-    """Return what figures depend on: device, cores, load and versions."""
+    """Return what figures depend on: device, cores, other load and versions."""
     return {
         "device": device(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
+        "cores": cores(),
+        "load": LOAD,
         "jax": jax.__version__,
         "python": platform.python_version(),
     }

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 
-from agents.trqam import lean_adjoint, memoryless_rollout
 from benchmarks.common import seconds
 from utils.replay import BatchSpec
 
@@ -65,17 +64,19 @@ def stage_seconds(agent: Any, replay: Any) -> dict[str, float]:
 
     batch = stages.add("sampling", draw, replay, 0)
     noise = stages.add("noise", draw_noise, agent, 1)
-    if "sde_noise" in noise:
-        add_flow_stages(stages, agent, batch, noise)
     fix = agent_class.fixed_quantities
     fixed = stages.add("fixed quantities", fix, agent, batch, noise)
+    if hasattr(agent, "adjoints"):
+        add_flow_stages(stages, agent, batch, noise, fixed)
     arguments = (agent.params, agent, batch, noise, fixed)
     grads = stages.add("losses and gradients", gradients, *arguments)
     stages.add("optimiser", step, agent, grads)
     return stages.medians()
 
 
-def add_flow_stages(stages: Stages, agent: Any, batch: Any, noise: Any) -> None:
+def add_flow_stages(
+    stages: Stages, agent: Any, batch: Any, noise: Any, fixed: Any
+) -> None:
     """Add the stages of an agent that trains a flow by adjoint matching.
 
     Args:
@@ -83,23 +84,24 @@ def add_flow_stages(stages: Stages, agent: Any, batch: Any, noise: Any) -> None:
         agent: the agent.
         batch: a batch.
         noise: the noise of an update.
+        fixed: its fixed quantities.
     """
     observations = batch["observations"]
     next_observations = batch["next_observations"][:, -1]
     policy = agent.params["policy"]
     base = agent.target_params["base"]
-    x0 = jax.random.normal(jax.random.key(2), (agent.draws, *noise["sde_x0"].shape))
+    shape = (agent.draws, len(observations), agent.flat_action_dim)
+    x0 = jax.random.normal(jax.random.key(2), shape)
 
-    def rollout(policy: dict, base: dict, s: jax.Array, noise: dict) -> Any:
+    def rollout(
+        policy: dict, base: dict, s: jax.Array, noise: dict, fixed: dict
+    ) -> Any:
         policy_field = agent.velocity(policy, s)
-        base_field = agent.velocity(base, s)
-        return memoryless_rollout(
-            policy_field, base_field, noise["sde_x0"], noise["sde_noise"]
-        )
+        return agent.rollout(policy_field, agent.velocity(base, s), noise, fixed)
 
     def adjoint(base: dict, s: jax.Array, xs: jax.Array, end: jax.Array) -> Any:
-        return lean_adjoint(agent.velocity(base, s), xs, end)
+        return agent.adjoints(agent.velocity(base, s), xs, end)
 
     stages.add("backup", type(agent).act, agent, next_observations, x0)
-    path = stages.add("rollout", rollout, policy, base, observations, noise)
+    path = stages.add("rollout", rollout, policy, base, observations, noise, fixed)
     stages.add("adjoint", adjoint, base, observations, path.xs, path.x_final)

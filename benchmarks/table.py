@@ -91,7 +91,7 @@ SEEDS = 8  # per task
 BC_UPDATES = 300_000  # per domain and seed
 OFFLINE_UPDATES = 1_000_000  # per task and seed
 ONLINE_STEPS = 500_000  # per task and seed
-EVALUATIONS = 33  # per run
+EVALUATIONS = 1 + (OFFLINE_UPDATES + ONLINE_STEPS) // 50_000  # per run, --eval_interval
 EPISODES = 50  # per evaluation
 STEPS = 1025  # of an episode that fails, mean over the domains
 

@@ -13,13 +13,23 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import hypothesis
 import pytest
 
 from utils.logging import warn_once
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MUJOCO_GL"] = "disabled"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = "*"  # the tests' servers are local
+for name in (
+    "SLURM_ARRAY_TASK_ID",
+    "SWEEP_FIRST",
+    "RAY_ADDRESS",
+    "HF_ENDPOINT",
+    "HF_TOKEN",
+):
+    os.environ.pop(name, None)
 # These tests spend most of their time in XLA, which compiles the same small programs in every
 # worker and at every start.
 os.environ.setdefault(
@@ -35,6 +45,12 @@ os.environ["XDG_DATA_HOME"] = str(
 # this saves a third of the time
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+# the same examples everywhere, and no limit of time on a busy machine
+hypothesis.settings.register_profile(
+    "same", deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.load_profile("same")
 
 
 class Printed(NamedTuple):

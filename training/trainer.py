@@ -1,7 +1,6 @@
 """Trains the seeds of one task in one program: the phases, logs, evaluations, checkpoints."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 from agents.base import Agent
 from envs.evaluation import EpisodeFault
 from envs.video import film
-from envs.workers import Task, WorkerError
+from envs.workers import Task, WorkerError, cores
 from training.checkpoints import agent_from, agent_tree
 from training.evaluator import Evaluations, Evaluator, without_optimiser
 from training.journal import Journal
@@ -56,7 +55,7 @@ def train_runs(
         found: the entries of config.json besides settings and versions.
         overwrite: whether to empty the run folders first.
     """
-    device = f"{jax.devices()[0].device_kind} ({os.cpu_count()} CPU cores)"
+    device = f"{jax.devices()[0].device_kind} ({cores()} CPU cores)"
     for run in runs:
         prepare_folder(run, overwrite, found | {"device": device})
     dims = found["observation_dim"], found["action_dim"]

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 
 import jax
 import numpy as np
@@ -41,3 +42,8 @@ def test_figures_are_published_with_the_machine_and_the_command(tmp_path, capsys
     options = argparse.Namespace(json=False, out=None)
     common.publish({"speed": 2.5}, options, "python scripts/benchmark.py update")
     assert capsys.readouterr().out == ""
+
+
+def test_the_cores_are_those_that_a_job_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5})
+    assert common.machine()["cores"] == 2 and "2 CPU cores" in common.device()

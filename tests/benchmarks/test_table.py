@@ -150,7 +150,7 @@ def test_the_hours_of_all_runs_are_computed_from_the_measurements():
     )
     names = [f"{world_name(domain)}-singletask-task1-v0" for domain in DOMAINS]
     max_steps = sum(
-        50 * 33 * 8 * 5 * gymnasium.spec(name).max_episode_steps for name in names
+        50 * 31 * 8 * 5 * gymnasium.spec(name).max_episode_steps for name in names
     )
     assert parts["evaluation, if every episode failed"] == pytest.approx(
         max_steps / 400 / 3600

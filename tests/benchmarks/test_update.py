@@ -3,11 +3,15 @@
 import json
 
 import jax
+import numpy as np
 import pytest
 
-from agents import bc
-from benchmarks import common, update
+from agents import bam, bc, sqam
+from benchmarks import common, stages, update
 from scripts import benchmark
+from tests.agents.tiny_agents import OBS, tiny
+from tests.small_datasets import make_dataset
+from utils.replay import Replay, Transitions
 from utils.sharding import host_device
 
 TINY = [
@@ -61,6 +65,18 @@ def test_the_last_line_is_one_json_object_with_every_figure(agent, capsys, monke
     assert set(result["stage_seconds"]) == stages | (
         {"backup", "rollout", "adjoint"} if agent == "trqam" else set()
     )
+
+
+@pytest.mark.ci
+def test_only_an_agent_with_adjoints_has_their_stages(monkeypatch):
+    """BAM has the noise of a rollout and no adjoint; SQAM's rollout needs fixed quantities."""
+    monkeypatch.setattr(stages, "REPEATS", 1)
+    observations = np.random.default_rng(0).normal(size=(42, OBS)).astype(np.float32)
+    dataset = make_dataset([20, 20]) | {"observations": observations}
+    replay = Replay(Transitions.create(dataset))
+    names = {"backup", "rollout", "adjoint"}
+    assert not names & stages.stage_seconds(tiny(bam), replay).keys()
+    assert names < stages.stage_seconds(tiny(sqam), replay).keys()
 
 
 @pytest.mark.ci
