@@ -1,14 +1,10 @@
-"""A fork with a critic of its own: classification over bins (HL-Gauss, arXiv 2403.03950).
-
-python main.py --env_name=antmaze-large --agent=agents/trqam_distributional_critic.py
-"""
+"""A fork with a critic of its own: classification over bins (HL-Gauss, arXiv 2403.03950)."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
 from agents import trqam
 from agents.losses import Loss, Values
@@ -29,11 +25,10 @@ class DistributionalTRQAM(trqam.TRQAM):
     }
 
     @classmethod
-    def networks(cls, config: Any) -> dict[str, nn.Module]:
-        """TRQAM's, with critics (s, a) -> logits [E, ..., B, bins]."""
-        critics = ensemble(Critic, config.num_qs)
+    def critic_network(cls, config: Any) -> Any:
+        """Critics (s, a) -> logits [E, ..., B, bins]."""
         shape = config.value_hidden_dims, config.value_layer_norm, config.bins
-        return super().networks(config) | {"critic": critics(*shape)}
+        return ensemble(Critic, config.num_qs)(*shape)
 
     def values(self, params: dict, observations: jax.Array) -> Values:
         """The means of the distributions over the bins' centres."""
@@ -56,14 +51,9 @@ class DistributionalTRQAM(trqam.TRQAM):
         return loss, found | {"critic/q_mean": self.values(critic, s)(actions).mean()}
 
     def concerns(self, lines: list[dict[str, Any]]) -> dict[str, str]:
-        """TRQAM's, and values beyond the bins, which the critic cannot tell apart."""
-        found = super().concerns(lines)
-        if lines[-1].get("critic/clipped_targets", 0.0) > 0.1:
-            found["clipped_targets"] = (
-                "over a tenth of the critic's targets lie outside q_min..q_max: lower"
-                " --agent.q_min or raise --agent.q_max"
-            )
-        return found
+        """TRQAM's, and values outside the bins, which the critic cannot tell apart."""
+        many = lines[-1].get("critic/clipped_targets", 0.0) > 0.1
+        return super().concerns(lines) | ({"bins": "targets are below q_min"} if many else {})
 
 
 get_config = DistributionalTRQAM.get_config
