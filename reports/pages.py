@@ -232,6 +232,7 @@ TABLES: dict[str, Callable[[Path], list[str]]] = {
     ),
     "scene": lambda results: learning(results / "scene"),
     "scene_differences": lambda results: differences(results / "scene", "trqam"),
+    "scene_stability": lambda results: study(results / "scene_stability"),
     "scene_tuning": lambda results: returns(results / "scene_tuning"),
     "lift": lambda results: study(results / "lift"),
     "speed": lambda results: speed(results / "speed_cpu.json"),
