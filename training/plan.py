@@ -12,8 +12,8 @@ from training.run import Run, bc_only, first_learning_step, starts_from_base
 from utils.errors import UserError
 from utils.replay import chunks_per_sequence
 
-ONLINE = ("kl_budget_online", "start_training", "utd_ratio", "balanced_sampling")
-"""Flags of the online phase."""
+ONLINE = ("kl_budget_online", "utd_ratio", "balanced_sampling")
+"""Flags of the online phase besides its lengths."""
 
 
 def plan(fv: FlagValues) -> list[Run]:
