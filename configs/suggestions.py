@@ -79,8 +79,8 @@ def check_agent_keys(
 
 def nearest_setting(key: str, flag_names: Collection[str], known: list[str]) -> str:
     """Return a hint at the flag or setting that --agent.KEY, which does not exist, may mean."""
-    for flag in names_here(key, flag_names):
-        return f"it is a flag, --{flag}"
+    if flags := names_here(key, flag_names):
+        return f"it is a flag, --{flags[0]}"
     near = names_here(key, known) or difflib.get_close_matches(
         key, known, 1, cutoff=0.6
     )

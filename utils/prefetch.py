@@ -89,7 +89,7 @@ def device_budget(device: jax.Device) -> float:
 def available_memory() -> float:
     """Return the bytes of available host memory, or the total where that is not known.
 
-    At most the limit of the cluster job or container that this process runs in.
+    It is at most the memory limit of the cluster job or container that this process is in.
     """
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError):

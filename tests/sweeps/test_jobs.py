@@ -185,9 +185,8 @@ def test_the_path_of_an_agent_file_may_begin_with_a_tilde(tmp_path, monkeypatch)
     assert run.agent_name == "mine" and run.source.file == tmp_path / "mine.py"
     (tmp_path / "mine.py").write_text((ROOT / "agents" / "rlpd.py").read_text())
     flags = ("--agents=trqam,~/mine.py", f"--env_name={TASK}", "--offline_steps=9")
-    assert (
-        len(planned(*flags)) == 2
-    )  # the length of the phase that RLPD lacks is left out
+    # the length of the phase that RLPD lacks is left out
+    assert len(planned(*flags)) == 2
 
 
 @pytest.mark.parametrize(
