@@ -226,10 +226,6 @@ def chain(results: Path) -> list[str]:
 
 TABLES: dict[str, Callable[[Path], list[str]]] = {
     "quickstart": quickstart,
-    "study": lambda results: study(results / "study"),
-    "study_differences": lambda results: differences(
-        results / "study", "trqam dual_mode=closed_form kl_budget=0.3"
-    ),
     "scene": lambda results: learning(results / "scene"),
     "scene_differences": lambda results: differences(results / "scene", "trqam"),
     "scene_stability": lambda results: study(results / "scene_stability"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reports.pages import PAGES, TABLES, learning, renewed
+from reports.pages import PAGES, TABLES, differences, learning, renewed, study
 from scripts import results
 from tests.reports.helpers import CUBE
 from tests.synthetic_runs import write_run
@@ -48,7 +48,7 @@ def test_a_changed_measurement_changes_its_table(tmp_path):
 
 
 def test_a_table_of_an_unknown_name_is_a_mistake(tmp_path):
-    with pytest.raises(UserError, match="made: speeds -->: there is quickstart, study"):
+    with pytest.raises(UserError, match="made: speeds -->: there is quickstart, scene"):
         renewed("<!-- made: speeds -->\n<!-- end -->\n", tmp_path)
 
 
@@ -64,13 +64,22 @@ def test_a_mistake_in_a_page_prints_one_line(tmp_path, monkeypatch, capsys):
 
 def test_differences_are_between_the_same_seeds():
     """Student's t with two degrees of freedom is 4.3027."""
-    lines = TABLES["study_differences"](ROOT / "results")
-    expected = {"bc": [28 - 10, 26 - 2, 30 - 8], "qam inv_temp=1.0": [18, 12, -8]}
+    lines = TABLES["scene_differences"](ROOT / "results")
+    expected = {"fql": [66 - 56, 96 - 100, 94 - 94], "qam inv_temp=3.0": [-8, 60, 14]}
     for other, points in expected.items():
         half = 4.3027 * np.std(points, ddof=1) / np.sqrt(3)
         cells = f"{other} | 3 | {np.mean(points):.1f} ± {half:.1f} |"
-        assert f"| cube-single-play-task1 | {cells}" in lines
+        assert f"| scene-play-task1 | {cells}" in lines
     assert not any("| trqam" in line for line in lines[1:])  # only other agents
+
+
+def test_the_paragraph_on_cube_single_has_figures_of_its_study():
+    _, paragraph = (ROOT / "docs/study.md").read_text().split("## Cube-single\n")
+    folder = ROOT / "results/study"
+    method = "trqam dual_mode=closed_form kl_budget=0.3"
+    made = "\n".join(study(folder) + differences(folder, method))
+    figures = re.findall(r"[\d.]+ ± [\d.]+\d", paragraph)
+    assert len(figures) == 7 and all(f"| {figure} |" in made for figure in figures)
 
 
 def test_returns_are_the_evaluations_of_each_run():
