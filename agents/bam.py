@@ -9,7 +9,7 @@ differentiated by backpropagation instead of by adjoints.
 
 The gradient passes through v_th, and through x in the base's velocities; the base's parameters
 are its moving average, constant. As published: Q is online and pessimistic, x_K is not clipped,
-the last step has no cost and the cost no factor h, so that the path KL is h times it.
+the last step has no cost and the cost no factor h: h times it is the path KL without that step.
 
     python main.py --env_name=cube-double --agent=agents/bam.py --agent.inv_temp=10
 """

@@ -127,7 +127,7 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
         total_updates: int = 0,
         cloning: bool = False,
     ) -> Self:
-        """A fresh agent for O, A of one environment step, and the updates of the whole run."""
+        """A fresh agent; action_dim is A of one step, total_updates is of the complete run."""
         config = ml_collections.FrozenConfigDict(config)
         flat = action_dim * chunk_length(config)
         params = cls.init_params(key, observation_dim, flat, config)
@@ -212,10 +212,10 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
 
     @abc.abstractmethod
     def loss(self, params: dict, batch: Batch, noise: dict, fixed: dict) -> Loss:
-        """Hook: the sum that one optimiser step descends, and the metrics on the way."""
+        """Hook: the sum that one optimiser step descends, and its metrics."""
 
     def averaging_step(self, name: str) -> jax.Array | float:
-        """Hook: the step of this network's moving average in this update; with 0 it stays."""
+        """Hook: the step of this network's moving average in this update; 0 freezes it."""
         return self.config.get("tau", 0.0)
 
     def after_step(self, metrics: dict[str, jax.Array]) -> tuple[Self, dict[str, jax.Array]]:

@@ -3,7 +3,7 @@ denoiser moves along the critic's gradient.
 
     q = mean_D (sqrt(1 - abar_t) G eps(s, x_t, t))             in the loss of `denoiser.py`
 
-Less noise where G points is a larger value, and the step is that of the score; alpha weighs
+Descending q turns eps against G, so that denoising moves the action along G; alpha weighs
 imitation against it.
 
     python main.py --env_name=cube-double --agent=agents/dac.py --agent.alpha=0.3

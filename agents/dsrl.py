@@ -37,7 +37,7 @@ class DSRL(Agent):
     """Critic, latent critic, base, noise actor and temperature under one Adam."""
 
     OPTIONS = Agent.OPTIONS | {
-        "noise_scale": Option(1.0, "reach of the flow's start, in deviations", above=0),
+        "noise_scale": Option(1.0, "bound of the flow's initial noise", above=0),
     }
 
     INPUTS = Agent.INPUTS | {"latent_critic": "sa", "noise_actor": "sa"}

@@ -20,8 +20,8 @@ from agents.losses import Loss, Losses
 
 
 class Editing(Losses):
-    """What an agent with the setting `edit_scale` inherits before its other parents; with 0 it
-    has no editor.
+    """Mixin for agents with the setting `edit_scale`, listed before their other parents; with 0
+    there is no editor.
     """
 
     if TYPE_CHECKING:  # of the agent

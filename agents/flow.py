@@ -33,7 +33,7 @@ def loop(
     """`jax.lax.scan` along the flow steps, unrolled because XLA fuses across steps; long grids
     compile faster as loops.
 
-    Unrolled in Python, the batch axis of several seeds stays the first one. A scan makes the
+    In a loop unrolled in Python the axis of the seeds stays the first one. A scan makes the
     steps the first axis, and on a GPU transposes every layer of the network for it.
     """
     length = len(jax.tree.leaves(inputs)[0])

@@ -1,4 +1,4 @@
-"""Actors that are no flows, and their losses, written once. Shapes as in `trqam.py`.
+"""Actors other than flows, and their losses, written once. Shapes as in `trqam.py`.
 
 one-step actor   mu(s, z) imitates the flow from noise z and climbs the critic        QAM-F, FQL
 tanh-Gaussian    a = tanh(mean + std n), n ~ N(0, I), with a temperature alpha

@@ -16,7 +16,7 @@ from utils.replay import Batch, chunks_per_sequence
 Networks = dict[str, nn.Module]
 """By name."""
 Loss = tuple[jax.Array, dict[str, jax.Array]]
-"""A loss and the metrics on the way, scalars by name."""
+"""A loss and its metrics, scalars by name."""
 Values = Callable[[jax.Array], jax.Array]
 """a [..., B, D] -> Q_e(s, a) [E, ..., B], at given observations."""
 
@@ -86,7 +86,7 @@ class Losses:
 
     @property
     def draws(self) -> int:
-        """Hook: noise [draws, B, D] that `act` takes; n where a sample needs one."""
+        """Hook: how many noise arrays [B, D] `act` takes; n if each sample needs one."""
         return self.samples
 
     def act(self, observations: jax.Array, x0: jax.Array) -> jax.Array:

@@ -38,7 +38,7 @@ class Bootstrap(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """A mean of squares, over how many they are."""
+    """A mean of squares, and the number of squares."""
 
     loss: jax.Array
     terms: jax.Array
@@ -82,13 +82,13 @@ def hinged_loss(
     rows = between(start, start, length)
     bound = sums(rewards, rows, discount) + (discount**gap)[None] * target.y[:, None, :]
     lower = jnp.maximum(bound[None] - q[:, :, :, None], 0.0)
-    lower_counts = pairs * free(ends, rows)
+    lower_counts = pairs * without_end(ends, rows)
 
     rows = between(start + horizon, start, length)
     reached = (discount ** np.maximum(gap - horizon, 0))[None, None] * q[:, :, None, :]
     reached = sums(rewards, rows, discount)[None] + reached
     upper = jnp.maximum(reached - target.v[None, :, :, None], 0.0)
-    upper_counts = pairs * free(ends, between(start + horizon - 1, start, length))
+    upper_counts = pairs * without_end(ends, between(start + horizon - 1, start, length))
 
     return HingedLoss(
         mean_square(q - target.y[None], valid),
@@ -183,7 +183,7 @@ def sums(rewards: jax.Array, rows: np.ndarray, discount: float) -> jax.Array:
     return jnp.einsum("bl,jkl->bjk", rewards, weights.astype(np.float32), precision="highest")
 
 
-def free(ends: jax.Array, rows: np.ndarray) -> jax.Array:
+def without_end(ends: jax.Array, rows: np.ndarray) -> jax.Array:
     """1 where there is no end in `rows`, and else 0; [B, n, n] of ends [B, L]."""
     found = jnp.einsum("bl,jkl->bjk", ends, (rows >= 0).astype(np.float32))
     return (found < 0.5).astype(jnp.float32)

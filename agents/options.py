@@ -16,7 +16,7 @@ COMMON: Options = {
     "flow_steps": Option(10, "K, Euler steps of the flow", above=0),
     "discount": Option(0.995, "discount per environment step", above=0, at_most=1),
 }
-"""What every agent reads, with the published defaults."""
+"""The settings of all agents; `without` drops those that an agent does not read."""
 
 CRITIC: Options = {
     "value_hidden_dims": Option((512,) * 4, "hidden layer widths of critics and values"),
@@ -34,7 +34,7 @@ LQL_OPTIONS = ("lql_points", "hinge_weight")
 """Those of LQL, for agents whose critic loss is a squared TD error."""
 
 CLIP_GRAD = Option(True, "clip the norm of the joint gradient of all networks to 1")
-"""As `clip_grad`: of the agents that were published with it."""
+"""The setting `clip_grad`, for the agents that were published with it."""
 
 
 def without(options: Options, *names: str) -> Options:

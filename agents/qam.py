@@ -5,7 +5,7 @@ trust region.
     descend  critic loss + flow-matching loss + mean_B sum_k || 2 D_k / g_k + g_k adj_k ||^2
     sigma_k = g_k, that is lambda = 1;  no dual step
 
-The policy so trained samples from  p(a|s) ~ base(a|s) exp(inv_temp mean_e Q(s, a)). TRQAM's
+The trained policy samples from  p(a|s) ~ base(a|s) exp(inv_temp mean_e Q(s, a)). TRQAM's
 adjoint-matching loss at lambda is lambda times this one at inv_temp = 1 / lambda. The path KL
 is logged all the same.
 

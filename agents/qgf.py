@@ -36,7 +36,7 @@ class QGF(IFQL):
     OPTIONS = without(IFQL.OPTIONS, "num_samples", "rho") | {
         "num_qs": CRITIC["num_qs"]._replace(default=2),
         "best_of_n": CRITIC["best_of_n"],
-        "q_agg": Option("min", "what counts of the target critics", choices=(*AGGREGATES,)),
+        "q_agg": Option("min", "how target critics are combined", choices=(*AGGREGATES,)),
         "guidance": Option(
             "approx", "where and through what Q is differentiated", choices=PATHS
         ),

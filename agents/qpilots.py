@@ -31,7 +31,7 @@ class QPilots(Agent):
     """Critic and base under one Adam; both have moving averages, which act."""
 
     OPTIONS = Agent.OPTIONS | {
-        "alpha": Option(0.3, "length of the steering, in lengths of v", at_least=0),
+        "alpha": Option(0.3, "length of the steering relative to v", at_least=0),
         "clip": Option("straight_through", "gradient of the clip in q", choices=(*CLIPS,)),
     }
 

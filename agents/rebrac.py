@@ -32,8 +32,8 @@ class ReBRAC(Agent):
     OPTIONS = without(Agent.OPTIONS, "flow_steps", "best_of_n") | {
         "alpha_actor": Option(0.01, "weight of imitation", at_least=0),
         "actor_freq": Option(2, "updates for each step of the moving averages", above=0),
-        "actor_noise": Option(0.0, "noise of actions, in standard deviations", at_least=0),
-        "actor_noise_clip": Option(0.5, "the most noise", at_least=0),
+        "actor_noise": Option(0.0, "standard deviation of the noise", at_least=0),
+        "actor_noise_clip": Option(0.5, "bound of the noise", at_least=0),
     }
 
     TARGETS = ("critic", "actor")

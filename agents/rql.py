@@ -52,7 +52,7 @@ class RQL(TimedCritic, Agent):
     OPTIONS = without(Agent.OPTIONS, "best_of_n", *LQL_OPTIONS) | {
         "alpha": Option(1.0, "weight of imitation against the critic", at_least=0),
         "expectile": Option(0.5, "expectile of the critic", above=0, at_most=1),
-        "policy_ema": Option(0.999, "what stays of the flow's average", at_least=0, at_most=1),
+        "policy_ema": Option(0.999, "decay of the flow's average", at_least=0, at_most=1),
     }
 
     INPUTS = Agent.INPUTS | TimedCritic.INPUTS

@@ -7,7 +7,7 @@ the flow.
     adj_j = -tau_j grad_a mean_e Q'_e(s, clip a_hat)       one gradient of the critic for all j
     descend  TRQAM's losses, with g_j^2 = 2 (1 - tau_j + h) / (tau_j + h) at these times
              + c mean_B ( mean_e Q_e(s, clip a_hat) - mean_e Q_e(s, a) )
-             the value penalty, on both Q
+             the value penalty, which trains both Q
 
 lambda, its dual step and the path KL are TRQAM's. Where the base velocity does not depend on x,
 TRQAM's adjoints are these: the recursion telescopes to adj_k = t_k adj_K.

@@ -11,7 +11,7 @@ from agents.losses import Losses, Values
 
 
 class TimedCritic(Losses):
-    """What an agent with such a critic inherits before its other parents."""
+    """Mixin for agents with such a critic, listed before their other parents."""
 
     INPUTS: ClassVar[dict[str, str]] = {"critic": "sat"}
 

@@ -1,4 +1,4 @@
-"""Trust Region Q-Adjoint Matching (arXiv 2605.27079): fine-tune a flow on a KL budget.
+"""Trust Region Q-Adjoint Matching (arXiv 2605.27079): fine-tune a flow within a KL budget.
 
 Notation
     s, a, x          observation [B, O], action (chunk) [B, D], point of the flow [B, D]
@@ -23,8 +23,8 @@ One update
     KL = (1/H) mean_B sum_k (2h / g_k^2) ||D_k||^2                       path_kl / H
     lam <- clip(lam + eta (ema(min(KL, c epsilon)) - epsilon))               descend_dual
 
-The policy so trained samples from  p(a|s) ~ base(a|s) exp(mean_e Q(s, a) / lambda)  while KL
-stays on epsilon. A fork overrides one method of `TRQAM`: see `trqam_fixed_lambda.py`.
+The trained policy samples from  p(a|s) ~ base(a|s) exp(mean_e Q(s, a) / lambda)  while KL
+stays at epsilon. A fork overrides one method of `TRQAM`: see `trqam_fixed_lambda.py`.
 
     python main.py --env_name=puzzle-4x4 --agent=agents/trqam.py --agent.kl_budget=0.5
 """
@@ -57,7 +57,7 @@ class Rollout(NamedTuple):
 def memoryless_rollout(
     policy: Velocity, base: Velocity, x0: jax.Array, noise: jax.Array, constant: bool = True
 ) -> Rollout:
-    """Simulate the controlled process; its states are `constant`, its velocities are not.
+    """Simulate the controlled process. Velocities have a gradient; states unless `constant`.
 
     x_{k+1} = x_k + h (2 v_th(x_k, t_k) - x_k / (t_k + h)) + sqrt(h) g_k eps_k,   k = 0..K-2
     x_K     = x_{K-1} + h v_b(x_{K-1}, t_{K-1})      no noise, and the base, as published
@@ -135,8 +135,8 @@ def path_kl(delta: jax.Array, ts: jax.Array) -> jax.Array:
 
 
 def path_kl_bound(adjoints: jax.Array, lam: jax.Array | float, ts: jax.Array) -> jax.Array:
-    """mean_B sum_k h g_k^2 ||adj_k||^2 / (2 lam^2) of adjoints [K, B, D] at times ts [K]: the
-    most the path KL is at the loss's minimiser (Jensen). Above it the policy lags behind lam.
+    """mean_B sum_k h g_k^2 ||adj_k||^2 / (2 lam^2) of adjoints [K, B, D] at times ts [K]:
+    an upper bound of the path KL at the loss's minimiser (Jensen); above it the policy lags.
     """
     h, g = step_and_noise(ts)
     return jnp.mean(jnp.sum(h * g**2 * adjoints**2, axis=(0, 2))) / (2.0 * lam**2)
@@ -169,8 +169,8 @@ def descend_dual(dual: Dual, kl: jax.Array, config: Any) -> Dual:
 
 def rescale_dual(dual: Dual, kl: jax.Array, config: Any) -> Dual:
     """Ours, dual_mode=closed_form: lam <- clip(lam (kl_ema / epsilon)^(gain/2)), the ratio in
-    [1/c, c], because KL ~ lam^-2 for given adjoints. It needs no eta of lambda's size; the gain
-    is small because the adjoints move with lambda and the policy lags behind it.
+    [1/c, c], because KL ~ lam^-2 at fixed adjoints. Its step does not depend on lambda's scale.
+    The gain is small because the adjoints move with lambda and the policy lags behind it.
     """
     kl_ema, limit = dual.next_kl_ema(kl, config), config.kl_clip_coef
     ratio = jnp.clip(kl_ema / dual.kl_budget, 1.0 / limit, limit)
@@ -289,7 +289,7 @@ class TRQAM(Agent):
         return DUAL_STEPS[self.config.dual_mode](self.dual, kl, self.config)
 
     def after_step(self, metrics: dict[str, jax.Array]) -> tuple[Self, dict[str, jax.Array]]:
-        """The dual step, with the path KL measured on the way of this update."""
+        """The dual step, from the path KL that this update's loss measured."""
         agent = self.replace(dual=self.dual_step(metrics["dual/path_kl"]))
         names = ("lam", "kl_ema", "kl_budget")
         return agent, metrics | {f"dual/{name}": getattr(agent.dual, name) for name in names}

@@ -53,7 +53,7 @@ class DistributionalTRQAM(trqam.TRQAM):
     def concerns(self, lines: list[dict[str, Any]]) -> dict[str, str]:
         """TRQAM's, and values outside the bins, which the critic cannot tell apart."""
         many = lines[-1].get("critic/clipped_targets", 0.0) > 0.1
-        return super().concerns(lines) | ({"q": "targets clipped: lower q_min"} if many else {})
+        return super().concerns(lines) | ({"q": "targets clipped: widen bins"} if many else {})
 
 
 get_config = DistributionalTRQAM.get_config

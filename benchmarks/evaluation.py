@@ -92,5 +92,5 @@ def describe(measured: dict[str, float]) -> str:
     calls, rows = measured["policy_calls"], measured["policy_rows"]
     return (
         f"evaluation {how}: {measured['seconds']:.1f} s, {measured['steps_per_s']:.0f} steps/s,"
-        f" {calls} calls of the policy with {rows} rows in use"
+        f" {calls} calls of the policy with {rows} observations"
     )

@@ -126,7 +126,7 @@ def root_class(kind: type) -> Any:
 def fault_of_class(kind: Any) -> str:
     """Return what the class of an agent lacks; "" if it can be created."""
     if root_class(kind) is None:
-        return f"AGENT = {kind.__name__} is no subclass of agents.base.Agent"
+        return f"AGENT = {kind.__name__} is not a subclass of agents.base.Agent"
     if inspect.isabstract(kind):
         missing = ", ".join(sorted(kind.__abstractmethods__))
         return f"{kind.__name__} does not define {missing}, which every agent needs"

@@ -12,7 +12,7 @@ DEMONSTRATIONS = "TRQAM paper (arXiv 2605.27079), its runs on Robomimic, second 
 FIGURE = "TRQAM paper (arXiv 2605.27079), Fig. 5, second hand"
 RERUN = "an independent rerun of the published TRQAM code (configs/published.csv)"
 QAM = "QAM paper (arXiv 2601.14234), its datasets and discount"
-RQL = "RQL's published commands (arXiv 2606.17551"
+RQL = "RQL's published commands (arXiv 2606.17551"  # the beginning of its sources
 QAM_COMMON = "QAM paper (arXiv 2601.14234), settings shared by all methods"
 AS_RUN = "_as_run"  # suffix of a key of the QAM table whose value was used in the actual runs
 TYPES: dict[type, tuple[str, ...]] = {
@@ -101,7 +101,7 @@ QAM_TABLE = read_table("qam_table.csv", "method")
 """The QAM paper's published commands. A method is an agent file or one of its modes:
 cgql_simple, cgql_mse, cgql_linex."""
 BEYOND_TABLE = read_table("beyond_table.csv", "agent")
-"""Settings of the methods that no paper's table has. The domain "all" comes before the others.
+"""Settings of the methods outside the results table. A domain's lines override those of "all".
 Lines whose key is a flag are not applied; tests compare them."""
 
 # The first matching prefix counts; every dataset of robomimic and OGBench matches one.

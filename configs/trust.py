@@ -64,8 +64,8 @@ def check_trusted(files: Mapping[Path, bytes]) -> None:
     ]
     if strange:
         raise UntrustedError(
-            f"this would execute {join_first(strange)}, which is no file of this checkout and"
-            " was not trained on this machine; read it, and give --trust (in Python"
+            f"this would execute {join_first(strange)}, which is not a file of this checkout"
+            " and was not trained on this machine; read it, and give --trust (in Python"
             " trust=True) if you trust who wrote it"
         )
 

@@ -76,7 +76,7 @@ def _member(file: Any, name: str) -> np.ndarray:
             raise PythonObjectsError(name) from error
         raise
     if not isinstance(array, np.ndarray):
-        raise ValueError(f"{name} is no array")
+        raise ValueError(f"{name} is not an array")
     return array
 
 

@@ -74,7 +74,7 @@ def _numbers(value: Any, name: str) -> np.ndarray:
         array = np.asarray(value)
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise EnvFault(f"the {name} is no array of numbers ({reason})") from error
+        raise EnvFault(f"the {name} is not an array of numbers ({reason})") from error
     if array.dtype.kind not in "biuf":
         text = " ".join(repr(value).split())
         raise EnvFault(f"the {name} is of type {array.dtype}, not numeric: {text:.80}")

@@ -157,7 +157,7 @@ def used_shards(name: str, folder: Path, named: bool) -> list[Path]:
 
 
 def _how_to_get(name: str, folder: Path) -> str:
-    missing = f"the data of {name} is neither in {folder} nor to be downloaded"
+    missing = f"the data of {name} is not in {folder} and cannot be downloaded"
     flag = f"--ogbench_dataset_dir={folder}"
     fetch = f"python scripts/download.py --env_name={name} --data {flag}"
     if has_oracle(name):

@@ -266,7 +266,7 @@ def _read_arrays(path: Path, needed: list[str], where: str, named: bool) -> Arra
         return read_npz(path, choose)
     except ValueError as error:
         raise UserError(
-            f"{where} is truncated or no npz file ({error}); {remedy}"
+            f"{where} is truncated or not an npz file ({error}); {remedy}"
         ) from error
 
 
@@ -330,7 +330,7 @@ def _map_own_shards(
     files = own_shards(source)
     if not files:
         raise UserError(
-            f"{flag}: {source} holds no npz or HDF5 files, and is no Minari dataset"
+            f"{flag}: {source} holds no npz or HDF5 files, and is not a Minari dataset"
         )
 
     def write(folder: Path) -> None:

@@ -75,7 +75,7 @@ def _token() -> str:
     token = "".join(os.environ.get("HF_TOKEN", "").split())
     if not token.isascii():
         raise UserError(
-            "HF_TOKEN: a token has no such letters; paste it again, or unset it"
+            "HF_TOKEN: a token has only ASCII characters; paste it again, or unset it"
         )
     return token
 

@@ -97,7 +97,7 @@ def write_shards(
 ) -> None:
     """Concatenate shards into one .npy file per array, with one shard in memory at a time.
 
-    Raises UserError if the shards do not hold the same arrays.
+    Raises UserError if the shards differ in their arrays or in the columns of one.
 
     Args:
         shards: the files, for messages.
@@ -120,7 +120,7 @@ def write_shards(
             theirs = {key: array.shape[1:] for key, array in arrays.items()}
             for key, _ in ours.items() ^ theirs.items():
                 raise UserError(
-                    f"{flag}: {path} and {shards[0].name} do not hold the same {key}"
+                    f"{flag}: {path} and {shards[0].name} differ in the columns of {key}"
                 )
             for key, array in arrays.items():
                 files[key].append(array)

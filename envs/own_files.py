@@ -123,7 +123,7 @@ def _kind(start: bytes) -> str:
         return "a single array (.npy), not an npz file"
     if start.startswith((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return "a pickle, which is never loaded"
-    return "an empty file" if not start else "no npz file"
+    return "an empty file" if not start else "not an npz file"
 
 
 def _read_npz(path: Path, where: str) -> Arrays:

@@ -121,7 +121,7 @@ def read_demonstrations(path: Path, env_name: str, flag: str) -> Demonstrations:
     where = f"{flag}: {path}"
     h5py = _h5py(where)
     if not path.is_file():
-        raise UserError(f"{where} is no file; give an HDF5 file of robomimic")
+        raise UserError(f"{where} is not a file; give an HDF5 file of robomimic")
     try:
         with h5py.File(path, "r") as file:
             return _read(file, env_name, where)
@@ -169,7 +169,7 @@ def _environment(file: Any, env_name: str, where: str) -> dict[str, Any]:
     """Return name, version and arguments of the environment; raise UserError for another's."""
     if "data" not in file or "env_args" not in file["data"].attrs:
         raise UserError(
-            f"{where} is no file of robomimic: it has no group 'data' with the attribute"
+            f"{where} is not a robomimic file: it has no group 'data' with the attribute"
             " env_args"
         )
     try:
@@ -212,7 +212,7 @@ def _order(data: Any, where: str) -> list[str]:
     for name in data:
         prefix, _, number = name.partition("_")
         if prefix != "demo" or not number.isdecimal():
-            raise UserError(f"{where} holds data/{name}, which is no demonstration")
+            raise UserError(f"{where} holds data/{name}, which is not a demonstration")
         numbers[name] = int(number)
     if not numbers:
         raise UserError(f"{where} holds no demonstrations")

@@ -102,7 +102,7 @@ def is_robomimic(name: str) -> bool:
 
 
 def is_ogbench(name: str) -> bool:
-    """Whether a name is not a user's own environment or a task of robomimic."""
+    """Whether a name is neither a user's own environment nor a task of robomimic."""
     return not (is_user_env(name) or is_robomimic(name))
 
 
@@ -159,7 +159,7 @@ _NOT_COVERED = {
         "goals, are not covered; type {} for tasks with a fixed goal"
     ),
     "100m": (
-        "this names a dataset of 100 million transitions, which is no task; type {}, and "
+        "this names a dataset of 100 million transitions, not a task; type {}, and "
         "--dataset=FOLDER to train on all files of that folder"
     ),
     "v0": (

@@ -45,8 +45,8 @@ class TD3BC(Agent):
     OPTIONS = without(Agent.OPTIONS, *UNUSED) | {
         "num_qs": Agent.OPTIONS["num_qs"]._replace(default=2),
         "alpha": Option(2.5, "weight of the critic against imitation", at_least=0),
-        "noise": Option(0.2, "deviation of the noise in the critic's target", at_least=0),
-        "noise_clip": Option(0.5, "the most noise", at_least=0),
+        "noise": Option(0.2, "standard deviation of target noise", at_least=0),
+        "noise_clip": Option(0.5, "bound of the noise", at_least=0),
     }
     TARGETS = ("critic", "actor")
 

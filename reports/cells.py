@@ -135,9 +135,7 @@ def blocks(rows: Iterable[Row]) -> list[Block]:
 
 
 def main_rows(report: Report) -> list[Row]:
-    """The rows over several tasks, and those of tasks that some method's domain row leaves
-    out.
-    """
+    """The rows over several tasks, and those of tasks that a method has in no domain row."""
     in_domains = {
         (row.phase, row.method, task)
         for row in report.rows
@@ -252,8 +250,8 @@ MAIN = ["success", "path_kl", "lam", "iqm"]
 
 
 EXPLAINED = (
-    "success: mean ± Student's 95 % interval over seeds. IQM, and P(X > it), how probably a "
-    "run of X does better: with 95 % bootstrap intervals (Agarwal et al. 2021)."
+    "success: mean ± Student's 95 % interval over seeds. IQM, and P(X > it), the probability "
+    "that a run of X does better: with 95 % bootstrap intervals (Agarwal et al. 2021)."
 )
 
 

@@ -33,8 +33,8 @@ def export(results: list[Result], out: Path) -> int:
     runs = {run_name(result): result for result in results}
     if len(runs) < len(results):
         raise UserError(
-            "--export: runs of one name lie in several of the folders; export each folder to"
-            " one of its own"
+            "--export: several folders hold a run of the same name; export each of them to a"
+            " folder of its own"
         )
     check_nothing_is_lost(out, runs)
     for result in results:
@@ -53,7 +53,7 @@ def check_nothing_is_lost(out: Path, runs: dict[str, Result]) -> None:
     if lost := sorted(names_in(out) - runs.keys()):
         raise UserError(
             f"--export={out}: it holds other runs, {join_first(lost)}; give another folder,"
-            " or this one too among the folders to read"
+            " or list this one too among the folders to read"
         )
 
 

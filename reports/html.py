@@ -71,8 +71,8 @@ def curves(report: Report, lookup: Lookup) -> str:
     first = rows[:1] if len(rows) == len(shown_groups) else []
     about = (
         "<p>Over steps. Bands: 95 % intervals over seeds; of path KL and λ, over runs. "
-        "Thin lines: the KL budget. "
-        "A rule: the online phase begins; methods without an offline phase start there.</p>"
+        "Thin lines: the KL budget. Vertical line: the online phase begins; "
+        "methods without an offline phase start there.</p>"
     )
     return "".join([*first, legend(lookup), about, *rows[len(first) :]])
 
@@ -184,7 +184,7 @@ def improvement(report: Report, lookup: Lookup) -> str:
     if not made:
         return ""
     about = (
-        "<p>In percent: how probably a run of the method on the left does better than one of "
+        "<p>The probability (%) that a run of the method on the left does better than one of "
         "the method above. Bold: the 95 % interval leaves out 50 %.</p>"
     )
     shown = made[0].name

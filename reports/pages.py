@@ -38,7 +38,9 @@ def renewed(text: str, results: Path) -> str:
 
     def block(match: re.Match) -> str:
         if match[1] not in TABLES:
-            raise UserError(f"<!-- made: {match[1]} -->: there is {', '.join(TABLES)}")
+            raise UserError(
+                f"<!-- made: {match[1]} -->: it is none of {', '.join(TABLES)}"
+            )
         table = "".join(f"{line}\n" for line in TABLES[match[1]](results))
         return f"{match[1]}{match[2]}{table}"
 

@@ -81,8 +81,8 @@ def choose_points(results: list[Result], step: str, notes: list[str]) -> list[Po
         if points:
             return points
         notes.append(
-            "no run has reached the end of a phase: every task at the last step that all of its"
-            " runs share (--step=last)"
+            "no run has reached the end of a phase: each task counts at the last step that all"
+            " its runs share (--step=last)"
         )
         step = "last"
     if step == "last":

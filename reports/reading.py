@@ -169,7 +169,7 @@ def read_study(folder: Path) -> list[Result]:
     columns = checked_columns(path, tuple(names), header, lines)
     run_of_line = np.array([line[0] if line else "" for line in lines], dtype=str)
     if unknown := set(run_of_line.tolist()) - stored.keys():
-        raise DamagedFile(path, f"{abridged(min(unknown))} is no run of {RUNS}")
+        raise DamagedFile(path, f"{abridged(min(unknown))} is not a run of {RUNS}")
     return [
         kept_result(
             folder,
@@ -213,8 +213,8 @@ def is_run(folder: Path, config: dict[str, Any]) -> bool:
 
 
 def with_names_of_paths(flags: dict[str, Any]) -> dict[str, Any]:
-    """The flags, with the names alone of the base and the data that the command line gave: the
-    same files may lie elsewhere.
+    """The flags, with the paths of the base and of the dataset reduced to their names, because
+    the same files may lie elsewhere.
     """
     names = ("pretrained_actor_path", "dataset")
     paths = {name: flags[name] for name in names if flags.get(name)}

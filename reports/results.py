@@ -25,8 +25,8 @@ RUNS, CURVES = "runs.json", "curves.csv"
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One seed of one method on one task. `method` is what a report calls the method beside its
-    others.
+    """One seed of one method on one task. `method` is its name in a report, which differs
+    from the names of the other methods.
     """
 
     method: str
@@ -255,7 +255,7 @@ def tell_apart(
     settings: list[dict[str, Any]],
     more_of: Callable[[Result], dict[str, str]],
 ) -> None:
-    """Add to the settings of the runs that are still of one method, task and seed.
+    """Add settings to runs that still share their method, task and seed, to distinguish them.
 
     Args:
         results: all runs.

@@ -1,10 +1,10 @@
-"""Collect an offline dataset with OGBench's own scripted oracles, or robomimic's lift.
+"""Collect an offline dataset: OGBench's with its own oracles, robomimic's lift with a script.
 
     python scripts/make_data.py --env_name=scene-play --transitions=1_000_000 --workers=16
     python scripts/make_data.py --env_name=lift-mh-low_dim --demonstrations=200
 
-The file is stored where training looks for it, and `ogbench` can load it. That of lift has
-robomimic's layout; a script demonstrates. The same command resumes an interrupted run.
+The file is stored where training looks for it. `ogbench` loads its own; that of lift is in
+robomimic's layout. The same command resumes an interrupted run.
 """
 
 import sys

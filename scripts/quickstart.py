@@ -126,8 +126,8 @@ def main(argv: list[str]) -> int:
         return program.main(arguments)  # prints the error
     if not compares(runs[0]):
         message = (
-            "error: quickstart compares BC with an agent that has a KL budget, on a task of "
-            "OGBench; use main.py for anything else"
+            "error: quickstart clones, trains with a KL budget and evaluates, on OGBench:"
+            " --bc_steps, --offline_steps, --eval_episodes must not be 0; else use main.py"
         )
         print(message, file=sys.stderr)
         return 2
@@ -141,7 +141,7 @@ def main(argv: list[str]) -> int:
 
 
 def compares(run) -> bool:
-    """Whether the run compares BC with an agent that has a KL budget, on a task of OGBench."""
+    """Whether a run clones, trains with a KL budget and evaluates, on a task of OGBench."""
     from envs.tasks import is_ogbench
 
     flags = run.settings.flags

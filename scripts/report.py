@@ -7,7 +7,7 @@ and with published figures.
     python scripts/report.py exp/ --step=200_000  # at one step (last: the last shared)
     python scripts/report.py exp/ --picture=curves.png  # success, path KL, lambda by task
     python scripts/report.py exp/Debug/ exp_data.pkl    # published exp_data pickles beside them
-    python scripts/report.py other.pkl --pickle_axes=seeds,evaluations   # where arrays are so
+    python scripts/report.py other.pkl --pickle_axes=seeds,evaluations   # transposed arrays
     python scripts/report.py exp/Debug/ --export=results/NAME  # keep what it reads
     python scripts/report.py exp/again --repeat_of=results/study  # do they agree?
 

@@ -113,7 +113,7 @@ def parser() -> Parser:
     count(
         "--retries",
         3,
-        "with ray: how often a job may be started again whose machine was lost",
+        "with ray: how often a job is restarted after its process or machine was lost",
         least=0,
     )
     result.add_argument(

@@ -59,7 +59,7 @@ class Job:
     def failure(self) -> str | None:
         """Return why the last attempt failed, by its log.
 
-        None if it did not fail, still runs, or a later one wrote no log.
+        None if it did not fail or still runs, or if a later attempt wrote no log.
         """
         lines = self.lines_of_log()
         code = lines and re.fullmatch(r"== exit code (-?\d+)", lines[-1])

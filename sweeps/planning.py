@@ -112,7 +112,7 @@ def jobs_of_agent(
             part = tuple(together[first : first + pack])
             words = [f"--agent={agent}", f"--env_name={task}", f"--seed={part[0].seed}"]
             words += [f"--num_seeds={len(part)}"] if len(part) > 1 else []
-            jobs.append(Job((beside("main.py"), *words, *flags), part))
+            jobs.append(Job((project_path("main.py"), *words, *flags), part))
     return jobs
 
 
@@ -130,7 +130,7 @@ def listed_agents(names: str) -> list[tuple[str, list[str]]]:
         if name == TABLE:
             listed += [table_row(method) for method in METHODS]
         else:
-            file = name if name.endswith(".py") else beside(f"agents/{name}.py")
+            file = name if name.endswith(".py") else project_path(f"agents/{name}.py")
             listed.append((file, []))
     return [pair for i, pair in enumerate(listed) if pair not in listed[:i]]
 
@@ -138,7 +138,7 @@ def listed_agents(names: str) -> list[tuple[str, list[str]]]:
 def table_row(method: Method) -> tuple[str, list[str]]:
     """Return the agent file of a method of the table, and its settings as flags."""
     settings = [f"--agent.{key}={value}" for key, value in method.settings.items()]
-    return beside(f"agents/{method.agent}.py"), settings
+    return project_path(f"agents/{method.agent}.py"), settings
 
 
 def with_its_phases(agent: str, words: Sequence[str]) -> list[str]:
@@ -159,7 +159,7 @@ def with_its_phases(agent: str, words: Sequence[str]) -> list[str]:
     return kept
 
 
-def beside(name: str) -> str:
+def project_path(name: str) -> str:
     """Return the path of a file of the project, as seen from the current folder."""
     return name if Path.cwd() == ROOT else str(ROOT / name)
 

@@ -19,7 +19,7 @@ SBATCH = """#!/bin/bash
 #SBATCH --signal=B:TERM@60
 # {command}
 # Account, partition and time limit: here, or before this file's name on sbatch's command line,
-# which comes first. A job that was cut short has saved; submit this file again and it resumes,
+# which overrides it. A job that was cut short has saved; submit this file again to resume it,
 # while finished ones end at once.{bases}{later}
 cd {cwd} || exit 1
 mapfile -t jobs <<'JOBS'

@@ -112,7 +112,7 @@ def test_without_evaluations_the_newest_checkpoint_is_taken_for_the_best(printed
     )
     found = printed()
     assert "trqam after 16 updates" in found.out
-    assert "was evaluated: the newest is taken for the best" in found.err
+    assert "was evaluated: the newest is used instead" in found.err
 
 
 @pytest.mark.ci

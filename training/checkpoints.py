@@ -237,7 +237,7 @@ class Checkpoints:
         try:
             self.read(step)
         except CheckpointError as error:
-            say(f"{error}; falling back to the one before")
+            say(f"{error}; it is not used")
             return False
         return True
 
@@ -266,10 +266,10 @@ def best_step(
         steps: the steps to choose from.
     """
 
-    def rank(row: dict[str, Any]) -> tuple[float, float, int]:
-        return row.get("success", 0.0), row.get("return", -math.inf), row["step"]
+    def rank(line: dict[str, Any]) -> tuple[float, float, int]:
+        return line.get("success", 0.0), line.get("return", -math.inf), line["step"]
 
-    among = [row for row in evaluations if row["step"] in steps]
+    among = [line for line in evaluations if line["step"] in steps]
     return max(among, key=rank)["step"] if among else None
 
 

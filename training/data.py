@@ -77,7 +77,7 @@ def data_folder(run: Run) -> str:
 
 
 def prepare_data(run: Run) -> dict[str, np.ndarray]:
-    """Load the run's dataset; with a preset it is collected first if it is missing.
+    """Load the run's dataset; a preset with `transitions` collects it first if it is missing.
 
     An oracle collects it or, with --preset=smoke, random actions do.
     """

@@ -227,9 +227,7 @@ def best_evaluated(folder: Path, steps: Collection[int]) -> int | None:
     """
     step = best_step(read_evaluation_lines(folder), steps)
     if step is None and steps:
-        warn(
-            f"no checkpoint of {folder} was evaluated: the newest is taken for the best"
-        )
+        warn(f"no checkpoint of {folder} was evaluated: the newest is used instead")
     return step
 
 

@@ -288,7 +288,7 @@ def bc_only(settings: Settings) -> Settings:
     if not clones_as_bc(settings.source.module.AGENT, settings.agent):
         agent = ml_collections.ConfigDict(settings.agent)
         if "lql_points" in agent:
-            agent.lql_points = 1  # cloning has no critic and needs no runs
+            agent.lql_points = 1  # cloning has no critic and needs no sequences
         flags |= {"bc_only": True}
         return dataclasses.replace(settings, flags=flags, agent=agent)
     source = load_source(BC_FILE)

@@ -94,8 +94,8 @@ def step_to_resume(journal: Journal, step: int, seeds_at: dict[int, set[int]]) -
     A process that is killed while it saves may leave one seed a checkpoint ahead of another.
     That seed then resumes from the other's step, at most one save interval earlier. It does not
     go back to a seed that had broken before, as that one would break again, nor to a damaged
-    checkpoint. It does not start again if it was given no base, because there seemed to be
-    other checkpoints.
+    checkpoint. It does not go back to step 0 if it has unreadable newer checkpoints: because of
+    them `from_bases` gave it no base.
 
     Args:
         journal: the files of the run.

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 Batch = dict[str, jax.Array]
-"""Chunked batch: observations [B, O], actions [B, H, A], rewards, masks, valid [B, H],
-next_observations [B, H, O].
+"""Chunked batch: observations [B, O], actions [B, H, A], next_observations [B, H, O], and
+rewards, masks, terminals, valid [B, H].
 """
 
 FIELDS = ("observations", "actions", "rewards", "masks", "terminals")

@@ -34,7 +34,7 @@ def concerns(
         )
     if lam <= 1.001 * lambda_min:
         found["lambda_min"] = (
-            "lambda is at its lower bound: the policy does not use its KL budget"
+            "lambda is at its lower bound, the KL budget unused: lower --agent.lambda_min"
         )
     if settled and (above or below):
         found["path_kl"] = (

@@ -92,7 +92,7 @@ def test_many_targets_outside_the_bins_are_a_concern():
     agent = tiny(trqam_distributional_critic)
     assert agent.concerns([{"critic/clipped_targets": 0.05}]) == {}
     found = agent.concerns([{"critic/clipped_targets": 0.5}])
-    assert found == {"q": "targets clipped: lower q_min"}
+    assert found == {"q": "targets clipped: widen bins"}
 
 
 def test_targets_outside_the_bins_are_clipped_to_their_ends():

@@ -384,7 +384,7 @@ def test_a_file_that_does_not_run_is_a_user_error(tmp_path):
     ("base", "member", "message"),
     [
         ("Agent", "def act(self): ...", "Mine does not define loss, which every agent needs"),
-        ("", "def loss(self): ...", "AGENT = Mine is no subclass of agents.base.Agent"),
+        ("", "def loss(self): ...", "AGENT = Mine is not a subclass of agents.base.Agent"),
     ],
 )  # fmt: skip
 def test_a_class_that_is_no_complete_agent_is_refused(base, member, message, tmp_path):

@@ -67,7 +67,7 @@ def test_a_strangers_run_lists_what_it_would_execute_and_executes_nothing(strang
         agent_of_run(folder, stored)
     assert str(caught.value) == (
         f"this would execute {folder}/source/mine.py (11 lines), {folder}/source/nets/sub.py (1"
-        " lines), which is no file of this checkout and was not trained on this machine; read"
+        " lines), which is not a file of this checkout and was not trained on this machine; read"
         " it, and give --trust (in Python trust=True) if you trust who wrote it"
     )
     assert isinstance(caught.value, UserError) and not made.exists()

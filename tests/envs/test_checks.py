@@ -45,7 +45,7 @@ def test_an_observation_is_copied_as_float32():
         ([1j, 0], "the observation is of type complex128, not numeric: "),
         (
             [[1.0], [1.0, 2.0]],
-            "the observation is no array of numbers (setting an array",
+            "the observation is not an array of numbers (setting an array",
         ),
     ],
 )

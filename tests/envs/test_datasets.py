@@ -485,7 +485,7 @@ def nan(value):
         (changed(qpos=lambda q: q + [900, 0]), "another maze"),
         (
             changed(observations=lambda o: np.array([{}] * 7, object)),
-            "truncated or no npz file",
+            "truncated or not an npz file",
         ),
     ],
 )
@@ -507,7 +507,7 @@ def test_a_broken_file_is_refused(content, maze_data):
     )
     with pytest.raises(
         UserError,
-        match="is truncated or no npz file .*; delete it and fetch or make it again",
+        match="is truncated or not an npz file .*; delete it and fetch or make it again",
     ):
         load_dataset(MAZE, maze_data)
 
@@ -618,7 +618,7 @@ def test_a_file_with_changed_bytes_is_read_or_refused_in_one_line(
 def test_a_single_array_is_refused_as_an_npz_file(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(3))
     os.replace(tmp_path / "a.npy", tmp_path / FILE)
-    with pytest.raises(UserError, match=r"no npz file \(a single array\)"):
+    with pytest.raises(UserError, match=r"not an npz file \(a single array\)"):
         load_dataset(MAZE, tmp_path)
     assert collection_settings(tmp_path / FILE) is None
 

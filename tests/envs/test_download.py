@@ -321,7 +321,7 @@ def test_a_refusal_says_whether_the_token_is_missing_or_wrong(
     assert "HTTP 403: the token in HF_TOKEN may not read this" in line
     assert "hf_wrong" not in line
     monkeypatch.setenv("HF_TOKEN", "hf_…")
-    assert "HF_TOKEN: a token has no such letters" in line_of(
+    assert "HF_TOKEN: a token has only ASCII characters" in line_of(
         published_base, TASK, tmp_path
     )
 

@@ -356,7 +356,7 @@ def test_shards_share_a_layout_and_two_layouts_are_refused(tmp_path, printed):
         load_dataset(NAME, dataset_path=folder)
     np.savez(folder / "c.npz", **flat(observations=np.zeros((6, 3))))
     with pytest.raises(
-        UserError, match="c.npz and a.npz do not hold the same observations"
+        UserError, match="c.npz and a.npz differ in the columns of observations"
     ):
         load_dataset(NAME, dataset_path=folder)
     (folder / "b.npz").write_bytes(b"PK\x03\x04 cut off")
@@ -496,10 +496,10 @@ def test_the_error_names_the_kind_of_a_file_that_is_refused(tmp_path):
         "one.npy": r"is a single array \(.npy\), not an npz file",
         "old.pkl": "is a pickle, which is never loaded",
         "empty.npz": "is an empty file",
-        "words.npz": "is no npz file",
+        "words.npz": "is not an npz file",
         "cut.npz": "is damaged",
         "cut.hdf5": "is damaged",
-        "nothing": "holds no npz or HDF5 files, and is no Minari dataset",
+        "nothing": "holds no npz or HDF5 files, and is not a Minari dataset",
         "ragged.npz": "holds observations as Python objects .rows of unequal length",
         "missing.npz": "does not exist",
     }

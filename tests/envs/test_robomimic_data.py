@@ -206,7 +206,7 @@ def test_files_without_demonstrations_are_refused(tmp_path):
     path = tmp_path / "file.hdf5"
     with h5py.File(path, "w") as file:
         file["observations"] = np.zeros(3)
-    with pytest.raises(UserError, match="no file of robomimic: it has no group 'data'"):
+    with pytest.raises(UserError, match="not a robomimic file: it has no group 'data'"):
         load("/nowhere", dataset_path=path)
     with h5py.File(path, "a") as file:
         data = file.create_group("data")
@@ -215,12 +215,14 @@ def test_files_without_demonstrations_are_refused(tmp_path):
         load("/nowhere", dataset_path=path)
     with h5py.File(path, "a") as file:
         file.create_group("data/extra")
-    with pytest.raises(UserError, match="holds data/extra, which is no demonstration"):
+    with pytest.raises(
+        UserError, match="holds data/extra, which is not a demonstration"
+    ):
         load("/nowhere", dataset_path=path)
     path.write_bytes(b"PK\x03\x04")
     with pytest.raises(UserError, match="is damaged or no file of robomimic"):
         load("/nowhere", dataset_path=path)
-    with pytest.raises(UserError, match="is no file; give an HDF5 file"):
+    with pytest.raises(UserError, match="is not a file; give an HDF5 file"):
         load("/nowhere", dataset_path=tmp_path)
 
 

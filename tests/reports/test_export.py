@@ -95,7 +95,7 @@ def test_a_study_keeps_warnings_and_is_checked_like_runs(tmp_path, capsys):
             ",1000000,17.0,".join(curves.rsplit(",1000000,0.5,", 1)),
             runs,
         ),
-        "curves.csv is damaged ('other' is no run of runs.json)": (
+        "curves.csv is damaged ('other' is not a run of runs.json)": (
             curves + "other,0,0.1,50,,,,\n",
             runs,
         ),

@@ -48,7 +48,9 @@ def test_a_changed_measurement_changes_its_table(tmp_path):
 
 
 def test_a_table_of_an_unknown_name_is_a_mistake(tmp_path):
-    with pytest.raises(UserError, match="made: speeds -->: there is quickstart, scene"):
+    with pytest.raises(
+        UserError, match="made: speeds -->: it is none of quickstart, scene"
+    ):
         renewed("<!-- made: speeds -->\n<!-- end -->\n", tmp_path)
 
 
@@ -59,7 +61,7 @@ def test_a_mistake_in_a_page_prints_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["scripts/results.py"])
     assert results.main() == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: <!-- made: speeds -->: there is ")
+    assert line.startswith("error: <!-- made: speeds -->: it is none of ")
 
 
 def test_differences_are_between_the_same_seeds():
