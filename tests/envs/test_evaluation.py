@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from envs.evaluation import EpisodeFault, Policy, evaluate, reset_seed
-from envs.workers import EnvWorkers, Task, WorkerError
+from envs.workers import EnvWorkers, LocalEnvs, Task, WorkerError
 from tests.envs.stand_ins import Scripted, Small, Walk
 
 H, A = 3, 2
@@ -36,11 +36,19 @@ def evaluation(
         return evaluate(Policy(act, (horizon, A)), pool, episodes, seed, **kwargs)
 
 
-def play(name, episodes=5, horizon=H, **kwargs):
+class InProcess(LocalEnvs):
+    """Without the seconds that a process takes to start."""
+
+    slots = 4
+
+
+def play(name, episodes=5, horizon=H):
     """The evaluation of actions of 0 in a script of stand_ins.py."""
-    policy = Policy(lambda *_: np.zeros((4, horizon)), (horizon, 1))
-    with EnvWorkers(Scripted(name), slots=4, workers=1) as pool:
-        return evaluate(policy, pool, episodes, 0, **kwargs)
+    return evaluate(idle(horizon), InProcess(Scripted(name)), episodes, 0)
+
+
+def idle(horizon):
+    return Policy(lambda *_: np.zeros((4, horizon)), (horizon, 1))
 
 
 def assert_same(a, b):
@@ -106,7 +114,7 @@ def test_success_at_the_last_step_and_at_any_step_are_both_reported(name, horizo
 
 
 def test_without_a_reported_success_there_is_only_a_return():
-    result = play("none", discount=0.5)
+    result = evaluate(idle(H), InProcess(Scripted("none")), 5, 0, discount=0.5)
     assert result.success is None and np.isnan(result.successes).all()
     assert result.metrics() == {
         "return": 2.0,
@@ -132,8 +140,11 @@ def test_an_endless_episode_is_truncated_and_the_others_follow():
     ],
 )
 def test_an_unusable_value_is_reported_with_its_step_and_episode(name, message):
-    with pytest.raises(WorkerError) as caught:
-        play(name, episodes=1, horizon=2, first_episode=7)
+    with (
+        EnvWorkers(Scripted(name), slots=4, workers=1) as pool,
+        pytest.raises(WorkerError) as caught,
+    ):
+        evaluate(idle(2), pool, 1, 0, first_episode=7)
     assert str(caught.value) == f"environment {name}: {message}"
 
 
@@ -237,14 +248,13 @@ def test_reset_seeds_are_fixed_and_distinct():
 
 
 def test_actions_that_are_not_finite_are_an_error():
+    policy = Policy(lambda *_: np.full((4, H * A), np.nan), (H, A))
     with pytest.raises(
         EpisodeFault, match="^the policy's actions for walk are not finite$"
     ):
-        evaluation(
-            lambda observations, keys: np.full((4, H * A), np.nan), 1, episodes=1
-        )
+        evaluate(policy, InProcess(WALK), 1, 0)
 
 
 def test_zero_episodes_are_an_error():
     with pytest.raises(ValueError, match="nothing to evaluate: 0 episodes"):
-        evaluation(numpy_policy, 1, episodes=0)
+        evaluate(idle(H), InProcess(WALK), 0, 0)
