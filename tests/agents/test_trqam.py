@@ -123,6 +123,16 @@ def test_loss_and_path_kl_by_hand():
     )
 
 
+@pytest.mark.parametrize("steps", [5, 10])
+def test_a_shift_of_actions_in_the_last_step_costs_as_with_noise_of_h(steps):
+    """KL(N(a + s, h^2), N(a, h^2)) = s^2 / (2 h^2), where the shift s of actions is h Delta."""
+    h, shift = 1 / steps, 0.07
+    delta = jnp.zeros((steps, B, 1)).at[-1].set(shift / h)
+    np.testing.assert_allclose(
+        trqam.path_kl(delta, time_grid(steps)), shift**2 / (2 * h**2), rtol=1e-5
+    )
+
+
 def test_path_kl_at_the_minimiser_equals_the_bound():
     """With a known adjoint at each state, D = -g^2 adj / (2 lam) minimises the loss.
 

@@ -530,6 +530,20 @@ def test_a_note_says_what_the_coefficients_were_tuned_for(agent, domain, flags, 
     assert settings.note == note
 
 
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_published_figures_have_the_size_of_the_data_in_the_published_commands(domain):
+    with (AGENTS.parent / "configs" / "published.csv").open() as file:
+        sizes = {
+            line["transitions"]
+            for line in csv.DictReader(file)
+            if line["source"].startswith("QAM paper")
+            and line["name"].startswith(domain)
+        }
+    lines = QAM_TABLE[domain, "common"]
+    (dataset,) = [line["value"] for line in lines if line["key"] == "dataset"]
+    assert sizes == {"100000000" if "-100m-" in dataset else "1000000"}
+
+
 def test_the_table_has_the_published_methods():
     """They are the QAM paper's seventeen, TRQAM and SQAM; their settings are their agents' own."""
     with (AGENTS.parent / "configs" / "published.csv").open() as file:

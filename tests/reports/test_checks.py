@@ -32,7 +32,7 @@ def test_different_numbers_of_seeds_and_tasks_are_noted(tmp_path):
         f"the number of seeds differs, from 1 (qam on {CUBE.format(1)}, offline) to 3"
         in notes
     )
-    narrow = "2 seeds: bootstrap intervals over few tasks are too narrow (one task: about 80 %)"
+    narrow = "2 seeds: bootstrap intervals over few tasks are too narrow (one task: about 60 %)"
     assert narrow in notes
 
 

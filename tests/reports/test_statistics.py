@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from reports import statistics
+from reports.checks import COVERAGE
 from reports.statistics import (
     bootstrap,
     improvements,
@@ -323,6 +324,14 @@ def test_intervals_cover_the_truth():
         0.88 <= rate <= 0.99
         for rate in rates(tasks=10, seeds=8, simulations=200, replicates=300)
     )
+
+
+@pytest.mark.parametrize("seeds", COVERAGE)
+def test_the_coverage_on_one_task_is_the_one_that_reports_name(seeds):
+    scores = 0.5 + 0.1 * np.random.default_rng(0).normal(size=(1_000, 1, seeds))
+    found = [bootstrap(iqm, one_task, replicates=200) for one_task in scores]
+    covered = np.mean([one.low <= 0.5 <= one.high for one in found])
+    assert 100 * covered == pytest.approx(COVERAGE[seeds], abs=3)
 
 
 @pytest.mark.slow
