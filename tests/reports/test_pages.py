@@ -81,7 +81,7 @@ def test_the_paragraph_on_cube_single_has_figures_of_its_study():
     method = "trqam dual_mode=closed_form kl_budget=0.3"
     made = "\n".join(study(folder) + differences(folder, method))
     figures = re.findall(r"[\d.]+ ± [\d.]+\d", paragraph)
-    assert len(figures) == 7 and all(f"| {figure} |" in made for figure in figures)
+    assert len(figures) == 8 and all(f"| {figure} |" in made for figure in figures)
 
 
 def test_returns_are_the_evaluations_of_each_run():
