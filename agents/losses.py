@@ -65,14 +65,16 @@ class Losses:
         """Whether the agent can be asked for values."""
         return "critic" in self.params
 
+    def policy_value(self, q: jax.Array) -> jax.Array:
+        """Hook: what the policy climbs, [...] of q [E, ...]: the mean of the ensemble."""
+        return q.mean(axis=0)
+
     def expected_return(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
-        """mean_e Q_e(s, a) [...] of the online critic at s [B, O] and a [..., B, D]."""
-        return self.values(self.params["critic"], observations)(actions).mean(axis=0)
+        """`policy_value` [...] of the online critic at s [B, O] and a [..., B, D]."""
+        return self.policy_value(self.values(self.params["critic"], observations)(actions))
 
     def preference(self, observations: jax.Array, actions: jax.Array) -> jax.Array:
-        """Hook: what `best_of_n` compares, [...] at s [B, O] and a [..., B, D]; the mean of the
-        online critic.
-        """
+        """Hook: what `best_of_n` compares, [...] at s [B, O] and a [..., B, D]."""
         return self.expected_return(observations, actions)
 
     def flow_sample(self, params: dict, observations: jax.Array, x0: jax.Array) -> jax.Array:
@@ -190,10 +192,11 @@ class Losses:
     def critic_objective(
         self, critic: dict, observations: jax.Array, actions: jax.Array
     ) -> jax.Array:
-        """-mean_B mean_e Q_e(s, a) at s [B, O] and a [B, D]: a gradient reaches the actions,
+        """-mean_B of `policy_value` at s [B, O] and a [B, D]: a gradient reaches the actions,
         none the critic.
         """
-        return -self.values(jax.lax.stop_gradient(critic), observations)(actions).mean()
+        q = self.values(jax.lax.stop_gradient(critic), observations)(actions)
+        return -self.policy_value(q).mean()
 
     def pessimistic_value(
         self, critic: dict, observations: jax.Array, actions: jax.Array

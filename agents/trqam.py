@@ -139,7 +139,7 @@ def path_kl_bound(adjoints: jax.Array, lam: jax.Array | float, ts: jax.Array) ->
     an upper bound of the path KL at the loss's minimiser (Jensen); above it the policy lags.
     """
     h, g = step_and_noise(ts)
-    return jnp.mean(jnp.sum(h * g**2 * adjoints**2, axis=(0, 2))) / (2.0 * lam**2)
+    return jnp.mean(jnp.sum(h * g**2 * (adjoints / lam) ** 2, axis=(0, 2))) / 2.0
 
 
 class Dual(flax.struct.PyTreeNode):
@@ -250,7 +250,7 @@ class TRQAM(Agent):
         rollout = self.rollout(self.velocity(policy, s), base, noise, fixed)
         q = self.values(self.target_params["critic"], s)
         terminal = terminal_gradient(
-            lambda a: q(a).mean(axis=0), rollout.x_final, self.config.clip_adj
+            lambda a: self.policy_value(q(a)), rollout.x_final, self.config.clip_adj
         )
         return rollout, self.adjoints(base, rollout.xs, self.terminal_scale() * terminal)
 
@@ -272,7 +272,7 @@ class TRQAM(Agent):
         }
 
     def trust_region(self) -> jax.Array | float:
-        """Hook: lambda in the adjoint-matching loss."""
+        """Hook: lambda in the adjoint-matching loss; an array broadcasts to [K, B, D]."""
         return self.config.lam_scale * self.dual.lam
 
     def terminal_scale(self) -> float:
@@ -292,7 +292,7 @@ class TRQAM(Agent):
         """The dual step, from the path KL that this update's loss measured."""
         agent = self.replace(dual=self.dual_step(metrics["dual/path_kl"]))
         names = ("lam", "kl_ema", "kl_budget")
-        return agent, metrics | {f"dual/{name}": getattr(agent.dual, name) for name in names}
+        return agent, {f"dual/{name}": getattr(agent.dual, name) for name in names} | metrics
 
 
 get_config = TRQAM.get_config

@@ -25,16 +25,44 @@ def check_agent(run: Run, agent: Agent, data: TaskData) -> None:
         agent: its agent.
         data: the dataset.
     """
-    check_shapes(agent, data.dims[0], f"--agent={run.settings.agent_file}")
+    where = f"--agent={run.settings.agent_file}"
+    check_shapes(agent, data.dims[0], where)
     dataset = {name: data.arrays[name] for name in (*FIELDS, "rows")}
     # with the shapes of the offline phase, which then finds this trace in JAX's cache
     replay = Replay(jax.eval_shape(Transitions.create, dataset))
     key = jax.random.key(0)
 
     def metrics() -> dict[str, Any]:
-        return jax.eval_shape(one_update, agent, replay, key)[1]
+        updated, found = jax.eval_shape(one_update, agent, replay, key)
+        check_state(agent, updated, where)
+        return found
 
     check_metrics(traced_metrics(metrics, agent.config))
+
+
+def check_state(before: Agent, after: Agent, where: str) -> None:
+    """Raise UserError if an update changes the shape or type of an array of the state.
+
+    where: the start of the message.
+    """
+    olds, news = array_types(before), array_types(after)
+    for name in [*olds, *news]:
+        old, new = olds.get(name, "nothing"), news.get(name, "nothing")
+        if old != new:
+            raise UserError(
+                f"{where}: an update turns {name} from {old} into {new}; keep shape and type"
+            )
+
+
+def array_types(agent: Agent) -> dict[str, str]:
+    """Return the type and shape of every array of an agent, such as 'float32[3]', by name."""
+    leaves = jax.tree_util.tree_leaves_with_path(agent)
+    return {
+        jax.tree_util.keystr(
+            path, simple=True, separator="/"
+        ): f"{x.dtype}{list(x.shape)}"
+        for path, x in leaves
+    }
 
 
 def check_shapes(agent: Agent, observation_dim: int, where: str) -> None:

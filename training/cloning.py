@@ -21,7 +21,7 @@ HOOKS = (
 )
 """The methods of an agent that cloning depends on, besides those about its networks."""
 NOT_CLONING = (
-    *("critic_network", "value_network", "noise_shapes", "loss"),
+    *("critic_network", "value_network", "init_state", "noise_shapes", "loss"),
     *("fixed_quantities", "averaging_step", "after_step"),
 )
 """Methods that cloning does not depend on, although `networks` or a hook names them."""
@@ -39,7 +39,8 @@ def cloning_identity(source: Source, config: Any) -> dict[str, Any]:
 
     The code is that of the cloning methods that the agent or its ancestors override, of its
     networks if the agent file and its siblings define them, and of everything there and in its
-    ancestors that this code names. Returns {} if agents/bc.py clones the same base.
+    ancestors that this code names; where that reads fields of the state that the agent file
+    declares, of its `init_state` too. Returns {} if agents/bc.py clones the same base.
     """
     kind = source.module.AGENT
     if clones_as_bc(kind, config):
@@ -72,7 +73,18 @@ def cloning_code(source: Source, network: type, named: Iterable[str]) -> list[as
     names += [f".{name}" for name in HOOKS]
     start = statements_of(own, [f".{name}" for name in NETWORKS])
     start += statements_of(own, names) + statements_of(inherited, names)
-    return reached(start, [own, inherited, shared], agents)
+    places = [own, inherited, shared]
+    code = reached(start, places, agents)
+    used = set().union(*(used_names(statement, agents) for statement in code))
+    if any(map(is_field, statements_of(own, [n for n in used if n.startswith(".")]))):
+        start += statements_of(own, [".init_state"])
+        code = reached(start, places, agents)
+    return code
+
+
+def is_field(statement: ast.stmt) -> bool:
+    """Whether a statement of an agent's class declares a field of its state: `name: type`."""
+    return isinstance(statement, ast.AnnAssign)
 
 
 def clones_as_bc(kind: type[Agent], config: Any) -> bool:

@@ -3,6 +3,8 @@
 QAM and the forks of TRQAM are compared with TRQAM.
 """
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,6 +133,40 @@ def test_a_shift_of_actions_in_the_last_step_costs_as_with_noise_of_h(steps):
     np.testing.assert_allclose(
         trqam.path_kl(delta, time_grid(steps)), shift**2 / (2 * h**2), rtol=1e-5
     )
+
+
+def test_the_bound_with_a_lambda_for_each_step_is_the_sum_of_the_steps():
+    adjoints, lams = jax.random.normal(jax.random.key(1), (2, B, D)), (2.0, 3.0)
+    h, g2 = 0.5, (6.0, 2.0)
+    each = [h * g2[k] * (adjoints[k] ** 2).sum(1) / (2 * lams[k] ** 2) for k in (0, 1)]
+    found = trqam.path_kl_bound(adjoints, jnp.array(lams)[:, None, None], time_grid(2))
+    np.testing.assert_allclose(found, sum(each).mean(), rtol=1e-5)
+
+
+class Lowest(trqam.TRQAM):
+    """The policy climbs the lowest critic, and the loss logs a lambda of its own."""
+
+    def policy_value(self, q):
+        return q.min(axis=0)
+
+    def loss(self, params, batch, noise, fixed):
+        loss, metrics = super().loss(params, batch, noise, fixed)
+        return loss, metrics | {"dual/lam": jnp.float32(7.0)}
+
+
+def test_a_fork_chooses_what_the_policy_climbs_and_what_is_logged_as_lambda():
+    agent = tiny(SimpleNamespace(get_config=Lowest.get_config, AGENT=Lowest))
+    batch, noise = random_batch(), agent.draw_noise(jax.random.key(0), B)
+    s, fixed = batch["observations"], agent.fixed_quantities(batch, noise)
+    rollout, adjoints = agent.matching(agent.params["policy"], s, noise, fixed)
+    q = agent.values(agent.target_params["critic"], s)
+    terminal = trqam.terminal_gradient(lambda a: q(a).min(axis=0), rollout.x_final)
+    base = agent.velocity(agent.target_params["base"], s)
+    expected = trqam.lean_adjoint(base, rollout.xs, terminal)
+    np.testing.assert_allclose(adjoints, expected, rtol=1e-5, atol=1e-6)
+    mean = tiny(trqam).matching(agent.params["policy"], s, noise, fixed)[1]
+    assert np.abs(mean - adjoints).max() > 1e-3
+    assert agent.update(batch, jax.random.key(0))[1]["dual/lam"] == 7.0
 
 
 def test_path_kl_at_the_minimiser_equals_the_bound():

@@ -1,6 +1,8 @@
 """Tests which agents are refused before any training."""
 
+import re
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +111,57 @@ class Narrow(trqam.TRQAM):
 def test_a_field_that_can_be_cloned_but_not_asked_for_actions_is_found():
     with pytest.raises(TypeError, match="[Cc]oncatenate"):
         check_fork(Narrow)
+
+
+class Broadcast(nn.Module):
+    """The same, whatever the leading axes are."""
+
+    @nn.compact
+    def __call__(self, s, x, t):
+        s, t = (jnp.broadcast_to(i, (*x.shape[:-1], i.shape[-1])) for i in (s, t))
+        return nn.Dense(x.shape[-1])(jnp.concatenate([s, x, t], axis=-1))
+
+
+class Wide(trqam.TRQAM):
+    @classmethod
+    def networks(cls, config):
+        field = Broadcast()
+        return super().networks(config) | {"base": field, "policy": field}
+
+
+def test_a_field_that_broadcasts_before_it_concatenates_passes():
+    check_fork(Wide)
+
+
+class Counting(fql.FQL):
+    """A field of its state becomes what `grow` makes of it."""
+
+    count: Any = None
+    grow = staticmethod(lambda count: count)
+
+    @classmethod
+    def init_state(cls, config):
+        return {"count": jnp.int32(0)}
+
+    def after_step(self, metrics):
+        return self.replace(count=self.grow(self.count)), metrics
+
+
+class Halves(Counting):
+    grow = staticmethod(lambda count: count + 0.5)
+
+
+class Grows(Counting):
+    grow = staticmethod(lambda count: jnp.stack([count, count]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "types"),
+    [(Halves, "int32[] into float32[]"), (Grows, "int32[] into int32[2]")],
+)
+def test_a_state_that_changes_its_type_is_refused_with_its_name(kind, types):
+    with pytest.raises(UserError, match=re.escape(f"turns count from {types}; keep")):
+        check_fork(kind)
 
 
 class Named(fql.FQL):

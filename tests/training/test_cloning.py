@@ -394,6 +394,42 @@ def test_any_code_that_an_overridden_flow_loss_runs_changes_the_identity(
     assert identity(tmp_path / "a", files) != identity(tmp_path / "c", changed)
 
 
+STATE = """
+from typing import Any
+
+import jax.numpy as jnp
+from agents import trqam
+
+
+class Mine(trqam.TRQAM):
+    std: Any = None
+    count: Any = None
+
+    @classmethod
+    def init_state(cls, config):
+        state = super().init_state(config)
+        return state | {"std": jnp.array([5.0, 0.1, 2.0]), "count": jnp.int32(0)}
+
+    def velocity(self, params, observations):
+        return super().velocity(params, observations / self.std)
+
+
+get_config = Mine.get_config
+AGENT = Mine
+"""
+
+
+def test_the_first_state_counts_where_cloning_reads_it(tmp_path):
+    """The KL budget, which the state of TRQAM begins with, does not."""
+    first = identity(tmp_path / "a", {"mine.py": STATE})
+    assert identity(tmp_path / "a", {"mine.py": STATE}, kl_budget=0.1) == first
+    assert identity(tmp_path / "b", {"mine.py": STATE.replace("0.1", "1.0")}) != first
+    other = STATE.replace("/ self.std", "/ 2.0")
+    first = identity(tmp_path / "c", {"mine.py": other})
+    edited = other.replace("0.1", "1.0")
+    assert identity(tmp_path / "d", {"mine.py": edited}) == first
+
+
 READ_BY_NAME = """
 from agents import trqam
 from utils.options import Option
