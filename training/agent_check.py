@@ -7,6 +7,7 @@ import numpy as np
 
 from agents.base import Agent
 from agents.lql import traced_metrics
+from training.cloning import clones_as_bc
 from training.data import TaskData
 from training.run import Run
 from training.updates import check_metrics, one_update
@@ -38,6 +39,31 @@ def check_agent(run: Run, agent: Agent, data: TaskData) -> None:
         return found
 
     check_metrics(traced_metrics(metrics, agent.config))
+    if "base" in agent.params and not clones_as_bc(type(agent), agent.config):
+        base = jax.eval_shape(
+            lambda: agent.create(key, *data.dims, agent.config, cloning=True)
+        )
+        check_cloning(base, replay, where)
+
+
+def check_cloning(agent: Agent, replay: Replay, where: str) -> None:
+    """Raise UserError if an update that clones changes a field that fine-tuning starts anew.
+
+    Args:
+        agent: an agent that clones.
+        replay: what its batches are sampled from.
+        where: the start of the message.
+    """
+    traced = jax.make_jaxpr(one_update)(agent, replay, jax.random.key(0)).jaxpr
+    for name, before, after in zip(
+        array_types(agent), traced.invars, traced.outvars, strict=False
+    ):
+        kept = name.split("/")[0] in ("params", "target_params", "opt_state", "step")
+        if after is not before and not kept:
+            raise UserError(
+                f"{where}: cloning changes {name}, which fine-tuning starts anew; make it a"
+                " parameter of the base, or leave it alone while self.cloning is true"
+            )
 
 
 def check_state(before: Agent, after: Agent, where: str) -> None:

@@ -14,13 +14,14 @@ from configs.run_folder import read_config
 from configs.trust import record_trusted
 from envs.bases import PUBLISHED, base_data, base_source, published_base
 from training.checkpoints import Checkpoints
+from training.cloning import cloning_identity
 from training.data import TaskData
 from training.keys import keys_of
 from training.pretrained import check_base, load_base, published_file
-from training.run import Run
+from training.run import BC_FILE, Run
 from training.trainer import train_runs
 from utils.errors import UserError
-from utils.files import sha256_of
+from utils.files import expanded, sha256_of
 from utils.logging import say, warn
 from utils.replay import chunks_per_sequence, transitions_per_sequence
 
@@ -55,6 +56,8 @@ class PretrainedBase(NamedTuple):
     for a run folder, of the parameters."""
     data: str
     """What it was cloned from; "" if unknown."""
+    code: str | None
+    """The digest of the code that cloned it; "" for that of agents/bc.py, None if unknown."""
 
     def describe(self) -> str:
         """Describe its source and data in one line."""
@@ -120,7 +123,16 @@ def read_pretrained_base(path: str, env_name: str, dataset_dir: str) -> Pretrain
     params = load_base(path)
     file = published_file(path)
     checksum = sha256_of(file) if file else sha256_of_tree(params)
-    return PretrainedBase(params, {"source": source, "sha256": checksum}, data)
+    record = {"source": source, "sha256": checksum}
+    return PretrainedBase(params, record, data, "" if file else cloning_code_of(path))
+
+
+def cloning_code_of(folder: str) -> str | None:
+    """Return the digest of the code that cloned the base in a run folder; None if unknown."""
+    stored = read_config(expanded(folder)) or {}
+    of_bc = {} if Path(stored.get("agent_file", "")).name == BC_FILE.name else None
+    identity = stored.get("cloning", of_bc)
+    return None if identity is None else identity.get("cloning", "")
 
 
 def sha256_of_tree(tree: Any) -> str:
@@ -134,7 +146,7 @@ def sha256_of_tree(tree: Any) -> str:
 def check_start(run: Run, agent: Agent, pretrained: PretrainedBase | None) -> None:
     """Raise UserError if the agent cannot use the base or the online KL budget.
 
-    Prints a line about the base.
+    Prints a line about the base, and warns if it was cloned by other code than the agent's.
 
     Args:
         run: the run of a seed.
@@ -147,6 +159,12 @@ def check_start(run: Run, agent: Agent, pretrained: PretrainedBase | None) -> No
     if pretrained:
         where = f"--pretrained_actor_path={flags['pretrained_actor_path']}"
         check_base(pretrained.params, agent.params["base"], where)
+        ours = cloning_identity(run.source, run.settings.agent).get("cloning", "")
+        if pretrained.code not in (None, ours):
+            warn(
+                f"{where}: it has the shapes of {run.agent_name}'s base but was cloned by other"
+                " code; clone one without this flag if that matters"
+            )
         say(pretrained.describe())
 
 

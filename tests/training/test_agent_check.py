@@ -164,6 +164,37 @@ def test_a_state_that_changes_its_type_is_refused_with_its_name(kind, types):
         check_fork(kind)
 
 
+class Running(trqam.TRQAM):
+    """It has running means of the observations, which cloning moves too."""
+
+    mean: Any = None
+
+    @classmethod
+    def init_state(cls, config):
+        return super().init_state(config) | {"mean": jnp.float32(0.0)}
+
+    def update_with_noise(self, batch, noise):
+        agent, metrics, fixed = super().update_with_noise(batch, noise)
+        mean = 0.9 * self.mean + 0.1 * batch["observations"].mean()
+        return agent.replace(mean=mean), metrics, fixed
+
+
+class RunningLater(Running):
+    """Only fine-tuning moves them."""
+
+    def update_with_noise(self, batch, noise):
+        agent, metrics, fixed = super().update_with_noise(batch, noise)
+        return agent.replace(mean=self.mean) if self.cloning else agent, metrics, fixed
+
+
+def test_a_field_that_cloning_would_change_for_nothing_is_refused():
+    with pytest.raises(
+        UserError, match="^--agent=mine.py: cloning changes mean, which"
+    ):
+        check_fork(Running)
+    check_fork(RunningLater)
+
+
 class Named(fql.FQL):
     """It logs a metric that has the name of a column."""
 

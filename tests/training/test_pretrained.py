@@ -6,15 +6,22 @@ import json
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 import main as program
+from agents import trqam
+from configs.agent_file import load_source
+from configs.agent_source import AGENTS
 from envs.collect import collect_random
+from tests.agents.tiny_agents import tiny
 from tests.envs.web import Hub, sha256
-from training.bases import PretrainedBase
+from tests.synthetic_runs import write_run
+from tests.tiny_runs import unwrapped
+from training.bases import PretrainedBase, check_start, cloning_code_of
 from utils.errors import UserError
 from utils.logging import CsvLog
 
@@ -263,7 +270,8 @@ def test_a_run_resumes_with_a_moved_cache_but_not_with_another_base(
 
 
 def test_another_base_is_refused_only_if_the_run_has_checkpoints(tmp_path):
-    pretrained = PretrainedBase({}, {"source": "a.pkl", "sha256": "1" * 64}, "")
+    record = {"source": "a.pkl", "sha256": "1" * 64}
+    pretrained = PretrainedBase({}, record, data="", code=None)
     stored = {"base": {"source": "a.pkl", "sha256": "2" * 64}}
     pretrained.check_begun(tmp_path, stored)
     (tmp_path / "checkpoints" / "4").mkdir(parents=True)
@@ -271,6 +279,38 @@ def test_another_base_is_refused_only_if_the_run_has_checkpoints(tmp_path):
         pretrained.check_begun(tmp_path, stored)
     for config in (None, {}, {"base": pretrained.record}):
         pretrained.check_begun(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("agent", "cloning", "code"),
+    [
+        ("bc", None, ""),
+        ("trqam", None, None),
+        ("trqam", {"bc_steps": 4}, ""),
+        ("mine", {"bc_steps": 4, "cloning": "c0de"}, "c0de"),
+    ],
+)
+def test_a_warning_says_that_other_code_cloned_the_base(
+    agent, cloning, code, tmp_path, capsys
+):
+    folder = write_run(tmp_path, TASK, 0, {4: 0.5}, agent=agent)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"cloning": cloning} if cloning else {}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert cloning_code_of(str(folder)) == code
+    flags = {"kl_budget_online": None, "pretrained_actor_path": str(folder)}
+    ours = tiny(trqam)
+    run = SimpleNamespace(
+        settings=SimpleNamespace(flags=flags, agent=ours.config),
+        source=load_source(AGENTS / "trqam.py"),
+        agent_name="trqam",
+    )
+    record = {"source": folder.name, "sha256": "1" * 64}
+    base = PretrainedBase(ours.params["base"], record, data="", code=code)
+    check_start(run, ours, base)
+    assert ("was cloned by other code" in unwrapped(capsys.readouterr().err)) == (
+        code == "c0de"
+    )
 
 
 @pytest.mark.ci
