@@ -130,9 +130,9 @@ def read_pretrained_base(path: str, env_name: str, dataset_dir: str) -> Pretrain
 def cloning_code_of(folder: str) -> str | None:
     """Return the digest of the code that cloned the base in a run folder; None if unknown."""
     stored = read_config(expanded(folder)) or {}
-    of_bc = {} if Path(stored.get("agent_file", "")).name == BC_FILE.name else None
-    identity = stored.get("cloning", of_bc)
-    return None if identity is None else identity.get("cloning", "")
+    if "cloning" in stored:
+        return stored["cloning"].get("cloning", "")
+    return "" if Path(stored.get("agent_file", "")).name == BC_FILE.name else None
 
 
 def sha256_of_tree(tree: Any) -> str:

@@ -75,16 +75,24 @@ def cloning_code(source: Source, network: type, named: Iterable[str]) -> list[as
     start += statements_of(own, names) + statements_of(inherited, names)
     places = [own, inherited, shared]
     code = reached(start, places, agents)
+    if not reads_state(code, own, agents):
+        return code
+    return reached([*start, *statements_of(own, [".init_state"])], places, agents)
+
+
+def reads_state(
+    code: Iterable[ast.stmt], own: Definitions, agents: Collection[str]
+) -> bool:
+    """Whether code reads a field of the state that the agent file declares, as `name: type`.
+
+    Args:
+        code: the statements.
+        own: what the agent file and its siblings define.
+        agents: the names of the classes whose members have names with a dot.
+    """
     used = set().union(*(used_names(statement, agents) for statement in code))
-    if any(map(is_field, statements_of(own, [n for n in used if n.startswith(".")]))):
-        start += statements_of(own, [".init_state"])
-        code = reached(start, places, agents)
-    return code
-
-
-def is_field(statement: ast.stmt) -> bool:
-    """Whether a statement of an agent's class declares a field of its state: `name: type`."""
-    return isinstance(statement, ast.AnnAssign)
+    members = statements_of(own, [name for name in used if name.startswith(".")])
+    return any(isinstance(statement, ast.AnnAssign) for statement in members)
 
 
 def clones_as_bc(kind: type[Agent], config: Any) -> bool:
