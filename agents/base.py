@@ -253,6 +253,7 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
             opt_state=opt_state,
             step=self.step + 1,
         )
+        # a metric of the same name that the loss returns is kept
         metrics = {"grad_norm": gradient_norm(grads)} | metrics
         if not self.cloning:
             agent, metrics = agent.after_step(metrics)

@@ -55,6 +55,7 @@ def check_cloning(agent: Agent, replay: Replay, where: str) -> None:
         where: the start of the message.
     """
     traced = jax.make_jaxpr(one_update)(agent, replay, jax.random.key(0)).jaxpr
+    # inputs and outputs both begin with the arrays of the agent
     for name, before, after in zip(
         array_types(agent), traced.invars, traced.outvars, strict=False
     ):

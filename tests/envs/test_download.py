@@ -622,3 +622,7 @@ def test_sizes_are_measured_without_downloading(hosts, host, hub):
     assert line.startswith("no host has none.npz (127.0.0.1")
     assert line.count("HTTP 404") == 3
     assert "GET" not in hub.storage.methods
+
+
+def test_the_archive_of_these_tests_is_long_enough():
+    assert len(archive()) > 20001

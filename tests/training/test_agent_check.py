@@ -101,16 +101,19 @@ class Concatenated(nn.Module):
         return nn.Dense(x.shape[-1])(jnp.concatenate([s, x, t], axis=-1))
 
 
-class Narrow(trqam.TRQAM):
+class WithField(trqam.TRQAM):
+    """TRQAM whose flows are `field`."""
+
+    field = Concatenated()
+
     @classmethod
     def networks(cls, config):
-        field = Concatenated()
-        return super().networks(config) | {"base": field, "policy": field}
+        return super().networks(config) | {"base": cls.field, "policy": cls.field}
 
 
 def test_a_field_that_can_be_cloned_but_not_asked_for_actions_is_found():
     with pytest.raises(TypeError, match="[Cc]oncatenate"):
-        check_fork(Narrow)
+        check_fork(WithField)
 
 
 class Broadcast(nn.Module):
@@ -122,11 +125,8 @@ class Broadcast(nn.Module):
         return nn.Dense(x.shape[-1])(jnp.concatenate([s, x, t], axis=-1))
 
 
-class Wide(trqam.TRQAM):
-    @classmethod
-    def networks(cls, config):
-        field = Broadcast()
-        return super().networks(config) | {"base": field, "policy": field}
+class Wide(WithField):
+    field = Broadcast()
 
 
 def test_a_field_that_broadcasts_before_it_concatenates_passes():
@@ -187,7 +187,7 @@ class RunningLater(Running):
         return agent.replace(mean=self.mean) if self.cloning else agent, metrics, fixed
 
 
-def test_a_field_that_cloning_would_change_for_nothing_is_refused():
+def test_a_state_that_cloning_changes_is_refused():
     with pytest.raises(
         UserError, match="^--agent=mine.py: cloning changes mean, which"
     ):
