@@ -21,7 +21,7 @@ from utils.command_line import (
 )
 from utils.errors import UserError
 from utils.files import expanded
-from utils.logging import wrapped
+from utils.messages import wrapped
 
 STEPS = ("bc_steps", "offline_steps", "online_steps")
 NOT_TRAINING = (

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from utils.csv_log import read_cells
 from utils.errors import DamagedFile
 from utils.files import read_json
-from utils.logging import read_cells
 
 Columns = dict[str, np.ndarray]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from configs.settings import DEFAULT, Settings
-from utils.logging import WIDTH, short_path, wrapped
+from utils.messages import WIDTH, short_path, wrapped
 
 SHOWN_ABOVE = {"env_name", "seed", "num_seeds", "save_dir", "run_group"}
 TWICE = "agent.horizon_length"  # equal to the flag of the same name

@@ -16,7 +16,7 @@ from envs.tasks import (
 )
 from utils.errors import UserError
 from utils.files import expanded
-from utils.logging import say
+from utils.messages import say
 
 DATASET_DIR = "~/.ogbench/data"
 DATASET_DIRS = {

@@ -35,7 +35,7 @@ from envs.tasks import (
 )
 from utils.errors import UserError
 from utils.files import expanded
-from utils.logging import warn
+from utils.messages import warn
 from utils.progress import Counter
 
 _BLOCK = 1_000_000  # rows whose rewards are computed at a time

@@ -16,7 +16,7 @@ from envs.arrays import BROKEN_ARCHIVE
 from envs.hub import FAILURES, FileFacts, Repository, Source, Web, reason
 from utils.errors import UserError
 from utils.files import exclusive_folder, sha256_of
-from utils.logging import say
+from utils.messages import say
 from utils.pickles import safe_unpickle
 from utils.progress import Counter
 

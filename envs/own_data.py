@@ -18,7 +18,7 @@ import numpy as np
 from envs.arrays import ACTION_LIMIT, Arrays
 from envs.own_files import ENDS, LIMITS, NEEDED, is_minari
 from utils.errors import UserError
-from utils.logging import say, short_path, warn
+from utils.messages import say, short_path, warn
 
 
 @dataclasses.dataclass(frozen=True)

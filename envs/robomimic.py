@@ -15,7 +15,7 @@ import numpy as np
 from envs.robomimic_data import Recipe, require_packages
 from envs.tasks import robomimic_task
 from utils.errors import UserError
-from utils.logging import warn_once
+from utils.messages import warn_once
 
 CAMERA = "agentview"
 FRAME_SIZE = 320  # the width and the height of frames

@@ -18,7 +18,7 @@ from envs.checks import success_of
 from envs.evaluation import Policy, Values, evaluate
 from envs.workers import SLOTS, EnvWorkers, Task, WorkerError
 from utils.errors import UserError
-from utils.logging import say, short_path
+from utils.messages import say, short_path
 from utils.progress import Counter
 
 _FPS = 15

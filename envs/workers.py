@@ -21,13 +21,13 @@ import numpy as np
 from envs.checks import EnvFault, success_of
 from envs.robomimic_data import Recipe
 from utils.errors import RunError, UserError
-from utils.logging import warn
 from utils.main_guard import (
     UNGUARDED,
     check_program,
     leave_if_unguarded,
     unguarded_program,
 )
+from utils.messages import warn
 
 SLOTS = 8
 

@@ -21,8 +21,8 @@ from reports.reading import read_all
 from reports.rows import Row
 from reports.statistics import Interval, mean_and_half
 from reports.summary import make_report
+from utils.csv_log import read_csv
 from utils.errors import UserError
-from utils.logging import read_csv
 
 PAGES = ("README.md", "docs/results.md", "docs/study.md")
 BLOCK = re.compile(r"(?<=<!-- made: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)

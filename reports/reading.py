@@ -33,9 +33,9 @@ from reports.results import (
     name_methods,
     without_doubles,
 )
+from utils.csv_log import read_cells
 from utils.errors import DamagedFile, UserError, join_first, printable
 from utils.files import expanded, read_json
-from utils.logging import read_cells
 
 
 def run_folders(

@@ -21,7 +21,7 @@ from utils.files import read_json, write_json  # noqa: E402
 
 def read_logs(run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Read the lines of eval.csv and of train.csv."""
-    from utils.logging import read_csv
+    from utils.csv_log import read_csv
 
     return read_csv(run.folder / "eval.csv"), read_csv(run.folder / "train.csv")
 

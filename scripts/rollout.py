@@ -166,7 +166,7 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
         load_run,
         stored_precision,
     )
-    from utils.logging import say
+    from utils.messages import say
 
     agent, stored, _ = load_run(run_dir, best=fv.best, trust=fv.trust)
     task = Task.of(task_of(stored, fv.env_name), stored)

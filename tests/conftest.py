@@ -16,7 +16,7 @@ from typing import NamedTuple
 import hypothesis
 import pytest
 
-from utils.logging import warn_once
+from utils.messages import warn_once
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MUJOCO_GL"] = "disabled"

@@ -17,7 +17,7 @@ from envs.probe import ProbeReward
 from tests.agents.test_optimum import distance_from_optimum
 from tests.agents.tiny_agents import A, B, H, random_batch
 from tests.envs.test_probe import train_on_probe
-from utils.logging import read_csv
+from utils.csv_log import read_csv
 
 ROOT = Path(__file__).resolve().parents[1]
 TD3_BC = str(ROOT / "examples" / "td3_bc.py")

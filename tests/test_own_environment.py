@@ -18,7 +18,7 @@ from training import evaluator
 from training.checkpoints import Checkpoints
 from training.online import ONLINE_SEEDS
 from training.replay_file import ReplayFile
-from utils.logging import read_csv
+from utils.csv_log import read_csv
 
 FLAGS = [
     "--dataset=data.npz", "--save_dir=exp", "--bc_steps=4", "--offline_steps=16",

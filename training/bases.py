@@ -22,7 +22,7 @@ from training.run import BC_FILE, Run
 from training.trainer import train_runs
 from utils.errors import UserError
 from utils.files import expanded, sha256_of
-from utils.logging import say, warn
+from utils.messages import say, warn
 from utils.replay import chunks_per_sequence, transitions_per_sequence
 
 

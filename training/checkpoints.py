@@ -30,7 +30,7 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from agents.base import Agent
 from utils.errors import RunError, UserError
-from utils.logging import say
+from utils.messages import say
 
 
 class CheckpointError(RunError):

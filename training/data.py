@@ -23,7 +23,7 @@ from envs.tasks import (
 )
 from training.run import Run
 from utils.errors import UserError
-from utils.logging import say, warn, warn_once
+from utils.messages import say, warn, warn_once
 
 
 class TaskData(NamedTuple):

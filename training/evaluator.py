@@ -16,7 +16,7 @@ from envs.workers import SLOTS, EnvWorkers, Task, cores, default_workers
 from training.policy import evaluation_policy
 from training.seeds import Seeds
 from utils import preemption
-from utils.logging import say
+from utils.messages import say
 from utils.progress import SECONDS_PER_LINE
 from utils.sharding import host_device
 

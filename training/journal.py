@@ -14,7 +14,8 @@ from training.replay_file import ReplayFile
 from training.run import Run
 from utils.errors import RunError
 from utils.files import write_json
-from utils.logging import RunLogger, say, short_path, warn
+from utils.logging import RunLogger
+from utils.messages import say, short_path, warn
 
 
 class Journal:

@@ -14,7 +14,7 @@ from training.run import Run
 from training.seeds import Seeds
 from training.updates import Updates
 from utils.errors import RunError
-from utils.logging import warn
+from utils.messages import warn
 from utils.replay import Transitions
 from utils.sharding import stack_seeds
 

@@ -24,7 +24,7 @@ from training.run import total_updates
 from training.stored import mention_changes
 from utils.errors import DamagedFile, RunError, UserError
 from utils.files import expanded
-from utils.logging import warn
+from utils.messages import warn
 from utils.replay import chunk_length, transitions_per_sequence
 
 

@@ -33,7 +33,7 @@ from envs.tasks import dataset_name, folder_flag, is_robomimic
 from training.cloning import clones_as_bc, cloning_identity
 from utils.errors import DamagedFile, RunError, UserError
 from utils.files import digest, expanded, lock_of, try_lock
-from utils.logging import say, short_path
+from utils.messages import say, short_path
 from utils.replay import transitions_per_sequence
 
 BC_FILE = AGENTS / "bc.py"

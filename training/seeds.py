@@ -7,7 +7,7 @@ from envs.workers import Task
 from training.journal import Journal
 from training.run import Run
 from utils.errors import RunError
-from utils.logging import warn
+from utils.messages import warn
 from utils.progress import run_name
 
 

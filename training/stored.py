@@ -16,7 +16,7 @@ from envs.tasks import folder_flag
 from training.run import Run, total_updates
 from utils.errors import DamagedFile, UserError, join_first
 from utils.files import write_json
-from utils.logging import warn, warn_once
+from utils.messages import warn, warn_once
 from utils.replay import transitions_per_sequence
 
 

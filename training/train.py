@@ -20,8 +20,9 @@ from training.run import Run
 from training.stored import check_data, check_folder
 from training.trainer import train_runs
 from utils.errors import RunError, UserError, one_line
-from utils.logging import check_backends, say, short_path
+from utils.logging import check_backends
 from utils.main_guard import check_program
+from utils.messages import say, short_path
 
 
 def train(wanted: Sequence[Run], overwrite: bool = False) -> None:

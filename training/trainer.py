@@ -25,7 +25,7 @@ from training.updates import SeedState, Updates, store, updates_per_call
 from training.windows import EMPTY_WINDOW
 from utils import preemption
 from utils.errors import RunError
-from utils.logging import say, short_path
+from utils.messages import say, short_path
 from utils.prefetch import Block, place_dataset
 from utils.progress import ProgressBar
 from utils.replay import (

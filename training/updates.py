@@ -18,7 +18,7 @@ from training.compile_options import compile_options
 from training.windows import Window, WindowClock, stack_windows
 from utils.errors import UserError
 from utils.files import expanded
-from utils.logging import warn
+from utils.messages import warn
 from utils.packing import Packed, Packing
 from utils.replay import (
     BatchSpec,

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from utils.errors import DamagedFile, UserError
+from utils.messages import say, short_path, warn_once
 
 JSON_BYTES = 1 << 24
-CSV_BYTES = 1 << 29
-"""Size limits for the JSON and CSV files that are read."""
+"""Size limit for the JSON files that are read."""
 
 
 def expanded(path: str | os.PathLike, flag: str = "") -> Path:
@@ -64,8 +64,6 @@ def exclusive_folder(folder: Path) -> Iterator[None]:
 
 def _lock_folder(folder: Path) -> int:
     """Return the descriptor of the locked file of a folder, after waiting for it."""
-    from utils.logging import say, short_path  # which imports this module
-
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / ".lock"
@@ -100,8 +98,6 @@ def try_lock(file: IO | int, kind: int) -> bool:
 
     On a file system without locks nothing is locked, with a warning, and the result is True.
     """
-    from utils.logging import warn_once  # which imports this module
-
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 from tqdm.std import Bar
 
-from utils.logging import WIDTH
+from utils.messages import WIDTH
 
 SHORTEST_NAME = 8
 SHORTEST_BAR = 6
@@ -19,7 +19,7 @@ OPTIONAL = ("left", "rate", "step")
 
 
 class TerminalBar(tqdm):
-    """A tqdm bar that moves in a terminal, with the lines of `utils.logging.say` above it.
+    """A tqdm bar that moves in a terminal, with the lines of `utils.messages.say` above it.
 
     A file gets a line a minute: subclasses define `print_line`.
 

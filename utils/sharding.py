@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from utils.logging import warn
+from utils.messages import warn
 
 SEED = PartitionSpec("seed")
 

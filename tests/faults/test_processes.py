@@ -24,7 +24,7 @@ from tests.chain_runs import (
 )
 from training import evaluator
 from training.checkpoints import Checkpoints
-from utils.logging import read_csv
+from utils.csv_log import read_csv
 
 
 @pytest.mark.ci

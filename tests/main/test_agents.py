@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.tiny_runs import TASK, TINY, only_run, run, train
-from utils.logging import CsvLog
+from utils.csv_log import CsvLog
 
 SQAM = ["--agent=agents/sqam.py", "--kl_budget_online=0.125", "--agent.best_of_n=2"]
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.tiny_runs import lenient, only_run, run_code, train
-from utils.logging import CsvLog
+from utils.csv_log import CsvLog
 
 
 def test_the_device_is_idle_while_the_host_is_busy(data, tmp_path, monkeypatch):

@@ -10,8 +10,8 @@ from envs.probe import write_dataset
 from tests import chain_table
 from tests.tiny_runs import FILE, TASK, TINY, run
 from training.plan import plan
+from utils.csv_log import CsvLog
 from utils.errors import UserError
-from utils.logging import CsvLog
 
 CHUNKS = ["--horizon_length=2", "--agent.action_chunking=True", "--agent.batch_size=32"]
 LQL = ["--agent.lql_points=4", "--agent.hinge_weight=1"]

@@ -11,7 +11,7 @@ import pytest
 from tests.envs.test_video import egl_renders
 from tests.terminal import lines_on, terminal, written
 from tests.tiny_runs import ROOT, TINY, lenient, run, train
-from utils.logging import CsvLog
+from utils.csv_log import CsvLog
 
 
 @pytest.mark.slow

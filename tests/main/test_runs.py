@@ -27,8 +27,8 @@ from training.checkpoints import Checkpoints
 from training.plan import plan
 from training.replay_file import ReplayFile
 from utils import preemption
+from utils.csv_log import CsvLog
 from utils.errors import RunError, UserError
-from utils.logging import CsvLog
 
 
 @pytest.mark.ci

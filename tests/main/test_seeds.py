@@ -12,7 +12,7 @@ import pytest
 
 from envs.workers import EnvWorkers
 from tests.tiny_runs import TASK, lenient, run_code, train, unwrapped
-from utils.logging import CsvLog
+from utils.csv_log import CsvLog
 
 
 @pytest.mark.slow

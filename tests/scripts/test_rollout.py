@@ -20,7 +20,7 @@ from tests.envs.test_video import egl_renders
 from tests.scripts.precision import precisions_of_acting, with_highest_precision
 from training.keys import stream
 from training.policy import evaluation_policy, load_policy, load_run
-from utils.logging import CsvLog
+from utils.csv_log import CsvLog
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = "pointmaze-medium-navigate-singletask-task1-v0"

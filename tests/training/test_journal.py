@@ -8,7 +8,7 @@ import pytest
 
 from configs.run_folder import read_concerns
 from training.journal import Journal
-from utils.logging import read_csv
+from utils.csv_log import read_csv
 
 AT_BOUND = "lambda is at its upper bound"
 

@@ -22,8 +22,8 @@ from tests.envs.web import Hub, sha256
 from tests.synthetic_runs import write_run
 from tests.tiny_runs import unwrapped
 from training.bases import PretrainedBase, check_start, cloning_code_of
+from utils.csv_log import CsvLog
 from utils.errors import UserError
-from utils.logging import CsvLog
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "tests" / "published"

@@ -20,9 +20,10 @@ from training.plan import plan
 from training.policy import load_policy
 from training.run import Run, total_updates
 from training.stored import differences
+from utils.csv_log import read_csv
 from utils.errors import UserError
 from utils.files import read_json, write_json
-from utils.logging import read_csv, warn_once
+from utils.messages import warn_once
 
 ENV_NAME = "envs.probe:ProbeChain-v0"
 FORK = '''

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from utils.files import exclusive_folder
-from utils.logging import warn_once
+from utils.messages import warn_once
 
 
 def test_whoever_waits_for_a_folder_says_so(tmp_path, printed):

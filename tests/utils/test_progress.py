@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.terminal import lines_on, terminal, written
-from utils.logging import say, warn
+from utils.messages import say, warn
 from utils.progress import Counter, ProgressBar, clock, fit_line, run_name, short_count
 
 NAME = "trqam humanoidmaze-medium-navigate-task2 s10001-10008"
