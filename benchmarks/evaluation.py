@@ -9,8 +9,8 @@ import numpy as np
 from benchmarks.common import ACTION_DIM, OBSERVATION_DIM
 from envs.evaluation import evaluate, reset_seed
 from envs.workers import SLOTS, EnvWorkers, Task, default_workers
+from training.acting import evaluation_policy
 from training.evaluator import without_optimiser
-from training.policy import evaluation_policy
 from utils.sharding import host_device
 
 TASK = Task("puzzle-4x4-play-singletask-task1-v0")
@@ -52,8 +52,8 @@ def one_process_loop(agent: Any, episodes: int) -> dict[str, float]:
         done = False
         queue.clear()
         while not done:
-            keys = np.array([[0, episode, steps]], np.uint32)
-            chunk = policy.act(observation[None].astype(np.float32), keys)
+            ids = np.array([[0, episode, steps]], np.uint32)
+            chunk = policy.act(observation[None].astype(np.float32), ids)
             chunk = np.clip(chunk, -1.0, 1.0)
             queue.extend(chunk.reshape(-1, ACTION_DIM) if not queue else ())
             observation, _, terminated, truncated, _ = env.step(queue.pop(0))

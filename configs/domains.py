@@ -175,7 +175,7 @@ def values_as_run(method: str) -> dict[str, str]:
 
 
 def parse_value(text: str, kind: type) -> Any:
-    """Convert a value of the QAM table to a type; layers are written 512x4."""
+    """Convert a value of a table to a type; layers are written 512x4."""
     if kind is bool:
         return text == "True"
     if kind is tuple:

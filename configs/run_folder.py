@@ -26,6 +26,16 @@ LONGEST = 4096  # characters of a name or a path
 LARGEST = 2**53  # counts below it are exact as a float
 GREATEST = 1e100  # its square is finite
 
+COMMAND_LINE = "command line"
+DEFAULT = "default"
+PRESET = "preset "
+"""Where a value comes from, in config.json; PRESET is followed by the name of the preset."""
+
+
+def values_by_name(flags: dict[str, Any], agent: dict[str, Any]) -> dict[str, Any]:
+    """Return flags and an agent's settings in one dict, the latter as 'agent.KEY'."""
+    return flags | {f"agent.{key}": value for key, value in agent.items()}
+
 
 class Kind(NamedTuple):
     """A condition on a value: its description, and the check."""

@@ -25,12 +25,11 @@ from configs.domains import (
 )
 from configs.flags import IGNORED
 from configs.presets import PRESETS
+from configs.run_folder import COMMAND_LINE, DEFAULT, PRESET, values_by_name
 from utils.errors import UserError
 
 PHASES = {"cloning": "bc_steps", "offline": "offline_steps", "online": "online_steps"}
 """The flag for the length of each phase."""
-COMMAND_LINE = "command line"
-DEFAULT = "default"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Settings:
 
     def values(self) -> dict[str, Any]:
         """Return all values by name, those of the agent as 'agent.KEY'."""
-        return self.flags | {f"agent.{key}": value for key, value in self.agent.items()}
+        return values_by_name(self.flags, self.agent)
 
     def overrides(self) -> dict[str, Any]:
         """Return the values that the command line set, by name."""
@@ -187,7 +186,7 @@ def preset_layer(
         dataset: such as 'puzzle-4x4-play'.
     """
     preset = PRESETS[fv.preset]
-    origin = f"preset {fv.preset}"
+    origin = PRESET + fv.preset
     own = preset_flags(preset.flags, source, layers.config())
     group = layers.flags["run_group"].value
     if preset.transitions:

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from configs.settings import DEFAULT, Settings
+from configs.run_folder import DEFAULT, PRESET
+from configs.settings import Settings
 from utils.messages import WIDTH, short_path, wrapped
 
 SHOWN_ABOVE = {"env_name", "seed", "num_seeds", "save_dir", "run_group"}
@@ -208,7 +209,7 @@ def footnotes(marks: dict[str, str]) -> list[str]:
     """Return an empty line and one footnote per source; [] without sources."""
     lines = []
     for source, mark in marks.items():
-        where = " (configs/presets.py)" if source.startswith("preset ") else ""
+        where = " (configs/presets.py)" if source.startswith(PRESET) else ""
         lines += wrapped(f"{mark} {source}{where}")
     return ["", *lines] if lines else []
 

@@ -15,10 +15,10 @@ class Policy(NamedTuple):
     """Acts in environments, H steps per call."""
 
     act: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    """(observations [S, O] float32, keys [S, 3] uint32) -> actions [S, H*A] or [S, H, A].
+    """(observations [S, O] float32, ids [S, 3] uint32) -> actions [S, H*A] or [S, H, A].
 
-    A key is (seed, episode, chunk index). The actions of slot i may depend only on observation
-    i and key i.
+    An id is (seed, episode, chunk index). The actions of slot i may depend only on observation
+    i and id i.
     """
     chunk_shape: tuple[int, int]
     """(H, A)."""
@@ -128,7 +128,7 @@ def evaluate(
     ) as bar:
         while active := slots.start_episodes():
             # Copies: an asynchronous policy may still read them when the next round begins.
-            arguments = slots.observations.copy(), slots.keys.copy()
+            arguments = slots.observations.copy(), slots.ids.copy()
             actions = np.asarray(policy.act(*arguments), np.float32)
             policy_calls += 1
             policy_requests += len(active)
@@ -164,7 +164,7 @@ class _Slots:
         }
         self._active: list[int] = []
         self.observations = np.zeros((0, 0), np.float32)  # [S,O] once O is known
-        self.keys = np.zeros((workers.slots, 3), np.uint32)
+        self.ids = np.zeros((workers.slots, 3), np.uint32)
         count = len(episodes)
         self.outcome = {
             "successes": np.full(count, np.nan),
@@ -180,8 +180,8 @@ class _Slots:
         fresh = [slot for slot in idle if self._waiting[slot]]
         if fresh:
             for slot in fresh:
-                self.keys[slot] = (self._seed, self._waiting[slot].pop(0), 0)
-            seeds = [reset_seed(self._seed, int(self.keys[slot, 1])) for slot in fresh]
+                self.ids[slot] = (self._seed, self._waiting[slot].pop(0), 0)
+            seeds = [reset_seed(self._seed, int(self.ids[slot, 1])) for slot in fresh]
             observations = self._workers.reset(fresh, seeds)
             if not self.observations.size:
                 shape = self._workers.slots, observations.shape[1]
@@ -197,7 +197,7 @@ class _Slots:
         for slot, result in zip(
             active, self._workers.run_chunks(active, chunks), strict=True
         ):
-            episode = int(self.keys[slot, 1]) - self._first
+            episode = int(self.ids[slot, 1]) - self._first
             self._check(result, slot, episode)
             powers = self._discount ** (
                 outcome["lengths"][episode] + np.arange(result.length)
@@ -209,7 +209,7 @@ class _Slots:
             highest = outcome["successes_any"][episode]
             outcome["successes_any"][episode] = np.fmax(highest, result.success_any)
             self.observations[slot] = result.observations[-1]
-            self.keys[slot, 2] += 1
+            self.ids[slot, 2] += 1
             if result.done:
                 self._active.remove(slot)
                 ended += 1
@@ -218,7 +218,7 @@ class _Slots:
     def _check(self, result: ChunkResult, slot: int, episode: int) -> None:
         if result.fault:
             step = self.outcome["lengths"][episode] + result.length
-            where = f"at step {step} of episode {self.keys[slot, 1]}"
+            where = f"at step {step} of episode {self.ids[slot, 1]}"
             raise EpisodeFault(
                 f"environment {self._workers.env_name}: {result.fault}, {where}"
             )

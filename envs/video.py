@@ -110,15 +110,18 @@ def film(
 
 @dataclass(frozen=True, kw_only=True)
 class _FilmedTask(Task):
-    """A task whose environment writes a film of itself; the fields are those of _Filmed."""
+    """A task whose environment writes a film of itself."""
 
     task: Task
     part: Path
     """The file until it is complete."""
     episodes: int
     frame_skip: int
+    """Environment steps per frame."""
     caption: str
+    """The first line of the caption; "" for no caption."""
     value: Any
+    """A shared float with the critic's value; None without one."""
 
     def make(self, film: bool = False) -> gymnasium.Env:
         return self._filmed
@@ -128,15 +131,7 @@ class _FilmedTask(Task):
     def _filmed(self) -> gymnasium.Env:
         # GL objects print errors if they are deleted at exit
         sys.unraisablehook = lambda _: None
-        env = self.task.make(film=True)
-        options: dict[str, Any] = {"duration": 1000 / _FPS, "loop": 0}
-        if self.part.suffix != ".gif":
-            # macro_block_size 1: no resizing, frames are cropped below
-            options = {"fps": _FPS, "macro_block_size": 1}
-        writer = imageio.get_writer(self.part, **options)
-        return _Filmed(
-            env, writer, self.episodes, self.frame_skip, self.caption, self.value
-        )
+        return _Filmed(self.task.make(film=True), self)
 
 
 class _Filmed(gymnasium.Wrapper):
@@ -144,28 +139,18 @@ class _Filmed(gymnasium.Wrapper):
 
     Args:
         env: an environment that renders.
-        writer: imageio's writer, closed after the last episode.
-        episodes: the number of episodes.
-        frame_skip: environment steps per frame.
-        caption: the first line of the caption; "" for no caption.
-        value: a shared float with the critic's value; None without one.
+        task: says what to film. The file is closed after its last episode.
     """
 
-    def __init__(
-        self,
-        env: gymnasium.Env,
-        writer,
-        episodes: int,
-        frame_skip: int,
-        caption: str,
-        value: Any,
-    ):
+    def __init__(self, env: gymnasium.Env, task: _FilmedTask):
         super().__init__(env)
-        self._writer = writer
-        self._episodes = episodes
-        self._frame_skip = frame_skip
-        self._caption = caption
-        self._value = value
+        options: dict[str, Any] = {"duration": 1000 / _FPS, "loop": 0}
+        if task.part.suffix != ".gif":
+            # macro_block_size 1: no resizing, frames are cropped below
+            options = {"fps": _FPS, "macro_block_size": 1}
+        self._writer = imageio.get_writer(task.part, **options)
+        self._task = task
+        self._left = task.episodes
         self._episode = -1
         self._steps = 0
         # the first frame, written once the value of the first actions is known
@@ -185,22 +170,23 @@ class _Filmed(gymnasium.Wrapper):
         result = self.env.step(action)
         self._steps += 1
         done = result[2] or result[3]
-        if done or self._steps % self._frame_skip == 0:
+        if done or self._steps % self._task.frame_skip == 0:
             self._film(self.env.render(), _outcome(success_of(result[4]), done))
-        self._episodes -= done
-        if not self._episodes:
+        self._left -= done
+        if not self._left:
             self._writer.close()
         return result
 
     def _film(self, frame: np.ndarray, outcome: str = "") -> None:
         height, width = frame.shape[:2]
         frame = frame[: height // 2 * 2, : width // 2 * 2]  # h264 wants even sizes
-        if self._caption:
-            value = f"  value {self._value.value:.2f}" if self._value else ""
+        caption, shared = self._task.caption, self._task.value
+        if caption:
+            value = f"  value {shared.value:.2f}" if shared else ""
             frame = _captioned(
                 frame,
                 [
-                    self._caption,
+                    caption,
                     f"episode {self._episode}  step {self._steps}{value}",
                     outcome,
                 ],

@@ -11,8 +11,6 @@ from reports.statistics import Interval, improvements
 from utils.errors import join_first
 
 DATA_TOLERANCE = 0.05
-UNSURE = ("published data", "data ")
-"""Prefixes of differences that are possible, not certain."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +34,11 @@ class Comparison:
     row: Row
     published: Published
     differences: list[str]
-
-    @property
-    def differs(self) -> bool:
-        """Whether anything is known to differ."""
-        return not all(difference.startswith(UNSURE) for difference in self.differences)
+    """Known and possible ones."""
+    differs: bool
+    """Whether anything is known to differ."""
+    other_data: bool
+    """Whether ours is known to be from another amount of data."""
 
 
 def compare(
@@ -89,38 +87,48 @@ def compare_published(rows: list[Row], published: list[Published]) -> list[Compa
         name = "all" if row.scope == "overall" else row.name
         figures = by_key.get((row.results[0].published_name, name, row.phase), [])
         same = [figure for figure in figures if f"{figure.step:,}" == row.step]
-        found += [
-            Comparison(row, figure, differences(row, figure))
-            for figure in same or figures
-        ]
+        found += [compare_figure(row, figure) for figure in same or figures]
     return found
 
 
 def note_other_data(comparisons: list[Comparison], notes: list[str]) -> None:
     """Name the published figures that are from another amount of data than ours."""
-    others = [
-        entry
-        for entry in comparisons
-        if any(d.startswith("DATA") for d in entry.differences)
-    ]
+    others = [entry for entry in comparisons if entry.other_data]
     if others:
         names = join_first(f"{entry.row.method} {entry.row.name}" for entry in others)
         kind = "published figures are from another amount of data than ours (DATA)"
         notes.append(f"{len(others)} {kind}: {names}")
 
 
-def differences(row: Row, figure: Published) -> list[str]:
-    """List known and possible differences between our experiment and the published one."""
+def compare_figure(row: Row, figure: Published) -> Comparison:
+    """A row beside a published figure of its method."""
+    data, other_data = data_difference(
+        row.common_value(lambda r: r.transitions), figure.transitions
+    )
+    same_step = f"{figure.step:,}" == row.step
+    step = [] if same_step else [f"step {row.step}, published {figure.step:,}"]
+    settings = setting_differences(row, figure)
+    differs = bool(step or settings) or other_data
+    return Comparison(row, figure, step + data + settings, differs, other_data)
+
+
+def data_difference(ours: int | None, theirs: int | None) -> tuple[list[str], bool]:
+    """In what two numbers of transitions differ, and whether they are known to.
+
+    None: not recorded, not one number, or not stated.
+    """
+    if theirs is None:
+        return ["published data size not stated"], False
+    if ours is None:
+        return [f"data {size(ours)}, published {size(theirs)}"], False
+    if abs(ours / theirs - 1) <= DATA_TOLERANCE:
+        return [], False
+    return [f"DATA {size(ours)}, published {size(theirs)}"], True
+
+
+def setting_differences(row: Row, figure: Published) -> list[str]:
+    """List the differences in settings between our experiment and the published one."""
     found = []
-    if f"{figure.step:,}" != row.step:
-        found.append(f"step {row.step}, published {figure.step:,}")
-    ours = row.common_value(lambda r: r.transitions)
-    if figure.transitions is None:
-        found.append("published data size not stated")
-    elif ours is None:
-        found.append(f"data {size(ours)}, published {size(figure.transitions)}")
-    elif abs(ours / figure.transitions - 1) > DATA_TOLERANCE:
-        found.append(f"DATA {size(ours)}, published {size(figure.transitions)}")
     for what, mine, theirs in (
         ("reward", row.common_value(lambda r: r.reward), figure.reward),
         ("discount", row.common_value(lambda r: r.discount), figure.discount),

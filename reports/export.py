@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from configs.run_folder import COLUMNS
+from configs.run_folder import COLUMNS, COMMAND_LINE, PRESET, values_by_name
 from reports.results import CURVES, RUNS, Result, real_folder, shown_value
 from utils.errors import DamagedFile, UserError, join_first, printable
 from utils.files import read_json, write_json
@@ -141,15 +141,15 @@ def command(config: dict[str, Any]) -> str:
     if "command" in config:
         return config["command"]
     flags, sources = config["flags"], config["sources"]
-    values = flags | {f"agent.{key}": value for key, value in config["agent"].items()}
+    values = values_by_name(flags, config["agent"])
     shown_first = {
         "agent": shown_file(config),
         "env_name": values["env_name"],
         "seed": values["seed"],
     }
-    presets = {source for source in sources.values() if source.startswith("preset ")}
+    presets = {source for source in sources.values() if source.startswith(PRESET)}
     words = [f"--{name}={value}" for name, value in shown_first.items()]
-    words += [f"--preset={preset.removeprefix('preset ')}" for preset in presets]
+    words += [f"--preset={preset.removeprefix(PRESET)}" for preset in presets]
     words += [
         f"--{name}={shown_value(values[name])}"
         for name, source in sources.items()
@@ -162,4 +162,4 @@ def is_repeated(name: str, source: str) -> bool:
     """Whether the command of a run gives a flag besides agent, task, seed and preset."""
     # --horizon_length sets agent.horizon_length
     shown_first = ("env_name", "seed", "num_seeds", "agent.horizon_length")
-    return source == "command line" and name not in (*shown_first, *NOT_KEPT)
+    return source == COMMAND_LINE and name not in (*shown_first, *NOT_KEPT)

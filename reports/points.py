@@ -56,7 +56,7 @@ class Point:
 
     @functools.cached_property
     def trust_region(self) -> TrustRegion | None:
-        """The run's trust region up to the point; see dual_of."""
+        """The run's trust region up to the point; None without one."""
         return dual_of(self)
 
 

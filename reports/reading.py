@@ -12,6 +12,8 @@ import numpy as np
 
 from configs.run_folder import (
     COLUMNS,
+    COMMAND_LINE,
+    PRESET,
     Columns,
     abridged,
     check_config,
@@ -22,6 +24,7 @@ from configs.run_folder import (
     read_concerns,
     read_done,
     read_evaluations,
+    values_by_name,
 )
 from envs.tasks import resolve_alias
 from reports.published import AXES, Curves, read_curves
@@ -226,21 +229,17 @@ def overrides_of(config: dict[str, Any]) -> dict[str, Any]:
 
     Includes the preset, and the digest of an agent file outside the checkout.
     """
-    values = config["flags"] | {
-        f"agent.{key}": value for key, value in config["agent"].items()
-    }
+    values = values_by_name(config["flags"], config["agent"])
     sources = config["sources"]
-    given = {name for name, source in sources.items() if source == "command line"}
+    given = {name for name, source in sources.items() if source == COMMAND_LINE}
     overrides = {
         name.removeprefix("agent."): values[name]
         for name in sorted(given - NOT_A_METHOD)
         if name in values
     }
-    presets = sorted(
-        source for source in sources.values() if source.startswith("preset ")
-    )
+    presets = sorted(name for name in sources.values() if name.startswith(PRESET))
     if presets:
-        overrides["preset"] = presets[0].removeprefix("preset ")
+        overrides["preset"] = presets[0].removeprefix(PRESET)
     return overrides | source_of(config)
 
 

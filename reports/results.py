@@ -12,7 +12,7 @@ import numpy as np
 
 from configs.flags import NOT_TRAINING, UNHASHED
 from configs.methods import row_name
-from configs.run_folder import Columns
+from configs.run_folder import COMMAND_LINE, Columns
 from envs.tasks import dataset_name
 from utils.errors import UserError, join_first, printable
 
@@ -130,7 +130,7 @@ class Result:
         return {
             name: re.sub(r"_s\d+_(?=[0-9a-f]+$)", "_", Path(flags[name]).name)
             for name in ORIGINS
-            if sources.get(name) == "command line" and flags.get(name)
+            if sources.get(name) == COMMAND_LINE and flags.get(name)
         }
 
     def settings(self, step: int) -> dict[str, Any]:

@@ -160,12 +160,8 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     from envs.evaluation import evaluate
     from envs.video import film
     from envs.workers import EnvWorkers, Task, default_workers
-    from training.policy import (
-        evaluation_policy,
-        evaluation_values,
-        load_run,
-        stored_precision,
-    )
+    from training.acting import evaluation_policy, evaluation_values
+    from training.policy import load_run, stored_precision
     from utils.messages import say
 
     agent, stored, _ = load_run(run_dir, best=fv.best, trust=fv.trust)
@@ -175,13 +171,13 @@ def rollout(fv: flags.FlagValues, run_dir: str) -> int:
     values = evaluation_values(agent)
     expected = np.full(fv.episodes, np.nan)
 
-    def watched(observations: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        actions = policy.act(observations, keys)
+    def watched(observations: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        actions = policy.act(observations, ids)
         if values:
-            slots = np.arange(len(keys))
+            slots = np.arange(len(ids))
             # chunk 0, in slots that have an episode
-            starts = slots[(keys[:, 2] == 0) & (keys[:, 1] % len(keys) == slots)]
-            expected[keys[starts, 1]] = values(observations, actions)[starts]
+            starts = slots[(ids[:, 2] == 0) & (ids[:, 1] % len(ids) == slots)]
+            expected[ids[starts, 1]] = values(observations, actions)[starts]
         return actions
 
     agent_name = Path(stored["agent_file"]).stem

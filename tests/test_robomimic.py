@@ -14,8 +14,9 @@ from envs.datasets import load_dataset
 from envs.tasks import ALL_TASKS, ROBOMIMIC_DOMAIN, folder_flag
 from tests.envs.test_robomimic_data import LIFT, demonstration, write_file
 from tests.tiny_runs import resolved
+from training.acting import evaluation_actions
 from training.export_policy import export_policy
-from training.policy import act_with_keys, load_policy, load_run
+from training.policy import load_policy, load_run
 
 TINY = [
     "--eval_episodes=0", "--bc_steps=4", "--offline_steps=4", "--online_steps=0",
@@ -105,8 +106,8 @@ def test_a_policy_takes_raw_observations_and_scales_them_like_the_data(root, tmp
     np.testing.assert_allclose(policy, expected, atol=1e-5)
     unscaled = direct(agent, raw.astype(np.float32), *number)
     assert np.abs(policy - unscaled).max() > 1e-2
-    keys = np.zeros((2, 3), np.uint32)
-    assert act_with_keys(agent, data["observations"][rows], keys).shape == (2, 14)
+    ids = np.zeros((2, 3), np.uint32)
+    assert evaluation_actions(agent, data["observations"][rows], ids).shape == (2, 14)
 
     export_policy(run_of(root), tmp_path / "policy.zip")
     with zipfile.ZipFile(tmp_path / "policy.zip") as archive:

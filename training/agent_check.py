@@ -7,6 +7,7 @@ import numpy as np
 
 from agents.base import Agent
 from agents.lql import traced_metrics
+from training.checkpoints import named_leaves
 from training.cloning import clones_as_bc
 from training.data import TaskData
 from training.run import Run
@@ -83,13 +84,7 @@ def check_state(before: Agent, after: Agent, where: str) -> None:
 
 def array_types(agent: Agent) -> dict[str, str]:
     """Return the type and shape of every array of an agent, such as 'float32[3]', by name."""
-    leaves = jax.tree_util.tree_leaves_with_path(agent)
-    return {
-        jax.tree_util.keystr(
-            path, simple=True, separator="/"
-        ): f"{x.dtype}{list(x.shape)}"
-        for path, x in leaves
-    }
+    return {name: f"{x.dtype}{list(x.shape)}" for name, x in named_leaves(agent)}
 
 
 def check_shapes(agent: Agent, observation_dim: int, where: str) -> None:

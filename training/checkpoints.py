@@ -113,7 +113,7 @@ class Checkpoints:
         # On a CPU device_get returns views, which the next update would overwrite.
         host = jax.tree.map(np.array, jax.device_get(tree))
         arrays = {}
-        for name, leaf in _named_leaves(host):
+        for name, leaf in named_leaves(host):
             if not np.isfinite(leaf).all():
                 raise RunError(
                     f"{name} is not finite at step {step}: no checkpoint written;"
@@ -125,24 +125,18 @@ class Checkpoints:
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(host), record=ocp.args.JsonSave(content)
         )
-        try:
+        with self._writing():
             self._manager.save(step, args=arguments, force=True)
-        except Exception as error:  # Orbax and its storage raise many types
-            raise self._unwritten(error) from error
 
     def wait(self) -> None:
         """Wait until everything is written; raise RunError if a write failed."""
-        try:
+        with self._writing():
             self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._unwritten(error) from error
 
     def check(self) -> None:
         """Raise RunError if a write in the background has failed."""
-        try:
+        with self._writing():
             self._manager.check_for_errors()
-        except Exception as error:
-            raise self._unwritten(error) from error
 
     def last_good(self) -> str:
         """Wait for pending writes; return a phrase about the newest checkpoint."""
@@ -153,11 +147,16 @@ class Checkpoints:
             return "there is no checkpoint yet"
         return f"the last good checkpoint is that of step {steps[-1]}"
 
-    def _unwritten(self, error: Exception) -> RunError:
-        return RunError(
-            f"cannot write a checkpoint in {self.folder} ({self._reason(error)});"
-            f" {self.last_good()}: make room or mend it, and give the same command again"
-        )
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn any error of the block into a RunError about the checkpoint."""
+        try:
+            yield
+        except Exception as error:  # Orbax and its storage raise many types
+            raise RunError(
+                f"cannot write a checkpoint in {self.folder} ({self._reason(error)});"
+                f" {self.last_good()}: make room or mend it, and give the same command again"
+            ) from error
 
     def _reason(self, error: Exception) -> str:
         """Return an error of Orbax as one line of at most about 300 characters.
@@ -208,7 +207,7 @@ class Checkpoints:
             arguments = ocp.args.Composite(state=ocp.args.StandardRestore())
             tree = self._manager.restore(step, args=arguments).state
             tree = jax.tree.map(np.asarray, tree)
-            for name, leaf in _named_leaves(tree):
+            for name, leaf in named_leaves(tree):
                 if content["arrays"].pop(name) != _fingerprint(leaf):
                     raise ValueError(f"{name} is not what was written")
             if content["arrays"]:
@@ -294,7 +293,7 @@ def _fingerprint(leaf: np.ndarray) -> list:
     ]
 
 
-def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     """Return (name, leaf) of every leaf; names are paths such as params/policy/Dense_0/bias."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [
@@ -318,8 +317,8 @@ def agent_from(tree: dict, like: Agent, where: str | os.PathLike) -> Agent:
         like: an agent of the same settings.
         where: the run folder, for the message.
     """
-    ours = _shapes(to_state_dict(like))
-    theirs = _shapes(tree)
+    ours = leaf_shapes(to_state_dict(like))
+    theirs = leaf_shapes(tree)
     wrong = sorted(set(ours.items()) ^ set(theirs.items()))
     if wrong:
         name = wrong[0][0]
@@ -331,5 +330,6 @@ def agent_from(tree: dict, like: Agent, where: str | os.PathLike) -> Agent:
     return jax.device_put(from_state_dict(like, tree))
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {name: leaf.shape for name, leaf in _named_leaves(tree)}
+def leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every array of a tree by its name."""
+    return {name: np.shape(leaf) for name, leaf in named_leaves(tree)}

@@ -4,7 +4,7 @@ import ast
 import collections
 import re
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,38 +61,98 @@ def cloning_code(source: Source, network: type, named: Iterable[str]) -> list[as
         network: the class of the velocity field.
         named: words in the text of the velocity field, such as the classes of its fields.
     """
-    kind = source.module.AGENT
-    agents = {each.__name__ for each in kind.__mro__}
-    ancestors = [*kind.__mro__, *network.__mro__]
-    modules = {each.__module__ for each in ancestors}
-    modules = {name for name in modules - {*SHARED} if name.startswith("agents.")}
-    own = definitions(source.kept.values(), agents)
-    inherited = definitions(map(content_of, sorted(modules)), agents)
-    shared = definitions(map(content_of, SHARED), agents)
+    ancestors = source.module.AGENT.__mro__
+    modules = {each.__module__ for each in (*ancestors, *network.__mro__)} - {*SHARED}
+    inherited = sorted(name for name in modules if name.startswith("agents."))
+    code = AgentCode(
+        {each.__name__ for each in ancestors},
+        source.kept.values(),
+        map(content_of, inherited),
+        map(content_of, SHARED),
+    )
     names = [*named, *(each.__name__ for each in network.__mro__)]
     names += [f".{name}" for name in HOOKS]
-    start = statements_of(own, [f".{name}" for name in NETWORKS])
-    start += statements_of(own, names) + statements_of(inherited, names)
-    places = [own, inherited, shared]
-    code = reached(start, places, agents)
-    if not reads_state(code, own, agents):
-        return code
-    return reached([*start, *statements_of(own, [".init_state"])], places, agents)
+    start = statements_of(code.own, [f".{name}" for name in NETWORKS])
+    start += statements_of(code.own, names) + statements_of(code.inherited, names)
+    found = code.reached(start)
+    if not code.reads_state(found):
+        return found
+    return code.reached([*start, *statements_of(code.own, [".init_state"])])
 
 
-def reads_state(
-    code: Iterable[ast.stmt], own: Definitions, agents: Collection[str]
-) -> bool:
-    """Whether code reads a field of the state that the agent file declares, as `name: type`.
+class AgentCode:
+    """What the files of an agent and its ancestors define.
 
     Args:
-        code: the statements.
-        own: what the agent file and its siblings define.
         agents: the names of the classes whose members have names with a dot.
+        own: the contents of the agent file and its siblings.
+        inherited: those of the modules of its ancestors and of its network.
+        shared: those of the modules SHARED.
     """
-    used = set().union(*(used_names(statement, agents) for statement in code))
-    members = statements_of(own, [name for name in used if name.startswith(".")])
-    return any(isinstance(statement, ast.AnnAssign) for statement in members)
+
+    def __init__(
+        self,
+        agents: Collection[str],
+        own: Iterable[bytes],
+        inherited: Iterable[bytes],
+        shared: Iterable[bytes],
+    ):
+        self.agents = agents
+        self.own = self._definitions(own)
+        self.inherited = self._definitions(inherited)
+        self.shared = self._definitions(shared)
+
+    def _definitions(self, contents: Iterable[bytes]) -> Definitions:
+        defined: Definitions = collections.defaultdict(list)
+        for content in contents:
+            for statement in ast.parse(content).body:
+                prefix, inner = "", [statement]
+                if (
+                    isinstance(statement, ast.ClassDef)
+                    and statement.name in self.agents
+                ):
+                    prefix, inner = ".", statement.body
+                for each in inner:
+                    for name in defined_names(each):
+                        defined[prefix + name].append(each)
+        return defined
+
+    def reached(self, start: Iterable[ast.stmt]) -> list[ast.stmt]:
+        """Return statements and what defines the names that they use, and so on.
+
+        `networks` and what is NOT_CLONING are not followed.
+        """
+        code = []
+        waiting = list(start)
+        seen = {f".{name}" for name in (*NETWORKS, *NOT_CLONING)}
+        while waiting:
+            statement = waiting.pop()
+            code.append(statement)
+            names = self._used_names(statement) - seen
+            seen |= names
+            for place in (self.own, self.inherited, self.shared):
+                waiting += statements_of(place, names)
+        return code
+
+    def reads_state(self, code: Iterable[ast.stmt]) -> bool:
+        """Whether code reads a field of the state that the agent file declares."""
+        used = set().union(*map(self._used_names, code))
+        members = statements_of(self.own, [n for n in used if n.startswith(".")])
+        return any(isinstance(statement, ast.AnnAssign) for statement in members)
+
+    def _used_names(self, statement: ast.stmt) -> set[str]:
+        """Return the names that a statement uses or imports; agents' members with a dot."""
+        names = set()
+        for node in ast.walk(statement):
+            match node:
+                case ast.Name(id=name):
+                    names.add(name)
+                case ast.Attribute(value=value, attr=name):
+                    of_agent = ast.unparse(value) in (*RECEIVERS, *self.agents)
+                    names.add(f".{name}" if of_agent else name)
+                case ast.alias(name=name):
+                    names.add(name.rpartition(".")[2])
+        return names
 
 
 def clones_as_bc(kind: type[Agent], config: Any) -> bool:
@@ -116,25 +176,6 @@ def content_of(module: str) -> bytes:
     return read(Path(str(sys.modules[module].__file__)))
 
 
-def definitions(contents: Iterable[bytes], agents: Collection[str]) -> Definitions:
-    """Return what files define.
-
-    Args:
-        contents: of the files.
-        agents: the names of the classes whose members are found by their names.
-    """
-    defined: Definitions = collections.defaultdict(list)
-    for content in contents:
-        for statement in ast.parse(content).body:
-            prefix, inner = "", [statement]
-            if isinstance(statement, ast.ClassDef) and statement.name in agents:
-                prefix, inner = ".", statement.body
-            for each in inner:
-                for name in defined_names(each):
-                    defined[prefix + name].append(each)
-    return defined
-
-
 def defined_names(statement: ast.stmt) -> set[str]:
     """Return the names that a statement defines or imports."""
     if isinstance(statement, ast.FunctionDef | ast.ClassDef):
@@ -154,49 +195,6 @@ def defined_names(statement: ast.stmt) -> set[str]:
 def statements_of(defined: Definitions, names: Iterable[str]) -> list[ast.stmt]:
     """Return the statements that define names."""
     return [statement for name in names for statement in defined.get(name, [])]
-
-
-def reached(
-    start: Iterable[ast.stmt], places: Sequence[Definitions], agents: Collection[str]
-) -> list[ast.stmt]:
-    """Return statements and what defines the names that they use, and so on.
-
-    `networks` and what is NOT_CLONING are not followed.
-
-    Args:
-        start: the statements.
-        places: where names may be defined.
-        agents: the names of the classes whose members have names with a dot.
-    """
-    code = []
-    waiting = list(start)
-    seen = {f".{name}" for name in (*NETWORKS, *NOT_CLONING)}
-    while waiting:
-        statement = waiting.pop()
-        code.append(statement)
-        names = used_names(statement, agents) - seen
-        seen |= names
-        for place in places:
-            waiting += statements_of(place, names)
-    return code
-
-
-def used_names(statement: ast.stmt, agents: Collection[str]) -> set[str]:
-    """Return the names that a statement uses or imports; those of agents' members with a dot.
-
-    agents: the names of their classes.
-    """
-    names = set()
-    for node in ast.walk(statement):
-        match node:
-            case ast.Name(id=name):
-                names.add(name)
-            case ast.Attribute(value=value, attr=name):
-                of_agent = ast.unparse(value) in (*RECEIVERS, *agents)
-                names.add(f".{name}" if of_agent else name)
-            case ast.alias(name=name):
-                names.add(name.rpartition(".")[2])
-    return names
 
 
 def words(code: Iterable[ast.stmt]) -> set[str]:

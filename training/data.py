@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from configs.run_folder import COMMAND_LINE, DEFAULT
 from envs.collect import collect, collect_random, collection_settings
 from envs.dataset_files import dataset_files, published_transitions, stored_dataset
 from envs.datasets import load_dataset, load_recipe
@@ -89,8 +90,8 @@ def prepare_data(run: Run) -> dict[str, np.ndarray]:
         return load_data(run)
     # Never in the user's own folder, where it would be mistaken for the published dataset.
     ours = run.settings.sources[folder_flag(env_name)] not in (
-        "default",
-        "command line",
+        DEFAULT,
+        COMMAND_LINE,
     )
     name = dataset_name(env_name)
     if ours and not stored_dataset(name, Path(folder)):

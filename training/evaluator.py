@@ -13,7 +13,7 @@ import jax
 from agents.base import Agent
 from envs.evaluation import EvalResult, evaluate
 from envs.workers import SLOTS, EnvWorkers, Task, cores, default_workers
-from training.policy import evaluation_policy
+from training.acting import evaluation_policy
 from training.seeds import Seeds
 from utils import preemption
 from utils.messages import say
@@ -104,53 +104,55 @@ class Evaluations:
     def __init__(self, seeds: Seeds, evaluator: Evaluator):
         self.seeds = seeds
         self.evaluator = evaluator
-        self.pending: dict[int, Evaluation] = {}  # by seed
+        self.pending: dict[int, Evaluation] = {}  # by index of the seed
 
-    def start(self, seed: int, step: int, agent: Agent) -> None:
+    def start(self, index: int, step: int, agent: Agent) -> None:
         """Queue the evaluation of a seed's agent; the seed must have no other evaluation.
 
         Args:
-            seed: the index of the seed.
+            index: which of the seeds.
             step: the step of the agent.
             agent: the agent.
         """
-        journal = self.seeds.journals[seed]
-        self.pending[seed] = self.evaluator.start(step, agent, journal.run.seed)
+        journal = self.seeds.journals[index]
+        self.pending[index] = self.evaluator.start(step, agent, journal.run.seed)
         journal.evaluating = step
 
     def begun(self) -> list[int]:
-        """Return the seeds with an evaluation."""
+        """Return the indices of the seeds with an evaluation."""
         return list(self.pending)
 
     def done(self) -> list[int]:
-        """Return the seeds whose evaluation has finished."""
+        """Return the indices of the seeds whose evaluation has finished."""
         return [
-            seed
-            for seed, evaluation in self.pending.items()
+            index
+            for index, evaluation in self.pending.items()
             if evaluation.future.done()
         ]
 
-    def wait(self, seed: int) -> None:
+    def wait(self, index: int) -> None:
         """Wait for a seed's evaluation; raise WorkerError, or Preempted on a signal.
 
         Prints a line a minute unless the evaluation has a bar of its own.
         """
-        step, _, future = self.pending[seed]
+        step, _, future = self.pending[index]
         seconds = SECONDS_PER_LINE if self.evaluator.concurrent else None
         with preemption.at_once():
             while futures.wait([future], seconds).not_done:
-                name = self.seeds.journals[seed].run.name
+                name = self.seeds.journals[index].run.name
                 say(f"{name}: still evaluating step {step}")
             future.result()
 
-    def record(self, seed: int) -> None:
+    def record(self, index: int) -> None:
         """Write the result of a seed's finished evaluation."""
-        evaluation = self.pending.pop(seed)
-        self.seeds.journals[seed].evaluated(evaluation.step, evaluation.future.result())
+        evaluation = self.pending.pop(index)
+        self.seeds.journals[index].evaluated(
+            evaluation.step, evaluation.future.result()
+        )
 
-    def agent_before(self, seed: int, step: int) -> Agent | None:
+    def agent_before(self, index: int, step: int) -> Agent | None:
         """Return the agent of a seed's evaluation if it is of an earlier step, else None."""
-        evaluation = self.pending.get(seed)
+        evaluation = self.pending.get(index)
         return evaluation.agent if evaluation and evaluation.step < step else None
 
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from envs.evaluation import reset_seed
 from envs.workers import ChunkResult, EnvWorkers, LocalEnvs
+from training.acting import chunk_shape
 from training.journal import Journal
-from training.policy import chunk_shape
 from training.replay_file import as_dataset
 from training.run import Run
 from training.seeds import Seeds

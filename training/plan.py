@@ -110,7 +110,7 @@ def check_online_steps(settings: Settings) -> None:
     points = chunks_per_sequence(settings.agent)
     sequences = f", --agent.lql_points={points}" if points > 1 else ""
     steps = flags["online_steps"]
-    if 0 < steps <= first_learning_step(flags, points * horizon):
+    if 0 < steps <= first_learning_step(flags, settings.agent):
         raise UserError(
             f"--online_steps={steps}: the online phase would end before its first update"
             f" (--start_training={flags['start_training']}, --horizon_length={horizon}"

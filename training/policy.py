@@ -1,4 +1,4 @@
-"""Trained agents as functions of observations, for evaluation, films and other programs."""
+"""Loads the agents of run folders, for rollouts, films and other programs."""
 
 import contextlib
 import itertools
@@ -16,8 +16,8 @@ from configs.agent_file import Admit, load_source
 from configs.agent_source import ROOT, Source, differing_files, kept_source
 from configs.run_folder import NEEDED_TO_ACT, evaluation_lines, read_config
 from configs.trust import UntrustedError, check_trusted
-from envs.evaluation import Policy, Values
 from envs.robomimic_data import Recipe
+from training.acting import chunk_shape
 from training.checkpoints import Checkpoints, agent_from, best_step
 from training.keys import stream
 from training.run import total_updates
@@ -25,61 +25,6 @@ from training.stored import mention_changes
 from utils.errors import DamagedFile, RunError, UserError
 from utils.files import expanded
 from utils.messages import warn
-from utils.replay import chunk_length, transitions_per_sequence
-
-
-@jax.jit
-def act_with_keys(agent: Agent, observations: jax.Array, keys: jax.Array) -> jax.Array:
-    """Return actions [S, D], each with noise that depends only on its own key.
-
-    Args:
-        agent: the agent.
-        observations: [S, O].
-        keys: [S, 3] uint32: seed, episode, chunk index.
-    """
-
-    def noise(numbers: jax.Array) -> jax.Array:
-        key = stream(jax.random.key(numbers[0]), "evaluation")
-        key = jax.random.fold_in(jax.random.fold_in(key, numbers[1]), numbers[2])
-        return jax.random.normal(key, (agent.draws, agent.flat_action_dim))
-
-    return agent.act(observations, jax.vmap(noise, out_axes=1)(keys))
-
-
-def evaluation_policy(agent: Agent) -> Policy:
-    """Return an agent as a policy for `envs.evaluation.evaluate`."""
-
-    def act(observations: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        return np.asarray(act_with_keys(agent, observations, keys))
-
-    return Policy(act, chunk_shape(agent))
-
-
-def chunk_shape(agent: Agent) -> tuple[int, int]:
-    """Return (H, A): the environment steps per call of an agent, and an action's width."""
-    length = chunk_length(agent.config)
-    return length, agent.flat_action_dim // length
-
-
-@jax.jit
-def mean_q(agent: Agent, observations: jax.Array, actions: jax.Array) -> jax.Array:
-    """Return the mean of the agent's critics [S].
-
-    Args:
-        agent: the agent.
-        observations: [S, O].
-        actions: [S, D].
-    """
-    return agent.expected_return(observations, actions)
-
-
-def evaluation_values(agent: Agent) -> Values | None:
-    """Return the critic's values as a function for films; None if there is no critic."""
-    if not agent.has_critic:
-        return None
-    return lambda observations, actions: np.asarray(
-        mean_q(agent, observations, actions)
-    )
 
 
 def load_run(
@@ -155,7 +100,7 @@ def create_untrained(folder: Path, stored: dict[str, Any], kind: type[Agent]) ->
         settings[name] = tuple(value) if isinstance(value, list) else value
     try:
         config = ml_collections.ConfigDict(settings)
-        total = total_updates(stored["flags"], transitions_per_sequence(config))
+        total = total_updates(stored["flags"], config)
         return kind.create(jax.random.key(0), *dims, config, total, cloning)
     except Exception as error:  # stored settings may be anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -5,8 +5,8 @@
         replay.bin  checkpoints/  source/  videos/
 
 The hash covers what the command line sets, except steps, intervals, logging and the folders of
-runs and caches, and the source of an agent file outside agents/. All else is compared with
-config.json (stored.py).
+runs and caches, and the source of an agent file outside agents/. Other settings are compared
+with config.json (stored.py), except those in MAY_CHANGE (configs/flags.py).
 """
 
 import contextlib
@@ -142,9 +142,7 @@ class Run:
     @property
     def total_updates(self) -> int:
         """The number of all updates, offline and online."""
-        return total_updates(
-            self.settings.flags, transitions_per_sequence(self.settings.agent)
-        )
+        return total_updates(self.settings.flags, self.settings.agent)
 
     @property
     def cloning(self) -> bool:
@@ -251,22 +249,22 @@ def starts_from_base(settings: Settings) -> bool:
     return "cloning" in settings.source.module.AGENT.phases(settings.agent)
 
 
-def total_updates(flags: dict[str, Any], needed: int) -> int:
+def total_updates(flags: dict[str, Any], agent: Any) -> int:
     """Return the number of all updates of a run, offline and online.
 
     Online, each environment step from the first learning step on has `utd_ratio` updates.
-    needed: `utils.replay.transitions_per_sequence`.
+    agent: the agent's settings.
     """
-    learning = flags["online_steps"] - first_learning_step(flags, needed)
+    learning = flags["online_steps"] - first_learning_step(flags, agent)
     return flags["offline_steps"] + max(0, learning) * flags["utd_ratio"]
 
 
-def first_learning_step(flags: dict[str, Any], needed: int) -> int:
+def first_learning_step(flags: dict[str, Any], agent: Any) -> int:
     """Return how many online environment steps come before the first online update.
 
-    needed: how many consecutive transitions a batch needs.
+    agent: the agent's settings.
     """
-    return max(flags["start_training"], needed)
+    return max(flags["start_training"], transitions_per_sequence(agent))
 
 
 def base_identity(settings: Settings) -> dict[str, Any]:

@@ -11,13 +11,12 @@ from typing import Any
 
 from configs.agent_source import ROOT, Source, differing_files, kept_source
 from configs.flags import MAY_CHANGE
-from configs.run_folder import NEEDED_TO_RESUME, read_config
+from configs.run_folder import DEFAULT, NEEDED_TO_RESUME, read_config
 from envs.tasks import folder_flag
 from training.run import Run, total_updates
 from utils.errors import DamagedFile, UserError, join_first
 from utils.files import write_json
 from utils.messages import warn, warn_once
-from utils.replay import transitions_per_sequence
 
 
 def check_folder(run: Run) -> None:
@@ -74,9 +73,7 @@ def differences(run: Run, stored: dict[str, Any]) -> list[str]:
 
 def stored_total(stored: dict[str, Any]) -> int:
     """Return the number of all updates of the run that a config.json describes."""
-    return total_updates(
-        stored["flags"], transitions_per_sequence(SimpleNamespace(**stored["agent"]))
-    )
+    return total_updates(stored["flags"], SimpleNamespace(**stored["agent"]))
 
 
 def differs(stored: dict[str, Any], ours: dict[str, Any], part: str, name: str) -> bool:
@@ -95,9 +92,7 @@ def differs(stored: dict[str, Any], ours: dict[str, Any], part: str, name: str) 
     if len(known) == 2:
         return stored[part][name] != ours[part][name]
     source = name if part == "flags" else f"agent.{name}"
-    return any(
-        config["sources"].get(source, "default") != "default" for config in known
-    )
+    return any(config["sources"].get(source, DEFAULT) != DEFAULT for config in known)
 
 
 def check_source(run: Run, stored: dict[str, Any]) -> None:

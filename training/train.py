@@ -14,8 +14,9 @@ from jax.errors import JaxRuntimeError
 from configs.trust import record_trusted
 from envs.fingerprint import Fingerprint
 from training.agent_check import check_agent
-from training.bases import check_start, from_bases, new_agent, pretrained_base
+from training.bases import from_bases, new_agent
 from training.data import check_chunks, data_fingerprint, task_data, warn_of_data
+from training.pretrained import check_start, pretrained_base
 from training.run import Run
 from training.stored import check_data, check_folder
 from training.trainer import train_runs

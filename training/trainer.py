@@ -12,12 +12,12 @@ from agents.base import Agent
 from envs.evaluation import EpisodeFault
 from envs.video import film
 from envs.workers import Task, WorkerError, cores
+from training.acting import evaluation_policy
 from training.checkpoints import agent_from, agent_tree
 from training.evaluator import Evaluations, Evaluator, without_optimiser
 from training.journal import Journal
 from training.keys import keys_of
 from training.online import Interaction
-from training.policy import evaluation_policy
 from training.run import Run, first_learning_step
 from training.seeds import Seeds
 from training.stored import prepare_folder
@@ -28,13 +28,7 @@ from utils.errors import RunError
 from utils.messages import say, short_path
 from utils.prefetch import Block, place_dataset
 from utils.progress import ProgressBar
-from utils.replay import (
-    FIELDS,
-    BatchSpec,
-    Replay,
-    Transitions,
-    transitions_per_sequence,
-)
+from utils.replay import FIELDS, BatchSpec, Replay, Transitions
 
 
 def train_runs(
@@ -251,9 +245,7 @@ class Trainer:
         if flags["kl_budget_online"] is not None and self.step == offline:
             self.updates.set_kl_budget(flags["kl_budget_online"])
         balanced = flags["balanced_sampling"]
-        start = first_learning_step(
-            flags, transitions_per_sequence(self.updates.config)
-        )
+        start = first_learning_step(flags, self.updates.config)
         data = place_dataset(dataset, flags["device_data_gb"], self.updates.mesh)
         online = self.start_interaction(dataset, start if balanced else 0)
         replay = Replay(data.stored, online, balanced)

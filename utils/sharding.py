@@ -1,4 +1,4 @@
-"""Trains several seeds in one program: states are stacked [S, ...] and sharded over devices."""
+"""Stacks the states of several seeds, [S, ...], and shards them over devices."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -16,9 +16,9 @@ H, A = 3, 2
 WALK = Small("walk")
 
 
-def numpy_policy(observations, keys):
-    """Noise from each episode's key, plus half the observation; often far outside [-1, 1]."""
-    noise = np.stack([np.random.default_rng(key).normal(size=H * A) for key in keys])
+def numpy_policy(observations, ids):
+    """Noise from each chunk's id, plus half the observation; often far outside [-1, 1]."""
+    noise = np.stack([np.random.default_rng(each).normal(size=H * A) for each in ids])
     return noise + 0.5 * np.tile(observations[:, :A], H)
 
 
@@ -210,18 +210,18 @@ class Short(Task):
 def test_the_batch_is_always_padded_and_episodes_keep_their_slot():
     seen = []
 
-    def policy(observations, keys):
-        seen.append((observations, keys))
+    def policy(observations, ids):
+        seen.append((observations, ids))
         return np.zeros((4, H, A))
 
     result = evaluation(policy, 3, episodes=6, task=Small("counter"))
     # two episodes of three chunks in slots 0 and 1
     assert result.policy_calls == len(seen) == 6
-    for observations, keys in seen:
+    for observations, ids in seen:
         assert observations.shape == (4, 6) and observations.dtype == np.float32
-        assert keys.shape == (4, 3) and keys.dtype == np.uint32
-    assert [key.tolist() for key in seen[1][1]] == [[3, e, 1] for e in range(4)]
-    assert [key.tolist() for key in seen[3][1][:2]] == [[3, 4, 0], [3, 5, 0]]
+        assert ids.shape == (4, 3) and ids.dtype == np.uint32
+    assert [each.tolist() for each in seen[1][1]] == [[3, e, 1] for e in range(4)]
+    assert [each.tolist() for each in seen[3][1][:2]] == [[3, 4, 0], [3, 5, 0]]
     # the observations of idle slots do not change
     np.testing.assert_array_equal(seen[4][0][2:], seen[5][0][2:])
     assert (result.lengths == 7).all() and result.env_steps == 42

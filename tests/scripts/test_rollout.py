@@ -18,8 +18,9 @@ from scripts import rollout
 from tests.agents import straightforward_beyond
 from tests.envs.test_video import egl_renders
 from tests.scripts.precision import precisions_of_acting, with_highest_precision
+from training.acting import evaluation_policy
 from training.keys import stream
-from training.policy import evaluation_policy, load_policy, load_run
+from training.policy import load_policy, load_run
 from utils.csv_log import CsvLog
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,8 +107,8 @@ def test_the_value_of_a_distributional_critic_is_the_agents_own(tmp_path, capsys
     agent, _, _ = load_run(folder)
     policy, starts = evaluation_policy(agent), []
 
-    def watched(observations, keys):
-        actions = policy.act(observations, keys)
+    def watched(observations, ids):
+        actions = policy.act(observations, ids)
         starts.append((observations[:1], actions[:1]))
         return actions
 

@@ -7,20 +7,21 @@ import pytest
 
 from agents import bc
 from tests.agents.tiny_agents import OBS, tiny
+from training.acting import evaluation_actions
 from training.keys import stream
-from training.policy import act_with_keys, best_evaluated
+from training.policy import best_evaluated
 from utils.errors import RunError
 
 
 def test_evaluation_noise_depends_on_seed_episode_and_chunk():
-    agent, keys = (
+    agent, ids = (
         tiny(bc),
         np.uint32([[0, 0, 0], [7, 0, 0], [0, 3, 0], [0, 0, 2], [7, 3, 2]]),
     )
-    observations = jnp.ones((len(keys), OBS))
-    actions = act_with_keys(agent, observations, keys)
-    assert len(np.unique(actions, axis=0)) == len(keys)
-    alone = act_with_keys(agent, observations[:1], keys[-1:])
+    observations = jnp.ones((len(ids), OBS))
+    actions = evaluation_actions(agent, observations, ids)
+    assert len(np.unique(actions, axis=0)) == len(ids)
+    alone = evaluation_actions(agent, observations[:1], ids[-1:])
     np.testing.assert_allclose(alone[0], actions[-1], rtol=1e-5, atol=1e-6)
     key = stream(jax.random.key(7), "evaluation")
     key = jax.random.fold_in(jax.random.fold_in(key, 3), 2)

@@ -21,7 +21,7 @@ from tests.agents.tiny_agents import tiny
 from tests.envs.web import Hub, sha256
 from tests.synthetic_runs import write_run
 from tests.tiny_runs import unwrapped
-from training.bases import PretrainedBase, check_start, cloning_code_of
+from training.pretrained import PretrainedBase, check_start, cloning_code_of
 from utils.csv_log import CsvLog
 from utils.errors import UserError
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -449,6 +450,7 @@ def test_all_updates_of_a_run_include_the_online_phase():
         "start_training": 4,
         "utd_ratio": 2,
     }
-    assert total_updates(flags, needed=2) == 8 + 2 * (12 - 4)
-    assert total_updates(flags, needed=6) == 8 + 2 * (12 - 6)
-    assert total_updates(flags | {"online_steps": 0}, needed=2) == 8
+    for horizon_length, first in ((2, 4), (6, 6)):
+        agent = SimpleNamespace(horizon_length=horizon_length)
+        assert total_updates(flags, agent) == 8 + 2 * (12 - first)
+    assert total_updates(flags | {"online_steps": 0}, agent) == 8
