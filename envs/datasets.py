@@ -22,7 +22,7 @@ from envs.arrays import (
 )
 from envs.dataset_files import find_dataset, own_shards, used_shards
 from envs.mapped_shards import ArraysTarget, arrays_folder, mapped, write_shards
-from envs.ogbench import SeededEnv, make_env
+from envs.ogbench import SeededEnv, make_env, repeats_episodes
 from envs.robomimic_data import Recipe, read_demonstrations
 from envs.tasks import (
     dataset_name,
@@ -158,7 +158,21 @@ def _environment(
         )
         return None
     stack.callback(env.close)
+    if is_user_env(env_name):
+        _warn_unless_repeated(env, env_name)
     return env
+
+
+def _warn_unless_repeated(env: SeededEnv, env_name: str) -> None:
+    """Warn if a user's environment does not repeat an episode from its seed."""
+    with contextlib.suppress(Exception):  # reported where episodes are run
+        if not repeats_episodes(env):
+            warn(
+                f"{env_name} does not repeat an episode after reset(seed) with the same seed,"
+                " so evaluations differ in their episodes or repeat some: call"
+                " super().reset(seed=seed), draw from self.np_random, and keep nothing of"
+                " earlier episodes"
+            )
 
 
 def _refuse_own_settings(dataset_layout: str, action_scale: float) -> None:

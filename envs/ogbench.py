@@ -215,6 +215,24 @@ def _has_limit(env: gymnasium.Env) -> bool:
     return any(isinstance(layer, time_limit) for layer in _layers(env))
 
 
+def repeats_episodes(env: gymnasium.Env, steps: int = 5) -> bool:
+    """Whether `reset(seed)` and the same actions lead to the same observations and rewards."""
+    width = env.action_space.shape
+    actions = np.random.default_rng(0).uniform(-1, 1, (steps, *width))
+
+    def play() -> np.ndarray:
+        seen = [env.reset(seed=0)[0]]
+        for action in actions.astype(np.float32):
+            observation, reward, terminated, truncated, _ = env.step(action)
+            seen += [observation, np.array([reward])]
+            if terminated or truncated:
+                break
+        return np.concatenate(seen)
+
+    first, second = play(), play()
+    return np.array_equal(first, second)
+
+
 def _make_robomimic(env_name: str, film: bool, recipe: Recipe | None) -> gymnasium.Env:
     """Make a task of robomimic; raise UserError without its recipe."""
     if recipe is None:

@@ -317,6 +317,7 @@ def resumed_rows(
             f"{name} does not repeat its running episode (another mujoco or ogbench?): it"
             " starts a new one"
         )
-        journal.replay_file.end_trajectory(running["observation"])
+        if running["length"]:  # an episode without a step has no row to end
+            journal.replay_file.end_trajectory(running["observation"])
         rows = journal.replay_file.read(journal.replay_file.position())
     return as_dataset(rows, episodes.observation)

@@ -17,7 +17,9 @@ NAME = f"{__name__}:Users-v0"
 
 
 class UsersEnv(gymnasium.Env):
-    """Episodes of four steps; an observation holds the step and the number of the episode."""
+    """Episodes of four steps; an observation holds the step and the number of the episode, which is
+    0 for seed 0.
+    """
 
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
@@ -25,7 +27,8 @@ class UsersEnv(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.episode, self.steps = next(self.episodes), 0
+        self.episode = 0 if seed == 0 else next(self.episodes)
+        self.steps = 0
         return self._observation(), {}
 
     def step(self, action):
@@ -43,11 +46,21 @@ class UsersEnv(gymnasium.Env):
         return np.array([self.steps, self.episode], np.float32)
 
 
+class Unseeded(UsersEnv):
+    """Its episodes differ, whatever the seed."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset()
+
+
 @pytest.fixture(autouse=True)
 def users_env():
-    gymnasium.register("Users-v0", UsersEnv, disable_env_checker=True)
+    kinds = {"Users-v0": UsersEnv, "Unseeded-v0": Unseeded}
+    for name, kind in kinds.items():
+        gymnasium.register(name, kind, disable_env_checker=True)
     yield
-    gymnasium.registry.pop("Users-v0")
+    for name in kinds:
+        gymnasium.registry.pop(name)
 
 
 def flat(episodes=2, steps=3, **changed):
@@ -293,6 +306,17 @@ def test_an_ogbench_file_without_masks_never_ends_the_task_and_says_so(
     )
     load(tmp_path, ogbench(masks=np.ones(7)), dataset_layout="ogbench")
     assert printed().err == ""
+
+
+def test_an_environment_that_does_not_follow_its_seed_causes_a_warning(
+    tmp_path, printed
+):
+    np.savez(tmp_path / "data.npz", **ogbench())
+    load_dataset(f"{__name__}:Unseeded-v0", dataset_path=tmp_path / "data.npz")
+    words = "does not repeat an episode after reset(seed) with the same seed"
+    assert words in printed().err
+    load_dataset(NAME, dataset_path=tmp_path / "data.npz")
+    assert words not in printed().err
 
 
 def test_masks_that_end_every_transition_cause_a_warning(tmp_path, printed):

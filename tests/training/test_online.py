@@ -14,7 +14,7 @@ from envs.workers import ChunkResult, LocalEnvs, Task, WorkerError
 from tests.small_datasets import append, make_dataset, online_replay, online_transition
 from training import online
 from training.checkpoints import CheckpointError
-from training.online import Interaction, OnlineEpisodes
+from training.online import Interaction, OnlineEpisodes, resumed_rows
 from training.replay_file import ReplayFile, as_dataset
 from training.seeds import Seeds
 from utils.errors import RunError
@@ -118,6 +118,23 @@ def test_the_file_continues_after_a_position_and_notices_damage(tmp_path, replay
     with pytest.raises(CheckpointError, match="replay.bin is missing"):
         uninterrupted.read(position)
     assert len(uninterrupted.read(empty)) == 0
+
+
+def test_an_episode_given_up_before_its_first_step_ends_no_trajectory(
+    tmp_path, printed
+):
+    """Its end would mark the newest transition as terminal."""
+    file = ReplayFile(tmp_path / "replay.bin", 1, 1)
+    start = file.position()
+    journal = types.SimpleNamespace(
+        replay_file=file, run=types.SimpleNamespace(env_name="some:Env-v0")
+    )
+    episodes = types.SimpleNamespace(
+        resume=lambda running, actions: False, observation=np.zeros(1, np.float32)
+    )
+    running = {"length": 0, "observation": [5.0]}
+    rows = resumed_rows(journal, episodes, running, start)
+    assert file.position() == start and len(rows["rows"]) == 0
 
 
 def episodes_of(envs, action_dim, sparse=False, at_random_until=0):
