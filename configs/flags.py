@@ -213,7 +213,8 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
     )
     doc = "how many of the newest checkpoints to keep, besides the best one"
     count("keep_checkpoints", 2, doc, low=1)
-    count("eval_episodes", 50, "episodes of an evaluation; 0: none")
+    doc = "episodes of an evaluation; 0: none; another number is another run"
+    count("eval_episodes", 50, doc)
     count("eval_workers", 0, "environment processes; 0: one per core, at most 8")
     switch(
         "eval_async",

@@ -82,7 +82,8 @@ class Reading:
         if self.assumed_ends:
             lines.append(
                 f"{self.assumed_ends:,} terminal rows are taken to end the task (mask 0),"
-                " because there are no masks; mark time limits in timeouts or truncations"
+                " because there are no masks; where they are time limits, set terminals to 0"
+                " and timeouts to 1, or store masks"
             )
         if self.ends_at_limits:
             lines.append(

@@ -86,7 +86,8 @@ def read_stored(folder: Path) -> dict[str, Any]:
 def create_untrained(folder: Path, stored: dict[str, Any], kind: type[Agent]) -> Agent:
     """Create the agent of a run before its first update.
 
-    Raises RunError if the class cannot be created with the stored settings.
+    Raises RunError if the class cannot be created with the stored settings, or cannot read a
+    file.
 
     Args:
         folder: the run folder.
@@ -102,6 +103,11 @@ def create_untrained(folder: Path, stored: dict[str, Any], kind: type[Agent]) ->
         config = ml_collections.ConfigDict(settings)
         total = total_updates(stored["flags"], config)
         return kind.create(jax.random.key(0), *dims, config, total, cloning)
+    except OSError as error:  # a fork reads files of its own
+        raise RunError(
+            f"{folder}: its agent cannot read {error.filename} ({error.strerror}); put the file"
+            " back"
+        ) from error
     except Exception as error:  # stored settings may be anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         path = folder / "config.json"

@@ -308,6 +308,25 @@ def test_an_ogbench_file_without_masks_never_ends_the_task_and_says_so(
     assert printed().err == ""
 
 
+def test_the_advice_on_terminals_at_time_limits_leads_to_data_without_warnings(
+    tmp_path, printed
+):
+    ended = flat(episodes=2)["terminals"]
+    next_observations = flat(episodes=2)["observations"] + np.array([1, 0])
+    load(tmp_path, flat(next_observations=next_observations))
+    assert "set terminals to 0 and timeouts to 1, or store masks" in printed().err
+    limits = ended * (np.arange(len(ended)) < 3)  # the first episode ended at its limit
+    data = load(
+        tmp_path,
+        flat(
+            next_observations=next_observations,
+            terminals=ended - limits,
+            timeouts=limits,
+        ),
+    )
+    assert transitions(data)["masks"] == [1, 1, 1, 1, 1, 0] and printed().err == ""
+
+
 def test_an_environment_that_does_not_follow_its_seed_causes_a_warning(
     tmp_path, printed
 ):

@@ -1,6 +1,7 @@
 """rollout.py repeats the evaluation of a run, episode by episode, and films episodes."""
 
 import shutil
+import types
 from pathlib import Path
 
 import imageio.v2 as imageio
@@ -20,8 +21,10 @@ from tests.envs.test_video import egl_renders
 from tests.scripts.precision import precisions_of_acting, with_highest_precision
 from training.acting import evaluation_policy
 from training.keys import stream
-from training.policy import load_policy, load_run
+from training.policy import create_untrained, load_policy, load_run
 from utils.csv_log import CsvLog
+from utils.errors import RunError
+from utils.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -50,6 +53,35 @@ def finished_run(root, agent, *more):
 
 def run(*flags):
     return rollout.main(["scripts/rollout.py", *map(str, flags)])
+
+
+@pytest.mark.ci
+def test_the_guides_lines_give_best_of_n_values_and_path_kl(run_dir):
+    """The policy of a run without updates is its base, so the path KL is 0."""
+    page = (ROOT / "docs" / "policies.md").read_text()
+    code = page.partition("```python\nimport jax\n")[2].partition("```")[0]
+    agent, stored, _ = load_run(run_dir)
+    names = {"run_dir": run_dir, "s": np.zeros((3, stored["observation_dim"]))}
+    exec(f"import jax\n{code}", names)
+    assert names["a"].shape == (3, agent.flat_action_dim) and abs(names["kl"]) < 1e-9
+    assert names["agent"].draws == 16 and names["agent"].config.best_of_n == 16
+    np.testing.assert_array_equal(
+        names["q"], names["agent"].expected_return(names["s"], names["a"])
+    )
+
+
+@pytest.mark.ci
+def test_a_file_that_a_fork_no_longer_finds_is_named(run_dir):
+    def create(*_):
+        raise FileNotFoundError(2, "No such file or directory", "/gone/critic.npz")
+
+    agent = load_run(run_dir)[0]
+    stored = read_json(run_dir / "config.json")
+    kind = types.SimpleNamespace(create=create)
+    message = r"its agent cannot read /gone/critic.npz \(No such file or directory\)"
+    with pytest.raises(RunError, match=message):
+        create_untrained(run_dir, stored, kind)
+    assert create_untrained(run_dir, stored, type(agent)).config == agent.config
 
 
 @pytest.mark.ci
