@@ -65,10 +65,10 @@ def test_the_online_budget_is_set_once_when_the_phase_begins(monkeypatch):
     class Reached(Exception):
         pass
 
-    def stop(config):
+    def stop(flags, config):
         raise Reached
 
-    monkeypatch.setattr(trainer_module, "transitions_per_sequence", stop)
+    monkeypatch.setattr(trainer_module, "first_learning_step", stop)
     flags = {"online_steps": 8, "offline_steps": 4, "kl_budget_online": 1.0}
     budgets = []
     updates = SimpleNamespace(set_kl_budget=budgets.append, config=None)
