@@ -57,7 +57,8 @@ def test_an_environment_that_returns_nan_stops_the_run(
 
     def step(env, action):
         observation, *others = real(env, action)
-        if next(steps) == 8:  # the steps of evaluations are taken in another process
+        # ten steps check that episodes repeat; evaluations are in another process
+        if next(steps) == 10 + 8:
             observation = observation * np.nan
         return observation, *others
 
