@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import sys
+import time
 
 import pytest
 from hypothesis import given
@@ -36,6 +37,8 @@ def test_the_bar_fits_its_terminal_with_all_figures(columns, monkeypatch):
     with on_terminal(columns, monkeypatch) as text:
         with ProgressBar(1_000_000, NAME, initial=455_000) as bar:
             bar.status(**FIGURES)
+            # at a speed of seven digits the name would be shorter
+            time.sleep(0.01)
             bar.update(123)
             bar.status(**FIGURES)
         drawn = [line for line in re.split(r"[\r\n]+", text()) if line.strip()]
