@@ -216,21 +216,27 @@ def _has_limit(env: gymnasium.Env) -> bool:
 
 
 def repeats_episodes(env: gymnasium.Env, steps: int = 5) -> bool:
-    """Whether `reset(seed)` and the same actions lead to the same observations and rewards."""
-    width = env.action_space.shape
-    actions = np.random.default_rng(0).uniform(-1, 1, (steps, *width))
+    """Whether `reset(seed)` and the same actions lead to the same observations and rewards.
+
+    Randomness that begins after `steps` steps goes unnoticed.
+
+    Args:
+        env: observations are [O], actions [A] in [-1, 1].
+        steps: how many to compare.
+    """
+    shape = (steps, *env.action_space.shape)
+    actions = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
 
     def play() -> np.ndarray:
         seen = [env.reset(seed=0)[0]]
-        for action in actions.astype(np.float32):
+        for action in actions:
             observation, reward, terminated, truncated, _ = env.step(action)
             seen += [observation, np.array([reward])]
             if terminated or truncated:
                 break
         return np.concatenate(seen)
 
-    first, second = play(), play()
-    return np.array_equal(first, second)
+    return np.array_equal(play(), play())
 
 
 def _make_robomimic(env_name: str, film: bool, recipe: Recipe | None) -> gymnasium.Env:

@@ -22,7 +22,7 @@ from training.checkpoints import Checkpoints, agent_from, best_step
 from training.keys import stream
 from training.run import total_updates
 from training.stored import mention_changes
-from utils.errors import DamagedFile, RunError, UserError
+from utils.errors import DamagedFile, RunError, UserError, one_line
 from utils.files import expanded
 from utils.messages import warn
 
@@ -105,8 +105,7 @@ def create_untrained(folder: Path, stored: dict[str, Any], kind: type[Agent]) ->
         return kind.create(jax.random.key(0), *dims, config, total, cloning)
     except OSError as error:  # a fork reads files of its own
         raise RunError(
-            f"{folder}: its agent cannot read {error.filename} ({error.strerror}); put the file"
-            " back"
+            f"{folder}: its agent cannot read a file ({one_line(error)}); put it back"
         ) from error
     except Exception as error:  # stored settings may be anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
