@@ -27,15 +27,9 @@ from configs.run_folder import (
     values_by_name,
 )
 from envs.tasks import resolve_alias
-from reports.published import AXES, Curves, read_curves
-from reports.results import (
-    CURVES,
-    NOT_A_METHOD,
-    RUNS,
-    Result,
-    name_methods,
-    without_doubles,
-)
+from reports.naming import name_methods, without_doubles
+from reports.published_pickles import AXES, Curves, read_curves
+from reports.results import CURVES, NOT_A_METHOD, RUNS, Result
 from utils.csv_log import read_cells
 from utils.errors import DamagedFile, UserError, join_first, printable
 from utils.files import expanded, read_json

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reports.published import AXES  # noqa: E402
+from reports.published_pickles import AXES  # noqa: E402
 from utils.command_line import (  # noqa: E402
     Parser,
     at_least,

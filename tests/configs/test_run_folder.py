@@ -17,8 +17,8 @@ from configs.run_folder import (
 )
 from reports.files import as_csv, as_latex
 from reports.html import page
+from reports.naming import name_methods
 from reports.reading import read_run
-from reports.results import name_methods
 from reports.summary import make_report
 from reports.text import as_text
 from tests.odd_runs import ODD, with_entry
