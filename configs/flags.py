@@ -1,7 +1,6 @@
 """The command line: all flags with their published defaults, and one-line errors."""
 
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from utils.command_line import (
 )
 from utils.errors import UserError
 from utils.files import expanded
-from utils.messages import wrapped
+from utils.messages import note, wrapped
 
 STEPS = ("bc_steps", "offline_steps", "online_steps")
 NOT_TRAINING = (
@@ -300,10 +299,7 @@ def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
     check_values(fv)
     for name in IGNORED:
         if fv[name].present:
-            print(
-                f"note: --{name} is accepted for compatibility and has no effect here",
-                file=sys.stderr,
-            )
+            note(f"--{name} is accepted for compatibility and has no effect here")
     return fv
 
 

@@ -3,10 +3,10 @@
 import difflib
 import functools
 import re
-import sys
 from typing import NamedTuple
 
 from utils.errors import UserError
+from utils.messages import note
 
 # What OGBench registers: family -> (sizes, dataset types). The first type is the default.
 _FAMILIES = {
@@ -138,13 +138,15 @@ def resolve_alias(name: str) -> str:
     return f"{match['dataset']}-singletask-task{number}-v0"
 
 
+def short_task(name: str) -> str:
+    """A task's name for people: without -singletask and -v0."""
+    return name.replace("-singletask", "").removesuffix("-v0")
+
+
 @functools.cache
 def _say_alias(alias: str, task: str) -> None:
     """Print a note about an alias, once per process."""
-    print(
-        f"note: --env_name={alias} is {task}, the default task of OGBench",
-        file=sys.stderr,
-    )
+    note(f"--env_name={alias} is {task}, the default task of OGBench")
 
 
 # Messages for OGBench's other names, by a part of the name; {} is the name to type instead.

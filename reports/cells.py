@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from envs.tasks import short_task
 from reports.compare import Comparison, size
 from reports.rows import Return, Row
 from reports.statistics import Interval
@@ -47,11 +48,6 @@ def settled(row: Row) -> str:
     if np.isnan(row.kl_budget):
         return ""
     return "-" if np.isnan(row.settled) else f"{row.settled:,.0f}"
-
-
-def short_task(name: str) -> str:
-    """A task's name without -singletask and -v0."""
-    return name.replace("-singletask", "").removesuffix("-v0")
 
 
 CELLS: dict[str, tuple[str, Callable[[Row], str]]] = {

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from reports.cells import CELLS, plus_minus, short_task
+from envs.tasks import short_task
+from reports.cells import CELLS, plus_minus
 from reports.compare import Comparison, Improvement
 from reports.points import OVERALL, by_phase
 from reports.rows import Return, Row

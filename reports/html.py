@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
 
+from envs.tasks import short_task
 from reports.cells import (
     CELLS,
     COMPARISON,
@@ -20,7 +21,6 @@ from reports.cells import (
     main_names,
     main_rows,
     matrices,
-    short_task,
     visible_table,
 )
 from reports.compare import Comparison, Improvement

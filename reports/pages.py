@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from reports.cells import CELLS, bracket, plus_minus, short_task
+from envs.tasks import short_task
+from reports.cells import CELLS, bracket, plus_minus
 from reports.curves import curve
 from reports.files import as_markdown, markdown
 from reports.points import Point

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports.cells import short_task
+from envs.tasks import short_task
 from reports.curves import (
     STYLE,
     Chart,

@@ -3,6 +3,7 @@
 import itertools
 import textwrap
 
+from envs.tasks import short_task
 from reports.cells import (
     CELLS,
     EXPLAINED,
@@ -16,7 +17,6 @@ from reports.cells import (
     main_rows,
     matrices,
     plus_minus,
-    short_task,
     visible_table,
 )
 from reports.compare import Comparison

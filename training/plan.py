@@ -1,7 +1,5 @@
 """Turns command-line flags into runs."""
 
-import sys
-
 from absl.flags import FlagValues
 
 from configs.settings import Settings, resolve
@@ -10,6 +8,7 @@ from envs.dataset_files import needs_data
 from envs.tasks import dataset_name, is_user_env, resolve_env_names
 from training.run import Run, bc_only, first_learning_step, starts_from_base
 from utils.errors import UserError
+from utils.messages import note
 from utils.replay import chunks_per_sequence
 
 ONLINE = ("kl_budget_online", "utd_ratio", "balanced_sampling")
@@ -69,10 +68,9 @@ def note_bc_only(fv: FlagValues) -> None:
     """Name the flags that have no effect with --bc_only."""
     for name in ("bc_steps", "online_steps"):
         if fv[name].present and fv[name].value:
-            print(
-                f"note: --{name} has no effect with --bc_only, which trains for"
-                " --offline_steps updates",
-                file=sys.stderr,
+            note(
+                f"--{name} has no effect with --bc_only, which trains for"
+                " --offline_steps updates"
             )
 
 
@@ -80,10 +78,7 @@ def note_no_online(fv: FlagValues, settings: Settings) -> None:
     """Name the flags that have no effect without an online phase."""
     for name in ONLINE:
         if fv[name].present and not settings.flags["online_steps"]:
-            print(
-                f"note: --{name} has no effect without an online phase: --online_steps is 0",
-                file=sys.stderr,
-            )
+            note(f"--{name} has no effect without an online phase: --online_steps is 0")
 
 
 def check_data_given(settings: Settings, tasks: list[str]) -> None:

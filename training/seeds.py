@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from envs.tasks import short_task
 from envs.workers import Task
 from training.journal import Journal
 from training.run import Run
 from utils.errors import RunError
 from utils.messages import warn
-from utils.progress import run_name
 
 
 class Seeds:
@@ -70,3 +70,16 @@ class Seeds:
         for seed, what in found.items():
             if seed not in self.broken:
                 self.mark_broken(seed, f"{what}, seen at step {step}")
+
+
+def run_name(agent: str, env_name: str, seeds: list[int]) -> str:
+    """Name the runs of one task for a bar: 'trqam cube-double-play-task2 s0-3'.
+
+    Args:
+        agent: the agent's name.
+        env_name: the task.
+        seeds: the seeds of the runs, in order.
+    """
+    consecutive = len(seeds) > 1 and seeds == list(range(seeds[0], seeds[-1] + 1))
+    which = f"{seeds[0]}-{seeds[-1]}" if consecutive else ",".join(map(str, seeds))
+    return f"{agent} {short_task(env_name)} s{which}"

@@ -33,6 +33,11 @@ def say(text: str, file: TextIO | None = None) -> None:
     file.flush()
 
 
+def note(text: str) -> None:
+    """Print a note to stderr."""
+    say(f"note: {text}", sys.stderr)
+
+
 def warn(text: str) -> None:
     """Print a warning to stderr."""
     say(f"warning: {text}", sys.stderr)

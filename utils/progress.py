@@ -65,7 +65,7 @@ class ProgressBar(TerminalBar):
 
     Args:
         total: updates or environment steps of the phase.
-        name: the name of the run, see `run_name`.
+        name: the name of the run.
         phase: "offline" or "online".
         unit: what is counted: "updates" or "steps".
         initial: the count at which a resumed run starts.
@@ -198,20 +198,6 @@ class Counter(TerminalBar):
         # without a rate, tqdm computes the average
         average = self.format_dict | {"rate": None, "bar_format": form}
         self.write_line(self.format_meter(**average))
-
-
-def run_name(agent: str, env_name: str, seeds: list[int]) -> str:
-    """Name the runs of one task for a bar: 'trqam cube-double-play-task2 s0-3'.
-
-    Args:
-        agent: the agent's name.
-        env_name: the task.
-        seeds: the seeds of the runs, in order.
-    """
-    task = env_name.removesuffix("-v0").replace("-singletask", "")
-    consecutive = len(seeds) > 1 and seeds == list(range(seeds[0], seeds[-1] + 1))
-    which = f"{seeds[0]}-{seeds[-1]}" if consecutive else ",".join(map(str, seeds))
-    return f"{agent} {task} s{which}"
 
 
 def fit_line(name: str, parts: dict[str, str], width: int) -> tuple[str, str]:

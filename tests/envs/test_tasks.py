@@ -65,8 +65,8 @@ def test_an_alias_is_the_default_task_of_ogbench(world, capsys):
         alias = f"{world}-{kind}-singletask-v0"
         task = f"{world}-{kind}-singletask-task{default}-v0"
         assert [resolve_env_name(alias), resolve_env_name(alias)] == [[task], [task]]
-        note = f"note: --env_name={alias} is {task}, the default task of OGBench\n"
-        assert capsys.readouterr().err == note
+        note = f"note: --env_name={alias} is {task}, the default task of OGBench"
+        assert " ".join(capsys.readouterr().err.split()) == note
         assert dataset_name(alias) == dataset_name(task) == f"{world}-{kind}"
         assert resolve_alias(alias) == task
 

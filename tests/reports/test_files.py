@@ -8,7 +8,8 @@ import re
 
 import pytest
 
-from reports.cells import main_names, short_task
+from envs.tasks import short_task
+from reports.cells import main_names
 from tests.reports.helpers import SCENE, row_of, run_report
 from tests.synthetic_runs import write_run
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from reports.cells import short_task
+from envs.tasks import short_task
 from tests.reports.helpers import VisibleTable, text_matrices
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from agents import trqam
 from tests.small_datasets import make_dataset
+from training.seeds import run_name
 from training.updates import one_update, train_block, train_block_on
 from training.windows import Window
 from utils.replay import Replay
@@ -192,3 +193,19 @@ def test_the_host_device_is_found_if_jax_knows_only_the_accelerator(monkeypatch)
     assert host_device().platform == "cpu"
     monkeypatch.setattr(jax, "devices", devices)
     assert host_device() == real()[0]
+
+
+@pytest.mark.parametrize(
+    ("env_name", "seeds", "name"),
+    [
+        (
+            "cube-double-play-singletask-task2-v0",
+            [0],
+            "trqam cube-double-play-task2 s0",
+        ),
+        ("scene-play", [3, 4, 5], "trqam scene-play s3-5"),
+        ("my_module:MyEnv-v0", [0, 2], "trqam my_module:MyEnv s0,2"),
+    ],
+)
+def test_the_name_of_a_bar_has_agent_task_and_seeds(env_name, seeds, name):
+    assert run_name("trqam", env_name, seeds) == name

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.terminal import lines_on, terminal, written
 from utils.messages import say, warn
-from utils.progress import Counter, ProgressBar, clock, fit_line, run_name, short_count
+from utils.progress import Counter, ProgressBar, clock, fit_line, short_count
 
 NAME = "trqam humanoidmaze-medium-navigate-task2 s10001-10008"
 FIGURES = {"success": 0.5, "path_kl": 0.3141, "kl_budget": 0.5, "lam": 1.0234}
@@ -204,22 +204,6 @@ def test_counts_are_exact(count, text):
 )
 def test_durations_have_one_or_two_units(seconds, text):
     assert clock(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("env_name", "seeds", "name"),
-    [
-        (
-            "cube-double-play-singletask-task2-v0",
-            [0],
-            "trqam cube-double-play-task2 s0",
-        ),
-        ("scene-play", [3, 4, 5], "trqam scene-play s3-5"),
-        ("my_module:MyEnv-v0", [0, 2], "trqam my_module:MyEnv s0,2"),
-    ],
-)
-def test_the_name_of_a_bar_has_agent_task_and_seeds(env_name, seeds, name):
-    assert run_name("trqam", env_name, seeds) == name
 
 
 words = st.text("abc ", max_size=30)
