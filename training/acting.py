@@ -1,12 +1,24 @@
 """Agents as functions on a device: actions for evaluation, values for films."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from agents.base import Agent
 from envs.evaluation import Policy, Values
 from training.keys import stream
 from utils.replay import chunk_length
+
+
+def clipped_actions(agent: Agent, observations: jax.Array, x0: jax.Array) -> jax.Array:
+    """Return the agent's actions [B, D], in [-1, 1] even if its own `act` does not clip them.
+
+    Args:
+        agent: the agent.
+        observations: [B, O].
+        x0: [draws, B, D] normal noise.
+    """
+    return jnp.clip(agent.act(observations, x0), -1.0, 1.0)
 
 
 @jax.jit
@@ -27,7 +39,7 @@ def evaluation_actions(
         key = jax.random.fold_in(jax.random.fold_in(key, episode), chunk)
         return jax.random.normal(key, (agent.draws, agent.flat_action_dim))
 
-    return agent.act(observations, jax.vmap(noise, out_axes=1)(ids))
+    return clipped_actions(agent, observations, jax.vmap(noise, out_axes=1)(ids))
 
 
 def evaluation_policy(agent: Agent) -> Policy:

@@ -17,7 +17,7 @@ from configs.agent_source import ROOT, Source, differing_files, kept_source
 from configs.run_folder import NEEDED_TO_ACT, evaluation_lines, read_config
 from configs.trust import UntrustedError, check_trusted
 from envs.robomimic_data import Recipe
-from training.acting import chunk_shape
+from training.acting import chunk_shape, clipped_actions
 from training.checkpoints import Checkpoints, agent_from, best_step
 from training.keys import stream
 from training.run import total_updates
@@ -208,7 +208,9 @@ def chunks_from_seed(
     batch_size = observations.shape[0]
     key = jax.random.fold_in(stream(jax.random.key(seed), "policy"), call)
     x0 = jax.random.normal(key, (agent.draws, batch_size, agent.flat_action_dim))
-    return agent.act(observations, x0).reshape(batch_size, *chunk_shape(agent))
+    return clipped_actions(agent, observations, x0).reshape(
+        batch_size, *chunk_shape(agent)
+    )
 
 
 Scaling = Callable[[jax.Array], jax.Array]

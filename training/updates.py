@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from agents.base import Agent
 from agents.lql import traced_metrics
+from training.acting import clipped_actions
 from training.compile_options import compile_options
 from training.windows import Window, WindowClock, stack_windows
 from utils.errors import UserError
@@ -167,7 +168,7 @@ def act_online(
     ) -> jax.Array:
         key = jax.random.fold_in(jax.random.wrap_key_data(key), step)
         noise = jax.random.normal(key, (agent.draws, 1, agent.flat_action_dim))
-        return agent.act(observation[None], noise)[0]
+        return clipped_actions(agent, observation[None], noise)[0]
 
     return for_each_seed(act, (0, 0, 0, None), mesh)(agents, observations, keys, step)
 

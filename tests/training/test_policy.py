@@ -1,4 +1,4 @@
-"""The noise of an evaluation depends on the seed, the episode and the chunk alone."""
+"""How agents act: noise by seed, episode and chunk, actions in [-1, 1]; the best checkpoint."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,8 @@ from agents import bc
 from tests.agents.tiny_agents import OBS, tiny
 from training.acting import evaluation_actions
 from training.keys import stream
-from training.policy import best_evaluated
+from training.policy import best_evaluated, chunks_from_seed
+from training.updates import act_online
 from utils.errors import RunError
 
 
@@ -28,6 +29,30 @@ def test_evaluation_noise_depends_on_seed_episode_and_chunk():
     noise = jax.random.normal(key, (agent.draws, agent.flat_action_dim))
     expected = agent.act(observations[:1], noise[:, None])
     np.testing.assert_allclose(actions[-1], expected[0], rtol=1e-5, atol=1e-6)
+
+
+class Unclipped(bc.BC):
+    """A fork whose own `act` leaves [-1, 1], and with NaN for negative observations."""
+
+    def act(self, observations, x0):
+        actions = 3 * jnp.sign(x0[0])
+        return jnp.where(observations[:, :1] < 0, jnp.nan, actions)
+
+
+def test_actions_are_in_range_even_if_a_fork_does_not_clip_them():
+    config = tiny(bc).config
+    agent = Unclipped.create(jax.random.key(0), OBS, 2, config)
+    observations, ids = jnp.ones((4, OBS)), np.arange(12, dtype=np.uint32).reshape(4, 3)
+    stacked = jax.tree.map(lambda leaf: leaf[None], agent)
+    key = jax.random.key_data(jax.random.key(1))[None]
+    for actions in (
+        evaluation_actions(agent, observations, ids),
+        chunks_from_seed(agent, observations, jnp.uint32(0), jnp.uint32(0)),
+        act_online(stacked, observations[:1], key, jnp.int32(0)),
+    ):
+        assert set(np.ravel(actions)) <= {-1, 1}
+    # what is not finite is not hidden
+    assert np.isnan(evaluation_actions(agent, -observations, ids)).all()
 
 
 def test_damaged_evaluations_are_not_advised_to_be_deleted(tmp_path):
