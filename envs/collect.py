@@ -40,7 +40,7 @@ from envs.tasks import (
 )
 from envs.workers import cores
 from utils.errors import UserError
-from utils.files import exclusive_folder, expanded
+from utils.files import exclusive_folder, expanded, put_in_place
 from utils.main_guard import (
     UNGUARDED,
     check_program,
@@ -131,15 +131,8 @@ def _write_part(task: _Task) -> int:
     episode = record(seed, task.number, task.counts_as)
     with temporary.open("wb") as file:
         np.savez(file, **episode)  # type: ignore[arg-type]
-    _put_in_place(temporary, task.part)
+    put_in_place(temporary, task.part)
     return task.counts_as
-
-
-def _put_in_place(temporary: Path, path: Path) -> None:
-    """Rename a finished file, once it is on the disk: a power cut leaves no empty file."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _episode_lengths(transitions: int, episode_steps: int) -> list[int]:
@@ -182,7 +175,7 @@ def _merge(parts: list[Path], path: Path, settings: dict) -> None:
             np.lib.format.write_array(
                 member, np.array(json.dumps(settings)), allow_pickle=False
             )
-    _put_in_place(temporary, path)
+    put_in_place(temporary, path)
 
 
 def collection_settings(path: Path) -> dict | None:
@@ -312,7 +305,7 @@ def _write(job: _Job, parts: list[Path], output: Path, settings: dict) -> None:
         env_args = env_args_of(job.dataset)
         complete = parts[0].with_name("complete.tmp")
         robomimic_data.write_demonstrations(parts, complete, env_args, settings)
-        _put_in_place(complete, output)
+        put_in_place(complete, output)
     else:
         _merge(parts, output, settings)
 

@@ -5,7 +5,6 @@ import errno
 import glob
 import hashlib
 import http.client
-import os
 import urllib.error
 import zipfile
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from urllib.parse import urlsplit
 from envs.arrays import BROKEN_ARCHIVE
 from envs.hub import FAILURES, FileFacts, Repository, Source, Web, reason
 from utils.errors import UserError
-from utils.files import exclusive_folder, sha256_of
+from utils.files import exclusive_folder, put_in_place, sha256_of
 from utils.messages import say
 from utils.pickles import safe_unpickle
 from utils.progress import Counter
@@ -76,7 +75,7 @@ def download(name: str, destination: Path, hosts: Sequence[Host]) -> Path:
                     raise
                 answers.append(f"{short_name(host)}: {reason(error)}")
                 continue
-            os.replace(part, destination)
+            put_in_place(part, destination)
             _remove_parts(destination)  # of hosts that broke off
             size = Counter.format_sizeof(destination.stat().st_size, "B")
             server = short_name(host).partition("/")[0]

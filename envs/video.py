@@ -18,6 +18,7 @@ from envs.checks import success_of
 from envs.evaluation import Policy, Values, evaluate
 from envs.workers import SLOTS, EnvWorkers, Task, WorkerError
 from utils.errors import UserError
+from utils.files import put_in_place
 from utils.messages import say, short_path
 from utils.progress import Counter
 
@@ -96,7 +97,7 @@ def film(
                     progress=False,
                 )
                 bar.update()
-        os.replace(part, path)
+        put_in_place(part, path)
     except (WorkerError, UserError) as error:  # UserError: it cannot be made to render
         reason = error.summary if isinstance(error, WorkerError) else error
         print(

@@ -44,7 +44,7 @@ from training.policy import (
 )
 from training.run import git_commit
 from utils.errors import UserError
-from utils.files import expanded
+from utils.files import expanded, put_in_place
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 READER = ROOT / "examples" / "run_exported_policy.py"
@@ -177,12 +177,9 @@ def write_policy(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:
         part = Path(place) / "part"
-        with part.open("wb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                archive.writestr("policy.jax", bytes(exported.serialize()))
-                archive.writestr("about.json", json.dumps(about, indent=1) + "\n")
-                # not `write`: zip has no dates before 1980, which some file systems give
-                archive.writestr("reader.py", READER.read_bytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with zipfile.ZipFile(part, "w") as archive:
+            archive.writestr("policy.jax", bytes(exported.serialize()))
+            archive.writestr("about.json", json.dumps(about, indent=1) + "\n")
+            # not `write`: zip has no dates before 1980, which some file systems give
+            archive.writestr("reader.py", READER.read_bytes())
+        put_in_place(part, path)

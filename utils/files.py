@@ -181,7 +181,12 @@ def write_text(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
     with part.open("w", newline="", encoding="utf-8") as file:
         file.write(text)
-        file.flush()
+    put_in_place(part, path)
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Rename a finished file, once it is on the disk: a power cut leaves no empty file."""
+    with part.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(part, path)
 

@@ -295,9 +295,9 @@ def test_episodes_that_a_power_cut_truncated_are_collected_again(tmp_path, monke
 def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     calls = []
     real = os.replace
-    monkeypatch.setattr(module.os, "fsync", lambda _: calls.append("fsync"))
+    monkeypatch.setattr(os, "fsync", lambda _: calls.append("fsync"))
     monkeypatch.setattr(
-        module.os, "replace", lambda *paths: calls.append("replace") or real(*paths)
+        os, "replace", lambda *paths: calls.append("replace") or real(*paths)
     )
     job = _Job("pointmaze-medium-navigate", "navigate", 1, 0)
     rows = {"terminals": np.array([False, True])}

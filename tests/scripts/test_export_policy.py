@@ -258,7 +258,7 @@ def test_a_file_stays_as_it_was_if_writing_fails(
         raise OSError(28, "No space left on device")
 
     (tmp_path / "policy.zip").write_text("mine")
-    monkeypatch.setattr("training.export_policy.os.fsync", full)
+    monkeypatch.setattr("utils.files.os.fsync", full)
     assert run(run_dir, f"--out={tmp_path}/policy.zip", "--overwrite") == 1
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
     assert os.listdir(tmp_path) == ["policy.zip"]
