@@ -60,8 +60,10 @@ def main(argv: list[str]) -> int:
         return run_all(argv)
     except Preempted as signal:
         words = {"--overwrite", "-overwrite", "--overwrite=true"} & set(argv)
-        but = "without --overwrite " if words else ""
-        print(f"stopped by {signal}; the same command {but}resumes", file=sys.stderr)
+        how = "resumes"
+        if words:
+            how = "without --overwrite resumes this task; later tasks keep the runs they have"
+        print(f"stopped by {signal}; the same command {how}", file=sys.stderr)
         return signal.exit_code
 
 

@@ -7,6 +7,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -87,6 +88,7 @@ class ChunkResult(NamedTuple):
     # the fault of the last step, whose observation and reward are then NaN
     fault: str = ""
     cut_at: int = 0  # the step at which SeededEnv truncated the episode; 0: it did not
+    traceback: str = ""  # of a fault that is an exception of the environment
 
     @property
     def done(self) -> bool:
@@ -190,9 +192,12 @@ class EnvWorkers:
     def run_chunks(self, slots: Sequence[int], chunks: np.ndarray) -> list[ChunkResult]:
         """Run chunks [len(slots), H, A] open loop, each up to its episode's end.
 
-        Raises WorkerError.
+        An exception of an environment is the `fault` of its slot, with the traceback on stderr;
+        one of `reset` is that of the slot's next chunk. Raises WorkerError if a process dies.
         """
         results = self._ask("run", slots, list(np.asarray(chunks, np.float32)))
+        for text in {result.traceback for result in results} - {""}:
+            print(text, file=sys.stderr)
         _warn_of_limit(self.env_name, results)
         return results
 
@@ -291,9 +296,15 @@ class LocalEnvs:
         return np.stack([self._answer("reset", slot, seed) for slot, seed in pairs])
 
     def run_chunks(self, slots: Sequence[int], chunks: np.ndarray) -> list[ChunkResult]:
-        """Run a chunk in each slot, as EnvWorkers.run_chunks does."""
+        """Run a chunk in each slot, as EnvWorkers.run_chunks does.
+
+        Raises WorkerError for an exception of an environment.
+        """
         pairs = zip(slots, chunks, strict=True)
         results = [self._answer("run", slot, chunk) for slot, chunk in pairs]
+        for slot, result in zip(slots, results, strict=True):
+            if result.traceback:
+                raise self._error(slot, result.fault, result.traceback)
         _warn_of_limit(self.env_name, results)
         return results
 
@@ -308,8 +319,12 @@ class LocalEnvs:
         except UserError:
             raise
         except Exception as error:
-            summary = f"environment {self.env_name} (slot {slot}): {_summary(error)}"
-            raise WorkerError(summary, traceback.format_exc()) from error
+            raise self._error(slot, _summary(error), traceback.format_exc()) from error
+
+    def _error(self, slot: int, summary: str, details: str) -> WorkerError:
+        return WorkerError(
+            f"environment {self.env_name} (slot {slot}): {summary}", details
+        )
 
 
 def _warn_of_limit(env_name: str, results: list[ChunkResult]) -> None:
@@ -355,7 +370,7 @@ def _serve(pipe: connection.Connection, task: Task) -> None:
             try:
                 answers: dict[int, Any] = {}
                 for slot, argument in requests:
-                    answers[slot] = _answer(envs, command, slot, argument, task)
+                    answers[slot] = _guarded(envs, command, slot, argument, task)
             except UserError as error:
                 pipe.send(("user error", str(error)))
                 break
@@ -365,6 +380,40 @@ def _serve(pipe: connection.Connection, task: Task) -> None:
             pipe.send(("answers", answers))
     for env in envs.values():
         env.close()
+
+
+class _FailedReset(gymnasium.Env):
+    """Stands in for an environment whose reset failed: its step raises the reset's error."""
+
+    def __init__(self, space: gymnasium.Space, error: Exception):
+        self.observation_space = space
+        self.error = error
+
+    def step(self, action: np.ndarray):
+        raise self.error
+
+
+def _guarded(
+    envs: dict[int, gymnasium.Env],
+    command: str,
+    slot: int,
+    argument: Any,
+    task: Task,
+) -> np.ndarray | ChunkResult:
+    """`_answer`, where a reset that fails leaves the environments of other slots alone.
+
+    It returns zeros [O], and the next chunk of the slot has the fault.
+    """
+    try:
+        return _answer(envs, command, slot, argument, task)
+    except UserError:
+        raise
+    except Exception as error:
+        if command == "run" or slot not in envs:  # or it cannot even be made
+            raise
+        space = envs[slot].observation_space
+        envs[slot] = _FailedReset(space, error)
+        return np.zeros(space.shape, np.float32)
 
 
 def _summary(error: Exception) -> str:
@@ -390,8 +439,11 @@ def _answer(
         task: makes a missing environment.
     """
     if command == "run":
-        return _run(envs[slot], argument)
-    if slot not in envs:
+        result = _run(envs[slot], argument)
+        if result.traceback:  # the next reset makes a new one
+            del envs[slot]
+        return result
+    if slot not in envs or isinstance(envs[slot], _FailedReset):
         envs[slot] = task.make()
     observation, _ = envs[slot].reset(seed=argument)
     return np.asarray(observation, np.float32)
@@ -404,12 +456,16 @@ def _run(env: gymnasium.Env, chunk: np.ndarray) -> ChunkResult:
     terminated = truncated = False
     info: dict[str, Any] = {}
     fault = ""
+    details = ""
     for action in chunk:
         try:
             observation, reward, terminated, truncated, info = env.step(action)
             success = success_of(info)
-        except EnvFault as error:
-            fault = str(error)
+        except UserError:
+            raise
+        except Exception as error:
+            fault = _summary(error)
+            details = "" if isinstance(error, EnvFault) else traceback.format_exc()
             terminated = False
             truncated = False
             observation = env.observation_space.low * np.nan
@@ -429,4 +485,5 @@ def _run(env: gymnasium.Env, chunk: np.ndarray) -> ChunkResult:
         float(np.fmax.reduce(successes)),
         fault,
         info.get("cut_at", 0),
+        details,
     )

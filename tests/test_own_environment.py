@@ -137,15 +137,22 @@ def test_episodes_that_do_not_end_are_truncated_online_and_in_evaluations(
 
 
 @pytest.mark.ci
-def test_a_fault_of_one_seeds_environment_leaves_the_others_alone(printed):
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("Melting", "the reward is nan"),
+        ("Diverging", "FloatingPointError: the solver diverged"),
+    ],
+)
+def test_a_fault_of_one_seeds_environment_leaves_the_others_alone(name, fault, printed):
     assert ONLINE_SEEDS == 1 << 20  # the stand-in uses this number
     flags = ["--bc_steps=0", "--online_steps=8", "--num_seeds=2", "--eval_interval=0"]
-    assert train("Melting", *flags) == 1
+    assert train(name, *flags) == 1
     err = printed().err.splitlines()
-    fault = "the reward is nan in the step after step 18 of "
-    message = f"environment {STAND_INS}:Melting-v0: {fault}"
+    where = "in the step after step 18 of "
+    message = f"environment {STAND_INS}:{name}-v0: {fault} {where}"
     assert sum(line.startswith(f"warning: {message}") for line in err) == 1
     assert err[-1].startswith(f"error: {message}")
     assert err[-1].endswith("; the last good checkpoint is that of step 16")
-    done = Path().glob(f"exp/Debug/{STAND_INS}_Melting-v0/*/done.json")
+    done = Path().glob(f"exp/Debug/{STAND_INS}_{name}-v0/*/done.json")
     assert [path.parent.name.partition("_s")[2][0] for path in done] == ["0"]

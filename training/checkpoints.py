@@ -112,14 +112,12 @@ class Checkpoints:
         """
         # On a CPU device_get returns views, which the next update would overwrite.
         host = jax.tree.map(np.array, jax.device_get(tree))
-        arrays = {}
-        for name, leaf in named_leaves(host):
-            if not np.isfinite(leaf).all():
-                raise RunError(
-                    f"{name} is not finite at step {step}: no checkpoint written;"
-                    f" {self.last_good()}"
-                )
-            arrays[name] = _fingerprint(leaf)
+        if name := first_not_finite(host):
+            raise RunError(
+                f"{name} is not finite at step {step}: no checkpoint written;"
+                f" {self.last_good()}"
+            )
+        arrays = {name: _fingerprint(leaf) for name, leaf in named_leaves(host)}
         content: dict[str, Any] = {"record": record, "arrays": arrays}
         content |= {"crc": zlib.crc32(json.dumps(content, sort_keys=True).encode())}
         arguments = ocp.args.Composite(
@@ -291,6 +289,12 @@ def _fingerprint(leaf: np.ndarray) -> list:
         str(leaf.dtype),
         zlib.crc32(np.ascontiguousarray(leaf).data),
     ]
+
+
+def first_not_finite(tree: Any) -> str | None:
+    """Return the name of the first array that is not finite; None if all are."""
+    leaves = named_leaves(tree)
+    return next((name for name, leaf in leaves if not np.isfinite(leaf).all()), None)
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:

@@ -47,7 +47,7 @@ class Evaluator:
         if self.concurrent is None:
             self.concurrent = jax.default_backend() != "cpu"
         self.workers = flags["eval_workers"] or default_workers(self.episodes)
-        threads = max(1, min(seeds, cores() // max(self.workers, SLOTS)))
+        threads = max(1, min(seeds, cores() // SLOTS))
         self._device = host_device() if self.concurrent else jax.devices()[0]
         self._executor = ThreadPoolExecutor(threads, "evaluation")
         self._own = threading.local()  # each thread has its own processes

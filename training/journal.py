@@ -65,8 +65,8 @@ class Journal:
         self.save_seconds = 0.0
         self.unreadable: list[int] = []
         """The steps of checkpoints that cannot be read."""
-        self.broken_siblings: set[int] = set()
-        """The seeds of the same program that had broken at the newest checkpoint."""
+        self.together: set[int] = set()
+        """The seeds of the program of the newest checkpoint, without those that had broken."""
 
     # ---------------------------------------------------------------- resuming
 
@@ -87,7 +87,7 @@ class Journal:
             self.unreadable = [
                 other for other in self.checkpoints.steps() if other > step
             ]
-            self.broken_siblings = set(record.get("broken", ()))
+            self.together = set(record.get("together", ()))
             return step
         if self.checkpoints.steps():
             raise RunError(
@@ -109,9 +109,10 @@ class Journal:
         """
         tree, record = self.checkpoints.read(step) if step >= 0 else ({}, {})
         self.checkpoints.set_aside(self.unreadable)
-        self.checkpoints.remove(
-            [other for other in self.checkpoints.steps() if other > step]
-        )
+        later = [other for other in self.checkpoints.steps() if other > step]
+        self.checkpoints.remove(later)
+        if later or self.unreadable:  # what done.json says is no longer there
+            (self.run.folder / "done.json").unlink(missing_ok=True)
         self.logger.cut(step, record.get("rows", {}))
         self.replay_file.resume(record.get("replay", {"rows": 0, "crc": 0}))
         if not record:

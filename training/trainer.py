@@ -13,7 +13,7 @@ from envs.evaluation import EpisodeFault
 from envs.video import film
 from envs.workers import Task, WorkerError, cores
 from training.acting import evaluation_policy
-from training.checkpoints import agent_from, agent_tree
+from training.checkpoints import agent_from, agent_tree, first_not_finite
 from training.evaluator import Evaluations, Evaluator, without_optimiser
 from training.journal import Journal
 from training.keys import keys_of
@@ -87,9 +87,9 @@ def step_to_resume(journal: Journal, step: int, seeds_at: dict[int, set[int]]) -
 
     A process that is killed while it saves may leave one seed a checkpoint ahead of another.
     That seed then resumes from the other's step, at most one save interval earlier. It does not
-    go back to a seed that had broken before, as that one would break again, nor to a damaged
-    checkpoint. It does not go back to step 0 if it has unreadable newer checkpoints: because of
-    them `from_bases` gave it no base.
+    go back to a seed that it was not trained with, such as one that was added later or that had
+    broken before, nor to a damaged checkpoint. It does not go back to step 0 if it has
+    unreadable newer checkpoints: because of them `from_bases` gave it no base.
 
     Args:
         journal: the files of the run.
@@ -97,7 +97,7 @@ def step_to_resume(journal: Journal, step: int, seeds_at: dict[int, set[int]]) -
         seeds_at: the seeds of the program by the step of their newest checkpoint.
     """
     previous = journal.previous(step)
-    others = seeds_at.get(previous, set()) - journal.broken_siblings
+    others = seeds_at.get(previous, set()) & journal.together
     interval = journal.run.settings.flags["save_interval"]
     if not others or step - max(0, previous) > interval:
         return step
@@ -410,6 +410,11 @@ class Trainer:
         self.check_finite()
         with self.updates.clock.untimed():
             states = self.updates.states()
+            for seed, _ in self.seeds.active:
+                if name := first_not_finite({"agent": agent_tree(states[seed].agent)}):
+                    why = f"{name} is not finite at step {self.step}"
+                    self.seeds.mark_broken(seed, why)
+            together = [journal.run.seed for _, journal in self.seeds.active]
             episodes = self.interaction.records() if self.interaction else None
             for seed, journal in self.seeds.active:
                 if journal.checkpoints.latest() == self.step:
@@ -420,9 +425,7 @@ class Trainer:
                 if evaluating := self.evaluations.agent_before(seed, self.step):
                     tree["evaluating"] = agent_tree(evaluating)
                 record = {"phase": self.phase, "window": window}
-                record["broken"] = [
-                    self.seeds.journals[i].run.seed for i in self.seeds.broken
-                ]
+                record["together"] = together
                 record["episode"] = episodes[seed] if episodes else None
                 journal.save(self.step, tree, record)
 

@@ -188,10 +188,20 @@ class Melting(Silent):
         return observation, np.nan if self.melts else reward, *rest
 
 
+class Diverging(Melting):
+    """Melting with an exception in place of NaN."""
+
+    def step(self, action):
+        if self.melts:
+            raise FloatingPointError("the solver diverged")
+        return super().step(action)
+
+
 for name, probe in {
     "Silent-v0": Silent,
     "Endless-v0": Endless,
     "Melting-v0": Melting,
+    "Diverging-v0": Diverging,
 }.items():
     gymnasium.register(name, f"tests.envs.stand_ins:{probe.__name__}")
 gymnasium.register("Limited-v0", "tests.envs.stand_ins:Endless", max_episode_steps=3)
@@ -207,3 +217,12 @@ class Small(Task):
         if name == "no-such-env":
             raise UserError("--env_name=no-such-env: did you mean walk?")
         return Counter() if name == "counter" else Trouble(name)
+
+
+class NoStart(Task):
+    """A script whose reset gives NaN."""
+
+    def make(self, film=False):
+        env = Scripted("none").make()
+        env.env.reset = lambda **_: (np.full(2, np.nan), {})
+        return env

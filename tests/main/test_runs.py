@@ -223,7 +223,10 @@ def test_a_signal_ends_the_program_even_if_saving_fails(monkeypatch, tmp_path, c
     assert error.endswith("; the same command resumes\n")
     assert run("--env_name=scene", f"--save_dir={tmp_path}", "--overwrite") == 143
     error = capsys.readouterr().err
-    assert error.endswith("; the same command without --overwrite resumes\n")
+    assert error.endswith(
+        "; the same command without --overwrite resumes this task; later tasks keep the runs"
+        " they have\n"
+    )
 
 
 @pytest.mark.parametrize(

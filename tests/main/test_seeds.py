@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from envs.workers import EnvWorkers
-from tests.tiny_runs import TASK, lenient, run_code, train, unwrapped
+from tests.tiny_runs import TASK, lenient, only_run, run_code, train, unwrapped
 from utils.csv_log import CsvLog
 
 
@@ -174,3 +174,88 @@ def test_seeds_step_side_by_side_and_a_killed_environment_loses_nothing(
     assert len(compared) == 4 and all(
         a.read_bytes() == b.read_bytes() for a, b in compared
     )
+
+
+@pytest.mark.ci
+def test_a_seed_whose_state_is_not_finite_does_not_stop_the_others(
+    data, tmp_path, monkeypatch, printed
+):
+    """No metric shows it: the state of a fork, here of seed 0."""
+    from training import train as train_module
+
+    (tmp_path / "forky.py").write_text(
+        "from typing import Any\n"
+        "from agents import trqam\n"
+        "class Forky(trqam.TRQAM):\n"
+        "    scale: Any = None\n"
+        "get_config = Forky.get_config\n"
+        "AGENT = Forky\n"
+    )
+    real = train_module.new_agent
+
+    def with_scale(*args):
+        return real(*args).replace(scale=jnp.float32(args[0].seed or jnp.inf))
+
+    monkeypatch.setattr(train_module, "new_agent", with_scale)
+    flags = [f"--agent={tmp_path / 'forky.py'}", "--bc_steps=0", "--num_seeds=2"]
+    for _ in range(2):
+        assert train(data, tmp_path, "--online_steps=0", *flags) == 1
+        error = unwrapped(printed().err).splitlines()[-1]
+        assert "error: agent/scale is not finite at step 4 of " in error
+        assert "_s0_" in error and error.endswith("; there is no checkpoint yet")
+    (done,) = tmp_path.glob(f"Debug/{TASK}/forky_s*/done.json")
+    assert done.parent.name.startswith("forky_s1_")
+
+
+def kill_at_the_first_update(patch):
+    from training.updates import Updates
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    patch.setattr(Updates, "run", killed)
+
+
+@pytest.mark.ci
+def test_a_seed_added_later_costs_a_run_nothing_that_it_has(
+    data, tmp_path, monkeypatch, printed
+):
+    """The run's only checkpoint is within one save interval of the new seed's start."""
+    flags = ["--bc_steps=0", "--save_interval=8", "--eval_episodes=1"]
+    assert train(data, tmp_path, "--online_steps=0", *flags) == 0
+    folder = only_run(tmp_path)
+    kept = {
+        path.relative_to(folder): path.read_bytes()
+        for path in [*folder.glob("*.csv"), *folder.glob("checkpoints/8/**/*")]
+        if path.is_file()
+    }
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        kill_at_the_first_update(patch)
+        train(data, tmp_path, "--num_seeds=2", *flags)
+    assert kept == {path: (folder / path).read_bytes() for path in kept}
+    printed()
+    assert train(data, tmp_path, "--online_steps=0", *flags) == 0
+    assert "finished already" in printed().out
+    assert train(data, tmp_path, "--num_seeds=2", *flags) == 0
+    assert len(list(tmp_path.glob(f"Debug/{TASK}/*/done.json"))) == 2
+
+
+@pytest.mark.ci
+def test_a_run_that_went_back_behind_its_end_is_not_finished(
+    data, tmp_path, monkeypatch, printed
+):
+    flags = ["--bc_steps=0", "--online_steps=0"]
+    assert train(data, tmp_path, *flags) == 0
+    folder = only_run(tmp_path)
+    for path in (folder / "checkpoints" / "8").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    # a longer run meets the damage and resumes from the checkpoint before
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        kill_at_the_first_update(patch)
+        train(data, tmp_path, *flags, "--offline_steps=12")
+    printed()
+    assert train(data, tmp_path, *flags) == 0
+    assert "resumed at step 4" in unwrapped(printed().out)
+    assert [row["step"] for row in CsvLog(folder / "train.csv").read()] == [4, 8]

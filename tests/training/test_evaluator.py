@@ -70,6 +70,14 @@ def test_an_evaluation_has_the_seed_of_its_run(monkeypatch):
     assert journal.evaluating == evaluations.pending[0].step == 4
 
 
+def test_as_many_seeds_are_evaluated_at_once_as_have_eight_cores_each(monkeypatch):
+    """An evaluation uses at most eight processes, whatever --eval_workers is."""
+    monkeypatch.setattr(evaluator, "cores", lambda: 64)
+    for workers in (1, 16):
+        begun = evaluator.Evaluator(Task("walk"), FLAGS | {"eval_workers": workers}, 9)
+        assert begun._executor._max_workers == 8
+
+
 def test_waiting_for_an_evaluation_that_has_no_bar_prints_a_line_a_minute(monkeypatch):
     monkeypatch.setattr(evaluator, "SECONDS_PER_LINE", 0.01)
     future = Future()

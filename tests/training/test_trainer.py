@@ -22,7 +22,7 @@ def journal(newest, previous, interval, seed=0, **others):
         "newest": lambda: newest,
         "previous": lambda step: previous,
         "unreadable": (),
-        "broken_siblings": set(),
+        "together": set(range(9)),
         "checkpoints": SimpleNamespace(holds=lambda step: True),
     }
     return SimpleNamespace(**found | others)
@@ -47,10 +47,18 @@ def test_a_seed_one_checkpoint_ahead_resumes_with_the_others(steps, interval, gr
 
 def test_a_seed_does_not_go_back_to_one_that_had_broken():
     """The other would break at the same update again."""
-    ahead = journal(90, 50, 50, seed=0, broken_siblings={1})
+    ahead = journal(90, 50, 50, seed=0, together={0, 2})
     broken, killed = journal(50, -1, 50, seed=1), journal(50, -1, 50, seed=2)
     assert group_by_step([ahead, broken]) == [(50, [1]), (90, [0])]
     assert group_by_step([ahead, broken, killed]) == [(50, [0, 1, 2])]
+
+
+@pytest.mark.parametrize(("newest", "previous"), [(50, -1), (100, 50)])
+def test_a_seed_does_not_go_back_to_one_that_it_was_not_trained_with(newest, previous):
+    """Such as a seed that was added later: the run would lose what it has."""
+    alone = journal(newest, previous, 50, seed=0, together={0})
+    added = journal(previous, -1, 50, seed=1)
+    assert group_by_step([alone, added]) == [(previous, [1]), (newest, [0])]
 
 
 def test_a_seed_does_not_go_back_to_a_damaged_checkpoint():
