@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs.workers import ChunkResult, EnvWorkers, WorkerError
+from envs.slots import ChunkResult
+from envs.workers import EnvWorkers, WorkerError
 from utils.progress import Counter
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from envs.evaluation import reset_seed
-from envs.workers import ChunkResult, EnvWorkers, LocalEnvs
+from envs.slots import ChunkResult
+from envs.workers import EnvWorkers, LocalEnvs
 from training.acting import chunk_shape
 from training.journal import Journal
 from training.replay_file import as_dataset

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs.workers import ChunkResult, LocalEnvs, Task, WorkerError
+from envs.slots import ChunkResult
+from envs.workers import LocalEnvs, Task, WorkerError
 from tests.small_datasets import append, make_dataset, online_replay, online_transition
 from training import online
 from training.checkpoints import CheckpointError
