@@ -2,10 +2,10 @@
 
     python scripts/benchmark.py oracle --rounds=61 --out=results/oracle_speed.json
 
-Measured at the size of the paper (O 83, A 5, H 5; 512x4, 10 critics, K 10, batch 256). A round
-times the machine's matrix product, one block of our updates, two blocks of the straightforward
-version, and another block of ours, in one process. The round's ratio divides the times of the
-two pairs, so a gradual change of the machine's speed cancels.
+Measured at the size of the domains of width 512 (O 83, A 5, H 5; 512x4, 10 critics, K 10, batch
+256). A round times the machine's matrix product, one block of our updates, two blocks of the
+straightforward version, and another block of ours, in one process. The round's ratio divides
+the times of the two pairs, so a gradual change of the machine's speed cancels.
 
 The straightforward version is tests/agents/straightforward.py, the only file of the tests that
 a benchmark loads.

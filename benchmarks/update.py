@@ -3,12 +3,13 @@
     python scripts/benchmark.py update --agent=agents/trqam.py --seeds=1,2,4 --json
     python scripts/benchmark.py update --agent=agents/bc.py --evaluate --trace=/tmp/trace
 
-Measured at the size of the paper (puzzle-4x4: O 83, A 5, H 5; 512x4, 10 critics, K 10, batch
-256; --agent.KEY changes it) on synthetic data. Timed blocks of updates alternate with the
-machine's own matrix product, (2560,512)x(512,512). The fraction of peak is the work of an
-update times the updates per second, divided by the best median of that product. XLA counts the
-work of one update compiled for the CPU with unrolled flow steps. An accelerator, which such a
-product may not fill, is also measured by (8192,8192)x(8192,8192).
+Measured with the dimensions of puzzle-4x4 (O 83, A 5, H 5) and the networks of the domains of
+width 512 (512x4, 10 critics, K 10, batch 256; --agent.KEY changes them) on synthetic data.
+Timed blocks of updates alternate with the machine's own matrix product, (2560,512)x(512,512).
+The fraction of peak is the work of an update times the updates per second, divided by the best
+median of that product. XLA counts the work of one update compiled for the CPU with unrolled
+flow steps. An accelerator, which such a product may not fill, is also measured by
+(8192,8192)x(8192,8192).
 """
 
 import argparse

@@ -119,7 +119,8 @@ def parser() -> Parser:
     result.add_argument(
         "--status",
         action="store_true",
-        help="count finished, running, stopped and missing runs; estimate the time left",
+        help="count finished, running, stopped, failed and missing runs; estimate the time"
+        " left",
     )
     return result
 
