@@ -202,6 +202,7 @@ def test_closed_form_settles_sooner_where_lambda_has_far_to_go(monkeypatch):
     not matter here.
     """
     monkeypatch.setitem(globals(), "K", 20)
+    monkeypatch.setitem(globals(), "TS", time_grid(20))
     monkeypatch.setitem(globals(), "B", 128)
     config = SimpleNamespace(
         eta_lambda=0.01,
