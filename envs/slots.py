@@ -47,54 +47,59 @@ class _FailedReset(gymnasium.Env):
         raise self.error
 
 
-def guarded(
-    envs: dict[int, gymnasium.Env],
-    command: str,
-    slot: int,
-    argument: Any,
-    make: Callable[[], gymnasium.Env],
-) -> np.ndarray | ChunkResult:
-    """`answer`, where a reset that fails leaves the environments of other slots alone.
-
-    It returns zeros [O], and the next chunk of the slot has the fault.
-    """
-    try:
-        return answer(envs, command, slot, argument, make)
-    except UserError:
-        raise
-    except Exception as error:
-        if command == "run" or slot not in envs:  # or it cannot even be made
-            raise
-        space = envs[slot].observation_space
-        envs[slot] = _FailedReset(space, error)
-        return np.zeros(space.shape, np.float32)
-
-
-def answer(
-    envs: dict[int, gymnasium.Env],
-    command: str,
-    slot: int,
-    argument: Any,
-    make: Callable[[], gymnasium.Env],
-) -> np.ndarray | ChunkResult:
-    """Execute "reset" or "run"; return an observation [O] or the result of a chunk.
+class SlotEnvs:
+    """The environments of one process by slot, each made at its first reset.
 
     Args:
-        envs: the environments of this process by slot.
-        command: "reset" or "run".
-        slot: the slot.
-        argument: the seed, or the chunk [H, A].
-        make: makes a missing environment.
+        make: makes an environment.
     """
-    if command == "run":
-        result = _run(envs[slot], argument)
-        if result.traceback:  # the next reset makes a new one
-            del envs[slot]
-        return result
-    if slot not in envs or isinstance(envs[slot], _FailedReset):
-        envs[slot] = make()
-    observation, _ = envs[slot].reset(seed=argument)
-    return np.asarray(observation, np.float32)
+
+    def __init__(self, make: Callable[[], gymnasium.Env]):
+        self._make = make
+        self._envs: dict[int, gymnasium.Env] = {}
+
+    def answer(
+        self, command: str, slot: int, argument: Any
+    ) -> np.ndarray | ChunkResult:
+        """Execute "reset" or "run"; return an observation [O] or the result of a chunk.
+
+        Args:
+            command: "reset" or "run".
+            slot: the slot.
+            argument: the seed, or the chunk [H, A].
+        """
+        if command == "run":
+            result = _run(self._envs[slot], argument)
+            if result.traceback:  # the next reset makes a new one
+                del self._envs[slot]
+            return result
+        if slot not in self._envs or isinstance(self._envs[slot], _FailedReset):
+            self._envs[slot] = self._make()
+        observation, _ = self._envs[slot].reset(seed=argument)
+        return np.asarray(observation, np.float32)
+
+    def guarded(
+        self, command: str, slot: int, argument: Any
+    ) -> np.ndarray | ChunkResult:
+        """`answer`, where a reset that fails leaves the environments of other slots alone.
+
+        It returns zeros [O], and the next chunk of the slot has the fault.
+        """
+        try:
+            return self.answer(command, slot, argument)
+        except UserError:
+            raise
+        except Exception as error:
+            if command == "run" or slot not in self._envs:  # or it cannot even be made
+                raise
+            space = self._envs[slot].observation_space
+            self._envs[slot] = _FailedReset(space, error)
+            return np.zeros(space.shape, np.float32)
+
+    def close(self) -> None:
+        """Close the environments."""
+        for env in self._envs.values():
+            env.close()
 
 
 def summary(error: Exception) -> str:

@@ -20,7 +20,7 @@ import gymnasium
 import numpy as np
 
 from envs.robomimic_data import Recipe
-from envs.slots import ChunkResult, answer, guarded, summary
+from envs.slots import ChunkResult, SlotEnvs, summary
 from utils.errors import RunError, UserError
 from utils.main_guard import (
     UNGUARDED,
@@ -262,8 +262,7 @@ class LocalEnvs:
 
     def __init__(self, task: Task):
         self.env_name = task.env_name
-        self._task = task
-        self._envs: dict[int, gymnasium.Env] = {}
+        self._envs = SlotEnvs(task.make)
 
     def reset(self, slots: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
         """Start a seeded episode in each slot, as EnvWorkers.reset does."""
@@ -285,12 +284,11 @@ class LocalEnvs:
 
     def close(self) -> None:
         """Close the environments."""
-        for env in self._envs.values():
-            env.close()
+        self._envs.close()
 
     def _answer(self, command: str, slot: int, argument: Any) -> Any:
         try:
-            return answer(self._envs, command, slot, argument, self._task.make)
+            return self._envs.answer(command, slot, argument)
         except UserError:
             raise
         except Exception as error:
@@ -337,7 +335,7 @@ def _serve(pipe: connection.Connection, task: Task) -> None:
     """Answer requests until the pipe ends, by close() or by the parent's death."""
     # Ctrl-C reaches the whole process group; the parent ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    envs: dict[int, gymnasium.Env] = {}
+    envs = SlotEnvs(task.make)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             command, requests = pipe.recv()
@@ -345,7 +343,7 @@ def _serve(pipe: connection.Connection, task: Task) -> None:
             try:
                 answers: dict[int, Any] = {}
                 for slot, argument in requests:
-                    answers[slot] = guarded(envs, command, slot, argument, task.make)
+                    answers[slot] = envs.guarded(command, slot, argument)
             except UserError as error:
                 pipe.send(("user error", str(error)))
                 break
@@ -353,5 +351,4 @@ def _serve(pipe: connection.Connection, task: Task) -> None:
                 pipe.send(("error", (slot, summary(error), traceback.format_exc())))
                 break
             pipe.send(("answers", answers))
-    for env in envs.values():
-        env.close()
+    envs.close()
