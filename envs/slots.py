@@ -109,6 +109,7 @@ def summary(error: Exception) -> str:
 
 
 def _run(env: gymnasium.Env, chunk: np.ndarray) -> ChunkResult:
+    """Run a chunk [H, A] open loop, up to its episode's end or the first fault."""
     observations = []
     rewards = []
     successes = []

@@ -108,11 +108,13 @@ class Journal:
         step: the step of the checkpoint; -1 empties the files and returns ({}, {}).
         """
         tree, record = self.checkpoints.read(step) if step >= 0 else ({}, {})
-        self.checkpoints.set_aside(self.unreadable)
-        later = [other for other in self.checkpoints.steps() if other > step]
-        self.checkpoints.remove(later)
-        if later or self.unreadable:  # what done.json says is no longer there
+        if any(other > step for other in self.checkpoints.steps()):
+            # first, so that a killed process leaves no done.json without its checkpoint
             (self.run.folder / "done.json").unlink(missing_ok=True)
+        self.checkpoints.set_aside(self.unreadable)
+        self.checkpoints.remove(
+            [other for other in self.checkpoints.steps() if other > step]
+        )
         self.logger.cut(step, record.get("rows", {}))
         self.replay_file.resume(record.get("replay", {"rows": 0, "crc": 0}))
         if not record:

@@ -410,6 +410,7 @@ class Trainer:
         self.check_finite()
         with self.updates.clock.untimed():
             states = self.updates.states()
+            # before any seed is saved, so that `together` is right
             for seed, _ in self.seeds.active:
                 if name := first_not_finite({"agent": agent_tree(states[seed].agent)}):
                     why = f"{name} is not finite at step {self.step}"
