@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-TABLE = "TRQAM paper (arXiv 2605.27079), settings shared by all methods"
+SHARED_BY_ALL = "TRQAM paper (arXiv 2605.27079), settings shared by all methods"
 COMMANDS = "the published TRQAM commands (code of arXiv 2605.27079)"
 DEMONSTRATIONS = "TRQAM paper (arXiv 2605.27079), its runs on Robomimic, second hand"
 FIGURE = "TRQAM paper (arXiv 2605.27079), Fig. 5, second hand"
@@ -249,7 +249,7 @@ def shared_settings(dataset: str) -> dict[str, Setting]:
         "discount": domain.discount,
         "rho": domain.rho,
     }
-    source = TABLE if nearest_domain(dataset) in DOMAINS else DEMONSTRATIONS
+    source = SHARED_BY_ALL if nearest_domain(dataset) in DOMAINS else DEMONSTRATIONS
     return from_domain(
         dataset, {key: Setting(value, source) for key, value in values.items()}
     )

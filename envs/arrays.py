@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.errors import UserError
 
-READER = 3
+READER_VERSION = 3
 """Version of the reading code; increase it if the same files are read as other data. OGBench's
 converted shards do not depend on it."""
 ACTION_LIMIT = 1 - 1e-5

@@ -28,7 +28,7 @@ import numpy as np
 from envs import robomimic_data
 from envs.arrays import Arrays, read_npz
 from envs.ogbench import make_raw
-from envs.oracles import BEHAVIOURS, ROW_TYPES, RandomActions, run_episode
+from envs.oracles import BEHAVIOURS, ROW_TYPES, Behaviour, run_episode
 from envs.tasks import (
     dataset_name,
     folder_flag,
@@ -79,7 +79,7 @@ _Record = Callable[[int, int, int], Arrays]
 """(seed, number, counts_as) -> the arrays of an episode; see `_Task`."""
 
 
-def _make_world(job: _Job) -> tuple[gymnasium.Env, RandomActions]:
+def _make_world(job: _Job) -> tuple[gymnasium.Env, Behaviour]:
     """Make the environment and the behaviour that acts in it."""
     kwargs: dict = {
         "terminate_at_goal": False,

@@ -14,7 +14,7 @@ import numpy as np
 from envs import own_data, own_files
 from envs.arrays import (
     ACTION_LIMIT,
-    READER,
+    READER_VERSION,
     Arrays,
     check_action_range,
     check_arrays,
@@ -365,7 +365,7 @@ def _map_own_shards(
         write_shards(files, rows(), folder, flag)
         own_data.sum_readings(readings).write(folder / "reading.json")
 
-    key = (READER, layout, action_scale)
+    key = (READER_VERSION, layout, action_scale)
     folder = arrays_folder(files, write, target, key)
     own_data.Reading.read(folder / "reading.json").announce(source)
     return mapped(folder)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.arrays import READER
+from envs.arrays import READER_VERSION
 from utils.files import user_folder, write_json
 from utils.progress import Counter
 
@@ -75,7 +75,7 @@ def cached_fingerprint(
         load: returns the compact dataset.
     """
     identity = _identity(files)
-    versions = [READER, importlib.metadata.version("ogbench")]
+    versions = [READER_VERSION, importlib.metadata.version("ogbench")]
     text = json.dumps([identity, settings, versions], sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:24]
     folder = user_folder("XDG_CACHE_HOME", "~/.cache")

@@ -24,8 +24,8 @@ ROW_TYPES: dict[str, type] = {
 """The type of each array of a dataset; the last three exist where the environment has them."""
 
 
-class RandomActions:
-    """A behaviour with uniform random actions, for any environment."""
+class Behaviour:
+    """How data is collected; this one acts uniformly at random, in any environment."""
 
     def __init__(self, env: gymnasium.Env, dataset: str):
         self.env = env
@@ -49,7 +49,7 @@ class RandomActions:
         return True
 
 
-class ArmOracle(RandomActions):
+class ArmOracle(Behaviour):
     """OGBench's scripted arm: noisy plans for 'play', a noisy Markov policy for 'noisy'."""
 
     def __init__(self, env: gymnasium.Env, dataset: str):
@@ -127,7 +127,7 @@ def _markov_oracles(env: gymnasium.Env, world: str) -> dict:
     }
 
 
-class PointOracle(RandomActions):
+class PointOracle(Behaviour):
     """Moves along shortest paths in a maze with Gaussian noise, from one goal to the next."""
 
     def __init__(self, env: gymnasium.Env, dataset: str):
@@ -163,8 +163,8 @@ class PointOracle(RandomActions):
             )
 
 
-BEHAVIOURS: dict[str, type[RandomActions]] = {
-    "random": RandomActions,
+BEHAVIOURS: dict[str, type[Behaviour]] = {
+    "random": Behaviour,
     "navigate": PointOracle,
     "play": ArmOracle,
     "noisy": ArmOracle,
@@ -173,7 +173,7 @@ BEHAVIOURS: dict[str, type[RandomActions]] = {
 
 
 def run_episode(
-    env: gymnasium.Env, behaviour: RandomActions, seed: int, steps: int
+    env: gymnasium.Env, behaviour: Behaviour, seed: int, steps: int
 ) -> dict[str, np.ndarray]:
     """Run one episode of `steps` transitions; return its `steps` + 1 rows by name.
 

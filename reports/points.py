@@ -57,7 +57,7 @@ class Point:
     @functools.cached_property
     def trust_region(self) -> TrustRegion | None:
         """The run's trust region up to the point; None without one."""
-        return dual_of(self)
+        return trust_region_up_to(self)
 
 
 def by_phase(
@@ -203,7 +203,7 @@ def episodes_of(point: Point) -> float:
     return float(evaluations["episodes"][evaluations["step"] == point.step][-1])
 
 
-def dual_of(point: Point) -> TrustRegion | None:
+def trust_region_up_to(point: Point) -> TrustRegion | None:
     """A run's trust region in the phase of a point, up to it; without a budget only path KL and
     λ, and None without a KL.
     """

@@ -222,7 +222,7 @@ def test_work_on_shards_shows_its_progress(shards, printed, monkeypatch):
 
 def test_shards_are_converted_once_until_they_change(shards, monkeypatch):
     load_dataset(MAZE, shards)
-    monkeypatch.setattr("envs.datasets.READER", -1)  # reads them as before
+    monkeypatch.setattr("envs.datasets.READER_VERSION", -1)  # reads them as before
     folder = shards / "pointmaze-medium-navigate-100m-v0"
     (arrays,) = folder.glob("arrays-*")
     converted = (arrays / "observations.npy").stat().st_mtime_ns

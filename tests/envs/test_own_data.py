@@ -414,7 +414,7 @@ def test_another_version_of_the_reading_code_converts_shards_again(
 ):
     np.savez(tmp_path / "a.npz", **flat())
     for version, folders in ((1, 1), (1, 1), (2, 2)):
-        monkeypatch.setattr("envs.datasets.READER", version)
+        monkeypatch.setattr("envs.datasets.READER_VERSION", version)
         load_dataset(NAME, dataset_path=tmp_path)
         assert len(list(tmp_path.glob("arrays-*"))) == folders
 
