@@ -86,11 +86,15 @@ def rows_of_tasks(folder: Path) -> list[Row]:
     return [row for row in report.rows if (row.scope, row.phase) == ("task", "offline")]
 
 
-def learning(folder: Path) -> list[str]:
+def learning(folder: Path, every: int = 10_000) -> list[str]:
     """Success of each method of an exported study as it learns; path KL and λ at the end.
 
     Updates include those of the base that a run cloned before. Columns are the updates at
     which every method was evaluated.
+
+    Args:
+        folder: the study.
+        every: only multiples of this number of updates become columns.
     """
     rows = rows_of_tasks(folder)
     curves = []
@@ -99,6 +103,7 @@ def learning(folder: Path) -> list[str]:
         updates = map(int, steps + row.results[0].cloning_steps)
         curves.append(dict(zip(updates, mean, strict=True)))
     *columns, _ = sorted(set.intersection(*map(set, curves)))
+    columns = [update for update in columns if update % every == 0]
     lines = []
     for row, success in zip(rows, curves, strict=True):
         line = [CELLS[name][1](row) for name in ("name", "method", "seeds")]

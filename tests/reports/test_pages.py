@@ -111,3 +111,4 @@ def test_success_is_shown_at_the_updates_at_which_every_method_was_evaluated(tmp
     assert bc == "| cube-double-play-task1 | bc | 1 | 10.0 | 20.0 | 30.0 |  |  |"
     end = "90.0 ± 127.1"  # Student's t with one degree of freedom is 12.706
     assert trqam == f"| cube-double-play-task1 | trqam | 2 | 0.0 | 45.0 | {end} |  |  |"
+    assert learning(tmp_path, every=40_000)[0] == header.replace(" at 20,000 |", "")
