@@ -1,5 +1,6 @@
 """The files of a dataset: where they are, and how to download those that are missing."""
 
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -158,7 +159,7 @@ def used_shards(name: str, folder: Path, named: bool) -> list[Path]:
 
 def _how_to_get(name: str, folder: Path) -> str:
     missing = f"the data of {name} is not in {folder} and cannot be downloaded"
-    flag = f"--ogbench_dataset_dir={folder}"
+    flag = shlex.quote(f"--ogbench_dataset_dir={folder}")
     fetch = f"python scripts/download.py --env_name={name} --data {flag}"
     if has_oracle(name):
         many = f" --transitions={published_transitions(name)}" if name in SHARDS else ""

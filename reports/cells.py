@@ -29,13 +29,11 @@ def bracket(interval: Interval, digits: int = 1) -> str:
 
 
 def spent(row: Row) -> str:
-    """0.312 / 0.3: path KL and its budget; whichever is known."""
-    known = [
-        (value, form)
-        for value, form in ((row.path_kl, ".3f"), (row.kl_budget, ".3g"))
-        if np.isfinite(value)
-    ]
-    return " / ".join(f"{value:{form}}" for value, form in known)
+    """0.312 / 0.3: path KL, a dash where it is unknown, and the budget if there is one."""
+    path_kl = number(row.path_kl, ".3f")
+    if np.isnan(row.kl_budget):
+        return path_kl
+    return f"{path_kl or '-'} / {row.kl_budget:.3g}"
 
 
 def number(value: float, form: str, unit: str = "") -> str:

@@ -1,6 +1,7 @@
 """Exports a study: what a report reads of its runs, in two files without local paths."""
 
 import csv
+import io
 import shlex
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from configs.run_folder import COLUMNS, COMMAND_LINE, PRESET, values_by_name
+from reports.reading import read_study
 from reports.results import CURVES, RUNS, Result, real_folder, shown_value
 from utils.errors import DamagedFile, UserError, join_first, printable
-from utils.files import read_json, write_json
+from utils.files import read_json, write_json, write_text
 
 NOT_KEPT = {
     "save_dir",
@@ -36,6 +38,7 @@ def export(results: list[Result], out: Path) -> int:
             "--export: several folders hold a run of the same name; export each of them to a"
             " folder of its own"
         )
+    check_place(out, runs)
     check_nothing_is_lost(out, runs)
     for result in results:
         check_inside(real_folder(result))
@@ -48,6 +51,22 @@ def export(results: list[Result], out: Path) -> int:
     return len(runs)
 
 
+def check_place(out: Path, runs: dict[str, Result]) -> None:
+    """Raise UserError for a place that is no folder or that holds run folders, which reports
+    would no longer find: they do not look for runs below a study.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--export={out}: it is no folder; give another one")
+    place = out.resolve()
+    for result in runs.values():
+        folder = real_folder(result)
+        if folder.is_dir() and folder.is_relative_to(place):
+            raise UserError(
+                f"--export={out}: it holds the run {printable(folder)}, which reports would no"
+                " longer find; give a folder of its own"
+            )
+
+
 def check_nothing_is_lost(out: Path, runs: dict[str, Result]) -> None:
     """Raise UserError if a folder holds runs that an export of others would replace."""
     if lost := sorted(names_in(out) - runs.keys()):
@@ -55,6 +74,25 @@ def check_nothing_is_lost(out: Path, runs: dict[str, Result]) -> None:
             f"--export={out}: it holds other runs, {join_first(lost)}; give another folder,"
             " or list this one too among the folders to read"
         )
+    shorter = [
+        name
+        for name, steps in steps_in(out).items()
+        if not steps <= set(runs[name].evaluations["step"].tolist())
+    ]
+    if shorter:
+        raise UserError(
+            f"--export={out}: it holds evaluations that the runs no longer have, of"
+            f" {join_first(shorter)}; give another folder, or delete it first"
+        )
+
+
+def steps_in(out: Path) -> dict[str, set[float]]:
+    """Return the evaluated steps of each run that a folder holds; {} if it is damaged."""
+    try:
+        before = read_study(out)
+    except DamagedFile:
+        return {}
+    return {run_name(r): set(r.evaluations["step"].tolist()) for r in before}
 
 
 def names_in(out: Path) -> set[str]:
@@ -105,21 +143,20 @@ def write_curves(runs: dict[str, Result], path: Path) -> None:
     run and step, sorted, with empty cells for what is absent.
     """
     names = [*COLUMNS["eval.csv"], *COLUMNS["train.csv"][1:]]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["run", *names])
-        for run, result in runs.items():
-            lines: dict[int, dict[str, float]] = {}
-            for columns in (result.evaluations, result.training):
-                for i, step in enumerate(columns["step"]):
-                    cells = {
-                        n: values[i] for n, values in columns.items() if n != "step"
-                    }
-                    lines.setdefault(int(step), {}).update(cells)
-            for step, cells in sorted(lines.items()):
-                shown = [shown_number(name, cells.get(name)) for name in names[1:]]
-                if any(shown):
-                    writer.writerow([run, step, *shown])
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["run", *names])
+    for run, result in runs.items():
+        lines: dict[int, dict[str, float]] = {}
+        for columns in (result.evaluations, result.training):
+            for i, step in enumerate(columns["step"]):
+                cells = {n: values[i] for n, values in columns.items() if n != "step"}
+                lines.setdefault(int(step), {}).update(cells)
+        for step, cells in sorted(lines.items()):
+            shown = [shown_number(name, cells.get(name)) for name in names[1:]]
+            if any(shown):
+                writer.writerow([run, step, *shown])
+    write_text(path, file.getvalue())
 
 
 def shown_number(name: str, cell: float | None) -> str:

@@ -26,7 +26,7 @@ from reports.curves import (
     online_starts,
 )
 from reports.results import Result
-from utils.errors import UserError, printable
+from utils.errors import UserError, join_first, printable
 
 COLUMNS = ("task", "method", "step", "mean", "low", "high", "seeds", "source")
 """Of a file of published curves: success in percent, with a 95 % interval over seeds."""
@@ -83,6 +83,13 @@ def picture(
         published: drawn where their task is among those of the runs.
     """
     charts_of = _charts_of_tasks(keys, results)
+    tasks = {curve.task for curve in published}
+    if published and not tasks & charts_of.keys():
+        raise UserError(
+            f"--published_curves: no run is of its tasks, {join_first(sorted(tasks))}; the runs"
+            f" are of {join_first(charts_of)}"
+        )
+    published = [curve for curve in published if curve.task in charts_of]
     rows = list(charts_of.values())
     height = PANEL[1] * len(rows) + LEGEND_LINE * (len(keys) // NAMES_BESIDE + 3)
     width = PANEL[0] * max(map(len, rows))

@@ -197,12 +197,6 @@ def groups(
     return found
 
 
-def episodes_of(point: Point) -> float:
-    """The number of episodes of the evaluation at a point."""
-    evaluations = point.result.evaluations
-    return float(evaluations["episodes"][evaluations["step"] == point.step][-1])
-
-
 def trust_region_up_to(point: Point) -> TrustRegion | None:
     """A run's trust region in the phase of a point, up to it; without a budget only path KL and
     λ, and None without a KL.

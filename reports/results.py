@@ -103,6 +103,11 @@ class Result:
         """The mean return at a step; None where it was not evaluated there."""
         return self._evaluated("return", step)
 
+    def episodes(self, step: int) -> float:
+        """The number of episodes of the evaluation at a step."""
+        found = self._evaluated("episodes", step)
+        return np.nan if found is None else found
+
     def _evaluated(self, column: str, step: int) -> float | None:
         found = np.flatnonzero(self.evaluations["step"] == step)
         return float(self.evaluations[column][found[-1]]) if len(found) else None

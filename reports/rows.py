@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from reports.points import Point, TrustRegion, episodes_of, groups
+from reports.points import Point, TrustRegion, groups
 from reports.results import Result
 from reports.statistics import Interval, iqm, mean_and_half
 from utils.errors import join_first
@@ -116,7 +116,7 @@ def row_of(table: Table, draw: Bootstrap, notes: list[str]) -> Row | None:
         half=float(half),
         iqm=draw(iqm, table.scores, bounds=(0, 100)),
         start=start_of(table.inside),
-        episodes=min(episodes_of(point) for point in table.inside),
+        episodes=min(point.result.episodes(point.step) for point in table.inside),
         **mean_trust_region(table.inside),
         results=[point.result for point in table.inside],
     )

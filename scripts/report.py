@@ -90,8 +90,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="copy what a report reads of each run",
     )
     doc = (
-        "check each run against the 95 %% prediction interval of other seeds with the same"
-        " settings in this folder; exit code 1 if not all are inside"
+        "check each run, at the ends of its phases or at --step, against the 95 %% prediction"
+        " interval of other seeds with the same settings in this folder; exit code 1 if not"
+        " all are inside"
     )
     parser.add_argument("--repeat_of", type=Path, metavar="DIR", help=doc)
     parser.add_argument(
@@ -171,14 +172,15 @@ def draw_picture(report: "Report", flags: argparse.Namespace) -> str:
 
 def repeated(report: "Report", flags: argparse.Namespace) -> int:
     """Compare runs with those of --repeat_of; returns the exit code, 1 where one is outside."""
-    from reports.reading import read_all
+    from reports.reading import fill_success, read_all
     from reports.repeat import repeats
     from reports.text import wrapped
 
     others, _ = read_all(
         [str(flags.repeat_of)], flags.pickle_interval, flags.pickle_axes
     )
-    compared = repeats(report, others)
+    fill_success([*report.results, *others])
+    compared = repeats(report, others, flags.step)
     print("", *(wrapped(line) for line, _ in compared), sep="\n")
     return 0 if all(inside for _, inside in compared) else 1
 

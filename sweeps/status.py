@@ -13,7 +13,8 @@ from configs.run_folder import Columns, read_columns, read_config
 from envs.tasks import dataset_name
 from sweeps.jobs import Job
 from training.run import Run
-from utils.errors import DamagedFile, printable
+from training.stored import changed_since
+from utils.errors import DamagedFile, UserError, printable
 from utils.files import is_locked
 
 STATES = ("finished", "running", "stopped", "failed", "missing")
@@ -26,7 +27,8 @@ class RunStatus(NamedTuple):
     """The state of a run, one of STATES, and how many steps it has done.
 
     A run is "stopped" if it has begun, has not finished and no process writes it. It is
-    "failed" if its job's log ends with a newer error, or a file in its folder is damaged.
+    "failed" if its job's log ends with a newer error, a file in its folder is damaged, or it
+    has finished with other settings.
     """
 
     run: Run
@@ -35,7 +37,7 @@ class RunStatus(NamedTuple):
     timing: Columns
     """The columns of timing.csv; {} if a file is damaged."""
     fault: str = ""
-    """A message about the damaged file."""
+    """A message about the damaged file, or the other settings."""
 
 
 def run_status(run: Run) -> RunStatus:
@@ -51,11 +53,20 @@ def undamaged_status(run: Run) -> RunStatus:
     begun = read_config(run.folder) is not None
     timing = read_columns(run.folder / "timing.csv")
     if run.is_done():
-        return RunStatus(run, "finished", total_steps(run), timing)
+        return finished_status(run, timing)
     step = int(max(timing["step"], default=0))
     if is_locked(run.folder):
         return RunStatus(run, "running", step, timing)
     return RunStatus(run, "stopped" if begun else "missing", step, timing)
+
+
+def finished_status(run: Run, timing: Columns) -> RunStatus:
+    """Return the state of a finished run: failed if `main.py` would refuse it."""
+    try:
+        changed_since(run)
+    except UserError as error:
+        return RunStatus(run, "failed", 0, timing, str(error))
+    return RunStatus(run, "finished", total_steps(run), timing)
 
 
 def job_status(job: Job) -> list[RunStatus]:

@@ -12,6 +12,7 @@ with config.json (stored.py), except those in MAY_CHANGE (configs/flags.py).
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import glob
 import importlib.metadata
 import json
@@ -180,7 +181,7 @@ class Run:
         names = ["jax", "mujoco", "ogbench", "numpy"]
         if is_robomimic(self.env_name) and find_spec("robosuite"):
             names.append("robosuite")
-        config["versions"] = {name: importlib.metadata.version(name) for name in names}
+        config["versions"] = {name: _version(name) for name in names}
         return config | {"commit": git_commit()}
 
     def newest_checkpoint(self) -> int:
@@ -305,6 +306,10 @@ def bc_only(settings: Settings) -> Settings:
     return dataclasses.replace(settings, **changed, sources=sources)
 
 
+_version = functools.cache(importlib.metadata.version)
+
+
+@functools.cache
 def git_commit() -> str | None:
     """Return the commit of this checkout; None outside a git repository."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]

@@ -5,6 +5,7 @@ import glob
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,36 @@ def check_folder(run: Run) -> None:
         mention_namesakes(run.folder.parent, run.agent_name, run.source)
         return
     check_source(run, stored)
+    check_settings(run, stored)
+
+
+def check_finished(runs: Iterable[Run]) -> None:
+    """Raise UserError for finished runs that `check_folder` refuses; warn, once for all of
+    them, that the project's own agent files have changed.
+    """
+    if changed := [run for run in runs if changed_since(run)]:
+        names = join_first(dict.fromkeys(run.agent_name for run in changed))
+        warn(
+            f"{len(changed)} finished runs are of agent files that have changed since ({names};"
+            f" {changed[0].folder}); to train them anew: another --run_group, or main.py with"
+            " --overwrite"
+        )
+
+
+def changed_since(run: Run) -> list[str]:
+    """List the agent's files that have changed since the run in the folder began.
+
+    Raises UserError if the folder holds other settings, or other code of a user's.
+    """
+    stored = read_config(run.folder, NEEDED_TO_RESUME)
+    if stored is None:
+        return []
+    check_settings(run, stored)
+    return changed_source(run, stored)
+
+
+def check_settings(run: Run, stored: dict[str, Any]) -> None:
+    """Raise UserError if a config.json has other settings than the run."""
     if found := differences(run, stored):
         raise UserError(
             f"{run.folder} holds a run with other settings ({'; '.join(found[:4])});"
@@ -100,9 +131,30 @@ def check_source(run: Run, stored: dict[str, Any]) -> None:
 
     Warnings are about the project's own code.
     """
+    differing = changed_source(run, stored)
+    file = stored["agent_file"]
+    if differing and run.is_done():
+        warn(
+            f"{file} has changed since {run.folder}, which has finished; to train it anew:"
+            " another --run_group, or --overwrite"
+        )
+    elif differing:
+        warn(f"{file} has changed since {run.folder} began")
+    kept = kept_source(run.folder, stored)
+    if (
+        kept and not run.is_done()
+    ):  # modules of the project do not matter to a finished run
+        mention_changes(kept, run.folder)
+
+
+def changed_source(run: Run, stored: dict[str, Any]) -> list[str]:
+    """List the files of the agent that have changed since the run began.
+
+    Raises UserError if there are any and they are not the project's own.
+    """
     kept = kept_source(run.folder, stored)
     if kept is None:
-        return
+        return []
     differing = sorted(
         {name for name, _ in kept.digests.items() ^ run.source.digests.items()}
     )
@@ -112,16 +164,7 @@ def check_source(run: Run, stored: dict[str, Any]) -> None:
             f"({join_first(differing)}; its own is in source/); "
             "give another --run_group, or delete that folder"
         )
-    file = stored["agent_file"]
-    if differing and run.is_done():
-        warn(
-            f"{file} has changed since {run.folder}, which has finished; to train it anew:"
-            " another --run_group, or --overwrite"
-        )
-    elif differing:
-        warn(f"{file} has changed since {run.folder} began")
-    if not run.is_done():  # modules of the project do not matter to a finished run
-        mention_changes(kept, run.folder)
+    return differing
 
 
 def check_data(run: Run, transitions: int, crc: str) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -417,6 +418,14 @@ def test_the_error_for_a_missing_dataset_says_how_to_get_it(name, message, tmp_p
     )
     assert message.format(folder=tmp_path / "none") in text
     assert not (tmp_path / "none").exists() or not any((tmp_path / "none").iterdir())
+
+
+def test_the_command_for_a_missing_dataset_can_be_pasted(tmp_path):
+    folder = tmp_path / "a folder"
+    with pytest.raises(UserError) as error:
+        find_dataset("scene", folder)
+    command = str(error.value).partition("make it: ")[2].partition(", or fetch")[0]
+    assert shlex.split(command)[-1] == f"--ogbench_dataset_dir={folder}"
 
 
 # Wrong files

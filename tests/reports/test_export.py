@@ -1,5 +1,6 @@
 """Runs that report.py --export keeps make the same report."""
 
+import errno
 import json
 import shlex
 import shutil
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reports import export
 from reports.export import command
 from tests.reports.helpers import (
     CUBE,
@@ -199,3 +201,51 @@ def test_a_kept_run_names_its_base_without_its_folder(tmp_path):
     assert kept["command"].endswith(
         " --seed=0 --pretrained_actor_path=params_300000.pkl"
     )
+
+
+def test_no_export_goes_where_it_would_hide_runs(tmp_path, capsys):
+    run = write_run(tmp_path, CUBE.format(1), 0, {1_000_000: 0.5})
+    file = tmp_path / "file"
+    file.touch()
+    for place in (run, run.parent, tmp_path / "sweep", tmp_path):
+        assert run_report(tmp_path, f"--export={place}") == 2
+        assert f"it holds the run {run}, " in capsys.readouterr().err
+    assert run_report(tmp_path, f"--export={file}") == 2
+    assert "it is no folder" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("runs.json"))
+    assert run_report(tmp_path, f"--export={tmp_path / 'sweep' / 'kept'}") == 0
+
+
+def test_an_export_keeps_evaluations_that_the_runs_have_lost(tmp_path, capsys):
+    task, kept = CUBE.format(1), tmp_path / "kept"
+    for name, steps in (("a", (500_000, 1_000_000)), ("b", (500_000,))):
+        write_run(tmp_path / name, task, 0, dict.fromkeys(steps, 0.5))
+    assert run_report(tmp_path / "a", f"--export={kept}") == 0
+    curves = (kept / "curves.csv").read_text()
+    assert run_report(tmp_path / "b", f"--export={kept}") == 2
+    assert (
+        "it holds evaluations that the runs no longer have" in capsys.readouterr().err
+    )
+    assert (kept / "curves.csv").read_text() == curves
+
+
+def test_an_export_that_fails_leaves_the_kept_curves(tmp_path, monkeypatch):
+    kept = tmp_path / "kept"
+    for seed in range(2):
+        write_run(tmp_path / f"{seed}", CUBE.format(1), seed, {1_000_000: 0.5})
+    assert run_report(tmp_path / "0", f"--export={kept}") == 0
+    curves = (kept / "curves.csv").read_text()
+    cells = iter(["1"] * 9)
+
+    def full(name, cell):
+        if not next(cells, ""):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return "1"
+
+    with monkeypatch.context() as patched:
+        patched.setattr(export, "shown_number", full)
+        assert run_report(kept, tmp_path / "1", f"--export={kept}") == 1
+    assert (kept / "curves.csv").read_text() == curves
+    # the same command completes it
+    assert run_report(kept, tmp_path / "1", f"--export={kept}") == 0
+    assert (kept / "curves.csv").read_text().startswith(curves)

@@ -66,6 +66,11 @@ def test_published_curves_are_drawn_in_grey_only_for_their_task(results, tmp_pat
     np.testing.assert_array_equal(grey.get_ydata(), [18, 44])
     assert success.get_xlim()[1] < 50_000  # the runs decide what is shown
     assert not any(line.get_color() == "grey" for axes in others for line in axes.lines)
+    short = [curve._replace(task="cube-double-play-task1") for curve in published]
+    with pytest.raises(
+        UserError, match="no run is of its tasks, cube-double-play-task1;"
+    ):
+        picture({"bc": "A"}, results, short)
 
 
 @pytest.mark.parametrize(

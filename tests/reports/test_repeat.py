@@ -1,8 +1,10 @@
 """report.py --repeat_of compares repeated runs with the original ones."""
 
+import pytest
 from scipy import stats
 
 from tests.reports.helpers import SCENE, change_dataset, run_report, unwrapped
+from tests.reports.test_returns import write_returns
 from tests.synthetic_runs import write_run
 
 
@@ -101,3 +103,52 @@ def test_repeated_runs_have_the_same_settings_and_as_much_data(tmp_path, capsys)
     assert "there are others with transitions 1000000 and 60000" in unwrapped(
         capsys.readouterr().out
     )
+
+
+def test_every_phase_is_compared_or_the_step_that_is_asked_for(tmp_path, capsys):
+    """An offline phase that failed shows although the online phase hides it at the end."""
+    task = SCENE.format(1)
+    for seed, rate in enumerate((0.5, 0.6, 0.7, 0.05)):
+        name = "kept" if seed < 3 else "again"
+        success = {1_000_000: rate, 1_500_000: 0.9}
+        write_run(tmp_path / name, task, seed, success, online_steps=500_000)
+    assert repeat(tmp_path, "again", "kept") == 1
+    out = unwrapped(capsys.readouterr().out)
+    half = 100 * stats.t.ppf(0.975, 2) * 0.1 * (4 / 3) ** 0.5
+    failed = f"step 1,000,000: 5.0 % is OUTSIDE 60.0 ± {half:.1f}"
+    assert failed in out and "step 1,500,000: 90.0 % is inside" in out
+    late = {1_500_000: 0.9}
+    write_run(tmp_path / "again", task, 4, late, online_steps=500_000)
+    for step, code, lines in (
+        ("1_000_000", 1, (failed, "seed 4: it was not evaluated at step 1,000,000")),
+        ("last", 0, [f"seed {i}, step 1,500,000: 90.0 % is inside" for i in (3, 4)]),
+    ):
+        words = [f"--repeat_of={tmp_path / 'kept'}", "--bootstrap=10", f"--step={step}"]
+        assert run_report(tmp_path / "again", *words) == code
+        out = unwrapped(capsys.readouterr().out)
+        assert all(line in out for line in lines)
+
+
+@pytest.mark.parametrize("kept", [(None,) * 3, (0.0, 0.1, None)])
+def test_a_run_without_any_success_counts_as_zero_where_another_run_has_some(
+    kept, tmp_path, capsys
+):
+    """Such environments report success only in episodes that have it."""
+    task = SCENE.format(1)
+    own = 0.02 if kept[0] is None else None
+    for seed, rate in enumerate((*kept, own)):
+        folder = tmp_path / ("kept" if seed < 3 else "again")
+        success = {} if rate is None else {1_000_000: rate}
+        write_returns(folder, task, seed, {1_000_000: -1.0}, success)
+    assert repeat(tmp_path, "again", "kept") == 0
+    mean = 100 * sum(rate or 0 for rate in kept) / 3
+    line = f"{100 * (own or 0):.1f} % is inside {mean:.1f} ± "
+    assert line in unwrapped(capsys.readouterr().out)
+
+
+def test_a_default_that_is_given_is_no_other_setting(tmp_path, capsys):
+    for seed in range(4):
+        given = {"agent.kl_budget": 1.0} if seed > 1 else {}
+        write_run(tmp_path / "a", SCENE.format(1), seed, {1_000_000: 0.5}, given=given)
+    assert repeat(tmp_path, "a", "a") == 0
+    assert unwrapped(capsys.readouterr().out).count("interval of 3 seeds") == 4

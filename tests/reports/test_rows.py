@@ -1,5 +1,6 @@
 """The figures of tasks, domains and all tasks are those of runs with known numbers."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -124,6 +125,8 @@ def test_path_kl_without_a_budget_is_shown_alone(tmp_path):
         "",
         "",
     ]
+    unknown = dataclasses.replace(row, path_kl=np.nan, kl_budget=1.0)
+    assert CELLS["path_kl"][1](unknown) == "- / 1"
     assert not any("path KL" in note for note in found.notes)
     assert "6.400" in page(found) and ">nan" not in page(found)
 

@@ -4,7 +4,9 @@ import sys
 
 import pytest
 
-from tests.sweeps.stub_jobs import TASK, printed, run
+from configs.flags import STEPS
+from tests.sweeps.stub_jobs import TASK, planned, printed, run
+from utils.files import write_json
 
 MISTAKES = {
     "unknown agent": (["--agents=trqam,qamm", f"--env_name={TASK}"], "--agent=agents/qamm.py", "agents/qam.py"),
@@ -102,3 +104,53 @@ def test_help_names_every_flag(capsys):
         "status",
     ]
     assert all(f"--{name}" in text for name in [*names, "ray_address", "retries"])
+
+
+def finish(*flags):
+    """Write what the one run of a sweep leaves when it has finished; return the run."""
+    ((one,),) = (job.runs for job in planned(*flags))
+    one.folder.mkdir(parents=True)
+    one.source.keep(one.folder)
+    write_json(one.folder / "config.json", one.config())
+    steps = {name: one.settings.flags[name] for name in STEPS}
+    write_json(one.folder / "done.json", steps)
+    return one
+
+
+def test_a_finished_run_of_other_settings_is_refused_as_by_main(tmp_path, capsys):
+    """No hash covers --bc_steps, so the folder is the same."""
+    flags = [f"--env_name={TASK}", f"--save_dir={tmp_path}"]
+    one = finish(*flags, "--bc_steps=20")
+    differing = (
+        f"{one.folder} holds a run with other settings (--bc_steps: stored 20, now 30)"
+    )
+    for engine in ("--engine=print", "--engine=local", f"--slurm={tmp_path / 'x'}"):
+        assert run(*flags, "--bc_steps=30", engine) == 2
+        assert f"error: {differing}; give another" in capsys.readouterr().err
+    assert run(*flags, "--bc_steps=30", "--status") == 0
+    assert f"failed   {differing}" in capsys.readouterr().out
+    assert run(*flags, "--bc_steps=20", "--status") == 0
+    assert capsys.readouterr().out.endswith("\nall finished\n")
+
+
+def test_finished_runs_of_changed_agent_files_are_mentioned_once(tmp_path, capsys):
+    flags = [f"--env_name={TASK}", f"--save_dir={tmp_path}"]
+    for seed in (0, 1):
+        kept = finish(*flags, f"--first_seed={seed}").folder / "source" / "trqam.py"
+        kept.write_text(kept.read_text() + "\n\nEDITED = True\n")
+    assert run(*flags, "--seeds=2") == 0
+    shown = capsys.readouterr()
+    warning = "2 finished runs are of agent files that have changed since (trqam;"
+    assert shown.err.count("warning: ") == 1 and warning in shown.err
+    assert not shown.out
+
+
+def test_a_finished_run_of_a_fork_that_has_changed_is_refused(tmp_path, capsys):
+    fork = tmp_path / "mine.py"
+    fork.write_text("from agents.trqam import AGENT, get_config\n")
+    flags = [f"--agents={fork}", f"--env_name={TASK}", f"--save_dir={tmp_path}"]
+    one = finish(*flags)
+    kept = one.folder / "source" / "mine.py"
+    kept.write_text(kept.read_text() + "\nEDITED = True\n")
+    assert run(*flags) == 2
+    assert f"differs from what {one.folder} began with" in capsys.readouterr().err
