@@ -1,9 +1,11 @@
 """Reading and checking the arrays of a dataset, and writing arrays as memory-mapped files."""
 
+import contextlib
+import errno
 import lzma
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -44,18 +46,48 @@ class PythonObjectsError(ValueError):
     """An array is stored as Python objects; the message is the array's name."""
 
 
-def read_npz(path: Path, choose: Callable[[list[str]], Iterable[str]]) -> Arrays:
+@contextlib.contextmanager
+def named_limits(where: str) -> Iterator[None]:
+    """Raise UserError if a file cannot be read because of this machine, not of its content.
+
+    where: flag and path, which begin the message.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        why = str(error) or "out of memory"
+        raise UserError(
+            f"{where} does not fit into memory ({why}); give the program more memory, or an"
+            " intact copy if its arrays are smaller than that"
+        ) from error
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # of a damaged archive
+            raise
+        raise UserError(
+            f"{where} cannot be read ({error.strerror}); make it readable, or give another file"
+        ) from error
+
+
+def read_npz(
+    path: Path, where: str, choose: Callable[[list[str]], Iterable[str]]
+) -> Arrays:
     """Read the arrays of an npz file whose names `choose` returns.
 
-    Raises ValueError for a damaged file, and PythonObjectsError for an array of objects.
+    Raises ValueError for a damaged file, PythonObjectsError for an array of objects, and
+    UserError as `named_limits` does.
 
     Args:
         path: the file.
+        where: flag and path, which begin messages.
         choose: takes the names of all arrays and returns those to read.
     """
     try:
         # opened here, because NumPy does not close a file that it cannot read
-        with path.open("rb") as opened, np.errstate(all="ignore"):
+        with (
+            named_limits(where),
+            path.open("rb") as opened,
+            np.errstate(all="ignore"),
+        ):
             file = np.load(opened, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("a single array")
@@ -120,7 +152,7 @@ def _as_float32(name: str, value: np.ndarray, where: str, remedy: str) -> np.nda
             f" {remedy}"
         )
     if name in INTEGERS:
-        return value
+        return value.astype(np.int64, copy=False)  # of one type in all shards
     with np.errstate(over="ignore"):
         single = value.astype(np.float32, copy=False)
     if not np.all(np.isfinite(single)):

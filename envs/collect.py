@@ -184,10 +184,10 @@ def collection_settings(path: Path) -> dict | None:
         return robomimic_data.made_settings(path)
     try:
         stored = read_npz(
-            path, lambda names: [name for name in names if name == "collection"]
+            path, str(path), lambda names: [n for n in names if n == "collection"]
         )
         return json.loads(str(stored["collection"])) if stored else None
-    except ValueError:
+    except (ValueError, UserError):
         return None
 
 
@@ -264,7 +264,9 @@ def _collect(
     name = hashlib.sha256(json.dumps(asdict(job) | versions).encode()).hexdigest()[:8]
     parts = outputs[0].parent / f".{outputs[0].stem}-{name}"
     if not overwrite and _exists_already(outputs, settings, flag):
-        shutil.rmtree(parts, ignore_errors=True)
+        if parts.exists():  # a process was killed before it removed them, or uses them
+            with exclusive_folder(parts):
+                shutil.rmtree(parts, ignore_errors=True)
         return outputs[0]
     with exclusive_folder(parts):
         # unless another process has been faster

@@ -5,7 +5,7 @@ The observation after a transition is that of the next row (utils/replay.py).
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from envs import own_data, own_files
 from envs.arrays import (
     ACTION_LIMIT,
+    INTEGERS,
     READER_VERSION,
     Arrays,
     check_action_range,
@@ -235,7 +236,8 @@ def _read(source: Path, env_name: str, target: ArraysTarget, named: bool) -> Arr
     if env_name.startswith(("scene", "puzzle")):
         needed.append("button_states")
     if not source.is_dir():
-        return _read_file(source, needed, flag)
+        arrays = _read_file(source, needed, flag)
+        return {name: arrays[name] for name in needed}
     shards = used_shards(dataset_name(env_name), source, named)
     if not shards:
         raise UserError(f"{flag}: {source} holds no npz files of {env_name}")
@@ -249,7 +251,13 @@ def _read(source: Path, env_name: str, target: ArraysTarget, named: bool) -> Arr
     def write(folder: Path) -> None:
         write_shards(shards, rows(), folder, flag)
 
-    return mapped(arrays_folder(shards, write, target))
+    folder = arrays_folder(shards, write, target)
+    arrays = mapped(folder)
+    if missing := [name for name in needed if name not in arrays]:
+        raise UserError(
+            f"{flag}: {folder} lacks {', '.join(missing)}; delete it, and it is made again"
+        )
+    return {name: arrays[name] for name in needed}
 
 
 def _read_file(path: Path, needed: list[str], flag: str) -> Arrays:
@@ -272,12 +280,13 @@ def _read_arrays(path: Path, needed: list[str], where: str, named: bool) -> Arra
         "give an intact npz file" if named else "delete it and fetch or make it again"
     )
 
-    def choose(names: list[str]) -> list[str]:
+    def choose(names: list[str]) -> Iterable[str]:
         _check_names(names, needed, where)
-        return needed
+        # shards are converted once, whichever task the first command names
+        return dict.fromkeys([*needed, *(name for name in INTEGERS if name in names)])
 
     try:
-        return read_npz(path, choose)
+        return read_npz(path, where, choose)
     except ValueError as error:
         raise UserError(
             f"{where} is truncated or not an npz file ({error}); {remedy}"
@@ -344,7 +353,7 @@ def _map_own_shards(
     files = own_shards(source)
     if not files:
         raise UserError(
-            f"{flag}: {source} holds no npz or HDF5 files, and is not a Minari dataset"
+            f"{flag}: {source} holds no npz or HDF5 files, and is no Minari dataset in HDF5"
         )
 
     def write(folder: Path) -> None:

@@ -109,11 +109,11 @@ def measure(name: str, hosts: Sequence[Host]) -> tuple[int | None, str]:
         web = Web()
         try:
             with web.open(source.url, method="HEAD") as response:
-                length = response.headers.get("Content-Length")
+                length = _length(response)
         except FAILURES as error:
             answers.append(f"{short_name(host)}: {reason(error)}")
             continue
-        return web.known.size or (int(length) if length else None), short_name(host)
+        return web.known.size or length, short_name(host)
     raise UserError(f"no host has {name} ({'; '.join(answers)})")
 
 
@@ -180,8 +180,8 @@ def _resume(web: Web, source: Source, part: Path, label: str) -> None:
     with response:
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         start = part.stat().st_size if resumed else 0
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else web.known.size or source.known.size
+        length = _length(response)
+        total = start + length if length else web.known.size or source.known.size
         with (
             part.open("ab" if resumed else "wb") as file,
             Counter(
@@ -199,6 +199,12 @@ def _resume(web: Web, source: Source, part: Path, label: str) -> None:
     came = part.stat().st_size
     if total is not None and came < total:
         raise _BrokenOff(f"broke off after {came} of {total} bytes")
+
+
+def _length(response: http.client.HTTPResponse) -> int | None:
+    """Return how many bytes follow; None if the answer does not say."""
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else None
 
 
 def _open(web: Web, url: str, part: Path) -> http.client.HTTPResponse | None:

@@ -11,6 +11,7 @@ from envs.arrays import (
     PythonObjectsError,
     check_action_range,
     check_arrays,
+    named_limits,
     read_npz,
 )
 from utils.errors import UserError
@@ -84,6 +85,7 @@ def _fill_final_rows(arrays: Arrays) -> None:
     if terminals.ndim != 1 or terminals.dtype.kind not in "biuf":
         return  # `check_arrays` refuses them
     final = terminals > 0
+    final[-1:] = True  # a trajectory ends there in any case
     for name, value in (("actions", 0), ("rewards", 0), ("masks", 1)):
         array = arrays.get(name)
         if array is None or array.dtype.kind != "f" or not array.ndim:
@@ -128,11 +130,13 @@ def _kind(start: bytes) -> str:
 
 def _read_npz(path: Path, where: str) -> Arrays:
     try:
-        return read_npz(path, lambda names: _wanted(names, where))
+        return read_npz(path, where, lambda names: _wanted(names, where))
     except PythonObjectsError as error:
+        rows = "store one array of numbers with a row for each step"
+        remedy = rows if str(error) in READ else "it is not used: remove it"
         raise UserError(
             f"{where} holds {error} as Python objects (rows of unequal length?), which are"
-            " never loaded; store one array of numbers with a row for each step"
+            f" never loaded; {remedy}"
         ) from error
     except ValueError as error:
         raise UserError(
@@ -181,8 +185,13 @@ def is_minari(path: Path) -> bool:
         import h5py
 
         with h5py.File(minari_file(path) or path, "r") as file:
-            return "episode_0" in file
+            return _has_episodes(file)
     return False
+
+
+def _has_episodes(file: Any) -> bool:
+    """Whether an HDF5 file holds Minari's episodes."""
+    return any(name.startswith("episode_") for name in file)
 
 
 def _read_hdf5(path: Path, where: str) -> Arrays:
@@ -194,8 +203,8 @@ def _read_hdf5(path: Path, where: str) -> Arrays:
             f"{where} is an HDF5 file, which needs h5py: pip install '.[hdf5]'"
         ) from error
     try:
-        with h5py.File(path, "r") as file:
-            if "episode_0" in file:
+        with named_limits(where), h5py.File(path, "r") as file:
+            if _has_episodes(file):
                 return _minari_rows(file, where)
             names = [
                 name for name, item in file.items() if isinstance(item, h5py.Dataset)
@@ -208,7 +217,7 @@ def _read_hdf5(path: Path, where: str) -> Arrays:
                 )
             # a text is read as bytes
             return {name: np.asarray(file[name][()]) for name in _wanted(names, where)}
-    except OSError as error:
+    except (OSError, KeyError) as error:  # KeyError: a link to a file that is not there
         raise UserError(
             f"{where} is damaged ({error}); bring back an intact copy"
         ) from error
@@ -230,6 +239,13 @@ def _minari_rows(file: Any, where: str) -> Arrays:
             _with_final_row(1 - episode["terminations"][()].astype(np.float32), 1)
         )
         parts["terminals"].append(final)
+    for name, values in parts.items():
+        shapes = {value.shape[1:] for value in values}
+        if len(shapes) > 1:
+            raise UserError(
+                f"{where} holds steps with {name} of shapes"
+                f" {' and '.join(map(str, sorted(shapes)))}; store all episodes alike"
+            )
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
@@ -248,6 +264,8 @@ def _minari_steps(episode: Any, where: str) -> int:
             " are read"
         )
     steps = len(episode["actions"])
+    if not steps:
+        raise UserError(f"{where} has no steps; remove it")
     if len(episode["observations"]) != steps + 1:
         raise UserError(
             f"{where} holds {len(episode['observations'])} observations of {steps} steps"

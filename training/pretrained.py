@@ -14,8 +14,10 @@ import numpy as np
 from agents.base import Agent
 from configs.run_folder import read_config
 from envs.bases import PUBLISHED, base_data, base_source, published_base
+from envs.robomimic_data import Recipe
 from training.checkpoints import Checkpoints, leaf_shapes
 from training.cloning import cloning_identity
+from training.data import TaskData
 from training.run import BC_FILE, Run
 from utils.errors import UserError
 from utils.files import expanded, sha256_of
@@ -38,9 +40,9 @@ class PretrainedBase(NamedTuple):
     """Its entry in config.json: its source without a local path, and the sha256 of the file or,
     for a run folder, of the parameters."""
     data: str
-    """What it was cloned from; "" if unknown."""
-    code: str | None
-    """The digest of the code that cloned it; "" for that of agents/bc.py, None if unknown."""
+    """What a published one was cloned from; "" if unknown."""
+    config: dict[str, Any] | None
+    """The config.json of its run folder, {} without one; None for a published file."""
 
     def describe(self) -> str:
         """Describe its source and data in one line."""
@@ -107,15 +109,21 @@ def read_pretrained_base(path: str, env_name: str, dataset_dir: str) -> Pretrain
     file = published_file(path)
     checksum = sha256_of(file) if file else sha256_of_tree(params)
     record = {"source": source, "sha256": checksum}
-    return PretrainedBase(params, record, data, "" if file else cloning_code_of(path))
+    config = None if file else read_config(expanded(path)) or {}
+    return PretrainedBase(params, record, data, config)
 
 
-def cloning_code_of(folder: str) -> str | None:
-    """Return the digest of the code that cloned the base in a run folder; None if unknown."""
-    stored = read_config(expanded(folder)) or {}
-    if "cloning" in stored:
-        return stored["cloning"].get("cloning", "")
-    return "" if Path(stored.get("agent_file", "")).name == BC_FILE.name else None
+def cloning_code_of(config: dict[str, Any] | None) -> str | None:
+    """Return the digest of the code that cloned a base; "" for that of agents/bc.py and for
+    published bases, None if unknown.
+
+    config: as in `PretrainedBase`.
+    """
+    if config is None:
+        return ""
+    if "cloning" in config:
+        return config["cloning"].get("cloning", "")
+    return "" if Path(config.get("agent_file", "")).name == BC_FILE.name else None
 
 
 def sha256_of_tree(tree: Any) -> str:
@@ -126,14 +134,18 @@ def sha256_of_tree(tree: Any) -> str:
     return found.hexdigest()
 
 
-def check_start(run: Run, agent: Agent, pretrained: PretrainedBase | None) -> None:
+def check_start(
+    run: Run, agent: Agent, data: TaskData, pretrained: PretrainedBase | None
+) -> None:
     """Raise UserError if the agent cannot use the base or the online KL budget.
 
-    Prints a line about the base, and warns if it was cloned by other code than the agent's.
+    Prints a line about the base, and warns if it was cloned by other code than the agent's or
+    from other data.
 
     Args:
         run: the run of a seed.
         agent: its agent.
+        data: what the run learns from.
         pretrained: the base; None without one.
     """
     flags = run.settings.flags
@@ -143,12 +155,36 @@ def check_start(run: Run, agent: Agent, pretrained: PretrainedBase | None) -> No
         where = f"--pretrained_actor_path={flags['pretrained_actor_path']}"
         check_base(pretrained.params, agent.params["base"], where)
         ours = cloning_identity(run.source, run.settings.agent).get("cloning", "")
-        if pretrained.code not in (None, ours):
+        if cloning_code_of(pretrained.config) not in (None, ours):
             warn(
                 f"{where}: it has the shapes of {run.agent_name}'s base but was cloned by other"
                 " code; clone one without this flag if that matters"
             )
+        check_data_of_base(pretrained.config or {}, data, where)
         say(pretrained.describe())
+
+
+def check_data_of_base(config: dict[str, Any], data: TaskData, where: str) -> None:
+    """Warn if a base was cloned from other data; raise UserError if its observations were
+    scaled by other ranges, which are those of robomimic's files.
+
+    Args:
+        config: the config.json of its run folder; {} if unknown.
+        data: the data now.
+        where: flag and path, which begin the message.
+    """
+    theirs, ours = Recipe.from_record(config.get("environment")), data.recipe
+    if theirs and ours and (theirs.low, theirs.high) != (ours.low, ours.high):
+        raise UserError(
+            f"{where}: it was cloned with observations that were scaled by another file's"
+            " ranges; clone one without this flag"
+        )
+    crc = str(config.get("dataset", {}).get("crc", "")).partition("-")[0]
+    if crc and crc != data.fingerprint.behaviour:
+        warn(
+            f"{where}: it was cloned from other data than this run's; clone one without this"
+            " flag if that matters"
+        )
 
 
 # ---------------------------------------------------------------- files

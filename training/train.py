@@ -51,7 +51,7 @@ def train(wanted: Sequence[Run], overwrite: bool = False) -> None:
     agents = [new_agent(run, data) for run in runs]
     check_chunks(runs[0], data)
     check_agent(runs[0], agents[0], data)
-    check_start(runs[0], agents[0], pretrained)
+    check_start(runs[0], agents[0], data, pretrained)
     warn_of_data(runs[0], data)
     found = data.record(data.fingerprint.task) | (
         {"base": pretrained.record} if pretrained else {}

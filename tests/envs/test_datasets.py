@@ -29,6 +29,7 @@ from utils.errors import UserError, one_line
 
 ROOT = Path(__file__).resolve().parents[2]
 
+SCENE = "scene-play-singletask-task1-v0"
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 FILE = "pointmaze-medium-navigate-v0.npz"
 
@@ -236,6 +237,46 @@ def test_shards_are_converted_once_until_they_change(shards, monkeypatch):
     np.testing.assert_array_equal(
         load_dataset(MAZE, shards)["observations"][7:], changed["observations"]
     )
+
+
+@pytest.fixture(scope="module")
+def scene_rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scene")
+    collect_random(SCENE, folder, 60, episode_steps=20)
+    with np.load(folder / "scene-play-v0.npz") as file:
+        return dict(file)
+
+
+def scene_shards(folder, rows, *types):
+    """Write the same rows as shards whose buttons are stored in these types."""
+    folder.mkdir()
+    for i, kind in enumerate(types):
+        rows = rows | {"button_states": rows["button_states"].astype(kind)}
+        np.savez(folder / f"scene-play-v0-{i:03d}.npz", **rows)
+    return folder
+
+
+@pytest.mark.parametrize("types", [("<i4", "<i8"), ("<i8", ">i8"), ("<i8", "u1")])
+def test_shards_may_store_integers_in_different_types(types, scene_rows, tmp_path):
+    same = scene_shards(tmp_path / "same", scene_rows, "<i8", "<i8")
+    folder = scene_shards(tmp_path / "other", scene_rows, *types)
+    expected = load_dataset(SCENE, dataset_path=same)
+    data = load_dataset(SCENE, dataset_path=folder)
+    assert len(np.unique(expected["rewards"])) > 1
+    for name, array in expected.items():
+        np.testing.assert_array_equal(data[name], array)
+
+
+def test_a_wrong_task_leaves_shards_that_the_right_one_can_read(scene_rows, tmp_path):
+    folder = scene_shards(tmp_path / "shards", scene_rows, "<i8")
+    for _ in range(2):
+        with pytest.raises(UserError, match="dataset of another environment"):
+            load_dataset("cube-double-play-singletask-task1-v0", dataset_path=folder)
+    assert len(load_dataset(SCENE, dataset_path=folder)["rows"]) == 60
+    (arrays,) = folder.glob("arrays-*")
+    (arrays / "button_states.npy").unlink()  # as earlier versions left them
+    with pytest.raises(UserError, match=f"{arrays} lacks button_states; delete it"):
+        load_dataset(SCENE, dataset_path=folder)
 
 
 def test_a_failed_conversion_leaves_no_arrays(shards):
@@ -519,6 +560,33 @@ def test_a_broken_file_is_refused(content, maze_data):
         match="is truncated or not an npz file .*; delete it and fetch or make it again",
     ):
         load_dataset(MAZE, maze_data)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            MemoryError("no 4 GiB"),
+            "does not fit into memory (no 4 GiB); give the program",
+        ),
+        (
+            PermissionError(13, "Permission denied"),
+            "cannot be read (Permission denied); ",
+        ),
+        (OSError(116, "Stale file handle"), "cannot be read (Stale file handle); "),
+    ],
+)
+def test_no_file_is_called_damaged_that_only_this_machine_cannot_read(
+    error, message, maze_data, monkeypatch
+):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(np, "load", fail)
+    with pytest.raises(UserError) as caught:
+        load_dataset(MAZE, maze_data)
+    text = str(caught.value)
+    assert message in text and "truncated" not in text and "delete" not in text
 
 
 # ---------------------------------------------------------------- damaged files

@@ -624,5 +624,13 @@ def test_sizes_are_measured_without_downloading(hosts, host, hub):
     assert "GET" not in hub.storage.methods
 
 
+def test_a_length_that_is_no_number_counts_as_unknown(hosts, host, tmp_path):
+    host.files[f"/{NAME}"] = archive()
+    host.length = "many"
+    assert measure(NAME, hosts) == (None, host.url.removeprefix("http://"))
+    path = download(NAME, tmp_path / NAME, hosts)
+    assert path.read_bytes() == archive()
+
+
 def test_the_archive_of_these_tests_is_long_enough():
     assert len(archive()) > 20001

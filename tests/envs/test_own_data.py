@@ -369,6 +369,8 @@ def test_final_rows_may_hold_nan(tmp_path):
         arrays[name][[2, 6]] = np.nan
     data = load(tmp_path, arrays, dataset_layout="ogbench")
     assert all(np.isfinite(value).all() for value in data.values())
+    arrays["terminals"][6] = 0  # the last row ends a trajectory in any case
+    load(tmp_path, arrays, dataset_layout="ogbench")
     with pytest.raises(UserError, match="NaN or infinite numbers in actions"):
         load(tmp_path, arrays, dataset_layout="flat")
 
@@ -491,6 +493,10 @@ def test_minaris_data_without_terminations_needs_no_layout(tmp_path, printed):
         ),
         ({"observations": np.zeros((3, 2))}, "holds 3 observations of 3 steps"),
         ({"rewards": np.zeros(2)}, r"holds rewards of shape \(6,\)"),
+        (
+            {"actions": np.zeros((0, 1)), "observations": np.zeros((1, 2))},
+            "episode_0 has no steps; remove it",
+        ),
     ],
 )
 def test_an_episode_that_is_not_as_minaris_is_refused(tmp_path, changed, message):
@@ -523,6 +529,35 @@ def test_a_folder_that_minari_wrote_is_read(tmp_path, monkeypatch):
     assert transitions(data)["next"] == [1, 2, 3, 4] * 12
 
 
+def test_episodes_of_minaris_are_found_and_compared(tmp_path):
+    path = minari_file(tmp_path / "main_data.hdf5")
+    with h5py.File(path, "a") as file:
+        file.move("episode_0", "episode_7")
+    assert len(load_dataset(NAME, dataset_path=path)["rows"]) == 6
+    with h5py.File(path, "a") as file:
+        del file["episode_7/observations"]
+        file["episode_7/observations"] = np.zeros((4, 3))
+    with pytest.raises(
+        UserError, match=r"with observations of shapes \(2,\) and \(3,\); store all"
+    ):
+        load_dataset(NAME, dataset_path=path)
+    with h5py.File(path, "a") as file:
+        file["episode_9"] = h5py.ExternalLink("elsewhere.hdf5", "episode_9")
+    with pytest.raises(UserError, match="is damaged .*; bring back an intact copy"):
+        load_dataset(NAME, dataset_path=path)
+
+
+def test_an_hdf5_file_larger_than_memory_is_not_called_damaged(tmp_path, monkeypatch):
+    path = minari_file(tmp_path / "main_data.hdf5")
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("envs.own_files._minari_rows", fail)
+    with pytest.raises(UserError, match="does not fit into memory .out of memory.;"):
+        load_dataset(NAME, dataset_path=path)
+
+
 def test_the_error_names_the_kind_of_a_file_that_is_refused(tmp_path):
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "old.pkl").write_bytes(pickle.dumps(flat()))
@@ -535,6 +570,7 @@ def test_the_error_names_the_kind_of_a_file_that_is_refused(tmp_path):
     ragged = np.empty(2, object)
     ragged[:] = [np.zeros(3), np.zeros(4)]
     np.savez(tmp_path / "ragged.npz", **flat() | {"observations": ragged})
+    np.savez(tmp_path / "told.npz", **flat(), metadata={"by": "hand"})
     messages = {
         "one.npy": r"is a single array \(.npy\), not an npz file",
         "old.pkl": "is a pickle, which is never loaded",
@@ -542,8 +578,9 @@ def test_the_error_names_the_kind_of_a_file_that_is_refused(tmp_path):
         "words.npz": "is not an npz file",
         "cut.npz": "is damaged",
         "cut.hdf5": "is damaged",
-        "nothing": "holds no npz or HDF5 files, and is not a Minari dataset",
-        "ragged.npz": "holds observations as Python objects .rows of unequal length",
+        "nothing": "holds no npz or HDF5 files, and is no Minari dataset in HDF5",
+        "ragged.npz": "holds observations as Python objects .*; store one array of numbers",
+        "told.npz": "holds metadata as Python objects .*; it is not used: remove it",
         "missing.npz": "does not exist",
     }
     for name, message in messages.items():

@@ -23,6 +23,8 @@ class Host:
         self.break_after: list[int] = []
         self.resumes = True
         self.says_length = True
+        # what Content-Length says; None for the truth
+        self.length: str | None = None
         host = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -65,7 +67,8 @@ class Host:
             return
         request.send_response(206 if start else 200)
         if self.says_length:
-            request.send_header("Content-Length", str(len(body) - start))
+            length = self.length or str(len(body) - start)
+            request.send_header("Content-Length", length)
         for name, value in headers.items():
             request.send_header(name.replace("_", "-"), value)
         request.end_headers()

@@ -17,6 +17,8 @@ from agents import trqam
 from configs.agent_file import load_source
 from configs.agent_source import AGENTS
 from envs.collect import collect_random
+from envs.fingerprint import Fingerprint
+from envs.robomimic_data import Recipe
 from tests.agents.tiny_agents import tiny
 from tests.envs.web import Hub, sha256
 from tests.synthetic_runs import write_run
@@ -271,7 +273,7 @@ def test_a_run_resumes_with_a_moved_cache_but_not_with_another_base(
 
 def test_another_base_is_refused_only_if_the_run_has_checkpoints(tmp_path):
     record = {"source": "a.pkl", "sha256": "1" * 64}
-    pretrained = PretrainedBase({}, record, data="", code=None)
+    pretrained = PretrainedBase({}, record, data="", config=None)
     stored = {"base": {"source": "a.pkl", "sha256": "2" * 64}}
     pretrained.check_begun(tmp_path, stored)
     (tmp_path / "checkpoints" / "4").mkdir(parents=True)
@@ -296,21 +298,53 @@ def test_a_warning_says_that_other_code_cloned_the_base(
     folder = write_run(tmp_path, TASK, 0, {4: 0.5}, agent=agent)
     config = json.loads((folder / "config.json").read_text())
     config |= {"cloning": cloning} if cloning else {}
-    (folder / "config.json").write_text(json.dumps(config))
-    assert cloning_code_of(str(folder)) == code
-    flags = {"kl_budget_online": None, "pretrained_actor_path": str(folder)}
+    assert cloning_code_of(config) == code
+    start_from(config)
+    warned = "was cloned by other code" in unwrapped(capsys.readouterr().err)
+    assert warned == (code == "c0de")
+
+
+RECIPE = Recipe("Lift", "1.5.1", {}, ["object"], low=[0.0], high=[1.0])
+
+
+def start_from(config, recipe=None):
+    """Start from a base whose run folder has this config.json, with data of checksum "0b"."""
     ours = tiny(trqam)
+    flags = {"kl_budget_online": None, "pretrained_actor_path": "exp/bc"}
     run = SimpleNamespace(
         settings=SimpleNamespace(flags=flags, agent=ours.config),
         source=load_source(AGENTS / "trqam.py"),
         agent_name="trqam",
     )
-    record = {"source": folder.name, "sha256": "1" * 64}
-    base = PretrainedBase(ours.params["base"], record, data="", code=code)
-    check_start(run, ours, base)
-    assert ("was cloned by other code" in unwrapped(capsys.readouterr().err)) == (
-        code == "c0de"
-    )
+    data = SimpleNamespace(fingerprint=Fingerprint(8, "0b", "0b-1c"), recipe=recipe)
+    record = {"source": "bc", "sha256": "1" * 64}
+    base = PretrainedBase(ours.params["base"], record, data="", config=config)
+    check_start(run, ours, data, base)
+
+
+@pytest.mark.parametrize(
+    ("config", "warned"),
+    [
+        (None, False),  # a published file
+        ({}, False),
+        ({"dataset": {"transitions": 8, "crc": "0b"}}, False),
+        ({"dataset": {"transitions": 8, "crc": "0b-2d"}}, False),  # other rewards
+        ({"dataset": {"transitions": 8, "crc": "0a-1c"}}, True),
+    ],
+)
+def test_a_warning_says_that_the_base_was_cloned_from_other_data(
+    config, warned, capsys
+):
+    start_from(config)
+    text = "exp/bc: it was cloned from other data than this run's"
+    assert (text in unwrapped(capsys.readouterr().err)) == warned
+
+
+def test_a_base_whose_observations_were_scaled_otherwise_is_refused():
+    environment = RECIPE._asdict()
+    start_from({"environment": environment}, RECIPE)
+    with pytest.raises(UserError, match="scaled by another file's ranges; clone one"):
+        start_from({"environment": environment | {"high": [2.0]}}, RECIPE)
 
 
 @pytest.mark.ci
