@@ -264,9 +264,7 @@ def _collect(
     name = hashlib.sha256(json.dumps(asdict(job) | versions).encode()).hexdigest()[:8]
     parts = outputs[0].parent / f".{outputs[0].stem}-{name}"
     if not overwrite and _exists_already(outputs, settings, flag):
-        if parts.exists():  # a process was killed before it removed them, or uses them
-            with exclusive_folder(parts):
-                shutil.rmtree(parts, ignore_errors=True)
+        _remove_old(parts)
         return outputs[0]
     with exclusive_folder(parts):
         # unless another process has been faster
@@ -278,6 +276,13 @@ def _collect(
                 _write(job, written, output, settings)
         shutil.rmtree(parts)
     return outputs[0]
+
+
+def _remove_old(parts: Path) -> None:
+    """Remove the episodes of a process that was killed before it did; wait for one at work."""
+    if parts.exists():
+        with exclusive_folder(parts):
+            shutil.rmtree(parts, ignore_errors=True)
 
 
 def _unit(job: _Job) -> str:

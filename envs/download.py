@@ -178,6 +178,8 @@ def _resume(web: Web, source: Source, part: Path, label: str) -> None:
     if response is None:
         return
     with response:
+        if response.headers.get_content_type() == "text/html":
+            raise _BrokenOff("a web page came instead of the file")
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         start = part.stat().st_size if resumed else 0
         length = _length(response)

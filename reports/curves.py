@@ -175,7 +175,10 @@ def draw_lines(axes: Axes, chart: Chart, styles: dict[str, dict[str, Any]]) -> N
     """The lines with their bands, and the budgets, in the style of each method."""
     alpha = 0.16 if len(chart.series) <= CROWD else 0.05
     for method, (steps, mean, half) in chart.series.items():
-        axes.plot(steps, mean, **styles[method], label=method, linewidth=1.2)
+        mark = "." if len(steps) == 1 else None  # a single point has no line
+        axes.plot(
+            steps, mean, **styles[method], label=method, linewidth=1.2, marker=mark
+        )
         shade = {"color": styles[method]["color"], "alpha": alpha, "linewidth": 0}
         axes.fill_between(steps, mean - half, mean + half, **shade)
     for method, (steps, budget, _) in chart.budgets.items():

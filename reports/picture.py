@@ -6,6 +6,7 @@ curves are drawn in grey.
 
 import csv
 import itertools
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,13 +84,7 @@ def picture(
         published: drawn where their task is among those of the runs.
     """
     charts_of = _charts_of_tasks(keys, results)
-    tasks = {curve.task for curve in published}
-    if published and not tasks & charts_of.keys():
-        raise UserError(
-            f"--published_curves: no run is of its tasks, {join_first(sorted(tasks))}; the runs"
-            f" are of {join_first(charts_of)}"
-        )
-    published = [curve for curve in published if curve.task in charts_of]
+    published = _curves_of(published, charts_of)
     rows = list(charts_of.values())
     height = PANEL[1] * len(rows) + LEGEND_LINE * (len(keys) // NAMES_BESIDE + 3)
     width = PANEL[0] * max(map(len, rows))
@@ -104,6 +99,20 @@ def picture(
                 _fill(axes, chart, keys, of_task, dashes)
         _write_legend(figure, keys, dashes)
     return figure
+
+
+def _curves_of(
+    published: list[PublishedCurve], tasks: Collection[str]
+) -> list[PublishedCurve]:
+    """Return the curves of some tasks; raise UserError if all curves are of others."""
+    found = [curve for curve in published if curve.task in tasks]
+    if published and not found:
+        others = sorted({curve.task for curve in published})
+        raise UserError(
+            f"--published_curves: no run is of its tasks, {join_first(others)}; the runs are of"
+            f" {join_first(tasks)}"
+        )
+    return found
 
 
 def _charts_of_tasks(

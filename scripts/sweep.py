@@ -33,7 +33,7 @@ if __name__ == "__main__":  # before the other imports, which take a second
 
 from configs.flags import with_flag_files  # noqa: E402
 from sweeps.engines import Engine, Local, Ray, gpus  # noqa: E402
-from sweeps.jobs import Job, is_done, shell  # noqa: E402
+from sweeps.jobs import Job, finished_runs, shell  # noqa: E402
 from sweeps.planning import plan_jobs  # noqa: E402
 from sweeps.run import run_jobs  # noqa: E402
 from sweeps.slurm import slurm_script, write_script  # noqa: E402
@@ -137,7 +137,7 @@ def sweep(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         print("\n".join(status_lines(jobs_as_run(options, flags))))
         return 0
     jobs = plan_jobs(options, flags, options.pack or default_pack(options, environ))
-    check_finished(run for job in jobs for run in job.runs if is_done(run))
+    check_finished(finished_runs(jobs))
     left = [job for job in jobs if not job.is_done()]
     if options.slurm or options.engine != "print":
         check_left(left, jobs, options)

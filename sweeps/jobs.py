@@ -9,7 +9,7 @@ import functools
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from training.run import Run
@@ -92,6 +92,11 @@ def is_done(run: Run) -> bool:
         return run.is_done()
     except DamagedFile:
         return False
+
+
+def finished_runs(jobs: Iterable[Job]) -> list[Run]:
+    """Return the runs of jobs that have finished."""
+    return [run for job in jobs for run in job.runs if is_done(run)]
 
 
 def far_apart(jobs: Sequence[Job]) -> list[Job]:

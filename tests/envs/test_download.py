@@ -87,6 +87,20 @@ def test_an_interrupted_download_is_resumed_by_the_next(host, tmp_path):
     assert host.requests[-1][1] == "bytes=5000-" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_web_page_in_answer_to_a_resumed_download_replaces_nothing(host, tmp_path):
+    """Such as the one that a network shows before one has logged in."""
+    host.files[f"/{NAME}"] = archive()
+    host.break_after = [5000, 0]
+    with pytest.raises(UserError):
+        download(NAME, tmp_path / NAME, [host.url])
+    host.files[f"/{NAME}"] = b"<html>log in to this network first</html>"
+    host.content_type, host.resumes = "text/html; charset=utf-8", False
+    with pytest.raises(UserError, match="a web page came instead of the file"):
+        download(NAME, tmp_path / NAME, [host.url])
+    (part,) = tmp_path.iterdir()
+    assert part.read_bytes() == archive()[:5000]
+
+
 def test_a_complete_part_file_is_only_renamed(host, tmp_path):
     host.files[f"/{NAME}"] = archive()
     host.break_after = [len(archive()) - 1, 0]

@@ -25,6 +25,7 @@ class Host:
         self.says_length = True
         # what Content-Length says; None for the truth
         self.length: str | None = None
+        self.content_type: str | None = None
         host = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -69,6 +70,8 @@ class Host:
         if self.says_length:
             length = self.length or str(len(body) - start)
             request.send_header("Content-Length", length)
+        if self.content_type:
+            request.send_header("Content-Type", self.content_type)
         for name, value in headers.items():
             request.send_header(name.replace("_", "-"), value)
         request.end_headers()

@@ -111,8 +111,17 @@ def test_a_curve_without_an_offline_phase_begins_where_the_others_go_online():
     assert 1000 in [
         line.get_xdata()[0] for line in axes.lines if line.get_color() == "grey"
     ]
+    assert all(line.get_marker() == "None" for line in axes.lines)
     (alone,) = charts(["RLPD"], "scene", [online])
     assert alone.online_at == set() and alone.series["RLPD"][0].tolist() == [0, 500]
+
+
+def test_a_single_evaluation_is_drawn_as_a_point():
+    point = np.array([500.0]), np.array([30.0]), np.array([0.0])
+    (axes,) = draw(
+        Chart("success", {"QAM": point}, {}, set(), 100.0), {"QAM": "A"}
+    ).axes
+    assert axes.lines[0].get_marker() == "."
 
 
 @pytest.mark.parametrize(
