@@ -1,7 +1,6 @@
 """Reading and checking the arrays of a dataset, and writing arrays as memory-mapped files."""
 
 import contextlib
-import errno
 import lzma
 import zipfile
 import zlib
@@ -11,7 +10,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UserError, machine_fault
 
 READER_VERSION = 3
 """Version of the reading code; increase it if the same files are read as other data. OGBench's
@@ -54,17 +53,17 @@ def named_limits(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except MemoryError as error:
-        why = str(error) or "out of memory"
-        raise UserError(
-            f"{where} does not fit into memory ({why}); give the program more memory, or an"
-            " intact copy if its arrays are smaller than that"
-        ) from error
-    except OSError as error:
-        if error.errno in (None, errno.EINVAL):  # of a damaged archive
+    except (MemoryError, OSError) as error:
+        why = machine_fault(error)
+        if why is None:  # of a damaged file
             raise
+        if isinstance(error, MemoryError):
+            raise UserError(
+                f"{where} does not fit into memory ({why}); give the program more memory, or an"
+                " intact copy if its arrays are smaller than that"
+            ) from error
         raise UserError(
-            f"{where} cannot be read ({error.strerror}); make it readable, or give another file"
+            f"{where} cannot be read ({why}); make it readable, or give another file"
         ) from error
 
 

@@ -29,7 +29,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from agents.base import Agent
-from utils.errors import RunError, UserError
+from utils.errors import RunError, UserError, machine_fault
 from utils.messages import say
 
 
@@ -194,7 +194,8 @@ class Checkpoints:
     def read(self, step: int) -> tuple[dict, dict[str, Any]]:
         """Read the tree of a step, nested dicts of NumPy arrays, and its record.
 
-        Raises CheckpointError if anything differs from what was written.
+        Raises CheckpointError if anything differs from what was written, and RunError if this
+        machine cannot read what may be intact: then no other checkpoint must replace it.
         """
         try:
             arguments = ocp.args.Composite(record=ocp.args.JsonRestore())
@@ -211,6 +212,11 @@ class Checkpoints:
             if content["arrays"]:
                 raise ValueError(f"{next(iter(content['arrays']))} is missing")
         except Exception as error:  # Orbax and its storage raise many types
+            if why := machine_fault(error):
+                raise RunError(
+                    f"checkpoint {self.folder / str(step)} cannot be read now ({why}); the same"
+                    " command resumes there once it can, or without it if you delete it"
+                ) from error
             raise CheckpointError(
                 f"checkpoint {self.folder / str(step)} cannot be read ({self._reason(error)})"
             ) from error

@@ -32,10 +32,16 @@ def check_folder(run: Run) -> None:
 
 
 def check_finished(runs: Iterable[Run]) -> None:
-    """Raise UserError for finished runs that `check_folder` refuses; warn, once for all of
-    them, that the project's own agent files have changed.
+    """Raise UserError for finished runs that `check_folder` refuses. Warn of damaged ones and,
+    once for all of them, that the project's own agent files have changed.
     """
-    if changed := [run for run in runs if changed_since(run)]:
+    changed = []
+    for run in runs:
+        try:
+            changed += [run] if changed_since(run) else []
+        except DamagedFile as error:
+            warn(error.fault)
+    if changed:
         names = join_first(dict.fromkeys(run.agent_name for run in changed))
         warn(
             f"{len(changed)} finished runs are of agent files that have changed since ({names};"

@@ -1,6 +1,8 @@
 """The exceptions that `main.py` and the scripts answer with one line instead of a traceback."""
 
+import errno
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -26,6 +28,34 @@ class DamagedFile(RunError):
         self.fault = f"{printable(path)} is damaged ({printable(fault)})"
         remedy = "delete it, and the same command resumes the run"
         super().__init__(f"{self.fault}; {remedy}")
+
+
+class UnreadableFile(DamagedFile):
+    """A file of a run that may be intact but cannot be read on this machine now."""
+
+    def __init__(self, path: str | os.PathLike, why: str):
+        self.fault = f"{printable(path)} cannot be read ({why})"
+        remedy = "make it readable, and the same command resumes the run"
+        RuntimeError.__init__(self, f"{self.fault}; {remedy}")
+
+
+MACHINE_FAULTS = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT),
+        *(errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN),
+    }
+)
+"""The errno of errors that say nothing about a file's content."""
+
+
+def machine_fault(error: BaseException) -> str | None:
+    """Return why this machine cannot read a file that may be intact; None for other errors."""
+    if isinstance(error, MemoryError):
+        return str(error) or "out of memory"
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := re.search(r"OS error (\d+)", str(error))):
+        number = int(found[1])  # of tensorstore
+    return os.strerror(number) if number in MACHINE_FAULTS else None
 
 
 def printable(value: object) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from utils.errors import DamagedFile, UserError
+from utils.errors import DamagedFile, UnreadableFile, UserError, machine_fault
 from utils.messages import say, short_path, warn_once
 
 JSON_BYTES = 1 << 24
@@ -139,7 +139,7 @@ def read_file(path: Path, limit: int) -> bytes | None:
             raise DamagedFile(path, "a link to nothing") from None
         return None
     except OSError as error:
-        raise DamagedFile(path, f"{error.strerror}") from error
+        raise unreadable(path, error) from error
     if not stat.S_ISREG(status.st_mode):
         raise DamagedFile(path, "a folder" if path.is_dir() else "not a regular file")
     if status.st_size > limit:
@@ -147,7 +147,15 @@ def read_file(path: Path, limit: int) -> bytes | None:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DamagedFile(path, f"{error.strerror}") from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> DamagedFile:
+    """Return the error for a file that the system does not read."""
+    why = machine_fault(error)
+    if why:
+        return UnreadableFile(path, why)
+    return DamagedFile(path, f"{error.strerror}")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -27,6 +27,7 @@ from tests.chain_runs import ENV_NAME, FLAGS, before_updates, errors
 from tests.odd_runs import ODD, link, other, text, with_entry, without
 from tests.sweeps.stub_jobs import planned
 from tests.synthetic_runs import write_csv, write_run
+from tests.tiny_runs import unwrapped
 from utils.errors import printable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -448,8 +449,11 @@ def test_the_status_of_a_sweep_names_a_damaged_run_and_counts_the_others(
     assert line == f"failed   {copy / name} is damaged ({fault})" and printed.err == ""
     assert left.startswith("time left: ")
     assert sweep.main(command) == 0  # Its command is printed too.
-    (line,) = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    (line,) = printed.out.splitlines()
     assert "main.py" in line and "--num_seeds=2" in line
+    # a damaged done.json is reported by the job, as the run may not have finished
+    assert (f"{name} is damaged (" in unwrapped(printed.err)) == (name == "config.json")
 
 
 def test_an_error_in_a_jobs_log_is_printed_as_text(tmp_path, capsys):

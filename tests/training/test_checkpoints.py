@@ -1,5 +1,7 @@
 """Tests that a checkpoint is read as it was written or is refused, and which ones are kept."""
 
+import errno
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -178,6 +180,34 @@ def test_the_newest_readable_checkpoint_is_used_and_damaged_ones_are_set_aside(
         "3",
         "3_1",
     ]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        PermissionError(errno.EACCES, "Permission denied"),
+        ValueError("reading x: [OS error 116: ESTALE Stale file handle]"),
+    ],
+)
+def test_a_checkpoint_that_may_be_intact_is_never_replaced_by_the_one_before(
+    error, tmp_path, monkeypatch
+):
+    """Resuming from the one before would delete what was trained since."""
+
+    def fail(*_, **__):
+        raise error
+
+    with kept(tmp_path, 2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, TREE, {"step": step})
+        checkpoints.wait()
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoints._manager, "restore", fail)
+            for read in (checkpoints.holds, lambda _: next(checkpoints.readable())):
+                with pytest.raises(RunError, match="checkpoints/2 cannot be read now"):
+                    read(2)
+        assert next(checkpoints.readable())[0] == 2
 
 
 def test_a_reader_does_not_disturb_a_writer(tmp_path):

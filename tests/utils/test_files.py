@@ -1,4 +1,4 @@
-"""The lock on a folder."""
+"""The lock on a folder, and files that cannot be read."""
 
 import errno
 import fcntl
@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from utils.files import exclusive_folder
+from utils.errors import DamagedFile
+from utils.files import exclusive_folder, read_json
 from utils.messages import warn_once
 
 
@@ -106,3 +107,17 @@ def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, prin
     warn_once.cache_clear()
     with exclusive_folder(tmp_path):
         assert "this file system has no locks" in printed().err
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    path = tmp_path / "config.json"
+    path.write_text("{}")
+
+    def refuse(_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(type(path), "read_bytes", refuse)
+    with pytest.raises(DamagedFile) as error:
+        read_json(path)
+    assert error.value.fault == f"{path} cannot be read (Permission denied)"
+    assert "delete" not in str(error.value)
