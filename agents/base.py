@@ -55,7 +55,7 @@ class Agent(Losses, flax.struct.PyTreeNode, abc.ABC, kw_only=True):
     """What each network reads: observation s, action or point of the flow a, time t."""
     TARGETS: ClassVar[tuple[str, ...]] = ("critic", "base")
     FLAGS: ClassVar[dict[str, Any]] = {}
-    """Flags of the program that its runs set, unless the command line does."""
+    """Flags of the program that its runs set, unless a preset or the command line does."""
     POLICY_FROM_BASE = True  # whether a policy that is not cloned starts as the base does
     CLONES_ALONE = False  # whether all its updates are those of cloning
     SCHEDULED = False  # whether it reads `progress`, so that its runs cannot be extended

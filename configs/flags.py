@@ -275,6 +275,7 @@ class _AgentParser(flags.ArgumentParser):
 
 def help_text(argv: Sequence[str]) -> str:
     """Return the text of --help: all flags, and the settings of the agent in `argv`."""
+    argv = [argv[0], *with_flag_files(argv[1:])]
     agent, _ = take_agent(argv)
     module = load_source(agent).module
     lines = [define_flags(argv).get_help(), f"\nsettings of {agent}:"]
@@ -289,7 +290,7 @@ def help_text(argv: Sequence[str]) -> str:
 def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
     """Parse a command line; raise UserError for any mistake in it."""
     refuse_control_characters(argv)
-    words = with_flag_files(argv[1:])
+    words = with_equals(with_flag_files(argv[1:]))
     agent, rest = take_agent([argv[0], *last_of_each_setting(words)])
     known = list(load_source(agent).module.get_config())
     # --agent first, because it defines the flags --agent.KEY
@@ -307,6 +308,19 @@ def with_flag_files(words: Sequence[str]) -> list[str]:
     """Return the words of a command line, with those of each --flagfile in its place."""
     with user_errors_of_flags():
         return flags.FlagValues().read_flags_from_files(list(words), force_gnu=True)
+
+
+def with_equals(words: Sequence[str]) -> list[str]:
+    """Write --agent.KEY VALUE as one word, --agent.KEY=VALUE."""
+    joined: list[str] = []
+    for word in words:
+        last = joined[-1] if joined else ""
+        names_setting = last.lstrip("-").startswith("agent.") and "=" not in last
+        if names_setting and last.startswith("-") and not word.startswith("-"):
+            joined[-1] = f"{last}={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def last_of_each_setting(words: Sequence[str]) -> list[str]:

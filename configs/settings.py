@@ -210,7 +210,8 @@ def preset_flags(
     offline preset online.
     """
     own = dict(flags)
-    phases = tuple(source.module.AGENT.phases(config))
+    # without a `return` it is None, which is refused later
+    phases = tuple(source.module.AGENT.phases(config) or ())
     if phases == ("online",) and own.get("online_steps") == 0:
         own["online_steps"] = own["offline_steps"]
         own.setdefault("start_training", min(5_000, own["online_steps"] // 10))
@@ -230,9 +231,18 @@ def command_line_layer(fv: flags.FlagValues) -> Layers:
     return Layers(layer, agent)
 
 
-def agent_flags(source: Source) -> dict[str, Setting]:
-    """Return the flags that an agent sets for its runs."""
+def agent_flags(fv: flags.FlagValues, source: Source) -> dict[str, Setting]:
+    """Return the flags that an agent sets for its runs; raise UserError for a wrong one."""
     flags = source.module.AGENT.FLAGS
+    for name, value in flags.items():
+        where = f"--agent: {source.file.name}: FLAGS sets {name}={value!r}"
+        if name == "horizon_length" or name not in fv:
+            raise UserError(f"{where}, which is no flag that it may set")
+        try:
+            if fv[name].parser.parse(value) != value:
+                raise UserError(f"{where}, of another type than --{name}")
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where}: {error}") from error
     return {name: Setting(value, source.file.name) for name, value in flags.items()}
 
 
@@ -276,7 +286,7 @@ def resolve(fv: flags.FlagValues, dataset: str) -> Settings:
     source = load_source(agent_file)
     layers = default_layer(fv, source)
     defaults = layers.by_name()
-    layers.override(agent_flags(source), domain_layer(dataset, source, fv.agent))
+    layers.override(agent_flags(fv, source), domain_layer(dataset, source, fv.agent))
     published = layers.by_name()
     preset = PRESETS[fv.preset] if fv.preset else None
     if preset:

@@ -39,7 +39,12 @@ def check_agent(run: Run, agent: Agent, data: TaskData) -> None:
         check_state(agent, updated, where)
         return found
 
-    check_metrics(traced_metrics(metrics, agent.config))
+    found = traced_metrics(metrics, agent.config)
+    check_metrics(found)
+    line = {"step": 1, "phase": "offline"} | dict.fromkeys(found, 1.0)
+    concerns = agent.concerns([line])  # as at the first line of train.csv
+    if not isinstance(concerns, dict):
+        raise UserError(f"{where}: concerns returns {concerns!r}; return texts by kind")
     if "base" in agent.params and not clones_as_bc(type(agent), agent.config):
         base = jax.eval_shape(
             lambda: agent.create(key, *data.dims, agent.config, cloning=True)
@@ -110,6 +115,17 @@ def check_shapes(agent: Agent, observation_dim: int, where: str) -> None:
             raise UserError(
                 f"{where}: the critic returns values of shape {list(q.shape)} for {states}"
                 f" actions; return [E, {states}], E the size of the ensemble"
+            )
+        value = jax.eval_shape(
+            type(agent).expected_return,
+            agent,
+            inputs["observations"],
+            inputs["actions"],
+        )
+        if value.shape != (states,):
+            raise UserError(
+                f"{where}: policy_value returns shape {list(value.shape)} of q {list(q.shape)};"
+                f" return [{states}], one value for each action"
             )
     actions = jax.eval_shape(
         type(agent).act, agent, inputs["observations"], inputs["x0"]

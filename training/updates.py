@@ -375,6 +375,9 @@ def check_metrics(metrics: dict[str, Any]) -> None:
     for name, value in metrics.items():
         if name in ("step", "phase"):
             raise UserError(f"metric {name}: train.csv has a column {name}; rename it")
+        if not hasattr(value, "shape"):
+            kind = type(value).__name__
+            raise UserError(f"metric {name} is a {kind}; metrics are scalars")
         if value.shape:
             shape = list(value.shape)
             raise UserError(f"metric {name} has shape {shape}; metrics are scalars")

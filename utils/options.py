@@ -20,7 +20,7 @@ class Option(NamedTuple):
     above: float | None = None
     at_least: float | None = None
     at_most: float | None = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[Any, ...] = ()
 
     def describe(self) -> str:
         """Return the description and the range, for --help."""
@@ -33,23 +33,27 @@ class Option(NamedTuple):
             f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None
         ]
         if self.choices:
-            ranges.append(f"one of {', '.join(self.choices)}")
+            ranges.append(self.choose())
         return f"{self.doc} ({', '.join(ranges)})" if ranges else self.doc
 
     def fault(self, value: Any) -> str | None:
         """Return the advice for a value that is not allowed; None for an allowed value."""
+        if self.choices:
+            fine = value in (*self.choices, self.default)
+            return None if fine else f"use {self.choose()}"
         match self.default:
-            case None | bool():
+            case None | bool() | str():
                 return None
-            case str():
-                wrong = self.choices and value not in self.choices
-                return f"use one of {', '.join(self.choices)}" if wrong else None
             case tuple():
                 return fault_of_tuple(self.default, value)
             case int() | float():
                 return None if self.allows(value) else self.advice()
         kind = type(self.default).__name__
         return f"the default is of type {kind}; give a number, a text, a tuple or None"
+
+    def choose(self) -> str:
+        """List the choices."""
+        return f"one of {', '.join(map(str, self.choices))}"
 
     def advice(self) -> str:
         """Say which numbers are allowed."""

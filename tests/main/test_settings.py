@@ -12,6 +12,7 @@ from configs.presets import PRESETS
 from envs.tasks import ALL_TASKS
 from tests.tiny_runs import AGENTS, ROOT, resolved, run
 from training.plan import plan
+from utils.errors import UserError
 
 
 def test_all50_dry_run_lists_fifty_runs_and_trains_nothing(tmp_path, capsys):
@@ -244,6 +245,13 @@ def test_a_fork_of_the_same_name_and_other_data_have_their_own_folders(tmp_path)
 def test_the_last_value_of_a_setting_counts():
     sizes = [f"--agent.actor_hidden_dims={size}" for size in ("(8,8)", "(4,)")]
     assert resolved("--env_name=scene", *sizes).agent.actor_hidden_dims == (4,)
+    first, last = (size.split("=") for size in sizes)
+    for words in ([*first, *last], [*first, sizes[1]], [sizes[0], *last]):
+        assert resolved("--env_name=scene", *words).agent.actor_hidden_dims == (4,)
+    words = ["--agent.rho", "-0.5", "--agent.clip_adj", "--sparse"]
+    settings = resolved("--env_name=scene", *words)
+    assert (settings.agent.rho, settings.agent.clip_adj) == (-0.5, True)
+    assert settings.flags["sparse"] is True
 
 
 def test_a_flag_file_is_read_where_it_stands(tmp_path):
@@ -278,6 +286,46 @@ def test_steps_without_effect_are_named(capsys):
     assert capsys.readouterr().err == note
     resolved("--env_name=scene", "--utd_ratio=2")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("balanced_samplign", True),
+        ("horizon_length", 1),
+        ("utd_ratio", 0),
+        ("offline_steps", 1e3),
+        ("matmul_precision", "highst"),
+    ],
+)
+def test_a_flag_that_an_agent_sets_is_checked(name, value, tmp_path):
+    fork = tmp_path / "mine.py"
+    fork.write_text(
+        "from agents import trqam\n\n\nclass Mine(trqam.TRQAM):\n"
+        f"    FLAGS = {{{name!r}: {value!r}}}\n\n\n"
+        "AGENT, get_config = Mine, Mine.get_config\n"
+    )
+    with pytest.raises(UserError, match=f"mine.py: FLAGS sets {name}={value!r}"):
+        resolved("--env_name=scene", f"--agent={fork}")
+
+
+def test_phases_without_a_return_are_one_line_with_a_preset_too(tmp_path):
+    fork = tmp_path / "mine.py"
+    fork.write_text(
+        "from agents import trqam\n\n\nclass Mine(trqam.TRQAM):\n"
+        "    @classmethod\n    def phases(cls, config):\n        pass\n\n\n"
+        "AGENT, get_config = Mine, Mine.get_config\n"
+    )
+    for preset in ([], ["--preset=smoke"]):
+        with pytest.raises(UserError, match="Mine.phases returns None; return a tuple"):
+            resolved("--env_name=scene", f"--agent={fork}", *preset)
+
+
+def test_help_shows_the_settings_of_an_agent_in_a_flag_file(tmp_path, capsys):
+    file = tmp_path / "mine.flags"
+    file.write_text("--agent=agents/qam.py\n")
+    assert run(f"--flagfile={file}", "--help") == 0
+    assert "settings of agents/qam.py:" in capsys.readouterr().out
 
 
 def test_help_names_every_flag(capsys):

@@ -93,6 +93,26 @@ def test_values_and_actions_of_a_wrong_shape_are_refused(kind, message):
         check_fork(kind)
 
 
+class EachMember(trqam.TRQAM):
+    def policy_value(self, q):
+        return q
+
+
+class OfTheBatch(trqam.TRQAM):
+    def policy_value(self, q):
+        return q.min()
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(EachMember, "2, 1009"), (OfTheBatch, "")])
+def test_a_value_for_the_policy_of_another_shape_is_refused(kind, shape):
+    """The gradient of its sum would be that of another objective."""
+    message = (
+        rf"policy_value returns shape \[{shape}\] of q \[2, 1009\]; return \[1009\]"
+    )
+    with pytest.raises(UserError, match=message):
+        check_fork(kind)
+
+
 class Concatenated(nn.Module):
     """A field for inputs of equal leading axes, as the loss of cloning has them."""
 
@@ -206,3 +226,33 @@ class Named(fql.FQL):
 def test_a_metric_that_cannot_be_logged_is_refused():
     with pytest.raises(UserError, match="metric step"):
         check_fork(Named)
+
+
+class Nested(fql.FQL):
+    """It logs a metric that is a dict."""
+
+    def loss(self, params, batch, noise, fixed):
+        loss, metrics = super().loss(params, batch, noise, fixed)
+        return loss, metrics | {"mine": {"loss": loss}}
+
+
+def test_a_metric_that_is_no_array_is_refused():
+    with pytest.raises(UserError, match="metric mine is a dict; metrics are scalars"):
+        check_fork(Nested)
+
+
+class NoConcerns(fql.FQL):
+    def concerns(self, lines):
+        pass
+
+
+class Misspelt(trqam.TRQAM):
+    def concerns(self, lines):
+        return {"mine": f"{lines[-1]['dual/pathkl']}"}
+
+
+def test_a_mistake_in_concerns_is_found_before_training():
+    with pytest.raises(UserError, match="concerns returns None; return texts by kind"):
+        check_fork(NoConcerns)
+    with pytest.raises(KeyError, match="dual/pathkl"):
+        check_fork(Misspelt)
