@@ -147,9 +147,8 @@ def check_source(run: Run, stored: dict[str, Any]) -> None:
     elif differing:
         warn(f"{file} has changed since {run.folder} began")
     kept = kept_source(run.folder, stored)
-    if (
-        kept and not run.is_done()
-    ):  # modules of the project do not matter to a finished run
+    # modules of the project do not matter to a finished run
+    if kept and not run.is_done():
         mention_changes(kept, run.folder)
 
 
