@@ -238,6 +238,7 @@ TABLES: dict[str, Callable[[Path], list[str]]] = {
     "scene_differences": lambda results: differences(results / "scene", "trqam"),
     "scene_stability": lambda results: study(results / "scene_stability"),
     "scene_tuning": lambda results: returns(results / "scene_tuning"),
+    "cube_double": lambda results: learning(results / "cube_double", every=20_000),
     "lift": lambda results: study(results / "lift"),
     "speed": lambda results: speed(results / "speed_cpu.json"),
     "agents": lambda results: speed(results / "agents_cpu.json"),
