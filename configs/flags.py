@@ -1,6 +1,7 @@
 """The command line: all flags with their published defaults, and one-line errors."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -314,10 +315,9 @@ def with_equals(words: Sequence[str]) -> list[str]:
     """Write --agent.KEY VALUE as one word, --agent.KEY=VALUE."""
     joined: list[str] = []
     for word in words:
-        last = joined[-1] if joined else ""
-        names_setting = last.lstrip("-").startswith("agent.") and "=" not in last
-        if names_setting and last.startswith("-") and not word.startswith("-"):
-            joined[-1] = f"{last}={word}"
+        lacks_value = joined and re.fullmatch(r"--?agent\.[^=]+", joined[-1])
+        if lacks_value and not word.startswith("-"):
+            joined[-1] += f"={word}"
         else:
             joined.append(word)
     return joined

@@ -46,7 +46,7 @@ class PythonObjectsError(ValueError):
 
 
 @contextlib.contextmanager
-def named_limits(where: str) -> Iterator[None]:
+def refuse_unreadable(where: str) -> Iterator[None]:
     """Raise UserError if a file cannot be read because of this machine, not of its content.
 
     where: flag and path, which begin the message.
@@ -73,7 +73,7 @@ def read_npz(
     """Read the arrays of an npz file whose names `choose` returns.
 
     Raises ValueError for a damaged file, PythonObjectsError for an array of objects, and
-    UserError as `named_limits` does.
+    UserError as `refuse_unreadable` does.
 
     Args:
         path: the file.
@@ -83,7 +83,7 @@ def read_npz(
     try:
         # opened here, because NumPy does not close a file that it cannot read
         with (
-            named_limits(where),
+            refuse_unreadable(where),
             path.open("rb") as opened,
             np.errstate(all="ignore"),
         ):

@@ -1,6 +1,7 @@
 """Reads the arrays of a user's own files: npz, HDF5, and the folders of Minari's datasets."""
 
 import contextlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from envs.arrays import (
     PythonObjectsError,
     check_action_range,
     check_arrays,
-    named_limits,
     read_npz,
+    refuse_unreadable,
 )
 from utils.errors import UserError
 
@@ -185,13 +186,14 @@ def is_minari(path: Path) -> bool:
         import h5py
 
         with h5py.File(minari_file(path) or path, "r") as file:
-            return _has_episodes(file)
+            return bool(_episodes(file))
     return False
 
 
-def _has_episodes(file: Any) -> bool:
-    """Whether an HDF5 file holds Minari's episodes."""
-    return any(name.startswith("episode_") for name in file)
+def _episodes(file: Any) -> list[str]:
+    """Return the names of Minari's episodes in an HDF5 file, in order; [] in any other file."""
+    names = [name for name in file if re.fullmatch(r"episode_\d+", name)]
+    return sorted(names, key=lambda name: int(name.removeprefix("episode_")))
 
 
 def _read_hdf5(path: Path, where: str) -> Arrays:
@@ -203,8 +205,8 @@ def _read_hdf5(path: Path, where: str) -> Arrays:
             f"{where} is an HDF5 file, which needs h5py: pip install '.[hdf5]'"
         ) from error
     try:
-        with named_limits(where), h5py.File(path, "r") as file:
-            if _has_episodes(file):
+        with refuse_unreadable(where), h5py.File(path, "r") as file:
+            if _episodes(file):
                 return _minari_rows(file, where)
             names = [
                 name for name, item in file.items() if isinstance(item, h5py.Dataset)
@@ -226,8 +228,7 @@ def _read_hdf5(path: Path, where: str) -> Arrays:
 def _minari_rows(file: Any, where: str) -> Arrays:
     """Concatenate Minari's episodes in the ogbench layout; each has its final observation."""
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*NEEDED, "masks")}
-    names = [name for name in file if name.removeprefix("episode_").isdecimal()]
-    for name in sorted(names, key=lambda name: int(name.removeprefix("episode_"))):
+    for name in _episodes(file):
         episode = file[name]
         steps = _minari_steps(episode, f"{where}: {name}")
         final = np.zeros(steps + 1)

@@ -306,7 +306,7 @@ def bc_only(settings: Settings) -> Settings:
     return dataclasses.replace(settings, **changed, sources=sources)
 
 
-_version = functools.cache(importlib.metadata.version)
+_version = functools.cache(importlib.metadata.version)  # a sweep asks for every run
 
 
 @functools.cache

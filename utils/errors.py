@@ -24,19 +24,19 @@ class RunError(RuntimeError):
 class DamagedFile(RunError):
     """A file of a run that cannot be read; `fault` is the message without the remedy."""
 
-    def __init__(self, path: str | os.PathLike, fault: str):
-        self.fault = f"{printable(path)} is damaged ({printable(fault)})"
-        remedy = "delete it, and the same command resumes the run"
-        super().__init__(f"{self.fault}; {remedy}")
+    STATE = "is damaged"
+    REMEDY = "delete it, and the same command resumes the run"
+
+    def __init__(self, path: str | os.PathLike, why: str):
+        self.fault = f"{printable(path)} {self.STATE} ({printable(why)})"
+        super().__init__(f"{self.fault}; {self.REMEDY}")
 
 
 class UnreadableFile(DamagedFile):
     """A file of a run that may be intact but cannot be read on this machine now."""
 
-    def __init__(self, path: str | os.PathLike, why: str):
-        self.fault = f"{printable(path)} cannot be read ({why})"
-        remedy = "make it readable, and the same command resumes the run"
-        RuntimeError.__init__(self, f"{self.fault}; {remedy}")
+    STATE = "cannot be read"
+    REMEDY = "make it readable, and the same command resumes the run"
 
 
 MACHINE_FAULTS = frozenset(

@@ -39,8 +39,8 @@ class Option(NamedTuple):
     def fault(self, value: Any) -> str | None:
         """Return the advice for a value that is not allowed; None for an allowed value."""
         if self.choices:
-            fine = value in (*self.choices, self.default)
-            return None if fine else f"use {self.choose()}"
+            unset = value is None and self.default is None
+            return None if unset or value in self.choices else f"use {self.choose()}"
         match self.default:
             case None | bool() | str():
                 return None

@@ -529,6 +529,14 @@ def test_a_folder_that_minari_wrote_is_read(tmp_path, monkeypatch):
     assert transitions(data)["next"] == [1, 2, 3, 4] * 12
 
 
+def test_an_array_whose_name_begins_like_an_episode_is_no_episode(tmp_path):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for name, value in flat(episode_ends=np.zeros(6)).items():
+            file[name] = value
+    with pytest.raises(UserError, match=r"arrays that are not used \(episode_ends\)"):
+        load_dataset(NAME, dataset_path=tmp_path / "a.hdf5")
+
+
 def test_episodes_of_minaris_are_found_and_compared(tmp_path):
     path = minari_file(tmp_path / "main_data.hdf5")
     with h5py.File(path, "a") as file:

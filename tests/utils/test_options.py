@@ -39,6 +39,7 @@ NAN, INF = float("nan"), float("inf")
         (Option(2.0, "", above=1), [1.1], [1, 0.5, NAN], "give a number above 1"),
         (Option(0.5, ""), [-3.0, 0], [NAN, -INF], "give a number"),
         (Option("a", "", choices=("a", "b")), ["b"], ["c"], "use one of a, b"),
+        (Option("c", "", choices=("a", "b")), ["b"], ["c"], "use one of a, b"),
         (Option(2, "", choices=(1, 2)), [1, 2], [7], "use one of 1, 2"),
         (Option(None, "", choices=("a",)), [None, "a"], ["b"], "use one of a"),
         (
